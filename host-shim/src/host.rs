@@ -1,0 +1,118 @@
+//! The native host: the core's ports over tokio, hyper and redis-rs.
+
+use std::{
+    future::Future,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use paddock::{
+    Config, Host,
+    host::{Background, Clock, Entropy, Journal, Limits, Upstream, UpstreamFailure},
+    journal::Event,
+    metrics::memory::MemoryMetrics,
+    settings::Form,
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{log, store::NativeStore, timed_body::TimedBody, upstream::Client};
+
+/// Time since the process started.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SystemClock(Instant);
+
+impl Clock for SystemClock {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
+
+/// The native host. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct NativeHost(Arc<Parts>);
+
+struct Parts {
+    config: Config,
+    clock: SystemClock,
+    client: Client,
+    store: NativeStore,
+    metrics: MemoryMetrics,
+    tasks: TaskTracker,
+}
+
+impl NativeHost {
+    pub(crate) fn new(config: Config) -> anyhow::Result<Self> {
+        let clock = SystemClock(Instant::now());
+        Ok(Self(Arc::new(Parts {
+            client: Client::new(config.limits.connect),
+            store: NativeStore::new(&config, clock)?,
+            metrics: MemoryMetrics::default(),
+            tasks: TaskTracker::new(),
+            clock,
+            config,
+        })))
+    }
+
+    /// Everything that runs in the background.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.0.tasks
+    }
+}
+
+impl Upstream for NativeHost {
+    type Body = TimedBody;
+
+    async fn send(
+        &self,
+        request: http::Request<Bytes>,
+        limits: Limits,
+    ) -> Result<http::Response<TimedBody>, UpstreamFailure> {
+        self.0.client.send(request, limits).await
+    }
+}
+
+impl Clock for NativeHost {
+    fn now(&self) -> Duration {
+        self.0.clock.now()
+    }
+}
+
+impl Entropy for NativeHost {
+    fn random(&self) -> u64 {
+        rand::random()
+    }
+}
+
+impl Background for NativeHost {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.0.tasks.spawn(task);
+    }
+}
+
+impl Journal for NativeHost {
+    fn record(&self, event: &Event<'_>) {
+        log::write(event);
+    }
+}
+
+impl Host for NativeHost {
+    type Store = NativeStore;
+    type Metrics = MemoryMetrics;
+
+    fn form(&self) -> Form {
+        Form::Native
+    }
+
+    fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    fn store(&self) -> &NativeStore {
+        &self.0.store
+    }
+
+    fn metrics(&self) -> &MemoryMetrics {
+        &self.0.metrics
+    }
+}

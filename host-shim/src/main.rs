@@ -1,0 +1,124 @@
+//! `host-shim`: Paddock as one native binary.
+//!
+//! A leaf: it moves bytes between sockets and the core, and reads the clock, the environment and randomness for
+//! it. It never decides; routing, caching, error mapping and counting are the core's.
+
+#![forbid(unsafe_code)]
+
+mod command_line;
+mod demo;
+mod healthcheck;
+mod host;
+mod log;
+mod redis_client;
+mod server;
+mod startup;
+mod store;
+mod timed_body;
+mod upstream;
+
+use std::{future::poll_fn, process::ExitCode, task::Poll};
+
+use anyhow::{Context as _, anyhow};
+use clap::ArgMatches;
+use paddock::{Config, config::Loaded, settings::Form};
+use tokio::{net::TcpListener, signal::unix};
+
+use crate::{host::NativeHost, server::Server};
+
+fn main() -> ExitCode {
+    let matches = command_line::command().get_matches();
+    let outcome = match matches.subcommand() {
+        Some(("healthcheck", options)) => healthcheck::run(&matches, options),
+        _ => serve(&matches),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            use std::io::Write as _;
+            // The last words of a process that cannot log any more.
+            let _ = writeln!(std::io::stderr(), "host-shim: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn serve(matches: &ArgMatches) -> anyhow::Result<()> {
+    let settings = command_line::settings(matches);
+    let loaded = Config::load(&settings, Form::Native);
+    let native = command_line::NativeSettings::load(&settings);
+    let (Loaded { config, warnings }, native) = match (loaded, native) {
+        (Ok(loaded), Ok(native)) => (loaded, native),
+        (loaded, native) => {
+            let problems = [loaded.err(), native.err()].into_iter().flatten().flatten();
+            let list: Vec<_> = problems.map(|problem| format!("\n  - {problem}")).collect();
+            return Err(anyhow!("the settings do not hold:{}", list.concat()));
+        }
+    };
+    log::init(native.log_format);
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
+    runtime.block_on(run(config, native, matches.get_flag("demo")))
+}
+
+async fn run(mut config: Config, native: command_line::NativeSettings, demo: bool) -> anyhow::Result<()> {
+    // TLS to Redis asks the process for its provider.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    let demo = if demo {
+        let demo = demo::start(&config.default_model).await?;
+        config.fleet = demo.fleet()?;
+        Some(demo)
+    } else {
+        None
+    };
+    let host = NativeHost::new(config)?;
+    let listener = TcpListener::bind(&native.listen)
+        .await
+        .with_context(|| format!("cannot listen on {}; set LISTEN to another address", native.listen))?;
+    let address = listener.local_addr()?;
+    let signals = Signals::new()?;
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
+    startup::announce(&host, demo.is_some());
+
+    let server = Server::new(host.clone(), native.client_timeout);
+    server.serve(listener, signals.stop()).await;
+    tracing::info!(limit_seconds = native.drain_timeout.as_secs_f64(), "draining open requests");
+    let drained = tokio::time::timeout(native.drain_timeout, async {
+        server.drain().await;
+        host.tasks().close();
+        host.tasks().wait().await;
+    });
+    if drained.await.is_ok() {
+        tracing::info!("stopped");
+    } else {
+        tracing::warn!("stopped with requests still open");
+    }
+    Ok(())
+}
+
+/// The signals that stop the service.
+struct Signals {
+    terminate: unix::Signal,
+    interrupt: unix::Signal,
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        let listen = |kind| unix::signal(kind).context("cannot listen for signals");
+        Ok(Self {
+            terminate: listen(unix::SignalKind::terminate())?,
+            interrupt: listen(unix::SignalKind::interrupt())?,
+        })
+    }
+
+    async fn stop(mut self) {
+        poll_fn(|context| {
+            let stop =
+                self.terminate.poll_recv(context).is_ready() || self.interrupt.poll_recv(context).is_ready();
+            if stop { Poll::Ready(()) } else { Poll::Pending }
+        })
+        .await;
+    }
+}

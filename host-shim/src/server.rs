@@ -1,0 +1,71 @@
+//! The listening side: accepts connections, hands requests to the core, and drains when it is told to stop.
+
+use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
+
+use futures::future::{Either, select};
+use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
+};
+use tokio::net::{TcpListener, TcpStream};
+
+use crate::{host::NativeHost, timed_body::TimedBody};
+
+/// How long to wait before accepting again when that failed, for example for want of file descriptors.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// The HTTP server.
+pub(crate) struct Server {
+    host: NativeHost,
+    client_timeout: Duration,
+    connections: GracefulShutdown,
+    http: http1::Builder,
+}
+
+impl Server {
+    pub(crate) fn new(host: NativeHost, client_timeout: Duration) -> Self {
+        let mut http = http1::Builder::new();
+        http.timer(TokioTimer::new()).header_read_timeout(client_timeout);
+        Self { host, client_timeout, connections: GracefulShutdown::new(), http }
+    }
+
+    /// Accepts connections until `stop` resolves; then the port is free.
+    pub(crate) async fn serve(&self, listener: TcpListener, stop: impl Future<Output = ()>) {
+        let mut stop = pin!(stop);
+        loop {
+            match select(pin!(listener.accept()), stop.as_mut()).await {
+                Either::Left((Ok((stream, _)), _)) => self.connection(stream),
+                Either::Left((Err(error), _)) => {
+                    tracing::warn!(%error, "cannot accept a connection");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+                Either::Right(((), _)) => return,
+            }
+        }
+    }
+
+    fn connection(&self, stream: TcpStream) {
+        // Without it the second segment of a reply waits 40 ms for the first one's acknowledgement.
+        let _ = stream.set_nodelay(true);
+        let (host, client_timeout) = (self.host.clone(), self.client_timeout);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let host = host.clone();
+            async move {
+                let request = request.map(|body| TimedBody::new(body, client_timeout, None));
+                Ok::<_, Infallible>(paddock::handle(&host, request).await)
+            }
+        });
+        let connection = self.http.serve_connection(TokioIo::new(stream), service);
+        let connection = self.connections.watch(connection);
+        self.host.tasks().spawn(async move {
+            // A connection that breaks is the client's affair; its requests tell of themselves.
+            let _ = connection.await;
+        });
+    }
+
+    /// Waits until every open request is answered; idle connections close at once.
+    pub(crate) async fn drain(self) {
+        self.connections.shutdown().await;
+    }
+}

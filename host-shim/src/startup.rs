@@ -1,0 +1,51 @@
+//! What the operator is told at the start: where state lives, who may come in, which hosts answer, and what to do.
+
+use paddock::{
+    Host as _,
+    health::{Probe, probe},
+    host::Background as _,
+};
+
+use crate::{host::NativeHost, store::NativeStore};
+
+/// Tells it; the hosts are asked in the background so that the service answers meanwhile.
+pub(crate) fn announce(host: &NativeHost, demo: bool) {
+    match host.store() {
+        NativeStore::Embedded(_) => {
+            tracing::info!("state is kept in memory: set REDIS_URL to share and keep it");
+        }
+        NativeStore::Redis(_) => tracing::info!("state is kept in Redis"),
+    }
+    if host.config().api_keys.is_open() {
+        tracing::info!("open to everybody who can connect: set API_KEYS to demand a key");
+    }
+    if demo {
+        tracing::warn!("demo: answers come from a stand-in inside this process, not from a language model");
+    }
+    let asked = host.clone();
+    host.spawn(async move { report(&asked, &probe(&asked).await) });
+}
+
+fn report(host: &NativeHost, probes: &[Probe]) {
+    for Probe { url, models } in probes {
+        match models {
+            Ok(models) => tracing::info!(host = url, models = models.join(", "), "ollama host answers"),
+            Err(detail) => tracing::warn!(host = url, detail, "ollama host does not answer"),
+        }
+    }
+    let models: Vec<_> = probes.iter().filter_map(|probe| probe.models.as_ref().ok()).flatten().collect();
+    let default = &host.config().default_model;
+    if probes.iter().all(|probe| probe.models.is_err()) {
+        tracing::warn!(
+            "no Ollama host answers: start one with 'ollama serve', or name it with OLLAMA_HOSTS; \
+             without Ollama, try 'host-shim --demo'"
+        );
+    } else if !models.iter().any(|model| is_same_model(model, default)) {
+        tracing::warn!(model = default, "no host has the default model: 'ollama pull {default}' adds it");
+    }
+}
+
+/// Whether a stored name is what a request's name means: names match without case, and no tag means `latest`.
+fn is_same_model(stored: &str, asked: &str) -> bool {
+    stored.eq_ignore_ascii_case(asked) || stored.eq_ignore_ascii_case(&format!("{asked}:latest"))
+}

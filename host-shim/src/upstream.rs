@@ -1,0 +1,121 @@
+//! The way to backend hosts: one pool of connections, TLS where the URL says so, and limits on every phase.
+
+use std::{
+    error::Error as _,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{Request, Response, Uri};
+use http_body_util::Full;
+use hyper::body::Incoming;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_util::{
+    client::legacy::{Client as PooledClient, Error as ClientError, connect::HttpConnector},
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+};
+use paddock::host::{Limits, Phase, UpstreamFailure};
+use tokio::{
+    net::TcpStream,
+    time::{Instant, timeout_at},
+};
+use tower_service::Service;
+
+use crate::timed_body::TimedBody;
+
+/// How long an idle connection is kept: shorter than servers and proxies keep theirs, so that a request seldom
+/// meets one that is just being closed.
+const IDLE_LIMIT: Duration = Duration::from_secs(20);
+
+type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// The pooled client.
+pub(crate) struct Client(PooledClient<LimitedConnector, Full<Bytes>>);
+
+impl Client {
+    pub(crate) fn new(connect_limit: Duration) -> Self {
+        let mut http = HttpConnector::new();
+        http.set_nodelay(true);
+        http.enforce_http(false);
+        // The machine's own certificates where there are any: a private authority must be trusted. An image without
+        // them gets the well-known ones.
+        let builder = HttpsConnectorBuilder::new();
+        let https = match builder.with_native_roots() {
+            Ok(builder) => builder,
+            Err(_) => HttpsConnectorBuilder::new().with_webpki_roots(),
+        };
+        let inner = https.https_or_http().enable_http1().wrap_connector(http);
+        let client = PooledClient::builder(TokioExecutor::new())
+            .pool_timer(TokioTimer::new())
+            .pool_idle_timeout(IDLE_LIMIT)
+            .build(LimitedConnector { inner, limit: connect_limit });
+        Self(client)
+    }
+
+    pub(crate) async fn send(
+        &self,
+        request: Request<Bytes>,
+        limits: Limits,
+    ) -> Result<Response<TimedBody>, UpstreamFailure> {
+        let started = Instant::now();
+        let deadline = limits.total.map(|total| started + total);
+        // Connecting has its own limit; this one also holds when that one is never reached.
+        let head = started + limits.connect + limits.first_byte;
+        let head = deadline.map_or(head, |deadline| deadline.min(head));
+        let response = timeout_at(head, self.0.request(request.map(Full::new)))
+            .await
+            .map_err(|_| UpstreamFailure::TimedOut(Phase::FirstByte))?
+            .map_err(|error| failure(&error))?;
+        Ok(response.map(|body: Incoming| TimedBody::new(body, limits.between_bytes, deadline)))
+    }
+}
+
+fn failure(error: &ClientError) -> UpstreamFailure {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = error.source();
+    let mut words = error.to_string();
+    while let Some(deeper) = cause {
+        if deeper.is::<ConnectTimedOut>() {
+            return UpstreamFailure::TimedOut(Phase::Connect);
+        }
+        words = format!("{words}: {deeper}");
+        cause = deeper.source();
+    }
+    if error.is_connect() { UpstreamFailure::Unreachable(words) } else { UpstreamFailure::Protocol(words) }
+}
+
+/// The connection was not made within its limit.
+#[derive(Debug)]
+struct ConnectTimedOut;
+
+impl std::fmt::Display for ConnectTimedOut {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("the connection was not made in time")
+    }
+}
+
+impl std::error::Error for ConnectTimedOut {}
+
+/// Makes connections within a limit that includes name resolution and TLS.
+#[derive(Clone)]
+struct LimitedConnector {
+    inner: HttpsConnector<HttpConnector>,
+    limit: Duration,
+}
+
+impl Service<Uri> for LimitedConnector {
+    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
+    type Error = BoxError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
+
+    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.inner.poll_ready(context)
+    }
+
+    fn call(&mut self, uri: Uri) -> Self::Future {
+        let connection = tokio::time::timeout(self.limit, self.inner.call(uri));
+        Box::pin(async move { connection.await.map_err(|_| Box::new(ConnectTimedOut))? })
+    }
+}

@@ -1,0 +1,117 @@
+//! The account of one request: what happened to it, for the log and the counters.
+//!
+//! It is closed once, by whoever sees the request's end: the entry, or the flight when the client has left. It
+//! never holds content.
+
+use std::time::Duration;
+
+use http::{Method, StatusCode};
+
+use crate::{
+    cache::CacheStatus,
+    error::Error,
+    fleet::BackendHost,
+    host::Host,
+    journal::{Event, Level, RequestRecord},
+    metrics::{Attempt, Metrics, Sample, Tokens},
+    store::{Outage, Store, StoreError, StoreResult, Transition},
+};
+
+/// What happened to one request.
+#[derive(Debug, Clone)]
+pub(crate) struct Account {
+    pub(crate) request_id: String,
+    pub(crate) method: Method,
+    pub(crate) route: &'static str,
+    /// Whether it counts as a request for an answer.
+    pub(crate) counted: bool,
+    pub(crate) started: Duration,
+    pub(crate) model: Option<String>,
+    pub(crate) cache: Option<CacheStatus>,
+    pub(crate) tokens: Option<Tokens>,
+    pub(crate) attempts: Vec<Attempt>,
+    /// The host that answered.
+    pub(crate) host: Option<BackendHost>,
+    pub(crate) store_errors: Vec<&'static str>,
+}
+
+impl Account {
+    /// Takes what a store operation gave, or does without: the failure is counted, and told once an outage.
+    pub(crate) fn tolerate<H: Host, T>(
+        &mut self,
+        host: &H,
+        operation: &'static str,
+        result: StoreResult<T>,
+    ) -> Option<T> {
+        note_outage(host, operation, &result);
+        match result {
+            Ok(value) => Some(value),
+            Err(StoreError::Absent) => None,
+            Err(_) => {
+                self.store_errors.push(operation);
+                None
+            }
+        }
+    }
+
+    /// Whether the store failed in this request: then it is not asked again, so that an outage costs its limit
+    /// once.
+    pub(crate) fn store_failed(&self) -> bool {
+        !self.store_errors.is_empty()
+    }
+
+    /// Writes the log line and adds to the counters.
+    pub(crate) async fn close<H: Host>(self, host: &H, end: Result<StatusCode, &Error>) {
+        let latency = host.now().saturating_sub(self.started);
+        let (status, outcome, level, detail) = match end {
+            Ok(status) => (status, "ok", Level::Info, None),
+            Err(error) => (error.status(), error.code(), error.level(), error.detail()),
+        };
+        host.record(&Event::Request(RequestRecord {
+            level,
+            request_id: &self.request_id,
+            method: self.method.as_str(),
+            route: self.route,
+            status: status.as_u16(),
+            outcome,
+            duration: latency,
+            cache: self.cache,
+            host: self.host.as_ref().map(BackendHost::url),
+            attempts: self.attempts.len(),
+            detail: detail.as_deref(),
+        }));
+        if self.counted {
+            let sample = Sample {
+                route: self.route,
+                model: self.model.as_deref(),
+                outcome,
+                latency,
+                cache: self.cache,
+                attempts: &self.attempts,
+                tokens: self.tokens,
+                store_errors: &self.store_errors,
+            };
+            note_outage(host, "metrics_add", &host.metrics().add(&sample).await);
+        }
+    }
+}
+
+/// Tells the operator when the store went away or came back.
+pub(crate) fn note_outage<H: Host, T>(host: &H, operation: &'static str, result: &StoreResult<T>) {
+    let outage: &Outage = host.store().outage();
+    match result {
+        Ok(_) => {
+            if outage.note(true) == Some(Transition::Ended) {
+                host.record(&Event::StoreUp);
+            }
+        }
+        // Neither says anything about the store's state.
+        Err(StoreError::Absent | StoreError::Full) => {}
+        Err(error) => {
+            if outage.note(false) == Some(Transition::Began) {
+                let detail = error.to_string();
+                host.record(&Event::StoreDown { operation, detail: &detail });
+            }
+        }
+    }
+}

@@ -1,0 +1,1 @@
+//! Paddock's chat component.

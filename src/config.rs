@@ -1,0 +1,349 @@
+//! What the settings mean once they are checked.
+//!
+//! [`Config::load`] reads every setting before it gives up, so that the operator sees all mistakes at once. It
+//! never repeats a secret value.
+
+mod host_address;
+mod reader;
+
+use std::time::Duration;
+
+use http::HeaderName;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+
+use crate::{
+    caller::ApiKeys,
+    fleet::{BackendHost, LoadBalancer, Policy},
+    host::Limits,
+    session::Budget,
+    settings::{Form, Settings},
+};
+pub use reader::Reader;
+
+/// The most hosts a fleet may have.
+const HOSTS_LIMIT: usize = 64;
+/// The hosts of the Spin form, which takes one a variable.
+const HOST_VARIABLES: [&str; 8] = [
+    "OLLAMA_HOST",
+    "OLLAMA_HOST2",
+    "OLLAMA_HOST3",
+    "OLLAMA_HOST4",
+    "OLLAMA_HOST5",
+    "OLLAMA_HOST6",
+    "OLLAMA_HOST7",
+    "OLLAMA_HOST8",
+];
+
+/// The checked settings.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// The backend hosts, at least one, and the choice among them.
+    pub fleet: LoadBalancer,
+    /// How hosts are chosen.
+    pub policy: Policy,
+    /// The model when a request names none.
+    pub default_model: String,
+    /// Whether repeated questions are answered from the cache.
+    pub cache_enabled: bool,
+    /// How long an answer is kept.
+    pub cache_ttl: Duration,
+    /// How long a session is kept after its last use.
+    pub session_ttl: Duration,
+    /// How much history goes ahead of a message.
+    pub history: Budget,
+    /// The largest request body, in bytes.
+    pub body_limit: u64,
+    /// Limits of an upstream call.
+    pub limits: Limits,
+    /// Limit for each host in `/health`.
+    pub health_timeout: Duration,
+    /// Whether `/health` answers 200 even when no host does.
+    pub health_always_ok: bool,
+    /// Keys that open the service.
+    pub api_keys: ApiKeys,
+    /// The trusted header that names the caller.
+    pub caller_header: Option<HeaderName>,
+    /// Redis, when there is one.
+    pub redis: Option<RedisConfig>,
+    /// What every Redis key begins with.
+    pub redis_prefix: String,
+    /// Bytes for the embedded store.
+    pub memory_limit: u64,
+}
+
+/// Where Redis is and how long it may take.
+#[derive(Clone, PartialEq, Eq)]
+pub struct RedisConfig {
+    /// `redis://` or `rediss://` with credentials and database.
+    pub url: String,
+    /// Limit for each exchange.
+    pub timeout: Duration,
+}
+
+impl std::fmt::Debug for RedisConfig {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("RedisConfig").field("timeout", &self.timeout).finish_non_exhaustive()
+    }
+}
+
+/// A configuration with what the operator should still be told.
+#[derive(Debug, Clone)]
+pub struct Loaded {
+    /// The checked settings.
+    pub config: Config,
+    /// What was ignored and why, one sentence each.
+    pub warnings: Vec<String>,
+}
+
+impl Config {
+    /// Reads and checks every setting.
+    ///
+    /// # Errors
+    /// One sentence per mistake, all of them.
+    pub fn load(settings: &impl Settings, form: Form) -> Result<Loaded, Vec<String>> {
+        let mut reader = Reader::new(settings, form);
+        let config = Self {
+            fleet: LoadBalancer::new(hosts(&mut reader)),
+            policy: reader.parsed("LB_POLICY", Policy::parse).unwrap_or(Policy::RoundRobin),
+            default_model: reader.text("DEFAULT_MODEL"),
+            cache_enabled: reader.flag("CACHE_ENABLED"),
+            cache_ttl: reader.duration("CACHE_TTL"),
+            session_ttl: reader.duration("SESSION_TTL"),
+            history: Budget {
+                messages: reader.number("HISTORY_MAX_MESSAGES"),
+                bytes: usize::try_from(reader.bytes("HISTORY_MAX_BYTES")).unwrap_or(usize::MAX),
+            },
+            body_limit: reader.bytes("BODY_LIMIT"),
+            limits: Limits {
+                connect: reader.duration("CONNECT_TIMEOUT"),
+                first_byte: reader.duration("FIRST_BYTE_TIMEOUT"),
+                between_bytes: reader.duration("BETWEEN_BYTES_TIMEOUT"),
+                total: None,
+            },
+            health_timeout: reader.duration("HEALTH_TIMEOUT"),
+            health_always_ok: match form {
+                Form::Native => reader.flag("HEALTH_ALWAYS_200"),
+                Form::Spin => reader.flag("HEALTH_ALWAYS_OK"),
+            },
+            api_keys: ApiKeys::parse(&reader.text("API_KEYS")),
+            caller_header: reader.parsed("CALLER_HEADER", |name| {
+                let fault = |_| "must be the name of a header, such as x-forwarded-user".to_owned();
+                HeaderName::try_from(name).map_err(fault)
+            }),
+            redis: redis(&mut reader),
+            redis_prefix: reader.text("REDIS_PREFIX"),
+            memory_limit: match form {
+                Form::Native => reader.bytes("MEMORY_LIMIT"),
+                Form::Spin => 0,
+            },
+        };
+        reader.finish(config).map(|(config, warnings)| Loaded { config, warnings })
+    }
+
+    /// The limits of a probe of one host, which must answer within [`Config::health_timeout`].
+    pub fn probe_limits(&self) -> Limits {
+        let limit = self.health_timeout;
+        Limits {
+            connect: self.limits.connect.min(limit),
+            first_byte: limit,
+            between_bytes: limit,
+            total: Some(limit),
+        }
+    }
+}
+
+fn hosts(reader: &mut Reader<'_, impl Settings>) -> Vec<BackendHost> {
+    let mut named: Vec<(&'static str, String)> = Vec::new();
+    let list = if reader.form() == Form::Native { reader.text("OLLAMA_HOSTS") } else { String::new() };
+    if list.is_empty() {
+        let variables = match reader.form() {
+            Form::Native => HOST_VARIABLES.get(..1).unwrap_or_default(),
+            Form::Spin => &HOST_VARIABLES,
+        };
+        named.extend(variables.iter().map(|name| (*name, reader.text(name))));
+    } else {
+        let entries = list.split(',').map(str::trim).map(str::to_owned);
+        named.extend(entries.map(|entry| ("OLLAMA_HOSTS", entry)));
+    }
+    let mut hosts: Vec<BackendHost> = Vec::new();
+    for (name, text) in named.into_iter().filter(|(_, text)| !text.is_empty()) {
+        let parsed = match reader.form() {
+            Form::Native => host_address::parse(&text),
+            Form::Spin => host_address::parse_strict(&text),
+        };
+        match parsed.and_then(|address| BackendHost::new(hosts.len() + 1, &address)) {
+            Err(fault) => reader.problem(name, &fault),
+            Ok(host) if hosts.iter().any(|known| known.url() == host.url()) => {
+                reader.warning(format!("{name}: {} is named twice and counts once", host.url()));
+            }
+            Ok(host) => hosts.push(host),
+        }
+    }
+    if hosts.is_empty() {
+        reader.problem("OLLAMA_HOST", "must name at least one host, such as http://127.0.0.1:11434");
+    }
+    if hosts.len() > HOSTS_LIMIT {
+        reader.problem("OLLAMA_HOSTS", &format!("must name at most {HOSTS_LIMIT} hosts"));
+    }
+    hosts
+}
+
+fn redis(reader: &mut Reader<'_, impl Settings>) -> Option<RedisConfig> {
+    let timeout = reader.duration("REDIS_TIMEOUT");
+    let from_url = reader.form() == Form::Native && reader.is_set("REDIS_URL");
+    let url = if from_url {
+        let url = reader.text("REDIS_URL");
+        if !["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme)) {
+            reader.problem("REDIS_URL", "must begin with redis:// or rediss://");
+        }
+        if reader.is_set("REDIS_HOST") {
+            reader.warning("REDIS_HOST is ignored because REDIS_URL is set".to_owned());
+        }
+        url
+    } else {
+        redis_from_parts(reader)?
+    };
+    Some(RedisConfig { url, timeout })
+}
+
+/// The URL of the single settings, which Spin needs: its outbound rules take no credentials.
+fn redis_from_parts(reader: &mut Reader<'_, impl Settings>) -> Option<String> {
+    let scheme = reader.text("REDIS_SCHEME");
+    if !["redis", "rediss"].contains(&scheme.as_str()) {
+        reader.problem("REDIS_SCHEME", "must be redis or rediss");
+    }
+    // Kubernetes gives every pod the address of each service; one called redis looks like this setting.
+    let port = if reader.text("REDIS_PORT").starts_with("tcp://") {
+        reader.warning(
+            "REDIS_PORT is ignored: tcp://... comes from Kubernetes, not from you; the port is 6379"
+                .to_owned(),
+        );
+        6379
+    } else {
+        reader.port("REDIS_PORT")
+    };
+    let database: u32 = reader.number("REDIS_DB");
+    let user = reader.text("REDIS_USERNAME");
+    let password = reader.text("REDIS_PASSWORD");
+    let host = reader.text("REDIS_HOST");
+    if host.is_empty() {
+        if reader.form() == Form::Spin {
+            reader.problem(
+                "REDIS_HOST",
+                "must not be empty on Spin, which then denies every outbound call; without Redis keep 127.0.0.1",
+            );
+        }
+        return None;
+    }
+    if host.contains(['/', '@', ' ']) || host.contains("://") {
+        reader.problem("REDIS_HOST", "must be a name or an address without scheme, port or credentials");
+    }
+    let encode = |text: &str| utf8_percent_encode(text, NON_ALPHANUMERIC).to_string();
+    let credentials = if password.is_empty() && user.is_empty() {
+        String::new()
+    } else {
+        format!("{}:{}@", encode(&user), encode(&password))
+    };
+    let host = if host.contains(':') && !host.starts_with('[') { format!("[{host}]") } else { host };
+    Some(format!("{scheme}://{credentials}{host}:{port}/{database}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn load(pairs: &[(&str, &str)], form: Form) -> Result<Loaded, Vec<String>> {
+        let value = |name: &str| {
+            let found = pairs.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned()).filter(|value| !value.is_empty())
+        };
+        Config::load(&value, form)
+    }
+
+    fn native(pairs: &[(&str, &str)]) -> Loaded {
+        load(pairs, Form::Native).unwrap()
+    }
+
+    fn urls(config: &Config) -> Vec<&str> {
+        config.fleet.hosts().iter().map(BackendHost::url).collect()
+    }
+
+    #[test]
+    fn nothing_set_means_the_defaults_of_the_table() {
+        let config = native(&[]).config;
+        assert_eq!(urls(&config), ["http://127.0.0.1:11434"]);
+        assert_eq!(config.default_model, "llama3.2");
+        assert_eq!(config.cache_ttl, Duration::from_secs(3600));
+        assert_eq!(config.body_limit, 1 << 20);
+        assert_eq!(config.limits.first_byte, Duration::from_secs(300));
+        assert_eq!(config.redis, None);
+        assert!(config.api_keys.is_open() && config.cache_enabled && !config.health_always_ok);
+    }
+
+    #[test]
+    fn the_list_of_hosts_wins_and_twins_count_once() {
+        let loaded = native(&[("OLLAMA_HOSTS", "a:1, http://b ,a:1,"), ("OLLAMA_HOST", "c")]);
+        assert_eq!(urls(&loaded.config), ["http://a:1", "http://b:80"]);
+        assert_eq!(loaded.warnings, ["OLLAMA_HOSTS: http://a:1 is named twice and counts once"]);
+    }
+
+    #[test]
+    fn every_mistake_is_reported_at_once_and_no_secret_is_repeated() {
+        let problems = load(
+            &[
+                ("OLLAMA_HOSTS", "http://user:hunter2@a"),
+                ("CACHE_TTL", "soon"),
+                ("CACHE_ENABLED", "perhaps"),
+                ("BODY_LIMIT", "big"),
+                ("LB_POLICY", "best"),
+                ("REDIS_URL", "http://:hunter2@r"),
+                ("CALLER_HEADER", "not a header"),
+                ("HISTORY_MAX_MESSAGES", "-1"),
+            ],
+            Form::Native,
+        )
+        .unwrap_err();
+        assert_eq!(problems.len(), 8, "{problems:#?}");
+        assert!(!problems.concat().contains("hunter2"), "{problems:#?}");
+    }
+
+    #[test]
+    fn redis_is_made_of_its_parts_with_credentials_encoded() {
+        let redis = |pairs: &[(&str, &str)]| native(pairs).config.redis.map(|redis| redis.url);
+        assert_eq!(redis(&[("REDIS_HOST", "r")]).as_deref(), Some("redis://r:6379/0"));
+        assert_eq!(
+            redis(&[
+                ("REDIS_HOST", "r"),
+                ("REDIS_PORT", "7000"),
+                ("REDIS_SCHEME", "rediss"),
+                ("REDIS_USERNAME", "u"),
+                ("REDIS_PASSWORD", "p@s/s"),
+                ("REDIS_DB", "3"),
+            ])
+            .as_deref(),
+            Some("rediss://u:p%40s%2Fs@r:7000/3")
+        );
+        let both = native(&[("REDIS_URL", "redis://x/1"), ("REDIS_HOST", "r")]);
+        assert_eq!(both.config.redis.unwrap().url, "redis://x/1");
+        assert_eq!(both.warnings.len(), 1);
+    }
+
+    #[test]
+    fn the_port_that_kubernetes_injects_is_ignored_with_a_warning() {
+        let loaded = native(&[("REDIS_HOST", "redis"), ("REDIS_PORT", "tcp://10.0.0.1:6379")]);
+        assert_eq!(loaded.config.redis.unwrap().url, "redis://redis:6379/0");
+        assert_eq!(loaded.warnings.len(), 1);
+        assert!(native(&[("REDIS_PORT", "tcp://10.0.0.1:6379")]).config.redis.is_none());
+    }
+
+    #[test]
+    fn on_spin_a_host_is_scheme_name_and_port_and_nothing_else() {
+        let spin = |host: &str| load(&[("OLLAMA_HOST", host), ("REDIS_HOST", "r")], Form::Spin);
+        assert_eq!(urls(&spin("http://ollama:11434").unwrap().config), ["http://ollama:11434"]);
+        for host in ["ollama", "ollama:11434", "http://ollama", "http://ollama:11434/", "http://a:1;weight=3"]
+        {
+            assert_eq!(spin(host).unwrap_err().len(), 1, "{host}");
+        }
+        assert_eq!(load(&[], Form::Spin).unwrap_err().len(), 1, "an empty REDIS_HOST");
+    }
+}

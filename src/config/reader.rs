@@ -1,0 +1,135 @@
+//! Reads settings by their type and collects what is wrong with them instead of stopping at the first.
+
+use std::{fmt::Display, str::FromStr, time::Duration};
+
+use crate::settings::{Form, Setting, Settings};
+
+/// The longest duration that makes sense: beyond a year, arithmetic on time stamps becomes doubtful.
+const DURATION_LIMIT: Duration = Duration::from_hours(366 * 24);
+
+/// Reads settings and remembers what is wrong with them.
+#[derive(Debug)]
+pub struct Reader<'a, S> {
+    settings: &'a S,
+    form: Form,
+    problems: Vec<String>,
+    warnings: Vec<String>,
+}
+
+impl<'a, S: Settings> Reader<'a, S> {
+    /// A reader of these settings.
+    pub fn new(settings: &'a S, form: Form) -> Self {
+        Self { settings, form, problems: Vec::new(), warnings: Vec::new() }
+    }
+
+    /// The form that the settings are for.
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Whether the setting has a value of its own.
+    pub fn is_set(&self, name: &str) -> bool {
+        self.settings.value(name).is_some_and(|value| !value.trim().is_empty())
+    }
+
+    /// The trimmed value, else the default of the table.
+    pub fn text(&self, name: &'static str) -> String {
+        let value = self.settings.value(name).map(|value| value.trim().to_owned());
+        value.filter(|value| !value.is_empty()).unwrap_or_else(|| default(name).to_owned())
+    }
+
+    /// Takes note of a mistake.
+    pub fn problem(&mut self, name: &'static str, fault: &str) {
+        let shown = match Setting::named(name) {
+            Some(setting) if !setting.secret && !fault.contains('\'') => {
+                format!(" (it is '{}')", self.text(name))
+            }
+            _ => String::new(),
+        };
+        // A host list may hold credentials by mistake; they must not be repeated.
+        let shown = if shown.contains('@') { "" } else { shown.as_str() };
+        self.problems.push(format!("{name} {fault}{shown}"));
+    }
+
+    /// Takes note of something that is ignored.
+    pub fn warning(&mut self, warning: String) {
+        self.warnings.push(warning);
+    }
+
+    /// A value that may be absent; a mistake is reported and gives none.
+    pub fn parsed<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        let text = self.text(name);
+        if text.is_empty() {
+            return None;
+        }
+        match parse(&text) {
+            Ok(value) => Some(value),
+            Err(fault) => {
+                self.problem(name, &fault);
+                // Only a stand-in: the problem keeps the configuration from being used.
+                parse(default(name)).ok()
+            }
+        }
+    }
+
+    /// `true` or `false`, in the usual spellings.
+    pub fn flag(&mut self, name: &'static str) -> bool {
+        self.parsed(name, |text| match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "yes" | "on" => Ok(true),
+            "false" | "0" | "no" | "off" => Ok(false),
+            _ => Err("must be true or false".to_owned()),
+        })
+        .unwrap_or_default()
+    }
+
+    /// A whole number.
+    pub fn number<T: FromStr<Err: Display> + Default>(&mut self, name: &'static str) -> T {
+        let parse = |text: &str| text.parse().map_err(|_| "must be a whole number".to_owned());
+        self.parsed(name, parse).unwrap_or_default()
+    }
+
+    /// A port from 1 to 65535.
+    pub fn port(&mut self, name: &'static str) -> u16 {
+        let parse = |text: &str| match text.parse() {
+            Ok(port) if port > 0 => Ok(port),
+            _ => Err("must be a port from 1 to 65535".to_owned()),
+        };
+        self.parsed(name, parse).unwrap_or_default()
+    }
+
+    /// Seconds as a number, or a number with a unit such as `250ms` or `90m`; more than none.
+    pub fn duration(&mut self, name: &'static str) -> Duration {
+        let parse = |text: &str| {
+            let seconds = text.parse::<f64>().ok().map(Duration::try_from_secs_f64);
+            let duration = match seconds {
+                Some(seconds) => seconds.ok(),
+                None => humantime::parse_duration(text).ok(),
+            };
+            duration
+                .filter(|duration| !duration.is_zero() && *duration <= DURATION_LIMIT)
+                .ok_or_else(|| "must be a time such as 30, 250ms or 90m, more than 0".to_owned())
+        };
+        self.parsed(name, parse).unwrap_or_default()
+    }
+
+    /// Bytes as a number, or with a unit such as `64KiB` or `1MiB`; more than none.
+    pub fn bytes(&mut self, name: &'static str) -> u64 {
+        let parse = |text: &str| match parse_size::Config::new().with_binary().parse_size(text) {
+            Ok(bytes) if bytes > 0 => Ok(bytes),
+            _ => Err("must be a size such as 1048576, 64KiB or 1MiB, more than 0".to_owned()),
+        };
+        self.parsed(name, parse).unwrap_or_default()
+    }
+
+    /// What was read, with the warnings.
+    ///
+    /// # Errors
+    /// One sentence per mistake.
+    pub fn finish<T>(self, read: T) -> Result<(T, Vec<String>), Vec<String>> {
+        if self.problems.is_empty() { Ok((read, self.warnings)) } else { Err(self.problems) }
+    }
+}
+
+fn default(name: &str) -> &'static str {
+    Setting::named(name).map_or("", |setting| setting.default)
+}

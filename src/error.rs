@@ -1,0 +1,409 @@
+//! Everything that can go wrong with a request, as one enum grouped by who must act.
+//!
+//! Each table below is exhaustive: a new variant does not compile until every table knows it. `Display` is what
+//! the client reads: clear, with what to do, never with internal detail; that is in [`Error::detail`].
+
+use std::time::Duration;
+
+use http::{HeaderValue, Response, StatusCode, header};
+use serde_json::json;
+
+use crate::{
+    host::Phase,
+    journal::Level,
+    reply::{self, ReplyBody},
+};
+
+/// Why a request was not answered as asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Error {
+    // The caller must act.
+    /// The body is not one JSON object.
+    #[error("the request body must be one JSON object such as {{\"message\":\"Hello\"}}: {0}")]
+    InvalidJson(String),
+    /// A required field is absent.
+    #[error("the field '{0}' is required")]
+    MissingField(&'static str),
+    /// A required field is empty.
+    #[error("the field '{0}' must not be empty")]
+    EmptyField(&'static str),
+    /// A field has the wrong JSON type.
+    #[error("the field '{param}' must be a {expected}")]
+    WrongType {
+        /// The field's name.
+        param: &'static str,
+        /// The JSON type it should have.
+        expected: &'static str,
+    },
+    /// A session id that cannot be one.
+    #[error("the session_id must have at most 128 characters and no control characters")]
+    InvalidSessionId,
+    /// The body exceeds the limit.
+    #[error("the request body is larger than {limit} bytes, the limit that BODY_LIMIT sets")]
+    BodyTooLarge {
+        /// The limit in bytes.
+        limit: u64,
+    },
+    /// The body stopped before its end.
+    #[error("the request body did not arrive completely")]
+    IncompleteBody,
+    /// A multipart body.
+    #[error("multipart bodies are not accepted here; send JSON")]
+    UnsupportedMediaType,
+    /// API keys are set and none of them was sent.
+    #[error("a valid API key is required: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")]
+    Unauthorized,
+    /// The trusted caller header came more than once, so that it proves nothing.
+    #[error("the header that names the caller must be sent exactly once")]
+    AmbiguousCaller,
+    /// No such path.
+    #[error("no such path; there are POST /chat, GET /health, GET /livez and GET /metrics")]
+    NotFound,
+    /// The path is there, the method is not.
+    #[error("method not allowed; use {allow}")]
+    MethodNotAllowed {
+        /// The methods that are, as in the header `Allow`.
+        allow: &'static str,
+    },
+    /// No backend host has the model.
+    #[error("{}", model_not_found(.model, .available))]
+    ModelNotFound {
+        /// The name as asked for.
+        model: String,
+        /// The models that the hosts have, sorted.
+        available: Vec<String>,
+    },
+    /// Ollama refused the request for a reason the caller can mend.
+    #[error("Ollama refused the request: {message}")]
+    UpstreamRejected {
+        /// Ollama's own status, 4xx or 501.
+        status: StatusCode,
+        /// Ollama's own words.
+        message: String,
+    },
+    /// The client left before the reply; nobody reads this.
+    #[error("the client closed the connection")]
+    ClientClosed,
+
+    // Upstream must recover.
+    /// The hosts that answered do not have the model, and others could not be asked.
+    #[error(
+        "no reachable Ollama host has the model '{model}', and {unknown} could not be asked; try again later"
+    )]
+    ModelUnavailable {
+        /// The name as asked for.
+        model: String,
+        /// How many hosts gave no answer.
+        unknown: usize,
+    },
+    /// No backend host could be connected to.
+    #[error("no Ollama host can be reached; check that Ollama runs and OLLAMA_HOSTS names it")]
+    UpstreamUnreachable {
+        /// What the last host said.
+        detail: String,
+    },
+    /// Every backend host is busy.
+    #[error("Ollama is busy; try again later")]
+    UpstreamBusy {
+        /// How long the host asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// A backend host did not answer in time.
+    #[error(
+        "Ollama did not answer in time; the limits are CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT and BETWEEN_BYTES_TIMEOUT"
+    )]
+    UpstreamTimeout {
+        /// The phase that took too long.
+        phase: Phase,
+    },
+    /// A backend host failed while it ran the model.
+    #[error("Ollama failed to run the model: {message}")]
+    UpstreamFailed {
+        /// Ollama's own words.
+        message: String,
+    },
+    /// A backend host broke off or did not speak Ollama's protocol.
+    #[error("the answer from Ollama broke off or could not be understood; try again")]
+    UpstreamProtocol {
+        /// What was wrong with it.
+        detail: String,
+    },
+
+    // We must act.
+    /// The settings do not hold.
+    #[error("the service is misconfigured: {}", .problems.join("; "))]
+    Misconfigured {
+        /// One sentence per problem, without values that may be secret.
+        problems: Vec<String>,
+    },
+    /// The service is stopping and gave the request up.
+    #[error("the service is shutting down; try again")]
+    ShuttingDown,
+}
+
+fn model_not_found(model: &str, available: &[String]) -> String {
+    let have = if available.is_empty() {
+        "no host has any model yet".to_owned()
+    } else {
+        format!("available: {}", available.join(", "))
+    };
+    format!("the model '{model}' is on no Ollama host; {have}; to add it: ollama pull {model}")
+}
+
+impl Error {
+    /// The reply's status.
+    pub fn status(&self) -> StatusCode {
+        match self {
+            Self::InvalidJson(_)
+            | Self::MissingField(_)
+            | Self::EmptyField(_)
+            | Self::WrongType { .. }
+            | Self::InvalidSessionId
+            | Self::AmbiguousCaller => StatusCode::BAD_REQUEST,
+            Self::Unauthorized => StatusCode::UNAUTHORIZED,
+            Self::NotFound | Self::ModelNotFound { .. } => StatusCode::NOT_FOUND,
+            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
+            Self::IncompleteBody => StatusCode::REQUEST_TIMEOUT,
+            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
+            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UpstreamRejected { status, .. } => *status,
+            // nginx's number for it; it is seen in logs and metrics only.
+            Self::ClientClosed => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+            Self::UpstreamUnreachable { .. }
+            | Self::UpstreamFailed { .. }
+            | Self::UpstreamProtocol { .. } => StatusCode::BAD_GATEWAY,
+            Self::ModelUnavailable { .. } | Self::UpstreamBusy { .. } | Self::ShuttingDown => {
+                StatusCode::SERVICE_UNAVAILABLE
+            }
+            Self::UpstreamTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::Misconfigured { .. } => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+
+    /// The stable word for it: `code` in the body, `outcome` in metrics and logs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::InvalidJson(_) => "invalid_json",
+            Self::MissingField(_) => "missing_field",
+            Self::EmptyField(_) => "empty_field",
+            Self::WrongType { .. } => "wrong_type",
+            Self::InvalidSessionId => "invalid_session_id",
+            Self::BodyTooLarge { .. } => "body_too_large",
+            Self::IncompleteBody => "incomplete_body",
+            Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::Unauthorized => "unauthorized",
+            Self::AmbiguousCaller => "ambiguous_caller",
+            Self::NotFound => "not_found",
+            Self::MethodNotAllowed { .. } => "method_not_allowed",
+            Self::ModelNotFound { .. } => "model_not_found",
+            Self::UpstreamRejected { .. } => "upstream_rejected",
+            Self::ClientClosed => "client_closed",
+            Self::ModelUnavailable { .. } => "model_unavailable",
+            Self::UpstreamUnreachable { .. } => "upstream_unreachable",
+            Self::UpstreamBusy { .. } => "upstream_busy",
+            Self::UpstreamTimeout { .. } => "upstream_timeout",
+            Self::UpstreamFailed { .. } => "upstream_failed",
+            Self::UpstreamProtocol { .. } => "upstream_protocol",
+            Self::Misconfigured { .. } => "misconfigured",
+            Self::ShuttingDown => "shutting_down",
+        }
+    }
+
+    /// The family of the error, as OpenAI's clients know it.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::InvalidJson(_)
+            | Self::MissingField(_)
+            | Self::EmptyField(_)
+            | Self::WrongType { .. }
+            | Self::InvalidSessionId
+            | Self::BodyTooLarge { .. }
+            | Self::IncompleteBody
+            | Self::UnsupportedMediaType
+            | Self::AmbiguousCaller
+            | Self::MethodNotAllowed { .. }
+            | Self::UpstreamRejected { .. }
+            | Self::ClientClosed => "invalid_request_error",
+            Self::Unauthorized => "authentication_error",
+            Self::NotFound | Self::ModelNotFound { .. } => "not_found_error",
+            Self::ModelUnavailable { .. }
+            | Self::UpstreamUnreachable { .. }
+            | Self::UpstreamBusy { .. }
+            | Self::UpstreamTimeout { .. }
+            | Self::UpstreamFailed { .. }
+            | Self::UpstreamProtocol { .. }
+            | Self::Misconfigured { .. }
+            | Self::ShuttingDown => "api_error",
+        }
+    }
+
+    /// Whether the same request may succeed later, unchanged.
+    pub fn retryable(&self) -> bool {
+        match self {
+            Self::InvalidJson(_)
+            | Self::MissingField(_)
+            | Self::EmptyField(_)
+            | Self::WrongType { .. }
+            | Self::InvalidSessionId
+            | Self::BodyTooLarge { .. }
+            | Self::UnsupportedMediaType
+            | Self::Unauthorized
+            | Self::AmbiguousCaller
+            | Self::NotFound
+            | Self::MethodNotAllowed { .. }
+            | Self::ModelNotFound { .. }
+            | Self::UpstreamRejected { .. }
+            | Self::ClientClosed
+            | Self::Misconfigured { .. } => false,
+            Self::IncompleteBody
+            | Self::ModelUnavailable { .. }
+            | Self::UpstreamUnreachable { .. }
+            | Self::UpstreamBusy { .. }
+            | Self::UpstreamTimeout { .. }
+            | Self::UpstreamFailed { .. }
+            | Self::UpstreamProtocol { .. }
+            | Self::ShuttingDown => true,
+        }
+    }
+
+    /// How urgently the operator should know.
+    pub fn level(&self) -> Level {
+        match self {
+            Self::InvalidJson(_)
+            | Self::MissingField(_)
+            | Self::EmptyField(_)
+            | Self::WrongType { .. }
+            | Self::InvalidSessionId
+            | Self::BodyTooLarge { .. }
+            | Self::IncompleteBody
+            | Self::UnsupportedMediaType
+            | Self::Unauthorized
+            | Self::AmbiguousCaller
+            | Self::NotFound
+            | Self::MethodNotAllowed { .. }
+            | Self::ModelNotFound { .. }
+            | Self::UpstreamRejected { .. }
+            | Self::ClientClosed => Level::Info,
+            Self::UpstreamBusy { .. } | Self::ShuttingDown => Level::Warn,
+            Self::ModelUnavailable { .. }
+            | Self::UpstreamUnreachable { .. }
+            | Self::UpstreamTimeout { .. }
+            | Self::UpstreamFailed { .. }
+            | Self::UpstreamProtocol { .. }
+            | Self::Misconfigured { .. } => Level::Error,
+        }
+    }
+
+    /// The field that the error is about.
+    pub fn param(&self) -> Option<&'static str> {
+        match self {
+            Self::MissingField(param) | Self::EmptyField(param) | Self::WrongType { param, .. } => {
+                Some(param)
+            }
+            Self::InvalidSessionId => Some("session_id"),
+            Self::ModelNotFound { .. } | Self::ModelUnavailable { .. } => Some("model"),
+            Self::InvalidJson(_)
+            | Self::BodyTooLarge { .. }
+            | Self::IncompleteBody
+            | Self::UnsupportedMediaType
+            | Self::Unauthorized
+            | Self::AmbiguousCaller
+            | Self::NotFound
+            | Self::MethodNotAllowed { .. }
+            | Self::UpstreamRejected { .. }
+            | Self::ClientClosed
+            | Self::UpstreamUnreachable { .. }
+            | Self::UpstreamBusy { .. }
+            | Self::UpstreamTimeout { .. }
+            | Self::UpstreamFailed { .. }
+            | Self::UpstreamProtocol { .. }
+            | Self::Misconfigured { .. }
+            | Self::ShuttingDown => None,
+        }
+    }
+
+    /// What the operator should know beyond the code; without content.
+    pub fn detail(&self) -> Option<String> {
+        match self {
+            Self::UpstreamUnreachable { detail } | Self::UpstreamProtocol { detail } => Some(detail.clone()),
+            Self::UpstreamTimeout { phase } => Some(phase.to_string()),
+            Self::ModelUnavailable { unknown, .. } => Some(format!("{unknown} hosts unknown")),
+            // Ollama's words may quote the request: the status alone is safe to log.
+            Self::UpstreamRejected { status, .. } => Some(format!("upstream answered {status}")),
+            Self::InvalidJson(_)
+            | Self::MissingField(_)
+            | Self::EmptyField(_)
+            | Self::WrongType { .. }
+            | Self::InvalidSessionId
+            | Self::BodyTooLarge { .. }
+            | Self::IncompleteBody
+            | Self::UnsupportedMediaType
+            | Self::Unauthorized
+            | Self::AmbiguousCaller
+            | Self::NotFound
+            | Self::MethodNotAllowed { .. }
+            | Self::ModelNotFound { .. }
+            | Self::ClientClosed
+            | Self::UpstreamBusy { .. }
+            | Self::UpstreamFailed { .. }
+            | Self::Misconfigured { .. }
+            | Self::ShuttingDown => None,
+        }
+    }
+
+    /// The reply in the shape of our own routes:
+    /// `{"error":{"code","message","type","param"}}`.
+    pub fn into_response(self) -> Response<ReplyBody> {
+        let body = json!({"error": {
+            "code": self.code(),
+            "message": self.to_string(),
+            "type": self.kind(),
+            "param": self.param(),
+        }});
+        let mut response = reply::json(self.status(), &body);
+        let headers = response.headers_mut();
+        if let Self::MethodNotAllowed { allow } = self {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        } else if self == Self::Unauthorized {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        } else if let Self::UpstreamBusy { retry_after } = self {
+            let seconds = retry_after.map_or(1, |wait| wait.as_secs().max(1));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_missing_model_names_what_there_is_and_how_to_pull() {
+        let error = Error::ModelNotFound {
+            model: "qwen3".into(),
+            available: vec!["llama3.2:latest".into(), "smollm2:135m".into()],
+        };
+        assert_eq!(
+            error.to_string(),
+            "the model 'qwen3' is on no Ollama host; available: llama3.2:latest, smollm2:135m; \
+             to add it: ollama pull qwen3"
+        );
+    }
+
+    #[test]
+    fn what_upstream_said_is_told_to_the_client_but_not_to_the_log() {
+        let error =
+            Error::UpstreamRejected { status: StatusCode::BAD_REQUEST, message: "secret prompt".into() };
+        assert!(error.to_string().contains("secret prompt"));
+        assert_eq!(error.detail().as_deref(), Some("upstream answered 400 Bad Request"));
+    }
+
+    #[test]
+    fn every_reply_has_its_content_length_and_busy_says_when_to_come_back() {
+        let response = Error::UpstreamBusy { retry_after: Some(Duration::from_secs(7)) }.into_response();
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "7");
+        assert!(response.headers().contains_key(header::CONTENT_LENGTH));
+    }
+}

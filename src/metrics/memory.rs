@@ -1,0 +1,77 @@
+//! Counters in this process: the native form, where each replica is scraped by itself.
+
+use std::{
+    collections::{BTreeSet, HashMap},
+    sync::{Mutex, PoisonError},
+};
+
+use crate::{
+    metrics::{Histogram, MODEL_LIMIT, Metrics, OTHER_MODEL, Sample, Snapshot, Value, series::Amount},
+    store::StoreResult,
+};
+
+/// Counters in memory.
+#[derive(Debug, Default)]
+pub struct MemoryMetrics(Mutex<Counters>);
+
+#[derive(Debug, Default)]
+struct Counters {
+    models: BTreeSet<String>,
+    series: HashMap<String, Value>,
+    /// Where series names are written, so that counting does not allocate.
+    key: String,
+}
+
+impl Counters {
+    fn add(&mut self, sample: &Sample<'_>) {
+        let Self { models, series, key } = self;
+        let name = sample.model_label().unwrap_or(OTHER_MODEL);
+        if sample.succeeded() && models.len() < MODEL_LIMIT && !models.contains(name) {
+            models.insert(name.to_owned());
+        }
+        let label = if models.contains(name) { name } else { OTHER_MODEL };
+        sample.increments(label, |increment| {
+            key.clear();
+            increment.write_key(key);
+            if !series.contains_key(key.as_str()) {
+                let zero = match increment.amount {
+                    Amount::Count(_) => Value::Counter(0),
+                    Amount::Observation { .. } => Value::Histogram(Box::default()),
+                };
+                series.insert(key.clone(), zero);
+            }
+            if let Some(value) = series.get_mut(key.as_str()) {
+                value.add(increment.amount);
+            }
+        });
+    }
+}
+
+impl Value {
+    pub(super) fn add(&mut self, amount: Amount) {
+        match (self, amount) {
+            (Self::Counter(count), Amount::Count(more)) => *count = count.saturating_add(more),
+            (Self::Histogram(histogram), Amount::Observation { bucket, micros }) => {
+                let Histogram { counts, sum_micros } = histogram.as_mut();
+                if let Some(count) = counts.get_mut(bucket) {
+                    *count += 1;
+                }
+                *sum_micros = sum_micros.saturating_add(micros);
+            }
+            // A family is either kind, never both.
+            (Self::Counter(_), Amount::Observation { .. }) | (Self::Histogram(_), Amount::Count(_)) => {}
+        }
+    }
+}
+
+impl Metrics for MemoryMetrics {
+    async fn add(&self, sample: &Sample<'_>) -> StoreResult<()> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(sample);
+        Ok(())
+    }
+
+    async fn snapshot(&self) -> StoreResult<Snapshot> {
+        let counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(Snapshot(counters.series.iter().map(|(key, value)| (key.clone(), value.clone())).collect()))
+    }
+}

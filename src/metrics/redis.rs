@@ -1,0 +1,149 @@
+//! Counters in Redis: the Spin form, where the components share nothing else.
+//!
+//! One hash holds all series and one set the models that have a label; both lie in one hash slot, and one script
+//! adds a whole request. A histogram takes a field a bucket and one for its sum.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::{
+    metrics::{
+        Family, Histogram, MODEL_LIMIT, Metrics, OTHER_MODEL, Sample, Snapshot, Value,
+        series::{Amount, SEPARATOR},
+    },
+    store::{
+        StoreResult,
+        redis::{RedisCommands, RedisValue},
+    },
+};
+
+/// Stands for the model's label until the script knows it.
+const MODEL_SLOT: &str = "\u{1e}";
+/// The field of a histogram's sum, where others have the number of their bucket.
+const SUM: &str = "sum";
+
+/// KEYS: counters, models. ARGV: model ('' for none), whether it answered, the limit, the label of the others,
+/// then for each field: its name before the model's label, its name after it ('' and '0' where it has none),
+/// '1' when it has the label, and the amount.
+const ADD: &[u8] = b"
+local model = ARGV[4]
+if ARGV[1] ~= '' then
+  if redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 1 then
+    model = ARGV[1]
+  elseif ARGV[2] == '1' and redis.call('SCARD', KEYS[2]) < tonumber(ARGV[3]) then
+    redis.call('SADD', KEYS[2], ARGV[1])
+    model = ARGV[1]
+  end
+end
+for i = 5, #ARGV, 4 do
+  local field = ARGV[i]
+  if ARGV[i + 2] == '1' then field = field .. model .. ARGV[i + 1] end
+  redis.call('HINCRBY', KEYS[1], field, ARGV[i + 3])
+end
+return 1
+";
+
+/// Counters in Redis.
+#[derive(Debug)]
+pub struct RedisMetrics<C> {
+    commands: C,
+    counters: String,
+    models: String,
+    limit: Duration,
+}
+
+impl<C: RedisCommands> RedisMetrics<C> {
+    /// Counters under keys that begin with `prefix`; each exchange takes `limit` at most.
+    pub fn new(commands: C, prefix: &str, limit: Duration) -> Self {
+        Self {
+            commands,
+            counters: format!("{prefix}:{{metrics}}:1:counters"),
+            models: format!("{prefix}:{{metrics}}:1:models"),
+            limit,
+        }
+    }
+}
+
+/// The fields that a sample adds to, with [`MODEL_SLOT`] for the model's label.
+fn fields(sample: &Sample<'_>) -> Vec<(String, u64)> {
+    let mut fields = Vec::new();
+    sample.increments(MODEL_SLOT, |increment| {
+        let mut key = String::new();
+        increment.write_key(&mut key);
+        match increment.amount {
+            Amount::Count(count) => fields.push((key, count)),
+            Amount::Observation { bucket, micros } => {
+                fields.push((format!("{key}{SEPARATOR}{bucket}"), 1));
+                fields.push((format!("{key}{SEPARATOR}{SUM}"), micros));
+            }
+        }
+    });
+    fields
+}
+
+/// The snapshot that the fields and values of the hash make. What is not understood is left out: another version
+/// may have written it.
+fn parse(reply: &[RedisValue]) -> Snapshot {
+    let mut series = BTreeMap::new();
+    for pair in reply.chunks_exact(2) {
+        let [RedisValue::Bytes(field), RedisValue::Bytes(value)] = pair else { continue };
+        let (Ok(field), Some(value)) = (std::str::from_utf8(field), number(value)) else { continue };
+        let name = field.split(SEPARATOR).next().unwrap_or_default();
+        let Some(family) = Family::ALL.into_iter().find(|family| family.name() == name) else { continue };
+        if family.is_histogram() {
+            let Some((key, part)) = field.rsplit_once(SEPARATOR) else { continue };
+            let entry = series.entry(key.to_owned());
+            let entry = entry.or_insert_with(|| Value::Histogram(Box::default()));
+            if let Value::Histogram(histogram) = entry {
+                fill(histogram, part, value);
+            }
+        } else {
+            series.insert(field.to_owned(), Value::Counter(value));
+        }
+    }
+    Snapshot(series)
+}
+
+fn fill(histogram: &mut Histogram, part: &str, value: u64) {
+    if part == SUM {
+        histogram.sum_micros = value;
+    } else if let Some(count) = part.parse().ok().and_then(|bucket: usize| histogram.counts.get_mut(bucket)) {
+        *count = value;
+    }
+}
+
+fn number(bytes: &[u8]) -> Option<u64> {
+    std::str::from_utf8(bytes).ok()?.parse().ok()
+}
+
+impl<C: RedisCommands> Metrics for RedisMetrics<C> {
+    async fn add(&self, sample: &Sample<'_>) -> StoreResult<()> {
+        let fields = fields(sample);
+        let limit = MODEL_LIMIT.to_string();
+        let amounts: Vec<_> = fields.iter().map(|(_, amount)| amount.to_string()).collect();
+        let model = sample.model_label().unwrap_or_default();
+        let answered: &[u8] = if sample.succeeded() { b"1" } else { b"0" };
+        let mut arguments: Vec<&[u8]> = vec![
+            ADD,
+            b"2",
+            self.counters.as_bytes(),
+            self.models.as_bytes(),
+            model.as_bytes(),
+            answered,
+            limit.as_bytes(),
+            OTHER_MODEL.as_bytes(),
+        ];
+        for ((field, _), amount) in fields.iter().zip(&amounts) {
+            let parts = field.split_once(MODEL_SLOT);
+            let has_model: &[u8] = if parts.is_some() { b"1" } else { b"0" };
+            let (before, after) = parts.unwrap_or((field, ""));
+            arguments.extend([before.as_bytes(), after.as_bytes(), has_model, amount.as_bytes()]);
+        }
+        self.commands.execute("EVAL", &arguments, self.limit).await?;
+        Ok(())
+    }
+
+    async fn snapshot(&self) -> StoreResult<Snapshot> {
+        let reply = self.commands.execute("HGETALL", &[self.counters.as_bytes()], self.limit).await?;
+        Ok(parse(&reply))
+    }
+}

@@ -1,0 +1,210 @@
+//! The table of settings: one name in both forms, its default and what it means.
+//!
+//! The table is the only source: the native flags and their help, the checks in [`mod@crate::config`], the README's
+//! table and spin.toml's variables are all held against it.
+
+use serde::Serialize;
+
+/// The two forms the service runs in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Form {
+    /// The binary `host-shim`: settings are environment variables and flags.
+    Native,
+    /// Spin components: settings are variables, in lower case.
+    Spin,
+}
+
+impl Form {
+    /// The word used in metrics.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Native => "native",
+            Self::Spin => "spin",
+        }
+    }
+}
+
+/// Where a setting exists.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// In both forms.
+    Both,
+    /// For `host-shim` alone.
+    Native,
+    /// On Spin alone.
+    Spin,
+}
+
+/// One setting.
+#[derive(Debug, Clone, Copy)]
+pub struct Setting {
+    /// The environment variable; in lower case the Spin variable; in kebab case the flag.
+    pub name: &'static str,
+    /// The value when it is not set or empty; empty means none.
+    pub default: &'static str,
+    /// Where it exists.
+    pub scope: Scope,
+    /// Whether its value may hold a secret and must never be repeated.
+    pub secret: bool,
+    /// One sentence.
+    pub help: &'static str,
+}
+
+const fn setting(name: &'static str, default: &'static str, scope: Scope, help: &'static str) -> Setting {
+    Setting { name, default, scope, secret: false, help }
+}
+
+const fn secret(name: &'static str, scope: Scope, help: &'static str) -> Setting {
+    Setting { name, default: "", scope, secret: true, help }
+}
+
+/// Every setting, in the order of the README's table.
+pub const SETTINGS: &[Setting] = &[
+    setting("OLLAMA_HOSTS", "", Scope::Native, "Ollama hosts, comma-separated; wins over OLLAMA_HOST"),
+    setting(
+        "OLLAMA_HOST",
+        "http://127.0.0.1:11434",
+        Scope::Both,
+        "The Ollama host: host, host:port or URL; on Spin scheme://name:port",
+    ),
+    setting("OLLAMA_HOST2", "", Scope::Spin, "A second Ollama host: scheme://name:port"),
+    setting("OLLAMA_HOST3", "", Scope::Spin, "A third Ollama host"),
+    setting("OLLAMA_HOST4", "", Scope::Spin, "A fourth Ollama host"),
+    setting("OLLAMA_HOST5", "", Scope::Spin, "A fifth Ollama host"),
+    setting("OLLAMA_HOST6", "", Scope::Spin, "A sixth Ollama host"),
+    setting("OLLAMA_HOST7", "", Scope::Spin, "A seventh Ollama host"),
+    setting("OLLAMA_HOST8", "", Scope::Spin, "An eighth Ollama host"),
+    setting("DEFAULT_MODEL", "llama3.2", Scope::Both, "The model when a request names none"),
+    setting("LB_POLICY", "round_robin", Scope::Both, "How hosts are chosen: round_robin or random"),
+    setting("CACHE_ENABLED", "true", Scope::Both, "Whether repeated questions are answered from the cache"),
+    setting("CACHE_TTL", "3600", Scope::Both, "How long an answer is kept, in seconds or as 90m"),
+    setting("SESSION_TTL", "3600", Scope::Both, "How long a session is kept after its last use"),
+    setting(
+        "HISTORY_MAX_MESSAGES",
+        "40",
+        Scope::Both,
+        "Messages of history sent ahead of a message, at most",
+    ),
+    setting("HISTORY_MAX_BYTES", "64KiB", Scope::Both, "Bytes of history sent ahead of a message, at most"),
+    setting("BODY_LIMIT", "1MiB", Scope::Both, "The largest request body"),
+    setting("CONNECT_TIMEOUT", "2", Scope::Both, "Limit for connecting to an Ollama host"),
+    setting(
+        "FIRST_BYTE_TIMEOUT",
+        "300",
+        Scope::Both,
+        "Limit until the first byte of an answer; loading a model is slow",
+    ),
+    setting("BETWEEN_BYTES_TIMEOUT", "60", Scope::Both, "Limit between two pieces of an answer"),
+    setting("HEALTH_TIMEOUT", "5", Scope::Both, "Limit for each host in /health"),
+    setting(
+        "HEALTH_ALWAYS_200",
+        "false",
+        Scope::Native,
+        "Whether /health answers 200 even when no host does",
+    ),
+    setting(
+        "HEALTH_ALWAYS_OK",
+        "false",
+        Scope::Spin,
+        "HEALTH_ALWAYS_200 on Spin, where each word of a name must begin with a letter",
+    ),
+    secret("API_KEYS", Scope::Both, "Keys that open the service, comma-separated; unset means open"),
+    setting(
+        "CALLER_HEADER",
+        "",
+        Scope::Both,
+        "A header, set by a proxy that authenticates, that names the caller instead of the credentials",
+    ),
+    secret(
+        "REDIS_URL",
+        Scope::Native,
+        "Redis, as redis://user:password@host:6379/0 or rediss://; wins over REDIS_HOST",
+    ),
+    setting("REDIS_SCHEME", "redis", Scope::Both, "redis, or rediss for TLS"),
+    setting(
+        "REDIS_HOST",
+        "",
+        Scope::Both,
+        "The name of the Redis server; natively unset means the embedded store; on Spin 127.0.0.1",
+    ),
+    setting("REDIS_PORT", "6379", Scope::Both, "The port of the Redis server"),
+    setting("REDIS_USERNAME", "", Scope::Both, "The Redis user"),
+    secret("REDIS_PASSWORD", Scope::Both, "The Redis password"),
+    setting("REDIS_DB", "0", Scope::Both, "The Redis database"),
+    setting("REDIS_PREFIX", "paddock", Scope::Both, "What every Redis key begins with"),
+    setting(
+        "REDIS_TIMEOUT",
+        "250ms",
+        Scope::Both,
+        "Limit for each exchange with Redis; what takes longer is done without",
+    ),
+    setting(
+        "MEMORY_LIMIT",
+        "64MiB",
+        Scope::Native,
+        "Bytes for the embedded store, half each for answers and sessions",
+    ),
+    setting("LISTEN", "0.0.0.0:8000", Scope::Native, "The address to listen on; port 0 takes a free one"),
+    setting("DRAIN_TIMEOUT", "30", Scope::Native, "How long open requests may take after SIGTERM"),
+    setting(
+        "CLIENT_TIMEOUT",
+        "150",
+        Scope::Native,
+        "Limit for a client's next request and between two pieces of its body; longer than proxies keep idle connections",
+    ),
+    setting("LOG_FORMAT", "auto", Scope::Native, "auto, human or json; auto is human on a terminal"),
+];
+
+impl Setting {
+    /// The setting of that name, if there is one.
+    pub fn named(name: &str) -> Option<&'static Self> {
+        SETTINGS.iter().find(|setting| setting.name == name)
+    }
+
+    /// The name of the Spin variable.
+    pub fn variable(&self) -> String {
+        self.name.to_ascii_lowercase()
+    }
+
+    /// The name of the flag, without dashes.
+    pub fn flag(&self) -> String {
+        self.variable().replace('_', "-")
+    }
+
+    /// Whether it exists in that form.
+    pub fn exists_in(&self, form: Form) -> bool {
+        match self.scope {
+            Scope::Both => true,
+            Scope::Native => form == Form::Native,
+            Scope::Spin => form == Form::Spin,
+        }
+    }
+}
+
+/// The port through which settings come in.
+pub trait Settings {
+    /// The value of the setting called `name` in the table; `None` when it is not set.
+    fn value(&self, name: &str) -> Option<String>;
+}
+
+impl<F: Fn(&str) -> Option<String>> Settings for F {
+    fn value(&self, name: &str) -> Option<String> {
+        self(name)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_word_of_a_name_begins_with_a_letter_as_spin_demands() {
+        for setting in SETTINGS {
+            for word in setting.name.split('_') {
+                let fits = word.starts_with(|first: char| first.is_ascii_uppercase());
+                assert!(fits || !setting.exists_in(Form::Spin), "{}", setting.name);
+            }
+        }
+    }
+}

@@ -1,0 +1,130 @@
+//! Shared state, as ports named by what the service needs and never by what a database offers.
+//!
+//! There are two implementations, both here: [`memory`] and [`redis`]. One contract-test suite runs on both.
+//! A store may fail at any time; a chat goes on without it.
+
+#[cfg(feature = "memory")]
+pub mod memory;
+pub mod redis;
+
+use std::{
+    future::Future,
+    sync::atomic::{AtomicBool, Ordering},
+    time::Duration,
+};
+
+use crate::{
+    cache::{CacheKey, CachedAnswer},
+    host::{MaybeSend, MaybeSync},
+    session::{SessionKey, Turn},
+};
+
+/// Why the store did not do what was asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The limit passed. A write may still happen later.
+    #[error("no answer in time")]
+    TimedOut,
+    /// There is no connection, or the server refuses.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+    /// The server answered something else than the command's reply.
+    #[error("unexpected reply to {0}")]
+    UnexpectedReply(&'static str),
+    /// The value does not fit.
+    #[error("no room for the value")]
+    Full,
+    /// There is no store.
+    #[error("no store is configured")]
+    Absent,
+}
+
+/// What a store operation gives.
+pub type StoreResult<T> = Result<T, StoreError>;
+
+/// Answers by the question they belong to.
+pub trait ResponseCache: MaybeSend + MaybeSync {
+    /// The answer stored under `key`, unless its time has passed. A value that another version wrote is none.
+    fn answer(&self, key: &CacheKey) -> impl Future<Output = StoreResult<Option<CachedAnswer>>> + MaybeSend;
+
+    /// Stores `answer` for `ttl`. Doing it twice, or late, is harmless.
+    fn put_answer(
+        &self,
+        key: &CacheKey,
+        answer: &CachedAnswer,
+        ttl: Duration,
+    ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
+}
+
+/// Conversations.
+pub trait Sessions: MaybeSend + MaybeSync {
+    /// The turns of a session, oldest first; empty when there is none. Renews its time to live.
+    fn turns(
+        &self,
+        key: &SessionKey,
+        ttl: Duration,
+    ) -> impl Future<Output = StoreResult<Vec<Turn>>> + MaybeSend;
+
+    /// Appends a turn, keeps the newest `keep` and renews the time to live, all at once: turns appended at the
+    /// same time all survive. Appending a turn again, by its id, is harmless.
+    fn append_turn(
+        &self,
+        key: &SessionKey,
+        turn: &Turn,
+        ttl: Duration,
+        keep: usize,
+    ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
+}
+
+/// Everything that is shared between requests, instances and replicas.
+pub trait Store: ResponseCache + Sessions {
+    /// Counts one more routed request; gives how many went before.
+    fn next_turn(&self) -> impl Future<Output = StoreResult<u64>> + MaybeSend;
+
+    /// Whether the store answers.
+    fn ping(&self) -> impl Future<Output = StoreResult<()>> + MaybeSend;
+
+    /// Whether the store is known to be down.
+    fn outage(&self) -> &Outage;
+}
+
+/// Remembers whether the store failed last, so that an outage is logged once.
+#[derive(Debug, Default)]
+pub struct Outage(AtomicBool);
+
+/// A change that the operator should know.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Transition {
+    /// The first failure after a success.
+    Began,
+    /// The first success after a failure.
+    Ended,
+}
+
+impl Outage {
+    /// Takes note of one result.
+    pub fn note(&self, succeeded: bool) -> Option<Transition> {
+        // A plain load first: results agree nearly always, and a swap would make every core wait for the line.
+        if self.0.load(Ordering::Relaxed) != succeeded {
+            return None;
+        }
+        match (self.0.swap(!succeeded, Ordering::Relaxed), succeeded) {
+            (true, true) => Some(Transition::Ended),
+            (false, false) => Some(Transition::Began),
+            (true, false) | (false, true) => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_is_told_once_at_each_end() {
+        let outage = Outage::default();
+        let told: Vec<_> =
+            [true, false, false, true, true].into_iter().map(|succeeded| outage.note(succeeded)).collect();
+        assert_eq!(told, [None, Some(Transition::Began), None, Some(Transition::Ended), None]);
+    }
+}

@@ -1,0 +1,146 @@
+//! The embedded store: everything in this process, bounded in bytes, with expiry.
+//!
+//! The default without Redis, and the fake of the tests. Which entry goes when memory runs short is the cache
+//! library's policy (S3-FIFO); an entry whose time has passed is never given out.
+
+use std::{
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use quick_cache::{Weighter, sync::Cache};
+
+use crate::{
+    cache::{CacheKey, CachedAnswer},
+    host::Clock,
+    session::{SessionKey, Turn},
+    store::{Outage, ResponseCache, Sessions, Store, StoreError, StoreResult},
+};
+
+/// What an entry costs beside its text, in bytes: key, counters, hash table.
+const ENTRY_OVERHEAD: u64 = 160;
+/// The size of an entry that tables are laid out for, in bytes.
+const USUAL_ENTRY: u64 = 4096;
+
+#[derive(Debug, Clone)]
+struct Expiring<T> {
+    value: T,
+    expires: Duration,
+    bytes: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct ByBytes;
+
+impl<K, T> Weighter<K, Expiring<T>> for ByBytes {
+    fn weight(&self, _: &K, entry: &Expiring<T>) -> u64 {
+        entry.bytes + ENTRY_OVERHEAD
+    }
+}
+
+type Bounded<K, T> = Cache<K, Expiring<T>, ByBytes>;
+
+/// The embedded store.
+#[derive(Debug)]
+pub struct MemoryStore<C> {
+    clock: C,
+    answers: Bounded<CacheKey, Arc<CachedAnswer>>,
+    sessions: Bounded<SessionKey, Arc<[Arc<Turn>]>>,
+    /// Held while a session is replaced, so that turns appended at the same time all survive.
+    appending: Mutex<()>,
+    turn: AtomicU64,
+    outage: Outage,
+}
+
+impl<C: Clock> MemoryStore<C> {
+    /// A store that takes `limit` bytes at most, half for answers and half for sessions.
+    pub fn new(clock: C, limit: u64) -> Self {
+        let half = limit / 2;
+        let entries = usize::try_from(half / USUAL_ENTRY).unwrap_or(usize::MAX).max(16);
+        Self {
+            clock,
+            answers: Cache::with_weighter(entries, half, ByBytes),
+            sessions: Cache::with_weighter(entries, half, ByBytes),
+            appending: Mutex::new(()),
+            turn: AtomicU64::new(0),
+            outage: Outage::default(),
+        }
+    }
+
+    fn live<K: std::hash::Hash + Eq + Clone, T: Clone>(&self, entries: &Bounded<K, T>, key: &K) -> Option<T> {
+        let entry = entries.get(key)?;
+        if entry.expires <= self.clock.now() {
+            entries.remove(key);
+            return None;
+        }
+        Some(entry.value)
+    }
+
+    fn put_session(&self, key: &SessionKey, turns: Arc<[Arc<Turn>]>, ttl: Duration) {
+        let messages = turns.iter().flat_map(|turn| &turn.messages);
+        let bytes = messages.map(|message| message.content.len() as u64 + ENTRY_OVERHEAD).sum();
+        let expires = self.clock.now() + ttl;
+        self.sessions.insert(key.clone(), Expiring { value: turns, expires, bytes });
+    }
+}
+
+impl<C: Clock> ResponseCache for MemoryStore<C> {
+    async fn answer(&self, key: &CacheKey) -> StoreResult<Option<CachedAnswer>> {
+        Ok(self.live(&self.answers, key).map(|answer| CachedAnswer::clone(&answer)))
+    }
+
+    async fn put_answer(&self, key: &CacheKey, answer: &CachedAnswer, ttl: Duration) -> StoreResult<()> {
+        let entry = Expiring {
+            value: Arc::new(answer.clone()),
+            expires: self.clock.now() + ttl,
+            bytes: answer.response.len() as u64,
+        };
+        self.answers.insert(*key, entry);
+        Ok(())
+    }
+}
+
+impl<C: Clock> Sessions for MemoryStore<C> {
+    async fn turns(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Vec<Turn>> {
+        let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
+        let Some(turns) = self.live(&self.sessions, key) else { return Ok(Vec::new()) };
+        self.put_session(key, turns.clone(), ttl);
+        Ok(turns.iter().map(|turn| Turn::clone(turn)).collect())
+    }
+
+    async fn append_turn(
+        &self,
+        key: &SessionKey,
+        turn: &Turn,
+        ttl: Duration,
+        keep: usize,
+    ) -> StoreResult<()> {
+        let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
+        let turns = self.live(&self.sessions, key).unwrap_or_default();
+        if turns.iter().any(|known| known.id == turn.id) {
+            return Ok(());
+        }
+        let dropped = (turns.len() + 1).saturating_sub(keep.max(1));
+        let kept = turns.iter().skip(dropped).cloned().chain([Arc::new(turn.clone())]).collect();
+        self.put_session(key, kept, ttl);
+        // A session larger than the cache admits is refused silently; what is acknowledged must be there.
+        if self.sessions.peek(key).is_some() { Ok(()) } else { Err(StoreError::Full) }
+    }
+}
+
+impl<C: Clock> Store for MemoryStore<C> {
+    async fn next_turn(&self) -> StoreResult<u64> {
+        Ok(self.turn.fetch_add(1, Ordering::Relaxed))
+    }
+
+    async fn ping(&self) -> StoreResult<()> {
+        Ok(())
+    }
+
+    fn outage(&self) -> &Outage {
+        &self.outage
+    }
+}
