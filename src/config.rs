@@ -165,8 +165,12 @@ fn hosts(reader: &mut Reader<'_, impl Settings>) -> Vec<BackendHost> {
         let entries = list.split(',').map(str::trim).map(str::to_owned);
         named.extend(entries.map(|entry| ("OLLAMA_HOSTS", entry)));
     }
+    named.retain(|(_, text)| !text.is_empty());
+    if named.is_empty() {
+        reader.problem("OLLAMA_HOST", "must name at least one host, such as http://127.0.0.1:11434");
+    }
     let mut hosts: Vec<BackendHost> = Vec::new();
-    for (name, text) in named.into_iter().filter(|(_, text)| !text.is_empty()) {
+    for (name, text) in named {
         let parsed = match reader.form() {
             Form::Native => host_address::parse(&text),
             Form::Spin => host_address::parse_strict(&text),
@@ -178,9 +182,6 @@ fn hosts(reader: &mut Reader<'_, impl Settings>) -> Vec<BackendHost> {
             }
             Ok(host) => hosts.push(host),
         }
-    }
-    if hosts.is_empty() {
-        reader.problem("OLLAMA_HOST", "must name at least one host, such as http://127.0.0.1:11434");
     }
     if hosts.len() > HOSTS_LIMIT {
         reader.problem("OLLAMA_HOSTS", &format!("must name at most {HOSTS_LIMIT} hosts"));

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use http::{HeaderValue, Response, StatusCode, header};
-use serde_json::json;
+use serde::Serialize;
 
 use crate::{
     host::Phase,
@@ -148,6 +148,20 @@ fn model_not_found(model: &str, available: &[String]) -> String {
         format!("available: {}", available.join(", "))
     };
     format!("the model '{model}' is on no Ollama host; {have}; to add it: ollama pull {model}")
+}
+
+#[derive(Serialize)]
+struct ErrorBody<'a> {
+    error: ErrorFields<'a>,
+}
+
+#[derive(Serialize)]
+struct ErrorFields<'a> {
+    code: &'a str,
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    param: Option<&'a str>,
 }
 
 impl Error {
@@ -354,12 +368,15 @@ impl Error {
     /// The reply in the shape of our own routes:
     /// `{"error":{"code","message","type","param"}}`.
     pub fn into_response(self) -> Response<ReplyBody> {
-        let body = json!({"error": {
-            "code": self.code(),
-            "message": self.to_string(),
-            "type": self.kind(),
-            "param": self.param(),
-        }});
+        let message = self.to_string();
+        let body = ErrorBody {
+            error: ErrorFields {
+                code: self.code(),
+                message: &message,
+                kind: self.kind(),
+                param: self.param(),
+            },
+        };
         let mut response = reply::json(self.status(), &body);
         let headers = response.headers_mut();
         if let Self::MethodNotAllowed { allow } = self {

@@ -93,8 +93,8 @@ pub struct RequestRecord<'a> {
     pub status: u16,
     /// `ok` or the error's code.
     pub outcome: &'static str,
-    /// Time until the last byte was handed over, written in milliseconds.
-    #[serde(rename = "duration_ms", serialize_with = "milliseconds")]
+    /// Time until the last byte was handed over, written in microseconds.
+    #[serde(rename = "duration_us", serialize_with = "microseconds")]
     pub duration: Duration,
     /// What the cache did.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -110,17 +110,12 @@ pub struct RequestRecord<'a> {
 }
 
 impl RequestRecord<'_> {
-    /// The duration in milliseconds, to the microsecond.
-    pub fn duration_ms(&self) -> f64 {
-        to_milliseconds(self.duration)
+    /// The duration in whole microseconds.
+    pub fn duration_us(&self) -> u64 {
+        u64::try_from(self.duration.as_micros()).unwrap_or(u64::MAX)
     }
 }
 
-fn milliseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
-    serializer.serialize_f64(to_milliseconds(*duration))
-}
-
-/// Milliseconds, to the microsecond.
-fn to_milliseconds(duration: Duration) -> f64 {
-    (duration.as_secs_f64() * 1e6).round() / 1e3
+fn microseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u128(duration.as_micros())
 }

@@ -32,7 +32,7 @@ pub mod handle;
 pub mod health;
 pub mod host;
 pub mod journal;
-#[cfg(feature = "memory")]
+#[cfg(all(feature = "memory", not(target_family = "wasm")))]
 pub mod memory_host;
 pub mod metrics;
 mod reply;

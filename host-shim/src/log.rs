@@ -59,7 +59,7 @@ pub(crate) fn write(event: &Event<'_>) {
             route = record.route,
             status = record.status,
             outcome = record.outcome,
-            duration_ms = record.duration_ms(),
+            duration_us = record.duration_us(),
             cache = record.cache.map(paddock::cache::CacheStatus::as_str),
             host = record.host,
             attempts = record.attempts,

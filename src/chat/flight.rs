@@ -7,6 +7,8 @@
 
 mod attempt;
 
+use std::collections::BTreeSet;
+
 use bytes::Bytes;
 use futures::{
     channel::oneshot,
@@ -151,10 +153,8 @@ async fn plan<'a, H: Host>(host: &'a H, account: &mut Account) -> Vec<&'a Backen
 /// The models of all hosts, each once, sorted.
 async fn available_models<H: Host>(host: &H) -> Vec<String> {
     let probes = health::probe(host).await;
-    let mut names: Vec<_> = probes.into_iter().filter_map(|probe| probe.models.ok()).flatten().collect();
-    names.sort();
-    names.dedup();
-    names
+    let names: BTreeSet<_> = probes.into_iter().filter_map(|probe| probe.models.ok()).flatten().collect();
+    names.into_iter().collect()
 }
 
 /// Stores what the answer changes. An empty answer changes nothing.

@@ -30,7 +30,8 @@ pub(super) fn parse(text: &str) -> Result<String, String> {
             .filter(|port| *port > 0)
             .ok_or_else(|| "must have a port from 1 to 65535".to_owned())?,
     };
-    Ok(format!("{scheme}://{}:{port}{}", client_host(host), path.trim_end_matches('/')))
+    let host = client_host(host)?;
+    Ok(format!("{scheme}://{host}:{port}{}", path.trim_end_matches('/')))
 }
 
 /// The same address again, if it is written `scheme://name:port`: Spin compares the name literally, and one entry
@@ -61,14 +62,15 @@ fn split(authority: &str) -> Result<(&str, Option<&str>), String> {
     })
 }
 
-fn client_host(host: &str) -> String {
+fn client_host(host: &str) -> Result<String, String> {
     match host.parse::<IpAddr>() {
-        Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => Ipv4Addr::LOCALHOST.to_string(),
-        Ok(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => format!("[{}]", Ipv6Addr::LOCALHOST),
-        Ok(IpAddr::V6(address)) => format!("[{address}]"),
-        Ok(IpAddr::V4(address)) => address.to_string(),
-        Err(_) if host.is_empty() => Ipv4Addr::LOCALHOST.to_string(),
-        Err(_) => host.to_owned(),
+        Ok(IpAddr::V4(Ipv4Addr::UNSPECIFIED)) => Ok(Ipv4Addr::LOCALHOST.to_string()),
+        Ok(IpAddr::V6(Ipv6Addr::UNSPECIFIED)) => Ok(format!("[{}]", Ipv6Addr::LOCALHOST)),
+        Ok(IpAddr::V6(address)) => Ok(format!("[{address}]")),
+        Ok(IpAddr::V4(address)) => Ok(address.to_string()),
+        Err(_) if host.is_empty() => Ok(Ipv4Addr::LOCALHOST.to_string()),
+        Err(_) if host.contains([':', '[', ']']) => Err("must be a name or an address".to_owned()),
+        Err(_) => Ok(host.to_owned()),
     }
 }
 

@@ -100,12 +100,10 @@ impl<'a, S: Settings> Reader<'a, S> {
     /// Seconds as a number, or a number with a unit such as `250ms` or `90m`; more than none.
     pub fn duration(&mut self, name: &'static str) -> Duration {
         let parse = |text: &str| {
-            let seconds = text.parse::<f64>().ok().map(Duration::try_from_secs_f64);
-            let duration = match seconds {
-                Some(seconds) => seconds.ok(),
-                None => humantime::parse_duration(text).ok(),
-            };
-            duration
+            let seconds = text.parse().map(Duration::from_secs);
+            seconds
+                .or_else(|_| humantime::parse_duration(text))
+                .ok()
                 .filter(|duration| !duration.is_zero() && *duration <= DURATION_LIMIT)
                 .ok_or_else(|| "must be a time such as 30, 250ms or 90m, more than 0".to_owned())
         };

@@ -1,1 +1,46 @@
-//! Spin host.
+//! Paddock's ports over the Spin SDK: what the three components have in common.
+//!
+//! A leaf: it moves bytes and never decides. One instance serves many requests, several at once, and dies after a
+//! second of idleness: what requests share here is plain data (settings, a connection), never a lock, a channel or
+//! a future in progress. It must not panic: that would end every request of the instance.
+
+#![cfg(target_family = "wasm")]
+
+mod body;
+mod host;
+mod redis;
+mod settings;
+mod upstream;
+
+use std::cell::RefCell;
+
+use paddock::Error;
+use spin_sdk::http::{IntoResponse, Request};
+
+use crate::{body::SpinBody, host::SpinHost};
+
+thread_local! {
+    /// The host of this instance, once its settings were read.
+    static HOST: RefCell<Option<SpinHost>> = const { RefCell::new(None) };
+}
+
+/// Answers one request: the whole of a component.
+pub async fn serve(request: Request) -> impl IntoResponse {
+    match instance_host().await {
+        Ok(host) => {
+            let request = request.map(|body| SpinBody::new(body, None));
+            paddock::handle(&host, request).await
+        }
+        Err(problems) => Error::Misconfigured { problems }.into_response(),
+    }
+}
+
+/// The host of this instance. Requests that find none at the same time each make one; the last stays.
+async fn instance_host() -> Result<SpinHost, Vec<String>> {
+    if let Some(host) = HOST.with_borrow(Clone::clone) {
+        return Ok(host);
+    }
+    let host = SpinHost::load().await?;
+    HOST.set(Some(host.clone()));
+    Ok(host)
+}

@@ -1,0 +1,139 @@
+//! The Spin host: the core's ports over the Spin SDK.
+
+use std::{
+    future::Future,
+    io::Write,
+    rc::Rc,
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use paddock::{
+    Config, Host,
+    config::Loaded,
+    host::{Background, Clock, Entropy, Journal, Limits, Upstream, UpstreamFailure},
+    journal::{Event, Level},
+    metrics::redis::RedisMetrics,
+    settings::Form,
+    store::redis::RedisStore,
+};
+use serde::Serialize;
+use spin_sdk::wasip3;
+
+use crate::{body::SpinBody, redis::SpinRedis, settings::SpinSettings, upstream};
+
+/// The host of one instance. Clones share everything.
+#[derive(Clone)]
+pub(crate) struct SpinHost(Rc<Parts>);
+
+struct Parts {
+    config: Config,
+    started: Instant,
+    store: RedisStore<SpinRedis>,
+    metrics: RedisMetrics<SpinRedis>,
+}
+
+impl SpinHost {
+    /// Reads and checks the settings.
+    ///
+    /// # Errors
+    /// One sentence per mistake; they are in the log, too.
+    pub(crate) async fn load() -> Result<Self, Vec<String>> {
+        let settings = SpinSettings::read().await;
+        let Loaded { config, warnings } = Config::load(&settings, Form::Spin)
+            .inspect_err(|problems| record(&Event::Misconfigured { problems }))?;
+        for warning in warnings {
+            write(Level::Warn, &warning, None);
+        }
+        let timeout = config.redis.as_ref().map_or(Duration::ZERO, |redis| redis.timeout);
+        let redis = SpinRedis::new(config.redis.as_ref().map(|redis| redis.url.clone()));
+        Ok(Self(Rc::new(Parts {
+            store: RedisStore::new(redis.clone(), &config.redis_prefix, timeout),
+            metrics: RedisMetrics::new(redis, &config.redis_prefix, timeout),
+            started: Instant::now(),
+            config,
+        })))
+    }
+}
+
+/// One line of the log: when, how urgent, a sentence, and the fields of the event.
+#[derive(Serialize)]
+struct Line<'a> {
+    /// Milliseconds since 1970.
+    time_ms: u128,
+    level: Level,
+    message: &'a str,
+    #[serde(flatten)]
+    event: Option<&'a Event<'a>>,
+}
+
+/// Writes a line of JSON to standard error, which Spin keeps as the component's log.
+fn write(level: Level, message: &str, event: Option<&Event<'_>>) {
+    let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
+    if let Ok(mut line) = serde_json::to_vec(&Line { time_ms, level, message, event }) {
+        line.push(b'\n');
+        // A log that cannot be written must not stop the service.
+        let _ = std::io::stderr().write_all(&line);
+    }
+}
+
+fn record(event: &Event<'_>) {
+    write(event.level(), event.summary(), Some(event));
+}
+
+impl Upstream for SpinHost {
+    type Body = SpinBody<wasip3::http::types::Response>;
+
+    async fn send(
+        &self,
+        request: http::Request<Bytes>,
+        limits: Limits,
+    ) -> Result<http::Response<Self::Body>, UpstreamFailure> {
+        upstream::send(request, limits).await
+    }
+}
+
+impl Clock for SpinHost {
+    fn now(&self) -> Duration {
+        self.0.started.elapsed()
+    }
+}
+
+impl Entropy for SpinHost {
+    fn random(&self) -> u64 {
+        wasip3::random::random::get_random_u64()
+    }
+}
+
+impl Background for SpinHost {
+    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+        wasip3::spawn(task);
+    }
+}
+
+impl Journal for SpinHost {
+    fn record(&self, event: &Event<'_>) {
+        record(event);
+    }
+}
+
+impl Host for SpinHost {
+    type Store = RedisStore<SpinRedis>;
+    type Metrics = RedisMetrics<SpinRedis>;
+
+    fn form(&self) -> Form {
+        Form::Spin
+    }
+
+    fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    fn store(&self) -> &Self::Store {
+        &self.0.store
+    }
+
+    fn metrics(&self) -> &Self::Metrics {
+        &self.0.metrics
+    }
+}

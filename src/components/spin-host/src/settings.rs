@@ -1,0 +1,29 @@
+//! Settings from Spin's variables.
+
+use std::collections::BTreeMap;
+
+use futures::future::join_all;
+use paddock::settings::{Form, SETTINGS, Settings};
+use spin_sdk::variables;
+
+/// The values of all variables that the manifest gives this component.
+pub(crate) struct SpinSettings(BTreeMap<&'static str, String>);
+
+impl SpinSettings {
+    /// Reads every setting. A variable that the manifest does not give to this component is not set: each component
+    /// gets only what it needs.
+    pub(crate) async fn read() -> Self {
+        let settings = SETTINGS.iter().filter(|setting| setting.exists_in(Form::Spin));
+        let reads = settings.map(|setting| async {
+            let value = variables::get(setting.variable()).await.ok()?;
+            (!value.trim().is_empty()).then_some((setting.name, value))
+        });
+        Self(join_all(reads).await.into_iter().flatten().collect())
+    }
+}
+
+impl Settings for SpinSettings {
+    fn value(&self, name: &str) -> Option<String> {
+        self.0.get(name).cloned()
+    }
+}
