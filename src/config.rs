@@ -274,9 +274,9 @@ mod tests {
         let config = native(&[]).config;
         assert_eq!(urls(&config), ["http://127.0.0.1:11434"]);
         assert_eq!(config.default_model, "llama3.2");
-        assert_eq!(config.cache_ttl, Duration::from_secs(3600));
+        assert_eq!(config.cache_ttl, Duration::from_hours(1));
         assert_eq!(config.body_limit, 1 << 20);
-        assert_eq!(config.limits.first_byte, Duration::from_secs(300));
+        assert_eq!(config.limits.first_byte, Duration::from_mins(5));
         assert_eq!(config.redis, None);
         assert!(config.api_keys.is_open() && config.cache_enabled && !config.health_always_ok);
     }

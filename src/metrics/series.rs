@@ -145,7 +145,7 @@ mod tests {
             (Duration::ZERO, 0),
             (Duration::from_millis(5), 0),
             (Duration::from_micros(5_001), 1),
-            (Duration::from_secs(600), 16),
+            (Duration::from_mins(10), 16),
             (Duration::from_secs(601), 17),
             (Duration::MAX, 17),
         ] {
