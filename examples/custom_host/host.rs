@@ -21,7 +21,7 @@ use paddock::{
 
 /// Time since the program started.
 #[derive(Debug, Clone, Copy)]
-pub struct WallClock(Instant);
+pub(crate) struct WallClock(Instant);
 
 impl Clock for WallClock {
     fn now(&self) -> Duration {
@@ -31,7 +31,7 @@ impl Clock for WallClock {
 
 /// The host; clones share everything.
 #[derive(Debug, Clone)]
-pub struct TokioHost(Arc<Parts>);
+pub(crate) struct TokioHost(Arc<Parts>);
 
 #[derive(Debug)]
 struct Parts {
@@ -43,7 +43,8 @@ struct Parts {
 
 impl TokioHost {
     /// A host whose settings come from wherever you keep them; here two are set, the others have their defaults.
-    pub fn new() -> anyhow::Result<Self> {
+    #[expect(clippy::disallowed_methods, reason = "a host is where time comes from")]
+    pub(crate) fn new() -> anyhow::Result<Self> {
         let settings = |name: &str| match name {
             "DEFAULT_MODEL" => Some("parrot".to_owned()),
             "CACHE_TTL" => Some("10m".to_owned()),
