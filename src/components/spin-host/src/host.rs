@@ -20,7 +20,7 @@ use paddock::{
 use serde::Serialize;
 use spin_sdk::wasip3;
 
-use crate::{body::SpinBody, redis::SpinRedis, settings::SpinSettings, upstream};
+use crate::{background, body::SpinBody, redis::SpinRedis, settings::SpinSettings, upstream};
 
 /// The host of one instance. Clones share everything.
 #[derive(Clone)]
@@ -107,7 +107,7 @@ impl Entropy for SpinHost {
 
 impl Background for SpinHost {
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
-        wasip3::spawn(task);
+        background::spawn(task);
     }
 }
 

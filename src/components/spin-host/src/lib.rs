@@ -2,10 +2,13 @@
 //!
 //! A leaf: it moves bytes and never decides. One instance serves many requests, several at once, and dies after a
 //! second of idleness: what requests share here is plain data (settings, a connection), never a lock, a channel or
-//! a future in progress. It must not panic: that would end every request of the instance.
+//! a future in progress, for waking one request's task from another's traps the instance. (wit-bindgen 0.57 has a
+//! feature against that, `inter-task-wakeup`, but it breaks a rule of the component model that wasmtime enforces
+//! from 48 on, and would trap every request.) It must not panic: that would end every request of the instance.
 
 #![cfg(target_family = "wasm")]
 
+mod background;
 mod body;
 mod host;
 mod redis;
@@ -17,7 +20,7 @@ use std::cell::RefCell;
 use paddock::Error;
 use spin_sdk::http::{IntoResponse, Request};
 
-use crate::{body::SpinBody, host::SpinHost};
+use crate::{background::Spawning, body::SpinBody, host::SpinHost};
 
 thread_local! {
     /// The host of this instance, once its settings were read.
@@ -29,7 +32,7 @@ pub async fn serve(request: Request) -> impl IntoResponse {
     match instance_host().await {
         Ok(host) => {
             let request = request.map(|body| SpinBody::new(body, None));
-            paddock::handle(&host, request).await
+            Spawning(Box::pin(paddock::handle(&host, request))).await
         }
         Err(problems) => Error::Misconfigured { problems }.into_response(),
     }

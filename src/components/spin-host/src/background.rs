@@ -1,0 +1,39 @@
+//! Background tasks of one request, through wit-bindgen's `spawn`.
+//!
+//! A task that is spawned while its request waits would not run before the request's next event: wit-bindgen 0.57
+//! queues it without waking anybody. So whoever spawns is polled again at once.
+
+use std::{
+    cell::Cell,
+    future::Future,
+    pin::Pin,
+    task::{Context, Poll},
+};
+
+use spin_sdk::wasip3;
+
+thread_local! {
+    /// Whether a task was spawned since this was last asked. It is set and read within one poll.
+    static SPAWNED: Cell<bool> = const { Cell::new(false) };
+}
+
+/// Starts `task` as part of the request that is being served.
+pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
+    wasip3::spawn(Spawning(Box::pin(task)));
+    SPAWNED.set(true);
+}
+
+/// A future that may spawn: every future that runs handlers is wrapped in one.
+pub(crate) struct Spawning<F>(pub(crate) Pin<Box<F>>);
+
+impl<F: Future> Future for Spawning<F> {
+    type Output = F::Output;
+
+    fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {
+        let output = self.0.as_mut().poll(context);
+        if SPAWNED.take() {
+            context.waker().wake_by_ref();
+        }
+        output
+    }
+}
