@@ -383,8 +383,9 @@ impl Error {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
         } else if self == Self::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        } else if let Self::UpstreamBusy { retry_after } = self {
-            let seconds = retry_after.map_or(1, |wait| wait.as_secs().max(1));
+        } else if self.retryable() && self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            let asked = if let Self::UpstreamBusy { retry_after } = self { retry_after } else { None };
+            let seconds = asked.map_or(1, |wait| wait.as_secs().max(1));
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
         response

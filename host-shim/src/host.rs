@@ -45,7 +45,7 @@ impl NativeHost {
     pub(crate) fn new(config: Config) -> anyhow::Result<Self> {
         let clock = SystemClock(Instant::now());
         Ok(Self(Arc::new(Parts {
-            client: Client::new(config.limits.connect),
+            client: Client::new(&config),
             store: NativeStore::new(&config, clock)?,
             metrics: MemoryMetrics::default(),
             tasks: TaskTracker::new(),

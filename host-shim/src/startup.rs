@@ -4,6 +4,7 @@ use paddock::{
     Host as _,
     health::{Probe, probe},
     host::Background as _,
+    store::Store as _,
 };
 
 use crate::{host::NativeHost, store::NativeStore};
@@ -23,7 +24,13 @@ pub(crate) fn announce(host: &NativeHost, demo: bool) {
         tracing::warn!("demo: answers come from a stand-in inside this process, not from a language model");
     }
     let asked = host.clone();
-    host.spawn(async move { report(&asked, &probe(&asked).await) });
+    host.spawn(async move {
+        let (store, probes) = tokio::join!(asked.store().ping(), probe(&asked));
+        if let Err(error) = store {
+            tracing::warn!(%error, "Redis does not answer: serving without cache and memory until it does");
+        }
+        report(&asked, &probes);
+    });
 }
 
 fn report(host: &NativeHost, probes: &[Probe]) {

@@ -17,7 +17,10 @@ use hyper_util::{
     client::legacy::{Client as PooledClient, Error as ClientError, connect::HttpConnector},
     rt::{TokioExecutor, TokioIo, TokioTimer},
 };
-use paddock::host::{Limits, Phase, UpstreamFailure};
+use paddock::{
+    Config,
+    host::{Limits, Phase, UpstreamFailure},
+};
 use tokio::{
     net::TcpStream,
     time::{Instant, timeout_at},
@@ -36,17 +39,17 @@ type BoxError = Box<dyn std::error::Error + Send + Sync>;
 pub(crate) struct Client(PooledClient<LimitedConnector, Full<Bytes>>);
 
 impl Client {
-    pub(crate) fn new(connect_limit: Duration) -> Self {
+    /// A client for these hosts.
+    pub(crate) fn new(config: &Config) -> Self {
+        let connect_limit = config.limits.connect;
+        let any_tls = config.fleet.hosts().iter().any(|host| host.url().starts_with("https:"));
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
         http.enforce_http(false);
         // The machine's own certificates where there are any: a private authority must be trusted. An image without
-        // them gets the well-known ones.
-        let builder = HttpsConnectorBuilder::new();
-        let https = match builder.with_native_roots() {
-            Ok(builder) => builder,
-            Err(_) => HttpsConnectorBuilder::new().with_webpki_roots(),
-        };
+        // them gets the well-known ones. Reading them takes memory, so only where a host wants them.
+        let own = any_tls.then(|| HttpsConnectorBuilder::new().with_native_roots().ok()).flatten();
+        let https = own.unwrap_or_else(|| HttpsConnectorBuilder::new().with_webpki_roots());
         let inner = https.https_or_http().enable_http1().wrap_connector(http);
         let client = PooledClient::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
