@@ -106,6 +106,7 @@ mod tests {
     #[test]
     fn what_is_no_host_is_refused() {
         for text in [
+            "::G",
             "ftp://a",
             "a:0",
             "a:99999",
