@@ -1,0 +1,33 @@
+# host-shim as one static file in an otherwise empty image. Builds with BuildKit and with the classic builder.
+# Both base images are arguments: RUST_IMAGE needs cargo and a C compiler, RUNTIME_IMAGE needs nothing at all
+# (busybox, for one, gives a shell to look around with).
+ARG RUST_IMAGE=rust:1.95-slim-bookworm
+ARG RUNTIME_IMAGE=scratch
+
+FROM ${RUST_IMAGE} AS workspace
+WORKDIR /workspace
+COPY . .
+RUN scripts/image-build split
+
+FROM ${RUST_IMAGE} AS build
+WORKDIR /build
+# Dependencies first: this layer is built again only when a manifest or the lock file changes.
+COPY scripts/image-build scripts/
+COPY --from=workspace /manifests .
+RUN scripts/image-build build
+COPY --from=workspace /sources .
+RUN scripts/image-build build && cp target/*/release/host-shim /host-shim
+
+FROM ${RUNTIME_IMAGE}
+LABEL org.opencontainers.image.title="Paddock" \
+      org.opencontainers.image.description="The AI service between clients and a herd of Ollama servers" \
+      org.opencontainers.image.source="https://github.com/paddock-ai/paddock" \
+      org.opencontainers.image.licenses="Apache-2.0"
+COPY --from=build /host-shim /host-shim
+# No user of the image's own is needed: the binary writes no file.
+USER 65532:65532
+EXPOSE 8000
+# The signal that drains open requests.
+STOPSIGNAL SIGTERM
+HEALTHCHECK --interval=10s --timeout=5s --start-period=5s --retries=3 CMD ["/host-shim", "healthcheck"]
+ENTRYPOINT ["/host-shim"]
