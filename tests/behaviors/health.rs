@@ -1,0 +1,102 @@
+//! `GET /health` and `GET /livez`.
+
+use crate::behaviors::prelude::*;
+
+/// The body of `/health`, with Redis where the form has one.
+fn health(form: &dyn Form, status: &str, hosts: &[(&FakeOllama, bool)]) -> serde_json::Value {
+    let hosts: serde_json::Map<_, _> = hosts.iter().map(|(host, up)| (host.url(), (*up).into())).collect();
+    let mut body = json!({"status": status, "ollama": hosts});
+    if form.has_redis() {
+        body["redis"] = true.into();
+    }
+    body
+}
+
+async fn a_fleet_that_answers_is_healthy(form: &dyn Form) -> Result<()> {
+    let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
+    let gateway = form.start(Setup::new(&hosts)).await?;
+    let reply = gateway.get("/health").await?;
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.json(), health(form, "healthy", &[(&hosts[0], true), (&hosts[1], true)]));
+    assert_eq!(reply.header("content-type"), "application/json");
+    Ok(())
+}
+
+async fn one_host_that_answers_is_enough_for_200(form: &dyn Form) -> Result<()> {
+    let (well, ill) = (FakeOllama::start().await?, FakeOllama::start().await?);
+    let gateway = form.start(Setup::new([&well, &ill]).set("HEALTH_TIMEOUT", "1")).await?;
+    for fault in
+        [Scripted::hang(), Scripted::unfinished(End::Hang)?, refusal(500)?, Scripted::saying("no list")?]
+    {
+        ill.lists(fault);
+        let started = Instant::now();
+        let reply = gateway.get("/health").await?;
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.json(), health(form, "degraded", &[(&well, true), (&ill, false)]));
+        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+    }
+    ill.refuse().await?;
+    assert_eq!(gateway.get("/health").await?.at("/status"), "degraded");
+    ill.accept().await?;
+    ill.recover();
+    assert_eq!(gateway.get("/health").await?.at("/status"), "healthy");
+    Ok(())
+}
+
+async fn hosts_are_asked_at_the_same_time(form: &dyn Form) -> Result<()> {
+    let mut hosts = Vec::new();
+    for _ in 0..6 {
+        let host = FakeOllama::start().await?;
+        host.lists(Scripted::hang());
+        hosts.push(host);
+    }
+    let gateway = form.start(Setup::new(&hosts).set("HEALTH_TIMEOUT", "2")).await?;
+    let started = Instant::now();
+    assert_eq!(gateway.get("/health").await?.status, 503);
+    assert!(started.elapsed() < Duration::from_secs(8), "{:?}", started.elapsed());
+    Ok(())
+}
+
+async fn without_any_host_health_is_503(form: &dyn Form) -> Result<()> {
+    let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
+    hosts[0].refuse().await?;
+    hosts[1].lists(refusal(503)?);
+    let gateway = form.start(Setup::new(&hosts)).await?;
+    let reply = gateway.get("/health").await?;
+    assert_eq!(reply.status, 503);
+    assert_eq!(reply.json(), health(form, "degraded", &[(&hosts[0], false), (&hosts[1], false)]));
+    Ok(())
+}
+
+async fn a_setting_keeps_the_200_when_no_host_answers(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    ollama.refuse().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("HEALTH_ALWAYS_200", "true")).await?;
+    let reply = gateway.get("/health").await?;
+    assert_eq!(reply.status, 200);
+    assert_eq!(reply.json(), health(form, "degraded", &[(&ollama, false)]));
+    Ok(())
+}
+
+async fn liveness_asks_nobody(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    ollama.lists(Scripted::hang());
+    ollama.chats(Scripted::hang());
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    for _ in 0..5 {
+        let reply = gateway.get("/livez").await?;
+        assert_eq!((reply.status.as_u16(), reply.json()), (200, json!({"status": "alive"})));
+    }
+    // The native binary asks once when it starts, to tell what there is.
+    assert!(ollama.requests().len() <= 1, "{:?}", ollama.requests());
+    Ok(())
+}
+
+on_every_form! {
+    a_fleet_that_answers_is_healthy,
+    one_host_that_answers_is_enough_for_200,
+    hosts_are_asked_at_the_same_time,
+    without_any_host_health_is_503,
+    a_setting_keeps_the_200_when_no_host_answers,
+    liveness_asks_nobody,
+}

@@ -1,0 +1,32 @@
+//! What users get, as behaviours that hold in every form. Each file ends with the list of the forms that its
+//! behaviours are promised for: `on_every_form!`, `where_leaving_is_seen!` and `over_redis!`, which each test binary
+//! defines for the forms that it runs. A behaviour on no list does not compile without a warning.
+
+mod access;
+mod answers;
+mod cache;
+mod chat;
+mod failover;
+mod health;
+mod input;
+mod leaving;
+mod metrics;
+mod outage;
+mod replicas;
+mod routing;
+mod sessions;
+
+/// What every behaviour needs.
+pub(crate) mod prelude {
+    pub(crate) use std::time::{Duration, Instant};
+
+    pub(crate) use anyhow::{Result, bail, ensure};
+    pub(crate) use futures::future::join_all;
+    pub(crate) use http::Method;
+    pub(crate) use paddock_tests::{
+        gateway::{Form, Gateway, PATIENCE, Payload, Reply},
+        ollama::{CHAT, End, FakeOllama, Scripted, refusal},
+        setup::Setup,
+    };
+    pub(crate) use serde_json::json;
+}

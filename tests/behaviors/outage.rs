@@ -1,0 +1,120 @@
+//! Redis goes away, falls silent, or was never there: chats go on, and every reply says what it did without.
+
+use std::sync::Arc;
+
+use paddock_tests::{prometheus::Scrape, redis_server::RedisServer};
+
+use crate::behaviors::prelude::*;
+
+/// More than all limits together, less than any test's patience.
+const SOON: Duration = Duration::from_secs(10);
+
+/// A chat in a session, which must be answered without cache and history, and soon.
+async fn does_without(gateway: &dyn Gateway, ollama: &FakeOllama, message: &str) -> Result<()> {
+    let started = Instant::now();
+    let reply = gateway.say_in("s", message).await?;
+    assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
+    assert_eq!((reply.cache(), reply.header("x-session")), ("bypass", "unavailable"));
+    let last = ollama.chat_requests().last().map(|request| request.messages());
+    assert_eq!(last, Some(vec![format!("user: {message}")]));
+    // Without a session there is nothing to be unavailable.
+    let reply = gateway.say(&format!("{message}, by the way")).await?;
+    assert_eq!((reply.cache(), reply.header("x-session")), ("bypass", ""));
+    Ok(())
+}
+
+async fn is_degraded(gateway: &dyn Gateway) -> Result<()> {
+    let health = gateway.get("/health").await?;
+    assert_eq!((health.status.as_u16(), health.at("/status")), (200, "degraded".to_owned()));
+    assert_eq!(health.json()["redis"], false);
+    let scrape = Scrape::of(gateway).await?;
+    assert!(scrape.sum("paddock_store_up", &[]) == 0.0, "the store is shown as down");
+    Ok(())
+}
+
+async fn is_back(gateway: &dyn Gateway) -> Result<()> {
+    gateway.until("s", |reply| reply.cache() == "miss" && reply.header("x-session") == "stored").await?;
+    let started = Instant::now();
+    while gateway.get("/health").await?.at("/status") != "healthy" {
+        ensure!(started.elapsed() < PATIENCE, "not healthy again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(Scrape::of(gateway).await?.sum("paddock_store_up", &[]) == 1.0, "the store is shown as up");
+    Ok(())
+}
+
+async fn a_stopped_redis_costs_cache_and_memory_but_no_answer(form: &dyn Form) -> Result<()> {
+    let redis = Arc::new(RedisServer::start()?);
+    let hosts = [FakeOllama::start().await?];
+    let gateway = form.start(Setup::new(&hosts).redis(&redis)).await?;
+    assert_eq!(gateway.say_in("s", "before").await?.header("x-session"), "stored");
+    redis.stop()?;
+    for message in ["during", "still during"] {
+        does_without(gateway.as_ref(), &hosts[0], message).await?;
+    }
+    is_degraded(gateway.as_ref()).await?;
+    redis.restart()?;
+    is_back(gateway.as_ref()).await
+}
+
+async fn a_silent_redis_costs_its_limit_and_no_answer(form: &dyn Form) -> Result<()> {
+    let redis = Arc::new(RedisServer::start()?);
+    let hosts = [FakeOllama::start().await?];
+    let setup = Setup::new(&hosts).redis(&redis).set("REDIS_TIMEOUT", "500ms");
+    let gateway = form.start(setup).await?;
+    gateway.until("s", |reply| reply.header("x-session") == "stored").await?;
+    redis.pause()?;
+    for message in ["during", "still during"] {
+        does_without(gateway.as_ref(), &hosts[0], message).await?;
+    }
+    is_degraded(gateway.as_ref()).await?;
+    redis.resume()?;
+    is_back(gateway.as_ref()).await
+}
+
+async fn a_redis_that_was_never_there_is_done_without(form: &dyn Form) -> Result<()> {
+    let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
+    let gateway = form.start(Setup::new(&hosts).redis_nowhere()?).await?;
+    let reply = gateway.say_in("s", "hello").await?;
+    assert_eq!((reply.cache(), reply.header("x-session")), ("bypass", "unavailable"));
+    // Chance spreads where no counter is shared.
+    for turn in 0..32 {
+        gateway.say(&format!("hello {turn}")).await?;
+    }
+    assert!(hosts.iter().all(|host| host.count(CHAT) > 0));
+    is_degraded(gateway.as_ref()).await
+}
+
+async fn an_outage_is_logged_once_at_each_end(form: &dyn Form) -> Result<()> {
+    let redis = Arc::new(RedisServer::start()?);
+    let hosts = [FakeOllama::start().await?];
+    let gateway = form.start(Setup::new(&hosts).redis(&redis)).await?;
+    gateway.say_in("s", "before").await?;
+    redis.stop()?;
+    for turn in 0..5 {
+        gateway.say_in("s", &format!("during {turn}")).await?;
+    }
+    redis.restart()?;
+    gateway.until("s", |reply| reply.header("x-session") == "stored").await?;
+    let logs = gateway.logs();
+    let told = |words: &str| logs.lines().filter(|line| line.contains(words)).count();
+    assert_eq!((told("store is down"), told("store is back")), (1, 1), "{logs}");
+    Ok(())
+}
+
+async fn a_redis_that_comes_late_is_used(form: &dyn Form) -> Result<()> {
+    let redis = Arc::new(RedisServer::stopped()?);
+    let hosts = [FakeOllama::start().await?];
+    let gateway = form.start(Setup::new(&hosts).redis(&redis)).await?;
+    does_without(gateway.as_ref(), &hosts[0], "before").await?;
+    redis.restart()?;
+    is_back(gateway.as_ref()).await
+}
+
+over_redis! {
+    a_stopped_redis_costs_cache_and_memory_but_no_answer,
+    a_silent_redis_costs_its_limit_and_no_answer,
+    a_redis_that_was_never_there_is_done_without,
+    an_outage_is_logged_once_at_each_end,
+    a_redis_that_comes_late_is_used,
+}

@@ -1,0 +1,159 @@
+//! Conversations: what is sent ahead of a message, what is kept, whose it is.
+
+use crate::behaviors::prelude::*;
+
+/// What the last chat sent upstream.
+fn last_conversation(ollama: &FakeOllama) -> Vec<String> {
+    ollama.chat_requests().last().map(|request| request.messages()).unwrap_or_default()
+}
+
+async fn the_history_goes_ahead_of_the_message(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    gateway.say_in("s", "one").await?;
+    gateway.say_in("s", "two").await?;
+    gateway.say_in("other", "elsewhere").await?;
+    gateway.say_in("s", "three").await?;
+    assert_eq!(
+        last_conversation(&ollama),
+        ["user: one", "assistant: echo of one #1", "user: two", "assistant: echo of two #2", "user: three"]
+    );
+    Ok(())
+}
+
+async fn without_a_session_nothing_is_remembered(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    gateway.say("one").await?;
+    gateway.chat(json!({"message": "two", "session_id": ""})).await?;
+    gateway.chat(json!({"message": "three", "session_id": null})).await?;
+    assert_eq!(last_conversation(&ollama), ["user: three"]);
+    Ok(())
+}
+
+async fn a_turn_that_the_cache_answered_is_remembered_as_well(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    gateway.say("one").await?;
+    let hit = gateway.say_in("s", "one").await?;
+    assert_eq!((hit.cache(), hit.header("x-session")), ("hit", "stored"));
+    gateway.say_in("s", "two").await?;
+    assert_eq!(last_conversation(&ollama), ["user: one", "assistant: echo of one #1", "user: two"]);
+    Ok(())
+}
+
+/// Sends so many turns at once, and counts them in the history afterwards.
+async fn concurrent_turns_survive(form: &dyn Form, turns: usize) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    let messages: Vec<_> = (0..turns).map(|turn| format!("turn {turn}")).collect();
+    for reply in join_all(messages.iter().map(|message| gateway.say_in("s", message))).await {
+        assert_eq!(reply?.header("x-session"), "stored");
+    }
+    gateway.say_in("s", "what did I say?").await?;
+    let conversation = last_conversation(&ollama);
+    assert_eq!(conversation.len(), 2 * turns + 1, "{conversation:#?}");
+    for message in messages {
+        let place = conversation.iter().position(|said| *said == format!("user: {message}"));
+        let answer = place.and_then(|place| conversation.get(place + 1)).cloned().unwrap_or_default();
+        assert!(answer.starts_with(&format!("assistant: echo of {message} #")), "{conversation:#?}");
+    }
+    Ok(())
+}
+
+async fn two_turns_at_once_both_survive(form: &dyn Form) -> Result<()> {
+    concurrent_turns_survive(form, 2).await
+}
+
+async fn sixteen_turns_at_once_all_survive(form: &dyn Form) -> Result<()> {
+    concurrent_turns_survive(form, 16).await
+}
+
+async fn the_history_is_trimmed_to_its_messages_without_splitting_a_turn(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("HISTORY_MAX_MESSAGES", "5")).await?;
+    for message in ["one", "two", "three", "four"] {
+        gateway.say_in("s", message).await?;
+    }
+    assert_eq!(
+        last_conversation(&ollama),
+        [
+            "user: two",
+            "assistant: echo of two #2",
+            "user: three",
+            "assistant: echo of three #3",
+            "user: four"
+        ]
+    );
+    Ok(())
+}
+
+async fn the_history_is_trimmed_to_its_bytes_without_splitting_a_turn(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("HISTORY_MAX_BYTES", "1KiB")).await?;
+    let long = "x".repeat(600);
+    gateway.say_in("s", "short").await?;
+    gateway.say_in("s", &long).await?;
+    // The long turn alone exceeds the budget, and what is older than it must not come without it.
+    gateway.say_in("s", "and now?").await?;
+    assert_eq!(last_conversation(&ollama), ["user: and now?"]);
+    gateway.say_in("s", "still?").await?;
+    assert_eq!(
+        last_conversation(&ollama),
+        ["user: and now?", "assistant: echo of and now? #3", "user: still?"]
+    );
+    Ok(())
+}
+
+async fn a_foreign_session_is_an_empty_session_of_ones_own(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    let say = async |message: &str, caller: &str| {
+        let body = json!({"message": message, "session_id": "s"});
+        gateway.chat_with(body, &[("x-api-key", caller)]).await
+    };
+    say("my secret is 42", "ann").await?;
+    say("what is the secret?", "bob").await?;
+    assert_eq!(last_conversation(&ollama), ["user: what is the secret?"]);
+    gateway.say_in("s", "and for everybody?").await?;
+    assert_eq!(last_conversation(&ollama), ["user: and for everybody?"]);
+    say("what is my secret?", "ann").await?;
+    assert_eq!(last_conversation(&ollama).len(), 3);
+    Ok(())
+}
+
+async fn a_session_is_forgotten_when_its_time_has_passed(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("SESSION_TTL", "1")).await?;
+    gateway.say_in("s", "one").await?;
+    gateway.pass(Duration::from_millis(1100)).await;
+    gateway.say_in("s", "two").await?;
+    assert_eq!(last_conversation(&ollama), ["user: two"]);
+    Ok(())
+}
+
+async fn a_failed_turn_is_not_remembered(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    for failure in [refusal(500)?, refusal(400)?, Scripted::cut()?, Scripted::crashed_in_stream()?] {
+        ollama.next_chat(failure);
+        let reply = gateway.chat(json!({"message": "one", "session_id": "s"})).await?;
+        assert_ne!(reply.status, 200);
+    }
+    gateway.say_in("s", "two").await?;
+    assert_eq!(last_conversation(&ollama), ["user: two"]);
+    Ok(())
+}
+
+on_every_form! {
+    the_history_goes_ahead_of_the_message,
+    without_a_session_nothing_is_remembered,
+    a_turn_that_the_cache_answered_is_remembered_as_well,
+    two_turns_at_once_both_survive,
+    sixteen_turns_at_once_all_survive,
+    the_history_is_trimmed_to_its_messages_without_splitting_a_turn,
+    the_history_is_trimmed_to_its_bytes_without_splitting_a_turn,
+    a_foreign_session_is_an_empty_session_of_ones_own,
+    a_session_is_forgotten_when_its_time_has_passed,
+    a_failed_turn_is_not_remembered,
+}

@@ -1,0 +1,150 @@
+//! The table, and whether the aims are met.
+
+use std::{io::Write as _, time::Duration};
+
+use anyhow::Result;
+
+use crate::{
+    load::Measurement,
+    systems::{DIRECT, Facts, HIT, HIT_REDIS, MISS, NGINX, System},
+};
+
+const MIB: f64 = 1024.0 * 1024.0;
+
+/// What was measured of one system.
+#[derive(Debug)]
+pub(crate) struct Row {
+    name: &'static str,
+    /// Resident memory before the first request, in bytes.
+    idle: u64,
+    /// Resident memory after the last round.
+    pub(crate) loaded: u64,
+    /// The rounds for each number of clients.
+    pub(crate) cells: Vec<Vec<Measurement>>,
+}
+
+/// The rounds of one system with one number of clients, summed up.
+#[derive(Debug, Clone, Copy)]
+struct Summary {
+    /// Requests a second: the median of the rounds.
+    rate: f64,
+    p50: f64,
+    p99: f64,
+    /// Processor time a request.
+    cpu: f64,
+}
+
+impl Row {
+    pub(crate) fn new(system: &System, numbers_of_clients: usize) -> Self {
+        let cells = (0..numbers_of_clients).map(|_| Vec::new()).collect();
+        Self { name: system.name, idle: system.processes.idle, loaded: 0, cells }
+    }
+
+    /// The summary for the smallest or the largest number of clients, by place.
+    fn summary(&self, place: usize) -> Option<Summary> {
+        self.cells.get(place).filter(|rounds| !rounds.is_empty()).map(|rounds| Summary::of(rounds))
+    }
+}
+
+impl Summary {
+    fn of(rounds: &[Measurement]) -> Self {
+        let rate = |round: &Measurement| number(round.latencies.len()) / round.elapsed.as_secs_f64();
+        let mut rates: Vec<_> = rounds.iter().map(rate).collect();
+        rates.sort_by(f64::total_cmp);
+        let mut latencies: Vec<_> = rounds.iter().flat_map(|round| &round.latencies).copied().collect();
+        latencies.sort_unstable();
+        let cpu: Duration = rounds.iter().map(|round| round.cpu).sum();
+        let percentile = |percent: usize| {
+            let place = (latencies.len() * percent / 100).min(latencies.len().saturating_sub(1));
+            latencies.get(place).map_or(0.0, |nanoseconds| f64::from(*nanoseconds) / 1e3)
+        };
+        Self {
+            rate: rates.get(rates.len() / 2).copied().unwrap_or_default(),
+            p50: percentile(50),
+            p99: percentile(99),
+            cpu: cpu.as_secs_f64() * 1e6 / number(latencies.len()),
+        }
+    }
+}
+
+fn number(count: usize) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// Tells the operator how far we are.
+pub(crate) fn say(words: &str) {
+    // Nobody may be listening.
+    writeln!(std::io::stderr(), "bench: {words}").ok();
+}
+
+/// Prints the table and the aims.
+pub(crate) fn print(rows: &[Row], facts: &Facts, clients: &[usize]) -> Result<()> {
+    let mut output = std::io::stdout().lock();
+    let Facts { processor, cores, kernel, nginx, binary } = facts;
+    let nginx = nginx.as_ref().map_or_else(String::new, |version| format!(", {version}"));
+    writeln!(output, "\n{processor}, {cores} cores, Linux {kernel}{nginx}\n")?;
+    write!(output, "| |")?;
+    for count in clients {
+        write!(output, " {count} client{}: req/s | p50 µs | p99 µs | CPU µs |", if *count == 1 { "" } else { "s" })?;
+    }
+    writeln!(output, " idle MiB | loaded MiB |")?;
+    writeln!(output, "|---|{}--:|--:|", "--:|--:|--:|--:|".repeat(clients.len()))?;
+    for row in rows {
+        write!(output, "| {} |", row.name)?;
+        for place in 0..clients.len() {
+            match row.summary(place) {
+                Some(Summary { rate, p50, p99, cpu }) => {
+                    write!(output, " {rate:.0} | {p50:.0} | {p99:.0} | {cpu:.1} |")?;
+                }
+                None => write!(output, " | | | |")?,
+            }
+        }
+        writeln!(output, " {:.1} | {:.1} |", bytes(row.idle) / MIB, bytes(row.loaded) / MIB)?;
+    }
+    writeln!(output)?;
+    for aim in aims(rows, *binary) {
+        writeln!(output, "- {aim}")?;
+    }
+    Ok(())
+}
+
+fn bytes(count: u64) -> f64 {
+    f64::from(u32::try_from(count).unwrap_or(u32::MAX))
+}
+
+/// Each aim whose systems were measured, with what was measured.
+fn aims(rows: &[Row], binary: u64) -> Vec<String> {
+    let row = |name: &str| rows.iter().find(|row| row.name == name);
+    let one = |name: &str| row(name)?.summary(0);
+    let many = |name: &str| row(name)?.summary(1);
+    let verdict = |met: bool| if met { "met" } else { "MISSED" };
+    let at_least = |what: &str, found: f64, aim: f64, digits: usize| {
+        format!("{what}: {found:.digits$}, aim at least {aim:.digits$}: {}", verdict(found >= aim))
+    };
+    let at_most = |what: &str, found: f64, aim: f64| {
+        format!("{what}: {found:.1}, aim at most {aim:.1}: {}", verdict(found <= aim))
+    };
+    let mut aims = Vec::new();
+    for (summary, words) in [
+        (&one as &dyn Fn(&str) -> Option<Summary>, "miss beside nginx, rate at 1 client"),
+        (&many, "miss beside nginx, rate at 16 clients"),
+    ] {
+        if let (Some(miss), Some(nginx)) = (summary(MISS), summary(NGINX)) {
+            aims.push(at_least(words, miss.rate / nginx.rate, 0.7, 2));
+        }
+    }
+    if let (Some(miss), Some(direct)) = (one(MISS), one(DIRECT)) {
+        aims.push(at_most("µs that a miss adds at 1 client (p50)", miss.p50 - direct.p50, 60.0));
+    }
+    if let Some(hit) = many(HIT_REDIS) {
+        aims.push(at_least("hits a second with Redis, 16 clients", hit.rate, 35_000.0, 0));
+    }
+    if let Some(hit) = many(HIT) {
+        aims.push(at_least("hits a second embedded, 16 clients", hit.rate, 60_000.0, 0));
+    }
+    if let Some(shim) = row(MISS).or(row(HIT)) {
+        aims.push(at_most("idle memory of host-shim in MiB", bytes(shim.idle) / MIB, 8.0));
+    }
+    aims.push(at_most("binary of host-shim in MiB", bytes(binary) / MIB, 12.0));
+    aims
+}

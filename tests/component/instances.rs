@@ -1,0 +1,85 @@
+//! Instances: one serves many requests, at the same time and one after the other, and none lasts.
+
+use anyhow::Result;
+use futures::future::join_all;
+use paddock_tests::{
+    gateway::{Gateway, SpinGateway},
+    ollama::{FakeOllama, Scripted},
+    setup::Setup,
+};
+use std::time::Duration;
+
+#[tokio::test]
+async fn one_instance_answers_sixteen_chats_at_once() -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let spin = SpinGateway::start(Setup::new([&ollama]).in_one_instance()).await?;
+    let gateway: &dyn Gateway = &spin;
+    for round in 0..3 {
+        let messages: Vec<_> = (0..16).map(|number| format!("question {round} {number}")).collect();
+        let sessions = (0..16).map(|number| format!("s{}", number % 4)).collect::<Vec<_>>();
+        let chats = messages.iter().zip(&sessions).map(|(message, session)| gateway.say_in(session, message));
+        for (message, reply) in messages.iter().zip(join_all(chats).await) {
+            let reply = reply?;
+            assert!(reply.response().starts_with(&format!("echo of {message} #")), "{}", reply.text());
+            assert_eq!(reply.header("x-session"), "stored");
+        }
+    }
+    assert_eq!((spin.app().instances("chat"), spin.app().traps("chat")), (1, 0));
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_slow_chat_does_not_hold_up_its_neighbours_in_the_instance() -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let spin = SpinGateway::start(Setup::new([&ollama]).in_one_instance()).await?;
+    let gateway: &dyn Gateway = &spin;
+    gateway.say("warm up").await?;
+    ollama.next_chat(Scripted::saying("late")?.after(Duration::from_secs(3)));
+    let slow = gateway.say("slow");
+    let quick = async {
+        ollama.wait_for_requests(paddock_tests::ollama::CHAT, 2, paddock_tests::gateway::PATIENCE).await?;
+        let started = std::time::Instant::now();
+        for number in 0..5 {
+            gateway.say(&format!("quick {number}")).await?;
+        }
+        anyhow::Ok(started.elapsed())
+    };
+    let (slow, quick) = futures::join!(slow, quick);
+    assert_eq!(slow?.response(), "late");
+    assert!(quick? < Duration::from_secs(2));
+    assert_eq!(spin.app().instances("chat"), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_does_not_disturb_its_neighbours() -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let spin = SpinGateway::start(Setup::new([&ollama]).in_one_instance()).await?;
+    let gateway: &dyn Gateway = &spin;
+    ollama.next_chat(Scripted::saying("nobody reads this")?.after(Duration::from_millis(300)));
+    let mut chat = Box::pin(gateway.say("leaving"));
+    tokio::select! {
+        _ = &mut chat => anyhow::bail!("answered too early"),
+        asked = ollama.wait_for_requests(paddock_tests::ollama::CHAT, 1, paddock_tests::gateway::PATIENCE) => asked?,
+    }
+    drop(chat);
+    for reply in join_all((0..8).map(|_| gateway.say("staying"))).await {
+        assert_eq!(reply?.status, 200);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_must_outlive_an_instance_is_in_redis() -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let setup = Setup::new([&ollama]);
+    // Two applications share nothing but Redis, as two instances do.
+    let (first, second) = (SpinGateway::start(setup.clone()).await?, SpinGateway::start(setup).await?);
+    let (one, two): (&dyn Gateway, &dyn Gateway) = (&first, &second);
+    one.say_in("s", "hello").await?;
+    assert_eq!(two.say("hello").await?.cache(), "hit");
+    let scrape = paddock_tests::prometheus::Scrape::of(one).await?;
+    assert!((scrape.sum("ollama_requests_total", &[]) - 2.0).abs() < 0.5, "both are counted together");
+    assert_eq!(scrape.label_values("paddock_build_info", "form"), ["spin"]);
+    Ok(())
+}

@@ -1,0 +1,30 @@
+//! The behaviours on the very components that Spin runs, in a harness that does what Spin does, and what only Spin has.
+
+use paddock_tests::gateway::Spin;
+
+macro_rules! on_every_form {
+    ($($behavior:ident,)*) => {
+        mod spin {
+            $(#[tokio::test]
+            async fn $behavior() -> anyhow::Result<()> {
+                super::$behavior(&crate::Spin).await
+            })*
+        }
+    };
+}
+
+/// Spin tells a component that its client left only when the component writes.
+macro_rules! where_leaving_is_seen {
+    ($($behavior:ident,)*) => { const _: () = { $(let _ = $behavior;)* }; };
+}
+
+macro_rules! over_redis {
+    ($($behaviors:tt)*) => { on_every_form! { $($behaviors)* } };
+}
+
+#[path = "../behaviors/mod.rs"]
+mod behaviors;
+mod files;
+mod instances;
+mod manifest;
+mod misconfigured;

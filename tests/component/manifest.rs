@@ -1,0 +1,90 @@
+//! `spin.toml`: its variables are the table of settings, and each component gets the least it needs.
+
+use std::collections::BTreeSet;
+
+use anyhow::{Context as _, Result};
+use paddock::settings::{Form, SETTINGS, Setting};
+use paddock_tests::spin::manifest::{Component, Manifest};
+
+fn manifest() -> Result<Manifest> {
+    Manifest::load(&Manifest::workspace_path())
+}
+
+fn component<'a>(manifest: &'a Manifest, id: &str) -> Result<&'a Component> {
+    manifest.components.get(id).with_context(|| format!("no component {id}"))
+}
+
+fn on_spin() -> impl Iterator<Item = &'static Setting> {
+    SETTINGS.iter().filter(|setting| setting.exists_in(Form::Spin))
+}
+
+#[test]
+fn the_variables_are_the_settings_with_the_same_defaults() -> Result<()> {
+    let manifest = manifest()?;
+    let known: BTreeSet<_> = on_spin().map(Setting::variable).collect();
+    let named: BTreeSet<_> = manifest.variables.keys().cloned().collect();
+    assert_eq!(named, known);
+    for setting in on_spin() {
+        let variable = &manifest.variables[&setting.variable()];
+        // Spin denies a component everything when one of its outbound hosts has no name.
+        let default = if setting.name == "REDIS_HOST" { "127.0.0.1" } else { setting.default };
+        assert_eq!(variable.default.as_deref(), Some(default), "{}", setting.name);
+        assert_eq!(variable.secret, setting.secret, "{}", setting.name);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_component_gets_variables_under_their_own_names() -> Result<()> {
+    let manifest = manifest()?;
+    let mut given = BTreeSet::new();
+    for (id, component) in &manifest.components {
+        for (name, template) in &component.variables {
+            assert_eq!(template, &format!("{{{{ {name} }}}}"), "{id}");
+            given.insert(name.clone());
+        }
+    }
+    assert_eq!(given, on_spin().map(Setting::variable).collect(), "a setting that no component reads");
+    Ok(())
+}
+
+#[test]
+fn no_component_reaches_further_than_it_must() -> Result<()> {
+    let manifest = manifest()?;
+    let redis = "{{ redis_scheme }}://{{ redis_host }}:{{ redis_port }}".to_owned();
+    let ollama = (1..=8).map(|number| {
+        let number = if number == 1 { String::new() } else { number.to_string() };
+        format!("{{{{ ollama_host{number} }}}}")
+    });
+    let everything: BTreeSet<_> = ollama.chain([redis.clone()]).collect();
+    for (id, allowed) in
+        [("chat", &everything), ("health", &everything), ("metrics", &BTreeSet::from([redis]))]
+    {
+        let hosts: BTreeSet<_> = component(&manifest, id)?.allowed_outbound_hosts.iter().cloned().collect();
+        assert_eq!(&hosts, allowed, "{id}");
+    }
+    for id in ["health", "metrics"] {
+        let variables = &component(&manifest, id)?.variables;
+        for secret in ["api_keys", "caller_header"] {
+            assert!(!variables.contains_key(secret), "{id} has no use for {secret}");
+        }
+    }
+    let metrics = &component(&manifest, "metrics")?.variables;
+    assert!(metrics.keys().all(|name| name.starts_with("redis_")), "{metrics:?}");
+    Ok(())
+}
+
+#[test]
+fn the_routes_are_those_of_the_core() -> Result<()> {
+    let manifest = manifest()?;
+    let routes: Vec<_> = manifest
+        .routes()
+        .iter()
+        .map(|route| (route.route.as_str(), route.component.as_deref().unwrap_or_default()))
+        .collect();
+    for expected in [("/chat", "chat"), ("/health", "health"), ("/livez", "health"), ("/metrics", "metrics")]
+    {
+        assert!(routes.contains(&expected), "{routes:?}");
+    }
+    Ok(())
+}

@@ -1,0 +1,26 @@
+//! The behaviours on the core in memory: no process, no socket, no Redis.
+
+use paddock_tests::gateway::Memory;
+
+macro_rules! on_every_form {
+    ($($behavior:ident,)*) => {
+        mod memory {
+            $(#[tokio::test]
+            async fn $behavior() -> anyhow::Result<()> {
+                super::$behavior(&crate::Memory).await
+            })*
+        }
+    };
+}
+
+macro_rules! where_leaving_is_seen {
+    ($($behaviors:tt)*) => { on_every_form! { $($behaviors)* } };
+}
+
+/// These need a Redis that several replicas share, or that goes away.
+macro_rules! over_redis {
+    ($($behavior:ident,)*) => { const _: () = { $(let _ = $behavior;)* }; };
+}
+
+#[path = "../behaviors/mod.rs"]
+mod behaviors;

@@ -1,0 +1,40 @@
+//! The behaviours on the native binary, with its store embedded and over Redis, and what only a process has.
+
+use paddock_tests::gateway::Native;
+
+const EMBEDDED: Native = Native { redis: false };
+const REDIS: Native = Native { redis: true };
+
+macro_rules! native {
+    ($module:ident, $form:ident, $($behavior:ident,)*) => {
+        mod $module {
+            $(#[tokio::test]
+            async fn $behavior() -> anyhow::Result<()> {
+                super::$behavior(&crate::$form).await
+            })*
+        }
+    };
+}
+
+macro_rules! on_every_form {
+    ($($behavior:ident,)*) => {
+        native! { native_embedded, EMBEDDED, $($behavior,)* }
+        native! { native_redis, REDIS, $($behavior,)* }
+    };
+}
+
+macro_rules! where_leaving_is_seen {
+    ($($behaviors:tt)*) => { on_every_form! { $($behaviors)* } };
+}
+
+macro_rules! over_redis {
+    ($($behavior:ident,)*) => { native! { native_redis, REDIS, $($behavior,)* } };
+}
+
+#[path = "../behaviors/mod.rs"]
+mod behaviors;
+mod command_line;
+mod connections;
+mod logs;
+mod readme;
+mod shutdown;

@@ -1,0 +1,119 @@
+//! The service in any of its forms, behind one door: a behaviour does not know which form it runs on.
+
+mod memory;
+mod native;
+mod spin_form;
+
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, ensure};
+use futures::future::BoxFuture;
+use http::{Method, Request};
+use serde_json::Value;
+
+pub use crate::http_client::{PATIENCE, Payload, Reply};
+pub use memory::Memory;
+pub use native::{HostShim, Native};
+pub use spin_form::{Spin, SpinGateway};
+
+use crate::setup::Setup;
+
+/// A form of the service, such as the native binary over Redis.
+pub trait Form: Sync {
+    /// Starts it. Started twice with one set-up it is two replicas.
+    fn start(&self, setup: Setup) -> BoxFuture<'_, Result<Box<dyn Gateway>>>;
+
+    /// Whether its state is in Redis, even when a set-up says nothing of Redis.
+    fn has_redis(&self) -> bool;
+}
+
+/// The running service. It ends when it is dropped.
+pub trait Gateway: Send + Sync {
+    /// Sends a request. Dropping the future leaves like a client that closes its connection.
+    fn send(&self, request: Request<Payload>) -> BoxFuture<'_, Result<Reply>>;
+
+    /// Lets time pass for whatever expires.
+    fn pass(&self, time: Duration) -> BoxFuture<'_, ()> {
+        // The passage of time is the test's input here, not a wait for something.
+        Box::pin(tokio::time::sleep(time))
+    }
+
+    /// What the service logged so far.
+    fn logs(&self) -> String;
+}
+
+impl dyn Gateway + '_ {
+    /// `GET path`.
+    pub async fn get(&self, path: &str) -> Result<Reply> {
+        self.send(Request::get(path).body(Payload::from(""))?).await
+    }
+
+    /// `POST /chat` with a JSON body.
+    pub async fn chat(&self, body: Value) -> Result<Reply> {
+        self.chat_with(body, &[]).await
+    }
+
+    /// `POST /chat` with a JSON body and headers.
+    pub async fn chat_with(&self, body: Value, headers: &[(&str, &str)]) -> Result<Reply> {
+        let headers = [&[("content-type", "application/json")], headers].concat();
+        self.post(body.to_string(), &headers).await
+    }
+
+    /// `POST /chat` with this message; the reply must be a success.
+    pub async fn say(&self, message: &str) -> Result<Reply> {
+        let reply = self.chat(serde_json::json!({ "message": message })).await?;
+        ensure!(reply.status == 200, "{} {}", reply.status, reply.text());
+        Ok(reply)
+    }
+
+    /// `POST /chat` with this message in a session; the reply must be a success.
+    pub async fn say_in(&self, session: &str, message: &str) -> Result<Reply> {
+        let reply = self.chat(serde_json::json!({ "message": message, "session_id": session })).await?;
+        ensure!(reply.status == 200, "{} {}", reply.status, reply.text());
+        Ok(reply)
+    }
+
+    /// `POST /chat` with any body and exactly these headers.
+    pub async fn post(&self, body: impl Into<Payload>, headers: &[(&str, &str)]) -> Result<Reply> {
+        self.request(Method::POST, "/chat", body, headers).await
+    }
+
+    /// Any request.
+    pub async fn request(
+        &self,
+        method: Method,
+        path: &str,
+        body: impl Into<Payload>,
+        headers: &[(&str, &str)],
+    ) -> Result<Reply> {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        self.send(request.body(body.into())?).await
+    }
+
+    /// Says a message of its own again and again until the reply is as wished.
+    pub async fn until(&self, session: &str, wished: impl Fn(&Reply) -> bool) -> Result<Reply> {
+        let started = Instant::now();
+        for attempt in 0_u32.. {
+            let reply = self.say_in(session, &format!("once more {attempt}")).await?;
+            if wished(&reply) {
+                return Ok(reply);
+            }
+            ensure!(started.elapsed() < PATIENCE, "still {:?} after {PATIENCE:?}", reply.headers);
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        None.context("no attempt is left")
+    }
+}
+
+/// Shows the end of a form's log. The test runner keeps it to itself unless the test fails.
+#[expect(clippy::print_stderr, reason = "the test runner shows it with the failing test alone")]
+fn show(form: &str, logs: &str) {
+    let start = logs.lines().count().saturating_sub(40);
+    eprintln!("--- {form} ---");
+    for line in logs.lines().skip(start) {
+        eprintln!("{line}");
+    }
+}

@@ -1,0 +1,25 @@
+//! What Paddock is tested with: a stand-in Ollama, a real Redis, and the service in each of its forms.
+//!
+//! | module | what it holds |
+//! |---|---|
+//! | [`ollama`] | an upstream that replays recorded answers and fails as it is told |
+//! | [`redis_server`] | a real Redis that can be stopped and paused |
+//! | [`mod@gateway`] | the service in memory, as a native process and on Spin, behind one door |
+//! | [`setup`] | what a form is started with |
+//! | [`artifacts`] | builds what tests run |
+//! | [`http_client`] | requests and replies |
+//! | [`prometheus`] | metrics through Prometheus' own Python parser |
+//! | [`redis_commands`] | the core's Redis port over redis-rs |
+//! | [`spin`] | Spin in a test |
+//!
+//! Nothing here uses a fixed port, and every process ends with the value that stands for it.
+
+pub mod artifacts;
+pub mod gateway;
+pub mod http_client;
+pub mod ollama;
+pub mod prometheus;
+pub mod redis_commands;
+pub mod redis_server;
+pub mod setup;
+pub mod spin;

@@ -1,0 +1,243 @@
+//! What the stand-in answers, as a value: nothing here touches a socket or a clock.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+use serde_json::{Value, json};
+
+use super::fixture::{self, Recording};
+
+/// A wait before something happens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pause {
+    /// As long as this.
+    For(Duration),
+    /// Until the peer gives up.
+    Forever,
+}
+
+impl Pause {
+    /// No wait.
+    pub const NONE: Self = Self::For(Duration::ZERO);
+
+    /// Waits.
+    pub(super) async fn wait(self) {
+        match self {
+            Self::For(Duration::ZERO) => {}
+            Self::For(time) => tokio::time::sleep(time).await,
+            Self::Forever => std::future::pending().await,
+        }
+    }
+}
+
+/// A part of a body, and the wait before it.
+#[derive(Debug, Clone)]
+pub struct Piece {
+    /// The wait.
+    pub after: Pause,
+    /// The bytes.
+    pub bytes: Bytes,
+}
+
+/// How a body ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum End {
+    /// As HTTP wants it.
+    Clean,
+    /// The connection closes without the last chunk, as when Ollama gets SIGTERM.
+    Cut,
+    /// The connection is reset.
+    Reset,
+    /// Never.
+    Hang,
+}
+
+/// One answer.
+#[derive(Debug, Clone)]
+pub struct Scripted {
+    /// The wait before the head.
+    pub head_after: Pause,
+    /// The status.
+    pub status: StatusCode,
+    /// The headers.
+    pub headers: HeaderMap,
+    /// The body.
+    pub pieces: Vec<Piece>,
+    /// Its end.
+    pub end: End,
+}
+
+impl Scripted {
+    /// No head, ever.
+    pub fn hang() -> Self {
+        Self { head_after: Pause::Forever, ..Self::proxy(StatusCode::OK) }
+    }
+
+    /// What a proxy before Ollama says with this status.
+    pub fn proxy(status: StatusCode) -> Self {
+        let page = format!("<html><body><h1>{status}</h1></body></html>");
+        Self::whole(status, "text/html", page)
+    }
+
+    /// A recorded answer, word for word.
+    pub fn recorded(recording: &Recording) -> Result<Self> {
+        let answer = recording.answer()?;
+        Ok(Self::new(answer.status, answer.headers, [Bytes::from_static(answer.body.as_bytes())]).sized())
+    }
+
+    /// The recorded stream in which the model's process died: words, then an error in a line of its own.
+    pub fn crashed_in_stream() -> Result<Self> {
+        let answer = fixture::CRASHED_STREAM.answer()?;
+        Ok(Self::new(answer.status, answer.headers, lines(answer.body)))
+    }
+
+    /// The recorded stream of an Ollama that was stopped: words, then the connection is gone.
+    pub fn cut() -> Result<Self> {
+        let answer = fixture::TERMINATED_STREAM.answer()?;
+        Ok(Self { end: End::Cut, ..Self::new(answer.status, answer.headers, lines(answer.body)) })
+    }
+
+    /// The same stream with another end.
+    pub fn unfinished(end: End) -> Result<Self> {
+        Ok(Self { end, ..Self::cut()? })
+    }
+
+    /// A complete stream that says `text`, a word a line.
+    pub fn saying(text: &str) -> Result<Self> {
+        Self::stream("llama3.2", text, 0)
+    }
+
+    /// A stream that begins well and goes on with `line`.
+    pub fn with_line(line: impl Into<Bytes>) -> Result<Self> {
+        let mut scripted = Self::saying("well begun")?;
+        scripted.pieces.pop();
+        scripted.pieces.push(Piece { after: Pause::NONE, bytes: line.into() });
+        Ok(scripted)
+    }
+
+    /// The whole answer in one object without line end, as Ollama answers when it is not to stream.
+    pub fn single(model: &str, text: &str, prompt_tokens: usize) -> Result<Self> {
+        let answer = fixture::CHAT.answer()?;
+        let mut object: Value = serde_json::from_str(answer.body)?;
+        fill(&mut object, model, text)?;
+        count(&mut object, prompt_tokens, words(text).count());
+        Ok(Self::new(answer.status, answer.headers, [Bytes::from(object.to_string())]).sized())
+    }
+
+    /// The recorded stream, saying `text`.
+    pub fn stream(model: &str, text: &str, prompt_tokens: usize) -> Result<Self> {
+        let answer = fixture::CHAT_STREAM.answer()?;
+        let mut recorded = answer.body.lines();
+        let first: Value = serde_json::from_str(recorded.next().context("no line")?)?;
+        let mut last: Value = serde_json::from_str(recorded.next_back().context("no last line")?)?;
+        fill(&mut last, model, "")?;
+        count(&mut last, prompt_tokens, words(text).count());
+        let mut pieces = Vec::new();
+        for word in words(text) {
+            let mut line = first.clone();
+            fill(&mut line, model, word)?;
+            pieces.push(Bytes::from(format!("{line}\n")));
+        }
+        pieces.push(Bytes::from(format!("{last}\n")));
+        Ok(Self::new(answer.status, answer.headers, pieces))
+    }
+
+    /// The recorded list of models, with these names.
+    pub(super) fn tags<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self> {
+        let answer = fixture::TAGS.answer()?;
+        let list: Value = serde_json::from_str(answer.body)?;
+        let recorded = list.pointer("/models/0").context("no model")?;
+        let models: Vec<_> = names
+            .map(|name| {
+                let mut model = recorded.clone();
+                if let Some(fields) = model.as_object_mut() {
+                    fields.insert("name".to_owned(), name.into());
+                    fields.insert("model".to_owned(), name.into());
+                }
+                model
+            })
+            .collect();
+        let body = json!({ "models": models }).to_string();
+        Ok(Self::new(answer.status, answer.headers, [Bytes::from(body)]).sized())
+    }
+
+    /// The recorded 404, for this model.
+    pub(super) fn not_found(model: &str) -> Result<Self> {
+        let answer = fixture::NOT_FOUND.answer()?;
+        let body = answer.body.replace("nosuch", model);
+        Ok(Self::new(answer.status, answer.headers, [Bytes::from(body)]).sized())
+    }
+
+    /// A text in one piece.
+    pub(super) fn whole(status: StatusCode, content_type: &'static str, text: impl Into<Bytes>) -> Self {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+        Self::new(status, headers, [text.into()]).sized()
+    }
+
+    /// The same after a wait.
+    #[must_use]
+    pub fn after(self, wait: Duration) -> Self {
+        Self { head_after: Pause::For(wait), ..self }
+    }
+
+    /// The same with a wait before each piece of the body.
+    #[must_use]
+    pub fn slowly(mut self, wait: Duration) -> Self {
+        for piece in &mut self.pieces {
+            piece.after = Pause::For(wait);
+        }
+        self
+    }
+
+    /// The same body in pieces of this size, wherever that cuts.
+    #[must_use]
+    pub fn in_pieces_of(mut self, size: usize) -> Self {
+        let whole: Vec<u8> = self.pieces.iter().flat_map(|piece| piece.bytes.clone()).collect();
+        let piece = |bytes: &[u8]| Piece { after: Pause::NONE, bytes: Bytes::copy_from_slice(bytes) };
+        self.pieces = whole.chunks(size.max(1)).map(piece).collect();
+        self
+    }
+
+    /// The same with another header.
+    #[must_use]
+    pub fn with_header(mut self, name: header::HeaderName, value: &'static str) -> Self {
+        self.headers.insert(name, HeaderValue::from_static(value));
+        self
+    }
+
+    fn new(status: StatusCode, headers: HeaderMap, pieces: impl IntoIterator<Item = Bytes>) -> Self {
+        let pieces = pieces.into_iter().map(|bytes| Piece { after: Pause::NONE, bytes }).collect();
+        Self { head_after: Pause::NONE, status, headers, pieces, end: End::Clean }
+    }
+
+    /// With the length of the body in the head.
+    fn sized(mut self) -> Self {
+        let length: usize = self.pieces.iter().map(|piece| piece.bytes.len()).sum();
+        self.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+        self
+    }
+}
+
+fn words(text: &str) -> impl Iterator<Item = &str> {
+    text.split_inclusive(' ')
+}
+
+fn lines(text: &str) -> Vec<Bytes> {
+    text.lines().map(|line| Bytes::from(format!("{line}\n"))).collect()
+}
+
+fn fill(line: &mut Value, model: &str, content: &str) -> Result<()> {
+    *line.get_mut("model").context("no model")? = model.into();
+    *line.pointer_mut("/message/content").context("no content")? = content.into();
+    Ok(())
+}
+
+fn count(line: &mut Value, prompt: usize, answer: usize) {
+    if let Some(fields) = line.as_object_mut() {
+        fields.insert("prompt_eval_count".to_owned(), prompt.into());
+        fields.insert("eval_count".to_owned(), answer.into());
+    }
+}

@@ -1,0 +1,221 @@
+//! What the stand-in has, does and saw; shared by everybody who asks it.
+
+use std::{
+    collections::{HashMap, VecDeque},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use anyhow::Result;
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode, request::Parts};
+use serde_json::Value;
+use tokio::sync::watch;
+
+use super::{CHAT, Scripted, TAGS};
+
+/// A request that the stand-in was sent.
+#[derive(Debug, Clone)]
+pub struct Recorded {
+    /// Its method.
+    pub method: String,
+    /// Its path.
+    pub path: String,
+    /// Its headers.
+    pub headers: HeaderMap,
+    /// Its body.
+    pub body: Bytes,
+}
+
+impl Recorded {
+    /// The body as JSON; null when it is none.
+    pub fn json(&self) -> Value {
+        serde_json::from_slice(&self.body).unwrap_or_default()
+    }
+
+    /// The model that was asked for.
+    pub fn model(&self) -> String {
+        self.json().get("model").and_then(Value::as_str).unwrap_or_default().to_owned()
+    }
+
+    /// The conversation, each message as `role: content`.
+    pub fn messages(&self) -> Vec<String> {
+        let text = |message: &Value, field: &str| {
+            message.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
+        };
+        let body = self.json();
+        let messages = body.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+        messages
+            .iter()
+            .map(|message| format!("{}: {}", text(message, "role"), text(message, "content")))
+            .collect()
+    }
+}
+
+/// What happened so far.
+#[derive(Debug, Default)]
+pub(super) struct Seen {
+    pub(super) requests: Vec<Recorded>,
+    pub(super) connections: usize,
+    pub(super) open: usize,
+    pub(super) given_up: usize,
+}
+
+impl Seen {
+    pub(super) fn count(&self, path: &str) -> usize {
+        self.requests.iter().filter(|request| request.path == path).count()
+    }
+}
+
+#[derive(Debug)]
+struct Plan {
+    /// `None` for every one.
+    models: Option<Vec<String>>,
+    always: HashMap<&'static str, Scripted>,
+    once: HashMap<&'static str, VecDeque<Scripted>>,
+}
+
+#[derive(Debug)]
+pub(super) struct State {
+    plan: Mutex<Plan>,
+    refusing: AtomicBool,
+    seen: watch::Sender<Seen>,
+}
+
+impl Default for State {
+    fn default() -> Self {
+        let models = Some(vec!["llama3.2:latest".to_owned()]);
+        Self {
+            plan: Mutex::new(Plan { models, always: HashMap::new(), once: HashMap::new() }),
+            refusing: AtomicBool::new(false),
+            seen: watch::Sender::default(),
+        }
+    }
+}
+
+impl State {
+    pub(super) fn set_models(&self, models: Option<Vec<String>>) {
+        self.plan().models = models;
+    }
+
+    pub(super) fn always(&self, path: &'static str, scripted: Scripted) {
+        self.plan().always.insert(path, scripted);
+    }
+
+    pub(super) fn once(&self, path: &'static str, scripted: Scripted) {
+        self.plan().once.entry(path).or_default().push_back(scripted);
+    }
+
+    pub(super) fn forget_scripts(&self) {
+        let mut plan = self.plan();
+        plan.always.clear();
+        plan.once.clear();
+    }
+
+    pub(super) fn set_refusing(&self, refusing: bool) {
+        self.refusing.store(refusing, Ordering::SeqCst);
+    }
+
+    pub(super) fn is_refusing(&self) -> bool {
+        self.refusing.load(Ordering::SeqCst)
+    }
+
+    pub(super) fn seen(&self) -> watch::Ref<'_, Seen> {
+        self.seen.borrow()
+    }
+
+    pub(super) fn subscribe(&self) -> watch::Receiver<Seen> {
+        self.seen.subscribe()
+    }
+
+    pub(super) fn connected(&self) {
+        self.seen.send_modify(|seen| seen.connections += 1);
+    }
+
+    /// Takes note of a request and decides what to answer.
+    pub(super) fn ask(self: &Arc<Self>, parts: &Parts, body: Bytes) -> Result<(Scripted, Exchange)> {
+        let request = Recorded {
+            method: parts.method.to_string(),
+            path: parts.uri.path().to_owned(),
+            headers: parts.headers.clone(),
+            body,
+        };
+        let mut number = 0;
+        self.seen.send_modify(|seen| {
+            seen.requests.push(request.clone());
+            seen.open += 1;
+            number = seen.count(&request.path);
+        });
+        let exchange = Exchange { state: Arc::clone(self), complete: false };
+        Ok((self.decide(&request, number)?, exchange))
+    }
+
+    fn decide(&self, request: &Recorded, number: usize) -> Result<Scripted> {
+        let mut plan = self.plan();
+        let path = request.path.as_str();
+        if let Some(scripted) = plan.once.get_mut(path).and_then(VecDeque::pop_front) {
+            return Ok(scripted);
+        }
+        if let Some(scripted) = plan.always.get(path) {
+            return Ok(scripted.clone());
+        }
+        let known = plan.models.as_deref();
+        match path {
+            TAGS => Scripted::tags(known.unwrap_or_default().iter().map(String::as_str)),
+            CHAT => {
+                let model = request.model();
+                if known.is_none_or(|known| known.iter().any(|name| is_same_model(name, &model))) {
+                    chat(request, &model, number)
+                } else {
+                    Scripted::not_found(&model)
+                }
+            }
+            _ => Ok(Scripted::whole(StatusCode::NOT_FOUND, "text/plain", "404 page not found")),
+        }
+    }
+
+    fn plan(&self) -> MutexGuard<'_, Plan> {
+        self.plan.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Ten tokens a message make the prompt, a token a word the answer.
+fn chat(request: &Recorded, model: &str, number: usize) -> Result<Scripted> {
+    let messages = request.messages();
+    let last = messages.last().and_then(|message| message.split_once(": ")).unwrap_or_default().1;
+    let text = format!("echo of {last} #{number}");
+    let is_streamed = request.json().get("stream").and_then(Value::as_bool).unwrap_or(true);
+    let tokens = messages.len() * 10;
+    if is_streamed { Scripted::stream(model, &text, tokens) } else { Scripted::single(model, &text, tokens) }
+}
+
+/// Ollama matches names without case, and no tag means `latest`.
+fn is_same_model(stored: &str, asked: &str) -> bool {
+    stored.eq_ignore_ascii_case(asked) || stored.eq_ignore_ascii_case(&format!("{asked}:latest"))
+}
+
+/// An answer on its way. Dropped before its end, it was given up by whoever asked.
+#[derive(Debug)]
+pub(super) struct Exchange {
+    state: Arc<State>,
+    complete: bool,
+}
+
+impl Exchange {
+    /// Ends it as it should end.
+    pub(super) fn complete(mut self) -> Option<Self> {
+        self.complete = true;
+        None
+    }
+}
+
+impl Drop for Exchange {
+    fn drop(&mut self) {
+        self.state.seen.send_modify(|seen| {
+            seen.open -= 1;
+            seen.given_up += usize::from(!self.complete);
+        });
+    }
+}

@@ -1,0 +1,90 @@
+//! The core's Redis port over redis-rs, and the same connection for looking at what the service stored.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use paddock::store::{
+    StoreError, StoreResult,
+    redis::{RedisCommands, RedisValue},
+};
+use redis::{Cmd, Value, aio::MultiplexedConnection};
+
+use crate::redis_server::RedisServer;
+
+/// A connection to a server.
+#[derive(Clone)]
+pub struct Connection(MultiplexedConnection);
+
+impl std::fmt::Debug for Connection {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("Connection(..)")
+    }
+}
+
+impl Connection {
+    /// Connects.
+    pub async fn open(server: &RedisServer) -> Result<Self> {
+        let client = redis::Client::open(server.url().as_str())?;
+        Ok(Self(client.get_multiplexed_async_connection().await.context("connecting to Redis")?))
+    }
+
+    /// Runs any command and gives its reply as text, nested lists flat.
+    pub async fn run(&self, words: &[&str]) -> Result<Vec<String>> {
+        let (command, arguments) = words.split_first().context("no command")?;
+        let mut packed = redis::cmd(command);
+        for argument in arguments {
+            packed.arg(*argument);
+        }
+        let value = packed.query_async(&mut self.0.clone()).await?;
+        let mut flat = Vec::new();
+        flatten(value, &mut flat)?;
+        let text = |value| match value {
+            RedisValue::Nil => String::new(),
+            RedisValue::Integer(number) => number.to_string(),
+            RedisValue::Status(text) => text,
+            RedisValue::Bytes(bytes) => String::from_utf8_lossy(&bytes).into_owned(),
+        };
+        Ok(flat.into_iter().map(text).collect())
+    }
+
+    async fn query(&self, command: &Cmd) -> StoreResult<Vec<RedisValue>> {
+        let value = command.query_async(&mut self.0.clone()).await;
+        let value = value.map_err(|error: redis::RedisError| StoreError::Unavailable(error.to_string()))?;
+        let mut flat = Vec::new();
+        flatten(value, &mut flat).map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        Ok(flat)
+    }
+}
+
+impl RedisCommands for Connection {
+    async fn execute(
+        &self,
+        command: &'static str,
+        arguments: &[&[u8]],
+        limit: Duration,
+    ) -> StoreResult<Vec<RedisValue>> {
+        let mut packed = redis::cmd(command);
+        for argument in arguments {
+            packed.arg(*argument);
+        }
+        tokio::time::timeout(limit, self.query(&packed)).await.map_err(|_| StoreError::TimedOut)?
+    }
+}
+
+#[expect(clippy::wildcard_enum_match_arm, reason = "the enum may grow; what we do not ask for is an error")]
+fn flatten(value: Value, flat: &mut Vec<RedisValue>) -> Result<()> {
+    match value {
+        Value::Nil => flat.push(RedisValue::Nil),
+        Value::Int(number) => flat.push(RedisValue::Integer(number)),
+        Value::BulkString(bytes) => flat.push(RedisValue::Bytes(bytes)),
+        Value::SimpleString(text) => flat.push(RedisValue::Status(text)),
+        Value::Okay => flat.push(RedisValue::Status("OK".to_owned())),
+        Value::Array(values) => {
+            for value in values {
+                flatten(value, flat)?;
+            }
+        }
+        other => anyhow::bail!("an unexpected reply: {other:?}"),
+    }
+    Ok(())
+}

@@ -1,0 +1,88 @@
+//! What a form is started with: the hosts, the settings and the Redis, in words that every form understands.
+
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use anyhow::Result;
+
+use crate::{ollama::FakeOllama, redis_server::RedisServer};
+
+/// What a form is started with. Clones share everything, the keys in Redis too.
+#[derive(Debug, Clone)]
+pub struct Setup {
+    pub(crate) hosts: Vec<FakeOllama>,
+    pub(crate) settings: BTreeMap<String, String>,
+    pub(crate) redis: RedisChoice,
+    pub(crate) single_instance: bool,
+    prefix: String,
+}
+
+/// Which Redis a form that has one is given.
+#[derive(Debug, Clone)]
+pub(crate) enum RedisChoice {
+    /// The one that all tests of a process share.
+    Shared,
+    /// A test's own, to be stopped and paused.
+    Own(Arc<RedisServer>),
+    /// An address where nobody answers.
+    Nowhere(Arc<RedisServer>),
+}
+
+impl Setup {
+    /// The usual settings over these hosts: limits are generous, for a loaded machine must not fail a test.
+    pub fn new<'a>(hosts: impl IntoIterator<Item = &'a FakeOllama>) -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let prefix = format!("paddock-test-{}-{number}", std::process::id());
+        let setup = Self {
+            hosts: hosts.into_iter().cloned().collect(),
+            settings: BTreeMap::new(),
+            redis: RedisChoice::Shared,
+            single_instance: false,
+            prefix,
+        };
+        setup.set("REDIS_TIMEOUT", "5").set("CONNECT_TIMEOUT", "10").set("HEALTH_TIMEOUT", "10")
+    }
+
+    /// Gives a setting a value, by its name in the table of settings.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.settings.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Uses this Redis.
+    #[must_use]
+    pub fn redis(self, server: &Arc<RedisServer>) -> Self {
+        Self { redis: RedisChoice::Own(Arc::clone(server)), ..self }
+    }
+
+    /// Configures a Redis that is not there.
+    pub fn redis_nowhere(self) -> Result<Self> {
+        Ok(Self { redis: RedisChoice::Nowhere(Arc::new(RedisServer::stopped()?)), ..self })
+    }
+
+    /// On Spin, serves every request in one instance.
+    #[must_use]
+    pub fn in_one_instance(self) -> Self {
+        Self { single_instance: true, ..self }
+    }
+
+    /// What every key of this set-up begins with in Redis.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// The Redis to use; whoever runs on it keeps it.
+    pub(crate) fn server(&self) -> Result<Arc<RedisServer>> {
+        match &self.redis {
+            RedisChoice::Shared => RedisServer::shared(),
+            RedisChoice::Own(server) | RedisChoice::Nowhere(server) => Ok(Arc::clone(server)),
+        }
+    }
+}
