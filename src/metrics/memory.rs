@@ -25,11 +25,14 @@ struct Counters {
 impl Counters {
     fn add(&mut self, sample: &Sample<'_>) {
         let Self { models, series, key } = self;
-        let name = sample.model_label().unwrap_or(OTHER_MODEL);
-        if sample.succeeded() && models.len() < MODEL_LIMIT && !models.contains(name) {
-            models.insert(name.to_owned());
-        }
-        let label = if models.contains(name) { name } else { OTHER_MODEL };
+        let label = match sample.model_label() {
+            Some(name) if models.contains(name) => name,
+            Some(name) if sample.succeeded() && models.len() < MODEL_LIMIT => {
+                models.insert(name.to_owned());
+                name
+            }
+            Some(_) | None => OTHER_MODEL,
+        };
         sample.increments(label, |increment| {
             key.clear();
             increment.write_key(key);

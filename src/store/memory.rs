@@ -120,11 +120,12 @@ impl<C: Clock> Sessions for MemoryStore<C> {
     ) -> StoreResult<()> {
         let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
         let turns = self.live(&self.sessions, key).unwrap_or_default();
-        if turns.iter().any(|known| known.id == turn.id) {
-            return Ok(());
-        }
-        let dropped = (turns.len() + 1).saturating_sub(keep.max(1));
-        let kept = turns.iter().skip(dropped).cloned().chain([Arc::new(turn.clone())]).collect();
+        let kept = if turns.iter().any(|known| known.id == turn.id) {
+            turns
+        } else {
+            let dropped = (turns.len() + 1).saturating_sub(keep.max(1));
+            turns.iter().skip(dropped).cloned().chain([Arc::new(turn.clone())]).collect()
+        };
         self.put_session(key, kept, ttl);
         // A session larger than the cache admits is refused silently; what is acknowledged must be there.
         if self.sessions.peek(key).is_some() { Ok(()) } else { Err(StoreError::Full) }
