@@ -42,8 +42,7 @@ async fn an_empty_answer_is_given_but_never_kept(form: &dyn Form) -> Result<()> 
     }
     ollama.recover();
     gateway.say_in("s", "again").await?;
-    let asked = ollama.chat_requests();
-    assert_eq!(asked.last().map(|request| request.messages()), Some(vec!["user: again".to_owned()]));
+    assert_eq!(ollama.last_conversation(), ["user: again"]);
     Ok(())
 }
 

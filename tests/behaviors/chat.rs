@@ -26,7 +26,7 @@ async fn the_model_of_the_request_wins_over_the_default(form: &dyn Form) -> Resu
     gateway.say("hello").await?;
     let reply = gateway.chat(json!({"message": "hello", "model": "phi4:14b"})).await?;
     assert_eq!(reply.outcome(), (200, "ok".to_owned()));
-    let models: Vec<_> = ollama.chat_requests().iter().map(|request| request.model()).collect();
+    let models: Vec<_> = ollama.chat_requests().iter().map(Recorded::model).collect();
     assert_eq!(models, ["qwen3", "phi4:14b"]);
     Ok(())
 }

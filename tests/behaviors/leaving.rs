@@ -33,8 +33,7 @@ async fn what_a_client_did_not_wait_for_is_not_kept(form: &dyn Form) -> Result<(
     ollama.wait_for_given_up(1, PATIENCE).await?;
     let reply = gateway.say_in("s", "hello").await?;
     assert_eq!(reply.cache(), "miss");
-    let last = ollama.chat_requests().last().map(|request| request.messages());
-    assert_eq!(last, Some(vec!["user: hello".to_owned()]));
+    assert_eq!(ollama.last_conversation(), ["user: hello"]);
     Ok(())
 }
 

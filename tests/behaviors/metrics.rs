@@ -4,12 +4,6 @@ use paddock_tests::prometheus::Scrape;
 
 use crate::behaviors::prelude::*;
 
-/// Whole numbers, for comparison.
-#[expect(clippy::cast_possible_truncation, reason = "counters of a test are small and whole")]
-fn count(scrape: &Scrape, name: &str, labels: &[(&str, &str)]) -> i64 {
-    scrape.sum(name, labels).round() as i64
-}
-
 async fn metrics_are_prometheus_text(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama])).await?;
@@ -33,7 +27,7 @@ async fn metrics_are_prometheus_text(form: &dyn Form) -> Result<()> {
     }
     // What can be named before it happened begins at 0.
     assert_eq!(scrape.0["paddock_cache_hits"].samples.len(), 1);
-    assert_eq!(count(&scrape, "paddock_store_up", &[]), 1);
+    assert_eq!(scrape.count("paddock_store_up", &[]), 1);
     assert_eq!(scrape.label_values("paddock_build_info", "version"), [env!("CARGO_PKG_VERSION")]);
     Ok(())
 }
@@ -56,7 +50,7 @@ async fn known_traffic_gives_known_counters(form: &dyn Form) -> Result<()> {
     gateway.get("/unknown").await?;
 
     let scrape = Scrape::of(gateway.as_ref()).await?;
-    let requests = |labels: &[(&str, &str)]| count(&scrape, "ollama_requests_total", labels);
+    let requests = |labels: &[(&str, &str)]| scrape.count("ollama_requests_total", labels);
     assert_eq!(requests(&[]), 8);
     assert_eq!(scrape.label_values("ollama_requests_total", "route"), ["/chat"]);
     for (model, outcome, expected) in [
@@ -69,26 +63,26 @@ async fn known_traffic_gives_known_counters(form: &dyn Form) -> Result<()> {
     ] {
         let labels = [("model", model), ("outcome", outcome)];
         assert_eq!(requests(&labels), expected, "{labels:?}");
-        let latency = count(&scrape, "ollama_request_latency_seconds_count", &labels);
+        let latency = scrape.count("ollama_request_latency_seconds_count", &labels);
         assert_eq!(latency, expected, "{labels:?}");
         let all = [&labels[..], &[("le", "+Inf")]].concat();
-        assert_eq!(count(&scrape, "ollama_request_latency_seconds_bucket", &all), expected, "{labels:?}");
+        assert_eq!(scrape.count("ollama_request_latency_seconds_bucket", &all), expected, "{labels:?}");
     }
     let bounds = scrape.label_values("ollama_request_latency_seconds_bucket", "le");
     assert!(bounds.contains(&"0.005".to_owned()) && bounds.contains(&"600".to_owned()), "{bounds:?}");
-    assert_eq!(count(&scrape, "paddock_cache_hits_total", &[]), 2);
-    assert_eq!(count(&scrape, "paddock_cache_misses_total", &[]), 4);
-    assert_eq!(count(&scrape, "paddock_cache_bypasses_total", &[]), 0);
-    assert_eq!(count(&scrape, "paddock_store_errors_total", &[]), 0);
+    assert_eq!(scrape.count("paddock_cache_hits_total", &[]), 2);
+    assert_eq!(scrape.count("paddock_cache_misses_total", &[]), 4);
+    assert_eq!(scrape.count("paddock_cache_bypasses_total", &[]), 0);
+    assert_eq!(scrape.count("paddock_store_errors_total", &[]), 0);
     let url = ollama.url();
     for (outcome, expected) in [("ok", 2), ("not_found", 1), ("busy", 1)] {
         let labels = [("host", url.as_str()), ("outcome", outcome)];
-        assert_eq!(count(&scrape, "paddock_upstream_attempts_total", &labels), expected, "{outcome}");
+        assert_eq!(scrape.count("paddock_upstream_attempts_total", &labels), expected, "{outcome}");
     }
     // Ten a message in, one a word out ("echo of one two three #1"), and none for what the cache answered.
-    assert_eq!(count(&scrape, "paddock_prompt_tokens_total", &[("model", "llama3.2")]), 10);
-    assert_eq!(count(&scrape, "paddock_completion_tokens_total", &[("model", "llama3.2")]), 6);
-    assert_eq!(count(&scrape, "paddock_completion_tokens_total", &[("model", "qwen3")]), 4);
+    assert_eq!(scrape.count("paddock_prompt_tokens_total", &[("model", "llama3.2")]), 10);
+    assert_eq!(scrape.count("paddock_completion_tokens_total", &[("model", "llama3.2")]), 6);
+    assert_eq!(scrape.count("paddock_completion_tokens_total", &[("model", "qwen3")]), 4);
     Ok(())
 }
 
@@ -102,9 +96,9 @@ async fn a_failover_is_counted_at_each_host(form: &dyn Form) -> Result<()> {
     for (host, outcome, expected) in [(&ill, "unreachable", 1), (&well, "ok", 2)] {
         let url = host.url();
         let labels = [("host", url.as_str()), ("outcome", outcome)];
-        assert_eq!(count(&scrape, "paddock_upstream_attempts_total", &labels), expected, "{labels:?}");
+        assert_eq!(scrape.count("paddock_upstream_attempts_total", &labels), expected, "{labels:?}");
     }
-    assert_eq!(count(&scrape, "paddock_upstream_attempts_total", &[]), 3);
+    assert_eq!(scrape.count("paddock_upstream_attempts_total", &[]), 3);
     Ok(())
 }
 
@@ -121,7 +115,7 @@ async fn a_slow_answer_is_a_long_latency(form: &dyn Form) -> Result<()> {
     let (reply, passed) = futures::join!(gateway.say("hello"), time);
     passed.and(reply)?;
     let scrape = Scrape::of(gateway.as_ref()).await?;
-    assert_eq!(count(&scrape, "ollama_request_latency_seconds_bucket", &[("le", "0.1")]), 0);
+    assert_eq!(scrape.count("ollama_request_latency_seconds_bucket", &[("le", "0.1")]), 0);
     assert!(scrape.sum("ollama_request_latency_seconds_sum", &[]) > 0.15);
     Ok(())
 }
@@ -147,8 +141,8 @@ async fn labels_are_bounded_whatever_clients_send(form: &dyn Form) -> Result<()>
     assert_eq!(models.len(), 101, "{models:?}");
     assert!(models.contains(&"other".to_owned()) && models.contains(&"model-0".to_owned()), "{models:?}");
     assert!(!models.iter().any(|model| model.starts_with("made-up")), "{models:?}");
-    assert_eq!(count(&scrape, "ollama_requests_total", &[]), 156);
-    assert_eq!(count(&scrape, "ollama_requests_total", &[("outcome", "ok"), ("model", "other")]), 36);
+    assert_eq!(scrape.count("ollama_requests_total", &[]), 156);
+    assert_eq!(scrape.count("ollama_requests_total", &[("outcome", "ok"), ("model", "other")]), 36);
     Ok(())
 }
 

@@ -25,7 +25,7 @@ pub(crate) mod prelude {
     pub(crate) use http::Method;
     pub(crate) use paddock_tests::{
         gateway::{Form, Gateway, PATIENCE, Payload, Reply},
-        ollama::{CHAT, End, FakeOllama, Scripted, refusal},
+        ollama::{CHAT, End, FakeOllama, Recorded, Scripted, refusal},
         setup::Setup,
     };
     pub(crate) use serde_json::json;

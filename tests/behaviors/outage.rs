@@ -15,8 +15,7 @@ async fn does_without(gateway: &dyn Gateway, ollama: &FakeOllama, message: &str)
     let reply = gateway.say_in("s", message).await?;
     assert!(started.elapsed() < SOON, "{:?}", started.elapsed());
     assert_eq!((reply.cache(), reply.header("x-session")), ("bypass", "unavailable"));
-    let last = ollama.chat_requests().last().map(|request| request.messages());
-    assert_eq!(last, Some(vec![format!("user: {message}")]));
+    assert_eq!(ollama.last_conversation(), [format!("user: {message}")]);
     // Without a session there is nothing to be unavailable.
     let reply = gateway.say(&format!("{message}, by the way")).await?;
     assert_eq!((reply.cache(), reply.header("x-session")), ("bypass", ""));
@@ -28,7 +27,7 @@ async fn is_degraded(gateway: &dyn Gateway) -> Result<()> {
     assert_eq!((health.status.as_u16(), health.at("/status")), (200, "degraded".to_owned()));
     assert_eq!(health.json()["redis"], false);
     let scrape = Scrape::of(gateway).await?;
-    assert!(scrape.sum("paddock_store_up", &[]) == 0.0, "the store is shown as down");
+    assert_eq!(scrape.count("paddock_store_up", &[]), 0, "the store is shown as down");
     Ok(())
 }
 
@@ -39,7 +38,7 @@ async fn is_back(gateway: &dyn Gateway) -> Result<()> {
         ensure!(started.elapsed() < PATIENCE, "not healthy again");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert!(Scrape::of(gateway).await?.sum("paddock_store_up", &[]) == 1.0, "the store is shown as up");
+    assert_eq!(Scrape::of(gateway).await?.count("paddock_store_up", &[]), 1, "the store is shown as up");
     Ok(())
 }
 

@@ -2,11 +2,6 @@
 
 use crate::behaviors::prelude::*;
 
-/// What the last chat sent upstream.
-fn last_conversation(ollama: &FakeOllama) -> Vec<String> {
-    ollama.chat_requests().last().map(|request| request.messages()).unwrap_or_default()
-}
-
 async fn the_history_goes_ahead_of_the_message(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama])).await?;
@@ -15,7 +10,7 @@ async fn the_history_goes_ahead_of_the_message(form: &dyn Form) -> Result<()> {
     gateway.say_in("other", "elsewhere").await?;
     gateway.say_in("s", "three").await?;
     assert_eq!(
-        last_conversation(&ollama),
+        ollama.last_conversation(),
         ["user: one", "assistant: echo of one #1", "user: two", "assistant: echo of two #2", "user: three"]
     );
     Ok(())
@@ -27,7 +22,7 @@ async fn without_a_session_nothing_is_remembered(form: &dyn Form) -> Result<()> 
     gateway.say("one").await?;
     gateway.chat(json!({"message": "two", "session_id": ""})).await?;
     gateway.chat(json!({"message": "three", "session_id": null})).await?;
-    assert_eq!(last_conversation(&ollama), ["user: three"]);
+    assert_eq!(ollama.last_conversation(), ["user: three"]);
     Ok(())
 }
 
@@ -38,7 +33,7 @@ async fn a_turn_that_the_cache_answered_is_remembered_as_well(form: &dyn Form) -
     let hit = gateway.say_in("s", "one").await?;
     assert_eq!((hit.cache(), hit.header("x-session")), ("hit", "stored"));
     gateway.say_in("s", "two").await?;
-    assert_eq!(last_conversation(&ollama), ["user: one", "assistant: echo of one #1", "user: two"]);
+    assert_eq!(ollama.last_conversation(), ["user: one", "assistant: echo of one #1", "user: two"]);
     Ok(())
 }
 
@@ -51,7 +46,7 @@ async fn concurrent_turns_survive(form: &dyn Form, turns: usize) -> Result<()> {
         assert_eq!(reply?.header("x-session"), "stored");
     }
     gateway.say_in("s", "what did I say?").await?;
-    let conversation = last_conversation(&ollama);
+    let conversation = ollama.last_conversation();
     assert_eq!(conversation.len(), 2 * turns + 1, "{conversation:#?}");
     for message in messages {
         let place = conversation.iter().position(|said| *said == format!("user: {message}"));
@@ -76,7 +71,7 @@ async fn the_history_is_trimmed_to_its_messages_without_splitting_a_turn(form: &
         gateway.say_in("s", message).await?;
     }
     assert_eq!(
-        last_conversation(&ollama),
+        ollama.last_conversation(),
         [
             "user: two",
             "assistant: echo of two #2",
@@ -96,10 +91,10 @@ async fn the_history_is_trimmed_to_its_bytes_without_splitting_a_turn(form: &dyn
     gateway.say_in("s", &long).await?;
     // The long turn alone exceeds the budget, and what is older than it must not come without it.
     gateway.say_in("s", "and now?").await?;
-    assert_eq!(last_conversation(&ollama), ["user: and now?"]);
+    assert_eq!(ollama.last_conversation(), ["user: and now?"]);
     gateway.say_in("s", "still?").await?;
     assert_eq!(
-        last_conversation(&ollama),
+        ollama.last_conversation(),
         ["user: and now?", "assistant: echo of and now? #3", "user: still?"]
     );
     Ok(())
@@ -114,11 +109,11 @@ async fn a_foreign_session_is_an_empty_session_of_ones_own(form: &dyn Form) -> R
     };
     say("my secret is 42", "ann").await?;
     say("what is the secret?", "bob").await?;
-    assert_eq!(last_conversation(&ollama), ["user: what is the secret?"]);
+    assert_eq!(ollama.last_conversation(), ["user: what is the secret?"]);
     gateway.say_in("s", "and for everybody?").await?;
-    assert_eq!(last_conversation(&ollama), ["user: and for everybody?"]);
+    assert_eq!(ollama.last_conversation(), ["user: and for everybody?"]);
     say("what is my secret?", "ann").await?;
-    assert_eq!(last_conversation(&ollama).len(), 3);
+    assert_eq!(ollama.last_conversation().len(), 3);
     Ok(())
 }
 
@@ -128,7 +123,7 @@ async fn a_session_is_forgotten_when_its_time_has_passed(form: &dyn Form) -> Res
     gateway.say_in("s", "one").await?;
     gateway.pass(Duration::from_millis(1100)).await;
     gateway.say_in("s", "two").await?;
-    assert_eq!(last_conversation(&ollama), ["user: two"]);
+    assert_eq!(ollama.last_conversation(), ["user: two"]);
     Ok(())
 }
 
@@ -141,7 +136,7 @@ async fn a_failed_turn_is_not_remembered(form: &dyn Form) -> Result<()> {
         assert_ne!(reply.status, 200);
     }
     gateway.say_in("s", "two").await?;
-    assert_eq!(last_conversation(&ollama), ["user: two"]);
+    assert_eq!(ollama.last_conversation(), ["user: two"]);
     Ok(())
 }
 

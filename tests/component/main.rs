@@ -1,5 +1,7 @@
 //! The behaviours on the very components that Spin runs, in a harness that does what Spin does, and what only Spin has.
 
+#![cfg(test)]
+
 use paddock_tests::gateway::Spin;
 
 macro_rules! on_every_form {

@@ -1,1 +1,82 @@
-fn main() {}
+//! What every store promises, held against the embedded one and against a real Redis.
+
+#![cfg(test)]
+
+mod embedded;
+mod metrics;
+mod redis;
+mod store;
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::Result;
+use paddock::{
+    caller::Scope,
+    memory_host::ManualClock,
+    session::SessionKey,
+    store::{Store, memory::MemoryStore, redis::RedisStore},
+};
+use paddock_tests::{redis_commands::Connection, redis_server::RedisServer, setup::Setup};
+
+/// A store with what makes its time pass.
+trait Subject {
+    type Store: Store;
+
+    fn store(&self) -> &Self::Store;
+
+    async fn pass(&self, time: Duration);
+}
+
+struct Embedded {
+    clock: ManualClock,
+    store: MemoryStore<ManualClock>,
+}
+
+#[expect(clippy::unused_async, reason = "the other one connects")]
+async fn embedded() -> Result<Embedded> {
+    let clock = ManualClock::default();
+    Ok(Embedded { store: MemoryStore::new(clock.clone(), 64 << 20), clock })
+}
+
+impl Subject for Embedded {
+    type Store = MemoryStore<ManualClock>;
+
+    fn store(&self) -> &Self::Store {
+        &self.store
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+    }
+}
+
+struct OverRedis {
+    store: RedisStore<Connection>,
+    connection: Connection,
+    prefix: String,
+    _server: Arc<RedisServer>,
+}
+
+async fn over_redis() -> Result<OverRedis> {
+    let server = RedisServer::shared()?;
+    let connection = Connection::open(&server).await?;
+    let prefix = Setup::new([]).prefix().to_owned();
+    let store = RedisStore::new(connection.clone(), &prefix, Duration::from_secs(20));
+    Ok(OverRedis { store, connection, prefix, _server: server })
+}
+
+impl Subject for OverRedis {
+    type Store = RedisStore<Connection>;
+
+    fn store(&self) -> &Self::Store {
+        &self.store
+    }
+
+    async fn pass(&self, time: Duration) {
+        tokio::time::sleep(time).await;
+    }
+}
+
+fn session(id: &str) -> Result<SessionKey> {
+    Ok(SessionKey::of(&Scope::public(), id)?)
+}

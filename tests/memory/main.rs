@@ -1,5 +1,7 @@
 //! The behaviours on the core in memory: no process, no socket, no Redis.
 
+#![cfg(test)]
+
 use paddock_tests::gateway::Memory;
 
 macro_rules! on_every_form {

@@ -1,5 +1,7 @@
 //! The behaviours on the native binary, with its store embedded and over Redis, and what only a process has.
 
+#![cfg(test)]
+
 use paddock_tests::gateway::Native;
 
 const EMBEDDED: Native = Native { redis: false };
@@ -31,6 +33,7 @@ macro_rules! over_redis {
     ($($behavior:ident,)*) => { native! { native_redis, REDIS, $($behavior,)* } };
 }
 
+mod access;
 #[path = "../behaviors/mod.rs"]
 mod behaviors;
 mod command_line;

@@ -45,9 +45,9 @@ fn build(package: &str) -> Result<PathBuf> {
         String::from_utf8_lossy(&output.stderr)
     );
     let messages = String::from_utf8(output.stdout)?;
-    let executable = messages.lines().filter_map(|line| {
+    let mut executables = messages.lines().filter_map(|line| {
         let message: Value = serde_json::from_str(line).ok()?;
         message.get("executable")?.as_str().map(PathBuf::from)
     });
-    executable.last().with_context(|| format!("{package} has no executable"))
+    executables.next_back().with_context(|| format!("{package} has no executable"))
 }

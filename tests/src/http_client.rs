@@ -14,7 +14,7 @@ use serde_json::Value;
 use tokio::net::TcpStream;
 
 /// The longest that any request of a test may take. It ends a hang with a sentence; limits under test are shorter.
-pub const PATIENCE: Duration = Duration::from_secs(60);
+pub const PATIENCE: Duration = Duration::from_mins(1);
 
 /// The body of a request.
 #[derive(Debug, Clone)]

@@ -152,6 +152,11 @@ impl FakeOllama {
         self.requests().into_iter().filter(|request| request.path == CHAT).collect()
     }
 
+    /// The conversation that the last chat sent, each message as `role: content`.
+    pub fn last_conversation(&self) -> Vec<String> {
+        self.chat_requests().last().map(Recorded::messages).unwrap_or_default()
+    }
+
     /// How often a path was asked.
     pub fn count(&self, path: &str) -> usize {
         self.0.state.seen().count(path)

@@ -80,6 +80,12 @@ impl Scrape {
             .sum()
     }
 
+    /// The same sum where it is whole, as all but sums of seconds are.
+    #[expect(clippy::cast_possible_truncation, reason = "the counters of a test are small")]
+    pub fn count(&self, name: &str, labels: &[(&str, &str)]) -> i64 {
+        self.sum(name, labels).round() as i64
+    }
+
     /// The values that a label has in the series of that name.
     pub fn label_values(&self, name: &str, label: &str) -> Vec<String> {
         let mut values: Vec<_> =

@@ -53,13 +53,16 @@ impl RedisServer {
             return Ok(server);
         }
         let server = Arc::new(match std::env::var("REDIS_URL") {
-            Ok(url) if !url.is_empty() => {
-                Self { url: Url::parse(&url).context("REDIS_URL is no URL")?, process: None }
-            }
+            Ok(url) if !url.is_empty() => Self::at(&url).context("REDIS_URL")?,
             _ => Self::start()?,
         });
         *shared = Arc::downgrade(&server);
         Ok(server)
+    }
+
+    /// A server that others run.
+    pub fn at(url: &str) -> Result<Self> {
+        Ok(Self { url: Url::parse(url)?, process: None })
     }
 
     /// A server of one's own.
@@ -160,7 +163,7 @@ impl RedisServer {
     }
 
     fn process(&self) -> Result<MutexGuard<'_, Process>> {
-        let process = self.process.as_ref().context("the server that REDIS_URL names is not ours to stop")?;
+        let process = self.process.as_ref().context("a server that others run is not ours to stop")?;
         Ok(process.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }

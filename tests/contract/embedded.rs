@@ -1,0 +1,65 @@
+//! What only the embedded store promises: it is bounded.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use paddock::{
+    cache::{CacheKey, CachedAnswer, Question},
+    caller::Scope,
+    memory_host::ManualClock,
+    session::{Message, Role, Turn},
+    store::{ResponseCache as _, Sessions as _, StoreError, memory::MemoryStore},
+};
+
+use crate::session;
+
+const LONG: Duration = Duration::from_hours(1);
+
+#[tokio::test]
+async fn answers_stay_within_the_limit_and_the_latest_is_there() -> Result<()> {
+    let store = MemoryStore::new(ManualClock::default(), 2 << 20);
+    let scope = Scope::public();
+    let mut keys = Vec::new();
+    for number in 0..400 {
+        let message = Message::new(Role::User, number.to_string());
+        let key = CacheKey::of(&Question { scope: &scope, model: "m", messages: &[&message] });
+        store.put_answer(&key, &CachedAnswer { response: "x".repeat(10_000) }, LONG).await?;
+        keys.push(key);
+    }
+    let mut kept = 0;
+    for key in &keys {
+        kept += usize::from(store.answer(key).await?.is_some());
+    }
+    // Half of the limit is for answers: 1 MiB, of which each takes 10,160 bytes.
+    assert!((20..=103).contains(&kept), "{kept} of 400 answers are kept");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_session_too_large_for_the_store_is_refused_and_not_acknowledged() -> Result<()> {
+    let store = MemoryStore::new(ManualClock::default(), 64 << 10);
+    let key = session("s")?;
+    let huge = Message::new(Role::User, "x".repeat(1 << 20));
+    let turn = Turn::exchange("1".to_owned(), huge, Message::new(Role::Assistant, "a"));
+    assert_eq!(store.append_turn(&key, &turn, LONG, 10).await, Err(StoreError::Full));
+    Ok(())
+}
+
+#[tokio::test]
+async fn many_sessions_stay_within_the_limit() -> Result<()> {
+    let store = MemoryStore::new(ManualClock::default(), 2 << 20);
+    let message = |role| Message::new(role, "x".repeat(5_000));
+    let mut kept = 0;
+    for number in 0..400 {
+        let turn = Turn::exchange(number.to_string(), message(Role::User), message(Role::Assistant));
+        // Acknowledged or refused, never silently dropped at once.
+        let appended = store.append_turn(&session(&number.to_string())?, &turn, LONG, 10).await;
+        let found = store.turns(&session(&number.to_string())?, LONG).await?;
+        assert_eq!(appended.is_ok(), found.len() == 1, "{number}");
+    }
+    for number in 0..400 {
+        kept += store.turns(&session(&number.to_string())?, LONG).await?.len();
+    }
+    assert!((20..=103).contains(&kept), "{kept} of 400 sessions are kept");
+    Ok(())
+}

@@ -1,0 +1,142 @@
+//! What only the store over Redis promises: it shares a server with other versions, other users and other replicas.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+use futures::future::join_all;
+use paddock::{
+    cache::{CacheKey, CachedAnswer, Question},
+    caller::Scope,
+    session::{Message, Role, Turn},
+    store::{ResponseCache as _, Sessions as _, Store as _, StoreError, redis::RedisStore},
+};
+use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
+
+use crate::{OverRedis, over_redis, session};
+
+const LONG: Duration = Duration::from_hours(1);
+
+fn key() -> CacheKey {
+    let message = Message::new(Role::User, "q");
+    CacheKey::of(&Question { scope: &Scope::public(), model: "m", messages: &[&message] })
+}
+
+fn turn(id: &str) -> Turn {
+    Turn::exchange(id.to_owned(), Message::new(Role::User, "q"), Message::new(Role::Assistant, "a"))
+}
+
+async fn keys(redis: &OverRedis) -> Result<Vec<String>> {
+    redis.connection.run(&["KEYS", &format!("{}:*", redis.prefix)]).await
+}
+
+#[tokio::test]
+async fn every_key_has_the_prefix_and_every_value_its_end() -> Result<()> {
+    let redis = over_redis().await?;
+    redis.store.put_answer(&key(), &CachedAnswer { response: "a".to_owned() }, LONG).await?;
+    redis.store.append_turn(&session("s")?, &turn("1"), LONG, 10).await?;
+    let keys = keys(&redis).await?;
+    assert_eq!(keys.len(), 2, "{keys:?}");
+    for key in keys {
+        let left: i64 = redis.connection.run(&["PTTL", &key]).await?.concat().parse()?;
+        assert!((1..=3_600_000).contains(&left), "{key} ends in {left} ms");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_value_of_another_version_is_none() -> Result<()> {
+    let redis = over_redis().await?;
+    redis.store.put_answer(&key(), &CachedAnswer { response: "a".to_owned() }, LONG).await?;
+    let name = keys(&redis).await?.concat();
+    for value in ["{}", "[]", "no JSON", "", "{\"response\": 7}", "\u{0}"] {
+        redis.connection.run(&["SET", &name, value]).await?;
+        assert_eq!(redis.store.answer(&key()).await?, None, "{value:?}");
+    }
+    // A field that a later version added does not make it unreadable.
+    redis.connection.run(&["SET", &name, "{\"response\": \"a\", \"later\": 1}"]).await?;
+    assert!(redis.store.answer(&key()).await?.is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_turn_of_another_version_is_passed_over() -> Result<()> {
+    let redis = over_redis().await?;
+    let id = session("s")?;
+    redis.store.append_turn(&id, &turn("1"), LONG, 10).await?;
+    let name = keys(&redis).await?.concat();
+    for value in
+        ["{}", "no JSON", "{\"id\": \"x\", \"messages\": [{\"role\": \"robot\", \"content\": \"x\"}]}"]
+    {
+        redis.connection.run(&["RPUSH", &name, value]).await?;
+    }
+    redis.store.append_turn(&id, &turn("2"), LONG, 10).await?;
+    let turns = redis.store.turns(&id, LONG).await?;
+    assert_eq!(turns.iter().map(|turn| turn.id.as_str()).collect::<Vec<_>>(), ["1", "2"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_key_of_another_type_is_an_error_and_no_panic() -> Result<()> {
+    let redis = over_redis().await?;
+    redis.store.put_answer(&key(), &CachedAnswer { response: "a".to_owned() }, LONG).await?;
+    redis.store.append_turn(&session("s")?, &turn("1"), LONG, 10).await?;
+    for name in keys(&redis).await? {
+        redis.connection.run(&["DEL", &name]).await?;
+        redis.connection.run(&["HSET", &name, "a", "b"]).await?;
+    }
+    assert!(redis.store.answer(&key()).await.is_err());
+    assert!(redis.store.turns(&session("s")?, LONG).await.is_err());
+    assert!(redis.store.append_turn(&session("s")?, &turn("2"), LONG, 10).await.is_err());
+    Ok(())
+}
+
+#[tokio::test]
+async fn turns_of_many_connections_all_survive() -> Result<()> {
+    let redis = over_redis().await?;
+    let server = RedisServer::shared()?;
+    let mut stores = Vec::new();
+    for _ in 0..8 {
+        let connection = Connection::open(&server).await?;
+        stores.push(RedisStore::new(connection, &redis.prefix, Duration::from_secs(20)));
+    }
+    let id = session("s")?;
+    let turns: Vec<_> = (0..64).map(|number| turn(&format!("{number:032x}"))).collect();
+    let appends = turns.iter().zip(stores.iter().cycle());
+    for appended in join_all(appends.map(|(turn, store)| store.append_turn(&id, turn, LONG, 100))).await {
+        appended?;
+    }
+    assert_eq!(redis.store.turns(&id, LONG).await?.len(), 64);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_silent_server_costs_the_limit_and_a_late_write_does_no_harm() -> Result<()> {
+    let server = RedisServer::start()?;
+    let connection = Connection::open(&server).await?;
+    let limit = Duration::from_millis(200);
+    let store = RedisStore::new(connection.clone(), "late", limit);
+    let patient = RedisStore::new(connection, "late", Duration::from_secs(20));
+    let id = session("s")?;
+    patient.append_turn(&id, &turn("1"), LONG, 10).await?;
+    server.pause()?;
+    let started = Instant::now();
+    assert_eq!(store.append_turn(&id, &turn("2"), LONG, 10).await, Err(StoreError::TimedOut));
+    assert_eq!(store.ping().await, Err(StoreError::TimedOut));
+    assert!(started.elapsed() < Duration::from_secs(5), "{:?}", started.elapsed());
+    server.resume()?;
+    // The turn that was given up may have been written; writing it again must not double it.
+    patient.append_turn(&id, &turn("2"), LONG, 10).await?;
+    assert_eq!(patient.turns(&id, LONG).await?.len(), 2);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_server_that_went_away_is_an_error() -> Result<()> {
+    let server = RedisServer::start()?;
+    let store = RedisStore::new(Connection::open(&server).await?, "gone", Duration::from_secs(20));
+    store.ping().await?;
+    server.stop()?;
+    assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
+    assert!(store.next_turn().await.is_err());
+    Ok(())
+}

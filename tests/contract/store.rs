@@ -1,0 +1,191 @@
+//! The contract itself.
+
+use std::time::Duration;
+
+use anyhow::Result;
+use futures::future::join_all;
+use paddock::{
+    cache::{CacheKey, CachedAnswer, Question},
+    caller::Scope,
+    session::{Message, Role, Turn},
+    store::{ResponseCache as _, Sessions as _, Store as _},
+};
+
+use crate::{Subject, session};
+
+const LONG: Duration = Duration::from_hours(1);
+const SHORT: Duration = Duration::from_millis(400);
+/// More than `SHORT`.
+const LATER: Duration = Duration::from_millis(500);
+
+fn key(question: &str) -> CacheKey {
+    let message = Message::new(Role::User, question);
+    CacheKey::of(&Question { scope: &Scope::public(), model: "m", messages: &[&message] })
+}
+
+fn answer(response: &str) -> CachedAnswer {
+    CachedAnswer { response: response.to_owned() }
+}
+
+fn turn(id: &str) -> Turn {
+    let question = Message::new(Role::User, format!("question of {id}"));
+    Turn::exchange(format!("id-{id}"), question, Message::new(Role::Assistant, format!("answer of {id}")))
+}
+
+fn ids(turns: &[Turn]) -> Vec<&str> {
+    turns.iter().map(|turn| turn.id.as_str()).collect()
+}
+
+async fn an_answer_is_given_until_its_time_has_passed(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    assert_eq!(store.answer(&key("q")).await?, None);
+    store.put_answer(&key("q"), &answer("a"), SHORT).await?;
+    store.put_answer(&key("other"), &answer("b"), LONG).await?;
+    assert_eq!(store.answer(&key("other")).await?, Some(answer("b")));
+    subject.pass(LATER).await;
+    assert_eq!(store.answer(&key("q")).await?, None);
+    assert_eq!(store.answer(&key("other")).await?, Some(answer("b")));
+    Ok(())
+}
+
+async fn an_answer_survives_whatever_it_says(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    for (index, text) in
+        ["", "\0\u{1}\u{1f}", "\"\\\n", "熊猫🦙", &"x".repeat(1 << 20)].into_iter().enumerate()
+    {
+        let key = key(&index.to_string());
+        store.put_answer(&key, &answer(text), LONG).await?;
+        assert_eq!(store.answer(&key).await?, Some(answer(text)));
+    }
+    Ok(())
+}
+
+async fn the_last_answer_put_is_the_answer(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    store.put_answer(&key("q"), &answer("first"), SHORT).await?;
+    store.put_answer(&key("q"), &answer("second"), LONG).await?;
+    subject.pass(LATER).await;
+    assert_eq!(store.answer(&key("q")).await?, Some(answer("second")));
+    Ok(())
+}
+
+async fn turns_come_back_in_order_and_whole(subject: impl Subject) -> Result<()> {
+    let (store, key) = (subject.store(), session("s")?);
+    assert_eq!(store.turns(&key, LONG).await?, []);
+    let mut expected = vec![turn("1"), turn("2"), turn("3")];
+    expected[1].messages[0].content = "\"quoted\" \\ \n \0 熊猫".to_owned();
+    expected[2] = Turn { id: "sys".to_owned(), messages: vec![Message::new(Role::System, "be brief")] };
+    for turn in &expected {
+        store.append_turn(&key, turn, LONG, 10).await?;
+    }
+    assert_eq!(store.turns(&key, LONG).await?, expected);
+    assert_eq!(store.turns(&session("other")?, LONG).await?, []);
+    Ok(())
+}
+
+async fn only_the_newest_turns_are_kept(subject: impl Subject) -> Result<()> {
+    let (store, key) = (subject.store(), session("s")?);
+    for id in ["1", "2", "3", "4", "5"] {
+        store.append_turn(&key, &turn(id), LONG, 3).await?;
+    }
+    assert_eq!(ids(&store.turns(&key, LONG).await?), ["id-3", "id-4", "id-5"]);
+    // Even a limit of none keeps what was just said.
+    store.append_turn(&key, &turn("6"), LONG, 0).await?;
+    assert_eq!(ids(&store.turns(&key, LONG).await?), ["id-6"]);
+    Ok(())
+}
+
+async fn a_turn_that_is_appended_again_is_there_once(subject: impl Subject) -> Result<()> {
+    let (store, key) = (subject.store(), session("s")?);
+    for id in ["1", "1", "2", "3", "1", "2"] {
+        store.append_turn(&key, &turn(id), LONG, 10).await?;
+    }
+    assert_eq!(ids(&store.turns(&key, LONG).await?), ["id-1", "id-2", "id-3"]);
+    Ok(())
+}
+
+async fn turns_appended_at_the_same_time_all_survive(subject: impl Subject) -> Result<()> {
+    let (store, key) = (subject.store(), session("s")?);
+    let turns: Vec<_> = (0..64).map(|number| turn(&format!("{number:02}"))).collect();
+    for appended in join_all(turns.iter().map(|turn| store.append_turn(&key, turn, LONG, 100))).await {
+        appended?;
+    }
+    let mut found = store.turns(&key, LONG).await?;
+    found.sort_by(|left, right| left.id.cmp(&right.id));
+    assert_eq!(found, turns);
+    Ok(())
+}
+
+async fn a_session_ends_when_its_time_has_passed(subject: impl Subject) -> Result<()> {
+    let (store, key) = (subject.store(), session("s")?);
+    store.append_turn(&key, &turn("1"), SHORT, 10).await?;
+    subject.pass(LATER).await;
+    assert_eq!(store.turns(&key, LONG).await?, []);
+    // What comes after is a new session.
+    store.append_turn(&key, &turn("2"), LONG, 10).await?;
+    assert_eq!(ids(&store.turns(&key, LONG).await?), ["id-2"]);
+    Ok(())
+}
+
+async fn every_use_of_a_session_renews_its_time(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    for (name, id) in [("read", "1"), ("appended", "2"), ("appended again", "1")] {
+        let key = session(name)?;
+        store.append_turn(&key, &turn("1"), SHORT, 10).await?;
+        if name == "read" {
+            store.turns(&key, LONG).await?;
+        } else {
+            store.append_turn(&key, &turn(id), LONG, 10).await?;
+        }
+        subject.pass(LATER).await;
+        assert!(!store.turns(&key, LONG).await?.is_empty(), "{name}");
+    }
+    Ok(())
+}
+
+async fn turns_of_the_fleet_are_counted_from_0_and_given_once(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    assert_eq!((store.next_turn().await?, store.next_turn().await?), (0, 1));
+    let mut turns = Vec::new();
+    for turn in join_all((0..30).map(|_| store.next_turn())).await {
+        turns.push(turn?);
+    }
+    turns.sort_unstable();
+    assert_eq!(turns, (2..32).collect::<Vec<_>>());
+    Ok(())
+}
+
+async fn a_store_that_is_there_says_so(subject: impl Subject) -> Result<()> {
+    Ok(subject.store().ping().await?)
+}
+
+macro_rules! contract {
+    ($($promise:ident,)*) => {
+        mod embedded {
+            $(#[tokio::test]
+            async fn $promise() -> anyhow::Result<()> {
+                super::$promise(crate::embedded().await?).await
+            })*
+        }
+        mod redis {
+            $(#[tokio::test]
+            async fn $promise() -> anyhow::Result<()> {
+                super::$promise(crate::over_redis().await?).await
+            })*
+        }
+    };
+}
+
+contract! {
+    an_answer_is_given_until_its_time_has_passed,
+    an_answer_survives_whatever_it_says,
+    the_last_answer_put_is_the_answer,
+    turns_come_back_in_order_and_whole,
+    only_the_newest_turns_are_kept,
+    a_turn_that_is_appended_again_is_there_once,
+    turns_appended_at_the_same_time_all_survive,
+    a_session_ends_when_its_time_has_passed,
+    every_use_of_a_session_renews_its_time,
+    turns_of_the_fleet_are_counted_from_0_and_given_once,
+    a_store_that_is_there_says_so,
+}
