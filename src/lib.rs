@@ -1,6 +1,6 @@
 //! Paddock: the AI service that stands between clients and a herd of Ollama servers.
 //!
-//! This crate is the whole service as a library of handlers. [`handle`] takes a request and answers it;
+//! This crate is the whole service as a library of handlers. [`handle()`] takes a request and answers it;
 //! everything it needs from the outside comes through the small traits in [`host`], so the same code runs as
 //! WebAssembly components on Spin and inside the native binary `host-shim`.
 //!

@@ -1,10 +1,12 @@
 //! Metrics as Prometheus reads them, by its own Python parser: what we would write here could share our mistakes.
 //!
-//! The interpreter is `PADDOCK_PYTHON`, else `python3`; it must have the package `prometheus-client`.
+//! The interpreter is `PADDOCK_PYTHON`, else that of the environment which `make test` has left, else `python3`; it must
+//! have the package `prometheus-client`.
 
 use std::{
     collections::BTreeMap,
     io::Write as _,
+    path::PathBuf,
     process::{Command, Stdio},
 };
 
@@ -12,6 +14,12 @@ use anyhow::{Context as _, Result, ensure};
 use serde::Deserialize;
 
 use crate::{artifacts::workspace, gateway::Gateway};
+
+fn python() -> PathBuf {
+    let named = std::env::var_os("PADDOCK_PYTHON").filter(|path| !path.is_empty()).map(PathBuf::from);
+    let left = Some(workspace().join("target/venv/bin/python")).filter(|path| path.exists());
+    named.or(left).unwrap_or_else(|| "python3".into())
+}
 
 /// A family of series.
 #[derive(Debug, Deserialize)]
@@ -49,15 +57,14 @@ impl Scrape {
 
     /// Reads a text as Prometheus does.
     pub fn parse(text: &str) -> Result<Self> {
-        let named = std::env::var("PADDOCK_PYTHON").ok().filter(|path| !path.is_empty());
-        let python = named.unwrap_or_else(|| "python3".to_owned());
+        let python = python();
         let mut parser = Command::new(&python)
             .arg(workspace().join("tests/metrics/parse.py"))
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
-            .with_context(|| format!("the tests need Python ('{python}' does not start)"))?;
+            .with_context(|| format!("the tests need Python ('{}' does not start)", python.display()))?;
         // A parser that fails early does not read it all; what it says matters then.
         parser.stdin.take().context("no input")?.write_all(text.as_bytes()).ok();
         let output = parser.wait_with_output()?;
