@@ -1,7 +1,8 @@
 //! Background tasks of one request, through wit-bindgen's `spawn`.
 //!
 //! A task that is spawned while its request waits would not run before the request's next event: wit-bindgen 0.57
-//! queues it without waking anybody. So whoever spawns is polled again at once.
+//! queues it without waking anybody. That event may never come: the SDK writes a request's body in a task of its own,
+//! and upstream does not answer before it has the body. So whoever spawns is polled again at once.
 
 use std::{
     cell::Cell,
@@ -20,6 +21,11 @@ thread_local! {
 /// Starts `task` as part of the request that is being served.
 pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
     wasip3::spawn(Spawning(Box::pin(task)));
+    note_spawn();
+}
+
+/// Takes note that the SDK spawns a task in this poll.
+pub(crate) fn note_spawn() {
     SPAWNED.set(true);
 }
 

@@ -15,7 +15,10 @@ use spin_sdk::{
     },
 };
 
-use crate::body::{Deadline, SpinBody};
+use crate::{
+    background,
+    body::{Deadline, SpinBody},
+};
 
 pub(crate) async fn send(
     request: Request<Bytes>,
@@ -28,6 +31,8 @@ pub(crate) async fn send(
     let head = limits.connect + limits.first_byte;
     let head = sleep(limits.total.map_or(head, |total| total.min(head)));
     let sending = Box::pin(spin_sdk::http::send(request));
+    // The SDK starts a task that writes the body when this is first polled, which is now.
+    background::note_spawn();
     match select(sending, Box::pin(head)).await {
         Either::Left((Ok(response), _)) => Ok(response.map(|body| SpinBody::new(body, deadline.take()))),
         Either::Left((Err(code), _)) => Err(failure(&code, Phase::FirstByte)),
