@@ -33,7 +33,7 @@ image: ## build the container image paddock:local; RUST_IMAGE and RUNTIME_IMAGE 
 	@docker build --tag paddock:local $(foreach arg,RUST_IMAGE RUNTIME_IMAGE,$(if $($(arg)),--build-arg $(arg)=$($(arg)))) .
 
 bench: ## measure upstream, nginx, host-shim and the component side by side; prints one table
-	@cargo bench --locked -p paddock-tests
+	@scripts/bench
 
 clean: ## remove what was built, the tests' Python environment and the locally assembled test images
 	@cargo clean

@@ -194,6 +194,20 @@ async fn limits_end_a_wait_soon_after_they_pass(form: &dyn Form) -> Result<()> {
     ollama.wait_for_given_up(2, PATIENCE).await
 }
 
+async fn a_host_that_is_gone_is_given_up_at_the_limit_for_connecting(form: &dyn Form) -> Result<()> {
+    let (gone, well) = (FakeOllama::start().await?, FakeOllama::start().await?);
+    gone.fall_silent().await?;
+    let gateway = form.start(Setup::new([&gone, &well]).set("CONNECT_TIMEOUT", "500ms")).await?;
+    let started = Instant::now();
+    assert_eq!(gateway.say("hello").await?.header("x-paddock-host"), "2");
+    let waited = started.elapsed();
+    assert!((Duration::from_millis(400)..Duration::from_secs(10)).contains(&waited), "{waited:?}");
+    well.refuse().await?;
+    let reply = gateway.chat(json!({"message": "nobody"})).await?;
+    assert_eq!(reply.outcome(), (504, "upstream_timeout".to_owned()));
+    Ok(())
+}
+
 async fn a_slow_host_within_the_limits_is_waited_for(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama]).set("BETWEEN_BYTES_TIMEOUT", "5")).await?;
@@ -214,5 +228,6 @@ on_every_form! {
     a_model_is_not_missing_while_a_host_that_may_have_it_is_silent,
     a_busy_fleet_says_when_to_come_back,
     limits_end_a_wait_soon_after_they_pass,
+    a_host_that_is_gone_is_given_up_at_the_limit_for_connecting,
     a_slow_host_within_the_limits_is_waited_for,
 }

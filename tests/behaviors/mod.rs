@@ -10,6 +10,7 @@ mod failover;
 mod health;
 mod input;
 mod leaving;
+mod logs;
 mod metrics;
 mod outage;
 mod replicas;

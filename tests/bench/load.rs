@@ -99,7 +99,11 @@ const OVER: u8 = 2;
 
 impl Load {
     /// Asks for as long as told. `cpu` reads the processor time that the system asked has used so far.
-    pub(crate) async fn run(self, target: &Target, cpu: impl Fn() -> Result<Duration>) -> Result<Measurement> {
+    pub(crate) async fn run(
+        self,
+        target: &Target,
+        cpu: impl Fn() -> Result<Duration>,
+    ) -> Result<Measurement> {
         let phase = Arc::new(AtomicU8::new(WARMING_UP));
         let mut clients = Vec::new();
         for _ in 0..self.clients {

@@ -32,6 +32,8 @@ struct Summary {
     p99: f64,
     /// Processor time a request.
     cpu: f64,
+    /// How far the fastest round is from the slowest, as a part of the median.
+    spread: f64,
 }
 
 impl Row {
@@ -51,6 +53,8 @@ impl Summary {
         let rate = |round: &Measurement| number(round.latencies.len()) / round.elapsed.as_secs_f64();
         let mut rates: Vec<_> = rounds.iter().map(rate).collect();
         rates.sort_by(f64::total_cmp);
+        let median = rates.get(rates.len() / 2).copied().unwrap_or_default();
+        let spread = rates.last().zip(rates.first()).map_or(0.0, |(fast, slow)| (fast - slow) / median);
         let mut latencies: Vec<_> = rounds.iter().flat_map(|round| &round.latencies).copied().collect();
         latencies.sort_unstable();
         let cpu: Duration = rounds.iter().map(|round| round.cpu).sum();
@@ -59,10 +63,11 @@ impl Summary {
             latencies.get(place).map_or(0.0, |nanoseconds| f64::from(*nanoseconds) / 1e3)
         };
         Self {
-            rate: rates.get(rates.len() / 2).copied().unwrap_or_default(),
+            rate: median,
             p50: percentile(50),
             p99: percentile(99),
             cpu: cpu.as_secs_f64() * 1e6 / number(latencies.len()),
+            spread,
         }
     }
 }
@@ -85,7 +90,11 @@ pub(crate) fn print(rows: &[Row], facts: &Facts, clients: &[usize]) -> Result<()
     writeln!(output, "\n{processor}, {cores} cores, Linux {kernel}{nginx}\n")?;
     write!(output, "| |")?;
     for count in clients {
-        write!(output, " {count} client{}: req/s | p50 µs | p99 µs | CPU µs |", if *count == 1 { "" } else { "s" })?;
+        write!(
+            output,
+            " {count} client{}: req/s | p50 µs | p99 µs | CPU µs |",
+            if *count == 1 { "" } else { "s" }
+        )?;
     }
     writeln!(output, " idle MiB | loaded MiB |")?;
     writeln!(output, "|---|{}--:|--:|", "--:|--:|--:|--:|".repeat(clients.len()))?;
@@ -93,7 +102,7 @@ pub(crate) fn print(rows: &[Row], facts: &Facts, clients: &[usize]) -> Result<()
         write!(output, "| {} |", row.name)?;
         for place in 0..clients.len() {
             match row.summary(place) {
-                Some(Summary { rate, p50, p99, cpu }) => {
+                Some(Summary { rate, p50, p99, cpu, .. }) => {
                     write!(output, " {rate:.0} | {p50:.0} | {p99:.0} | {cpu:.1} |")?;
                 }
                 None => write!(output, " | | | |")?,
@@ -101,7 +110,16 @@ pub(crate) fn print(rows: &[Row], facts: &Facts, clients: &[usize]) -> Result<()
         }
         writeln!(output, " {:.1} | {:.1} |", bytes(row.idle) / MIB, bytes(row.loaded) / MIB)?;
     }
-    writeln!(output)?;
+    let spreads = rows.iter().flat_map(|row| (0..clients.len()).filter_map(|place| row.summary(place)));
+    let rounds = rows.iter().flat_map(|row| &row.cells).map(Vec::len).max().unwrap_or_default();
+    let spread = spreads.map(|summary| summary.spread).fold(0.0, f64::max);
+    writeln!(
+        output,
+        "\nRates are medians of {rounds} rounds (they differ by up to {:.0} %); all share the cores with the stand-in upstream and \
+         the load generator. CPU is that of the system alone, without Redis. Every request is logged, host-shim's to \
+         /dev/null.\n",
+        spread * 100.0
+    )?;
     for aim in aims(rows, *binary) {
         writeln!(output, "- {aim}")?;
     }

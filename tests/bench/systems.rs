@@ -60,14 +60,15 @@ impl Systems {
         let upstream = Arc::new(upstream);
         let nginx = nginx_version();
         let mut all = Vec::new();
-        let mut add = |name: &'static str, question, start: &dyn Fn() -> Result<(Arc<Processes>, SocketAddr)>| {
-            if !name.contains(only) {
-                return Ok(());
-            }
-            let (processes, address) = start().with_context(|| name)?;
-            all.push(System { name, target: Target::new(address, question), processes });
-            anyhow::Ok(())
-        };
+        let mut add =
+            |name: &'static str, question, start: &dyn Fn() -> Result<(Arc<Processes>, SocketAddr)>| {
+                if !name.contains(only) {
+                    return Ok(());
+                }
+                let (processes, address) = start().with_context(|| name)?;
+                all.push(System { name, target: Target::new(address, question), processes });
+                anyhow::Ok(())
+            };
         add(DIRECT, Question::Ollama, &|| Ok((Arc::clone(&upstream), upstream_address)))?;
         if nginx.is_some() {
             add(NGINX, Question::Ollama, &|| start_nginx(files.path(), upstream_address, "off"))?;
@@ -77,7 +78,8 @@ impl Systems {
         } else {
             report::say("nginx is not on the PATH: its rows are left out");
         }
-        let prefix = |name: &str| format!("paddock-bench-{}-{}", std::process::id(), name.replace([' ', ','], "-"));
+        let prefix =
+            |name: &str| format!("paddock-bench-{}-{}", std::process::id(), name.replace([' ', ','], "-"));
         let shim = |name: &str, with_redis: bool| {
             let address = process::free_address()?;
             let mut command = Command::new(host_shim);

@@ -51,10 +51,18 @@ async fn connection(mut stream: TcpStream, chat: &[u8], tags: &[u8]) -> Result<(
 fn chat() -> Vec<u8> {
     let head = "HTTP/1.1 200 OK\r\nContent-Type: application/x-ndjson\r\nDate: Sun, 22 Nov 2026 23:00:56 GMT\r\nTransfer-Encoding: chunked\r\n\r\n";
     let chunks = CHAT.iter().map(|line| format!("{:x}\r\n{line}\n\r\n", line.len() + 1));
-    [head.to_owned()].into_iter().chain(chunks).chain(["0\r\n\r\n".to_owned()]).collect::<String>().into_bytes()
+    [head.to_owned()]
+        .into_iter()
+        .chain(chunks)
+        .chain(["0\r\n\r\n".to_owned()])
+        .collect::<String>()
+        .into_bytes()
 }
 
 fn tags() -> Vec<u8> {
-    format!("HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{TAGS}", TAGS.len())
-        .into_bytes()
+    format!(
+        "HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{TAGS}",
+        TAGS.len()
+    )
+    .into_bytes()
 }

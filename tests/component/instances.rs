@@ -83,3 +83,32 @@ async fn what_must_outlive_an_instance_is_in_redis() -> Result<()> {
     assert_eq!(scrape.label_values("paddock_build_info", "form"), ["spin"]);
     Ok(())
 }
+
+#[tokio::test]
+async fn an_instance_that_ended_is_not_missed() -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let spin = SpinGateway::start(Setup::new([&ollama])).await?;
+    let gateway: &dyn Gateway = &spin;
+    gateway.say_in("s", "hello").await?;
+    let before = spin.app().instances("chat");
+    // Spin ends an instance after a second without work.
+    gateway.pass(Duration::from_millis(1500)).await;
+    let reply = gateway.say("hello").await?;
+    assert_eq!((reply.cache(), spin.app().instances("chat")), ("hit", before + 1));
+    gateway.say_in("s", "and again").await?;
+    assert_eq!(ollama.last_conversation().len(), 3);
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_instance_is_replaced_after_128_requests_and_nobody_notices() -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let spin = SpinGateway::start(Setup::new([&ollama])).await?;
+    let gateway: &dyn Gateway = &spin;
+    for number in 0..140 {
+        let reply = gateway.say("hello").await?;
+        assert_eq!(reply.cache(), if number == 0 { "miss" } else { "hit" }, "{number}");
+    }
+    assert!(spin.app().instances("chat") >= 2);
+    Ok(())
+}

@@ -14,6 +14,22 @@ pub fn workspace() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("..")
 }
 
+/// The cargo that runs the tests, in the workspace, as if it were not run by another cargo: what that one says about
+/// the package under test would make build scripts run again.
+pub(crate) fn cargo() -> Command {
+    let mut cargo = Command::new(std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into()));
+    for (name, _) in std::env::vars_os() {
+        let is_about_package = ["CARGO_PKG_", "CARGO_MANIFEST_", "CARGO_BIN_", "CARGO_CRATE_"]
+            .iter()
+            .any(|prefix| name.to_string_lossy().starts_with(prefix));
+        if is_about_package {
+            cargo.env_remove(name);
+        }
+    }
+    cargo.current_dir(workspace()).stdin(Stdio::null());
+    cargo
+}
+
 /// The native binary.
 pub fn host_shim() -> Result<PathBuf> {
     static BUILT: OnceLock<Result<PathBuf, String>> = OnceLock::new();
@@ -32,11 +48,8 @@ pub fn component(source: &Path) -> Result<PathBuf> {
 
 /// Builds a package and gives its executable, which cargo names itself wherever it puts it.
 fn build(package: &str) -> Result<PathBuf> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let output = cargo()
         .args(["build", "--locked", "--message-format=json-render-diagnostics", "-p", package])
-        .current_dir(workspace())
-        .stdin(Stdio::null())
         .output()
         .context("running cargo")?;
     ensure!(

@@ -12,22 +12,23 @@ mod state;
 
 use std::{
     net::SocketAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
 use anyhow::{Context as _, Result};
 use http::StatusCode;
 use tokio::{
-    net::{TcpListener, TcpSocket},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinHandle,
+    time::timeout,
 };
 
 pub use direct::Herd;
 pub use fixture::Recording;
 pub use scripted::{End, Pause, Piece, Scripted};
 pub use state::Recorded;
-use state::{Seen, State};
+use state::{Door, Seen, State};
 
 /// Where Ollama chats.
 pub const CHAT: &str = "/api/chat";
@@ -42,21 +43,27 @@ pub struct FakeOllama(Arc<Inner>);
 struct Inner {
     address: SocketAddr,
     state: Arc<State>,
-    door: Mutex<Door>,
+    server: Mutex<Server>,
 }
 
 #[derive(Debug)]
-enum Door {
+enum Server {
+    Closed,
     Open(JoinHandle<()>),
     /// Keeps the port without listening: whoever connects is refused, and nobody else can take it.
     Shut {
         _port: TcpSocket,
     },
+    /// Listens with a queue that is full and never accepts: whoever connects waits.
+    Full {
+        _listener: TcpListener,
+        _queue: Vec<TcpStream>,
+    },
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if let Door::Open(server) = self.door.get_mut().unwrap_or_else(PoisonError::into_inner) {
+        if let Server::Open(server) = self.server.get_mut().unwrap_or_else(PoisonError::into_inner) {
             server.abort();
         }
     }
@@ -69,7 +76,7 @@ impl FakeOllama {
         let address = listener.local_addr()?;
         let state = Arc::<State>::default();
         let server = tokio::spawn(server::serve(listener, Arc::clone(&state)));
-        Ok(Self(Arc::new(Inner { address, state, door: Mutex::new(Door::Open(server)) })))
+        Ok(Self(Arc::new(Inner { address, state, server: Mutex::new(Server::Open(server)) })))
     }
 
     /// The base URL, without trailing slash.
@@ -109,37 +116,52 @@ impl FakeOllama {
 
     /// Closes every connection and refuses new ones; its port stays its own.
     pub async fn refuse(&self) -> Result<()> {
-        let server = {
-            let mut door = self.door();
-            match &mut *door {
-                Door::Open(server) => {
-                    server.abort();
-                    // Only its end frees the port.
-                    std::mem::replace(server, tokio::spawn(async {}))
-                }
-                Door::Shut { .. } => return Ok(()),
-            }
-        };
-        drop(server.await);
+        self.close().await;
         let port = TcpSocket::new_v4()?;
         port.set_reuseaddr(true)?;
         port.bind(self.0.address).context("keeping the port of a host that refuses")?;
-        self.0.state.set_refusing(true);
-        *self.door() = Door::Shut { _port: port };
+        self.replace(Server::Shut { _port: port }, Door::Refusing);
+        Ok(())
+    }
+
+    /// Closes every connection and lets new ones wait for ever, as a machine that is gone does.
+    pub async fn fall_silent(&self) -> Result<()> {
+        self.close().await;
+        let socket = TcpSocket::new_v4()?;
+        socket.set_reuseaddr(true)?;
+        socket.bind(self.0.address)?;
+        let listener = socket.listen(1)?;
+        let mut queue = Vec::new();
+        // The queue is full when a connection is not made at once.
+        while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(self.0.address)).await {
+            queue.push(stream?);
+        }
+        self.replace(Server::Full { _listener: listener, _queue: queue }, Door::Silent);
         Ok(())
     }
 
     /// Listens again.
     pub async fn accept(&self) -> Result<()> {
-        if matches!(*self.door(), Door::Open(_)) {
-            return Ok(());
-        }
-        // The port is given back before it is taken again.
-        *self.door() = Door::Open(tokio::spawn(async {}));
+        self.close().await;
         let listener = TcpListener::bind(self.0.address).await.context("listening again")?;
-        self.0.state.set_refusing(false);
-        *self.door() = Door::Open(tokio::spawn(server::serve(listener, Arc::clone(&self.0.state))));
+        let server = tokio::spawn(server::serve(listener, Arc::clone(&self.0.state)));
+        self.replace(Server::Open(server), Door::Open);
         Ok(())
+    }
+
+    /// Gives the port back.
+    async fn close(&self) {
+        let old = std::mem::replace(&mut *self.server(), Server::Closed);
+        if let Server::Open(server) = old {
+            server.abort();
+            // The port is free when it has ended, not before.
+            drop(server.await);
+        }
+    }
+
+    fn replace(&self, server: Server, door: Door) {
+        *self.server() = server;
+        self.0.state.set_door(door);
     }
 
     /// Everything that it was asked so far, in order.
@@ -188,14 +210,14 @@ impl FakeOllama {
 
     async fn wait(&self, deadline: Duration, condition: impl FnMut(&Seen) -> bool) -> Result<()> {
         let mut seen = self.0.state.subscribe();
-        tokio::time::timeout(deadline, seen.wait_for(condition))
+        timeout(deadline, seen.wait_for(condition))
             .await
             .with_context(|| format!("not within {deadline:?}"))??;
         Ok(())
     }
 
-    fn door(&self) -> std::sync::MutexGuard<'_, Door> {
-        self.0.door.lock().unwrap_or_else(PoisonError::into_inner)
+    fn server(&self) -> MutexGuard<'_, Server> {
+        self.0.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

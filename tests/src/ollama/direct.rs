@@ -13,7 +13,7 @@ use http_body_util::StreamBody;
 use paddock::host::{Limits, Phase, Upstream, UpstreamFailure};
 use tokio::time::timeout;
 
-use super::{FakeOllama, server::play};
+use super::{FakeOllama, server::play, state::Door};
 
 /// The hosts that a request can reach, found by the address in its URL.
 #[derive(Debug, Clone)]
@@ -31,8 +31,16 @@ impl Upstream for Herd {
         let (parts, body) = request.into_parts();
         let authority = parts.uri.authority().map(ToString::to_string).unwrap_or_default();
         let host = self.0.iter().find(|host| host.0.address.to_string() == authority);
-        let state = host.map(|host| Arc::clone(&host.0.state)).filter(|state| !state.is_refusing());
-        let state = state.ok_or_else(|| UpstreamFailure::Unreachable("refused".to_owned()))?;
+        let state = host.map(|host| Arc::clone(&host.0.state));
+        let state = state.ok_or_else(|| UpstreamFailure::Unreachable("nobody is there".to_owned()))?;
+        match state.door() {
+            Door::Open => {}
+            Door::Refusing => return Err(UpstreamFailure::Unreachable("refused".to_owned())),
+            Door::Silent => {
+                tokio::time::sleep(limits.connect).await;
+                return Err(UpstreamFailure::TimedOut(Phase::Connect));
+            }
+        }
         state.connected();
         let (scripted, exchange) =
             state.ask(&parts, body).map_err(|error| UpstreamFailure::Protocol(error.to_string()))?;

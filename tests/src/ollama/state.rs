@@ -2,10 +2,7 @@
 
 use std::{
     collections::{HashMap, VecDeque},
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use anyhow::Result;
@@ -77,10 +74,19 @@ struct Plan {
     once: HashMap<&'static str, VecDeque<Scripted>>,
 }
 
+/// What happens to whoever connects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Door {
+    Open,
+    Refusing,
+    /// Nothing, not even a refusal.
+    Silent,
+}
+
 #[derive(Debug)]
 pub(super) struct State {
     plan: Mutex<Plan>,
-    refusing: AtomicBool,
+    door: Mutex<Door>,
     seen: watch::Sender<Seen>,
 }
 
@@ -89,7 +95,7 @@ impl Default for State {
         let models = Some(vec!["llama3.2:latest".to_owned()]);
         Self {
             plan: Mutex::new(Plan { models, always: HashMap::new(), once: HashMap::new() }),
-            refusing: AtomicBool::new(false),
+            door: Mutex::new(Door::Open),
             seen: watch::Sender::default(),
         }
     }
@@ -114,12 +120,12 @@ impl State {
         plan.once.clear();
     }
 
-    pub(super) fn set_refusing(&self, refusing: bool) {
-        self.refusing.store(refusing, Ordering::SeqCst);
+    pub(super) fn set_door(&self, door: Door) {
+        *self.door.lock().unwrap_or_else(PoisonError::into_inner) = door;
     }
 
-    pub(super) fn is_refusing(&self) -> bool {
-        self.refusing.load(Ordering::SeqCst)
+    pub(super) fn door(&self) -> Door {
+        *self.door.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn seen(&self) -> watch::Ref<'_, Seen> {

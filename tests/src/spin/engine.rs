@@ -3,7 +3,6 @@
 
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::sync::{Mutex, OnceLock, PoisonError};
 use std::time::SystemTime;
 
@@ -14,6 +13,7 @@ use wasmtime::{Config, Engine};
 use wasmtime_wasi_http::p3::bindings::ServicePre;
 
 use super::host::{self, State};
+use crate::artifacts;
 
 /// The names of the imports of the component in file `wasm`, such as `wasi:http/types@0.3.0`.
 pub fn component_imports(wasm: &Path) -> Result<Vec<String>> {
@@ -45,10 +45,8 @@ pub fn build_components() -> Result<()> {
 }
 
 fn cargo_build() -> Result<()> {
-    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
-    let output = Command::new(cargo)
+    let output = artifacts::cargo()
         .args(["build", "--target", "wasm32-wasip2", "--release", "--locked"])
-        .current_dir(Path::new(env!("CARGO_MANIFEST_DIR")).join(".."))
         .output()
         .context("running cargo")?;
     ensure!(
