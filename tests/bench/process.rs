@@ -12,7 +12,7 @@ use anyhow::{Context as _, Result, bail};
 use rustix::process::{Pid, Signal, kill_process};
 
 /// How long a process may take to listen; a component is compiled first.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_mins(1);
 /// How long a process is left alone before its idle memory is read.
 const SETTLE: Duration = Duration::from_millis(500);
 /// Linux tells processor time in hundredths of a second, whatever its own clock.

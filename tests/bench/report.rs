@@ -160,7 +160,7 @@ fn aims(rows: &[Row], binary: u64) -> Vec<String> {
     if let Some(hit) = many(HIT) {
         aims.push(at_least("hits a second embedded, 16 clients", hit.rate, 60_000.0, 0));
     }
-    if let Some(shim) = row(MISS).or(row(HIT)) {
+    if let Some(shim) = row(MISS).or_else(|| row(HIT)) {
         aims.push(at_most("idle memory of host-shim in MiB", bytes(shim.idle) / MIB, 8.0));
     }
     aims.push(at_most("binary of host-shim in MiB", bytes(binary) / MIB, 12.0));

@@ -60,9 +60,11 @@ async fn a_failed_attempt_tells_the_operator_which_host_and_why() -> Result<()> 
     ill.refuse().await?;
     let gateway = EMBEDDED.start(Setup::new([&ill, &well])).await?;
     let reply = gateway.say("hello").await?;
+    // The line of the request comes after it.
+    request_lines(gateway.as_ref(), 1).await;
     let logs = gateway.logs();
-    let lines = logs.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
-    let line = lines.into_iter().find(|line| line["message"] == "attempt failed").unwrap_or_default();
+    let mut lines = logs.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let line = lines.find(|line| line["message"] == "attempt failed").unwrap_or_default();
     assert_eq!(line["host"], ill.url());
     assert_eq!((line["outcome"].as_str(), line["level"].as_str()), (Some("unreachable"), Some("WARN")));
     assert_eq!(line["request_id"], reply.header("x-request-id"));
@@ -75,6 +77,7 @@ async fn an_open_service_says_so_once_and_a_guarded_one_does_not() -> Result<()>
     for (setup, told) in [(Setup::new([&ollama]), 1), (Setup::new([&ollama]).set("API_KEYS", "k"), 0)] {
         let gateway = EMBEDDED.start(setup).await?;
         gateway.get("/livez").await?;
+        request_lines(gateway.as_ref(), 1).await;
         let logs = gateway.logs();
         assert_eq!(logs.lines().filter(|line| line.contains("set API_KEYS")).count(), told, "{logs}");
     }
