@@ -119,6 +119,6 @@ impl Service<Uri> for LimitedConnector {
 
     fn call(&mut self, uri: Uri) -> Self::Future {
         let connection = tokio::time::timeout(self.limit, self.inner.call(uri));
-        Box::pin(async move { connection.await.map_err(|_| Box::new(ConnectTimedOut))? })
+        Box::pin(async move { connection.await.map_err(|_| ConnectTimedOut)? })
     }
 }

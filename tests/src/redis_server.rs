@@ -128,8 +128,8 @@ impl RedisServer {
                 program()
             )
         })?;
-        // The port is given back only now, and the server takes it a moment later.
-        *state = ProcessState::Running(child);
+        // Kept until the server listens, so that nobody else takes the port meanwhile: both share it till then.
+        let _port = std::mem::replace(state, ProcessState::Running(child));
         let started = Instant::now();
         loop {
             if ping(*address).is_ok() {
