@@ -52,8 +52,8 @@ async fn whatever_ails_one_host_another_answers_the_same_request(form: &dyn Form
 
 async fn a_dead_host_is_skipped_within_the_same_request(form: &dyn Form) -> Result<()> {
     let hosts = [FakeOllama::start().await?, FakeOllama::start().await?, FakeOllama::start().await?];
-    hosts[0].refuse().await?;
-    hosts[1].refuse().await?;
+    hosts[0].refuse().await;
+    hosts[1].refuse().await;
     let gateway = form.start(Setup::new(&hosts)).await?;
     for turn in 0..4 {
         let reply = gateway.say(&format!("hello {turn}")).await?;
@@ -93,8 +93,8 @@ async fn when_every_host_fails_the_code_says_how(form: &dyn Form) -> Result<()> 
         assert_eq!(reply.at("/error/type"), "api_error", "{name}");
         assert_eq!((first.count(CHAT), second.count(CHAT)), (asked.0 + 1, asked.1 + 1), "{name}");
     }
-    first.refuse().await?;
-    second.refuse().await?;
+    first.refuse().await;
+    second.refuse().await;
     let reply = gateway.chat(json!({"message": "nobody"})).await?;
     assert_eq!(reply.outcome(), (502, "upstream_unreachable".to_owned()));
     Ok(())
@@ -160,7 +160,7 @@ async fn a_missing_model_names_the_models_there_are_and_how_to_add_it(form: &dyn
 
 async fn a_model_is_not_missing_while_a_host_that_may_have_it_is_silent(form: &dyn Form) -> Result<()> {
     let (first, second) = (FakeOllama::start().await?, FakeOllama::start().await?);
-    second.refuse().await?;
+    second.refuse().await;
     let gateway = form.start(Setup::new([&first, &second])).await?;
     let reply = gateway.chat(json!({"message": "hello", "model": "mistral"})).await?;
     assert_eq!(reply.outcome(), (503, "model_unavailable".to_owned()));
@@ -202,7 +202,7 @@ async fn a_host_that_is_gone_is_given_up_at_the_limit_for_connecting(form: &dyn 
     assert_eq!(gateway.say("hello").await?.header("x-paddock-host"), "2");
     let waited = started.elapsed();
     assert!((Duration::from_millis(400)..Duration::from_secs(10)).contains(&waited), "{waited:?}");
-    well.refuse().await?;
+    well.refuse().await;
     let reply = gateway.chat(json!({"message": "nobody"})).await?;
     assert_eq!(reply.outcome(), (504, "upstream_timeout".to_owned()));
     Ok(())

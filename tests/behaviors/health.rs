@@ -35,7 +35,7 @@ async fn one_host_that_answers_is_enough_for_200(form: &dyn Form) -> Result<()> 
         assert_eq!(reply.json(), health(form, "degraded", &[(&well, true), (&ill, false)]));
         assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
     }
-    ill.refuse().await?;
+    ill.refuse().await;
     assert_eq!(gateway.get("/health").await?.at("/status"), "degraded");
     ill.accept().await?;
     ill.recover();
@@ -59,7 +59,7 @@ async fn hosts_are_asked_at_the_same_time(form: &dyn Form) -> Result<()> {
 
 async fn without_any_host_health_is_503(form: &dyn Form) -> Result<()> {
     let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
-    hosts[0].refuse().await?;
+    hosts[0].refuse().await;
     hosts[1].lists(refusal(503)?);
     let gateway = form.start(Setup::new(&hosts)).await?;
     let reply = gateway.get("/health").await?;
@@ -70,7 +70,7 @@ async fn without_any_host_health_is_503(form: &dyn Form) -> Result<()> {
 
 async fn a_setting_keeps_the_200_when_no_host_answers(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
-    ollama.refuse().await?;
+    ollama.refuse().await;
     let gateway = form.start(Setup::new([&ollama]).set("HEALTH_ALWAYS_200", "true")).await?;
     let reply = gateway.get("/health").await?;
     assert_eq!(reply.status, 200);

@@ -88,7 +88,7 @@ async fn known_traffic_gives_known_counters(form: &dyn Form) -> Result<()> {
 
 async fn a_failover_is_counted_at_each_host(form: &dyn Form) -> Result<()> {
     let (ill, well) = (FakeOllama::start().await?, FakeOllama::start().await?);
-    ill.refuse().await?;
+    ill.refuse().await;
     let gateway = form.start(Setup::new([&ill, &well])).await?;
     gateway.say("one").await?;
     gateway.say("two").await?;

@@ -151,7 +151,7 @@ async fn the_start_tells_which_hosts_answer_and_with_which_models() -> Result<()
 #[tokio::test]
 async fn the_start_says_what_to_do_when_no_host_answers() -> Result<()> {
     let ollama = FakeOllama::start().await?;
-    ollama.refuse().await?;
+    ollama.refuse().await;
     let shim = start(&[("OLLAMA_HOST", &ollama.url())], &[]).await?;
     shim.wait_for_log(|line| {
         let message = line["message"].as_str()?;
@@ -182,7 +182,7 @@ async fn the_health_check_asks_the_service_of_this_machine() -> Result<()> {
         assert!(run(&[("LISTEN", listen)], &["healthcheck"]).await?.0.status.success(), "{listen}");
     }
     assert!(run(&[("LISTEN", &address)], &["healthcheck", "--ready"]).await?.0.status.success());
-    ollama.refuse().await?;
+    ollama.refuse().await;
     // It lives, but no host answers.
     assert!(run(&[("LISTEN", &address)], &["healthcheck"]).await?.0.status.success());
     assert!(!run(&[("LISTEN", &address)], &["healthcheck", "--ready"]).await?.0.status.success());

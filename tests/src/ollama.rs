@@ -42,18 +42,17 @@ pub struct FakeOllama(Arc<Inner>);
 #[derive(Debug)]
 struct Inner {
     address: SocketAddr,
+    /// Never listens. It keeps the port from everybody else while the server is closed.
+    _port: TcpSocket,
     state: Arc<State>,
     server: Mutex<Server>,
 }
 
 #[derive(Debug)]
 enum Server {
+    /// Whoever connects is refused.
     Closed,
     Open(JoinHandle<()>),
-    /// Keeps the port without listening: whoever connects is refused, and nobody else can take it.
-    Shut {
-        _port: TcpSocket,
-    },
     /// Listens with a queue that is full and never accepts: whoever connects waits.
     Full {
         _listener: TcpListener,
@@ -72,11 +71,16 @@ impl Drop for Inner {
 impl FakeOllama {
     /// A host that has the model `llama3.2` and is well.
     pub async fn start() -> Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let address = listener.local_addr()?;
-        let state = Arc::<State>::default();
-        let server = tokio::spawn(server::serve(listener, Arc::clone(&state)));
-        Ok(Self(Arc::new(Inner { address, state, server: Mutex::new(Server::Open(server)) })))
+        let port = kept_port()?;
+        let address = port.local_addr()?;
+        let host = Self(Arc::new(Inner {
+            address,
+            _port: port,
+            state: Arc::default(),
+            server: Mutex::new(Server::Closed),
+        }));
+        host.accept().await?;
+        Ok(host)
     }
 
     /// The base URL, without trailing slash.
@@ -114,19 +118,20 @@ impl FakeOllama {
         self.0.state.forget_scripts();
     }
 
-    /// Closes every connection and refuses new ones; its port stays its own.
-    pub async fn refuse(&self) -> Result<()> {
-        self.close().await;
-        let port = TcpSocket::new_v4()?;
-        port.set_reuseaddr(true)?;
-        port.bind(self.0.address).context("keeping the port of a host that refuses")?;
-        self.replace(Server::Shut { _port: port }, Door::Refusing);
-        Ok(())
+    /// Closes every connection and refuses new ones.
+    pub async fn refuse(&self) {
+        let old = std::mem::replace(&mut *self.server(), Server::Closed);
+        if let Server::Open(server) = old {
+            server.abort();
+            // The listener is closed when it has ended, not before.
+            drop(server.await);
+        }
+        self.0.state.set_door(Door::Refusing);
     }
 
     /// Closes every connection and lets new ones wait for ever, as a machine that is gone does.
     pub async fn fall_silent(&self) -> Result<()> {
-        self.close().await;
+        self.refuse().await;
         let socket = TcpSocket::new_v4()?;
         socket.set_reuseaddr(true)?;
         socket.bind(self.0.address)?;
@@ -136,32 +141,19 @@ impl FakeOllama {
         while let Ok(stream) = timeout(Duration::from_millis(200), TcpStream::connect(self.0.address)).await {
             queue.push(stream?);
         }
-        self.replace(Server::Full { _listener: listener, _queue: queue }, Door::Silent);
+        *self.server() = Server::Full { _listener: listener, _queue: queue };
+        self.0.state.set_door(Door::Silent);
         Ok(())
     }
 
     /// Listens again.
     pub async fn accept(&self) -> Result<()> {
-        self.close().await;
-        let listener = TcpListener::bind(self.0.address).await.context("listening again")?;
+        self.refuse().await;
+        let listener = TcpListener::bind(self.0.address).await.context("listening")?;
         let server = tokio::spawn(server::serve(listener, Arc::clone(&self.0.state)));
-        self.replace(Server::Open(server), Door::Open);
+        *self.server() = Server::Open(server);
+        self.0.state.set_door(Door::Open);
         Ok(())
-    }
-
-    /// Gives the port back.
-    async fn close(&self) {
-        let old = std::mem::replace(&mut *self.server(), Server::Closed);
-        if let Server::Open(server) = old {
-            server.abort();
-            // The port is free when it has ended, not before.
-            drop(server.await);
-        }
-    }
-
-    fn replace(&self, server: Server, door: Door) {
-        *self.server() = server;
-        self.0.state.set_door(door);
     }
 
     /// Everything that it was asked so far, in order.
@@ -219,6 +211,15 @@ impl FakeOllama {
     fn server(&self) -> MutexGuard<'_, Server> {
         self.0.server.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// A free port of this machine, kept by a socket that does not listen: connections are refused until another socket
+/// that allows it, as servers do, listens on the same port.
+pub(crate) fn kept_port() -> Result<TcpSocket> {
+    let port = TcpSocket::new_v4()?;
+    port.set_reuseaddr(true)?;
+    port.bind(([127, 0, 0, 1], 0).into()).context("keeping a port")?;
+    Ok(port)
 }
 
 /// The recorded answer of Ollama with this status, or a proxy's where Ollama never gives it.

@@ -17,6 +17,8 @@ use tempfile::TempDir;
 use tokio::net::TcpSocket;
 use url::Url;
 
+use crate::ollama::kept_port;
+
 /// How long a server may take to start.
 const START_LIMIT: Duration = Duration::from_secs(20);
 
@@ -30,18 +32,11 @@ pub struct RedisServer {
 
 #[derive(Debug)]
 struct Process {
-    state: ProcessState,
+    /// While the server is stopped, connections are refused and nobody else can take the port.
+    port: TcpSocket,
     directory: TempDir,
-    address: SocketAddr,
-}
-
-#[derive(Debug)]
-enum ProcessState {
-    Running(Child),
-    /// Keeps the port without listening: whoever connects is refused, and nobody else can take it.
-    Stopped {
-        _port: TcpSocket,
-    },
+    /// `None` while it is stopped.
+    child: Option<Child>,
 }
 
 impl RedisServer {
@@ -74,14 +69,10 @@ impl RedisServer {
 
     /// A server that does not run yet; its port refuses connections.
     pub fn stopped() -> Result<Self> {
-        let port = closed_port(([127, 0, 0, 1], 0).into())?;
-        let address = port.local_addr()?;
-        let process = Process {
-            state: ProcessState::Stopped { _port: port },
-            directory: tempfile::tempdir()?,
-            address,
-        };
-        Ok(Self { url: Url::parse(&format!("redis://{address}/0"))?, process: Some(Mutex::new(process)) })
+        let port = kept_port()?;
+        let url = Url::parse(&format!("redis://{}/0", port.local_addr()?))?;
+        let process = Process { port, directory: tempfile::tempdir()?, child: None };
+        Ok(Self { url, process: Some(Mutex::new(process)) })
     }
 
     /// Its address as a URL.
@@ -91,12 +82,9 @@ impl RedisServer {
 
     /// Ends the process; its port refuses connections.
     pub fn stop(&self) -> Result<()> {
-        let mut process = self.process()?;
-        if let ProcessState::Running(child) = &mut process.state {
+        if let Some(mut child) = self.process()?.child.take() {
             child.kill()?;
             child.wait()?;
-            let port = closed_port(process.address)?;
-            process.state = ProcessState::Stopped { _port: port };
         }
         Ok(())
     }
@@ -104,18 +92,18 @@ impl RedisServer {
     /// Starts the process again on the same port, empty.
     pub fn restart(&self) -> Result<()> {
         let mut process = self.process()?;
-        let Process { state, directory, address } = &mut *process;
-        if let ProcessState::Running(_) = state {
+        if process.child.is_some() {
             return Ok(());
         }
-        let log = directory.path().join("log");
+        let address = process.port.local_addr()?;
+        let log = process.directory.path().join("log");
         let mut command = Command::new(program());
         command
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"])
             .arg("--port")
             .arg(address.port().to_string())
             .arg("--dir")
-            .arg(directory.path())
+            .arg(process.directory.path())
             .arg("--logfile")
             .arg(&log)
             .stdin(Stdio::null())
@@ -128,14 +116,9 @@ impl RedisServer {
                 program()
             )
         })?;
-        // Kept until the server listens, so that nobody else takes the port meanwhile: both share it till then.
-        let _port = std::mem::replace(state, ProcessState::Running(child));
+        let child = process.child.insert(child);
         let started = Instant::now();
-        loop {
-            if ping(*address).is_ok() {
-                return Ok(());
-            }
-            let ProcessState::Running(child) = state else { bail!("the server was stopped") };
+        while ping(address).is_err() {
             let log = || std::fs::read_to_string(&log).unwrap_or_default();
             if let Some(status) = child.try_wait()? {
                 bail!("the Redis server ended with {status}: {}", log());
@@ -143,6 +126,7 @@ impl RedisServer {
             ensure!(started.elapsed() < START_LIMIT, "the Redis server does not answer: {}", log());
             std::thread::sleep(Duration::from_millis(5));
         }
+        Ok(())
     }
 
     /// Stops the process without closing its connections: it accepts, and never answers.
@@ -157,7 +141,7 @@ impl RedisServer {
 
     fn signal(&self, signal: Signal) -> Result<()> {
         let process = self.process()?;
-        let ProcessState::Running(child) = &process.state else { bail!("the server does not run") };
+        let child = process.child.as_ref().context("the server does not run")?;
         let pid = Pid::from_raw(child.id().try_into()?).context("no process id")?;
         Ok(kill_process(pid, signal)?)
     }
@@ -170,7 +154,7 @@ impl RedisServer {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        if let ProcessState::Running(child) = &mut self.state {
+        if let Some(child) = &mut self.child {
             // It may be gone already.
             child.kill().ok();
             child.wait().ok();
@@ -183,13 +167,6 @@ fn program() -> String {
         .ok()
         .filter(|path| !path.is_empty())
         .unwrap_or_else(|| "redis-server".into())
-}
-
-fn closed_port(address: SocketAddr) -> Result<TcpSocket> {
-    let port = TcpSocket::new_v4()?;
-    port.set_reuseaddr(true)?;
-    port.bind(address).context("keeping a port")?;
-    Ok(port)
 }
 
 fn ping(address: SocketAddr) -> Result<()> {
