@@ -14,6 +14,7 @@ use crate::{
     host::Host,
     journal::{Event, Level, RequestRecord},
     metrics::{Attempt, Metrics, Sample, Tokens},
+    session::SessionStatus,
     store::{Outage, Store, StoreError, StoreResult, Transition},
 };
 
@@ -33,6 +34,10 @@ pub(crate) struct Account {
     /// The host that answered.
     pub(crate) host: Option<BackendHost>,
     pub(crate) store_errors: Vec<&'static str>,
+    /// What became of the session's turn, as far as it is known when the head goes out.
+    pub(crate) session: Option<SessionStatus>,
+    /// Whether a flight has the account now and closes it, because the reply streams.
+    pub(crate) handed_over: bool,
 }
 
 impl Account {

@@ -4,9 +4,18 @@
 //! of [`Question`] that it does not consider does not compile.
 
 use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::{caller::Scope, session::Message};
+use crate::{
+    caller::Scope,
+    metrics::Tokens,
+    wire::{
+        dialect::{Dialect, RawMessage},
+        protocol::Durations,
+        spoken::Spoken,
+    },
+};
 
 /// What the cache did for a request; the header `X-Cache`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -38,8 +47,16 @@ pub struct Question<'a> {
     pub scope: &'a Scope,
     /// The model, as the caller spelled it.
     pub model: &'a str,
-    /// The whole message list, history included.
-    pub messages: &'a [&'a Message],
+    /// The whole message list in Ollama's dialect, history, system message and images included.
+    pub messages: &'a [&'a str],
+    /// The form that the answer must have, as it was written: a grammar follows the order of a schema's members.
+    pub format: Option<&'a str>,
+    /// The options of the run.
+    pub options: Option<&'a Value>,
+    /// Whether and how hard the model thinks first.
+    pub think: Option<&'a Value>,
+    /// The tools that the model may call.
+    pub tools: Option<&'a Value>,
 }
 
 /// The 256-bit name of an answer.
@@ -56,15 +73,18 @@ impl CacheKey {
     /// SHA-256 over a canonical encoding: a version, then each field in a fixed order, each string behind its
     /// length as 64 bits and each list behind its count, so that no two questions have the same encoding.
     pub fn of(question: &Question<'_>) -> Self {
-        let Question { scope, model, messages } = question;
+        let Question { scope, model, messages, format, options, think, tools } = question;
         let mut encoding = Encoding(Sha256::new());
-        encoding.string("paddock /chat 1");
+        encoding.string("paddock /chat 2");
         encoding.0.update(scope.as_bytes());
         encoding.string(model);
         encoding.count(messages.len());
-        for Message { role, content } in *messages {
-            encoding.string(role.as_str());
-            encoding.string(content);
+        for message in *messages {
+            encoding.string(message);
+        }
+        encoding.string(format.unwrap_or_default());
+        for value in [options, think, tools] {
+            encoding.value(value.unwrap_or(&Value::Null));
         }
         Self(encoding.0.finalize().into())
     }
@@ -86,30 +106,85 @@ impl Encoding {
         self.count(string.len());
         self.0.update(string);
     }
+
+    /// A value behind a letter for its kind, an object's members in the order of their names.
+    fn value(&mut self, value: &Value) {
+        match value {
+            Value::Null => self.0.update(b"n"),
+            Value::Bool(yes) => self.0.update(if *yes { b"t" } else { b"f" }),
+            Value::Number(number) => {
+                self.0.update(b"d");
+                self.string(&number.to_string());
+            }
+            Value::String(string) => {
+                self.0.update(b"s");
+                self.string(string);
+            }
+            Value::Array(values) => {
+                self.0.update(b"a");
+                self.count(values.len());
+                for value in values {
+                    self.value(value);
+                }
+            }
+            Value::Object(members) => {
+                self.0.update(b"o");
+                self.count(members.len());
+                let mut members: Vec<_> = members.iter().collect();
+                members.sort_unstable_by_key(|(name, _)| *name);
+                for (name, value) in members {
+                    self.string(name);
+                    self.value(value);
+                }
+            }
+        }
+    }
 }
 
-/// A stored answer. Only complete, successful, non-empty ones are stored.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+/// A complete answer, as it is stored. Only successful, non-empty ones are.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CachedAnswer {
-    /// The model's whole reply.
-    pub response: String,
+    /// What the model said.
+    pub spoken: Spoken,
+    /// Tokens, by Ollama's count.
+    #[serde(default)]
+    pub tokens: Tokens,
+    /// How long Ollama took.
+    #[serde(default)]
+    pub durations: Durations,
+}
+
+impl CachedAnswer {
+    /// An answer with its counts.
+    pub fn new(spoken: Spoken, tokens: Tokens, durations: Durations) -> Self {
+        Self { spoken, tokens, durations }
+    }
+
+    /// Whether the model said nothing that is worth keeping.
+    pub fn is_empty(&self) -> bool {
+        self.spoken.is_empty()
+    }
+
+    /// The answer as a message of a conversation.
+    pub fn message(&self, dialect: Dialect) -> RawMessage {
+        self.spoken.message(dialect)
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use http::{HeaderMap, HeaderValue};
     use proptest::prelude::*;
+    use serde_json::json;
 
     use super::*;
-    use crate::session::Role;
 
-    fn key(scope: &Scope, model: &str, messages: &[Message]) -> CacheKey {
-        let messages: Vec<_> = messages.iter().collect();
-        CacheKey::of(&Question { scope, model, messages: &messages })
+    fn key(scope: &Scope, model: &str, messages: &[&str]) -> CacheKey {
+        CacheKey::of(&question(scope, model, messages))
     }
 
-    fn user(content: &str) -> Message {
-        Message::new(Role::User, content)
+    fn question<'a>(scope: &'a Scope, model: &'a str, messages: &'a [&'a str]) -> Question<'a> {
+        Question { scope, model, messages, format: None, options: None, think: None, tools: None }
     }
 
     #[test]
@@ -118,20 +193,42 @@ mod tests {
         let mut headers = HeaderMap::new();
         headers.insert("x-api-key", HeaderValue::from_static("ann"));
         let ann = Scope::of(&headers, None).unwrap();
-        let base = key(&public, "llama3.2", &[user("hi")]);
-        assert_eq!(base, key(&public, "llama3.2", &[user("hi")]));
-        for (what, other) in [
-            ("caller", key(&ann, "llama3.2", &[user("hi")])),
-            ("model", key(&public, "llama3.1", &[user("hi")])),
-            ("content", key(&public, "llama3.2", &[user("hi ")])),
-            ("role", key(&public, "llama3.2", &[Message::new(Role::System, "hi")])),
-            (
-                "history",
-                key(&public, "llama3.2", &[user("a"), Message::new(Role::Assistant, "b"), user("hi")]),
-            ),
-        ] {
-            assert_ne!(base, other, "{what}");
+        let base = question(&public, "llama3.2", &["hi"]);
+        let (one, two) = (json!({"seed": 1, "top_k": 2}), json!({"seed": 2, "top_k": 2}));
+        let others = [
+            ("caller", Question { scope: &ann, ..base }),
+            ("model", Question { model: "llama3.1", ..base }),
+            ("content", Question { messages: &["hi "], ..base }),
+            ("history", Question { messages: &["a", "b", "hi"], ..base }),
+            ("format", Question { format: Some("\"json\""), ..base }),
+            ("options", Question { options: Some(&one), ..base }),
+            ("other options", Question { options: Some(&two), ..base }),
+            ("think", Question { think: Some(&Value::Bool(false)), ..base }),
+            ("the same value elsewhere", Question { think: Some(&one), ..base }),
+            ("tools", Question { tools: Some(&one), ..base }),
+        ];
+        let mut keys = vec![("base", CacheKey::of(&base))];
+        keys.extend(others.map(|(what, question)| (what, CacheKey::of(&question))));
+        for (index, (what, key)) in keys.iter().enumerate() {
+            for (other, earlier) in keys.iter().take(index) {
+                assert_ne!(key, earlier, "{what} {other}");
+            }
         }
+        assert_eq!(CacheKey::of(&base), key(&public, "llama3.2", &["hi"]));
+    }
+
+    #[test]
+    fn the_order_of_members_does_not_matter() {
+        let public = Scope::public();
+        let base = question(&public, "m", &["hi"]);
+        let of = |text: &str| {
+            let options = serde_json::from_str(text).unwrap();
+            CacheKey::of(&Question { options: Some(&options), ..base })
+        };
+        assert_eq!(of(r#"{"a":1,"b":[2,{"c":3,"d":4}]}"#), of(r#"{"b":[2, {"d":4,"c":3}], "a":1}"#));
+        assert_ne!(of(r#"{"a":[1,2]}"#), of(r#"{"a":[2,1]}"#));
+        assert_ne!(of(r#"{"a":"1"}"#), of(r#"{"a":1}"#));
+        assert_ne!(of(r#"{"a":null}"#), of("{}"));
     }
 
     proptest! {
@@ -142,9 +239,9 @@ mod tests {
             let (cut, other) = (cut.min(text.len() - 1), other.min(text.len() - 1));
             prop_assume!(cut != other);
             let public = Scope::public();
-            let split = |at: usize| key(&public, "m", &[user(&text[..at]), user(&text[at..])]);
+            let split = |at: usize| key(&public, "m", &[&text[..at], &text[at..]]);
             prop_assert_ne!(split(cut), split(other));
-            let with_model = |at: usize| key(&public, &text[..at], &[user(&text[at..])]);
+            let with_model = |at: usize| key(&public, &text[..at], &[&text[at..]]);
             prop_assert_ne!(with_model(cut), with_model(other));
         }
 
@@ -155,7 +252,7 @@ mod tests {
         ) {
             let public = Scope::public();
             let of = |texts: &[String]| {
-                let messages: Vec<_> = texts.iter().map(|text| user(text)).collect();
+                let messages: Vec<_> = texts.iter().map(String::as_str).collect();
                 key(&public, "m", &messages)
             };
             prop_assert_eq!(of(&left) == of(&right), left == right);

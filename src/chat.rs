@@ -1,47 +1,48 @@
-//! `POST /chat`: parse, load the session, look in the cache, else fly; then reply.
+//! `POST /chat`: parse, load the session, look in the cache, else fly; then reply, in one piece or in many.
 //!
 //! Store trouble never fails a chat: what the store cannot give is done without, and the reply says so.
 
-mod flight;
 mod request;
 
+use std::borrow::Cow;
+
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body;
 use serde::Serialize;
+use serde_json::{Value, value::RawValue};
 
 use crate::{
     account::Account,
-    cache::{CacheKey, CacheStatus, Question},
+    body,
+    cache::{CacheKey, CacheStatus, CachedAnswer, Question},
     caller::Scope,
+    conversation::{Memory, session_id},
     error::Error,
-    fleet::BackendHost,
+    flight::{self, Commit, Flight, Landing, Order, Pieces, Rendering},
     host::{Host, MaybeSend},
     reply::{self, ReplyBody},
-    session::{Message, Role, SessionKey, Turn, trim},
-    store::{ResponseCache, Sessions},
-    wire::ollama,
+    session::{Dialect, RawMessage},
+    store::ResponseCache,
+    wire::{
+        framer::Framing,
+        ollama::{self, Said},
+        protocol::Protocol,
+    },
 };
-use flight::{Commit, Flight, SessionCommit};
-use request::{ChatRequest, read_body};
+use request::ChatRequest;
 
-const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
-const X_SESSION: HeaderName = HeaderName::from_static("x-session");
-const X_PADDOCK_HOST: HeaderName = HeaderName::from_static("x-paddock-host");
-
-/// Whether the turn is in the session's history.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum SessionStatus {
-    /// The turn is stored. Only this acknowledges it.
-    Stored,
-    /// The store is down: the history was not read, or the turn not written.
-    Unavailable,
-}
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
 #[derive(Serialize)]
 struct ChatReply<'a> {
     response: &'a str,
     session_id: &'a str,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    thinking: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<Box<RawValue>>,
 }
 
 pub(crate) async fn chat<H, B>(
@@ -56,66 +57,104 @@ where
 {
     let config = host.config();
     let scope = Scope::of(headers, config.caller_header.as_ref())?;
-    let body = read_body(host, headers, body).await?;
-    let ChatRequest { message, model, session_id } = ChatRequest::parse(&body)?;
-    let model = model.unwrap_or_else(|| config.default_model.clone());
+    let body = body::read(host, headers, body, config.body_limits.chat).await?;
+    let mut request = ChatRequest::parse(&body)?;
+    if request.session_id.is_empty() {
+        session_id(headers)?.clone_into(&mut request.session_id);
+    }
+    let model = request.model.clone().unwrap_or_else(|| config.default_model.clone());
     account.model = Some(model.clone());
-    let session = match session_id.as_str() {
-        "" => None,
-        id => Some(SessionKey::of(&scope, id)?),
-    };
 
-    let turns = match &session {
-        Some(key) => {
-            let turns = host.store().turns(key, config.session_ttl).await;
-            account.tolerate(host, "session_load", turns)
-        }
-        None => Some(Vec::new()),
-    };
-    // Without its history a session is not written to either: the reply says that memory is unavailable.
-    let session = session.filter(|_| turns.is_some());
-    let turns = turns.unwrap_or_default();
-    let question = Message::new(Role::User, message);
-    let mut messages = trim(&turns, config.history);
-    messages.push(&question);
+    let memory = Memory::load(host, &scope, &request.session_id, account).await?;
+    let history = memory.history(config.history);
+    let question = Said { role: "user", content: &request.message, images: &request.images }.message();
+    let system = request.system.as_deref().or(history.system);
+    let system = system.map(|content| Said { role: "system", content, images: &[] }.message());
+    let messages: Vec<RawMessage> =
+        system.into_iter().chain(history.messages(Dialect::Ollama)).chain([question.clone()]).collect();
 
-    let key = CacheKey::of(&Question { scope: &scope, model: &model, messages: &messages });
+    let key = cache_key(&scope, &model, &messages, &request);
     let cached = look_up(host, &key, account).await;
+    let commit = Commit {
+        cache: (account.cache == Some(CacheStatus::Miss)).then_some(key),
+        session: memory.commit(
+            Dialect::Ollama,
+            &history,
+            request.system.clone(),
+            vec![question],
+            config.history,
+        ),
+    };
+    let pieces =
+        request.framing(headers).map(|framing| Pieces { framing, session_id: request.session_id.clone() });
     if let Some(answer) = cached {
-        let status = match &session {
-            Some(session) => {
-                let answer = Message::new(Role::Assistant, answer.as_str());
-                let turn = Turn::exchange(crate::handle::random_id(host), question, answer);
-                Some(flight::append(host, session, &turn, account).await)
-            }
-            None => unavailable(&session_id),
-        };
-        return Ok(respond(&answer, &session_id, account, status));
+        account.session = memory.status(flight::land(host, &answer, commit, account).await);
+        return Ok(match pieces {
+            Some(pieces) => replay(&pieces, &answer, account),
+            None => whole(&answer, &request.session_id),
+        });
     }
 
-    let body = ollama::ChatRequest { model: &model, messages: &messages, stream: true };
-    let body = serde_json::to_vec(&body).unwrap_or_default();
-    let flight = Flight {
-        model,
-        body: body.into(),
-        commit: Commit {
-            cache: (account.cache == Some(CacheStatus::Miss)).then_some(key),
-            session: session.map(|key| SessionCommit { key, question }),
-        },
-        account: account.clone(),
+    let order = Order {
+        method: Method::POST,
+        path: Cow::Borrowed("/api/chat"),
+        body: upstream_body(&model, &messages, &request),
+        model: Some(model),
+        protocol: Some(Protocol::OllamaChat),
+        streams: true,
+        rendering: pieces.map_or(Rendering::Whole, Rendering::Pieces),
     };
-    let landing = flight.launch(host).await?;
-    *account = landing.account;
-    let answer = landing.answer?;
-    let status = landing.session.or_else(|| unavailable(&session_id).filter(|_| account.store_failed()));
-    Ok(respond(&answer, &session_id, account, status))
+    let flight = Flight { order, commit, account: account.clone(), forgetful: memory.is_unavailable() };
+    Ok(match flight.launch(host, account).await? {
+        Landing::Spoken(answer, session) => {
+            account.session = memory.status(session);
+            whole(&answer, &request.session_id)
+        }
+        Landing::Streaming(_, inlet) => {
+            let framing = request.framing(headers).unwrap_or(Framing::Events);
+            streamed(framing, ReplyBody::streamed(inlet))
+        }
+        Landing::Whole(original, _) => reply::typed(original.status, original.content_type, original.body),
+    })
 }
 
-fn unavailable(session_id: &str) -> Option<SessionStatus> {
-    (!session_id.is_empty()).then_some(SessionStatus::Unavailable)
+fn upstream_body(model: &str, messages: &[RawMessage], request: &ChatRequest<'_>) -> Bytes {
+    let ChatRequest { format, options, think, tools, keep_alive, .. } = *request;
+    let body =
+        ollama::ChatRequest { model, messages, stream: true, format, options, think, tools, keep_alive };
+    serde_json::to_vec(&body).unwrap_or_default().into()
 }
 
-async fn look_up<H: Host>(host: &H, key: &CacheKey, account: &mut Account) -> Option<String> {
+fn cache_key(scope: &Scope, model: &str, messages: &[RawMessage], request: &ChatRequest<'_>) -> CacheKey {
+    // Every field of the request is either in the key or changes nothing about the answer.
+    let ChatRequest {
+        message: _,
+        system: _,
+        model: _,
+        session_id: _,
+        images: _,
+        stream: _,
+        format,
+        options,
+        think,
+        tools,
+        keep_alive: _,
+    } = request;
+    let value = |raw: Option<&RawValue>| raw.and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
+    let (options, think, tools) = (value(*options), value(*think), value(*tools));
+    let messages: Vec<_> = messages.iter().map(RawMessage::as_str).collect();
+    CacheKey::of(&Question {
+        scope,
+        model,
+        messages: &messages,
+        format: format.map(RawValue::get),
+        options: options.as_ref(),
+        think: think.as_ref(),
+        tools: tools.as_ref(),
+    })
+}
+
+async fn look_up<H: Host>(host: &H, key: &CacheKey, account: &mut Account) -> Option<CachedAnswer> {
     account.cache = Some(CacheStatus::Bypass);
     if !host.config().cache_enabled || account.store_failed() {
         return None;
@@ -123,30 +162,36 @@ async fn look_up<H: Host>(host: &H, key: &CacheKey, account: &mut Account) -> Op
     let found = host.store().answer(key).await;
     let found = account.tolerate(host, "cache_get", found)?;
     account.cache = Some(if found.is_some() { CacheStatus::Hit } else { CacheStatus::Miss });
-    found.map(|answer| answer.response)
+    found
 }
 
-fn respond(
-    answer: &str,
-    session_id: &str,
-    account: &Account,
-    session: Option<SessionStatus>,
-) -> Response<ReplyBody> {
-    let mut response = reply::json(StatusCode::OK, &ChatReply { response: answer, session_id });
+/// The reply in one piece.
+fn whole(answer: &CachedAnswer, session_id: &str) -> Response<ReplyBody> {
+    let spoken = &answer.spoken;
+    let tool_calls = (!spoken.calls.is_empty()).then(|| spoken.calls_json());
+    let reply = ChatReply { response: &spoken.text, session_id, thinking: &spoken.thinking, tool_calls };
+    reply::json(StatusCode::OK, &reply)
+}
+
+/// A stored answer in pieces.
+fn replay(pieces: &Pieces, answer: &CachedAnswer, account: &Account) -> Response<ReplyBody> {
+    let (mut outlet, _, inlet) = reply::channel();
+    for piece in pieces.replay(answer, account, account.session) {
+        outlet.offer(piece);
+    }
+    streamed(pieces.framing, ReplyBody::streamed(inlet))
+}
+
+fn streamed(framing: Framing, body: ReplyBody) -> Response<ReplyBody> {
+    let mut response = Response::new(body);
     let headers = response.headers_mut();
-    if let Some(cache) = account.cache {
-        headers.insert(X_CACHE, HeaderValue::from_static(cache.as_str()));
-    }
-    if let Some(session) = session {
-        let value = match session {
-            SessionStatus::Stored => "stored",
-            SessionStatus::Unavailable => "unavailable",
-        };
-        headers.insert(X_SESSION, HeaderValue::from_static(value));
-    }
-    let name = account.host.as_ref().map(BackendHost::name);
-    if let Some(name) = name.and_then(|name| HeaderValue::from_str(name).ok()) {
-        headers.insert(X_PADDOCK_HOST, name);
-    }
+    headers.insert(
+        header::CONTENT_TYPE,
+        match framing {
+            Framing::Lines => NDJSON,
+            Framing::Events => EVENT_STREAM,
+        },
+    );
+    reply::never_stored(headers);
     response
 }

@@ -15,6 +15,7 @@ use crate::{
     caller::ApiKeys,
     fleet::{BackendHost, LoadBalancer, Policy},
     host::Limits,
+    origin::Origins,
     session::Budget,
     settings::{Form, Settings},
 };
@@ -51,16 +52,26 @@ pub struct Config {
     pub session_ttl: Duration,
     /// How much history goes ahead of a message.
     pub history: Budget,
-    /// The largest request body, in bytes.
-    pub body_limit: u64,
-    /// Limits of an upstream call.
+    /// The largest request bodies.
+    pub body_limits: BodyLimits,
+    /// Limits of an upstream call whose answer comes in pieces.
     pub limits: Limits,
+    /// Limit for an answer that comes in one piece.
+    pub total_timeout: Duration,
+    /// How long a client may take for what is the client's to do.
+    pub client_timeout: Duration,
     /// Limit for each host in `/health`.
     pub health_timeout: Duration,
     /// Whether `/health` answers 200 even when no host does.
     pub health_always_ok: bool,
     /// Keys that open the service.
     pub api_keys: ApiKeys,
+    /// The key that may manage models.
+    pub admin_token: ApiKeys,
+    /// Whether every caller may manage models.
+    pub allow_model_management: bool,
+    /// The origins whose web pages may ask.
+    pub origins: Origins,
     /// The trusted header that names the caller.
     pub caller_header: Option<HeaderName>,
     /// Redis, when there is one.
@@ -69,6 +80,50 @@ pub struct Config {
     pub redis_prefix: String,
     /// Bytes for the embedded store.
     pub memory_limit: u64,
+}
+
+/// The largest body of a request, and the setting that says so.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyLimit {
+    /// The setting.
+    pub setting: &'static str,
+    /// In bytes.
+    pub bytes: u64,
+}
+
+/// The largest body by surface.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BodyLimits {
+    /// `/chat`.
+    pub chat: BodyLimit,
+    /// Questions on `/api`.
+    pub ollama: BodyLimit,
+    /// Questions on `/v1`.
+    pub openai: BodyLimit,
+    /// `/v1/messages`.
+    pub anthropic: BodyLimit,
+    /// Everything else.
+    pub other: BodyLimit,
+}
+
+impl BodyLimits {
+    fn read(reader: &mut Reader<'_, impl Settings>) -> Self {
+        let other = BodyLimit { setting: "BODY_LIMIT", bytes: reader.bytes("BODY_LIMIT") };
+        let mut limit = |setting: &'static str| {
+            // Whoever sets the general limit alone means all bodies.
+            let setting =
+                if reader.is_set("BODY_LIMIT") && !reader.is_set(setting) { "BODY_LIMIT" } else { setting };
+            let bytes = if setting == "BODY_LIMIT" { other.bytes } else { reader.bytes(setting) };
+            BodyLimit { setting, bytes }
+        };
+        Self {
+            chat: limit("CHAT_BODY_LIMIT"),
+            ollama: limit("API_BODY_LIMIT"),
+            openai: limit("OPENAI_BODY_LIMIT"),
+            anthropic: limit("ANTHROPIC_BODY_LIMIT"),
+            other,
+        }
+    }
 }
 
 /// Where Redis is and how long it may take.
@@ -113,19 +168,24 @@ impl Config {
                 messages: reader.number("HISTORY_MAX_MESSAGES"),
                 bytes: usize::try_from(reader.bytes("HISTORY_MAX_BYTES")).unwrap_or(usize::MAX),
             },
-            body_limit: reader.bytes("BODY_LIMIT"),
+            body_limits: BodyLimits::read(&mut reader),
             limits: Limits {
                 connect: reader.duration("CONNECT_TIMEOUT"),
                 first_byte: reader.duration("FIRST_BYTE_TIMEOUT"),
                 between_bytes: reader.duration("BETWEEN_BYTES_TIMEOUT"),
                 total: None,
             },
+            total_timeout: reader.duration("TOTAL_TIMEOUT"),
+            client_timeout: reader.duration("CLIENT_TIMEOUT"),
             health_timeout: reader.duration("HEALTH_TIMEOUT"),
             health_always_ok: match form {
                 Form::Native => reader.flag("HEALTH_ALWAYS_200"),
                 Form::Spin => reader.flag("HEALTH_ALWAYS_OK"),
             },
             api_keys: ApiKeys::parse(&reader.text("API_KEYS")),
+            admin_token: ApiKeys::parse(&reader.text("ADMIN_TOKEN")),
+            allow_model_management: reader.flag("ALLOW_MODEL_MANAGEMENT"),
+            origins: reader.parsed("CORS_ALLOW_ORIGINS", Origins::parse).unwrap_or_default(),
             caller_header: reader.parsed("CALLER_HEADER", |name| {
                 let fault = |_| "must be the name of a header, such as x-forwarded-user".to_owned();
                 HeaderName::try_from(name).map_err(fault)
@@ -138,6 +198,12 @@ impl Config {
             },
         };
         reader.finish(config).map(|(config, warnings)| Loaded { config, warnings })
+    }
+
+    /// The limits of an upstream call whose answer comes in one piece.
+    pub fn whole_limits(&self) -> Limits {
+        let limit = self.total_timeout;
+        Limits { first_byte: limit, between_bytes: limit, total: Some(limit), ..self.limits }
     }
 
     /// The limits of a probe of one host, which must answer within [`Config::health_timeout`].
@@ -275,10 +341,18 @@ mod tests {
         assert_eq!(urls(&config), ["http://127.0.0.1:11434"]);
         assert_eq!(config.default_model, "llama3.2");
         assert_eq!(config.cache_ttl, Duration::from_hours(1));
-        assert_eq!(config.body_limit, 1 << 20);
+        assert_eq!((config.body_limits.other.bytes, config.body_limits.chat.bytes), (1 << 20, 20 << 20));
         assert_eq!(config.limits.first_byte, Duration::from_mins(5));
         assert_eq!(config.redis, None);
         assert!(config.api_keys.is_open() && config.cache_enabled && !config.health_always_ok);
+    }
+
+    #[test]
+    fn the_general_limit_of_a_body_holds_for_every_surface_that_has_none_of_its_own() {
+        let limits = native(&[("BODY_LIMIT", "2KiB"), ("API_BODY_LIMIT", "3KiB")]).config.body_limits;
+        assert_eq!(limits.chat, BodyLimit { setting: "BODY_LIMIT", bytes: 2048 });
+        assert_eq!(limits.ollama, BodyLimit { setting: "API_BODY_LIMIT", bytes: 3072 });
+        assert_eq!((limits.anthropic.bytes, limits.other.bytes), (2048, 2048));
     }
 
     #[test]

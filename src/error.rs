@@ -1,18 +1,18 @@
 //! Everything that can go wrong with a request, as one enum grouped by who must act.
 //!
 //! Each table below is exhaustive: a new variant does not compile until every table knows it. `Display` is what
-//! the client reads: clear, with what to do, never with internal detail; that is in [`Error::detail`].
+//! the client reads: clear, with what to do, never with internal detail; that is in [`Error::detail`]. How an error
+//! is written on each surface is the business of the submodule `shape`.
+
+mod shape;
 
 use std::time::Duration;
 
-use http::{HeaderValue, Response, StatusCode, header};
-use serde::Serialize;
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
 
-use crate::{
-    host::Phase,
-    journal::Level,
-    reply::{self, ReplyBody},
-};
+use crate::{host::Phase, journal::Level};
+pub(crate) use shape::Family;
 
 /// Why a request was not answered as asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +28,7 @@ pub enum Error {
     #[error("the field '{0}' must not be empty")]
     EmptyField(&'static str),
     /// A field has the wrong JSON type.
-    #[error("the field '{param}' must be a {expected}")]
+    #[error("the field '{param}' must be {expected}")]
     WrongType {
         /// The field's name.
         param: &'static str,
@@ -39,10 +39,12 @@ pub enum Error {
     #[error("the session_id must have at most 128 characters and no control characters")]
     InvalidSessionId,
     /// The body exceeds the limit.
-    #[error("the request body is larger than {limit} bytes, the limit that BODY_LIMIT sets")]
+    #[error("the request body is larger than {limit} bytes, the limit that {setting} sets")]
     BodyTooLarge {
         /// The limit in bytes.
         limit: u64,
+        /// The setting that raises it.
+        setting: &'static str,
     },
     /// The body stopped before its end.
     #[error("the request body did not arrive completely")]
@@ -50,6 +52,29 @@ pub enum Error {
     /// A multipart body.
     #[error("multipart bodies are not accepted here; send JSON")]
     UnsupportedMediaType,
+    /// A compressed body.
+    #[error("compressed request bodies are not accepted; send the body without Content-Encoding")]
+    UnsupportedEncoding,
+    /// A session was named where there is none.
+    #[error(
+        "X-Paddock-Session works on /chat, /api/chat, /v1/chat/completions and /v1/messages; send this request without it"
+    )]
+    SessionUnsupported,
+    /// A web page of another origin asks.
+    #[error("requests from this origin are not allowed; CORS_ALLOW_ORIGINS names the origins that are")]
+    ForeignOrigin,
+    /// Changing models is not allowed to this caller.
+    #[error(
+        "managing models is off here: send ADMIN_TOKEN as 'Authorization: Bearer TOKEN', or have the operator set \
+         ADMIN_TOKEN or ALLOW_MODEL_MANAGEMENT=true"
+    )]
+    ManagementForbidden,
+    /// Uploads are never passed on.
+    #[error(
+        "pushing models and uploading blobs are not passed on, whatever ADMIN_TOKEN and ALLOW_MODEL_MANAGEMENT say: \
+         a model must come from one place for all hosts; use /api/pull or /api/create with 'from'"
+    )]
+    UploadForbidden,
     /// API keys are set and none of them was sent.
     #[error("a valid API key is required: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")]
     Unauthorized,
@@ -57,7 +82,7 @@ pub enum Error {
     #[error("the header that names the caller must be sent exactly once")]
     AmbiguousCaller,
     /// No such path.
-    #[error("no such path; there are POST /chat, GET /health, GET /livez and GET /metrics")]
+    #[error("no such path; GET /openapi.json lists every path there is")]
     NotFound,
     /// The path is there, the method is not.
     #[error("method not allowed; use {allow}")]
@@ -80,6 +105,8 @@ pub enum Error {
         status: StatusCode,
         /// Ollama's own words.
         message: String,
+        /// Ollama's own reply, for the surfaces that Ollama speaks itself.
+        original: Option<Box<Original>>,
     },
     /// The client left before the reply; nobody reads this.
     #[error("the client closed the connection")]
@@ -110,7 +137,7 @@ pub enum Error {
     },
     /// A backend host did not answer in time.
     #[error(
-        "Ollama did not answer in time; the limits are CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT and BETWEEN_BYTES_TIMEOUT"
+        "Ollama did not answer in time; the limits are CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT, BETWEEN_BYTES_TIMEOUT and TOTAL_TIMEOUT"
     )]
     UpstreamTimeout {
         /// The phase that took too long.
@@ -121,6 +148,16 @@ pub enum Error {
     UpstreamFailed {
         /// Ollama's own words.
         message: String,
+        /// Ollama's own reply, for the surfaces that Ollama speaks itself.
+        original: Option<Box<Original>>,
+    },
+    /// A change of models was not made on every host.
+    #[error("not done on every host: {}", .failures.join("; "))]
+    ManagementFailed {
+        /// The status that says most about the failures.
+        status: StatusCode,
+        /// One sentence per host that failed, beginning with its name.
+        failures: Vec<String>,
     },
     /// A backend host broke off or did not speak Ollama's protocol.
     #[error("the answer from Ollama broke off or could not be understood; try again")]
@@ -141,27 +178,24 @@ pub enum Error {
     ShuttingDown,
 }
 
+/// A reply of Ollama's as it came, to be passed on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Original {
+    /// The status.
+    pub status: StatusCode,
+    /// The content type.
+    pub content_type: Option<HeaderValue>,
+    /// The body.
+    pub body: Bytes,
+}
+
 fn model_not_found(model: &str, available: &[String]) -> String {
     let have = if available.is_empty() {
         "no host has any model yet".to_owned()
     } else {
         format!("available: {}", available.join(", "))
     };
-    format!("the model '{model}' is on no Ollama host; {have}; to add it: ollama pull {model}")
-}
-
-#[derive(Serialize)]
-struct ErrorBody<'a> {
-    error: ErrorFields<'a>,
-}
-
-#[derive(Serialize)]
-struct ErrorFields<'a> {
-    code: &'a str,
-    message: &'a str,
-    #[serde(rename = "type")]
-    kind: &'a str,
-    param: Option<&'a str>,
+    format!("model '{model}' not found: no Ollama host has it; {have}; to add it: ollama pull {model}")
 }
 
 impl Error {
@@ -173,14 +207,16 @@ impl Error {
             | Self::EmptyField(_)
             | Self::WrongType { .. }
             | Self::InvalidSessionId
+            | Self::SessionUnsupported
             | Self::AmbiguousCaller => StatusCode::BAD_REQUEST,
+            Self::ForeignOrigin | Self::ManagementForbidden | Self::UploadForbidden => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotFound | Self::ModelNotFound { .. } => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::IncompleteBody => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMediaType => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::UpstreamRejected { status, .. } => *status,
+            Self::UnsupportedMediaType | Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            Self::UpstreamRejected { status, .. } | Self::ManagementFailed { status, .. } => *status,
             // nginx's number for it; it is seen in logs and metrics only.
             Self::ClientClosed => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
             Self::UpstreamUnreachable { .. }
@@ -205,6 +241,11 @@ impl Error {
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::IncompleteBody => "incomplete_body",
             Self::UnsupportedMediaType => "unsupported_media_type",
+            Self::UnsupportedEncoding => "unsupported_encoding",
+            Self::SessionUnsupported => "session_unsupported",
+            Self::ForeignOrigin => "foreign_origin",
+            Self::ManagementForbidden => "management_forbidden",
+            Self::UploadForbidden => "upload_forbidden",
             Self::Unauthorized => "unauthorized",
             Self::AmbiguousCaller => "ambiguous_caller",
             Self::NotFound => "not_found",
@@ -217,6 +258,7 @@ impl Error {
             Self::UpstreamBusy { .. } => "upstream_busy",
             Self::UpstreamTimeout { .. } => "upstream_timeout",
             Self::UpstreamFailed { .. } => "upstream_failed",
+            Self::ManagementFailed { .. } => "management_failed",
             Self::UpstreamProtocol { .. } => "upstream_protocol",
             Self::Misconfigured { .. } => "misconfigured",
             Self::ShuttingDown => "shutting_down",
@@ -234,10 +276,13 @@ impl Error {
             | Self::BodyTooLarge { .. }
             | Self::IncompleteBody
             | Self::UnsupportedMediaType
+            | Self::UnsupportedEncoding
+            | Self::SessionUnsupported
             | Self::AmbiguousCaller
             | Self::MethodNotAllowed { .. }
             | Self::UpstreamRejected { .. }
             | Self::ClientClosed => "invalid_request_error",
+            Self::ForeignOrigin | Self::ManagementForbidden | Self::UploadForbidden => "permission_error",
             Self::Unauthorized => "authentication_error",
             Self::NotFound | Self::ModelNotFound { .. } => "not_found_error",
             Self::ModelUnavailable { .. }
@@ -245,6 +290,7 @@ impl Error {
             | Self::UpstreamBusy { .. }
             | Self::UpstreamTimeout { .. }
             | Self::UpstreamFailed { .. }
+            | Self::ManagementFailed { .. }
             | Self::UpstreamProtocol { .. }
             | Self::Misconfigured { .. }
             | Self::ShuttingDown => "api_error",
@@ -261,6 +307,11 @@ impl Error {
             | Self::InvalidSessionId
             | Self::BodyTooLarge { .. }
             | Self::UnsupportedMediaType
+            | Self::UnsupportedEncoding
+            | Self::SessionUnsupported
+            | Self::ForeignOrigin
+            | Self::ManagementForbidden
+            | Self::UploadForbidden
             | Self::Unauthorized
             | Self::AmbiguousCaller
             | Self::NotFound
@@ -275,6 +326,7 @@ impl Error {
             | Self::UpstreamBusy { .. }
             | Self::UpstreamTimeout { .. }
             | Self::UpstreamFailed { .. }
+            | Self::ManagementFailed { .. }
             | Self::UpstreamProtocol { .. }
             | Self::ShuttingDown => true,
         }
@@ -291,6 +343,11 @@ impl Error {
             | Self::BodyTooLarge { .. }
             | Self::IncompleteBody
             | Self::UnsupportedMediaType
+            | Self::UnsupportedEncoding
+            | Self::SessionUnsupported
+            | Self::ForeignOrigin
+            | Self::ManagementForbidden
+            | Self::UploadForbidden
             | Self::Unauthorized
             | Self::AmbiguousCaller
             | Self::NotFound
@@ -303,6 +360,7 @@ impl Error {
             | Self::UpstreamUnreachable { .. }
             | Self::UpstreamTimeout { .. }
             | Self::UpstreamFailed { .. }
+            | Self::ManagementFailed { .. }
             | Self::UpstreamProtocol { .. }
             | Self::Misconfigured { .. } => Level::Error,
         }
@@ -320,6 +378,11 @@ impl Error {
             | Self::BodyTooLarge { .. }
             | Self::IncompleteBody
             | Self::UnsupportedMediaType
+            | Self::UnsupportedEncoding
+            | Self::SessionUnsupported
+            | Self::ForeignOrigin
+            | Self::ManagementForbidden
+            | Self::UploadForbidden
             | Self::Unauthorized
             | Self::AmbiguousCaller
             | Self::NotFound
@@ -330,6 +393,7 @@ impl Error {
             | Self::UpstreamBusy { .. }
             | Self::UpstreamTimeout { .. }
             | Self::UpstreamFailed { .. }
+            | Self::ManagementFailed { .. }
             | Self::UpstreamProtocol { .. }
             | Self::Misconfigured { .. }
             | Self::ShuttingDown => None,
@@ -352,6 +416,11 @@ impl Error {
             | Self::BodyTooLarge { .. }
             | Self::IncompleteBody
             | Self::UnsupportedMediaType
+            | Self::UnsupportedEncoding
+            | Self::SessionUnsupported
+            | Self::ForeignOrigin
+            | Self::ManagementForbidden
+            | Self::UploadForbidden
             | Self::Unauthorized
             | Self::AmbiguousCaller
             | Self::NotFound
@@ -360,35 +429,10 @@ impl Error {
             | Self::ClientClosed
             | Self::UpstreamBusy { .. }
             | Self::UpstreamFailed { .. }
+            | Self::ManagementFailed { .. }
             | Self::Misconfigured { .. }
             | Self::ShuttingDown => None,
         }
-    }
-
-    /// The reply in the shape of our own routes:
-    /// `{"error":{"code","message","type","param"}}`.
-    pub fn into_response(self) -> Response<ReplyBody> {
-        let message = self.to_string();
-        let body = ErrorBody {
-            error: ErrorFields {
-                code: self.code(),
-                message: &message,
-                kind: self.kind(),
-                param: self.param(),
-            },
-        };
-        let mut response = reply::json(self.status(), &body);
-        let headers = response.headers_mut();
-        if let Self::MethodNotAllowed { allow } = self {
-            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
-        } else if self == Self::Unauthorized {
-            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        } else if self.retryable() && self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            let asked = if let Self::UpstreamBusy { retry_after } = self { retry_after } else { None };
-            let seconds = asked.map_or(1, |wait| wait.as_secs().max(1));
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
-        }
-        response
     }
 }
 
@@ -404,24 +448,16 @@ mod tests {
         };
         assert_eq!(
             error.to_string(),
-            "the model 'qwen3' is on no Ollama host; available: llama3.2:latest, smollm2:135m; \
+            "model 'qwen3' not found: no Ollama host has it; available: llama3.2:latest, smollm2:135m; \
              to add it: ollama pull qwen3"
         );
     }
 
     #[test]
     fn what_upstream_said_is_told_to_the_client_but_not_to_the_log() {
-        let error =
-            Error::UpstreamRejected { status: StatusCode::BAD_REQUEST, message: "secret prompt".into() };
+        let status = StatusCode::BAD_REQUEST;
+        let error = Error::UpstreamRejected { status, message: "secret prompt".into(), original: None };
         assert!(error.to_string().contains("secret prompt"));
         assert_eq!(error.detail().as_deref(), Some("upstream answered 400 Bad Request"));
-    }
-
-    #[test]
-    fn every_reply_has_its_content_length_and_busy_says_when_to_come_back() {
-        let response = Error::UpstreamBusy { retry_after: Some(Duration::from_secs(7)) }.into_response();
-        assert_eq!(response.status(), 503);
-        assert_eq!(response.headers()[header::RETRY_AFTER], "7");
-        assert!(response.headers().contains_key(header::CONTENT_LENGTH));
     }
 }

@@ -13,8 +13,6 @@ pub(crate) use failover::{AttemptFailure, Failover};
 pub struct BackendHost {
     name: String,
     url: String,
-    chat: Uri,
-    tags: Uri,
 }
 
 impl BackendHost {
@@ -23,16 +21,9 @@ impl BackendHost {
     /// # Errors
     /// A sentence when the URL is none.
     pub fn new(place: usize, url: &str) -> Result<Self, String> {
-        let endpoint = |path: &str| {
-            let fault = |_| "must be a host, host:port or URL".to_owned();
-            Uri::try_from(format!("{url}{path}")).map_err(fault)
-        };
-        Ok(Self {
-            name: place.to_string(),
-            chat: endpoint("/api/chat")?,
-            tags: endpoint("/api/tags")?,
-            url: url.to_owned(),
-        })
+        let host = Self { name: place.to_string(), url: url.to_owned() };
+        host.endpoint("/")?;
+        Ok(host)
     }
 
     /// What clients see of it: its place in the configuration, from 1.
@@ -45,15 +36,24 @@ impl BackendHost {
         &self.url
     }
 
-    /// Where it chats.
-    pub fn chat(&self) -> &Uri {
-        &self.chat
+    /// Where `path`, which begins with a slash, is on this host.
+    ///
+    /// # Errors
+    /// A sentence when the two make no URL.
+    pub fn endpoint(&self, path: &str) -> Result<Uri, String> {
+        Uri::try_from([&self.url, path].concat()).map_err(|_| "must be a host, host:port or URL".to_owned())
     }
+}
 
-    /// Where it lists its models.
-    pub fn tags(&self) -> &Uri {
-        &self.tags
-    }
+/// Whether a stored name is what a request's name means: Ollama matches names without case, and no tag means `latest`.
+///
+/// ```
+/// assert!(paddock::is_same_model("llama3.2:latest", "Llama3.2"));
+/// assert!(!paddock::is_same_model("llama3.2:1b", "llama3.2"));
+/// ```
+pub fn is_same_model(stored: &str, asked: &str) -> bool {
+    let same = |name: &str| name.eq_ignore_ascii_case(stored);
+    same(asked) || stored.strip_suffix(":latest").is_some_and(|name| name.eq_ignore_ascii_case(asked))
 }
 
 /// How the first host of a request is chosen.

@@ -1,7 +1,7 @@
-//! The only entry: a request comes in, a complete reply goes out.
+//! The only entry: a request comes in, a reply goes out.
 //!
-//! It finds the route, checks the key, and closes the account of every request. Nothing here fails: each error
-//! becomes a reply in its documented shape.
+//! It judges where the request comes from, finds the route, checks the key, and closes the account of every request
+//! whose reply does not stream. Nothing here fails: each error becomes a reply in the shape of its surface.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, request::Parts};
@@ -9,80 +9,37 @@ use http_body::Body;
 
 use crate::{
     account::{Account, note_outage},
+    cache::CacheStatus,
     chat,
-    error::Error,
+    error::{Error, Family},
+    fleet::BackendHost,
     health,
     host::{Host, MaybeSend},
+    listing, management,
     metrics::{self, Gauges, Metrics},
+    origin::{self, Visitor},
+    relay::relay,
     reply::{self, ReplyBody},
+    route::Route,
+    session::SessionStatus,
     store::Store,
 };
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+/// What Anthropic's clients call it.
+const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
+const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
+const X_SESSION: HeaderName = HeaderName::from_static("x-session");
+const X_PADDOCK_HOST: HeaderName = HeaderName::from_static("x-paddock-host");
 /// The longest request id that is taken over from a client.
 const REQUEST_ID_LIMIT: usize = 128;
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Route {
-    Chat,
-    Health,
-    Livez,
-    Metrics,
-    Unknown,
-}
-
-impl Route {
-    fn of(path: &str) -> Self {
-        match path {
-            "/chat" => Self::Chat,
-            "/health" => Self::Health,
-            "/livez" => Self::Livez,
-            "/metrics" => Self::Metrics,
-            _ => Self::Unknown,
-        }
-    }
-
-    /// The label of the route; never the raw path, which clients choose.
-    fn label(self) -> &'static str {
-        match self {
-            Self::Chat => "/chat",
-            Self::Health => "/health",
-            Self::Livez => "/livez",
-            Self::Metrics => "/metrics",
-            Self::Unknown => "other",
-        }
-    }
-
-    /// The allowed methods, as in the header `Allow`.
-    fn allow(self) -> &'static str {
-        match self {
-            Self::Chat => "POST",
-            Self::Health | Self::Livez | Self::Metrics | Self::Unknown => "GET, HEAD",
-        }
-    }
-
-    fn allows(self, method: &Method) -> bool {
-        match self {
-            Self::Chat => method == Method::POST,
-            Self::Health | Self::Livez | Self::Metrics | Self::Unknown => {
-                method == Method::GET || method == Method::HEAD
-            }
-        }
-    }
-
-    /// Whether it is open even when API keys are set: probes and scrapers carry none.
-    fn is_open(self) -> bool {
-        match self {
-            Self::Health | Self::Livez | Self::Metrics => true,
-            Self::Chat | Self::Unknown => false,
-        }
-    }
-}
+/// What Ollama says to whoever asks whether it is there.
+const BANNER: &str = "Ollama is running";
 
 /// Answers one request.
 ///
-/// Dropping the future means that the client left: the upstream call is given up at once, and nothing partial is
-/// stored.
+/// Dropping the future, and later the body of its reply, means that the client left: the upstream call is given up at
+/// once, and nothing partial is stored.
 pub async fn handle<H, B>(host: &H, request: Request<B>) -> Response<ReplyBody>
 where
     H: Host,
@@ -94,7 +51,7 @@ where
         request_id: request_id(host, &parts.headers),
         method: parts.method.clone(),
         route: route.label(),
-        counted: route == Route::Chat,
+        counted: route.is_counted(),
         started: host.now(),
         model: None,
         cache: None,
@@ -102,16 +59,52 @@ where
         attempts: Vec::new(),
         host: None,
         store_errors: Vec::new(),
+        session: None,
+        handed_over: false,
     };
-    let id = HeaderValue::try_from(account.request_id.as_str());
-    let result = dispatch(host, route, &parts, body, &mut account).await;
-    let end = result.as_ref().map(Response::status);
-    account.close(host, end).await;
-    let mut response = result.unwrap_or_else(Error::into_response);
-    if let Ok(id) = id {
-        response.headers_mut().insert(X_REQUEST_ID, id);
+    let visitor = host.config().origins.judge(&parts);
+    let result = match &visitor {
+        Visitor::Foreign => Err(Error::ForeignOrigin),
+        Visitor::NoPage | Visitor::Welcome(_) => match origin::preflight(&parts) {
+            Some(answer) => Ok(answer),
+            None => dispatch(host, route, &parts, body, &mut account).await,
+        },
+    };
+    let stamps = stamps(&account, route.family());
+    let id = account.request_id.clone();
+    if !account.handed_over {
+        account.close(host, result.as_ref().map(Response::status)).await;
+    }
+    let mut response = result.unwrap_or_else(|error| error.into_response(route.family(), &id));
+    response.headers_mut().extend(stamps);
+    if let Visitor::Welcome(origin) = visitor {
+        origin::welcome(response.headers_mut(), origin);
     }
     if parts.method == Method::HEAD { reply::without_body(response) } else { response }
+}
+
+/// The reply of a service whose settings do not hold: the same for every path.
+pub fn misconfigured(problems: Vec<String>) -> Response<ReplyBody> {
+    Error::Misconfigured { problems }.into_response(Family::Own, "")
+}
+
+/// The headers that tell what happened to the request.
+fn stamps(account: &Account, family: Family) -> Vec<(HeaderName, HeaderValue)> {
+    let id = HeaderValue::try_from(account.request_id.as_str()).ok();
+    let backend = account.host.as_ref().map(BackendHost::name);
+    let backend = backend.and_then(|name| HeaderValue::from_str(name).ok());
+    let cache = account.cache.map(CacheStatus::as_str).map(HeaderValue::from_static);
+    let session = account.session.map(SessionStatus::as_str).map(HeaderValue::from_static);
+    [
+        (REQUEST_ID, id.clone().filter(|_| family == Family::Anthropic)),
+        (X_REQUEST_ID, id),
+        (X_PADDOCK_HOST, backend),
+        (X_CACHE, cache),
+        (X_SESSION, session),
+    ]
+    .into_iter()
+    .filter_map(|(name, value)| Some((name, value?)))
+    .collect()
 }
 
 async fn dispatch<H, B>(
@@ -125,10 +118,12 @@ where
     H: Host,
     B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
 {
-    if !route.is_open() {
-        host.config().api_keys.check(&parts.headers)?;
+    let config = host.config();
+    let is_admin = config.admin_token.is_held(&parts.headers);
+    if !route.is_open() && !is_admin {
+        config.api_keys.check(&parts.headers)?;
     }
-    if route == Route::Unknown {
+    if matches!(route, Route::Unknown(_)) {
         return Err(Error::NotFound);
     }
     if !route.allows(&parts.method) {
@@ -139,7 +134,17 @@ where
         Route::Health => Ok(health::health(host).await),
         Route::Livez => Ok(reply::complete(StatusCode::OK, "application/json", r#"{"status":"alive"}"#)),
         Route::Metrics => Ok(scrape(host).await),
-        Route::Unknown => Err(Error::NotFound),
+        Route::Banner => Ok(reply::complete(StatusCode::OK, "text/plain; charset=utf-8", BANNER)),
+        Route::List(list) => listing::list(host, list).await,
+        Route::Relay(surface) => relay(host, surface, parts, body, account).await,
+        Route::Manage(operation) => {
+            if !is_admin && !config.allow_model_management {
+                return Err(Error::ManagementForbidden);
+            }
+            management::manage(host, operation, &parts.headers, body, account).await
+        }
+        Route::Upload(_) => Err(Error::UploadForbidden),
+        Route::Unknown(_) => Err(Error::NotFound),
     }
 }
 

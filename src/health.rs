@@ -4,56 +4,16 @@
 
 use std::collections::BTreeMap;
 
-use bytes::Bytes;
-use futures::future::join_all;
-use http::{Request, Response, StatusCode};
-use http_body_util::{BodyExt, Limited};
+use http::{Response, StatusCode};
 use serde::Serialize;
 
 use crate::{
     account::note_outage,
-    fleet::BackendHost,
-    host::{Host, UpstreamFailure},
+    host::Host,
     reply::{self, ReplyBody},
     store::Store,
-    wire::ollama::Tags,
+    survey::probe,
 };
-
-/// The largest list of models that is read, in bytes.
-const TAGS_LIMIT: usize = 8 << 20;
-
-/// What one host said when it was asked for its models.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Probe {
-    /// The host's base URL.
-    pub url: String,
-    /// The names of its models, or why it gave none.
-    pub models: Result<Vec<String>, String>,
-}
-
-/// Asks every host for its models, all at the same time.
-pub async fn probe<H: Host>(host: &H) -> Vec<Probe> {
-    let probes = host.config().fleet.hosts().iter().map(|backend| async move {
-        let models = models(host, backend).await.map_err(|failure| failure.to_string());
-        Probe { url: backend.url().to_owned(), models }
-    });
-    join_all(probes).await
-}
-
-async fn models<H: Host>(host: &H, backend: &BackendHost) -> Result<Vec<String>, UpstreamFailure> {
-    let protocol = |detail: String| UpstreamFailure::Protocol(detail);
-    let request = Request::get(backend.tags().clone())
-        .body(Bytes::new())
-        .map_err(|error| protocol(error.to_string()))?;
-    let response = host.send(request, host.config().probe_limits()).await?;
-    if response.status() != StatusCode::OK {
-        return Err(protocol(format!("the host answered {}", response.status().as_u16())));
-    }
-    let body = Limited::new(response.into_body(), TAGS_LIMIT).collect().await;
-    let body = body.map_err(|error| protocol(error.to_string()))?.to_bytes();
-    let tags: Tags = serde_json::from_slice(&body).map_err(|_| protocol("no list of models".to_owned()))?;
-    Ok(tags.models.into_iter().map(|model| model.name).collect())
-}
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Health {

@@ -8,6 +8,7 @@ use std::{future::Future, time::Duration};
 use bytes::Bytes;
 use http_body::Body;
 
+pub use crate::flight::Orphans;
 use crate::{config::Config, journal::Event, metrics::Metrics, store::Store};
 
 /// `Send` where threads exist, nothing on wasm, so that a Spin host may hold an `Rc`.
@@ -105,6 +106,12 @@ pub trait Clock: MaybeSend + MaybeSync {
     fn now(&self) -> Duration;
 }
 
+/// Waits.
+pub trait Timer: MaybeSend + MaybeSync {
+    /// Resolves once `time` has passed.
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + MaybeSend + 'static;
+}
+
 /// Gives randomness, good enough for identifiers that must not be guessed.
 pub trait Entropy: MaybeSend + MaybeSync {
     /// 64 random bits.
@@ -124,7 +131,7 @@ pub trait Journal: MaybeSend + MaybeSync {
 }
 
 /// Everything a handler needs; cheap to clone, shared by all requests.
-pub trait Host: Upstream + Clock + Entropy + Background + Journal + Clone + 'static {
+pub trait Host: Upstream + Clock + Timer + Entropy + Background + Journal + Clone + 'static {
     /// Where shared state lives.
     type Store: Store;
     /// Where counters live.
@@ -138,4 +145,6 @@ pub trait Host: Upstream + Clock + Entropy + Background + Journal + Clone + 'sta
     fn store(&self) -> &Self::Store;
     /// Counters.
     fn metrics(&self) -> &Self::Metrics;
+    /// The loads that are seen through although their clients left.
+    fn orphans(&self) -> &Orphans;
 }

@@ -22,28 +22,39 @@
 #![forbid(unsafe_code)]
 
 mod account;
+mod body;
 pub mod cache;
 pub mod caller;
 mod chat;
 pub mod config;
+mod conversation;
 pub mod error;
 pub mod fleet;
+mod flight;
 pub mod handle;
 pub mod health;
 pub mod host;
 pub mod journal;
+mod listing;
+mod management;
 #[cfg(all(feature = "memory", not(target_family = "wasm")))]
 pub mod memory_host;
 pub mod metrics;
+mod origin;
+mod relay;
 mod reply;
+mod route;
 pub mod session;
 pub mod settings;
 pub mod store;
+mod surface;
+pub mod survey;
 pub mod wire;
 
 pub use config::Config;
 pub use error::Error;
-pub use fleet::{BackendHost, LoadBalancer};
-pub use handle::handle;
+pub use fleet::{BackendHost, LoadBalancer, is_same_model};
+pub use handle::{handle, misconfigured};
 pub use host::Host;
+pub use origin::Origins;
 pub use reply::ReplyBody;

@@ -11,7 +11,7 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    task::Poll,
+    task::{Poll, Waker},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 
 use crate::{
     config::Config,
-    host::{Background, Clock, Entropy, Host, Journal, Limits, Upstream, UpstreamFailure},
+    host::{Background, Clock, Entropy, Host, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
     journal::Event,
     metrics::memory::MemoryMetrics,
     settings::Form,
@@ -31,18 +31,40 @@ type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A clock that moves only when it is told to. Clones share one hand.
 #[derive(Debug, Clone, Default)]
-pub struct ManualClock(Arc<AtomicU64>);
+pub struct ManualClock(Arc<Hand>);
+
+#[derive(Debug, Default)]
+struct Hand {
+    micros: AtomicU64,
+    /// Whoever waits for the hand to move.
+    waiting: Mutex<Vec<Waker>>,
+}
 
 impl ManualClock {
     /// Moves the hand.
     pub fn advance(&self, by: Duration) {
-        self.0.fetch_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        self.0.micros.fetch_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX), Ordering::SeqCst);
+        let waiting = std::mem::take(&mut *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Resolves once the hand has moved on by `time`.
+    pub fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + 'static {
+        let (clock, until) = (self.clone(), self.now() + time);
+        poll_fn(move |context| {
+            let mut waiting = clock.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            if clock.now() >= until {
+                return Poll::Ready(());
+            }
+            waiting.push(context.waker().clone());
+            Poll::Pending
+        })
     }
 }
 
 impl Clock for ManualClock {
     fn now(&self) -> Duration {
-        Duration::from_micros(self.0.load(Ordering::SeqCst))
+        Duration::from_micros(self.0.micros.load(Ordering::SeqCst))
     }
 }
 
@@ -64,6 +86,7 @@ struct Parts<U> {
     metrics: MemoryMetrics,
     tasks: Mutex<Vec<Task>>,
     events: Mutex<Vec<String>>,
+    orphans: Orphans,
 }
 
 impl<U> fmt::Debug for MemoryHost<U> {
@@ -85,6 +108,7 @@ impl<U: Upstream + 'static> MemoryHost<U> {
             metrics: MemoryMetrics::default(),
             tasks: Mutex::default(),
             events: Mutex::default(),
+            orphans: Orphans::default(),
         }))
     }
 
@@ -158,6 +182,12 @@ impl<U: Upstream + 'static> Clock for MemoryHost<U> {
     }
 }
 
+impl<U: Upstream + 'static> Timer for MemoryHost<U> {
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + 'static {
+        self.0.clock.sleep(time)
+    }
+}
+
 impl<U: Upstream + 'static> Entropy for MemoryHost<U> {
     fn random(&self) -> u64 {
         self.0.seed.fetch_add(1, Ordering::SeqCst)
@@ -195,5 +225,9 @@ impl<U: Upstream + 'static> Host for MemoryHost<U> {
 
     fn metrics(&self) -> &Self::Metrics {
         &self.0.metrics
+    }
+
+    fn orphans(&self) -> &Orphans {
+        &self.0.orphans
     }
 }

@@ -12,6 +12,8 @@ mod text;
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
+use serde::{Deserialize, Serialize};
+
 use crate::{
     cache::CacheStatus,
     host::{MaybeSend, MaybeSync},
@@ -59,7 +61,7 @@ pub struct Attempt {
 }
 
 /// Tokens, by Ollama's count.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Tokens {
     /// Of the prompt.
     pub prompt: u64,

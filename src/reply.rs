@@ -1,23 +1,108 @@
 //! The reply: a body type that every host can send, and the constructors for complete JSON and text replies.
 //!
 //! A complete reply always carries its content-length: without one Spin sends it in two segments, and the second
-//! waits 40 ms for the peer's acknowledgement.
+//! waits 40 ms for the peer's acknowledgement. A streamed reply holds [`PIECES`] pieces at most: a client that reads
+//! slowly holds back whoever writes.
 
 use std::{
     convert::Infallible,
-    pin::Pin,
+    future::Future,
+    pin::{Pin, pin},
     task::{Context, Poll},
 };
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use futures::{
+    SinkExt, Stream,
+    channel::{mpsc, oneshot},
+    future::{Either, select},
+};
+use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use serde::Serialize;
 
+/// How many pieces wait for the client beside the one that is being written.
+const PIECES: usize = 1;
+
 /// The body of a reply.
 #[derive(Debug, Default)]
-pub struct ReplyBody(Full<Bytes>);
+pub struct ReplyBody(Content);
+
+#[derive(Debug)]
+enum Content {
+    Whole(Full<Bytes>),
+    Streamed(Inlet),
+}
+
+impl Default for Content {
+    fn default() -> Self {
+        Self::Whole(Full::default())
+    }
+}
+
+/// The client's end of a streamed reply. Dropping it means that the client left.
+#[derive(Debug)]
+pub(crate) struct Inlet {
+    pieces: mpsc::Receiver<Bytes>,
+    /// Tells the other end at once when this one is dropped; the channel of pieces would tell at its next use.
+    _present: oneshot::Receiver<()>,
+}
+
+/// The service's end of a streamed reply. Dropping it ends the body.
+#[derive(Debug, Clone)]
+pub(crate) struct Outlet(mpsc::Sender<Bytes>);
+
+/// Tells whether the client is still there.
+#[derive(Debug)]
+pub(crate) struct Presence(oneshot::Sender<()>);
+
+/// The client left before the reply was complete.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct ClientLeft;
+
+/// Both ends of a streamed reply. The inlet stays with whoever waits for the reply, and then in its body, so that
+/// the client's leaving shows at any time.
+pub(crate) fn channel() -> (Outlet, Presence, Inlet) {
+    let (sender, pieces) = mpsc::channel(PIECES);
+    let (present, watched) = oneshot::channel();
+    (Outlet(sender), Presence(present), Inlet { pieces, _present: watched })
+}
+
+impl Outlet {
+    /// Hands over one piece; waits while the client is behind.
+    pub(crate) async fn send(&mut self, piece: Bytes) -> Result<(), ClientLeft> {
+        self.0.send(piece).await.map_err(|_| ClientLeft)
+    }
+
+    /// Hands over one piece unless the client is behind.
+    pub(crate) fn offer(&mut self, piece: Bytes) {
+        // Whoever is behind has something to read, and does without.
+        let _ = self.0.try_send(piece);
+    }
+}
+
+impl Presence {
+    /// What `future` gives, unless the client leaves first; then the future is dropped.
+    pub(crate) async fn during<F: Future>(&mut self, future: F) -> Result<F::Output, ClientLeft> {
+        match select(pin!(future), self.0.cancellation()).await {
+            Either::Left((output, _)) => Ok(output),
+            Either::Right(((), _)) => Err(ClientLeft),
+        }
+    }
+
+    /// Resolves when the client leaves.
+    pub(crate) async fn left(&mut self) {
+        self.0.cancellation().await;
+    }
+}
+
+impl ReplyBody {
+    /// A body that is still to come.
+    pub(crate) fn streamed(inlet: Inlet) -> Self {
+        Self(Content::Streamed(inlet))
+    }
+}
 
 impl Body for ReplyBody {
     type Data = Bytes;
@@ -27,15 +112,27 @@ impl Body for ReplyBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        Pin::new(&mut self.0).poll_frame(context)
+        match &mut self.0 {
+            Content::Whole(body) => Pin::new(body).poll_frame(context),
+            Content::Streamed(inlet) => {
+                let piece = Pin::new(&mut inlet.pieces).poll_next(context);
+                piece.map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.0.is_end_stream()
+        match &self.0 {
+            Content::Whole(body) => body.is_end_stream(),
+            Content::Streamed(_) => false,
+        }
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.0.size_hint()
+        match &self.0 {
+            Content::Whole(body) => body.size_hint(),
+            Content::Streamed(_) => SizeHint::default(),
+        }
     }
 }
 
@@ -45,12 +142,22 @@ pub(crate) fn complete(
     content_type: &'static str,
     body: impl Into<Bytes>,
 ) -> Response<ReplyBody> {
-    let body = body.into();
+    typed(status, Some(HeaderValue::from_static(content_type)), body.into())
+}
+
+/// A complete reply whose content type, if any, is upstream's.
+pub(crate) fn typed(
+    status: StatusCode,
+    content_type: Option<HeaderValue>,
+    body: Bytes,
+) -> Response<ReplyBody> {
     let length = HeaderValue::from(body.len());
-    let mut response = Response::new(ReplyBody(Full::new(body)));
+    let mut response = Response::new(ReplyBody(Content::Whole(Full::new(body))));
     *response.status_mut() = status;
     let headers = response.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
+    if let Some(content_type) = content_type {
+        headers.insert(header::CONTENT_TYPE, content_type);
+    }
     headers.insert(header::CONTENT_LENGTH, length);
     response
 }
@@ -59,6 +166,13 @@ pub(crate) fn complete(
 pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<ReplyBody> {
     let body = serde_json::to_vec(value).unwrap_or_default();
     complete(status, "application/json", body)
+}
+
+/// Keeps proxies from storing or transforming a stream.
+pub(crate) fn never_stored(headers: &mut HeaderMap) {
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+    // nginx would hold pieces back until its buffer is full.
+    headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
 }
 
 /// The same reply without its body, for HEAD; the content-length stays.

@@ -5,72 +5,50 @@
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use crate::{caller::Scope, error::Error};
+pub use crate::wire::dialect::{Dialect, RawMessage};
+use crate::{caller::Scope, error::Error, wire::dialect};
 
 /// The longest session id, in characters.
 pub const SESSION_ID_LIMIT: usize = 128;
 
-/// Who speaks, in Ollama's words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+/// Whether the turn is in the session's history; the header `X-Session`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Role {
-    /// Instructions that hold for the whole conversation.
-    System,
-    /// The caller.
-    User,
-    /// The model.
-    Assistant,
+pub(crate) enum SessionStatus {
+    /// The turn is stored. Only this acknowledges it.
+    Stored,
+    /// The store is down: the history was not read, or the turn not written.
+    Unavailable,
 }
 
-impl Role {
-    /// The word that Ollama uses.
-    pub fn as_str(self) -> &'static str {
+impl SessionStatus {
+    /// The value of the header.
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::System => "system",
-            Self::User => "user",
-            Self::Assistant => "assistant",
+            Self::Stored => "stored",
+            Self::Unavailable => "unavailable",
         }
     }
 }
 
-/// One message of a conversation.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Message {
-    /// Who speaks.
-    pub role: Role,
-    /// What is said.
-    pub content: String,
-}
-
-impl Message {
-    /// A message of the given role.
-    pub fn new(role: Role, content: impl Into<String>) -> Self {
-        Self { role, content: content.into() }
-    }
-}
-
-/// What is appended to a session at once and dropped from it at once: a question with its answer, or a system
-/// message.
+/// What is appended to a session at once and dropped from it at once: what was asked with its answer.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Turn {
     /// Makes a repeated append of the same turn harmless.
     pub id: String,
+    /// How its messages are written: as the surface had them that the turn came by.
+    pub dialect: Dialect,
+    /// The system message that holds from this turn on, unless a later turn has one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
     /// The messages, in the order they were said.
-    pub messages: Vec<Message>,
+    pub messages: Vec<RawMessage>,
 }
 
 impl Turn {
-    /// A question with its answer.
-    pub fn exchange(id: String, question: Message, answer: Message) -> Self {
-        Self { id, messages: vec![question, answer] }
-    }
-
-    fn bytes(&self) -> usize {
-        self.messages.iter().map(|message| message.content.len()).sum()
-    }
-
-    fn is_system(&self) -> bool {
-        self.messages.iter().any(|message| message.role == Role::System)
+    /// The size of its messages as JSON, in bytes.
+    pub fn bytes(&self) -> usize {
+        self.messages.iter().map(|message| message.as_str().len()).sum()
     }
 }
 
@@ -110,84 +88,147 @@ impl SessionKey {
 /// How much history goes ahead of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
-    /// Messages at most, system messages included.
+    /// Messages at most, the system message included.
     pub messages: usize,
-    /// Bytes of content at most, system messages included.
+    /// Bytes of messages as JSON at most, the system message included.
     pub bytes: usize,
 }
 
-/// The messages of `turns` that fit the budget, in their order.
-///
-/// System turns always stay, even over the budget. Of the others the newest stay, whole and without a gap: the
-/// first that does not fit ends the history.
-pub fn trim(turns: &[Turn], budget: Budget) -> Vec<&Message> {
-    let mut messages = 0;
-    let mut bytes = 0;
-    for turn in turns.iter().filter(|turn| turn.is_system()) {
-        messages += turn.messages.len();
-        bytes += turn.bytes();
+impl Budget {
+    /// How many turns can be of use: a turn has two messages at least.
+    pub fn turns(&self) -> usize {
+        self.messages.div_ceil(2).max(1)
     }
-    let mut oldest_kept = turns.len();
-    for (index, turn) in turns.iter().enumerate().rev() {
-        if turn.is_system() {
-            continue;
+}
+
+/// What a session remembers, within the budget.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct History<'a> {
+    /// The system message that holds.
+    pub system: Option<&'a str>,
+    /// How many turns ago it was said.
+    system_age: usize,
+    /// The newest turns, oldest first.
+    pub turns: &'a [Turn],
+}
+
+impl<'a> History<'a> {
+    /// The history that fits the budget.
+    ///
+    /// The newest system message always stays, even over the budget. Of the turns the newest stay, whole and without
+    /// a gap: the first that does not fit ends the history.
+    pub fn new(turns: &'a [Turn], budget: Budget) -> Self {
+        let mut said = turns.iter().rev().enumerate();
+        let system = said.find_map(|(age, turn)| Some((age, turn.system.as_deref()?)));
+        let mut messages = usize::from(system.is_some());
+        let mut bytes = system.map_or(0, |(_, text)| text.len());
+        let mut kept = 0;
+        for turn in turns.iter().rev() {
+            messages += turn.messages.len();
+            bytes += turn.bytes();
+            if messages > budget.messages || bytes > budget.bytes {
+                break;
+            }
+            kept += 1;
         }
-        messages += turn.messages.len();
-        bytes += turn.bytes();
-        if messages > budget.messages || bytes > budget.bytes {
-            break;
+        Self {
+            system: system.map(|(_, text)| text),
+            system_age: system.map_or(0, |(age, _)| age),
+            turns: turns.get(turns.len() - kept..).unwrap_or_default(),
         }
-        oldest_kept = index;
     }
-    turns
-        .iter()
-        .enumerate()
-        .filter(|(index, turn)| *index >= oldest_kept || turn.is_system())
-        .flat_map(|(_, turn)| &turn.messages)
-        .collect()
+
+    /// The messages in `dialect`, oldest first, without the system message.
+    pub fn messages(&self, dialect: Dialect) -> impl Iterator<Item = RawMessage> + use<'a> {
+        let turns = self.turns.iter();
+        turns.flat_map(move |turn| {
+            turn.messages.iter().map(move |message| dialect::convert(message, turn.dialect, dialect))
+        })
+    }
+
+    /// The system message that the next turn must store, of which `keep` turns are kept: a new one, or the one that
+    /// holds before the turn that has it is dropped.
+    pub fn system_to_store(&self, fresh: Option<String>, keep: usize) -> Option<String> {
+        let holds = self.system.filter(|system| fresh.as_deref().is_none_or(|fresh| fresh == *system));
+        match holds {
+            Some(_) if self.system_age + 1 < keep.div_ceil(2) => None,
+            Some(system) => Some(system.to_owned()),
+            None => fresh,
+        }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use serde_json::{json, value::to_raw_value};
 
     use super::*;
 
-    fn exchange(text: &str) -> Turn {
-        Turn::exchange(
-            text.into(),
-            Message::new(Role::User, format!("q{text}")),
-            Message::new(Role::Assistant, format!("a{text}")),
-        )
+    fn message(role: &str, text: &str) -> RawMessage {
+        RawMessage::from_raw(&to_raw_value(&json!({"role": role, "content": text})).unwrap())
     }
 
-    fn system(text: &str) -> Turn {
-        Turn { id: text.into(), messages: vec![Message::new(Role::System, text)] }
+    fn exchange(text: &str) -> Turn {
+        Turn {
+            id: text.into(),
+            dialect: Dialect::Ollama,
+            system: None,
+            messages: vec![message("user", text), message("assistant", text)],
+        }
+    }
+
+    fn with_system(text: &str, system: &str) -> Turn {
+        Turn { system: Some(system.into()), ..exchange(text) }
+    }
+
+    fn ids<'a>(history: &History<'a>) -> Vec<&'a str> {
+        history.turns.iter().map(|turn| turn.id.as_str()).collect()
     }
 
     #[track_caller]
     fn check(turns: &[Turn], messages: usize, bytes: usize, kept: &[&str]) {
-        let history = trim(turns, Budget { messages, bytes });
-        let contents: Vec<_> = history.iter().map(|message| message.content.as_str()).collect();
-        assert_eq!(contents, kept);
+        assert_eq!(ids(&History::new(turns, Budget { messages, bytes })), kept);
     }
 
     #[test]
     fn the_newest_turns_that_fit_are_kept_whole() {
         let turns = [exchange("1"), exchange("2"), exchange("3")];
-        check(&turns, 10, 100, &["q1", "a1", "q2", "a2", "q3", "a3"]);
-        check(&turns, 4, 100, &["q2", "a2", "q3", "a3"]);
-        check(&turns, 3, 100, &["q3", "a3"]);
-        check(&turns, 10, 7, &["q3", "a3"]);
-        check(&turns, 1, 100, &[]);
+        let size = turns[0].bytes();
+        check(&turns, 10, 1000, &["1", "2", "3"]);
+        check(&turns, 4, 1000, &["2", "3"]);
+        check(&turns, 3, 1000, &["3"]);
+        check(&turns, 10, 2 * size - 1, &["3"]);
+        check(&turns, 1, 1000, &[]);
         check(&[], 1, 1, &[]);
     }
 
     #[test]
-    fn a_system_message_stays_whatever_the_budget() {
-        let turns = [system("s"), exchange("1"), exchange("2")];
-        check(&turns, 3, 100, &["s", "q2", "a2"]);
-        check(&turns, 0, 0, &["s"]);
+    fn the_newest_system_message_holds_whatever_the_budget() {
+        let turns = [with_system("1", "old"), with_system("2", "new"), exchange("3")];
+        let history = History::new(&turns, Budget { messages: 3, bytes: 1000 });
+        assert_eq!((history.system, ids(&history)), (Some("new"), vec!["3"]));
+        let none = History::new(&turns, Budget { messages: 0, bytes: 0 });
+        assert_eq!((none.system, ids(&none)), (Some("new"), vec![]));
+    }
+
+    #[test]
+    fn a_system_message_is_stored_when_it_is_new_or_about_to_be_dropped() {
+        let turns = [with_system("1", "s"), exchange("2"), exchange("3")];
+        let history = History::new(&turns, Budget { messages: 40, bytes: 1000 });
+        for (fresh, keep, stored) in [
+            (None, 20, None),
+            (Some("s"), 20, None),
+            (Some("t"), 20, Some("t")),
+            (None, 6, Some("s")),
+            (Some("s"), 6, Some("s")),
+            (None, 1, Some("s")),
+        ] {
+            let found = history.system_to_store(fresh.map(str::to_owned), keep);
+            assert_eq!(found.as_deref(), stored, "{fresh:?} {keep}");
+        }
+        assert_eq!(History::default().system_to_store(Some("t".into()), 20).as_deref(), Some("t"));
+        assert_eq!(History::default().system_to_store(None, 20), None);
     }
 
     #[test]
@@ -202,34 +243,23 @@ mod tests {
         assert_ne!(SessionKey::of(&ann, "s"), SessionKey::of(&bob, "s"));
     }
 
-    fn turns() -> impl Strategy<Value = Vec<Turn>> {
-        let turn = (any::<bool>(), "[a-z]{0,20}")
-            .prop_map(|(is_system, text)| if is_system { system(&text) } else { exchange(&text) });
-        proptest::collection::vec(turn, 0..30)
-    }
-
     proptest! {
         #[test]
-        fn trimming_keeps_system_messages_whole_pairs_and_the_budget(
-            turns in turns(), messages in 0usize..40, bytes in 0usize..400,
+        fn what_is_kept_is_the_newest_part_within_the_budget(
+            texts in proptest::collection::vec((any::<bool>(), "[a-z]{0,20}"), 0..30),
+            messages in 0usize..40, bytes in 0usize..2000,
         ) {
-            let budget = Budget { messages, bytes };
-            let kept = trim(&turns, budget);
-            let system_turns: Vec<_> = turns.iter().filter(|turn| turn.is_system()).collect();
-            let kept_system = kept.iter().filter(|message| message.role == Role::System).count();
-            prop_assert_eq!(kept_system, system_turns.len());
-            let spoken: Vec<_> = kept.iter().filter(|message| message.role != Role::System).collect();
-            prop_assert_eq!(spoken.len() % 2, 0);
-            for pair in spoken.chunks(2) {
-                prop_assert_eq!(&pair[0].content[1..], &pair[1].content[1..]);
-            }
-            // The pairs kept are the newest ones, without a gap.
-            let all: Vec<_> = turns.iter().filter(|turn| !turn.is_system()).flat_map(|turn| &turn.messages).collect();
-            let newest = &all[all.len() - spoken.len()..];
-            prop_assert!(newest.iter().zip(&spoken).all(|(left, right)| left == *right));
-            if !spoken.is_empty() {
-                prop_assert!(kept.len() <= messages);
-                prop_assert!(kept.iter().map(|message| message.content.len()).sum::<usize>() <= bytes);
+            let turn = |(has, text): &(bool, String)| if *has { with_system(text, text) } else { exchange(text) };
+            let turns: Vec<_> = texts.iter().map(turn).collect();
+            let history = History::new(&turns, Budget { messages, bytes });
+            prop_assert_eq!(history.turns, &turns[turns.len() - history.turns.len()..]);
+            let newest = turns.iter().rev().find_map(|turn| turn.system.as_deref());
+            prop_assert_eq!(history.system, newest);
+            if !history.turns.is_empty() {
+                let system = usize::from(newest.is_some());
+                prop_assert!(history.turns.len() * 2 + system <= messages);
+                let size: usize = history.turns.iter().map(Turn::bytes).sum();
+                prop_assert!(size + newest.map_or(0, str::len) <= bytes);
             }
         }
     }

@@ -87,7 +87,16 @@ pub const SETTINGS: &[Setting] = &[
         "Messages of history sent ahead of a message, at most",
     ),
     setting("HISTORY_MAX_BYTES", "64KiB", Scope::Both, "Bytes of history sent ahead of a message, at most"),
-    setting("BODY_LIMIT", "1MiB", Scope::Both, "The largest request body"),
+    setting(
+        "BODY_LIMIT",
+        "1MiB",
+        Scope::Both,
+        "The largest request body where none of the next four says otherwise; once set, for those too",
+    ),
+    setting("CHAT_BODY_LIMIT", "20MiB", Scope::Both, "The largest body for /chat; images are large"),
+    setting("API_BODY_LIMIT", "20MiB", Scope::Both, "The largest body for a question on /api"),
+    setting("OPENAI_BODY_LIMIT", "20MiB", Scope::Both, "The largest body for a question on /v1"),
+    setting("ANTHROPIC_BODY_LIMIT", "20MiB", Scope::Both, "The largest body for /v1/messages"),
     setting("CONNECT_TIMEOUT", "2", Scope::Both, "Limit for connecting to an Ollama host"),
     setting(
         "FIRST_BYTE_TIMEOUT",
@@ -96,6 +105,18 @@ pub const SETTINGS: &[Setting] = &[
         "Limit until the first byte of an answer; loading a model is slow",
     ),
     setting("BETWEEN_BYTES_TIMEOUT", "60", Scope::Both, "Limit between two pieces of an answer"),
+    setting(
+        "TOTAL_TIMEOUT",
+        "600",
+        Scope::Both,
+        "Limit for an answer that comes in one piece, whose first byte follows the last token",
+    ),
+    setting(
+        "CLIENT_TIMEOUT",
+        "150",
+        Scope::Both,
+        "How long a client may read nothing of a stream; natively also the limit for its next request and for a piece of its body",
+    ),
     setting("HEALTH_TIMEOUT", "5", Scope::Both, "Limit for each host in /health"),
     setting(
         "HEALTH_ALWAYS_200",
@@ -110,6 +131,19 @@ pub const SETTINGS: &[Setting] = &[
         "HEALTH_ALWAYS_200 on Spin, where each word of a name must begin with a letter",
     ),
     secret("API_KEYS", Scope::Both, "Keys that open the service, comma-separated; unset means open"),
+    secret("ADMIN_TOKEN", Scope::Both, "The key that may manage models; it opens everything else, too"),
+    setting(
+        "ALLOW_MODEL_MANAGEMENT",
+        "false",
+        Scope::Both,
+        "Whether every caller may pull, create, copy and delete models",
+    ),
+    setting(
+        "CORS_ALLOW_ORIGINS",
+        "",
+        Scope::Both,
+        "Origins whose web pages may ask, such as https://app.example.com, https://*.example.com or *",
+    ),
     setting(
         "CALLER_HEADER",
         "",
@@ -147,12 +181,6 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("LISTEN", "0.0.0.0:8000", Scope::Native, "The address to listen on; port 0 takes a free one"),
     setting("DRAIN_TIMEOUT", "30", Scope::Native, "How long open requests may take after SIGTERM"),
-    setting(
-        "CLIENT_TIMEOUT",
-        "150",
-        Scope::Native,
-        "Limit for a client's next request and between two pieces of its body; longer than proxies keep idle connections",
-    ),
     setting("LOG_FORMAT", "auto", Scope::Native, "auto, human or json; auto is human on a terminal"),
 ];
 

@@ -1,4 +1,8 @@
 //! Wire formats: pure framers and types, bytes in and values out.
 
-pub mod ndjson;
+pub mod dialect;
+pub mod framer;
+pub mod members;
 pub mod ollama;
+pub mod protocol;
+pub mod spoken;

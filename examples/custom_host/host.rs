@@ -12,7 +12,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use paddock::{
     Config, Host,
-    host::{Background, Clock, Entropy, Journal, Limits, Upstream, UpstreamFailure},
+    host::{Background, Clock, Entropy, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
     journal::Event,
     metrics::memory::MemoryMetrics,
     settings::Form,
@@ -39,6 +39,7 @@ struct Parts {
     clock: WallClock,
     store: MemoryStore<WallClock>,
     metrics: MemoryMetrics,
+    orphans: Orphans,
 }
 
 impl TokioHost {
@@ -54,7 +55,13 @@ impl TokioHost {
         let config = loaded.map_err(|problems| anyhow::anyhow!(problems.join("; ")))?.config;
         let clock = WallClock(Instant::now());
         let store = MemoryStore::new(clock, config.memory_limit);
-        Ok(Self(Arc::new(Parts { config, clock, store, metrics: MemoryMetrics::default() })))
+        Ok(Self(Arc::new(Parts {
+            config,
+            clock,
+            store,
+            metrics: MemoryMetrics::default(),
+            orphans: Orphans::default(),
+        })))
     }
 }
 
@@ -84,6 +91,12 @@ impl Upstream for TokioHost {
 impl Clock for TokioHost {
     fn now(&self) -> Duration {
         self.0.clock.now()
+    }
+}
+
+impl Timer for TokioHost {
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + 'static {
+        tokio::time::sleep(time)
     }
 }
 
@@ -124,5 +137,9 @@ impl Host for TokioHost {
 
     fn metrics(&self) -> &Self::Metrics {
         &self.0.metrics
+    }
+
+    fn orphans(&self) -> &Orphans {
+        &self.0.orphans
     }
 }

@@ -78,7 +78,6 @@ pub(crate) fn settings(matches: &ArgMatches) -> impl Settings {
 pub(crate) struct NativeSettings {
     pub(crate) listen: String,
     pub(crate) drain_timeout: Duration,
-    pub(crate) client_timeout: Duration,
     pub(crate) log_format: LogFormat,
 }
 
@@ -90,7 +89,6 @@ impl NativeSettings {
         let loaded = Self {
             listen: reader.text("LISTEN"),
             drain_timeout: reader.duration("DRAIN_TIMEOUT"),
-            client_timeout: reader.duration("CLIENT_TIMEOUT"),
             log_format: reader.parsed("LOG_FORMAT", LogFormat::parse).unwrap_or(LogFormat::Human),
         };
         reader.finish(loaded).map(|(loaded, _)| loaded)

@@ -9,7 +9,7 @@ use std::{
 use bytes::Bytes;
 use paddock::{
     Config, Host,
-    host::{Background, Clock, Entropy, Journal, Limits, Upstream, UpstreamFailure},
+    host::{Background, Clock, Entropy, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
     journal::Event,
     metrics::memory::MemoryMetrics,
     settings::Form,
@@ -39,6 +39,7 @@ struct Parts {
     store: NativeStore,
     metrics: MemoryMetrics,
     tasks: TaskTracker,
+    orphans: Orphans,
 }
 
 impl NativeHost {
@@ -49,6 +50,7 @@ impl NativeHost {
             store: NativeStore::new(&config, clock)?,
             metrics: MemoryMetrics::default(),
             tasks: TaskTracker::new(),
+            orphans: Orphans::default(),
             clock,
             config,
         })))
@@ -75,6 +77,12 @@ impl Upstream for NativeHost {
 impl Clock for NativeHost {
     fn now(&self) -> Duration {
         self.0.clock.now()
+    }
+}
+
+impl Timer for NativeHost {
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + 'static {
+        tokio::time::sleep(time)
     }
 }
 
@@ -114,5 +122,9 @@ impl Host for NativeHost {
 
     fn metrics(&self) -> &MemoryMetrics {
         &self.0.metrics
+    }
+
+    fn orphans(&self) -> &Orphans {
+        &self.0.orphans
     }
 }

@@ -82,7 +82,7 @@ async fn run(mut config: Config, native: command_line::NativeSettings, demo: boo
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
     startup::announce(&host, demo.is_some());
 
-    let server = Server::new(host.clone(), native.client_timeout);
+    let server = Server::new(host.clone());
     server.serve(listener, signals.stop()).await;
     tracing::info!(limit_seconds = native.drain_timeout.as_secs_f64(), "draining open requests");
     let drained = tokio::time::timeout(native.drain_timeout, async {

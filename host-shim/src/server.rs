@@ -8,6 +8,7 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
+use paddock::Host as _;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{host::NativeHost, timed_body::TimedBody};
@@ -24,7 +25,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(crate) fn new(host: NativeHost, client_timeout: Duration) -> Self {
+    pub(crate) fn new(host: NativeHost) -> Self {
+        let client_timeout = host.config().client_timeout;
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(client_timeout);
         Self { host, client_timeout, connections: GracefulShutdown::new(), http }

@@ -2,9 +2,10 @@
 
 use paddock::{
     Host as _,
-    health::{Probe, probe},
     host::Background as _,
+    is_same_model,
     store::Store as _,
+    survey::{Probe, probe},
 };
 
 use crate::{host::NativeHost, store::NativeStore};
@@ -50,9 +51,4 @@ fn report(host: &NativeHost, probes: &[Probe]) {
     } else if !models.iter().any(|model| is_same_model(model, default)) {
         tracing::warn!(model = default, "no host has the default model: 'ollama pull {default}' adds it");
     }
-}
-
-/// Whether a stored name is what a request's name means: names match without case, and no tag means `latest`.
-fn is_same_model(stored: &str, asked: &str) -> bool {
-    stored.eq_ignore_ascii_case(asked) || stored.eq_ignore_ascii_case(&format!("{asked}:latest"))
 }

@@ -1,140 +1,157 @@
-//! What a client sends to `/chat`: read within the limit, then checked field by field.
+//! What a client sends to `/chat`, checked field by field. What goes to Ollama as it came is kept as it came.
 
-use bytes::{Bytes, BytesMut};
+use std::borrow::Cow;
+
 use http::{HeaderMap, header};
-use http_body::Body;
-use http_body_util::BodyExt;
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::value::RawValue;
 
-use crate::{
-    error::Error,
-    host::{Host, MaybeSend},
-};
-
-/// How much of a refused body is read and thrown away, in bytes.
-const DISCARD_LIMIT: usize = 8 << 20;
+use crate::{error::Error, wire::framer::Framing};
 
 /// A checked request.
-#[derive(Debug, PartialEq, Eq)]
-pub(super) struct ChatRequest {
+#[derive(Debug)]
+pub(super) struct ChatRequest<'a> {
     /// Not empty.
     pub(super) message: String,
+    /// What holds for the whole conversation.
+    pub(super) system: Option<String>,
     /// `None` when the request names none.
     pub(super) model: Option<String>,
     /// Empty when none was given.
     pub(super) session_id: String,
+    /// Images in base64, without the prefix of a data URL.
+    pub(super) images: Vec<Cow<'a, str>>,
+    /// Whether the reply comes in pieces; `None` leaves it to `Accept`.
+    pub(super) stream: Option<bool>,
+    pub(super) format: Option<&'a RawValue>,
+    pub(super) options: Option<&'a RawValue>,
+    pub(super) think: Option<&'a RawValue>,
+    pub(super) tools: Option<&'a RawValue>,
+    pub(super) keep_alive: Option<&'a RawValue>,
 }
 
 #[derive(Deserialize)]
-struct Fields {
-    message: Option<Value>,
-    model: Option<Value>,
-    session_id: Option<Value>,
+struct Fields<'a> {
+    #[serde(borrow)]
+    message: Option<&'a RawValue>,
+    #[serde(borrow)]
+    system: Option<&'a RawValue>,
+    #[serde(borrow)]
+    model: Option<&'a RawValue>,
+    #[serde(borrow)]
+    session_id: Option<&'a RawValue>,
+    #[serde(borrow)]
+    images: Option<&'a RawValue>,
+    #[serde(borrow)]
+    stream: Option<&'a RawValue>,
+    #[serde(borrow)]
+    format: Option<&'a RawValue>,
+    #[serde(borrow)]
+    options: Option<&'a RawValue>,
+    #[serde(borrow)]
+    think: Option<&'a RawValue>,
+    #[serde(borrow)]
+    tools: Option<&'a RawValue>,
+    #[serde(borrow)]
+    keep_alive: Option<&'a RawValue>,
 }
 
-impl ChatRequest {
+impl<'a> ChatRequest<'a> {
     /// Checks a body. `null` means absent, and fields that are not known are ignored, as Ollama does.
-    pub(super) fn parse(body: &[u8]) -> Result<Self, Error> {
+    pub(super) fn parse(body: &'a [u8]) -> Result<Self, Error> {
         // serde would take an array for a struct.
         if body.trim_ascii_start().first() != Some(&b'{') {
             return Err(Error::InvalidJson("it is no object".to_owned()));
         }
-        let Fields { message, model, session_id } = serde_json::from_slice(body).map_err(|error| {
+        let fields: Fields<'a> = serde_json::from_slice(body).map_err(|error| {
             Error::InvalidJson(format!("line {}, column {}", error.line(), error.column()))
         })?;
-        let message = string("message", message)?.ok_or(Error::MissingField("message"))?;
+        let message = read("message", fields.message, "a string")?.ok_or(Error::MissingField("message"))?;
+        let message: String = message;
         if message.trim().is_empty() {
             return Err(Error::EmptyField("message"));
         }
+        let images: Vec<Cow<'a, str>> =
+            read::<Vec<Text<'a>>>("images", fields.images, "a list of strings in base64")?
+                .unwrap_or_default()
+                .into_iter()
+                .map(|Text(image)| without_prefix(image))
+                .collect();
         Ok(Self {
             message,
-            model: string("model", model)?.filter(|model| !model.is_empty()),
-            session_id: string("session_id", session_id)?.unwrap_or_default(),
+            system: read::<String>("system", fields.system, "a string")?.filter(|system| !system.is_empty()),
+            model: read::<String>("model", fields.model, "a string")?.filter(|model| !model.is_empty()),
+            session_id: read("session_id", fields.session_id, "a string")?.unwrap_or_default(),
+            images,
+            stream: read("stream", fields.stream, "true or false")?,
+            format: kind("format", fields.format, b"\"{", "\"json\" or a JSON schema")?,
+            options: kind("options", fields.options, b"{", "an object")?,
+            think: kind("think", fields.think, b"tf\"", "true, false or a level such as \"low\"")?,
+            tools: kind("tools", fields.tools, b"[", "a list")?,
+            keep_alive: kind("keep_alive", fields.keep_alive, b"\"-0123456789", "a number or a duration")?,
         })
     }
-}
 
-fn string(param: &'static str, value: Option<Value>) -> Result<Option<String>, Error> {
-    match value {
-        None | Some(Value::Null) => Ok(None),
-        Some(Value::String(text)) => Ok(Some(text)),
-        Some(Value::Bool(_) | Value::Number(_) | Value::Array(_) | Value::Object(_)) => {
-            Err(Error::WrongType { param, expected: "string" })
-        }
-    }
-}
-
-/// Reads a body of at most `limit` bytes; one that announces more is refused before it is read.
-pub(super) async fn read_body<H, B>(host: &H, headers: &HeaderMap, mut body: B) -> Result<Bytes, Error>
-where
-    H: Host,
-    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
-{
-    // A body that parses as JSON is taken whatever it is called, as Ollama does: `curl -d` calls it a form.
-    let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    let kind = content_type.and_then(|value| value.get(.."multipart/".len()));
-    if kind.is_some_and(|kind| kind.eq_ignore_ascii_case("multipart/")) {
-        discard(host, body);
-        return Err(Error::UnsupportedMediaType);
-    }
-    let limit = host.config().body_limit;
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let read = if announced.unwrap_or(0) > limit { Ok(None) } else { collect(&mut body, limit).await };
-    match read {
-        Ok(Some(bytes)) => Ok(bytes),
-        Ok(None) => {
-            discard(host, body);
-            Err(Error::BodyTooLarge { limit })
-        }
-        Err(Incomplete) => Err(Error::IncompleteBody),
-    }
-}
-
-struct Incomplete;
-
-/// The whole body, or `None` when it is longer than `limit`. A body in one piece is not copied.
-async fn collect<B>(body: &mut B, limit: u64) -> Result<Option<Bytes>, Incomplete>
-where
-    B: Body<Data = Bytes> + Unpin,
-{
-    let mut whole = Bytes::new();
-    let mut joined = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(piece) = frame.map_err(|_| Incomplete)?.into_data() else { continue };
-        if (whole.len() + joined.len() + piece.len()) as u64 > limit {
-            return Ok(None);
-        }
-        if whole.is_empty() && joined.is_empty() {
-            whole = piece;
+    /// How the reply comes; `None` in one piece.
+    pub(super) fn framing(&self, headers: &HeaderMap) -> Option<Framing> {
+        let accepts = |kind: &str| {
+            let mut values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+            values.any(|value| value.to_ascii_lowercase().contains(kind))
+        };
+        let asked = if accepts("application/x-ndjson") {
+            Some(Framing::Lines)
+        } else if accepts("text/event-stream") {
+            Some(Framing::Events)
         } else {
-            joined.extend_from_slice(&std::mem::take(&mut whole));
-            joined.extend_from_slice(&piece);
+            None
+        };
+        match self.stream {
+            Some(false) => None,
+            Some(true) => Some(asked.unwrap_or(Framing::Events)),
+            None => asked,
         }
     }
-    Ok(Some(if joined.is_empty() { whole } else { joined.freeze() }))
 }
 
-/// Reads on while the refusal is on its way: a connection closed over unread bytes is reset, and the client might
-/// never see why.
-fn discard<H, B>(host: &H, mut body: B)
-where
-    H: Host,
-    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
-{
-    host.spawn(async move {
-        let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            read += frame.data_ref().map_or(0, Bytes::len);
-            if read > DISCARD_LIMIT {
-                break;
-            }
-        }
-    });
+#[derive(Deserialize)]
+struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+
+fn read<'a, T: Deserialize<'a>>(
+    param: &'static str,
+    value: Option<&'a RawValue>,
+    expected: &'static str,
+) -> Result<Option<T>, Error> {
+    let parse = |value: &'a RawValue| serde_json::from_str(value.get());
+    value.map(parse).transpose().map_err(|_| Error::WrongType { param, expected })
+}
+
+/// A value that goes to Ollama as it came, when it begins as one of the expected kinds does.
+fn kind<'a>(
+    param: &'static str,
+    value: Option<&'a RawValue>,
+    beginnings: &[u8],
+    expected: &'static str,
+) -> Result<Option<&'a RawValue>, Error> {
+    let fits =
+        |value: &&RawValue| value.get().bytes().next().is_some_and(|first| beginnings.contains(&first));
+    match value {
+        Some(value) if !fits(&value) => Err(Error::WrongType { param, expected }),
+        _ => Ok(value),
+    }
+}
+
+/// Browsers give images as data URLs; Ollama wants the base64 alone.
+fn without_prefix(image: Cow<'_, str>) -> Cow<'_, str> {
+    match image.split_once(";base64,") {
+        Some((prefix, data)) if prefix.starts_with("data:") => Cow::Owned(data.to_owned()),
+        _ => image,
+    }
 }
 
 #[cfg(test)]
 mod tests {
+    use http::HeaderValue;
+
     use super::*;
 
     #[test]
@@ -153,6 +170,15 @@ mod tests {
             ("{\"message\":5}", "wrong_type", Some("message")),
             ("{\"message\":\"a\",\"model\":[]}", "wrong_type", Some("model")),
             ("{\"message\":\"a\",\"session_id\":7}", "wrong_type", Some("session_id")),
+            ("{\"message\":\"a\",\"system\":{}}", "wrong_type", Some("system")),
+            ("{\"message\":\"a\",\"images\":\"x\"}", "wrong_type", Some("images")),
+            ("{\"message\":\"a\",\"images\":[1]}", "wrong_type", Some("images")),
+            ("{\"message\":\"a\",\"stream\":\"yes\"}", "wrong_type", Some("stream")),
+            ("{\"message\":\"a\",\"format\":1}", "wrong_type", Some("format")),
+            ("{\"message\":\"a\",\"options\":[]}", "wrong_type", Some("options")),
+            ("{\"message\":\"a\",\"think\":1}", "wrong_type", Some("think")),
+            ("{\"message\":\"a\",\"tools\":{}}", "wrong_type", Some("tools")),
+            ("{\"message\":\"a\",\"keep_alive\":true}", "wrong_type", Some("keep_alive")),
         ] {
             let error = ChatRequest::parse(body.as_bytes()).unwrap_err();
             assert_eq!((error.code(), error.param()), (code, param), "{body}");
@@ -162,14 +188,42 @@ mod tests {
 
     #[test]
     fn what_is_not_given_or_not_known_does_not_matter() {
-        let request =
-            ChatRequest::parse(b" {\"message\":\"a\",\"model\":\"\",\"session_id\":null,\"x\":{}}").unwrap();
-        assert_eq!(request, ChatRequest { message: "a".into(), model: None, session_id: String::new() });
+        let body = b" {\"message\":\"a\",\"model\":\"\",\"session_id\":null,\"x\":{}}";
+        let request = ChatRequest::parse(body).unwrap();
+        assert_eq!((request.message.as_str(), request.model, request.session_id.as_str()), ("a", None, ""));
+        assert!(request.images.is_empty() && request.options.is_none());
     }
 
     #[test]
     fn a_syntax_error_is_told_by_its_place_and_never_by_its_content() {
         let error = ChatRequest::parse(b"{\"message\": secret}").unwrap_err();
         assert!(error.to_string().contains("line 1") && !error.to_string().contains("secret"));
+    }
+
+    #[test]
+    fn images_may_be_data_urls_and_values_for_ollama_stay_as_they_came() {
+        let body = br#"{"message":"a","images":["aGk=","data:image/png;base64,aGk="],"options":{"seed": 1}}"#;
+        let request = ChatRequest::parse(body).unwrap();
+        assert_eq!(request.images, ["aGk=", "aGk="]);
+        assert_eq!(request.options.unwrap().get(), r#"{"seed": 1}"#);
+    }
+
+    #[test]
+    fn the_reply_comes_in_pieces_when_the_body_or_the_header_says_so() {
+        for (stream, accept, expected) in [
+            ("", "", None),
+            ("", "*/*", None),
+            ("", "text/event-stream", Some(Framing::Events)),
+            ("", "application/json, application/x-ndjson", Some(Framing::Lines)),
+            (",\"stream\":true", "", Some(Framing::Events)),
+            (",\"stream\":true", "Application/X-NDJSON", Some(Framing::Lines)),
+            (",\"stream\":false", "text/event-stream", None),
+        ] {
+            let body = format!("{{\"message\":\"a\"{stream}}}");
+            let request = ChatRequest::parse(body.as_bytes()).unwrap();
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            assert_eq!(request.framing(&headers), expected, "{stream} {accept}");
+        }
     }
 }

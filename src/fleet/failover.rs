@@ -7,9 +7,11 @@ use std::time::Duration;
 use http::StatusCode;
 
 use crate::{
-    error::Error,
+    error::{Error, Original},
     fleet::BackendHost,
     host::{Phase, UpstreamFailure},
+    reply::ClientLeft,
+    wire::ollama::ErrorBody,
 };
 
 /// How one attempt at one host failed.
@@ -28,6 +30,8 @@ pub(crate) enum AttemptFailure {
     Failed {
         /// Ollama's words.
         message: String,
+        /// Its reply, unless it said so inside a stream.
+        original: Option<Box<Original>>,
     },
     /// 404: the host does not have the model.
     NotFound,
@@ -37,22 +41,45 @@ pub(crate) enum AttemptFailure {
         status: StatusCode,
         /// Ollama's words.
         message: String,
+        /// Its reply.
+        original: Option<Box<Original>>,
     },
     /// The answer broke off or was no answer.
     Protocol(String),
+    /// The client left; the host is not to blame.
+    ClientLeft,
 }
 
 impl AttemptFailure {
-    /// What a response head that is not a success means.
-    pub(crate) fn of_status(status: StatusCode, message: String, retry_after: Option<Duration>) -> Self {
+    /// What a reply that is not a success means.
+    pub(crate) fn of_refusal(original: Original, retry_after: Option<Duration>) -> Self {
+        let status = original.status;
         match status.as_u16() {
             404 => Self::NotFound,
             429 | 503 => Self::Busy { retry_after },
-            500 => Self::Failed { message },
+            500 => Self::Failed { message: words(&original), original: Some(Box::new(original)) },
             502 => Self::Unreachable("the host answered 502".to_owned()),
             504 => Self::TimedOut(Phase::FirstByte),
-            400..=499 | 501 => Self::Rejected { status, message },
+            400..=499 | 501 => {
+                Self::Rejected { status, message: words(&original), original: Some(Box::new(original)) }
+            }
             _ => Self::Protocol(format!("the host answered {}", status.as_u16())),
+        }
+    }
+
+    /// What a client is told when nothing else can be tried.
+    pub(crate) fn into_error(self) -> Error {
+        match self {
+            Self::Rejected { status, message, original } => {
+                Error::UpstreamRejected { status, message, original }
+            }
+            Self::Failed { message, original } => Error::UpstreamFailed { message, original },
+            Self::Busy { retry_after } => Error::UpstreamBusy { retry_after },
+            Self::TimedOut(phase) => Error::UpstreamTimeout { phase },
+            Self::Protocol(detail) => Error::UpstreamProtocol { detail },
+            Self::Unreachable(detail) => Error::UpstreamUnreachable { detail },
+            Self::NotFound => Error::UpstreamProtocol { detail: "the host answered 404".to_owned() },
+            Self::ClientLeft => Error::ClientClosed,
         }
     }
 
@@ -66,6 +93,7 @@ impl AttemptFailure {
             Self::NotFound => "not_found",
             Self::Rejected { .. } => "rejected",
             Self::Protocol(_) => "protocol",
+            Self::ClientLeft => "cancelled",
         }
     }
 
@@ -75,8 +103,26 @@ impl AttemptFailure {
             Self::Unreachable(detail) | Self::Protocol(detail) => detail.clone(),
             Self::TimedOut(phase) => phase.to_string(),
             Self::Rejected { status, .. } => status.as_str().to_owned(),
-            Self::Busy { .. } | Self::Failed { .. } | Self::NotFound => String::new(),
+            Self::Busy { .. } | Self::Failed { .. } | Self::NotFound | Self::ClientLeft => String::new(),
         }
+    }
+}
+
+/// How many characters of Ollama's words a client is told.
+const MESSAGE_LIMIT: usize = 2_000;
+
+/// Ollama's words, as each of its surfaces writes them; else the status.
+fn words(original: &Original) -> String {
+    let body: Option<ErrorBody<'_>> = serde_json::from_slice(&original.body).ok();
+    body.map_or_else(
+        || original.status.to_string(),
+        |body| body.words().chars().take(MESSAGE_LIMIT).collect(),
+    )
+}
+
+impl From<ClientLeft> for AttemptFailure {
+    fn from(ClientLeft: ClientLeft) -> Self {
+        Self::ClientLeft
     }
 }
 
@@ -106,7 +152,7 @@ impl<'a> Failover<'a> {
     /// The host to try next; `None` when the caller must be told.
     pub(crate) fn next_host(&mut self) -> Option<&'a BackendHost> {
         let last_word = match self.failures.last() {
-            Some(AttemptFailure::Rejected { .. }) => true,
+            Some(AttemptFailure::Rejected { .. } | AttemptFailure::ClientLeft) => true,
             // A request that makes Ollama fail must not make the whole fleet fail.
             Some(AttemptFailure::Failed { .. }) => {
                 self.count(|failure| matches!(failure, AttemptFailure::Failed { .. })) > 1
@@ -135,8 +181,8 @@ impl<'a> Failover<'a> {
 
     /// What to tell the caller, from the failure that says most: what the caller can mend, then what a later
     /// try may mend.
-    pub(crate) fn verdict(self, model: &str, available: Vec<String>) -> Error {
-        let model = model.to_owned();
+    pub(crate) fn verdict(self, model: Option<&str>, available: Vec<String>) -> Error {
+        let model = model.unwrap_or_default().to_owned();
         if self.model_is_nowhere() {
             return Error::ModelNotFound { model, available };
         }
@@ -144,16 +190,12 @@ impl<'a> Failover<'a> {
         let unknown = self.failures.len() - absent;
         let worst = self.failures.into_iter().max_by_key(weight);
         match worst {
-            Some(AttemptFailure::Rejected { status, message }) => Error::UpstreamRejected { status, message },
-            Some(AttemptFailure::Failed { message }) => Error::UpstreamFailed { message },
-            Some(_) if absent > 0 => Error::ModelUnavailable { model, unknown },
-            Some(AttemptFailure::Busy { retry_after }) => Error::UpstreamBusy { retry_after },
-            Some(AttemptFailure::TimedOut(phase)) => Error::UpstreamTimeout { phase },
-            Some(AttemptFailure::Protocol(detail)) => Error::UpstreamProtocol { detail },
-            Some(AttemptFailure::Unreachable(detail)) => Error::UpstreamUnreachable { detail },
-            Some(AttemptFailure::NotFound) | None => {
-                Error::UpstreamUnreachable { detail: "no host".to_owned() }
+            Some(worst @ (AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. })) => {
+                worst.into_error()
             }
+            Some(_) if absent > 0 => Error::ModelUnavailable { model, unknown },
+            Some(worst) => worst.into_error(),
+            None => Error::UpstreamUnreachable { detail: "no host".to_owned() },
         }
     }
 
@@ -164,6 +206,7 @@ impl<'a> Failover<'a> {
 
 fn weight(failure: &AttemptFailure) -> u8 {
     match failure {
+        AttemptFailure::ClientLeft => 7,
         AttemptFailure::Rejected { .. } => 6,
         AttemptFailure::Failed { .. } => 5,
         AttemptFailure::Busy { .. } => 4,
@@ -176,6 +219,8 @@ fn weight(failure: &AttemptFailure) -> u8 {
 
 #[cfg(test)]
 mod tests {
+    use bytes::Bytes;
+
     use super::*;
 
     /// Plays the statuses against as many hosts (0 stands for a refused connection), and returns how many were
@@ -191,13 +236,17 @@ mod tests {
                 0 => AttemptFailure::Unreachable("refused".into()),
                 1 => AttemptFailure::Protocol("cut".into()),
                 status => {
-                    AttemptFailure::of_status(StatusCode::from_u16(status).unwrap(), "words".into(), None)
+                    let status = StatusCode::from_u16(status).unwrap();
+                    AttemptFailure::of_refusal(
+                        Original { status, content_type: None, body: Bytes::new() },
+                        None,
+                    )
                 }
             };
             failover.failed(failure);
             asked += 1;
         }
-        (asked, failover.verdict("m", vec![]).code())
+        (asked, failover.verdict(Some("m"), vec![]).code())
     }
 
     #[test]

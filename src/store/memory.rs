@@ -11,7 +11,10 @@ use std::{
     time::Duration,
 };
 
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::{
+    DefaultHashBuilder, OptionsBuilder, Weighter,
+    sync::{Cache, DefaultLifecycle},
+};
 
 use crate::{
     cache::{CacheKey, CachedAnswer},
@@ -24,6 +27,8 @@ use crate::{
 const ENTRY_OVERHEAD: u64 = 160;
 /// The size of an entry that tables are laid out for, in bytes.
 const USUAL_ENTRY: u64 = 4096;
+/// The least that one shard of a table holds, in bytes: an entry must fit into its shard.
+const SHARD: u64 = 8 << 20;
 
 #[derive(Debug, Clone)]
 struct Expiring<T> {
@@ -55,15 +60,31 @@ pub struct MemoryStore<C> {
     outage: Outage,
 }
 
+/// A table that holds `bytes` at most. Shards let cores work side by side, and limit the largest entry; so there are
+/// as many as the size allows, and not as many as the machine has cores.
+fn bounded<K: Eq + std::hash::Hash + Clone, T: Clone>(bytes: u64) -> Bounded<K, T> {
+    let count = |number: u64, least: usize| usize::try_from(number).unwrap_or(usize::MAX).max(least);
+    let options = OptionsBuilder::new()
+        .estimated_items_capacity(count(bytes / USUAL_ENTRY, 16))
+        .weight_capacity(bytes)
+        .shards(count(bytes / SHARD, 1).min(64))
+        .build();
+    match options {
+        Ok(options) => {
+            Cache::with_options(options, ByBytes, DefaultHashBuilder::default(), DefaultLifecycle::default())
+        }
+        // The two figures that it must have are given above.
+        Err(_) => Cache::with_weighter(count(bytes / USUAL_ENTRY, 16), bytes, ByBytes),
+    }
+}
+
 impl<C: Clock> MemoryStore<C> {
     /// A store that takes `limit` bytes at most, half for answers and half for sessions.
     pub fn new(clock: C, limit: u64) -> Self {
-        let half = limit / 2;
-        let entries = usize::try_from(half / USUAL_ENTRY).unwrap_or(usize::MAX).max(16);
         Self {
             clock,
-            answers: Cache::with_weighter(entries, half, ByBytes),
-            sessions: Cache::with_weighter(entries, half, ByBytes),
+            answers: bounded(limit / 2),
+            sessions: bounded(limit / 2),
             appending: Mutex::new(()),
             turn: AtomicU64::new(0),
             outage: Outage::default(),
@@ -80,8 +101,11 @@ impl<C: Clock> MemoryStore<C> {
     }
 
     fn put_session(&self, key: &SessionKey, turns: Arc<[Arc<Turn>]>, ttl: Duration) {
-        let messages = turns.iter().flat_map(|turn| &turn.messages);
-        let bytes = messages.map(|message| message.content.len() as u64 + ENTRY_OVERHEAD).sum();
+        let bytes = turns.iter().map(|turn| {
+            let system = turn.system.as_ref().map_or(0, String::len);
+            (turn.bytes() + system) as u64 + ENTRY_OVERHEAD * (1 + turn.messages.len() as u64)
+        });
+        let bytes = bytes.sum();
         let expires = self.clock.now() + ttl;
         self.sessions.insert(key.clone(), Expiring { value: turns, expires, bytes });
     }
@@ -96,7 +120,7 @@ impl<C: Clock> ResponseCache for MemoryStore<C> {
         let entry = Expiring {
             value: Arc::new(answer.clone()),
             expires: self.clock.now() + ttl,
-            bytes: answer.response.len() as u64,
+            bytes: answer.spoken.bytes() as u64,
         };
         self.answers.insert(*key, entry);
         Ok(())

@@ -89,7 +89,7 @@ fn milliseconds(duration: Duration) -> String {
 
 impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     async fn answer(&self, key: &CacheKey) -> StoreResult<Option<CachedAnswer>> {
-        let key = self.key("cache:1", key.as_bytes());
+        let key = self.key("cache:2", key.as_bytes());
         let reply = self.execute("GET", &[&key]).await?;
         match reply.into_iter().next() {
             Some(RedisValue::Bytes(value)) => Ok(serde_json::from_slice(&value).ok()),
@@ -99,7 +99,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     }
 
     async fn put_answer(&self, key: &CacheKey, answer: &CachedAnswer, ttl: Duration) -> StoreResult<()> {
-        let key = self.key("cache:1", key.as_bytes());
+        let key = self.key("cache:2", key.as_bytes());
         let value = serde_json::to_vec(answer).unwrap_or_default();
         self.execute("SET", &[&key, &value, b"PX", milliseconds(ttl).as_bytes()]).await?;
         Ok(())
@@ -108,7 +108,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
 
 impl<C: RedisCommands> Sessions for RedisStore<C> {
     async fn turns(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Vec<Turn>> {
-        let key = self.key("session:1", key.as_bytes());
+        let key = self.key("session:2", key.as_bytes());
         let ttl = milliseconds(ttl);
         let (range, renewal): ([&[u8]; 3], [&[u8]; 2]) = ([&key, b"0", b"-1"], [&key, ttl.as_bytes()]);
         let (turns, renewed) =
@@ -128,7 +128,7 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
         ttl: Duration,
         keep: usize,
     ) -> StoreResult<()> {
-        let key = self.key("session:1", key.as_bytes());
+        let key = self.key("session:2", key.as_bytes());
         let value = serde_json::to_vec(turn).unwrap_or_default();
         let (ttl, keep) = (milliseconds(ttl), keep.max(1).to_string());
         let arguments: [&[u8]; 7] =

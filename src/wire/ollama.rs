@@ -1,12 +1,13 @@
-//! Ollama's `/api/chat` and `/api/tags`, as far as we touch them (Ollama 0.33, `api/types.go`).
+//! Ollama's API beside the answers of models, as far as we touch it (Ollama 0.33, `api/types.go`).
 //!
 //! Responses leave fields out when they are zero or empty, so none is required.
 
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use serde_json::value::{RawValue, to_raw_value};
 
-use crate::session::Message;
+use super::dialect::RawMessage;
 
 /// The body of a chat request.
 #[derive(Debug, Serialize)]
@@ -14,44 +15,67 @@ pub struct ChatRequest<'a> {
     /// The model's name.
     pub model: &'a str,
     /// The conversation.
-    pub messages: &'a [&'a Message],
+    pub messages: &'a [RawMessage],
     /// Whether the answer comes in chunks.
     pub stream: bool,
+    /// The form that the answer must have: `"json"` or a schema.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<&'a RawValue>,
+    /// The options of the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub options: Option<&'a RawValue>,
+    /// Whether and how hard the model thinks first.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub think: Option<&'a RawValue>,
+    /// The tools that the model may call.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub tools: Option<&'a RawValue>,
+    /// How long the model stays loaded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub keep_alive: Option<&'a RawValue>,
 }
 
-/// One chunk of a streamed answer, or a whole answer.
-#[derive(Debug, Default, Deserialize)]
-pub struct ChatChunk<'a> {
-    /// What the model says.
-    #[serde(borrow, default)]
-    pub message: ChunkMessage<'a>,
-    /// Whether this is the last chunk. Nothing else tells that an answer is complete.
-    #[serde(default)]
-    pub done: bool,
-    /// The runner failed; no chunk follows.
-    #[serde(borrow)]
-    pub error: Option<Cow<'a, str>>,
-    /// Tokens of the prompt; on the last chunk alone.
-    #[serde(default)]
-    pub prompt_eval_count: u64,
-    /// Tokens of the answer; on the last chunk alone.
-    #[serde(default)]
-    pub eval_count: u64,
+/// A message of a conversation, to be written.
+#[derive(Debug, Serialize)]
+pub struct Said<'a> {
+    /// Who says it.
+    pub role: &'static str,
+    /// What is said.
+    pub content: &'a str,
+    /// Images in base64.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    pub images: &'a [Cow<'a, str>],
 }
 
-/// What the model says in one chunk.
-#[derive(Debug, Default, Deserialize)]
-pub struct ChunkMessage<'a> {
-    /// A piece of the reply.
-    #[serde(borrow, default)]
-    pub content: Cow<'a, str>,
+impl Said<'_> {
+    /// The message as it goes over the wire.
+    pub fn message(&self) -> RawMessage {
+        // Strings alone: writing them cannot fail.
+        to_raw_value(self).unwrap_or_default().into()
+    }
 }
 
-/// The body of an error.
+/// The body of an error, on each of Ollama's surfaces.
 #[derive(Debug, Deserialize)]
-pub struct ErrorBody {
-    /// Ollama's words.
-    pub error: String,
+pub struct ErrorBody<'a> {
+    #[serde(borrow)]
+    error: &'a RawValue,
+}
+
+/// An error with its kind.
+#[derive(Deserialize)]
+struct ErrorDetails<'a> {
+    #[serde(borrow)]
+    message: Cow<'a, str>,
+}
+
+impl<'a> ErrorBody<'a> {
+    /// Ollama's words: the error itself, or its message.
+    pub fn words(&self) -> Cow<'a, str> {
+        let text = self.error.get();
+        let details = || serde_json::from_str::<ErrorDetails<'a>>(text).map(|details| details.message);
+        super::members::string(self.error).or_else(|| details().ok()).unwrap_or_default()
+    }
 }
 
 /// The models of one host.
@@ -72,31 +96,33 @@ pub struct TaggedModel {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::session::Role;
 
     #[test]
-    fn recorded_chunks_are_understood() {
-        let chunk: ChatChunk<'_> = serde_json::from_str(
-            r#"{"model":"smollm2:135m","created_at":"2026-11-22T23:00:56.6Z","message":{"role":"assistant","content":" Paris"},"done":false}"#,
-        )
-        .unwrap();
-        assert!(matches!(chunk.message.content, Cow::Borrowed(" Paris")));
-        let last: ChatChunk<'_> = serde_json::from_str(
-            r#"{"model":"m","message":{"role":"assistant","content":""},"done":true,"done_reason":"stop","prompt_eval_count":19,"eval_count":8}"#,
-        )
-        .unwrap();
-        assert!(last.done && last.prompt_eval_count == 19 && last.eval_count == 8);
-        let failed: ChatChunk<'_> = serde_json::from_str(
-            r#"{"error":"an error was encountered while running the model: unexpected EOF"}"#,
-        )
-        .unwrap();
-        assert!(failed.error.is_some() && !failed.done);
+    fn the_words_of_every_surfaces_errors_are_found() {
+        for body in [
+            r#"{"error":"no \"x\""}"#,
+            r#"{"error":{"message":"no \"x\"","type":"api_error","param":null,"code":null}}"#,
+            r#"{"type":"error","error":{"type":"api_error","message":"no \"x\""},"request_id":"req_1"}"#,
+        ] {
+            let body: ErrorBody<'_> = serde_json::from_str(body).unwrap();
+            assert_eq!(body.words(), "no \"x\"");
+        }
+        assert!(serde_json::from_str::<ErrorBody<'_>>("{}").is_err());
     }
 
     #[test]
     fn a_request_holds_what_ollama_reads() {
-        let message = Message::new(Role::User, "hi");
-        let request = ChatRequest { model: "m", messages: &[&message], stream: true };
+        let message = Said { role: "user", content: "hi", images: &[] }.message();
+        let request = ChatRequest {
+            model: "m",
+            messages: &[message],
+            stream: true,
+            format: None,
+            options: None,
+            think: None,
+            tools: None,
+            keep_alive: None,
+        };
         assert_eq!(
             serde_json::to_string(&request).unwrap(),
             r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":true}"#

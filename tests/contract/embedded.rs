@@ -4,26 +4,21 @@ use std::time::Duration;
 
 use anyhow::Result;
 use paddock::{
-    cache::{CacheKey, CachedAnswer, Question},
-    caller::Scope,
     memory_host::ManualClock,
-    session::{Message, Role, Turn},
     store::{ResponseCache as _, Sessions as _, StoreError, memory::MemoryStore},
 };
 
-use crate::session;
+use crate::{answer, exchange, key, session};
 
 const LONG: Duration = Duration::from_hours(1);
 
 #[tokio::test]
 async fn answers_stay_within_the_limit_and_the_latest_is_there() -> Result<()> {
     let store = MemoryStore::new(ManualClock::default(), 2 << 20);
-    let scope = Scope::public();
     let mut keys = Vec::new();
     for number in 0..400 {
-        let message = Message::new(Role::User, number.to_string());
-        let key = CacheKey::of(&Question { scope: &scope, model: "m", messages: &[&message] });
-        store.put_answer(&key, &CachedAnswer { response: "x".repeat(10_000) }, LONG).await?;
+        let key = key(&number.to_string());
+        store.put_answer(&key, &answer(&"x".repeat(10_000)), LONG).await?;
         keys.push(key);
     }
     let mut kept = 0;
@@ -39,8 +34,7 @@ async fn answers_stay_within_the_limit_and_the_latest_is_there() -> Result<()> {
 async fn a_session_too_large_for_the_store_is_refused_and_not_acknowledged() -> Result<()> {
     let store = MemoryStore::new(ManualClock::default(), 64 << 10);
     let key = session("s")?;
-    let huge = Message::new(Role::User, "x".repeat(1 << 20));
-    let turn = Turn::exchange("1".to_owned(), huge, Message::new(Role::Assistant, "a"));
+    let turn = exchange("1", &"x".repeat(1 << 20), "a");
     assert_eq!(store.append_turn(&key, &turn, LONG, 10).await, Err(StoreError::Full));
     Ok(())
 }
@@ -48,10 +42,10 @@ async fn a_session_too_large_for_the_store_is_refused_and_not_acknowledged() -> 
 #[tokio::test]
 async fn many_sessions_stay_within_the_limit() -> Result<()> {
     let store = MemoryStore::new(ManualClock::default(), 2 << 20);
-    let message = |role| Message::new(role, "x".repeat(5_000));
+    let text = "x".repeat(5_000);
     let mut kept = 0;
     for number in 0..400 {
-        let turn = Turn::exchange(number.to_string(), message(Role::User), message(Role::Assistant));
+        let turn = exchange(&number.to_string(), &text, &text);
         // Acknowledged or refused, never silently dropped at once.
         let appended = store.append_turn(&session(&number.to_string())?, &turn, LONG, 10).await;
         let found = store.turns(&session(&number.to_string())?, LONG).await?;

@@ -11,12 +11,49 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use paddock::{
+    cache::{CacheKey, CachedAnswer, Question},
     caller::Scope,
     memory_host::ManualClock,
-    session::SessionKey,
+    session::{Dialect, RawMessage, SessionKey, Turn},
     store::{Store, memory::MemoryStore, redis::RedisStore},
 };
 use paddock_tests::{redis_commands::Connection, redis_server::RedisServer, setup::Setup};
+use serde_json::{json, value::to_raw_value};
+
+/// The key of a question that is nothing but its text.
+fn key(question: &str) -> CacheKey {
+    let scope = Scope::public();
+    let messages = [question];
+    CacheKey::of(&Question {
+        scope: &scope,
+        model: "m",
+        messages: &messages,
+        format: None,
+        options: None,
+        think: None,
+        tools: None,
+    })
+}
+
+fn answer(text: &str) -> CachedAnswer {
+    let mut answer = CachedAnswer::default();
+    text.clone_into(&mut answer.spoken.text);
+    answer
+}
+
+fn message(role: &str, content: &str) -> RawMessage {
+    RawMessage::from(to_raw_value(&json!({ "role": role, "content": content })).unwrap())
+}
+
+/// A question with its answer.
+fn exchange(id: &str, question: &str, answer: &str) -> Turn {
+    Turn {
+        id: id.to_owned(),
+        dialect: Dialect::Ollama,
+        system: None,
+        messages: vec![message("user", question), message("assistant", answer)],
+    }
+}
 
 /// A store with what makes its time pass.
 trait Subject {

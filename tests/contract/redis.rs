@@ -5,24 +5,17 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use futures::future::join_all;
 use paddock::{
-    cache::{CacheKey, CachedAnswer, Question},
-    caller::Scope,
-    session::{Message, Role, Turn},
+    session::Turn,
     store::{ResponseCache as _, Sessions as _, Store as _, StoreError, redis::RedisStore},
 };
 use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
 
-use crate::{OverRedis, over_redis, session};
+use crate::{OverRedis, answer, exchange, key, over_redis, session};
 
 const LONG: Duration = Duration::from_hours(1);
 
-fn key() -> CacheKey {
-    let message = Message::new(Role::User, "q");
-    CacheKey::of(&Question { scope: &Scope::public(), model: "m", messages: &[&message] })
-}
-
 fn turn(id: &str) -> Turn {
-    Turn::exchange(id.to_owned(), Message::new(Role::User, "q"), Message::new(Role::Assistant, "a"))
+    exchange(id, "q", "a")
 }
 
 async fn keys(redis: &OverRedis) -> Result<Vec<String>> {
@@ -32,7 +25,7 @@ async fn keys(redis: &OverRedis) -> Result<Vec<String>> {
 #[tokio::test]
 async fn every_key_has_the_prefix_and_every_value_its_end() -> Result<()> {
     let redis = over_redis().await?;
-    redis.store.put_answer(&key(), &CachedAnswer { response: "a".to_owned() }, LONG).await?;
+    redis.store.put_answer(&key("q"), &answer("a"), LONG).await?;
     redis.store.append_turn(&session("s")?, &turn("1"), LONG, 10).await?;
     let keys = keys(&redis).await?;
     assert_eq!(keys.len(), 2, "{keys:?}");
@@ -46,15 +39,19 @@ async fn every_key_has_the_prefix_and_every_value_its_end() -> Result<()> {
 #[tokio::test]
 async fn a_value_of_another_version_is_none() -> Result<()> {
     let redis = over_redis().await?;
-    redis.store.put_answer(&key(), &CachedAnswer { response: "a".to_owned() }, LONG).await?;
+    redis.store.put_answer(&key("q"), &answer("a"), LONG).await?;
     let name = keys(&redis).await?.concat();
-    for value in ["{}", "[]", "no JSON", "", "{\"response\": 7}", "\u{0}"] {
+    for value in ["{}", "[]", "no JSON", "", "{\"response\": \"a\"}", "{\"spoken\": {\"text\": 7}}", "\u{0}"]
+    {
         redis.connection.run(&["SET", &name, value]).await?;
-        assert_eq!(redis.store.answer(&key()).await?, None, "{value:?}");
+        assert_eq!(redis.store.answer(&key("q")).await?, None, "{value:?}");
     }
     // A field that a later version added does not make it unreadable.
-    redis.connection.run(&["SET", &name, "{\"response\": \"a\", \"later\": 1}"]).await?;
-    assert!(redis.store.answer(&key()).await?.is_some());
+    redis
+        .connection
+        .run(&["SET", &name, "{\"spoken\": {\"text\": \"a\", \"later\": 1}, \"later\": 1}"])
+        .await?;
+    assert!(redis.store.answer(&key("q")).await?.is_some());
     Ok(())
 }
 
@@ -78,13 +75,13 @@ async fn a_turn_of_another_version_is_passed_over() -> Result<()> {
 #[tokio::test]
 async fn a_key_of_another_type_is_an_error_and_no_panic() -> Result<()> {
     let redis = over_redis().await?;
-    redis.store.put_answer(&key(), &CachedAnswer { response: "a".to_owned() }, LONG).await?;
+    redis.store.put_answer(&key("q"), &answer("a"), LONG).await?;
     redis.store.append_turn(&session("s")?, &turn("1"), LONG, 10).await?;
     for name in keys(&redis).await? {
         redis.connection.run(&["DEL", &name]).await?;
         redis.connection.run(&["HSET", &name, "a", "b"]).await?;
     }
-    assert!(redis.store.answer(&key()).await.is_err());
+    assert!(redis.store.answer(&key("q")).await.is_err());
     assert!(redis.store.turns(&session("s")?, LONG).await.is_err());
     assert!(redis.store.append_turn(&session("s")?, &turn("2"), LONG, 10).await.is_err());
     Ok(())

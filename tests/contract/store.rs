@@ -5,31 +5,19 @@ use std::time::Duration;
 use anyhow::Result;
 use futures::future::join_all;
 use paddock::{
-    cache::{CacheKey, CachedAnswer, Question},
-    caller::Scope,
-    session::{Message, Role, Turn},
+    session::{Dialect, Turn},
     store::{ResponseCache as _, Sessions as _, Store as _},
 };
 
-use crate::{Subject, session};
+use crate::{Subject, answer, exchange, key, message, session};
 
 const LONG: Duration = Duration::from_hours(1);
 const SHORT: Duration = Duration::from_millis(400);
 /// More than `SHORT`.
 const LATER: Duration = Duration::from_millis(500);
 
-fn key(question: &str) -> CacheKey {
-    let message = Message::new(Role::User, question);
-    CacheKey::of(&Question { scope: &Scope::public(), model: "m", messages: &[&message] })
-}
-
-fn answer(response: &str) -> CachedAnswer {
-    CachedAnswer { response: response.to_owned() }
-}
-
 fn turn(id: &str) -> Turn {
-    let question = Message::new(Role::User, format!("question of {id}"));
-    Turn::exchange(format!("id-{id}"), question, Message::new(Role::Assistant, format!("answer of {id}")))
+    exchange(&format!("id-{id}"), &format!("question of {id}"), &format!("answer of {id}"))
 }
 
 fn ids(turns: &[Turn]) -> Vec<&str> {
@@ -73,8 +61,9 @@ async fn turns_come_back_in_order_and_whole(subject: impl Subject) -> Result<()>
     let (store, key) = (subject.store(), session("s")?);
     assert_eq!(store.turns(&key, LONG).await?, []);
     let mut expected = vec![turn("1"), turn("2"), turn("3")];
-    expected[1].messages[0].content = "\"quoted\" \\ \n \0 熊猫".to_owned();
-    expected[2] = Turn { id: "sys".to_owned(), messages: vec![Message::new(Role::System, "be brief")] };
+    expected[1].messages[0] = message("user", "\"quoted\" \\ \n \0 熊猫");
+    expected[2].system = Some("be brief".to_owned());
+    expected[2].dialect = Dialect::Anthropic;
     for turn in &expected {
         store.append_turn(&key, turn, LONG, 10).await?;
     }

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use paddock::{
     Config, Host,
     config::Loaded,
-    host::{Background, Clock, Entropy, Journal, Limits, Upstream, UpstreamFailure},
+    host::{Background, Clock, Entropy, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
     journal::{Event, Level},
     metrics::redis::RedisMetrics,
     settings::Form,
@@ -31,6 +31,7 @@ struct Parts {
     started: Instant,
     store: RedisStore<SpinRedis>,
     metrics: RedisMetrics<SpinRedis>,
+    orphans: Orphans,
 }
 
 impl SpinHost {
@@ -51,6 +52,7 @@ impl SpinHost {
             store: RedisStore::new(redis.clone(), &config.redis_prefix, timeout),
             metrics: RedisMetrics::new(redis, &config.redis_prefix, timeout),
             started: Instant::now(),
+            orphans: Orphans::default(),
             config,
         })))
     }
@@ -99,6 +101,12 @@ impl Clock for SpinHost {
     }
 }
 
+impl Timer for SpinHost {
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + 'static {
+        spin_sdk::time::sleep(time)
+    }
+}
+
 impl Entropy for SpinHost {
     fn random(&self) -> u64 {
         wasip3::random::random::get_random_u64()
@@ -135,5 +143,9 @@ impl Host for SpinHost {
 
     fn metrics(&self) -> &Self::Metrics {
         &self.0.metrics
+    }
+
+    fn orphans(&self) -> &Orphans {
+        &self.0.orphans
     }
 }

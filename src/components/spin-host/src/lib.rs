@@ -17,7 +17,6 @@ mod upstream;
 
 use std::cell::RefCell;
 
-use paddock::Error;
 use spin_sdk::http::{IntoResponse, Request};
 
 use crate::{background::Spawning, body::SpinBody, host::SpinHost};
@@ -34,7 +33,7 @@ pub async fn serve(request: Request) -> impl IntoResponse {
             let request = request.map(|body| SpinBody::new(body, None));
             Spawning(Box::pin(paddock::handle(&host, request))).await
         }
-        Err(problems) => Error::Misconfigured { problems }.into_response(),
+        Err(problems) => paddock::misconfigured(problems),
     }
 }
 

@@ -1,0 +1,249 @@
+//! The memory of a request: its session's turns, what of them goes upstream, and the turn that is added.
+//!
+//! A request that brings its own history keeps it: nothing is prepended and nothing is stored.
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+use serde_json::value::RawValue;
+
+use crate::{
+    account::Account,
+    caller::Scope,
+    error::Error,
+    flight::SessionCommit,
+    host::Host,
+    session::{Budget, Dialect, History, RawMessage, SessionKey, SessionStatus, Turn},
+    store::Sessions,
+    wire::{
+        dialect::{MessageRole, role, text},
+        members::{Members, insert},
+        ollama::Said,
+    },
+};
+
+/// Names the session of a request on the surfaces that Ollama speaks itself.
+pub(crate) const X_PADDOCK_SESSION: HeaderName = HeaderName::from_static("x-paddock-session");
+
+/// What is known of a request's session.
+#[derive(Debug)]
+pub(crate) enum Memory {
+    /// The request names none.
+    None,
+    /// Its turns, oldest first.
+    Loaded(SessionKey, Vec<Turn>),
+    /// The store is down. Without its history a session is not written to either.
+    Unavailable,
+}
+
+impl Memory {
+    /// Loads the session called `id`; none when that is empty.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSessionId`]
+    pub(crate) async fn load<H: Host>(
+        host: &H,
+        scope: &Scope,
+        id: &str,
+        account: &mut Account,
+    ) -> Result<Self, Error> {
+        if id.is_empty() {
+            return Ok(Self::None);
+        }
+        let key = SessionKey::of(scope, id)?;
+        let turns = host.store().turns(&key, host.config().session_ttl).await;
+        let turns = account.tolerate(host, "session_load", turns);
+        Ok(turns.map_or(Self::Unavailable, |turns| Self::Loaded(key, turns)))
+    }
+
+    pub(crate) fn history(&self, budget: Budget) -> History<'_> {
+        match self {
+            Self::Loaded(_, turns) => History::new(turns, budget),
+            Self::None | Self::Unavailable => History::default(),
+        }
+    }
+
+    pub(crate) fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable)
+    }
+
+    /// What the session says of a turn: with a store that is down it is lost; an answer that is empty makes none.
+    pub(crate) fn status(&self, appended: Option<SessionStatus>) -> Option<SessionStatus> {
+        appended.or_else(|| self.is_unavailable().then_some(SessionStatus::Unavailable))
+    }
+
+    /// The turn to be added once there is an answer.
+    pub(crate) fn commit(
+        &self,
+        dialect: Dialect,
+        history: &History<'_>,
+        system: Option<String>,
+        messages: Vec<RawMessage>,
+        budget: Budget,
+    ) -> Option<SessionCommit> {
+        let Self::Loaded(key, _) = self else { return None };
+        let system = history.system_to_store(system, budget.turns());
+        Some(SessionCommit { key: key.clone(), dialect, system, messages })
+    }
+}
+
+/// A request of a client that keeps no history of its own.
+#[derive(Debug)]
+pub(crate) struct Fresh<'a> {
+    body: &'a Bytes,
+    dialect: Dialect,
+    /// What it says holds for the whole conversation.
+    system: Option<String>,
+    /// Its messages but for the system's.
+    messages: Vec<&'a RawValue>,
+    /// Where the first of them is.
+    at: usize,
+}
+
+impl<'a> Fresh<'a> {
+    /// `None` when the request brings a history, or is not understood: then it goes upstream as it came.
+    pub(crate) fn of(body: &'a Bytes, members: &Members<'a>, dialect: Dialect) -> Option<Self> {
+        if members.raw("previous_response_id").is_some() {
+            return None;
+        }
+        let (system, messages): (Vec<_>, Vec<_>) =
+            members.array("messages")?.into_iter().partition(|message| role(message) == MessageRole::System);
+        let is_history =
+            |message: &&RawValue| matches!(role(message), MessageRole::Assistant | MessageRole::Tool);
+        if messages.iter().any(is_history) {
+            return None;
+        }
+        let at = members.offset(messages.first()?)?;
+        let top = members.raw("system").filter(|_| dialect == Dialect::Anthropic);
+        let texts: Vec<_> = system.into_iter().chain(top).map(text).collect();
+        let system = Some(texts.join("\n")).filter(|system| !system.is_empty());
+        Some(Self { body, dialect, system, messages, at })
+    }
+
+    /// The body with the history ahead of its messages; every other byte stays as it came.
+    pub(crate) fn continuing(&self, history: &History<'_>) -> Bytes {
+        let mut ahead = Vec::new();
+        let mut beginning = Vec::new();
+        if let (Some(content), None) = (history.system, &self.system) {
+            match self.dialect {
+                Dialect::Ollama | Dialect::OpenAi => {
+                    let system = Said { role: "system", content, images: &[] }.message();
+                    ahead.extend([system.as_str().as_bytes(), b","].concat());
+                }
+                // Anthropic's system message is a member beside the messages.
+                Dialect::Anthropic => {
+                    let content = serde_json::to_vec(content).unwrap_or_default();
+                    beginning = [b"\"system\":", &*content, b","].concat();
+                }
+            }
+        }
+        for message in history.messages(self.dialect) {
+            ahead.extend([message.as_str().as_bytes(), b","].concat());
+        }
+        let start = self.body.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
+        insert(self.body, vec![(start, &*beginning), (self.at, &*ahead)])
+    }
+
+    /// The turn to be added once there is an answer.
+    pub(crate) fn commit(
+        &self,
+        memory: &Memory,
+        history: &History<'_>,
+        budget: Budget,
+    ) -> Option<SessionCommit> {
+        let messages = self.messages.iter().map(|message| RawMessage::from_raw(message)).collect();
+        memory.commit(self.dialect, history, self.system.clone(), messages, budget)
+    }
+}
+
+/// The session that a request names in its header; empty when it names none.
+///
+/// # Errors
+/// [`Error::InvalidSessionId`] for an id that is no text.
+pub(crate) fn session_id(headers: &HeaderMap) -> Result<&str, Error> {
+    headers.get(X_PADDOCK_SESSION).map_or(Ok(""), |id| id.to_str().map_err(|_| Error::InvalidSessionId))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const BUDGET: Budget = Budget { messages: 10, bytes: 10_000 };
+
+    fn turn(dialect: Dialect, system: Option<&str>) -> Turn {
+        let said = |role, content| Said { role, content, images: &[] }.message();
+        Turn {
+            id: "1".into(),
+            dialect,
+            system: system.map(str::to_owned),
+            messages: vec![said("user", "a"), said("assistant", "b")],
+        }
+    }
+
+    #[track_caller]
+    fn check(dialect: Dialect, body: &str, turns: &[Turn], expected: &Value) {
+        let body = Bytes::from(body.to_owned());
+        let members = Members::parse(&body).unwrap();
+        let fresh = Fresh::of(&body, &members, dialect).unwrap();
+        let spliced = fresh.continuing(&History::new(turns, BUDGET));
+        assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), *expected);
+    }
+
+    #[test]
+    fn the_history_goes_ahead_of_the_messages_and_behind_the_system_message() {
+        let asked = |messages: Value| json!({"model": "m", "messages": messages});
+        let (a, b, c) = (
+            json!({"role": "user", "content": "a"}),
+            json!({"role": "assistant", "content": "b"}),
+            json!({"role": "user", "content": "c"}),
+        );
+        let (old, new) =
+            (json!({"role": "system", "content": "old"}), json!({"role": "system", "content": "new"}));
+        for dialect in [Dialect::Ollama, Dialect::OpenAi] {
+            let turns = [turn(dialect, Some("old"))];
+            check(dialect, &asked(json!([c])).to_string(), &turns, &asked(json!([old, a, b, c])));
+            check(dialect, &asked(json!([new, c])).to_string(), &turns, &asked(json!([new, a, b, c])));
+            check(dialect, &asked(json!([c])).to_string(), &[], &asked(json!([c])));
+        }
+        let turns = [turn(Dialect::Anthropic, Some("old"))];
+        check(
+            Dialect::Anthropic,
+            &asked(json!([c])).to_string(),
+            &turns,
+            &json!({"system": "old", "model": "m", "messages": [a, b, c]}),
+        );
+        check(
+            Dialect::Anthropic,
+            r#"{"system":[{"type":"text","text":"new"}],"messages":[{"role":"user","content":"c"}]}"#,
+            &turns,
+            &json!({"system": [{"type": "text", "text": "new"}], "messages": [a, b, c]}),
+        );
+    }
+
+    #[test]
+    fn whoever_brings_a_history_keeps_it() {
+        for body in [
+            r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"}]}"#,
+            r#"{"messages":[{"role":"tool","content":"a"}]}"#,
+            r#"{"previous_response_id":"x","messages":[{"role":"user","content":"a"}]}"#,
+            r#"{"messages":[]}"#,
+            r#"{"messages":[{"role":"system","content":"a"}]}"#,
+            r#"{"model":"m"}"#,
+        ] {
+            let body = Bytes::from_static(body.as_bytes());
+            let members = Members::parse(&body).unwrap();
+            assert!(Fresh::of(&body, &members, Dialect::OpenAi).is_none(), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_history_every_byte_stays_as_it_came() {
+        let body = Bytes::from_static(
+            b" { \"messages\" : [ {\"role\":\"user\",  \"content\":\"\\u00e9\"} ], \"x\":1.50 }",
+        );
+        let members = Members::parse(&body).unwrap();
+        let fresh = Fresh::of(&body, &members, Dialect::Ollama).unwrap();
+        assert_eq!(fresh.continuing(&History::default()), body);
+    }
+}

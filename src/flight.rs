@@ -1,0 +1,451 @@
+//! A flight: one upstream call with its failover, from take-off until its effects are stored.
+//!
+//! It runs as a task of its own and owns the upstream body. Its passenger is the reply: when the reply is dropped,
+//! the client has left, and the flight drops upstream at once and stores nothing. Until the first event of an answer
+//! is there nothing has reached the client, and a failed attempt may be followed by another; after it an error is the
+//! last event. What an answer changes is stored before its terminator is handed over.
+
+mod answer;
+mod attempt;
+mod orphan;
+mod rendering;
+
+use std::{
+    borrow::Cow,
+    collections::BTreeSet,
+    future::Future,
+    pin::{Pin, pin},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{
+    channel::oneshot,
+    future::{Either, OptionFuture, poll_immediate, select},
+    join,
+};
+use http::{HeaderValue, Method};
+
+use crate::{
+    account::Account,
+    cache::{CacheKey, CachedAnswer},
+    error::{Error, Original},
+    fleet::{AttemptFailure, BackendHost, Failover, Policy},
+    handle::random_id,
+    host::{Host, Limits},
+    journal::Event,
+    metrics::Attempt,
+    reply::{self, Inlet, Outlet, Presence},
+    session::{RawMessage, SessionKey, SessionStatus, Turn},
+    store::{ResponseCache, Sessions, Store},
+    survey,
+    wire::{dialect::Dialect, framer, protocol::Protocol},
+};
+use answer::{Events, Heard, Opened};
+pub use orphan::Orphans;
+pub(crate) use rendering::{Pieces, Rendering};
+
+/// On a surface of server-sent events, how long upstream may stay silent until the client gets a head: from then on a
+/// platform that tells of a departed client only when it is written to can tell.
+const EARLY_HEAD: Duration = Duration::from_secs(10);
+/// The pause between two comment lines after an early head.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+const COMMENT: Bytes = Bytes::from_static(b": waiting for the model\n\n");
+const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+
+/// What is asked upstream.
+#[derive(Debug)]
+pub(crate) struct Order {
+    pub(crate) method: Method,
+    pub(crate) path: Cow<'static, str>,
+    pub(crate) body: Bytes,
+    /// The model that must be there.
+    pub(crate) model: Option<String>,
+    /// How a model's answer is to be read; `None` where no model speaks.
+    pub(crate) protocol: Option<Protocol>,
+    /// Whether the answer was asked for in pieces.
+    pub(crate) streams: bool,
+    /// What the client gets.
+    pub(crate) rendering: Rendering,
+}
+
+impl Order {
+    fn limits<H: Host>(&self, host: &H) -> Limits {
+        if self.streams { host.config().limits } else { host.config().whole_limits() }
+    }
+}
+
+/// Everything a flight needs.
+#[derive(Debug)]
+pub(crate) struct Flight {
+    pub(crate) order: Order,
+    pub(crate) commit: Commit,
+    pub(crate) account: Account,
+    /// Whether the request names a session whose store is down, so that its turn is lost.
+    pub(crate) forgetful: bool,
+}
+
+/// What is stored once the answer is complete.
+#[derive(Debug, Default)]
+pub(crate) struct Commit {
+    pub(crate) cache: Option<CacheKey>,
+    pub(crate) session: Option<SessionCommit>,
+}
+
+impl Commit {
+    fn is_empty(&self) -> bool {
+        self.cache.is_none() && self.session.is_none()
+    }
+}
+
+/// The turn that a session gets, without its answer.
+#[derive(Debug)]
+pub(crate) struct SessionCommit {
+    pub(crate) key: SessionKey,
+    pub(crate) dialect: Dialect,
+    pub(crate) system: Option<String>,
+    pub(crate) messages: Vec<RawMessage>,
+}
+
+/// What the client can be told.
+#[derive(Debug)]
+pub(crate) enum Landing {
+    /// The whole answer, added up.
+    Spoken(CachedAnswer, Option<SessionStatus>),
+    /// Upstream's whole reply as it came.
+    Whole(Original, Option<SessionStatus>),
+    /// The reply streams from now on.
+    Streaming(HeaderValue, Inlet),
+}
+
+/// What the flight tells whoever waits for it; the account stays with the flight when the reply streams.
+enum Arrival {
+    Complete(Box<(Result<Complete, Error>, Account)>),
+    Streaming(HeaderValue, Option<BackendHost>),
+}
+
+enum Complete {
+    Spoken(CachedAnswer, Option<SessionStatus>),
+    Whole(Original, Option<SessionStatus>),
+}
+
+impl Flight {
+    /// Starts the flight and waits until the client can be told something. When the reply streams, the flight closes
+    /// the account itself.
+    pub(crate) async fn launch<H: Host>(self, host: &H, account: &mut Account) -> Result<Landing, Error> {
+        let (outlet, presence, inlet) = reply::channel();
+        let (door, arrival) = oneshot::channel();
+        let task_host = host.clone();
+        host.spawn(async move { self.run(&task_host, door, outlet, presence).await });
+        match arrival.await.map_err(|_| Error::ShuttingDown)? {
+            Arrival::Streaming(content_type, backend) => {
+                account.host = backend;
+                account.handed_over = true;
+                Ok(Landing::Streaming(content_type, inlet))
+            }
+            Arrival::Complete(complete) => {
+                let (result, closed) = *complete;
+                *account = closed;
+                result.map(|complete| match complete {
+                    Complete::Spoken(answer, session) => Landing::Spoken(answer, session),
+                    Complete::Whole(original, session) => Landing::Whole(original, session),
+                })
+            }
+        }
+    }
+
+    async fn run<H: Host>(
+        self,
+        host: &H,
+        door: oneshot::Sender<Arrival>,
+        mut outlet: Outlet,
+        mut presence: Presence,
+    ) {
+        let Self { order, commit, mut account, forgetful } = self;
+        let mut door = Some(door);
+        let keeps = !commit.is_empty() || order.rendering.is_own();
+        let opened = {
+            let journey = Box::pin(fly(host, &order, &mut account, &mut presence));
+            if order.rendering.speaks_early(&order) {
+                patiently(host, journey, &mut door, &mut outlet).await
+            } else {
+                journey.await
+            }
+        };
+        let result = match opened {
+            Ok(Opened::Stream { content_type, first, events }) => {
+                if let Some(door) = door.take() {
+                    // Whoever does not listen any more has left, which shows below.
+                    let _ = door.send(Arrival::Streaming(content_type, account.host.clone()));
+                }
+                let heard = Heard::new(keeps);
+                let mut stream = Stream { host, order: &order, outlet, presence, heard, forgetful };
+                let end = stream.relay(first, events, commit, &mut account).await;
+                account.close(host, end.as_ref().map(|()| http::StatusCode::OK)).await;
+                return;
+            }
+            Ok(Opened::Spoken(heard)) => {
+                let answer = heard.answer();
+                let session = land(host, &answer, commit, &mut account).await;
+                Ok(Complete::Spoken(answer, session))
+            }
+            Ok(Opened::Whole(original)) => {
+                let session = land_whole(host, &order, &original, commit, &mut account).await;
+                Ok(Complete::Whole(original, session))
+            }
+            Err(error) => Err(error),
+        };
+        if let Some(door) = door.take() {
+            // The client may have left while the answer was stored.
+            if let Err(Arrival::Complete(complete)) =
+                door.send(Arrival::Complete(Box::new((result, account))))
+            {
+                complete.1.close(host, Err(&Error::ClientClosed)).await;
+            }
+            return;
+        }
+        // The head is out already, so that only an event can tell.
+        let error = match result {
+            Err(error) => error,
+            Ok(_) => Error::UpstreamProtocol { detail: "the answer is no event stream".to_owned() },
+        };
+        if error != Error::ClientClosed {
+            let _ = outlet.send(order.rendering.failure(&error, order.protocol, &account.request_id)).await;
+        }
+        account.close(host, Err(&error)).await;
+    }
+}
+
+/// Flies on while the client gets a head and comment lines, once upstream has been silent for [`EARLY_HEAD`].
+async fn patiently<H: Host, T>(
+    host: &H,
+    mut journey: Pin<Box<impl Future<Output = T>>>,
+    door: &mut Option<oneshot::Sender<Arrival>>,
+    outlet: &mut Outlet,
+) -> T {
+    let mut pause = Box::pin(host.sleep(EARLY_HEAD));
+    loop {
+        match select(journey.as_mut(), pause).await {
+            Either::Left((output, _)) => return output,
+            Either::Right(((), _)) => {
+                if let Some(door) = door.take() {
+                    let _ = door.send(Arrival::Streaming(EVENT_STREAM, None));
+                }
+                outlet.offer(COMMENT);
+                pause = Box::pin(host.sleep(KEEP_ALIVE));
+            }
+        }
+    }
+}
+
+async fn fly<H: Host>(
+    host: &H,
+    order: &Order,
+    account: &mut Account,
+    presence: &mut Presence,
+) -> Result<Opened<H::Body>, Error> {
+    let Ok(plan) = presence.during(plan(host, account)).await else { return Err(Error::ClientClosed) };
+    let mut failover = Failover::new(plan);
+    while let Some(backend) = failover.next_host() {
+        // Counted as given up until the attempt has an end, for a client may leave at any time.
+        let attempt = Attempt { host: backend.url().to_owned(), outcome: "cancelled" };
+        account.attempts.push(attempt);
+        let outcome = attempt::attempt(host, backend, order, presence).await;
+        if let Some(attempt) = account.attempts.last_mut() {
+            attempt.outcome = outcome.as_ref().map_or_else(AttemptFailure::word, |_| "ok");
+        }
+        match outcome {
+            Ok(opened) => {
+                account.host = Some(backend.clone());
+                if let Opened::Spoken(heard) = &opened {
+                    account.tokens = heard.tokens();
+                }
+                return Ok(opened);
+            }
+            Err(AttemptFailure::ClientLeft) => return Err(Error::ClientClosed),
+            Err(failure) => {
+                host.record(&Event::AttemptFailed {
+                    request_id: &account.request_id,
+                    host: backend.url(),
+                    outcome: failure.word(),
+                    detail: &failure.detail(),
+                });
+                failover.failed(failure);
+            }
+        }
+    }
+    let model = order.model.as_deref();
+    let available = if failover.model_is_nowhere() && model.is_some() {
+        available_models(host).await
+    } else {
+        Vec::new()
+    };
+    Err(failover.verdict(model, available))
+}
+
+/// The models of all hosts, each once, sorted.
+async fn available_models<H: Host>(host: &H) -> Vec<String> {
+    let probes = survey::probe(host).await;
+    let names: BTreeSet<_> = probes.into_iter().filter_map(|probe| probe.models.ok()).flatten().collect();
+    names.into_iter().collect()
+}
+
+async fn plan<'a, H: Host>(host: &'a H, account: &mut Account) -> Vec<&'a BackendHost> {
+    let config = host.config();
+    let fleet = &config.fleet;
+    if fleet.hosts().len() < 2 {
+        return fleet.rotation(0);
+    }
+    match config.policy {
+        Policy::RoundRobin if !account.store_failed() => {
+            let turn = host.store().next_turn().await;
+            // Without the shared counter chance spreads as well.
+            account
+                .tolerate(host, "next_turn", turn)
+                .map_or_else(|| fleet.shuffle(host.random()), |turn| fleet.rotation(turn))
+        }
+        Policy::RoundRobin | Policy::Random => fleet.shuffle(host.random()),
+    }
+}
+
+/// An answer on its way to the client, event by event.
+struct Stream<'a, H> {
+    host: &'a H,
+    order: &'a Order,
+    outlet: Outlet,
+    presence: Presence,
+    heard: Heard,
+    forgetful: bool,
+}
+
+impl<H: Host> Stream<'_, H> {
+    async fn relay(
+        &mut self,
+        first: Bytes,
+        mut events: Events<H::Body>,
+        commit: Commit,
+        account: &mut Account,
+    ) -> Result<(), Error> {
+        let end = self.relay_events(first, &mut events, commit, account).await;
+        account.tokens = self.heard.tokens();
+        match &end {
+            Ok(()) => events.drain(self.host),
+            Err(Error::ClientClosed) => {}
+            Err(error) => {
+                // An event that says so itself was handed over as it came.
+                let is_told = matches!(error, Error::UpstreamFailed { .. }) && !self.order.rendering.is_own();
+                if !is_told {
+                    let event = self.order.rendering.failure(error, self.order.protocol, &account.request_id);
+                    let _ = self.hand_over(event).await;
+                }
+            }
+        }
+        end
+    }
+
+    async fn relay_events(
+        &mut self,
+        first: Bytes,
+        events: &mut Events<H::Body>,
+        commit: Commit,
+        account: &mut Account,
+    ) -> Result<(), Error> {
+        let mut event = first;
+        loop {
+            let data = framer::data(events.framing(), &event);
+            if let (Some(data), Some(protocol)) = (&data, self.order.protocol) {
+                let chunk = protocol.read(data).map_err(|_| broken("an event of the answer is none"))?;
+                self.heard.add(&chunk).map_err(broken)?;
+                if let Some(error) = chunk.error {
+                    let message = answer::shorten(&error);
+                    if !self.order.rendering.is_own() {
+                        self.hand_over(event).await?;
+                    }
+                    return Err(Error::UpstreamFailed { message, original: None });
+                }
+                if chunk.end {
+                    let answer = self.heard.answer();
+                    let session = land(self.host, &answer, commit, account).await;
+                    let session = session.or_else(|| self.forgetful.then_some(SessionStatus::Unavailable));
+                    let last = self.order.rendering.last(event.clone(), &chunk, &answer, account, session);
+                    return self.hand_over(last).await;
+                }
+                let piece = self.order.rendering.piece(&event, &chunk);
+                if let Some(piece) = piece {
+                    self.hand_over(piece).await?;
+                }
+            } else if !self.order.rendering.is_own() {
+                self.hand_over(event).await?;
+            }
+            let next = self.presence.during(events.next()).await.map_err(|_| Error::ClientClosed)?;
+            event = next
+                .map_err(AttemptFailure::into_error)?
+                .ok_or_else(|| broken("the answer ended without its terminator"))?;
+        }
+    }
+
+    /// Hands over one piece; a client that reads nothing for too long counts as gone.
+    async fn hand_over(&mut self, piece: Bytes) -> Result<(), Error> {
+        let mut sending = pin!(self.outlet.send(piece));
+        let sent = match poll_immediate(sending.as_mut()).await {
+            Some(sent) => sent,
+            None => match select(sending, pin!(self.host.sleep(self.host.config().client_timeout))).await {
+                Either::Left((sent, _)) => sent,
+                Either::Right(((), _)) => Err(reply::ClientLeft),
+            },
+        };
+        sent.map_err(|_| Error::ClientClosed)
+    }
+}
+
+fn broken(detail: &str) -> Error {
+    Error::UpstreamProtocol { detail: detail.to_owned() }
+}
+
+/// Stores what upstream's whole reply changes.
+async fn land_whole<H: Host>(
+    host: &H,
+    order: &Order,
+    original: &Original,
+    commit: Commit,
+    account: &mut Account,
+) -> Option<SessionStatus> {
+    let chunk = order.protocol?.read_whole(&original.body).ok()?;
+    account.tokens = chunk.tokens;
+    if commit.is_empty() || !chunk.end {
+        return None;
+    }
+    let mut heard = Heard::new(true);
+    heard.add(&chunk).ok()?;
+    land(host, &heard.answer(), commit, account).await
+}
+
+/// Stores what the answer changes. An empty answer changes nothing.
+pub(crate) async fn land<H: Host>(
+    host: &H,
+    answer: &CachedAnswer,
+    commit: Commit,
+    account: &mut Account,
+) -> Option<SessionStatus> {
+    if answer.is_empty() {
+        return None;
+    }
+    let (store, config) = (host.store(), host.config());
+    let Commit { cache, session } = commit;
+    let put = cache.as_ref().map(|key| store.put_answer(key, answer, config.cache_ttl));
+    let turn = session.map(|SessionCommit { key, dialect, system, mut messages }| {
+        messages.push(answer.message(dialect));
+        (key, Turn { id: random_id(host), dialect, system, messages })
+    });
+    let append = turn
+        .as_ref()
+        .map(|(key, turn)| store.append_turn(key, turn, config.session_ttl, config.history.turns()));
+    let (put, append) = join!(OptionFuture::from(put), OptionFuture::from(append));
+    if let Some(result) = put {
+        account.tolerate(host, "cache_put", result);
+    }
+    append.map(|result| match account.tolerate(host, "session_append", result) {
+        Some(()) => SessionStatus::Stored,
+        None => SessionStatus::Unavailable,
+    })
+}

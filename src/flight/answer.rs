@@ -1,0 +1,136 @@
+//! An answer as it arrives: its events, and what the model said in them.
+
+use bytes::Bytes;
+use http::HeaderValue;
+use http_body::Body;
+use http_body_util::{BodyExt, Limited};
+
+use crate::{
+    cache::CachedAnswer,
+    error::Original,
+    fleet::AttemptFailure,
+    host::{Host, UpstreamFailure},
+    metrics::Tokens,
+    wire::{
+        framer::{Framer, Framing},
+        protocol::{Chunk, Durations},
+        spoken::Spoken,
+    },
+};
+
+/// The longest event, in bytes; a whole answer may be one.
+const EVENT_LIMIT: usize = 16 << 20;
+/// The longest answer that is added up, in bytes.
+const ANSWER_LIMIT: usize = 16 << 20;
+/// How much is read after the terminator, in bytes.
+const REST_LIMIT: usize = 64 << 10;
+/// How many characters of Ollama's words a client is told.
+const MESSAGE_LIMIT: usize = 2_000;
+
+/// Upstream's answer, once it is known to be one.
+pub(super) enum Opened<B> {
+    /// The whole answer, added up.
+    Spoken(Heard),
+    /// A whole reply as it came.
+    Whole(Original),
+    /// The answer has begun.
+    Stream { content_type: HeaderValue, first: Bytes, events: Events<B> },
+}
+
+/// The events of an answer.
+pub(super) struct Events<B> {
+    framing: Framing,
+    /// `None` once the body has ended.
+    framer: Option<Framer>,
+    body: B,
+}
+
+impl<B> Events<B>
+where
+    B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
+{
+    pub(super) fn new(framing: Framing, body: B) -> Self {
+        Self { framing, framer: Some(Framer::new(framing, EVENT_LIMIT)), body }
+    }
+
+    pub(super) fn framing(&self) -> Framing {
+        self.framing
+    }
+
+    /// The next event as it came, with its end; `None` after the last.
+    pub(super) async fn next(&mut self) -> Result<Option<Bytes>, AttemptFailure> {
+        while let Some(framer) = &mut self.framer {
+            let event = framer.next_event().map_err(|error| AttemptFailure::Protocol(error.to_string()))?;
+            if event.is_some() {
+                return Ok(event);
+            }
+            match self.body.frame().await {
+                Some(frame) => {
+                    if let Ok(piece) = frame?.into_data() {
+                        framer.push(piece);
+                    }
+                }
+                // Ollama ends a single object without a line end.
+                None => return Ok(self.framer.take().and_then(Framer::finish)),
+            }
+        }
+        Ok(None)
+    }
+
+    /// Reads what follows the terminator in the background, so that the connection can serve again.
+    pub(super) fn drain<H: Host<Body = B>>(self, host: &H)
+    where
+        B: crate::host::MaybeSend + 'static,
+    {
+        if self.framer.is_some() {
+            host.spawn(async move {
+                let _ = Limited::new(self.body, REST_LIMIT).collect().await;
+            });
+        }
+    }
+}
+
+/// What was heard of an answer.
+#[derive(Debug, Default)]
+pub(super) struct Heard {
+    /// `None` when nobody needs the words.
+    spoken: Option<Spoken>,
+    tokens: Option<Tokens>,
+    durations: Durations,
+}
+
+impl Heard {
+    /// `keeps`: whether the words are kept, or their counts alone.
+    pub(super) fn new(keeps: bool) -> Self {
+        Self { spoken: keeps.then(Spoken::default), ..Self::default() }
+    }
+
+    /// # Errors
+    /// A sentence when the answer is longer than can be kept.
+    pub(super) fn add(&mut self, chunk: &Chunk<'_>) -> Result<(), &'static str> {
+        self.tokens = chunk.tokens.or(self.tokens);
+        self.durations = chunk.durations.unwrap_or(self.durations);
+        if let Some(spoken) = &mut self.spoken {
+            spoken.add(chunk);
+            if spoken.bytes() > ANSWER_LIMIT {
+                return Err("the answer is too long");
+            }
+        }
+        Ok(())
+    }
+
+    pub(super) fn tokens(&self) -> Option<Tokens> {
+        self.tokens
+    }
+
+    /// The answer, once it is complete.
+    pub(super) fn answer(&self) -> CachedAnswer {
+        let spoken = self.spoken.clone().unwrap_or_default();
+        CachedAnswer::new(spoken, self.tokens.unwrap_or_default(), self.durations)
+    }
+}
+
+/// Ollama's words, no longer than a client should read.
+pub(super) fn shorten(words: &str) -> String {
+    words.chars().take(MESSAGE_LIMIT).collect()
+}

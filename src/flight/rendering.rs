@@ -1,0 +1,220 @@
+//! What the client reads of an answer: upstream's own events, or `/chat`'s.
+//!
+//! Pure: an event comes in, bytes go out.
+
+use bytes::Bytes;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::Order;
+use crate::{
+    account::Account,
+    cache::CachedAnswer,
+    error::Error,
+    session::SessionStatus,
+    surface::framing,
+    wire::{
+        framer::Framing,
+        protocol::{Chunk, Protocol},
+        spoken::Spoken,
+    },
+};
+
+/// What the client gets.
+#[derive(Debug)]
+pub(crate) enum Rendering {
+    /// What upstream says, as it came.
+    Unchanged,
+    /// `/chat`'s reply in one piece; it is written by whoever waits for the flight.
+    Whole,
+    /// `/chat`'s reply in pieces.
+    Pieces(Pieces),
+}
+
+/// `/chat`'s reply in pieces.
+#[derive(Debug, Clone)]
+pub(crate) struct Pieces {
+    pub(crate) framing: Framing,
+    /// Empty when there is none.
+    pub(crate) session_id: String,
+}
+
+/// The data of one piece; as a line it says what it is, too.
+#[derive(Serialize)]
+struct Piece<'a, T> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    event: Option<&'a str>,
+    #[serde(flatten)]
+    data: &'a T,
+}
+
+#[derive(Serialize)]
+struct Delta<'a> {
+    delta: &'a str,
+}
+
+#[derive(Serialize)]
+struct ToolCalls {
+    tool_calls: Box<RawValue>,
+}
+
+/// The last piece of a complete answer.
+#[derive(Serialize)]
+struct Done<'a> {
+    session_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    session: Option<SessionStatus>,
+    finish_reason: Option<&'a str>,
+    cache: Option<&'static str>,
+    usage: Usage,
+}
+
+/// Tokens by Ollama's count, and durations in nanoseconds.
+#[derive(Serialize)]
+struct Usage {
+    prompt_tokens: u64,
+    completion_tokens: u64,
+    total_tokens: u64,
+    total_duration: u64,
+    load_duration: u64,
+    prompt_eval_duration: u64,
+    eval_duration: u64,
+}
+
+impl Pieces {
+    fn write(&self, event: &'static str, data: &impl Serialize) -> Vec<u8> {
+        let line = match self.framing {
+            Framing::Lines => serde_json::to_vec(&Piece { event: Some(event), data }),
+            Framing::Events => serde_json::to_vec(&Piece { event: None, data }),
+        };
+        let line = line.unwrap_or_default();
+        match self.framing {
+            Framing::Lines => [&*line, b"\n"].concat(),
+            Framing::Events => [b"event: ", event.as_bytes(), b"\ndata: ", &*line, b"\n\n"].concat(),
+        }
+    }
+
+    /// What one event of upstream's says; empty when it says nothing.
+    fn chunk(&self, chunk: &Chunk<'_>) -> Vec<u8> {
+        let mut pieces = Vec::new();
+        if !chunk.thinking.is_empty() {
+            pieces.extend(self.write("thinking", &Delta { delta: &chunk.thinking }));
+        }
+        if !chunk.text.is_empty() {
+            pieces.extend(self.write("token", &Delta { delta: &chunk.text }));
+        }
+        if !chunk.calls.is_empty() {
+            let mut spoken = Spoken::default();
+            spoken.add(chunk);
+            pieces.extend(self.write("tool_calls", &ToolCalls { tool_calls: spoken.calls_json() }));
+        }
+        pieces
+    }
+
+    fn done(&self, answer: &CachedAnswer, account: &Account, session: Option<SessionStatus>) -> Vec<u8> {
+        let CachedAnswer { spoken, tokens, durations } = answer;
+        let usage = Usage {
+            prompt_tokens: tokens.prompt,
+            completion_tokens: tokens.completion,
+            total_tokens: tokens.prompt.saturating_add(tokens.completion),
+            total_duration: durations.total,
+            load_duration: durations.load,
+            prompt_eval_duration: durations.prompt_eval,
+            eval_duration: durations.eval,
+        };
+        let done = Done {
+            session_id: &self.session_id,
+            session,
+            finish_reason: spoken.finish.as_deref(),
+            cache: account.cache.map(crate::cache::CacheStatus::as_str),
+            usage,
+        };
+        self.write("done", &done)
+    }
+
+    /// A stored answer as a stream.
+    pub(crate) fn replay(
+        &self,
+        answer: &CachedAnswer,
+        account: &Account,
+        session: Option<SessionStatus>,
+    ) -> [Bytes; 2] {
+        let spoken = &answer.spoken;
+        let mut pieces = Vec::new();
+        if !spoken.thinking.is_empty() {
+            pieces.extend(self.write("thinking", &Delta { delta: &spoken.thinking }));
+        }
+        if !spoken.text.is_empty() {
+            pieces.extend(self.write("token", &Delta { delta: &spoken.text }));
+        }
+        if !spoken.calls.is_empty() {
+            pieces.extend(self.write("tool_calls", &ToolCalls { tool_calls: spoken.calls_json() }));
+        }
+        [pieces.into(), self.done(answer, account, session).into()]
+    }
+}
+
+impl Rendering {
+    /// Whether the client reads our own words instead of upstream's.
+    pub(super) fn is_own(&self) -> bool {
+        match self {
+            Self::Unchanged => false,
+            Self::Whole | Self::Pieces(_) => true,
+        }
+    }
+
+    pub(super) fn is_whole(&self) -> bool {
+        matches!(self, Self::Whole)
+    }
+
+    /// Whether the client can be given a head and comment lines before upstream says anything.
+    pub(super) fn speaks_early(&self, order: &Order) -> bool {
+        match self {
+            Self::Whole => false,
+            Self::Pieces(pieces) => pieces.framing == Framing::Events,
+            Self::Unchanged => {
+                order.streams && order.protocol.is_some_and(|protocol| framing(protocol) == Framing::Events)
+            }
+        }
+    }
+
+    /// What one event becomes; `None` when the client has no use for it.
+    pub(super) fn piece(&self, event: &Bytes, chunk: &Chunk<'_>) -> Option<Bytes> {
+        match self {
+            Self::Unchanged => Some(event.clone()),
+            Self::Whole => None,
+            Self::Pieces(pieces) => {
+                Some(pieces.chunk(chunk)).filter(|piece| !piece.is_empty()).map(Bytes::from)
+            }
+        }
+    }
+
+    /// What the terminator becomes.
+    pub(super) fn last(
+        &self,
+        event: Bytes,
+        chunk: &Chunk<'_>,
+        answer: &CachedAnswer,
+        account: &Account,
+        session: Option<SessionStatus>,
+    ) -> Bytes {
+        match self {
+            Self::Unchanged | Self::Whole => event,
+            Self::Pieces(pieces) => {
+                [pieces.chunk(chunk), pieces.done(answer, account, session)].concat().into()
+            }
+        }
+    }
+
+    /// What tells the client that nothing more comes.
+    pub(super) fn failure(&self, error: &Error, protocol: Option<Protocol>, request_id: &str) -> Bytes {
+        match (self, protocol) {
+            (Self::Pieces(pieces), _) => {
+                let message = error.to_string();
+                pieces.write("error", &error.detailed(&message)).into()
+            }
+            (Self::Unchanged | Self::Whole, Some(protocol)) => error.event(protocol, request_id),
+            (Self::Unchanged | Self::Whole, None) => Bytes::new(),
+        }
+    }
+}

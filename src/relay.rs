@@ -1,0 +1,101 @@
+//! The surfaces that Ollama speaks itself: a request goes upstream as it came, and the answer comes back as it is.
+//!
+//! Bodies are looked into, never written anew: only a session's history is spliced in, and only where there is one.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use http::{HeaderMap, Method, Response, StatusCode, header, request::Parts};
+use http_body::Body;
+
+use crate::{
+    account::Account,
+    body,
+    cache::CacheStatus,
+    caller::Scope,
+    conversation::{Fresh, Memory, session_id},
+    error::Error,
+    flight::{Commit, Flight, Landing, Order, Rendering},
+    host::{Host, MaybeSend},
+    reply::{self, ReplyBody},
+    surface::Surface,
+    wire::members::Members,
+};
+
+pub(crate) async fn relay<H, B>(
+    host: &H,
+    surface: Surface,
+    parts: &Parts,
+    body: B,
+    account: &mut Account,
+) -> Result<Response<ReplyBody>, Error>
+where
+    H: Host,
+    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
+{
+    let config = host.config();
+    let scope = Scope::of(&parts.headers, config.caller_header.as_ref())?;
+    if surface.asks_a_model() {
+        account.cache = Some(CacheStatus::Bypass);
+    }
+    let session = session_id(&parts.headers)?;
+    if !session.is_empty() && surface.dialect().is_none() {
+        return Err(Error::SessionUnsupported);
+    }
+    let body = match surface.method() {
+        Method::POST => {
+            body::read(host, &parts.headers, body, surface.body_limit(&config.body_limits)).await?
+        }
+        _ => Bytes::new(),
+    };
+    // A body that is not understood goes upstream all the same: Ollama says best what is wrong with it.
+    let members = Members::parse(&body);
+    let member = |name| members.as_ref().and_then(|members| members.string(name)).map(Cow::into_owned);
+    let named = parts.uri.path().strip_prefix(Surface::OpenAiModel.path()).map(str::to_owned);
+    let model = named.clone().or_else(|| member("model"));
+    // Where clients of old call it so.
+    let model = model.or_else(|| member("name").filter(|_| surface == Surface::OllamaShow));
+    account.model.clone_from(&model);
+    let asked = members.as_ref().and_then(|members| members.boolean("stream"));
+    let streams = surface.protocol().is_some() && asked.unwrap_or_else(|| surface.streams_by_default());
+
+    let memory = Memory::load(host, &scope, session, account).await?;
+    let history = memory.history(config.history);
+    let fresh = match (&memory, &members, surface.dialect()) {
+        (Memory::Loaded(..), Some(members), Some(dialect)) => Fresh::of(&body, members, dialect),
+        _ => None,
+    };
+    let session = fresh.as_ref().and_then(|fresh| fresh.commit(&memory, &history, config.history));
+    let order = Order {
+        method: surface.method(),
+        path: match named {
+            Some(_) => Cow::Owned(parts.uri.path().to_owned()),
+            None => Cow::Borrowed(surface.path()),
+        },
+        body: fresh.map_or_else(|| body.clone(), |fresh| fresh.continuing(&history)),
+        model,
+        protocol: surface.protocol(),
+        streams,
+        rendering: Rendering::Unchanged,
+    };
+    let flight = Flight {
+        order,
+        commit: Commit { cache: None, session },
+        account: account.clone(),
+        forgetful: memory.is_unavailable(),
+    };
+    match flight.launch(host, account).await? {
+        Landing::Whole(original, session) => {
+            account.session = memory.status(session);
+            Ok(reply::typed(original.status, original.content_type, original.body))
+        }
+        Landing::Streaming(content_type, inlet) => {
+            let mut response = Response::new(ReplyBody::streamed(inlet));
+            let headers: &mut HeaderMap = response.headers_mut();
+            headers.insert(header::CONTENT_TYPE, content_type);
+            reply::never_stored(headers);
+            Ok(response)
+        }
+        Landing::Spoken(answer, _) => Ok(reply::complete(StatusCode::OK, "text/plain", answer.spoken.text)),
+    }
+}

@@ -1,0 +1,342 @@
+//! Messages of a conversation, carried from one chat protocol to another.
+//!
+//! A message is kept as the JSON its writer sent, and is written anew only for a reader of another dialect. Never
+//! fails: what cannot be read becomes its text.
+
+mod read;
+mod write;
+
+use std::{borrow::Cow, fmt};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{members::Members, spoken::Call};
+
+pub(super) use write::{calls, write};
+
+/// The form of a chat protocol's messages.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dialect {
+    /// Ollama's `/api/chat`.
+    Ollama,
+    /// `/v1/chat/completions`.
+    OpenAi,
+    /// `/v1/messages`.
+    Anthropic,
+}
+
+/// A message as it was written. Its `Debug` form shows no content.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(transparent)]
+pub struct RawMessage(Box<RawValue>);
+
+impl RawMessage {
+    /// Keeps a message.
+    pub fn from_raw(message: &RawValue) -> Self {
+        Self(message.to_owned())
+    }
+
+    /// The message, to be looked into.
+    pub fn as_raw(&self) -> &RawValue {
+        &self.0
+    }
+
+    /// Its JSON.
+    pub fn as_str(&self) -> &str {
+        self.0.get()
+    }
+
+    /// The length of its JSON in bytes.
+    #[expect(clippy::len_without_is_empty, reason = "no JSON is empty")]
+    pub fn len(&self) -> usize {
+        self.0.get().len()
+    }
+}
+
+impl From<Box<RawValue>> for RawMessage {
+    fn from(message: Box<RawValue>) -> Self {
+        Self(message)
+    }
+}
+
+impl PartialEq for RawMessage {
+    fn eq(&self, other: &Self) -> bool {
+        self.as_str() == other.as_str()
+    }
+}
+
+impl Eq for RawMessage {}
+
+impl fmt::Debug for RawMessage {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "RawMessage({} bytes)", self.len())
+    }
+}
+
+/// Whose message it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MessageRole {
+    /// Instructions; `developer` in newer OpenAI models.
+    System,
+    /// The user.
+    User,
+    /// The model.
+    Assistant,
+    /// The result of a tool call.
+    Tool,
+    /// None of these, or no message at all.
+    #[default]
+    Other,
+}
+
+/// Whose message it is. Anthropic sends results of tools as messages of the user.
+pub fn role(message: &RawValue) -> MessageRole {
+    let Some(message) = Members::of(message) else { return MessageRole::Other };
+    let role = message.string("role").unwrap_or_default();
+    let is = |name: &&str| role.eq_ignore_ascii_case(name);
+    if ["system", "developer"].iter().any(is) {
+        MessageRole::System
+    } else if is(&"user") {
+        let content = message.array("content").unwrap_or_default();
+        let has_result =
+            content.into_iter().filter_map(Members::of).any(|block| kind(&block) == "tool_result");
+        if has_result { MessageRole::Tool } else { MessageRole::User }
+    } else if is(&"assistant") {
+        MessageRole::Assistant
+    } else if ["tool", "function"].iter().any(is) {
+        MessageRole::Tool
+    } else {
+        MessageRole::Other
+    }
+}
+
+/// The text of a message, or of content by itself: a string, or the texts of its parts by line.
+pub fn text(message: &RawValue) -> String {
+    match Members::of(message) {
+        Some(members) => members.raw("content").map_or_else(|| read::part(message), read::text),
+        None => read::text(message),
+    }
+}
+
+/// A message of one dialect in another.
+///
+/// User and assistant messages keep text, images, thinking and tool calls, and results of tools their calls' ids. A role
+/// that is unknown becomes the user's.
+/// Texts of several parts become one, results of several calls in one message become one, and signatures of thinking
+/// are lost. A call without an id gets one by its place where the reader requires it.
+pub fn convert(message: &RawMessage, from: Dialect, to: Dialect) -> RawMessage {
+    if from == to {
+        return message.clone();
+    }
+    write(&read::read(message.as_raw()), to).into()
+}
+
+/// What a message says, in no dialect.
+#[derive(Default)]
+pub(super) struct Said<'a> {
+    pub(super) role: MessageRole,
+    pub(super) text: Cow<'a, str>,
+    pub(super) thinking: Cow<'a, str>,
+    pub(super) images: Vec<Image<'a>>,
+    pub(super) calls: Cow<'a, [Call]>,
+    /// Of a tool's result: the call's id.
+    pub(super) call_id: Option<Cow<'a, str>>,
+    /// Of a tool's result: the tool's name.
+    pub(super) tool_name: Option<Cow<'a, str>>,
+}
+
+pub(super) enum Image<'a> {
+    /// Base64, with the media type.
+    Data { media: Cow<'a, str>, base64: Cow<'a, str> },
+    /// Somewhere else; Ollama does not fetch it.
+    Url(Cow<'a, str>),
+}
+
+fn kind<'a>(part: &Members<'a>) -> Cow<'a, str> {
+    part.string("type").unwrap_or_default()
+}
+
+/// JSON text that is one object, or an empty one in its place.
+fn object(text: &str) -> &str {
+    let text = text.trim();
+    if Members::parse(text.as_bytes()).is_some() { text } else { "{}" }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ALL: [Dialect; 3] = [Dialect::Ollama, Dialect::OpenAi, Dialect::Anthropic];
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
+
+    fn converted(json: &str, from: Dialect, to: Dialect) -> String {
+        convert(&RawMessage::from_raw(&raw(json)), from, to).as_str().to_owned()
+    }
+
+    #[test]
+    fn a_message_shows_no_content_and_is_written_as_it_was_read() {
+        let json = r#"{"role":"user", "content":"secret","x":1}"#;
+        let message: RawMessage = serde_json::from_str(json).unwrap();
+        assert_eq!(format!("{message:?}"), "RawMessage(41 bytes)");
+        assert_eq!(serde_json::to_string(&message).unwrap(), json);
+        assert!(message == message.clone() && message.len() == json.len());
+        assert!(message != RawMessage::from_raw(&raw("{}")));
+        assert_eq!(serde_json::to_string(&ALL).unwrap(), r#"["ollama","openai","anthropic"]"#);
+    }
+
+    #[test]
+    fn a_role_is_known_by_any_of_its_names() {
+        let cases = [
+            (r#"{"role":"system"}"#, MessageRole::System),
+            (r#"{"role":"developer"}"#, MessageRole::System),
+            (r#"{"role":"User","content":"x"}"#, MessageRole::User),
+            (r#"{"role":"user","content":[{"type":"text","text":"x"}]}"#, MessageRole::User),
+            (r#"{"role":"user","content":[{"type":"tool_result","tool_use_id":"t"}]}"#, MessageRole::Tool),
+            (r#"{"role":"assistant"}"#, MessageRole::Assistant),
+            (r#"{"role":"tool"}"#, MessageRole::Tool),
+            (r#"{"role":"function"}"#, MessageRole::Tool),
+            (r#"{"role":"robot"}"#, MessageRole::Other),
+            (r#"{"content":"x"}"#, MessageRole::Other),
+            ("5", MessageRole::Other),
+        ];
+        for (json, expected) in cases {
+            assert_eq!(role(&raw(json)), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn text_is_found_in_every_form_of_content() {
+        let cases = [
+            (r#"{"role":"system","content":"a\nb"}"#, "a\nb"),
+            (
+                r#"{"content":[{"type":"text","text":"a"},{"type":"image_url"},{"type":"text","text":"b"}]}"#,
+                "a\nb",
+            ),
+            (r#""bare""#, "bare"),
+            (r#"[{"type":"text","text":"a","cache_control":{}},{"type":"text","text":"b"}]"#, "a\nb"),
+            (r#"["a","b"]"#, "a\nb"),
+            (r#"{"type":"text","text":"a"}"#, "a"),
+            (r#"{"role":"assistant","content":null,"tool_calls":[]}"#, ""),
+            (r#"{"content":5}"#, "5"),
+            ("[]", ""),
+        ];
+        for (json, expected) in cases {
+            assert_eq!(text(&raw(json)), expected, "{json}");
+        }
+    }
+
+    #[test]
+    fn a_message_of_the_same_dialect_is_left_alone() {
+        let json = r#"{ "content" :"x","unknown":[1] }"#;
+        for dialect in ALL {
+            assert_eq!(converted(json, dialect, dialect), json);
+        }
+    }
+
+    #[test]
+    fn messages_are_the_same_in_every_dialect() {
+        let table = [
+            [r#"{"role":"user","content":"hi"}"#; 3],
+            [
+                r#"{"role":"user","content":"what?","images":["iVBORx","/9j/x"]}"#,
+                r#"{"role":"user","content":[{"type":"text","text":"what?"},{"type":"image_url","image_url":{"url":"data:image/png;base64,iVBORx"}},{"type":"image_url","image_url":{"url":"data:image/jpeg;base64,/9j/x"}}]}"#,
+                r#"{"role":"user","content":[{"type":"text","text":"what?"},{"type":"image","source":{"type":"base64","media_type":"image/png","data":"iVBORx"}},{"type":"image","source":{"type":"base64","media_type":"image/jpeg","data":"/9j/x"}}]}"#,
+            ],
+            [
+                r#"{"role":"assistant","content":"","thinking":"hm","tool_calls":[{"id":"c","function":{"index":0,"name":"f","arguments":{"a":1}}}]}"#,
+                r#"{"role":"assistant","content":"","reasoning":"hm","tool_calls":[{"id":"c","type":"function","function":{"name":"f","arguments":"{\"a\":1}"}}]}"#,
+                r#"{"role":"assistant","content":[{"type":"thinking","thinking":"hm","signature":""},{"type":"tool_use","id":"c","name":"f","input":{"a":1}}]}"#,
+            ],
+            [
+                r#"{"role":"tool","content":"18 C","tool_call_id":"c"}"#,
+                r#"{"role":"tool","content":"18 C","tool_call_id":"c"}"#,
+                r#"{"role":"user","content":[{"type":"tool_result","tool_use_id":"c","content":"18 C"}]}"#,
+            ],
+        ];
+        for row in table {
+            for (json, from) in row.into_iter().zip(ALL) {
+                for (expected, to) in row.into_iter().zip(ALL) {
+                    assert_eq!(converted(json, from, to), expected);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn media_types_are_told_by_the_first_bytes() {
+        for (base64, media) in
+            [("/9j/4A", "jpeg"), ("iVBORw0", "png"), ("R0lGODlh", "gif"), ("UklGRg", "webp"), ("AAAA", "png")]
+        {
+            let json = format!(r#"{{"role":"user","content":"","images":["{base64}"]}}"#);
+            let url = format!("data:image/{media};base64,{base64}");
+            assert!(converted(&json, Dialect::Ollama, Dialect::OpenAi).contains(&url), "{base64}");
+        }
+    }
+
+    #[test]
+    fn an_image_elsewhere_keeps_its_address() {
+        let json = r#"{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url","image_url":{"url":"https://x/y.png"}}]}"#;
+        assert_eq!(
+            converted(json, Dialect::OpenAi, Dialect::Ollama),
+            r#"{"role":"user","content":"a\nhttps://x/y.png"}"#
+        );
+        let anthropic = converted(json, Dialect::OpenAi, Dialect::Anthropic);
+        assert!(anthropic.contains(r#""source":{"type":"url","url":"https://x/y.png"}"#));
+        assert_eq!(converted(&anthropic, Dialect::Anthropic, Dialect::OpenAi), json);
+    }
+
+    #[test]
+    fn what_is_missing_or_malformed_breaks_no_json() {
+        let call = r#"{"role":"assistant","content":null,"tool_calls":[{"function":{"name":"f","arguments":"{\"a\":"}},{"function":{"name":"g"}},5]}"#;
+        assert_eq!(
+            converted(call, Dialect::OpenAi, Dialect::Anthropic),
+            r#"{"role":"assistant","content":[{"type":"tool_use","id":"call_0","name":"f","input":{}},{"type":"tool_use","id":"call_1","name":"g","input":{}}]}"#
+        );
+        for json in
+            ["5", "\"5\"", "[5]", "null", "{}", r#"{"role":5,"content":{"a":1},"images":5,"tool_calls":5}"#]
+        {
+            for to in [Dialect::OpenAi, Dialect::Anthropic] {
+                let message = converted(json, Dialect::Ollama, to);
+                assert_eq!(role(&raw(&message)), MessageRole::User, "{json} {message}");
+            }
+        }
+        assert_eq!(converted("\"x\"", Dialect::Ollama, Dialect::OpenAi), r#"{"role":"user","content":"x"}"#);
+    }
+
+    proptest! {
+        #[test]
+        fn text_survives_the_way_there_and_back(
+            said in "(\\PC|\n|\"|\\\\|\r){0,20}",
+            user in any::<bool>(),
+            rich in any::<bool>(),
+            from in 0usize..3,
+            to in 0usize..3,
+        ) {
+            let said = Said {
+                role: if user { MessageRole::User } else { MessageRole::Assistant },
+                text: said.into(),
+                thinking: if rich && !user { "hm" } else { "" }.into(),
+                images: if rich && user {
+                    vec![Image::Data { media: "image/png".into(), base64: "iVBORx".into() }]
+                } else {
+                    Vec::new()
+                },
+                calls: Cow::Borrowed(&[]),
+                ..Said::default()
+            };
+            let message = RawMessage::from(write(&said, ALL[from]));
+            let there = convert(&message, ALL[from], ALL[to]);
+            let back = convert(&there, ALL[to], ALL[from]);
+            prop_assert_eq!(text(there.as_raw()), said.text.as_ref());
+            prop_assert_eq!(text(back.as_raw()), said.text.as_ref());
+            prop_assert_eq!(back, message);
+        }
+    }
+}

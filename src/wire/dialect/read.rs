@@ -1,0 +1,153 @@
+//! Messages of any dialect, read for what they say. The forms do not contradict each other, so one reader knows all.
+
+use std::borrow::Cow;
+
+use serde_json::value::RawValue;
+
+use super::{Image, MessageRole, Said, kind, role};
+use crate::wire::{
+    members::{self, Members},
+    protocol::arguments,
+    spoken::Call,
+};
+
+/// Reads a message. One of an unknown role, or none at all, is the user's.
+pub(super) fn read(message: &RawValue) -> Said<'_> {
+    let role = match role(message) {
+        MessageRole::Other => MessageRole::User,
+        known @ (MessageRole::System | MessageRole::User | MessageRole::Assistant | MessageRole::Tool) => {
+            known
+        }
+    };
+    let Some(members) = Members::of(message) else {
+        return Said { role, text: text(message).into(), ..Said::default() };
+    };
+    let thinking =
+        ["thinking", "reasoning", "reasoning_content"].iter().find_map(|name| members.string(name));
+    let mut said = Said {
+        role,
+        thinking: thinking.unwrap_or_default(),
+        call_id: members.string("tool_call_id"),
+        tool_name: members.string("tool_name").or_else(|| members.string("name")),
+        ..Said::default()
+    };
+    let mut texts = Vec::new();
+    if let Some(content) = members.raw("content") {
+        match members::elements(content) {
+            Some(parts) => parts.into_iter().for_each(|part| read_part(part, &mut said, &mut texts)),
+            None => texts.push(whole_text(content)),
+        }
+    }
+    let images = members.array("images").unwrap_or_default();
+    said.images.extend(images.into_iter().filter_map(members::string).map(base64_image));
+    for call in members.array("tool_calls").unwrap_or_default() {
+        said.calls.to_mut().extend(Members::of(call).and_then(|call| function_call(&call)));
+    }
+    said.text = join(texts);
+    said
+}
+
+/// The text of content: a string, or the texts of its parts by line.
+pub(super) fn text(content: &RawValue) -> String {
+    let Some(parts) = members::elements(content) else { return whole_text(content).into_owned() };
+    join(parts.into_iter().filter_map(part_text).collect()).into_owned()
+}
+
+/// The text of one part; none when it has none.
+pub(super) fn part(part: &RawValue) -> String {
+    part_text(part).unwrap_or_default().into_owned()
+}
+
+/// Content that is no list of parts: a string, the text of a single part, or the JSON itself.
+fn whole_text(content: &RawValue) -> Cow<'_, str> {
+    members::string(content).or_else(|| part_text(content)).unwrap_or_else(|| Cow::Borrowed(content.get()))
+}
+
+/// A part that is text: `text`, and `input_text` or `output_text` of `/v1/responses`.
+fn part_text(part: &RawValue) -> Option<Cow<'_, str>> {
+    let Some(block) = Members::of(part) else { return members::string(part) };
+    matches!(&*kind(&block), "text" | "input_text" | "output_text" | "").then(|| block.string("text"))?
+}
+
+fn join(texts: Vec<Cow<'_, str>>) -> Cow<'_, str> {
+    let mut texts = texts.into_iter();
+    let mut joined = texts.next().unwrap_or_default();
+    for text in texts {
+        let joined = joined.to_mut();
+        joined.push('\n');
+        joined.push_str(&text);
+    }
+    joined
+}
+
+fn read_part<'a>(part: &'a RawValue, said: &mut Said<'a>, texts: &mut Vec<Cow<'a, str>>) {
+    let Some(block) = Members::of(part) else {
+        texts.extend(part_text(part));
+        return;
+    };
+    match &*kind(&block) {
+        "image_url" => {
+            let url = block.object("image_url").and_then(|image| image.string("url"));
+            said.images.extend(url.or_else(|| block.string("image_url")).map(url_image));
+        }
+        "image" => said.images.extend(block.object("source").and_then(|source| source_image(&source))),
+        "thinking" => {
+            let thinking = block.string("thinking").unwrap_or_default();
+            if said.thinking.is_empty() {
+                said.thinking = thinking;
+            } else {
+                said.thinking = join(vec![std::mem::take(&mut said.thinking), thinking]);
+            }
+        }
+        "tool_use" => said.calls.to_mut().push(Call {
+            id: block.string("id").map(Cow::into_owned),
+            name: block.string("name").unwrap_or_default().into_owned(),
+            arguments: block.raw("input").map(RawValue::get).unwrap_or_default().to_owned(),
+        }),
+        "tool_result" => {
+            said.call_id = said.call_id.take().or_else(|| block.string("tool_use_id"));
+            texts.extend(block.raw("content").map(|content| Cow::Owned(text(content))));
+        }
+        _ => texts.extend(part_text(part).or_else(|| block.string("text"))),
+    }
+}
+
+/// A call as Ollama and OpenAI write it; their arguments differ, and are an object or a string of one.
+fn function_call(call: &Members<'_>) -> Option<Call> {
+    let function = call.object("function")?;
+    Some(Call {
+        id: call.string("id").filter(|id| !id.is_empty()).map(Cow::into_owned),
+        name: function.string("name").unwrap_or_default().into_owned(),
+        arguments: arguments(function.raw("arguments")).into_owned(),
+    })
+}
+
+fn source_image<'a>(source: &Members<'a>) -> Option<Image<'a>> {
+    if let Some(url) = source.string("url") {
+        return Some(url_image(url));
+    }
+    let base64 = source.string("data")?;
+    let media = source.string("media_type").unwrap_or_else(|| Cow::Borrowed(media_type(&base64)));
+    Some(Image::Data { media, base64 })
+}
+
+/// An image by its address: a `data:` URI holds it (RFC 2397).
+fn url_image(url: Cow<'_, str>) -> Image<'_> {
+    let data = url.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,"));
+    match data {
+        Some((media, base64)) => {
+            Image::Data { media: Cow::Owned(media.to_owned()), base64: Cow::Owned(base64.to_owned()) }
+        }
+        None => Image::Url(url),
+    }
+}
+
+fn base64_image(base64: Cow<'_, str>) -> Image<'_> {
+    Image::Data { media: Cow::Borrowed(media_type(&base64)), base64 }
+}
+
+/// The media type of an image, by the first bytes of its base64: Ollama does not tell it.
+fn media_type(base64: &str) -> &'static str {
+    let known = [("/9j/", "image/jpeg"), ("R0lGOD", "image/gif"), ("UklGR", "image/webp")];
+    known.iter().find(|(start, _)| base64.starts_with(start)).map_or("image/png", |(_, media)| media)
+}

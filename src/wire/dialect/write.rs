@@ -1,0 +1,271 @@
+//! Messages written in a dialect, as JSON text.
+
+use serde_json::value::RawValue;
+
+use super::{Dialect, Image, MessageRole, Said, object};
+use crate::wire::spoken::Call;
+
+/// Writes a message. An image that is elsewhere becomes its address in the text for Ollama, which fetches none.
+pub(in crate::wire) fn write(said: &Said<'_>, dialect: Dialect) -> Box<RawValue> {
+    let mut json = Json::default();
+    json.open('{');
+    json.name("role");
+    match dialect {
+        Dialect::Ollama => ollama(&mut json, said),
+        Dialect::OpenAi => openai(&mut json, said),
+        Dialect::Anthropic => anthropic(&mut json, said),
+    }
+    json.close('}');
+    json.finish()
+}
+
+/// Writes Ollama's `tool_calls`.
+pub(in crate::wire) fn calls(calls: &[Call]) -> Box<RawValue> {
+    let mut json = Json::default();
+    ollama_calls(&mut json, calls);
+    json.finish()
+}
+
+fn ollama(json: &mut Json, said: &Said<'_>) {
+    json.string(role(said));
+    let mut text = said.text.clone();
+    for image in &said.images {
+        if let Image::Url(url) = image {
+            let text = text.to_mut();
+            if !text.is_empty() {
+                text.push('\n');
+            }
+            text.push_str(url);
+        }
+    }
+    json.member("content", &text);
+    if !said.thinking.is_empty() {
+        json.member("thinking", &said.thinking);
+    }
+    if said.images.iter().any(|image| matches!(image, Image::Data { .. })) {
+        json.name("images");
+        json.open('[');
+        for image in &said.images {
+            if let Image::Data { media: _, base64 } = image {
+                json.string(base64);
+            }
+        }
+        json.close(']');
+    }
+    if !said.calls.is_empty() {
+        json.name("tool_calls");
+        ollama_calls(json, &said.calls);
+    }
+    if said.role == MessageRole::Tool {
+        if let Some(name) = &said.tool_name {
+            json.member("tool_name", name);
+        }
+        if let Some(id) = &said.call_id {
+            json.member("tool_call_id", id);
+        }
+    }
+}
+
+fn ollama_calls(json: &mut Json, calls: &[Call]) {
+    json.open('[');
+    for (index, call) in calls.iter().enumerate() {
+        json.open('{');
+        if let Some(id) = &call.id {
+            json.member("id", id);
+        }
+        json.name("function");
+        json.open('{');
+        json.name("index");
+        json.raw(&index.to_string());
+        json.member("name", &call.name);
+        json.name("arguments");
+        json.raw(object(&call.arguments));
+        json.close('}');
+        json.close('}');
+    }
+    json.close(']');
+}
+
+fn openai(json: &mut Json, said: &Said<'_>) {
+    json.string(role(said));
+    json.name("content");
+    if said.images.is_empty() {
+        json.string(&said.text);
+    } else {
+        json.open('[');
+        text_part(json, &said.text);
+        for image in &said.images {
+            json.open('{');
+            json.member("type", "image_url");
+            json.name("image_url");
+            json.open('{');
+            match image {
+                Image::Data { media, base64 } => {
+                    let url = ["data:", media.as_ref(), ";base64,", base64.as_ref()].concat();
+                    json.member("url", &url);
+                }
+                Image::Url(url) => json.member("url", url),
+            }
+            json.close('}');
+            json.close('}');
+        }
+        json.close(']');
+    }
+    if !said.thinking.is_empty() {
+        json.member("reasoning", &said.thinking);
+    }
+    if !said.calls.is_empty() {
+        json.name("tool_calls");
+        json.open('[');
+        for (index, call) in said.calls.iter().enumerate() {
+            json.open('{');
+            json.member("id", &call_id(call.id.as_deref(), index));
+            json.member("type", "function");
+            json.name("function");
+            json.open('{');
+            json.member("name", &call.name);
+            // A string may hold what is no JSON: the model wrote it, and its reader judges it.
+            json.member("arguments", if call.arguments.trim().is_empty() { "{}" } else { &call.arguments });
+            json.close('}');
+            json.close('}');
+        }
+        json.close(']');
+    }
+    if said.role == MessageRole::Tool {
+        json.member("tool_call_id", &call_id(said.call_id.as_deref(), 0));
+        if let Some(name) = &said.tool_name {
+            json.member("name", name);
+        }
+    }
+}
+
+fn anthropic(json: &mut Json, said: &Said<'_>) {
+    json.string(if said.role == MessageRole::Tool { "user" } else { role(said) });
+    json.name("content");
+    if said.role == MessageRole::Tool {
+        json.open('[');
+        json.open('{');
+        json.member("type", "tool_result");
+        json.member("tool_use_id", &call_id(said.call_id.as_deref(), 0));
+        json.member("content", &said.text);
+        json.close('}');
+        anthropic_images(json, &said.images);
+        json.close(']');
+        return;
+    }
+    if said.thinking.is_empty() && said.images.is_empty() && said.calls.is_empty() {
+        json.string(&said.text);
+        return;
+    }
+    json.open('[');
+    if !said.thinking.is_empty() {
+        json.open('{');
+        json.member("type", "thinking");
+        json.member("thinking", &said.thinking);
+        json.member("signature", "");
+        json.close('}');
+    }
+    text_part(json, &said.text);
+    anthropic_images(json, &said.images);
+    for (index, call) in said.calls.iter().enumerate() {
+        json.open('{');
+        json.member("type", "tool_use");
+        json.member("id", &call_id(call.id.as_deref(), index));
+        json.member("name", &call.name);
+        json.name("input");
+        json.raw(object(&call.arguments));
+        json.close('}');
+    }
+    json.close(']');
+}
+
+fn anthropic_images(json: &mut Json, images: &[Image<'_>]) {
+    for image in images {
+        json.open('{');
+        json.member("type", "image");
+        json.name("source");
+        json.open('{');
+        match image {
+            Image::Data { media, base64 } => {
+                json.member("type", "base64");
+                json.member("media_type", media);
+                json.member("data", base64);
+            }
+            Image::Url(url) => {
+                json.member("type", "url");
+                json.member("url", url);
+            }
+        }
+        json.close('}');
+        json.close('}');
+    }
+}
+
+/// A part of text has the same form in both dialects that have parts; neither allows an empty one.
+fn text_part(json: &mut Json, text: &str) {
+    if !text.is_empty() {
+        json.open('{');
+        json.member("type", "text");
+        json.member("text", text);
+        json.close('}');
+    }
+}
+
+fn role(said: &Said<'_>) -> &'static str {
+    match said.role {
+        MessageRole::System => "system",
+        MessageRole::User | MessageRole::Other => "user",
+        MessageRole::Assistant => "assistant",
+        MessageRole::Tool => "tool",
+    }
+}
+
+/// A call's id, or one by its place; a result without one answers the first call.
+fn call_id(id: Option<&str>, index: usize) -> String {
+    id.map_or_else(|| format!("call_{index}"), str::to_owned)
+}
+
+/// JSON text as it grows. Commas come by themselves.
+#[derive(Default)]
+struct Json(String);
+
+impl Json {
+    fn open(&mut self, bracket: char) {
+        self.separate();
+        self.0.push(bracket);
+    }
+
+    fn close(&mut self, bracket: char) {
+        self.0.push(bracket);
+    }
+
+    fn name(&mut self, name: &str) {
+        self.string(name);
+        self.0.push(':');
+    }
+
+    fn member(&mut self, name: &str, text: &str) {
+        self.name(name);
+        self.string(text);
+    }
+
+    fn string(&mut self, text: &str) {
+        // A string can always be written.
+        self.raw(&serde_json::to_string(text).unwrap_or_default());
+    }
+
+    fn raw(&mut self, json: &str) {
+        self.separate();
+        self.0.push_str(json);
+    }
+
+    fn separate(&mut self) {
+        if !self.0.is_empty() && !self.0.ends_with(['{', '[', ':']) {
+            self.0.push(',');
+        }
+    }
+
+    fn finish(self) -> Box<RawValue> {
+        RawValue::from_string(self.0).unwrap_or_else(|_| RawValue::NULL.to_owned())
+    }
+}

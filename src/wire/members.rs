@@ -1,0 +1,275 @@
+//! The members of a JSON object, looked at without parsing their values, and insertions that touch no other byte.
+//!
+//! Never writes JSON anew: what a client or a host sent goes on as it came.
+
+use std::{borrow::Cow, fmt};
+
+use bytes::Bytes;
+use serde::{
+    Deserialize, Deserializer,
+    de::{Error as _, MapAccess, Visitor},
+};
+use serde_json::value::RawValue;
+
+/// The members of one JSON object in order, with their values as they stand in the body.
+pub struct Members<'a> {
+    body: &'a [u8],
+    list: Vec<(Cow<'a, str>, &'a RawValue)>,
+}
+
+impl<'a> Members<'a> {
+    /// The members of a body; `None` unless it is exactly one JSON object in UTF-8, with space around it at most.
+    pub fn parse(body: &'a [u8]) -> Option<Self> {
+        Self::read(body).ok()
+    }
+
+    /// As [`Members::parse`], with the reason.
+    ///
+    /// # Errors
+    /// What is wrong and where, without any of the content.
+    pub fn read(body: &'a [u8]) -> Result<Self, serde_json::Error> {
+        let text = str::from_utf8(body).map_err(serde_json::Error::custom)?;
+        let List(list) = serde_json::from_str(text)?;
+        Ok(Self { body, list })
+    }
+
+    /// The members of a value that is an object.
+    pub fn of(value: &'a RawValue) -> Option<Self> {
+        Self::parse(value.get().as_bytes())
+    }
+
+    /// The value of a member, as Go's `encoding/json` finds it for Ollama: names match without case, and the last
+    /// one wins. `null` counts as absent.
+    pub fn raw(&self, name: &str) -> Option<&'a RawValue> {
+        let (_, value) = self.list.iter().rev().find(|(key, _)| same_name(key, name))?;
+        (value.get() != "null").then_some(*value)
+    }
+
+    /// A member that is a string.
+    pub fn string(&self, name: &str) -> Option<Cow<'a, str>> {
+        string(self.raw(name)?)
+    }
+
+    /// A member that is `true` or `false`.
+    pub fn boolean(&self, name: &str) -> Option<bool> {
+        self.raw(name)?.get().parse().ok()
+    }
+
+    /// A member that is a whole number.
+    pub fn number(&self, name: &str) -> Option<u64> {
+        self.raw(name)?.get().parse().ok()
+    }
+
+    /// The elements of a member that is an array.
+    pub fn array(&self, name: &str) -> Option<Vec<&'a RawValue>> {
+        elements(self.raw(name)?)
+    }
+
+    /// The members of a member that is an object.
+    pub fn object(&self, name: &str) -> Option<Members<'a>> {
+        Members::of(self.raw(name)?)
+    }
+
+    /// Where a value starts in the body, in bytes; `None` for a value from elsewhere.
+    pub fn offset(&self, value: &'a RawValue) -> Option<usize> {
+        let offset = value.get().as_ptr().addr().checked_sub(self.body.as_ptr().addr())?;
+        (offset.checked_add(value.get().len())? <= self.body.len()).then_some(offset)
+    }
+}
+
+impl fmt::Debug for Members<'_> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Members({})", self.list.len())
+    }
+}
+
+/// A value that is a string, borrowed when it has no escapes. Half a surrogate pair becomes U+FFFD, as in Go.
+pub fn string(value: &RawValue) -> Option<Cow<'_, str>> {
+    let inner = value.get().strip_prefix('"')?.strip_suffix('"')?;
+    if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
+        return Some(Cow::Borrowed(inner));
+    }
+    let Unescaped(text) = serde_json::from_str(value.get()).ok()?;
+    Some(Cow::Owned(text))
+}
+
+/// The elements of a value that is an array.
+pub fn elements(value: &RawValue) -> Option<Vec<&RawValue>> {
+    serde_json::from_str(value.get()).ok()
+}
+
+/// Puts bytes into a body, each before the byte at its offset; an offset past the end is the end. What shares an
+/// offset keeps its order.
+pub fn insert(body: &[u8], mut insertions: Vec<(usize, &[u8])>) -> Bytes {
+    insertions.sort_by_key(|(at, _)| *at);
+    let added: usize = insertions.iter().map(|(_, bytes)| bytes.len()).sum();
+    let mut whole = Vec::with_capacity(body.len().saturating_add(added));
+    let mut rest = body;
+    let mut done = 0;
+    for (at, bytes) in insertions {
+        let (before, after) = rest.split_at((at - done).min(rest.len()));
+        whole.extend_from_slice(before);
+        whole.extend_from_slice(bytes);
+        rest = after;
+        done = at;
+    }
+    whole.extend_from_slice(rest);
+    whole.into()
+}
+
+/// Go folds the two letters outside ASCII that have a partner inside it.
+fn same_name(left: &str, right: &str) -> bool {
+    let fold = |letter: char| match letter {
+        'ſ' => 's',
+        '\u{212a}' => 'k',
+        other => other.to_ascii_lowercase(),
+    };
+    left == right || left.chars().map(fold).eq(right.chars().map(fold))
+}
+
+struct List<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+
+#[derive(Deserialize)]
+#[serde(transparent)]
+struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
+
+impl<'de> Deserialize<'de> for List<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Object;
+
+        impl<'de> Visitor<'de> for Object {
+            type Value = List<'de>;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a JSON object")
+            }
+
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
+                let mut list = Vec::new();
+                while let Some((Name(name), value)) = map.next_entry()? {
+                    list.push((name, value));
+                }
+                Ok(List(list))
+            }
+        }
+
+        deserializer.deserialize_map(Object)
+    }
+}
+
+/// A string with escapes, read as bytes: these may hold what is not UTF-8.
+struct Unescaped(String);
+
+impl<'de> Deserialize<'de> for Unescaped {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        struct Text;
+
+        impl Visitor<'_> for Text {
+            type Value = Unescaped;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a string")
+            }
+
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self::Value, E> {
+                Ok(Unescaped(String::from_utf8_lossy(bytes).into_owned()))
+            }
+        }
+
+        deserializer.deserialize_bytes(Text)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn members(body: &str) -> Members<'_> {
+        Members::parse(body.as_bytes()).unwrap()
+    }
+
+    #[test]
+    fn only_one_whole_object_in_utf_8_has_members() {
+        for body in ["", "[]", "1", "null", "{", "{}{}", "{} x", "{\"a\":}", "{\"a\":1,}", "\"{}\""] {
+            assert!(Members::parse(body.as_bytes()).is_none(), "{body}");
+        }
+        assert!(Members::parse(b"{\"a\":\"\xff\"}").is_none());
+        assert!(Members::parse(b" \r\n{} \n").is_some());
+    }
+
+    #[test]
+    fn names_match_without_case_and_the_last_one_wins() {
+        let body =
+            members(r#"{"Model":"a","mo\u0064EL":"b","stream":true,"stream":null,"\u017fEED":7,"thinK":1}"#);
+        assert_eq!(body.string("model").as_deref(), Some("b"));
+        assert!(body.raw("stream").is_none());
+        assert_eq!(body.number("seed"), Some(7));
+        assert_eq!(body.number("think"), Some(1));
+        assert!(body.raw("mode").is_none());
+    }
+
+    #[test]
+    fn values_are_read_by_their_type_alone() {
+        let body = members(
+            r#"{"s":"plain","e":"a\n\u00e9\ud83d","t":true,"n":19,"a":[1,{"b":2}],"o":{"x":"y"},"f":1.5}"#,
+        );
+        assert!(matches!(body.string("s"), Some(Cow::Borrowed("plain"))));
+        assert!(body.string("e").unwrap().starts_with("a\né\u{fffd}"));
+        assert_eq!(body.boolean("t"), Some(true));
+        assert_eq!(body.number("n"), Some(19));
+        let array: Vec<_> = body.array("a").unwrap().iter().map(|value| value.get()).collect();
+        assert_eq!(array, ["1", "{\"b\":2}"]);
+        assert_eq!(body.object("o").unwrap().string("x").as_deref(), Some("y"));
+        assert!(body.string("n").is_none() && body.boolean("s").is_none() && body.number("f").is_none());
+        assert!(body.array("o").is_none() && body.object("a").is_none() && body.string("absent").is_none());
+        assert!(!format!("{body:?}").contains("plain"));
+    }
+
+    #[test]
+    fn an_offset_is_where_the_value_starts() {
+        let text = " { \"messages\" : [ {\"role\":\"user\"} ,2] } ";
+        let body = members(text);
+        let messages = body.array("messages").unwrap();
+        assert_eq!(body.offset(messages[0]), text.find("{\"role"));
+        assert_eq!(body.offset(messages[1]), text.find('2'));
+        assert_eq!(body.offset(body.raw("messages").unwrap()), text.find('['));
+        let elsewhere = RawValue::from_string(format!("\"{}\"", "x".repeat(100))).unwrap();
+        let other = members(text);
+        assert_eq!(other.offset(&elsewhere), None);
+    }
+
+    #[test]
+    fn insertions_keep_their_order_and_the_end_is_the_last_place() {
+        assert_eq!(insert(b"abc", vec![]), "abc");
+        assert_eq!(insert(b"abc", vec![(1, b"1")]), "a1bc");
+        assert_eq!(insert(b"abc", vec![(3, b"3"), (0, b"x"), (9, b"9"), (0, b"y")]), "xyabc39");
+    }
+
+    proptest! {
+        #[test]
+        fn offsets_and_insertions_leave_every_other_byte(
+            names in proptest::collection::vec("[a-zé\"\\\\]{0,4}", 1..6),
+            space in "[ \n\t]{0,3}",
+            text in "\\PC{0,12}",
+            pick in any::<prop::sample::Index>(),
+        ) {
+            let value = serde_json::to_string(&text).unwrap();
+            let list: Vec<_> = names
+                .iter()
+                .map(|name| format!("{space}{}{space}:{space}{value}{space}", serde_json::to_string(name).unwrap()))
+                .collect();
+            let body = format!("{space}{{{}}}{space}", list.join(","));
+            let members = members(&body);
+            prop_assert_eq!(members.list.len(), names.len());
+            let raw = members.raw(&names[pick.index(names.len())]).unwrap();
+            prop_assert_eq!(string(raw).unwrap(), text.as_str());
+            let at = members.offset(raw).unwrap();
+            prop_assert!(body[at..].starts_with(&value));
+            let longer = insert(body.as_bytes(), vec![(at, b"[1,"), (at + value.len(), b"]")]);
+            let after = &body[at + value.len()..];
+            prop_assert_eq!(longer, format!("{}[1,{value}]{after}", &body[..at]));
+        }
+    }
+}

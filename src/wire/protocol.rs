@@ -1,0 +1,206 @@
+//! What one event of an answer says, in whichever protocol it came.
+//!
+//! The only place that knows the protocols' answers apart: everything after it sees a [`Chunk`]. Never requires a
+//! field, since Ollama leaves out what is zero or empty, and never judges a stream complete by anything but its
+//! terminator.
+
+mod anthropic;
+mod ollama;
+mod openai;
+mod responses;
+
+use std::borrow::Cow;
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::members::{self, Members};
+use crate::metrics::Tokens;
+
+/// The protocol of an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// Ollama's `/api/chat`.
+    OllamaChat,
+    /// Ollama's `/api/generate`.
+    OllamaGenerate,
+    /// `/v1/chat/completions`.
+    OpenAiChat,
+    /// `/v1/completions`.
+    OpenAiCompletion,
+    /// `/v1/responses`.
+    OpenAiResponse,
+    /// `/v1/messages`.
+    AnthropicMessage,
+}
+
+/// What one event says; of several choices, the first alone.
+#[derive(Debug, Default)]
+pub struct Chunk<'a> {
+    /// A piece of the reply.
+    pub text: Cow<'a, str>,
+    /// A piece of what the model thinks before it replies.
+    pub thinking: Cow<'a, str>,
+    /// Pieces of tool calls.
+    pub calls: Vec<CallPiece<'a>>,
+    /// Why the model stopped, in the protocol's own word.
+    pub finish: Option<Cow<'a, str>>,
+    /// Ollama's own counts, where this event has them: estimates and placeholders are left out.
+    pub tokens: Option<Tokens>,
+    /// Where the time went; Ollama's own protocol alone tells.
+    pub durations: Option<Durations>,
+    /// Whether the answer is complete. Nothing else tells that.
+    pub end: bool,
+    /// The host says in band that it failed; its own words.
+    pub error: Option<Cow<'a, str>>,
+}
+
+/// A piece of a tool call: a whole one in Ollama's protocol, a fragment in the others.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct CallPiece<'a> {
+    /// Which call of the answer this belongs to. Ollama repeats it for calls of their own.
+    pub index: usize,
+    /// The call's name for itself, on its first piece.
+    pub id: Option<Cow<'a, str>>,
+    /// The tool's name, on the call's first piece.
+    pub name: Option<Cow<'a, str>>,
+    /// JSON text of the arguments, or a fragment of it.
+    pub arguments: Cow<'a, str>,
+}
+
+/// Where a host's time went, in nanoseconds; 0 when it does not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Durations {
+    /// The whole request.
+    pub total: u64,
+    /// Loading the model.
+    pub load: u64,
+    /// Reading the prompt.
+    pub prompt_eval: u64,
+    /// Writing the answer.
+    pub eval: u64,
+}
+
+impl Protocol {
+    /// Reads the data of one event of a stream.
+    ///
+    /// # Errors
+    /// It is not a JSON object.
+    pub fn read(self, data: &[u8]) -> Result<Chunk<'_>, serde_json::Error> {
+        if matches!(self, Self::OpenAiChat | Self::OpenAiCompletion) && data.trim_ascii() == b"[DONE]" {
+            return Ok(Chunk { end: true, ..Chunk::default() });
+        }
+        let event = Members::read(data)?;
+        let chunk = match self {
+            Self::OllamaChat | Self::OllamaGenerate => ollama::read(&event),
+            Self::OpenAiChat | Self::OpenAiCompletion => openai::read(&event),
+            Self::OpenAiResponse => responses::read(&event),
+            Self::AnthropicMessage => anthropic::read(&event),
+        };
+        Ok(chunk)
+    }
+
+    /// Reads an answer that is not streamed.
+    ///
+    /// # Errors
+    /// It is not a JSON object.
+    pub fn read_whole(self, body: &[u8]) -> Result<Chunk<'_>, serde_json::Error> {
+        let answer = Members::read(body)?;
+        let chunk = match self {
+            Self::OllamaChat | Self::OllamaGenerate => ollama::read(&answer),
+            Self::OpenAiChat | Self::OpenAiCompletion => openai::read_whole(&answer),
+            Self::OpenAiResponse => responses::read_whole(&answer),
+            Self::AnthropicMessage => anthropic::read_whole(&answer),
+        };
+        Ok(chunk)
+    }
+}
+
+/// The words of an in-band failure: a string, or the message of an object. Ollama's own form of it also comes over
+/// the foreign protocols.
+fn failure<'a>(of: &Members<'a>) -> Option<Cow<'a, str>> {
+    let error = of.raw("error")?;
+    let words = members::string(error).or_else(|| Members::of(error)?.string("message"));
+    Some(words.unwrap_or(Cow::Borrowed("error without a message")))
+}
+
+/// The counts of a `usage` object, unless they are the zeros of a placeholder.
+fn usage(of: &Members<'_>, prompt: &str, completion: &str) -> Option<Tokens> {
+    let usage = of.object("usage")?;
+    let tokens = Tokens {
+        prompt: usage.number(prompt).unwrap_or(0),
+        completion: usage.number(completion).unwrap_or(0),
+    };
+    (tokens != Tokens::default()).then_some(tokens)
+}
+
+/// Arguments as JSON text, whether they came as a string of it or as a value.
+pub(super) fn arguments(value: Option<&RawValue>) -> Cow<'_, str> {
+    let Some(value) = value else { return Cow::Borrowed("") };
+    members::string(value).unwrap_or_else(|| Cow::Borrowed(value.get()))
+}
+
+/// A string that says something: some servers repeat empty ids and names.
+fn filled<'a>(of: &Members<'a>, name: &str) -> Option<Cow<'a, str>> {
+    of.string(name).filter(|text| !text.is_empty())
+}
+
+/// The index of a choice, call or block; the first when it is not told.
+fn index(of: &Members<'_>, name: &str) -> usize {
+    of.number(name).and_then(|index| index.try_into().ok()).unwrap_or(0)
+}
+
+/// Adds text to text, without a copy for the first.
+fn append<'a>(whole: &mut Cow<'a, str>, piece: Cow<'a, str>) {
+    if whole.is_empty() {
+        *whole = piece;
+    } else {
+        whole.to_mut().push_str(&piece);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_event_that_is_no_object_is_an_error() {
+        for protocol in [
+            Protocol::OllamaChat,
+            Protocol::OllamaGenerate,
+            Protocol::OpenAiChat,
+            Protocol::OpenAiCompletion,
+            Protocol::OpenAiResponse,
+            Protocol::AnthropicMessage,
+        ] {
+            for data in ["", "{", "[1]", "upstream error"] {
+                assert!(protocol.read(data.as_bytes()).is_err(), "{protocol:?} {data}");
+                assert!(protocol.read_whole(data.as_bytes()).is_err(), "{protocol:?} {data}");
+            }
+            let nothing = protocol.read(b"{}").unwrap();
+            assert!(!nothing.end && nothing.error.is_none() && nothing.tokens.is_none());
+            assert!(!protocol.read_whole(b"{}").unwrap().end);
+        }
+    }
+
+    #[test]
+    fn every_form_of_failure_is_understood_in_every_protocol() {
+        for protocol in
+            [Protocol::OllamaChat, Protocol::OpenAiChat, Protocol::OpenAiResponse, Protocol::AnthropicMessage]
+        {
+            for data in [
+                r#"{"error":"full"}"#,
+                r#"{"error":{"message":"full","type":"api_error","param":null,"code":null}}"#,
+                r#"{"type":"error","error":{"type":"overloaded_error","message":"full"},"request_id":"req_1"}"#,
+            ] {
+                for chunk in [protocol.read(data.as_bytes()), protocol.read_whole(data.as_bytes())] {
+                    let chunk = chunk.unwrap();
+                    assert_eq!(chunk.error.as_deref(), Some("full"), "{protocol:?} {data}");
+                    assert!(!chunk.end);
+                }
+            }
+        }
+        assert!(Protocol::OllamaChat.read(br#"{"error":null}"#).unwrap().error.is_none());
+        assert!(Protocol::OllamaChat.read(br#"{"error":{}}"#).unwrap().error.is_some());
+    }
+}

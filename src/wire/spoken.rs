@@ -1,0 +1,224 @@
+//! What the model said, added up from the chunks of its answer.
+//!
+//! Never reads a protocol: chunks come alike from all of them.
+
+use std::{borrow::Cow, fmt};
+
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+
+use super::{
+    dialect::{self, Dialect, MessageRole, RawMessage, Said},
+    protocol::{CallPiece, Chunk},
+};
+
+/// An answer as far as it was heard. Its `Debug` form shows no content.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Spoken {
+    /// The reply.
+    pub text: String,
+    /// What the model thought before it.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub thinking: String,
+    /// The tools it calls.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub calls: Vec<Call>,
+    /// Why it stopped, in the protocol's own word.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub finish: Option<String>,
+    /// The calls' own indices.
+    #[serde(skip)]
+    indices: Vec<usize>,
+}
+
+/// One call of a tool. Its `Debug` form shows no arguments.
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Call {
+    /// Its id, as upstream gave it.
+    pub id: Option<String>,
+    /// The tool's name.
+    pub name: String,
+    /// JSON text of the arguments, as the model wrote it; it need not be valid.
+    pub arguments: String,
+}
+
+impl Spoken {
+    /// Adds what a chunk says.
+    pub fn add(&mut self, chunk: &Chunk<'_>) {
+        self.text.push_str(&chunk.text);
+        self.thinking.push_str(&chunk.thinking);
+        if let Some(finish) = &chunk.finish {
+            self.finish = Some(finish.clone().into_owned());
+        }
+        for piece in &chunk.calls {
+            self.add_call(piece);
+        }
+    }
+
+    /// Whether nothing was said that another could use: neither text nor a call. Thinking alone is not.
+    pub fn is_empty(&self) -> bool {
+        self.text.is_empty() && self.calls.is_empty()
+    }
+
+    /// The length of everything said, in bytes.
+    pub fn bytes(&self) -> usize {
+        let calls = self
+            .calls
+            .iter()
+            .map(|call| call.id.as_ref().map_or(0, String::len) + call.name.len() + call.arguments.len());
+        self.text.len() + self.thinking.len() + calls.sum::<usize>()
+    }
+
+    /// The message of the assistant that this is.
+    pub fn message(&self, dialect: Dialect) -> RawMessage {
+        let said = Said {
+            role: MessageRole::Assistant,
+            text: Cow::Borrowed(&self.text),
+            thinking: Cow::Borrowed(&self.thinking),
+            calls: Cow::Borrowed(&self.calls),
+            ..Said::default()
+        };
+        dialect::write(&said, dialect).into()
+    }
+
+    /// The calls as Ollama's `tool_calls`.
+    pub fn calls_json(&self) -> Box<RawValue> {
+        dialect::calls(&self.calls)
+    }
+
+    /// A piece continues the last call of its index, unless it has another id, or a name and no id: Ollama's calls
+    /// come whole, and repeat the index.
+    fn add_call(&mut self, piece: &CallPiece<'_>) {
+        let same = self.indices.iter().rposition(|index| *index == piece.index);
+        let open = same.and_then(|at| self.calls.get_mut(at)).filter(|call| match &piece.id {
+            Some(id) => call.id.as_deref() == Some(id),
+            None => piece.name.is_none(),
+        });
+        if let Some(call) = open {
+            call.arguments.push_str(&piece.arguments);
+        } else {
+            self.indices.push(piece.index);
+            self.calls.push(Call {
+                id: piece.id.clone().map(Cow::into_owned),
+                name: piece.name.clone().unwrap_or_default().into_owned(),
+                arguments: piece.arguments.clone().into_owned(),
+            });
+        }
+    }
+}
+
+impl fmt::Debug for Spoken {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Spoken({} bytes)", self.bytes())
+    }
+}
+
+impl fmt::Debug for Call {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "Call({} bytes)", self.arguments.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::wire::protocol::Protocol;
+
+    fn hear(protocol: Protocol, events: &[&str]) -> Spoken {
+        let mut spoken = Spoken::default();
+        for event in events {
+            spoken.add(&protocol.read(event.as_bytes()).unwrap());
+        }
+        spoken
+    }
+
+    fn call(id: Option<&str>, name: &str, arguments: &str) -> Call {
+        Call { id: id.map(str::to_owned), name: name.to_owned(), arguments: arguments.to_owned() }
+    }
+
+    #[test]
+    fn text_and_thinking_add_up() {
+        let mut spoken = hear(Protocol::OllamaChat, &[r#"{"message":{"content":"","thinking":"hm"}}"#]);
+        assert!(spoken.is_empty() && spoken.bytes() == 2);
+        for line in [
+            r#"{"message":{"content":"a"}}"#,
+            r#"{"message":{"content":"b"},"done":true,"done_reason":"stop"}"#,
+        ] {
+            spoken.add(&Protocol::OllamaChat.read(line.as_bytes()).unwrap());
+        }
+        assert_eq!((&*spoken.text, &*spoken.thinking, spoken.finish.as_deref()), ("ab", "hm", Some("stop")));
+        assert!(!spoken.is_empty());
+        assert_eq!(format!("{spoken:?}"), "Spoken(4 bytes)");
+    }
+
+    #[test]
+    fn whole_calls_stay_apart_though_they_repeat_the_index() {
+        let line = r#"{"message":{"tool_calls":[{"function":{"index":0,"name":"f","arguments":{"a":1}}}]}}"#;
+        let spoken = hear(Protocol::OllamaChat, &[line, line]);
+        assert_eq!(spoken.calls, [call(None, "f", "{\"a\":1}"), call(None, "f", "{\"a\":1}")]);
+        assert!(!spoken.is_empty() && spoken.bytes() == 16);
+        let line = |id: &str| line.replace("{\"function\"", &format!("{{\"id\":\"{id}\",\"function\""));
+        let spoken = hear(Protocol::OllamaChat, &[&line("call_1"), &line("call_2")]);
+        assert_eq!(spoken.calls.len(), 2);
+    }
+
+    #[test]
+    fn fragments_join_the_call_of_their_index() {
+        let spoken = hear(
+            Protocol::OpenAiChat,
+            &[
+                r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"call_1","function":{"name":"f","arguments":""}}]}}]}"#,
+                r#"{"choices":[{"delta":{"tool_calls":[{"index":1,"id":"call_2","function":{"name":"g","arguments":"{"}}]}}]}"#,
+                r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"function":{"arguments":"{\"a\""}}]}}]}"#,
+                r#"{"choices":[{"delta":{"tool_calls":[{"index":0,"id":"call_1","function":{"name":"f","arguments":":1}"}},{"index":1,"function":{"arguments":"}"}}]}}]}"#,
+            ],
+        );
+        assert_eq!(spoken.calls, [call(Some("call_1"), "f", "{\"a\":1}"), call(Some("call_2"), "g", "{}")]);
+        let spoken = hear(
+            Protocol::AnthropicMessage,
+            &[
+                r#"{"type":"content_block_start","index":1,"content_block":{"type":"tool_use","id":"t","name":"f","input":{}}}"#,
+                r#"{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":"{\"a\":"}}"#,
+                r#"{"type":"content_block_delta","index":1,"delta":{"type":"input_json_delta","partial_json":"1}"}}"#,
+            ],
+        );
+        assert_eq!(spoken.calls, [call(Some("t"), "f", "{\"a\":1}")]);
+    }
+
+    #[test]
+    fn an_answer_becomes_a_message_of_each_dialect() {
+        let spoken = Spoken {
+            text: "It is\n\"sunny\"".to_owned(),
+            thinking: "hm".to_owned(),
+            calls: vec![call(Some("call_9"), "f", "{\"a\": 1}"), call(None, "g", "{\"a\":")],
+            ..Spoken::default()
+        };
+        let cases = [
+            (
+                Dialect::Ollama,
+                r#"{"role":"assistant","content":"It is\n\"sunny\"","thinking":"hm","tool_calls":[{"id":"call_9","function":{"index":0,"name":"f","arguments":{"a": 1}}},{"function":{"index":1,"name":"g","arguments":{}}}]}"#,
+            ),
+            (
+                Dialect::OpenAi,
+                r#"{"role":"assistant","content":"It is\n\"sunny\"","reasoning":"hm","tool_calls":[{"id":"call_9","type":"function","function":{"name":"f","arguments":"{\"a\": 1}"}},{"id":"call_1","type":"function","function":{"name":"g","arguments":"{\"a\":"}}]}"#,
+            ),
+            (
+                Dialect::Anthropic,
+                r#"{"role":"assistant","content":[{"type":"thinking","thinking":"hm","signature":""},{"type":"text","text":"It is\n\"sunny\""},{"type":"tool_use","id":"call_9","name":"f","input":{"a": 1}},{"type":"tool_use","id":"call_1","name":"g","input":{}}]}"#,
+            ),
+        ];
+        for (dialect, expected) in cases {
+            assert_eq!(spoken.message(dialect).as_str(), expected);
+        }
+        assert_eq!(
+            spoken.calls_json().get(),
+            r#"[{"id":"call_9","function":{"index":0,"name":"f","arguments":{"a": 1}}},{"function":{"index":1,"name":"g","arguments":{}}}]"#
+        );
+        assert_eq!(
+            Spoken::default().message(Dialect::Anthropic).as_str(),
+            r#"{"role":"assistant","content":""}"#
+        );
+        assert_eq!(Spoken::default().calls_json().get(), "[]");
+        assert_eq!(format!("{:?}", spoken.calls[0]), "Call(8 bytes)");
+    }
+}
