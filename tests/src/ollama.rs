@@ -25,7 +25,7 @@ use tokio::{
 };
 
 pub use direct::Herd;
-pub use fixture::Recording;
+pub use fixture::{Answer, Recording};
 pub use scripted::{End, Pause, Piece, Scripted};
 pub use state::Recorded;
 use state::{Door, Seen, State};
@@ -224,16 +224,13 @@ pub(crate) fn kept_port() -> Result<TcpSocket> {
 
 /// The recorded answer of Ollama with this status, or a proxy's where Ollama never gives it.
 pub fn refusal(status: u16) -> Result<Scripted> {
-    let recording = match status {
-        400 => Some(&fixture::BAD_NAME),
-        404 => Some(&fixture::NOT_FOUND),
-        500 => Some(&fixture::CRASHED),
-        501 => Some(&fixture::NOT_IMPLEMENTED),
-        503 => Some(&fixture::BUSY),
-        _ => None,
+    let recorded = match status {
+        400 => "68-e-chat-badname",
+        404 => "54-e-chat-404",
+        500 => "crash/api-chat",
+        501 => "74-e-embed-chatmodel",
+        503 => "overload/api-chat-2",
+        _ => return Ok(Scripted::proxy(StatusCode::from_u16(status)?)),
     };
-    match recording {
-        Some(recording) => Scripted::recorded(recording),
-        None => Ok(Scripted::proxy(StatusCode::from_u16(status)?)),
-    }
+    Scripted::recorded(recorded)
 }

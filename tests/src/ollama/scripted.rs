@@ -2,12 +2,12 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
-use super::fixture::{self, Recording};
+use super::fixture::{Answer, Recording};
 
 /// A wait before something happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,22 +81,60 @@ impl Scripted {
         Self::whole(status, "text/html", page)
     }
 
-    /// A recorded answer, word for word.
-    pub fn recorded(recording: &Recording) -> Result<Self> {
+    /// A recorded answer, byte by byte: what was streamed comes an event or a line a piece.
+    pub fn replay(recording: &Recording) -> Result<Self> {
         let answer = recording.answer()?;
-        Ok(Self::new(answer.status, answer.headers, [Bytes::from_static(answer.body.as_bytes())]).sized())
+        let mut scripted = Self::new(answer.status, answer.lasting_headers(), answer.pieces());
+        if let Some(length) = answer.headers.get(header::CONTENT_LENGTH) {
+            // The answer to HEAD tells the length of what it leaves out.
+            if recording.method() == "HEAD" {
+                scripted.headers.insert(header::CONTENT_LENGTH, length.clone());
+            } else {
+                scripted = scripted.sized();
+            }
+        }
+        Ok(scripted)
     }
 
-    /// The recorded stream in which the model's process died: words, then an error in a line of its own.
+    /// The recorded answer of this name.
+    pub fn recorded(name: &str) -> Result<Self> {
+        Self::replay(&Recording::named(name)?)
+    }
+
+    /// The recorded chat stream in which the model's process died: words, then an error in a line of its own.
     pub fn crashed_in_stream() -> Result<Self> {
-        let answer = fixture::CRASHED_STREAM.answer()?;
-        Ok(Self::new(answer.status, answer.headers, lines(answer.body)))
+        Self::crashed(super::CHAT)
     }
 
-    /// The recorded stream of an Ollama that was stopped: words, then the connection is gone.
+    /// The recorded stream from this path in which the model's process died. It ends as HTTP wants it, without what
+    /// ends an answer of its protocol; only Ollama's own protocol says that there was an error.
+    pub fn crashed(path: &str) -> Result<Self> {
+        Self::recorded(&format!("crash/{}-stream", Self::short_name(path)?))
+    }
+
+    /// The recorded stream from this path of an Ollama that was stopped: words, then the connection is gone.
+    pub fn terminated(path: &str) -> Result<Self> {
+        let recorded = match Self::short_name(path)? {
+            "api-chat" => "midstream",
+            name => name,
+        };
+        Ok(Self { end: End::Cut, ..Self::recorded(&format!("cancel/server-sigterm-{recorded}"))? })
+    }
+
+    fn short_name(path: &str) -> Result<&'static str> {
+        Ok(match path {
+            super::CHAT => "api-chat",
+            "/api/generate" => "api-generate",
+            "/v1/chat/completions" => "v1-chat",
+            "/v1/messages" => "v1-messages",
+            "/v1/responses" => "v1-responses",
+            _ => bail!("no fault of {path} was recorded"),
+        })
+    }
+
+    /// The recorded chat stream of an Ollama that was stopped.
     pub fn cut() -> Result<Self> {
-        let answer = fixture::TERMINATED_STREAM.answer()?;
-        Ok(Self { end: End::Cut, ..Self::new(answer.status, answer.headers, lines(answer.body)) })
+        Self::terminated(super::CHAT)
     }
 
     /// The same stream with another end.
@@ -119,16 +157,16 @@ impl Scripted {
 
     /// The whole answer in one object without line end, as Ollama answers when it is not to stream.
     pub fn single(model: &str, text: &str, prompt_tokens: usize) -> Result<Self> {
-        let answer = fixture::CHAT.answer()?;
+        let answer = answer("07-chat")?;
         let mut object: Value = serde_json::from_str(answer.body)?;
         fill(&mut object, model, text)?;
         count(&mut object, prompt_tokens, words(text).count());
-        Ok(Self::new(answer.status, answer.headers, [Bytes::from(object.to_string())]).sized())
+        Ok(Self::new(answer.status, answer.lasting_headers(), [Bytes::from(object.to_string())]).sized())
     }
 
     /// The recorded stream, saying `text`.
     pub fn stream(model: &str, text: &str, prompt_tokens: usize) -> Result<Self> {
-        let answer = fixture::CHAT_STREAM.answer()?;
+        let answer = answer("08-chat-stream")?;
         let mut recorded = answer.body.lines();
         let first: Value = serde_json::from_str(recorded.next().context("no line")?)?;
         let mut last: Value = serde_json::from_str(recorded.next_back().context("no last line")?)?;
@@ -141,12 +179,12 @@ impl Scripted {
             pieces.push(Bytes::from(format!("{line}\n")));
         }
         pieces.push(Bytes::from(format!("{last}\n")));
-        Ok(Self::new(answer.status, answer.headers, pieces))
+        Ok(Self::new(answer.status, answer.lasting_headers(), pieces))
     }
 
     /// The recorded list of models, with these names.
     pub(super) fn tags<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self> {
-        let answer = fixture::TAGS.answer()?;
+        let answer = answer("04-tags")?;
         let list: Value = serde_json::from_str(answer.body)?;
         let recorded = list.pointer("/models/0").context("no model")?;
         let models: Vec<_> = names
@@ -160,14 +198,14 @@ impl Scripted {
             })
             .collect();
         let body = json!({ "models": models }).to_string();
-        Ok(Self::new(answer.status, answer.headers, [Bytes::from(body)]).sized())
+        Ok(Self::new(answer.status, answer.lasting_headers(), [Bytes::from(body)]).sized())
     }
 
     /// The recorded 404, for this model.
     pub(super) fn not_found(model: &str) -> Result<Self> {
-        let answer = fixture::NOT_FOUND.answer()?;
+        let answer = answer("54-e-chat-404")?;
         let body = answer.body.replace("nosuch", model);
-        Ok(Self::new(answer.status, answer.headers, [Bytes::from(body)]).sized())
+        Ok(Self::new(answer.status, answer.lasting_headers(), [Bytes::from(body)]).sized())
     }
 
     /// A text in one piece.
@@ -201,6 +239,16 @@ impl Scripted {
         self
     }
 
+    /// The same up to this many pieces, then this end.
+    #[must_use]
+    pub fn ending_after(mut self, pieces: usize, end: End) -> Self {
+        self.pieces.truncate(pieces);
+        let is_sized = self.headers.contains_key(header::CONTENT_LENGTH);
+        // A length that is not reached would be another fault.
+        let scripted = if is_sized && end == End::Clean { self.sized() } else { self };
+        Self { end, ..scripted }
+    }
+
     /// The same with another header.
     #[must_use]
     pub fn with_header(mut self, name: header::HeaderName, value: &'static str) -> Self {
@@ -225,8 +273,8 @@ fn words(text: &str) -> impl Iterator<Item = &str> {
     text.split_inclusive(' ')
 }
 
-fn lines(text: &str) -> Vec<Bytes> {
-    text.lines().map(|line| Bytes::from(format!("{line}\n"))).collect()
+fn answer(name: &str) -> Result<Answer> {
+    Recording::named(name)?.answer()
 }
 
 fn fill(line: &mut Value, model: &str, content: &str) -> Result<()> {
