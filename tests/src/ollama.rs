@@ -1,14 +1,24 @@
 //! A stand-in for Ollama: replays recorded shapes, remembers what it was asked, and fails as it is told.
 //!
 //! What it answers is a plain value, [`Scripted`]. It is played over a real socket, and by a plain call to the
-//! in-memory host, so that one behaviour can run everywhere. Its answers follow from the request alone:
-//! `echo of hello #2` is what it says to `hello` as its second chat.
+//! in-memory host, so that one behaviour can run everywhere. Its answers follow from the request alone, in every
+//! protocol that Ollama speaks: `echo of hello #2` is what it says to `hello` as its second chat. A request with tools
+//! gets a call of the first one, for the city of Paris, and one for JSON `{"answer":"echo"}`.
 
+mod anthropic;
+mod asked;
 mod direct;
+mod embedding;
 mod fixture;
+mod native;
+mod openai;
+mod responses;
 mod scripted;
 mod server;
+mod shapes;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::{
     net::SocketAddr,
@@ -106,6 +116,21 @@ impl FakeOllama {
     /// Answers the next chat that has no answer yet like this, and only that.
     pub fn next_chat(&self, scripted: Scripted) {
         self.0.state.once(CHAT, scripted);
+    }
+
+    /// Answers every request for this path like this from now on.
+    pub fn answers(&self, path: &str, scripted: Scripted) {
+        self.0.state.always(path, scripted);
+    }
+
+    /// Answers the next request for this path that has no answer yet like this, and only that.
+    pub fn next(&self, path: &str, scripted: Scripted) {
+        self.0.state.once(path, scripted);
+    }
+
+    /// Has these models in memory from now on, by their full stored names; none at first.
+    pub fn loads(&self, names: &[&str]) {
+        self.0.state.set_loaded(names.iter().map(|name| (*name).to_owned()).collect());
     }
 
     /// Answers every question for its models like this from now on.

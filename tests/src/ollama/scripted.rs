@@ -5,9 +5,13 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::fixture::{Answer, Recording};
+use super::{
+    asked::words,
+    fixture::Recording,
+    shapes::{events, line, object, stream, whole, with},
+};
 
 /// A wait before something happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -157,55 +161,20 @@ impl Scripted {
 
     /// The whole answer in one object without line end, as Ollama answers when it is not to stream.
     pub fn single(model: &str, text: &str, prompt_tokens: usize) -> Result<Self> {
-        let answer = answer("07-chat")?;
-        let mut object: Value = serde_json::from_str(answer.body)?;
-        fill(&mut object, model, text)?;
-        count(&mut object, prompt_tokens, words(text).count());
-        Ok(Self::new(answer.status, answer.lasting_headers(), [Bytes::from(object.to_string())]).sized())
+        let object = counted(object("07-chat")?, prompt_tokens, text)?;
+        whole("07-chat", &filled(object, model, text)?)
     }
 
     /// The recorded stream, saying `text`.
     pub fn stream(model: &str, text: &str, prompt_tokens: usize) -> Result<Self> {
-        let answer = answer("08-chat-stream")?;
-        let mut recorded = answer.body.lines();
-        let first: Value = serde_json::from_str(recorded.next().context("no line")?)?;
-        let mut last: Value = serde_json::from_str(recorded.next_back().context("no last line")?)?;
-        fill(&mut last, model, "")?;
-        count(&mut last, prompt_tokens, words(text).count());
+        let recorded = events("08-chat-stream")?;
+        let (first, last) = recorded.first().zip(recorded.last()).context("no line")?;
         let mut pieces = Vec::new();
         for word in words(text) {
-            let mut line = first.clone();
-            fill(&mut line, model, word)?;
-            pieces.push(Bytes::from(format!("{line}\n")));
+            pieces.push(line(&filled(first.clone(), model, word)?));
         }
-        pieces.push(Bytes::from(format!("{last}\n")));
-        Ok(Self::new(answer.status, answer.lasting_headers(), pieces))
-    }
-
-    /// The recorded list of models, with these names.
-    pub(super) fn tags<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self> {
-        let answer = answer("04-tags")?;
-        let list: Value = serde_json::from_str(answer.body)?;
-        let recorded = list.pointer("/models/0").context("no model")?;
-        let models: Vec<_> = names
-            .map(|name| {
-                let mut model = recorded.clone();
-                if let Some(fields) = model.as_object_mut() {
-                    fields.insert("name".to_owned(), name.into());
-                    fields.insert("model".to_owned(), name.into());
-                }
-                model
-            })
-            .collect();
-        let body = json!({ "models": models }).to_string();
-        Ok(Self::new(answer.status, answer.lasting_headers(), [Bytes::from(body)]).sized())
-    }
-
-    /// The recorded 404, for this model.
-    pub(super) fn not_found(model: &str) -> Result<Self> {
-        let answer = answer("54-e-chat-404")?;
-        let body = answer.body.replace("nosuch", model);
-        Ok(Self::new(answer.status, answer.lasting_headers(), [Bytes::from(body)]).sized())
+        pieces.push(line(&filled(counted(last.clone(), prompt_tokens, text)?, model, "")?));
+        stream("08-chat-stream", pieces)
     }
 
     /// A text in one piece.
@@ -256,36 +225,27 @@ impl Scripted {
         self
     }
 
-    fn new(status: StatusCode, headers: HeaderMap, pieces: impl IntoIterator<Item = Bytes>) -> Self {
+    pub(super) fn new(
+        status: StatusCode,
+        headers: HeaderMap,
+        pieces: impl IntoIterator<Item = Bytes>,
+    ) -> Self {
         let pieces = pieces.into_iter().map(|bytes| Piece { after: Pause::NONE, bytes }).collect();
         Self { head_after: Pause::NONE, status, headers, pieces, end: End::Clean }
     }
 
     /// With the length of the body in the head.
-    fn sized(mut self) -> Self {
+    pub(super) fn sized(mut self) -> Self {
         let length: usize = self.pieces.iter().map(|piece| piece.bytes.len()).sum();
         self.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         self
     }
 }
 
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split_inclusive(' ')
+fn filled(object: Value, model: &str, content: &str) -> Result<Value> {
+    with(object, [("/model", model.into()), ("/message/content", content.into())])
 }
 
-fn answer(name: &str) -> Result<Answer> {
-    Recording::named(name)?.answer()
-}
-
-fn fill(line: &mut Value, model: &str, content: &str) -> Result<()> {
-    *line.get_mut("model").context("no model")? = model.into();
-    *line.pointer_mut("/message/content").context("no content")? = content.into();
-    Ok(())
-}
-
-fn count(line: &mut Value, prompt: usize, answer: usize) {
-    if let Some(fields) = line.as_object_mut() {
-        fields.insert("prompt_eval_count".to_owned(), prompt.into());
-        fields.insert("eval_count".to_owned(), answer.into());
-    }
+fn counted(object: Value, prompt: usize, text: &str) -> Result<Value> {
+    with(object, [("/prompt_eval_count", prompt.into()), ("/eval_count", words(text).count().into())])
 }
