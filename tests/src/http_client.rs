@@ -145,3 +145,34 @@ impl Reply {
         self.header("x-cache")
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ollama::{CHAT, End, FakeOllama, Scripted};
+
+    #[tokio::test]
+    async fn a_reply_that_is_dropped_closes_its_connection() -> Result<()> {
+        let ollama = FakeOllama::start().await?;
+        ollama.chats(Scripted::saying("one two three")?.ending_after(2, End::Hang));
+        let address = ollama.url().trim_start_matches("http://").parse()?;
+        let mut reply = open(address, Request::post(CHAT).body("{}".into())?).await?;
+        assert_eq!((reply.status, reply.header("content-type")), (StatusCode::OK, "application/x-ndjson"));
+        for _ in 0..2 {
+            assert!(reply.next_line().await?.context("no line")?.contains("\"done\":false"));
+        }
+        assert_eq!(ollama.open_requests(), 1);
+        drop(reply);
+        ollama.wait_for_given_up(1, PATIENCE).await
+    }
+
+    #[tokio::test]
+    async fn a_connection_that_breaks_breaks_the_reply() -> Result<()> {
+        let ollama = FakeOllama::start().await?;
+        ollama.chats(Scripted::cut()?);
+        let address = ollama.url().trim_start_matches("http://").parse()?;
+        let error = send(address, Request::post(CHAT).body("{}".into())?).await.unwrap_err();
+        assert_eq!(error.to_string(), "reading the reply's body");
+        Ok(())
+    }
+}

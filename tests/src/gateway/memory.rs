@@ -155,3 +155,46 @@ impl Drop for MemoryGateway {
         super::show("memory", &self.logs());
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt as _;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    /// One piece at once, then nothing until it is dropped.
+    fn waiting(
+        dropped: oneshot::Sender<()>,
+    ) -> impl http_body::Body<Data = Bytes, Error: Into<anyhow::Error>> {
+        let first = stream::iter([anyhow::Ok(Bytes::from_static(b"first"))]);
+        let pieces = first.chain(stream::pending()).map_ok(move |piece| {
+            let _ = &dropped;
+            Frame::data(piece)
+        });
+        StreamBody::new(pieces)
+    }
+
+    #[tokio::test]
+    async fn a_body_that_waits_is_dropped_when_its_reader_leaves() -> Result<()> {
+        let ((sender, received), (guard, dropped)) = (mpsc::channel(1), oneshot::channel());
+        let forwarding = tokio::spawn(forward(waiting(guard), sender));
+        let mut reader = pieces(received);
+        assert_eq!(reader.next().await.context("no piece")??, "first");
+        drop(reader);
+        assert!(dropped.await.is_err());
+        Ok(forwarding.await?)
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_left_by_its_gateway_is_broken() -> Result<()> {
+        let ((sender, received), (guard, _dropped)) = (mpsc::channel(1), oneshot::channel());
+        let forwarding = tokio::spawn(forward(waiting(guard), sender));
+        let mut reader = pieces(received);
+        assert_eq!(reader.next().await.context("no piece")??, "first");
+        forwarding.abort();
+        assert!(reader.next().await.context("a clean end")?.is_err());
+        Ok(())
+    }
+}
