@@ -1,11 +1,12 @@
 //! What users get, as behaviours that hold in every form. Each file ends with the list of the forms that its
-//! behaviours are promised for: `on_every_form!`, `where_leaving_is_seen!` and `over_redis!`, which each test binary
-//! defines for the forms that it runs. A behaviour on no list does not compile without a warning.
+//! behaviours are promised for: `on_every_form!`, `where_leaving_is_seen!`, `over_http!` and `over_redis!`, which each
+//! test binary defines for the forms that it runs. A behaviour on no list does not compile without a warning.
 
 mod access;
 mod answers;
 mod cache;
 mod chat;
+mod clients;
 mod failover;
 mod health;
 mod input;

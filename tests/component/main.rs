@@ -20,6 +20,10 @@ macro_rules! where_leaving_is_seen {
     ($($behavior:ident,)*) => { const _: () = { $(let _ = $behavior;)* }; };
 }
 
+macro_rules! over_http {
+    ($($behaviors:tt)*) => { on_every_form! { $($behaviors)* } };
+}
+
 macro_rules! over_redis {
     ($($behaviors:tt)*) => { on_every_form! { $($behaviors)* } };
 }

@@ -29,6 +29,10 @@ macro_rules! where_leaving_is_seen {
     ($($behaviors:tt)*) => { on_every_form! { $($behaviors)* } };
 }
 
+macro_rules! over_http {
+    ($($behaviors:tt)*) => { on_every_form! { $($behaviors)* } };
+}
+
 macro_rules! over_redis {
     ($($behavior:ident,)*) => { native! { native_redis, REDIS, $($behavior,)* } };
 }

@@ -11,7 +11,7 @@ use futures::future::BoxFuture;
 use http::{Method, Request};
 use serde_json::Value;
 
-pub use crate::http_client::{PATIENCE, Payload, Reply};
+pub use crate::http_client::{PATIENCE, Payload, Reply, Streamed};
 pub use memory::Memory;
 pub use native::{HostShim, Native};
 pub use spin_form::{Spin, SpinGateway};
@@ -29,8 +29,17 @@ pub trait Form: Sync {
 
 /// The running service. It ends when it is dropped.
 pub trait Gateway: Send + Sync {
-    /// Sends a request. Dropping the future leaves like a client that closes its connection.
-    fn send(&self, request: Request<Payload>) -> BoxFuture<'_, Result<Reply>>;
+    /// Sends a request and waits for the head of its reply. Dropping the future, or the reply before its end, leaves
+    /// like a client that closes its connection.
+    fn open(&self, request: Request<Payload>) -> BoxFuture<'_, Result<Streamed>>;
+
+    /// Sends a request and waits for the whole reply. Dropping the future leaves.
+    fn send(&self, request: Request<Payload>) -> BoxFuture<'_, Result<Reply>> {
+        Box::pin(async move { self.open(request).await?.rest().await })
+    }
+
+    /// Where it listens, as a base URL without trailing slash; nothing in memory.
+    fn url(&self) -> Option<String>;
 
     /// Lets time pass for whatever expires.
     fn pass(&self, time: Duration) -> BoxFuture<'_, ()> {
@@ -55,8 +64,7 @@ impl dyn Gateway + '_ {
 
     /// `POST /chat` with a JSON body and headers.
     pub async fn chat_with(&self, body: Value, headers: &[(&str, &str)]) -> Result<Reply> {
-        let headers = [&[("content-type", "application/json")], headers].concat();
-        self.post(body.to_string(), &headers).await
+        self.post_to("/chat", body, headers).await
     }
 
     /// `POST /chat` with this message; the reply must be a success.
@@ -78,6 +86,17 @@ impl dyn Gateway + '_ {
         self.request(Method::POST, "/chat", body, headers).await
     }
 
+    /// `POST path` with a JSON body and headers.
+    pub async fn post_to(&self, path: &str, body: Value, headers: &[(&str, &str)]) -> Result<Reply> {
+        self.open_post(path, body, headers).await?.rest().await
+    }
+
+    /// The same, up to the head of the reply.
+    pub async fn open_post(&self, path: &str, body: Value, headers: &[(&str, &str)]) -> Result<Streamed> {
+        let headers = [&[("content-type", "application/json")], headers].concat();
+        self.open(request(Method::POST, path, body.to_string(), &headers)?).await
+    }
+
     /// Any request.
     pub async fn request(
         &self,
@@ -86,11 +105,7 @@ impl dyn Gateway + '_ {
         body: impl Into<Payload>,
         headers: &[(&str, &str)],
     ) -> Result<Reply> {
-        let mut request = Request::builder().method(method).uri(path);
-        for (name, value) in headers {
-            request = request.header(*name, *value);
-        }
-        self.send(request.body(body.into())?).await
+        self.send(request(method, path, body, headers)?).await
     }
 
     /// Says a message of its own again and again until the reply is as wished.
@@ -106,6 +121,19 @@ impl dyn Gateway + '_ {
         }
         None.context("no attempt is left")
     }
+}
+
+fn request(
+    method: Method,
+    path: &str,
+    body: impl Into<Payload>,
+    headers: &[(&str, &str)],
+) -> Result<Request<Payload>> {
+    let mut request = Request::builder().method(method).uri(path);
+    for (name, value) in headers {
+        request = request.header(*name, *value);
+    }
+    Ok(request.body(body.into())?)
 }
 
 /// Shows the end of a form's log. The test runner keeps it to itself unless the test fails.

@@ -7,6 +7,7 @@
 //! | [`mod@gateway`] | the service in memory, as a native process and on Spin, behind one door |
 //! | [`setup`] | what a form is started with |
 //! | [`artifacts`] | builds what tests run |
+//! | [`clients`] | the official Python clients of each protocol |
 //! | [`http_client`] | requests and replies |
 //! | [`prometheus`] | metrics through Prometheus' own Python parser |
 //! | [`redis_commands`] | the core's Redis port over redis-rs |
@@ -15,6 +16,7 @@
 //! Nothing here uses a fixed port, and every process ends with the value that stands for it.
 
 pub mod artifacts;
+pub mod clients;
 pub mod gateway;
 pub mod http_client;
 pub mod ollama;

@@ -1,14 +1,24 @@
 //! A stand-in for Ollama: replays recorded shapes, remembers what it was asked, and fails as it is told.
 //!
 //! What it answers is a plain value, [`Scripted`]. It is played over a real socket, and by a plain call to the
-//! in-memory host, so that one behaviour can run everywhere. Its answers follow from the request alone:
-//! `echo of hello #2` is what it says to `hello` as its second chat.
+//! in-memory host, so that one behaviour can run everywhere. Its answers follow from the request alone, in every
+//! protocol that Ollama speaks: `echo of hello #2` is what it says to `hello` as its second chat. A request with tools
+//! gets a call of the first one, for the city of Paris, and one for JSON `{"answer":"echo"}`.
 
+mod anthropic;
+mod asked;
 mod direct;
+mod embedding;
 mod fixture;
+mod native;
+mod openai;
+mod responses;
 mod scripted;
 mod server;
+mod shapes;
 mod state;
+#[cfg(test)]
+mod tests;
 
 use std::{
     net::SocketAddr,
@@ -25,7 +35,7 @@ use tokio::{
 };
 
 pub use direct::Herd;
-pub use fixture::Recording;
+pub use fixture::{Answer, Recording};
 pub use scripted::{End, Pause, Piece, Scripted};
 pub use state::Recorded;
 use state::{Door, Seen, State};
@@ -106,6 +116,21 @@ impl FakeOllama {
     /// Answers the next chat that has no answer yet like this, and only that.
     pub fn next_chat(&self, scripted: Scripted) {
         self.0.state.once(CHAT, scripted);
+    }
+
+    /// Answers every request for this path like this from now on.
+    pub fn answers(&self, path: &str, scripted: Scripted) {
+        self.0.state.always(path, scripted);
+    }
+
+    /// Answers the next request for this path that has no answer yet like this, and only that.
+    pub fn next(&self, path: &str, scripted: Scripted) {
+        self.0.state.once(path, scripted);
+    }
+
+    /// Has these models in memory from now on, by their full stored names; none at first.
+    pub fn loads(&self, names: &[&str]) {
+        self.0.state.set_loaded(names.iter().map(|name| (*name).to_owned()).collect());
     }
 
     /// Answers every question for its models like this from now on.
@@ -224,16 +249,13 @@ pub(crate) fn kept_port() -> Result<TcpSocket> {
 
 /// The recorded answer of Ollama with this status, or a proxy's where Ollama never gives it.
 pub fn refusal(status: u16) -> Result<Scripted> {
-    let recording = match status {
-        400 => Some(&fixture::BAD_NAME),
-        404 => Some(&fixture::NOT_FOUND),
-        500 => Some(&fixture::CRASHED),
-        501 => Some(&fixture::NOT_IMPLEMENTED),
-        503 => Some(&fixture::BUSY),
-        _ => None,
+    let recorded = match status {
+        400 => "68-e-chat-badname",
+        404 => "54-e-chat-404",
+        500 => "crash/api-chat",
+        501 => "74-e-embed-chatmodel",
+        503 => "overload/api-chat-2",
+        _ => return Ok(Scripted::proxy(StatusCode::from_u16(status)?)),
     };
-    match recording {
-        Some(recording) => Scripted::recorded(recording),
-        None => Ok(Scripted::proxy(StatusCode::from_u16(status)?)),
-    }
+    Scripted::recorded(recorded)
 }

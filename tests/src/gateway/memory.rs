@@ -1,13 +1,15 @@
 //! The core in memory: no process, no socket. Every request runs beside the others in one task, which also runs what
 //! they start in the background.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, anyhow};
+use bytes::Bytes;
 use futures::{
     FutureExt as _, StreamExt as _,
     future::{BoxFuture, Either, select},
-    stream::FuturesUnordered,
+    stream,
+    stream::{BoxStream, FuturesUnordered},
 };
 use http::Request;
 use http_body_util::BodyExt as _;
@@ -17,14 +19,16 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Form, Gateway, Payload, Reply};
+use super::{Form, Gateway, Payload, Streamed};
 use crate::{http_client, ollama::Herd, setup::Setup};
 
 /// The core over its in-memory host.
 #[derive(Debug)]
 pub struct Memory;
 
-type Job = (Request<Payload>, oneshot::Sender<Result<Reply>>);
+type Job = (Request<Payload>, oneshot::Sender<Streamed>);
+/// A piece of a body, or its clean end.
+type Step = Option<Result<Bytes>>;
 
 struct MemoryGateway {
     host: MemoryHost<Herd>,
@@ -69,31 +73,70 @@ async fn drive(host: MemoryHost<Herd>, mut jobs: mpsc::UnboundedReceiver<Job>) {
     .await;
 }
 
-/// Answers one request, unless its client leaves.
+/// Answers one request, until its client leaves.
 async fn answer(host: &MemoryHost<Herd>, (request, mut client): Job) {
-    let handled = async {
-        let response = paddock::handle(host, http_client::outgoing(request)).await;
-        let (parts, body) = response.into_parts();
-        let body = body.collect().await?.to_bytes();
-        anyhow::Ok(Reply { status: parts.status, headers: parts.headers, body })
-    };
+    let handled = Box::pin(paddock::handle(host, http_client::outgoing(request)));
     let left = Box::pin(client.closed());
-    let reply = match select(Box::pin(handled), left).await {
-        Either::Left((reply, _)) => reply,
+    let response = match select(handled, left).await {
+        Either::Left((response, _)) => response,
         Either::Right(((), _)) => return,
     };
+    let (parts, body) = response.into_parts();
+    // Pieces wait for their reader, as they do where a socket is full.
+    let (sender, received) = mpsc::channel(1);
     // Whoever left does not need it.
-    client.send(reply).ok();
+    if client.send(Streamed::new(parts.status, parts.headers, pieces(received))).is_ok() {
+        forward(body, sender).await;
+    }
+}
+
+/// Passes a body on piece by piece. It is dropped at once when its reader leaves.
+async fn forward<B>(body: B, reader: mpsc::Sender<Step>)
+where
+    B: http_body::Body<Data = Bytes, Error: Into<anyhow::Error>>,
+{
+    let mut body = pin!(body.into_data_stream());
+    while let Ok(place) = reader.reserve().await {
+        let step = tokio::select! {
+            piece = body.next() => piece.map(|piece| piece.map_err(Into::into)),
+            () = reader.closed() => return,
+        };
+        let is_last = !matches!(step, Some(Ok(_)));
+        place.send(step);
+        if is_last {
+            return;
+        }
+    }
+}
+
+/// What was passed on, for the one who reads it.
+fn pieces(received: mpsc::Receiver<Step>) -> BoxStream<'static, Result<Bytes>> {
+    let broken = || anyhow!("the gateway ended within a body");
+    stream::unfold(Some(received), move |received| async move {
+        let mut received = received?;
+        match received.recv().await {
+            Some(Some(Ok(piece))) => Some((Ok(piece), Some(received))),
+            Some(Some(Err(error))) => Some((Err(error), None)),
+            Some(None) => None,
+            None => Some((Err(broken()), None)),
+        }
+    })
+    .boxed()
 }
 
 impl Gateway for MemoryGateway {
-    fn send(&self, request: Request<Payload>) -> BoxFuture<'_, Result<Reply>> {
+    fn open(&self, request: Request<Payload>) -> BoxFuture<'_, Result<Streamed>> {
         async move {
             let (sender, reply) = oneshot::channel();
             self.jobs.send((request, sender)).ok().context("the driver ended")?;
-            tokio::time::timeout(http_client::PATIENCE, reply).await.context("no answer")??
+            let reply = tokio::time::timeout(http_client::PATIENCE, reply).await.context("no answer")?;
+            reply.context("the driver ended")
         }
         .boxed()
+    }
+
+    fn url(&self) -> Option<String> {
+        None
     }
 
     fn pass(&self, time: Duration) -> BoxFuture<'_, ()> {
@@ -110,5 +153,48 @@ impl Drop for MemoryGateway {
     fn drop(&mut self) {
         self.driver.abort();
         super::show("memory", &self.logs());
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::TryStreamExt as _;
+    use http_body::Frame;
+    use http_body_util::StreamBody;
+
+    use super::*;
+
+    /// One piece at once, then nothing until it is dropped.
+    fn waiting(
+        dropped: oneshot::Sender<()>,
+    ) -> impl http_body::Body<Data = Bytes, Error: Into<anyhow::Error>> {
+        let first = stream::iter([anyhow::Ok(Bytes::from_static(b"first"))]);
+        let pieces = first.chain(stream::pending()).map_ok(move |piece| {
+            let _ = &dropped;
+            Frame::data(piece)
+        });
+        StreamBody::new(pieces)
+    }
+
+    #[tokio::test]
+    async fn a_body_that_waits_is_dropped_when_its_reader_leaves() -> Result<()> {
+        let ((sender, received), (guard, dropped)) = (mpsc::channel(1), oneshot::channel());
+        let forwarding = tokio::spawn(forward(waiting(guard), sender));
+        let mut reader = pieces(received);
+        assert_eq!(reader.next().await.context("no piece")??, "first");
+        drop(reader);
+        assert!(dropped.await.is_err());
+        Ok(forwarding.await?)
+    }
+
+    #[tokio::test]
+    async fn a_body_that_is_left_by_its_gateway_is_broken() -> Result<()> {
+        let ((sender, received), (guard, _dropped)) = (mpsc::channel(1), oneshot::channel());
+        let forwarding = tokio::spawn(forward(waiting(guard), sender));
+        let mut reader = pieces(received);
+        assert_eq!(reader.next().await.context("no piece")??, "first");
+        forwarding.abort();
+        assert!(reader.next().await.context("a clean end")?.is_err());
+        Ok(())
     }
 }

@@ -15,7 +15,7 @@ use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{Form, Gateway, Payload, Reply};
+use super::{Form, Gateway, Payload, Streamed};
 use crate::{artifacts, http_client, ollama::FakeOllama, setup::Setup};
 
 /// How long the binary may take to listen, or to end.
@@ -58,8 +58,12 @@ struct NativeGateway {
 }
 
 impl Gateway for NativeGateway {
-    fn send(&self, request: Request<Payload>) -> BoxFuture<'_, Result<Reply>> {
-        http_client::send(self.shim.address(), request).boxed()
+    fn open(&self, request: Request<Payload>) -> BoxFuture<'_, Result<Streamed>> {
+        http_client::open(self.shim.address(), request).boxed()
+    }
+
+    fn url(&self) -> Option<String> {
+        Some(format!("http://{}", self.shim.address()))
     }
 
     fn logs(&self) -> String {

@@ -7,7 +7,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use http::Request;
 use paddock::settings::{Form as SettingsForm, Setting};
 
-use super::{Form, Gateway, Payload, Reply};
+use super::{Form, Gateway, Payload, Streamed};
 use crate::{http_client, ollama::FakeOllama, redis_server::RedisServer, setup::Setup, spin::SpinApp};
 
 /// The components of `spin.toml`.
@@ -80,8 +80,12 @@ fn variables(setup: &Setup, redis: &RedisServer) -> Result<Vec<(String, String)>
 }
 
 impl Gateway for SpinGateway {
-    fn send(&self, request: Request<Payload>) -> BoxFuture<'_, Result<Reply>> {
-        http_client::send(self.app.address(), request).boxed()
+    fn open(&self, request: Request<Payload>) -> BoxFuture<'_, Result<Streamed>> {
+        http_client::open(self.app.address(), request).boxed()
+    }
+
+    fn url(&self) -> Option<String> {
+        Some(format!("http://{}", self.app.address()))
     }
 
     fn logs(&self) -> String {

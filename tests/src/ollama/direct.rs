@@ -61,7 +61,8 @@ impl Upstream for Herd {
                 Ok(None) => None,
             }
         });
-        let mut response = Response::new(StreamBody::new(frames.boxed()));
+        // A real connection may be asked for more after the end; it has no more.
+        let mut response = Response::new(StreamBody::new(frames.fuse().boxed()));
         *response.status_mut() = status;
         *response.headers_mut() = headers;
         Ok(response)

@@ -2,12 +2,16 @@
 
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::fixture::{self, Recording};
+use super::{
+    asked::words,
+    fixture::Recording,
+    shapes::{events, line, object, stream, whole, with},
+};
 
 /// A wait before something happens.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,22 +85,60 @@ impl Scripted {
         Self::whole(status, "text/html", page)
     }
 
-    /// A recorded answer, word for word.
-    pub fn recorded(recording: &Recording) -> Result<Self> {
+    /// A recorded answer, byte by byte: what was streamed comes an event or a line a piece.
+    pub fn replay(recording: &Recording) -> Result<Self> {
         let answer = recording.answer()?;
-        Ok(Self::new(answer.status, answer.headers, [Bytes::from_static(answer.body.as_bytes())]).sized())
+        let mut scripted = Self::new(answer.status, answer.lasting_headers(), answer.pieces());
+        if let Some(length) = answer.headers.get(header::CONTENT_LENGTH) {
+            // The answer to HEAD tells the length of what it leaves out.
+            if recording.method() == "HEAD" {
+                scripted.headers.insert(header::CONTENT_LENGTH, length.clone());
+            } else {
+                scripted = scripted.sized();
+            }
+        }
+        Ok(scripted)
     }
 
-    /// The recorded stream in which the model's process died: words, then an error in a line of its own.
+    /// The recorded answer of this name.
+    pub fn recorded(name: &str) -> Result<Self> {
+        Self::replay(&Recording::named(name)?)
+    }
+
+    /// The recorded chat stream in which the model's process died: words, then an error in a line of its own.
     pub fn crashed_in_stream() -> Result<Self> {
-        let answer = fixture::CRASHED_STREAM.answer()?;
-        Ok(Self::new(answer.status, answer.headers, lines(answer.body)))
+        Self::crashed(super::CHAT)
     }
 
-    /// The recorded stream of an Ollama that was stopped: words, then the connection is gone.
+    /// The recorded stream from this path in which the model's process died. It ends as HTTP wants it, without what
+    /// ends an answer of its protocol; only Ollama's own protocol says that there was an error.
+    pub fn crashed(path: &str) -> Result<Self> {
+        Self::recorded(&format!("crash/{}-stream", Self::short_name(path)?))
+    }
+
+    /// The recorded stream from this path of an Ollama that was stopped: words, then the connection is gone.
+    pub fn terminated(path: &str) -> Result<Self> {
+        let recorded = match Self::short_name(path)? {
+            "api-chat" => "midstream",
+            name => name,
+        };
+        Ok(Self { end: End::Cut, ..Self::recorded(&format!("cancel/server-sigterm-{recorded}"))? })
+    }
+
+    fn short_name(path: &str) -> Result<&'static str> {
+        Ok(match path {
+            super::CHAT => "api-chat",
+            "/api/generate" => "api-generate",
+            "/v1/chat/completions" => "v1-chat",
+            "/v1/messages" => "v1-messages",
+            "/v1/responses" => "v1-responses",
+            _ => bail!("no fault of {path} was recorded"),
+        })
+    }
+
+    /// The recorded chat stream of an Ollama that was stopped.
     pub fn cut() -> Result<Self> {
-        let answer = fixture::TERMINATED_STREAM.answer()?;
-        Ok(Self { end: End::Cut, ..Self::new(answer.status, answer.headers, lines(answer.body)) })
+        Self::terminated(super::CHAT)
     }
 
     /// The same stream with another end.
@@ -119,55 +161,20 @@ impl Scripted {
 
     /// The whole answer in one object without line end, as Ollama answers when it is not to stream.
     pub fn single(model: &str, text: &str, prompt_tokens: usize) -> Result<Self> {
-        let answer = fixture::CHAT.answer()?;
-        let mut object: Value = serde_json::from_str(answer.body)?;
-        fill(&mut object, model, text)?;
-        count(&mut object, prompt_tokens, words(text).count());
-        Ok(Self::new(answer.status, answer.headers, [Bytes::from(object.to_string())]).sized())
+        let object = counted(object("07-chat")?, prompt_tokens, text)?;
+        whole("07-chat", &filled(object, model, text)?)
     }
 
     /// The recorded stream, saying `text`.
     pub fn stream(model: &str, text: &str, prompt_tokens: usize) -> Result<Self> {
-        let answer = fixture::CHAT_STREAM.answer()?;
-        let mut recorded = answer.body.lines();
-        let first: Value = serde_json::from_str(recorded.next().context("no line")?)?;
-        let mut last: Value = serde_json::from_str(recorded.next_back().context("no last line")?)?;
-        fill(&mut last, model, "")?;
-        count(&mut last, prompt_tokens, words(text).count());
+        let recorded = events("08-chat-stream")?;
+        let (first, last) = recorded.first().zip(recorded.last()).context("no line")?;
         let mut pieces = Vec::new();
         for word in words(text) {
-            let mut line = first.clone();
-            fill(&mut line, model, word)?;
-            pieces.push(Bytes::from(format!("{line}\n")));
+            pieces.push(line(&filled(first.clone(), model, word)?));
         }
-        pieces.push(Bytes::from(format!("{last}\n")));
-        Ok(Self::new(answer.status, answer.headers, pieces))
-    }
-
-    /// The recorded list of models, with these names.
-    pub(super) fn tags<'a>(names: impl Iterator<Item = &'a str>) -> Result<Self> {
-        let answer = fixture::TAGS.answer()?;
-        let list: Value = serde_json::from_str(answer.body)?;
-        let recorded = list.pointer("/models/0").context("no model")?;
-        let models: Vec<_> = names
-            .map(|name| {
-                let mut model = recorded.clone();
-                if let Some(fields) = model.as_object_mut() {
-                    fields.insert("name".to_owned(), name.into());
-                    fields.insert("model".to_owned(), name.into());
-                }
-                model
-            })
-            .collect();
-        let body = json!({ "models": models }).to_string();
-        Ok(Self::new(answer.status, answer.headers, [Bytes::from(body)]).sized())
-    }
-
-    /// The recorded 404, for this model.
-    pub(super) fn not_found(model: &str) -> Result<Self> {
-        let answer = fixture::NOT_FOUND.answer()?;
-        let body = answer.body.replace("nosuch", model);
-        Ok(Self::new(answer.status, answer.headers, [Bytes::from(body)]).sized())
+        pieces.push(line(&filled(counted(last.clone(), prompt_tokens, text)?, model, "")?));
+        stream("08-chat-stream", pieces)
     }
 
     /// A text in one piece.
@@ -201,6 +208,16 @@ impl Scripted {
         self
     }
 
+    /// The same up to this many pieces, then this end.
+    #[must_use]
+    pub fn ending_after(mut self, pieces: usize, end: End) -> Self {
+        self.pieces.truncate(pieces);
+        let is_sized = self.headers.contains_key(header::CONTENT_LENGTH);
+        // A length that is not reached would be another fault.
+        let scripted = if is_sized && end == End::Clean { self.sized() } else { self };
+        Self { end, ..scripted }
+    }
+
     /// The same with another header.
     #[must_use]
     pub fn with_header(mut self, name: header::HeaderName, value: &'static str) -> Self {
@@ -208,36 +225,27 @@ impl Scripted {
         self
     }
 
-    fn new(status: StatusCode, headers: HeaderMap, pieces: impl IntoIterator<Item = Bytes>) -> Self {
+    pub(super) fn new(
+        status: StatusCode,
+        headers: HeaderMap,
+        pieces: impl IntoIterator<Item = Bytes>,
+    ) -> Self {
         let pieces = pieces.into_iter().map(|bytes| Piece { after: Pause::NONE, bytes }).collect();
         Self { head_after: Pause::NONE, status, headers, pieces, end: End::Clean }
     }
 
     /// With the length of the body in the head.
-    fn sized(mut self) -> Self {
+    pub(super) fn sized(mut self) -> Self {
         let length: usize = self.pieces.iter().map(|piece| piece.bytes.len()).sum();
         self.headers.insert(header::CONTENT_LENGTH, HeaderValue::from(length));
         self
     }
 }
 
-fn words(text: &str) -> impl Iterator<Item = &str> {
-    text.split_inclusive(' ')
+fn filled(object: Value, model: &str, content: &str) -> Result<Value> {
+    with(object, [("/model", model.into()), ("/message/content", content.into())])
 }
 
-fn lines(text: &str) -> Vec<Bytes> {
-    text.lines().map(|line| Bytes::from(format!("{line}\n"))).collect()
-}
-
-fn fill(line: &mut Value, model: &str, content: &str) -> Result<()> {
-    *line.get_mut("model").context("no model")? = model.into();
-    *line.pointer_mut("/message/content").context("no content")? = content.into();
-    Ok(())
-}
-
-fn count(line: &mut Value, prompt: usize, answer: usize) {
-    if let Some(fields) = line.as_object_mut() {
-        fields.insert("prompt_eval_count".to_owned(), prompt.into());
-        fields.insert("eval_count".to_owned(), answer.into());
-    }
+fn counted(object: Value, prompt: usize, text: &str) -> Result<Value> {
+    with(object, [("/prompt_eval_count", prompt.into()), ("/eval_count", words(text).count().into())])
 }

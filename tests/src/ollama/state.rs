@@ -7,11 +7,11 @@ use std::{
 
 use anyhow::Result;
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode, request::Parts};
+use http::{HeaderMap, request::Parts};
 use serde_json::Value;
 use tokio::sync::watch;
 
-use super::{CHAT, Scripted, TAGS};
+use super::{Scripted, anthropic, asked::Asked, native, openai, responses};
 
 /// A request that the stand-in was sent.
 #[derive(Debug, Clone)]
@@ -37,18 +37,21 @@ impl Recorded {
         self.json().get("model").and_then(Value::as_str).unwrap_or_default().to_owned()
     }
 
-    /// The conversation, each message as `role: content`.
+    /// The conversation, each message as `role: content`; of a content in parts, their texts.
     pub fn messages(&self) -> Vec<String> {
-        let text = |message: &Value, field: &str| {
-            message.get(field).and_then(Value::as_str).unwrap_or_default().to_owned()
-        };
         let body = self.json();
-        let messages = body.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-        messages
-            .iter()
-            .map(|message| format!("{}: {}", text(message, "role"), text(message, "content")))
-            .collect()
+        let messages = body.get("messages").or_else(|| body.get("input")).and_then(Value::as_array);
+        let role =
+            |message: &Value| message.get("role").and_then(Value::as_str).unwrap_or_default().to_owned();
+        let messages = messages.map(Vec::as_slice).unwrap_or_default().iter();
+        messages.map(|message| format!("{}: {}", role(message), text(message.get("content")))).collect()
     }
+}
+
+fn text(content: Option<&Value>) -> String {
+    let parts = content.and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
+    let parts = parts.iter().map(|part| part.get("text").and_then(Value::as_str).unwrap_or_default());
+    content.and_then(Value::as_str).map_or_else(|| parts.collect(), ToOwned::to_owned)
 }
 
 /// What happened so far.
@@ -66,12 +69,13 @@ impl Seen {
     }
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Plan {
     /// `None` for every one.
     models: Option<Vec<String>>,
-    always: HashMap<&'static str, Scripted>,
-    once: HashMap<&'static str, VecDeque<Scripted>>,
+    loaded: Vec<String>,
+    always: HashMap<String, Scripted>,
+    once: HashMap<String, VecDeque<Scripted>>,
 }
 
 /// What happens to whoever connects.
@@ -94,7 +98,7 @@ impl Default for State {
     fn default() -> Self {
         let models = Some(vec!["llama3.2:latest".to_owned()]);
         Self {
-            plan: Mutex::new(Plan { models, always: HashMap::new(), once: HashMap::new() }),
+            plan: Mutex::new(Plan { models, ..Plan::default() }),
             door: Mutex::new(Door::Open),
             seen: watch::Sender::default(),
         }
@@ -106,12 +110,16 @@ impl State {
         self.plan().models = models;
     }
 
-    pub(super) fn always(&self, path: &'static str, scripted: Scripted) {
-        self.plan().always.insert(path, scripted);
+    pub(super) fn set_loaded(&self, names: Vec<String>) {
+        self.plan().loaded = names;
     }
 
-    pub(super) fn once(&self, path: &'static str, scripted: Scripted) {
-        self.plan().once.entry(path).or_default().push_back(scripted);
+    pub(super) fn always(&self, path: &str, scripted: Scripted) {
+        self.plan().always.insert(path.to_owned(), scripted);
+    }
+
+    pub(super) fn once(&self, path: &str, scripted: Scripted) {
+        self.plan().once.entry(path.to_owned()).or_default().push_back(scripted);
     }
 
     pub(super) fn forget_scripts(&self) {
@@ -167,19 +175,16 @@ impl State {
         if let Some(scripted) = plan.always.get(path) {
             return Ok(scripted.clone());
         }
-        let known = plan.models.as_deref();
-        match path {
-            TAGS => Scripted::tags(known.unwrap_or_default().iter().map(String::as_str)),
-            CHAT => {
-                let model = request.model();
-                if known.is_none_or(|known| known.iter().any(|name| is_same_model(name, &model))) {
-                    chat(request, &model, number)
-                } else {
-                    Scripted::not_found(&model)
-                }
-            }
-            _ => Ok(Scripted::whole(StatusCode::NOT_FOUND, "text/plain", "404 page not found")),
+        let asked = Asked::new(request, number, plan.models.as_deref(), &plan.loaded);
+        let mut scripted = answer(&asked)?;
+        if asked.method == "HEAD" {
+            scripted.pieces.clear();
         }
+        if scripted.status.is_success() {
+            let changed = asked.changed_models();
+            plan.models = changed.or_else(|| plan.models.take());
+        }
+        Ok(scripted)
     }
 
     fn plan(&self) -> MutexGuard<'_, Plan> {
@@ -187,19 +192,13 @@ impl State {
     }
 }
 
-/// Ten tokens a message make the prompt, a token a word the answer.
-fn chat(request: &Recorded, model: &str, number: usize) -> Result<Scripted> {
-    let messages = request.messages();
-    let last = messages.last().and_then(|message| message.split_once(": ")).unwrap_or_default().1;
-    let text = format!("echo of {last} #{number}");
-    let is_streamed = request.json().get("stream").and_then(Value::as_bool).unwrap_or(true);
-    let tokens = messages.len() * 10;
-    if is_streamed { Scripted::stream(model, &text, tokens) } else { Scripted::single(model, &text, tokens) }
-}
-
-/// Ollama matches names without case, and no tag means `latest`.
-fn is_same_model(stored: &str, asked: &str) -> bool {
-    stored.eq_ignore_ascii_case(asked) || stored.eq_ignore_ascii_case(&format!("{asked}:latest"))
+fn answer(asked: &Asked<'_>) -> Result<Scripted> {
+    for protocol in [native::answer, openai::answer, responses::answer, anthropic::answer] {
+        if let Some(scripted) = protocol(asked)? {
+            return Ok(scripted);
+        }
+    }
+    Scripted::recorded("77-e-notfound-path")
 }
 
 /// An answer on its way. Dropped before its end, it was given up by whoever asked.
