@@ -12,7 +12,7 @@ use crate::{
 };
 
 /// How much of a refused body is read and thrown away, in bytes.
-const DISCARD_LIMIT: usize = 8 << 20;
+const DISCARD_LIMIT: usize = 64 << 20;
 
 /// Reads a body of at most `limit` bytes; one that announces more is refused before it is read.
 pub(crate) async fn read<H, B>(

@@ -56,9 +56,7 @@ async fn a_session_id_of_128_characters_is_taken(form: &dyn Form) -> Result<()> 
 async fn an_unknown_path_is_404(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama])).await?;
-    for path in
-        ["/", "/chats", "/chat/more", "/api/chat", "/v1/chat/completions", "/..%2fmetrics", "/healthz"]
-    {
+    for path in ["/chats", "/chat/more", "/v1/nothing", "/v1/models/", "/..%2fmetrics", "/healthz"] {
         for method in [Method::GET, Method::POST] {
             let reply = gateway.request(method, path, "", &[]).await?;
             assert_eq!(reply.outcome(), (404, "not_found".to_owned()), "{path}");
@@ -113,12 +111,14 @@ async fn a_body_over_the_limit_is_413_whether_it_tells_its_length_or_not(form: &
     Ok(())
 }
 
-async fn the_limit_of_a_body_is_1_mib_unless_set(form: &dyn Form) -> Result<()> {
+async fn the_limit_of_a_question_is_20_mib_unless_set(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
+    ollama.chats(Scripted::saying("yes")?);
     let gateway = form.start(Setup::new([&ollama])).await?;
-    assert_eq!(gateway.post(body_of(1 << 20), &[]).await?.status, 200);
-    let reply = gateway.post(body_of((1 << 20) + 1), &[]).await?;
+    assert_eq!(gateway.post(body_of(20 << 20), &[]).await?.status, 200);
+    let reply = gateway.post(body_of((20 << 20) + 1), &[]).await?;
     assert_eq!(reply.outcome(), (413, "body_too_large".to_owned()));
+    assert!(reply.at("/error/message").contains("CHAT_BODY_LIMIT"), "{}", reply.text());
     Ok(())
 }
 
@@ -139,6 +139,6 @@ on_every_form! {
     an_unknown_path_is_404,
     a_wrong_method_is_405_and_names_the_right_ones,
     a_body_over_the_limit_is_413_whether_it_tells_its_length_or_not,
-    the_limit_of_a_body_is_1_mib_unless_set,
+    the_limit_of_a_question_is_20_mib_unless_set,
     a_multipart_body_is_415,
 }

@@ -14,6 +14,7 @@ async fn ask_and_leave(gateway: &dyn Gateway, ollama: &FakeOllama, message: &str
 
 async fn a_client_that_leaves_takes_its_upstream_request_with_it(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
+    ollama.loads(&["llama3.2:latest"]);
     let gateway = form.start(Setup::new([&ollama])).await?;
     let silent = [Scripted::hang(), Scripted::unfinished(End::Hang)?];
     for (index, silent) in silent.into_iter().enumerate() {
@@ -39,6 +40,7 @@ async fn what_a_client_did_not_wait_for_is_not_kept(form: &dyn Form) -> Result<(
 
 async fn no_other_host_is_asked_for_a_client_that_left(form: &dyn Form) -> Result<()> {
     let (first, second) = (FakeOllama::start().await?, FakeOllama::start().await?);
+    first.loads(&["llama3.2:latest"]);
     let gateway = form.start(Setup::new([&first, &second])).await?;
     first.chats(Scripted::hang());
     ask_and_leave(gateway.as_ref(), &first, "hello").await?;
