@@ -110,9 +110,9 @@ impl BodyLimits {
     fn read(reader: &mut Reader<'_, impl Settings>) -> Self {
         let other = BodyLimit { setting: "BODY_LIMIT", bytes: reader.bytes("BODY_LIMIT") };
         let mut limit = |setting: &'static str| {
-            // Whoever sets the general limit alone means all bodies.
-            let setting =
-                if reader.is_set("BODY_LIMIT") && !reader.is_set(setting) { "BODY_LIMIT" } else { setting };
+            // Whoever changes the general limit alone means all bodies.
+            let is_general = reader.is_changed("BODY_LIMIT") && !reader.is_changed(setting);
+            let setting = if is_general { "BODY_LIMIT" } else { setting };
             let bytes = if setting == "BODY_LIMIT" { other.bytes } else { reader.bytes(setting) };
             BodyLimit { setting, bytes }
         };

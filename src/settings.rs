@@ -91,7 +91,7 @@ pub const SETTINGS: &[Setting] = &[
         "BODY_LIMIT",
         "1MiB",
         Scope::Both,
-        "The largest request body where none of the next four says otherwise; once set, for those too",
+        "The largest request body where none of the next four says otherwise; once changed, for those too",
     ),
     setting("CHAT_BODY_LIMIT", "20MiB", Scope::Both, "The largest body for /chat; images are large"),
     setting("API_BODY_LIMIT", "20MiB", Scope::Both, "The largest body for a question on /api"),

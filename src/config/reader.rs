@@ -32,6 +32,11 @@ impl<'a, S: Settings> Reader<'a, S> {
         self.settings.value(name).is_some_and(|value| !value.trim().is_empty())
     }
 
+    /// Whether the value is another than the default of the table. On Spin a variable always has a value.
+    pub fn is_changed(&self, name: &'static str) -> bool {
+        self.text(name) != default(name)
+    }
+
     /// The trimmed value, else the default of the table.
     pub fn text(&self, name: &'static str) -> String {
         let value = self.settings.value(name).map(|value| value.trim().to_owned());
