@@ -1,13 +1,15 @@
 //! A small stand-in for Ollama inside the process, so that a newcomer without Ollama sees everything work.
 //!
-//! It speaks as much of Ollama's API as the core uses, and each of its answers says that it is a demo.
+//! It chats in each of Ollama's protocols, and each of its answers says that it is a demo.
+
+mod answers;
 
 use std::{convert::Infallible, time::Duration};
 
 use anyhow::Context as _;
 use bytes::Bytes;
 use futures::stream;
-use http::{Request, Response, StatusCode, header};
+use http::{HeaderValue, Request, Response, StatusCode, header};
 use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
@@ -60,62 +62,55 @@ pub(crate) async fn start(model: &str) -> anyhow::Result<Demo> {
 }
 
 async fn answer(model: &str, request: Request<Incoming>) -> Response<DemoBody> {
-    match request.uri().path() {
-        "/api/tags" => whole(StatusCode::OK, &json!({"models": [{"name": model, "model": model}]})),
-        "/api/chat" => {
-            let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
-            match serde_json::from_slice::<Value>(&body.unwrap_or_default()) {
-                Ok(body) => chat(&body),
-                Err(_) => whole(StatusCode::BAD_REQUEST, &json!({"error": "unexpected EOF"})),
-            }
+    let path = request.uri().path().to_owned();
+    let listed = json!([{"name": model, "model": model, "modified_at": "2026-01-01T00:00:00Z", "digest": "", "size": 0}]);
+    match path.as_str() {
+        "/" => return text("Ollama is running"),
+        "/api/version" => return whole(StatusCode::OK, &json!({"version": "0.33.0"})),
+        "/api/tags" | "/api/ps" => return whole(StatusCode::OK, &json!({ "models": listed })),
+        "/v1/models" => {
+            let model =
+                json!({"id": model, "object": "model", "created": 1_767_225_600, "owned_by": "library"});
+            return whole(StatusCode::OK, &json!({"object": "list", "data": [model]}));
         }
-        _ => {
-            whole(StatusCode::NOT_FOUND, &json!({"error": "the demo answers /api/tags and /api/chat alone"}))
-        }
+        _ => {}
+    }
+    let body = request.into_body().collect().await.map(http_body_util::Collected::to_bytes);
+    let Ok(body) = serde_json::from_slice::<Value>(&body.unwrap_or_default()) else {
+        return whole(StatusCode::BAD_REQUEST, &json!({"error": "unexpected EOF"}));
+    };
+    let Some(answer) = answers::answer(&path, &body) else {
+        let error = "the demo has no such answer: it chats on /api/chat, /api/generate, /v1/chat/completions and /v1/messages";
+        return whole(StatusCode::NOT_IMPLEMENTED, &json!({ "error": error }));
+    };
+    match answer {
+        answers::Answer::Whole(value) => whole(StatusCode::OK, &value),
+        answers::Answer::Events { content_type, events } => streamed(content_type, events),
     }
 }
 
-fn chat(body: &Value) -> Response<DemoBody> {
-    let model = body.get("model").and_then(Value::as_str).unwrap_or_default();
-    let messages = body.get("messages").and_then(Value::as_array).map(Vec::as_slice).unwrap_or_default();
-    let reply = reply(messages);
-    let chunk = |content: &str| json!({"model": model, "message": {"role": "assistant", "content": content}, "done": false});
-    let words: Vec<_> = reply.split_inclusive(' ').map(chunk).collect();
-    let last = json!({
-        "model": model,
-        "message": {"role": "assistant", "content": ""},
-        "done": true,
-        "done_reason": "stop",
-        "prompt_eval_count": messages.len() * 10,
-        "eval_count": words.len(),
-    });
-    let lines = words.into_iter().chain([last]).map(|line| format!("{line}\n"));
-    let frames = stream::unfold(lines, |mut lines| async {
-        let line = lines.next()?;
+fn streamed(content_type: &'static str, events: Vec<String>) -> Response<DemoBody> {
+    let frames = stream::unfold(events.into_iter(), |mut events| async {
+        let event = events.next()?;
         tokio::time::sleep(WORD_PAUSE).await;
-        Some((Ok(Frame::data(Bytes::from(line))), lines))
+        Some((Ok(Frame::data(Bytes::from(event))), events))
     });
     let mut response = Response::new(BodyExt::boxed(StreamBody::new(frames)));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(content_type));
     response
-        .headers_mut()
-        .insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/x-ndjson"));
-    response
-}
-
-fn reply(messages: &[Value]) -> String {
-    let asked = messages.last().and_then(|message| message.get("content")?.as_str()).unwrap_or_default();
-    let earlier = match messages.len().saturating_sub(1) {
-        0 => String::new(),
-        earlier => format!(" I was also sent {earlier} earlier messages of this session."),
-    };
-    format!(
-        "This is a demo answer from the stand-in inside Paddock, not from a language model. You said: \"{asked}\".{earlier}"
-    )
 }
 
 fn whole(status: StatusCode, value: &Value) -> Response<DemoBody> {
     let mut response = Response::new(http_body_util::Full::from(value.to_string()).boxed());
     *response.status_mut() = status;
-    response.headers_mut().insert(header::CONTENT_TYPE, header::HeaderValue::from_static("application/json"));
+    response.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response
+}
+
+fn text(words: &'static str) -> Response<DemoBody> {
+    let mut response = Response::new(http_body_util::Full::from(words).boxed());
+    response
+        .headers_mut()
+        .insert(header::CONTENT_TYPE, HeaderValue::from_static("text/plain; charset=utf-8"));
     response
 }

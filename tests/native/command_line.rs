@@ -169,6 +169,15 @@ async fn the_demo_needs_nothing_and_says_that_it_is_one() -> Result<()> {
     assert_eq!((first.cache(), chat(&shim, "hello").await?.cache()), ("miss", "hit"));
     let health = http_client::send(shim.address(), http::Request::get("/health").body("".into())?).await?;
     assert_eq!(health.at("/status"), "healthy");
+    for (path, place) in [
+        ("/api/chat", "/message/content"),
+        ("/v1/chat/completions", "/choices/0/message/content"),
+        ("/v1/messages", "/content/0/text"),
+    ] {
+        let body = r#"{"model":"llama3.2","stream":false,"messages":[{"role":"user","content":"hello"}]}"#;
+        let reply = http_client::send(shim.address(), http::Request::post(path).body(body.into())?).await?;
+        assert!(reply.at(place).contains("demo"), "{path}: {}", reply.text());
+    }
     Ok(())
 }
 
