@@ -111,6 +111,7 @@ where
             whole(&answer, &request.session_id)
         }
         Landing::Streaming(_, inlet) => {
+            account.session = memory.status(None);
             let framing = request.framing(headers).unwrap_or(Framing::Events);
             streamed(framing, ReplyBody::streamed(inlet))
         }

@@ -90,6 +90,7 @@ where
             Ok(reply::typed(original.status, original.content_type, original.body))
         }
         Landing::Streaming(content_type, inlet) => {
+            account.session = memory.status(None);
             let mut response = Response::new(ReplyBody::streamed(inlet));
             let headers: &mut HeaderMap = response.headers_mut();
             headers.insert(header::CONTENT_TYPE, content_type);

@@ -90,6 +90,7 @@ impl Systems {
             }
             Ok((Arc::new(Processes::start(&mut command, address)?), address))
         };
+        add("host-shim relay", Question::Ollama, &|| shim("relay", false))?;
         add(MISS, Question::New, &|| shim(MISS, false))?;
         add("host-shim miss, Redis", Question::New, &|| shim("miss", true))?;
         add(HIT, Question::Repeated, &|| shim(HIT, false))?;
@@ -109,6 +110,7 @@ impl Systems {
             let (processes, address) = Processes::again(&variables)?;
             Ok((Arc::new(processes), address))
         };
+        add("component relay", Question::Ollama, &|| component("component-relay"))?;
         add("component miss, Redis", Question::New, &|| component("component-miss"))?;
         add("component hit, Redis", Question::Repeated, &|| component("component-hit"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
