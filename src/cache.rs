@@ -3,8 +3,8 @@
 //! The key covers everything that can change the answer, and who asks. It must never be shortened, and a field
 //! of [`Question`] that it does not consider does not compile.
 
-use serde::{Deserialize, Serialize};
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use crate::{
@@ -12,10 +12,14 @@ use crate::{
     metrics::Tokens,
     wire::{
         dialect::{Dialect, RawMessage},
-        protocol::Durations,
+        members::{self, Members},
+        protocol::{Durations, Protocol},
         spoken::Spoken,
     },
 };
+
+/// How deep a value may be for the order of its members not to matter.
+const DEPTH: usize = 16;
 
 /// What the cache did for a request; the header `X-Cache`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -52,11 +56,11 @@ pub struct Question<'a> {
     /// The form that the answer must have, as it was written: a grammar follows the order of a schema's members.
     pub format: Option<&'a str>,
     /// The options of the run.
-    pub options: Option<&'a Value>,
+    pub options: Option<&'a RawValue>,
     /// Whether and how hard the model thinks first.
-    pub think: Option<&'a Value>,
+    pub think: Option<&'a RawValue>,
     /// The tools that the model may call.
-    pub tools: Option<&'a Value>,
+    pub tools: Option<&'a RawValue>,
 }
 
 /// The 256-bit name of an answer.
@@ -84,7 +88,7 @@ impl CacheKey {
         }
         encoding.string(format.unwrap_or_default());
         for value in [options, think, tools] {
-            encoding.value(value.unwrap_or(&Value::Null));
+            encoding.value(value.unwrap_or(RawValue::NULL), DEPTH);
         }
         Self(encoding.0.finalize().into())
     }
@@ -107,57 +111,88 @@ impl Encoding {
         self.0.update(string);
     }
 
-    /// A value behind a letter for its kind, an object's members in the order of their names.
-    fn value(&mut self, value: &Value) {
-        match value {
-            Value::Null => self.0.update(b"n"),
-            Value::Bool(yes) => self.0.update(if *yes { b"t" } else { b"f" }),
-            Value::Number(number) => {
-                self.0.update(b"d");
-                self.string(&number.to_string());
+    /// A value behind a letter for its kind, an object's members in the order of their names. What is not read is
+    /// taken as it was written, and so is what lies deeper than `depth`.
+    fn value(&mut self, value: &RawValue, depth: usize) {
+        if let Some(string) = members::string(value) {
+            self.0.update(b"s");
+            self.string(&string);
+        } else if let Some(values) = members::elements(value).filter(|_| depth > 0) {
+            self.0.update(b"a");
+            self.count(values.len());
+            for value in values {
+                self.value(value, depth - 1);
             }
-            Value::String(string) => {
-                self.0.update(b"s");
-                self.string(string);
+        } else if let Some(members) = Members::of(value).filter(|_| depth > 0) {
+            self.0.update(b"o");
+            let mut members: Vec<_> = members.iter().collect();
+            self.count(members.len());
+            members.sort_by_key(|(name, _)| name);
+            for (name, value) in members {
+                self.string(name);
+                self.value(value, depth - 1);
             }
-            Value::Array(values) => {
-                self.0.update(b"a");
-                self.count(values.len());
-                for value in values {
-                    self.value(value);
-                }
-            }
-            Value::Object(members) => {
-                self.0.update(b"o");
-                self.count(members.len());
-                let mut members: Vec<_> = members.iter().collect();
-                members.sort_unstable_by_key(|(name, _)| *name);
-                for (name, value) in members {
-                    self.string(name);
-                    self.value(value);
-                }
-            }
+        } else {
+            self.0.update(b"d");
+            self.string(value.get());
         }
     }
 }
 
 /// A complete answer, as it is stored. Only successful, non-empty ones are.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CachedAnswer {
     /// What the model said.
     pub spoken: Spoken,
     /// Tokens, by Ollama's count.
-    #[serde(default)]
     pub tokens: Tokens,
     /// How long Ollama took.
-    #[serde(default)]
     pub durations: Durations,
+}
+
+/// An answer as Ollama itself gives it in one piece, as far as it is read again.
+#[derive(Serialize)]
+struct Written<'a> {
+    message: RawMessage,
+    done: bool,
+    done_reason: Option<&'a str>,
+    total_duration: u64,
+    load_duration: u64,
+    prompt_eval_count: u64,
+    prompt_eval_duration: u64,
+    eval_count: u64,
+    eval_duration: u64,
 }
 
 impl CachedAnswer {
     /// An answer with its counts.
     pub fn new(spoken: Spoken, tokens: Tokens, durations: Durations) -> Self {
         Self { spoken, tokens, durations }
+    }
+
+    /// The answer that [`CachedAnswer::to_json`] wrote; `None` for anything else.
+    pub fn from_json(json: &[u8]) -> Option<Self> {
+        let chunk = Protocol::OllamaChat.read_whole(json).ok().filter(|chunk| chunk.end)?;
+        let mut spoken = Spoken::default();
+        spoken.add(&chunk);
+        Some(Self::new(spoken, chunk.tokens.unwrap_or_default(), chunk.durations.unwrap_or_default()))
+    }
+
+    /// The answer in the form of Ollama's own `/api/chat`.
+    pub fn to_json(&self) -> Vec<u8> {
+        let Self { spoken, tokens, durations } = self;
+        let written = Written {
+            message: self.message(Dialect::Ollama),
+            done: true,
+            done_reason: spoken.finish.as_deref(),
+            total_duration: durations.total,
+            load_duration: durations.load,
+            prompt_eval_count: tokens.prompt,
+            prompt_eval_duration: durations.prompt_eval,
+            eval_count: tokens.completion,
+            eval_duration: durations.eval,
+        };
+        serde_json::to_vec(&written).unwrap_or_default()
     }
 
     /// Whether the model said nothing that is worth keeping.
@@ -175,9 +210,12 @@ impl CachedAnswer {
 mod tests {
     use http::{HeaderMap, HeaderValue};
     use proptest::prelude::*;
-    use serde_json::json;
 
     use super::*;
+
+    fn raw(json: &str) -> Box<RawValue> {
+        RawValue::from_string(json.to_owned()).unwrap()
+    }
 
     fn key(scope: &Scope, model: &str, messages: &[&str]) -> CacheKey {
         CacheKey::of(&question(scope, model, messages))
@@ -194,7 +232,7 @@ mod tests {
         headers.insert("x-api-key", HeaderValue::from_static("ann"));
         let ann = Scope::of(&headers, None).unwrap();
         let base = question(&public, "llama3.2", &["hi"]);
-        let (one, two) = (json!({"seed": 1, "top_k": 2}), json!({"seed": 2, "top_k": 2}));
+        let (one, two) = (raw(r#"{"seed":1,"top_k":2}"#), raw(r#"{"seed":2,"top_k":2}"#));
         let others = [
             ("caller", Question { scope: &ann, ..base }),
             ("model", Question { model: "llama3.1", ..base }),
@@ -203,7 +241,7 @@ mod tests {
             ("format", Question { format: Some("\"json\""), ..base }),
             ("options", Question { options: Some(&one), ..base }),
             ("other options", Question { options: Some(&two), ..base }),
-            ("think", Question { think: Some(&Value::Bool(false)), ..base }),
+            ("think", Question { think: Some(&raw("false")), ..base }),
             ("the same value elsewhere", Question { think: Some(&one), ..base }),
             ("tools", Question { tools: Some(&one), ..base }),
         ];
@@ -221,14 +259,24 @@ mod tests {
     fn the_order_of_members_does_not_matter() {
         let public = Scope::public();
         let base = question(&public, "m", &["hi"]);
-        let of = |text: &str| {
-            let options = serde_json::from_str(text).unwrap();
-            CacheKey::of(&Question { options: Some(&options), ..base })
-        };
+        let of = |text: &str| CacheKey::of(&Question { options: Some(&raw(text)), ..base });
         assert_eq!(of(r#"{"a":1,"b":[2,{"c":3,"d":4}]}"#), of(r#"{"b":[2, {"d":4,"c":3}], "a":1}"#));
         assert_ne!(of(r#"{"a":[1,2]}"#), of(r#"{"a":[2,1]}"#));
         assert_ne!(of(r#"{"a":"1"}"#), of(r#"{"a":1}"#));
         assert_ne!(of(r#"{"a":null}"#), of("{}"));
+        // Deeper than anybody looks, a value is taken as it was written, and no stack runs out.
+        let deep = |inner: &str| format!("{{\"a\":{}{inner}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+        assert_ne!(of(&deep("1")), of(&deep("2")));
+        assert_eq!(of(&deep("1")), of(&deep("1")));
+    }
+
+    #[test]
+    fn an_answer_is_read_as_it_was_written() {
+        let line = br#"{"message":{"content":"a\n\"","thinking":"hm","tool_calls":[{"id":"c","function":{"index":0,"name":"f","arguments":{"x": 1}}}]},"done":true,"done_reason":"stop","total_duration":4,"load_duration":3,"prompt_eval_count":7,"prompt_eval_duration":2,"eval_count":9,"eval_duration":1}"#;
+        let answer = CachedAnswer::from_json(line).unwrap();
+        assert_eq!((answer.spoken.text.as_str(), answer.spoken.calls.len()), ("a\n\"", 1));
+        assert_eq!((answer.tokens, answer.durations.total), (Tokens { prompt: 7, completion: 9 }, 4));
+        assert_eq!(CachedAnswer::from_json(&answer.to_json()), Some(answer));
     }
 
     proptest! {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
 use http_body::Body;
 use serde::Serialize;
-use serde_json::{Value, value::RawValue};
+use serde_json::value::RawValue;
 
 use crate::{
     account::Account,
@@ -140,18 +140,16 @@ fn cache_key(scope: &Scope, model: &str, messages: &[RawMessage], request: &Chat
         think,
         tools,
         keep_alive: _,
-    } = request;
-    let value = |raw: Option<&RawValue>| raw.and_then(|raw| serde_json::from_str::<Value>(raw.get()).ok());
-    let (options, think, tools) = (value(*options), value(*think), value(*tools));
+    } = *request;
     let messages: Vec<_> = messages.iter().map(RawMessage::as_str).collect();
     CacheKey::of(&Question {
         scope,
         model,
         messages: &messages,
         format: format.map(RawValue::get),
-        options: options.as_ref(),
-        think: think.as_ref(),
-        tools: tools.as_ref(),
+        options,
+        think,
+        tools,
     })
 }
 

@@ -2,12 +2,12 @@
 //!
 //! An entry stays as the host wrote it. Hosts that do not answer are left out while one does.
 
-use std::{borrow::Cow, collections::BTreeSet};
+use std::borrow::Cow;
 
 use bytes::Bytes;
 use futures::future::join_all;
 use http::{Response, StatusCode};
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
@@ -17,29 +17,8 @@ use crate::{
     reply::{self, ReplyBody},
     route::List,
     survey,
+    wire::members::Members,
 };
-
-/// A host's list, in either form. OpenAI's is null when it is empty.
-#[derive(Deserialize)]
-struct Listed<'a> {
-    #[serde(borrow, default)]
-    models: Option<Vec<&'a RawValue>>,
-    #[serde(borrow, default)]
-    data: Option<Vec<&'a RawValue>>,
-}
-
-/// What entries are told apart and ordered by.
-#[derive(Deserialize)]
-struct Entry<'a> {
-    #[serde(borrow, default)]
-    name: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    id: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    modified_at: Option<Cow<'a, str>>,
-    #[serde(borrow, default)]
-    expires_at: Option<Cow<'a, str>>,
-}
 
 #[derive(Serialize)]
 struct Models<'a> {
@@ -71,15 +50,19 @@ pub(crate) async fn list<H: Host>(host: &H, list: List) -> Result<Response<Reply
 /// The entries of all hosts: a model that several have comes once; one that several have loaded comes as often as it is
 /// loaded. Ollama's order is newest, or latest to expire, first.
 fn union<'a>(list: List, answers: &'a [Bytes]) -> Vec<&'a RawValue> {
-    let mut known = BTreeSet::new();
+    let mut known: Vec<String> = Vec::new();
     let mut entries: Vec<(Cow<'a, str>, &'a RawValue)> = Vec::new();
     for answer in answers {
-        let Ok(Listed { models, data }) = serde_json::from_slice(answer) else { continue };
-        for raw in models.into_iter().chain(data).flatten() {
-            let Ok(entry) = serde_json::from_str::<Entry<'a>>(raw.get()) else { continue };
-            let name = entry.name.or(entry.id).unwrap_or_default();
-            if list == List::Running || known.insert(name.to_ascii_lowercase()) {
-                entries.push((entry.modified_at.or(entry.expires_at).unwrap_or_default(), raw));
+        let Some(listed) = Members::parse(answer) else { continue };
+        // OpenAI's list is null when it is empty.
+        let models = ["models", "data"].into_iter().filter_map(|name| listed.array(name)).flatten();
+        for raw in models {
+            let Some(entry) = Members::of(raw) else { continue };
+            let first = |names: [&str; 2]| names.into_iter().find_map(|name| entry.string(name));
+            let name = first(["name", "id"]).unwrap_or_default().to_ascii_lowercase();
+            if list == List::Running || !known.contains(&name) {
+                known.push(name);
+                entries.push((first(["modified_at", "expires_at"]).unwrap_or_default(), raw));
             }
         }
     }

@@ -22,7 +22,7 @@ use crate::{
     wire::{
         framer::{self, Framer, Framing},
         members::Members,
-        ollama::ErrorBody,
+        protocol,
     },
 };
 
@@ -191,12 +191,11 @@ async fn follow<H: Host>(
                 Err(error) => return Outcome::Failed(StatusCode::BAD_GATEWAY, error.to_string()),
             };
             let Some(data) = framer::data(Framing::Lines, &line) else { continue };
-            if let Ok(error) = serde_json::from_slice::<ErrorBody<'_>>(&data) {
-                return Outcome::Failed(StatusCode::INTERNAL_SERVER_ERROR, error.words().into_owned());
+            let members = Members::parse(&data);
+            if let Some(words) = members.as_ref().and_then(protocol::failure) {
+                return Outcome::Failed(StatusCode::INTERNAL_SERVER_ERROR, words.into_owned());
             }
-            let status =
-                Members::parse(&data).and_then(|members| Some(members.string("status")? == "success"));
-            if status == Some(true) {
+            if members.and_then(|members| members.string("status")).as_deref() == Some("success") {
                 return Outcome::Done;
             }
             if outlet.send(with_host(&data, backend.name()).into()).await.is_err() {
@@ -237,9 +236,8 @@ where
     }
     let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
     let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
-    let error = serde_json::from_slice::<ErrorBody<'_>>(&body).ok();
-    match error {
-        Some(error) => Outcome::Failed(status.max(StatusCode::BAD_REQUEST), error.words().into_owned()),
+    match Members::parse(&body).and_then(|members| protocol::failure(&members)) {
+        Some(words) => Outcome::Failed(status.max(StatusCode::BAD_REQUEST), words.into_owned()),
         None if status.is_success() => Outcome::Done,
         None => Outcome::Failed(status, status.to_string()),
     }

@@ -12,8 +12,6 @@ mod text;
 
 use std::{collections::BTreeMap, future::Future, time::Duration};
 
-use serde::{Deserialize, Serialize};
-
 use crate::{
     cache::CacheStatus,
     host::{MaybeSend, MaybeSync},
@@ -61,7 +59,7 @@ pub struct Attempt {
 }
 
 /// Tokens, by Ollama's count.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tokens {
     /// Of the prompt.
     pub prompt: u64,

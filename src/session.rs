@@ -2,11 +2,17 @@
 //!
 //! Pure rules over plain values; loading and appending are the store's.
 
-use serde::{Deserialize, Serialize};
+use std::borrow::Cow;
+
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 pub use crate::wire::dialect::{Dialect, RawMessage};
-use crate::{caller::Scope, error::Error, wire::dialect};
+use crate::{
+    caller::Scope,
+    error::Error,
+    wire::{dialect, members::Members},
+};
 
 /// The longest session id, in characters.
 pub const SESSION_ID_LIMIT: usize = 128;
@@ -32,20 +38,31 @@ impl SessionStatus {
 }
 
 /// What is appended to a session at once and dropped from it at once: what was asked with its answer.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Turn {
     /// Makes a repeated append of the same turn harmless.
     pub id: String,
     /// How its messages are written: as the surface had them that the turn came by.
     pub dialect: Dialect,
     /// The system message that holds from this turn on, unless a later turn has one.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
     /// The messages, in the order they were said.
     pub messages: Vec<RawMessage>,
 }
 
 impl Turn {
+    /// A turn as it was written; `None` for anything else.
+    pub fn from_json(json: &[u8]) -> Option<Self> {
+        let turn = Members::parse(json)?;
+        Some(Self {
+            id: turn.string("id")?.into_owned(),
+            dialect: Dialect::named(&turn.string("dialect")?)?,
+            system: turn.string("system").map(Cow::into_owned),
+            messages: turn.array("messages")?.into_iter().map(RawMessage::from_raw).collect(),
+        })
+    }
+
     /// The size of its messages as JSON, in bytes.
     pub fn bytes(&self) -> usize {
         self.messages.iter().map(|message| message.as_str().len()).sum()

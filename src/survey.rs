@@ -6,12 +6,11 @@ use bytes::Bytes;
 use futures::future::join_all;
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
-use serde::de::DeserializeOwned;
 
 use crate::{
     fleet::BackendHost,
     host::{Host, UpstreamFailure},
-    wire::ollama::Tags,
+    wire::ollama,
 };
 
 /// The largest answer that is read, in bytes.
@@ -29,9 +28,7 @@ pub struct Probe {
 /// Asks every host for its models, all at the same time.
 pub async fn probe<H: Host>(host: &H) -> Vec<Probe> {
     let probes = host.config().fleet.hosts().iter().map(|backend| async move {
-        let tags = parsed::<H, Tags>(host, backend, "/api/tags").await;
-        let names = |tags: Tags| tags.models.into_iter().map(|model| model.name).collect();
-        let models = tags.map(names).map_err(|failure| failure.to_string());
+        let models = models(host, backend, "/api/tags").await.map_err(|failure| failure.to_string());
         Probe { url: backend.url().to_owned(), models }
     });
     join_all(probes).await
@@ -53,14 +50,14 @@ pub(crate) async fn answer<H: Host>(
     Ok(body.map_err(|error| protocol(&error))?.to_bytes())
 }
 
-/// The same as a value.
-pub(crate) async fn parsed<H: Host, T: DeserializeOwned>(
+/// The names of the models in a host's list at `path`.
+pub(crate) async fn models<H: Host>(
     host: &H,
     backend: &BackendHost,
     path: &str,
-) -> Result<T, UpstreamFailure> {
+) -> Result<Vec<String>, UpstreamFailure> {
     let body = answer(host, backend, path).await?;
-    serde_json::from_slice(&body).map_err(|_| UpstreamFailure::Protocol(format!("no answer to {path}")))
+    ollama::model_names(&body).ok_or_else(|| UpstreamFailure::Protocol(format!("no answer to {path}")))
 }
 
 fn protocol(error: &impl ToString) -> UpstreamFailure {

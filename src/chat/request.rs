@@ -3,10 +3,15 @@
 use std::borrow::Cow;
 
 use http::{HeaderMap, header};
-use serde::Deserialize;
 use serde_json::value::RawValue;
 
-use crate::{error::Error, wire::framer::Framing};
+use crate::{
+    error::Error,
+    wire::{
+        framer::Framing,
+        members::{self, Members},
+    },
+};
 
 /// A checked request.
 #[derive(Debug)]
@@ -30,65 +35,34 @@ pub(super) struct ChatRequest<'a> {
     pub(super) keep_alive: Option<&'a RawValue>,
 }
 
-#[derive(Deserialize)]
-struct Fields<'a> {
-    #[serde(borrow)]
-    message: Option<&'a RawValue>,
-    #[serde(borrow)]
-    system: Option<&'a RawValue>,
-    #[serde(borrow)]
-    model: Option<&'a RawValue>,
-    #[serde(borrow)]
-    session_id: Option<&'a RawValue>,
-    #[serde(borrow)]
-    images: Option<&'a RawValue>,
-    #[serde(borrow)]
-    stream: Option<&'a RawValue>,
-    #[serde(borrow)]
-    format: Option<&'a RawValue>,
-    #[serde(borrow)]
-    options: Option<&'a RawValue>,
-    #[serde(borrow)]
-    think: Option<&'a RawValue>,
-    #[serde(borrow)]
-    tools: Option<&'a RawValue>,
-    #[serde(borrow)]
-    keep_alive: Option<&'a RawValue>,
-}
-
 impl<'a> ChatRequest<'a> {
     /// Checks a body. `null` means absent, and fields that are not known are ignored, as Ollama does.
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, Error> {
-        // serde would take an array for a struct.
         if body.trim_ascii_start().first() != Some(&b'{') {
             return Err(Error::InvalidJson("it is no object".to_owned()));
         }
-        let fields: Fields<'a> = serde_json::from_slice(body).map_err(|error| {
+        let members = Members::read(body).map_err(|error| {
             Error::InvalidJson(format!("line {}, column {}", error.line(), error.column()))
         })?;
-        let message = read("message", fields.message, "a string")?.ok_or(Error::MissingField("message"))?;
-        let message: String = message;
+        let field = |name| only(&members, name);
+        let text = |name| read(name, field(name)?, members::string, "a string");
+        let message = text("message")?.ok_or(Error::MissingField("message"))?;
         if message.trim().is_empty() {
             return Err(Error::EmptyField("message"));
         }
-        let images: Vec<Cow<'a, str>> =
-            read::<Vec<Text<'a>>>("images", fields.images, "a list of strings in base64")?
-                .unwrap_or_default()
-                .into_iter()
-                .map(|Text(image)| without_prefix(image))
-                .collect();
+        let images = read("images", field("images")?, strings, "a list of strings in base64")?;
         Ok(Self {
-            message,
-            system: read::<String>("system", fields.system, "a string")?.filter(|system| !system.is_empty()),
-            model: read::<String>("model", fields.model, "a string")?.filter(|model| !model.is_empty()),
-            session_id: read("session_id", fields.session_id, "a string")?.unwrap_or_default(),
-            images,
-            stream: read("stream", fields.stream, "true or false")?,
-            format: kind("format", fields.format, b"\"{", "\"json\" or a JSON schema")?,
-            options: kind("options", fields.options, b"{", "an object")?,
-            think: kind("think", fields.think, b"tf\"", "true, false or a level such as \"low\"")?,
-            tools: kind("tools", fields.tools, b"[", "a list")?,
-            keep_alive: kind("keep_alive", fields.keep_alive, b"\"-0123456789", "a number or a duration")?,
+            message: message.into_owned(),
+            system: text("system")?.filter(|system| !system.is_empty()).map(Cow::into_owned),
+            model: text("model")?.filter(|model| !model.is_empty()).map(Cow::into_owned),
+            session_id: text("session_id")?.unwrap_or_default().into_owned(),
+            images: images.unwrap_or_default().into_iter().map(without_prefix).collect(),
+            stream: read("stream", field("stream")?, |value| value.get().parse().ok(), "true or false")?,
+            format: kind("format", field("format")?, b"\"{", "\"json\" or a JSON schema")?,
+            options: kind("options", field("options")?, b"{", "an object")?,
+            think: kind("think", field("think")?, b"tf\"", "true, false or a level such as \"low\"")?,
+            tools: kind("tools", field("tools")?, b"[", "a list")?,
+            keep_alive: kind("keep_alive", field("keep_alive")?, b"\"-0123456789", "a number or a duration")?,
         })
     }
 
@@ -113,16 +87,27 @@ impl<'a> ChatRequest<'a> {
     }
 }
 
-#[derive(Deserialize)]
-struct Text<'a>(#[serde(borrow)] Cow<'a, str>);
+/// The value of a field, which must not come twice. `null` counts as absent.
+fn only<'a>(members: &Members<'a>, name: &str) -> Result<Option<&'a RawValue>, Error> {
+    let mut values = members.iter().filter(|(key, _)| key == name).map(|(_, value)| *value);
+    let value = values.next();
+    if values.next().is_some() {
+        return Err(Error::InvalidJson(format!("{name} comes twice")));
+    }
+    Ok(value.filter(|value| value.get() != "null"))
+}
 
-fn read<'a, T: Deserialize<'a>>(
+fn read<'a, T>(
     param: &'static str,
     value: Option<&'a RawValue>,
+    parse: impl Fn(&'a RawValue) -> Option<T>,
     expected: &'static str,
 ) -> Result<Option<T>, Error> {
-    let parse = |value: &'a RawValue| serde_json::from_str(value.get());
-    value.map(parse).transpose().map_err(|_| Error::WrongType { param, expected })
+    value.map(|value| parse(value).ok_or(Error::WrongType { param, expected })).transpose()
+}
+
+fn strings(value: &RawValue) -> Option<Vec<Cow<'_, str>>> {
+    members::elements(value)?.into_iter().map(members::string).collect()
 }
 
 /// A value that goes to Ollama as it came, when it begins as one of the expected kinds does.

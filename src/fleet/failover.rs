@@ -11,7 +11,7 @@ use crate::{
     fleet::BackendHost,
     host::{Phase, UpstreamFailure},
     reply::ClientLeft,
-    wire::ollama::ErrorBody,
+    wire::{members::Members, protocol::failure},
 };
 
 /// How one attempt at one host failed.
@@ -113,11 +113,8 @@ const MESSAGE_LIMIT: usize = 2_000;
 
 /// Ollama's words, as each of its surfaces writes them; else the status.
 fn words(original: &Original) -> String {
-    let body: Option<ErrorBody<'_>> = serde_json::from_slice(&original.body).ok();
-    body.map_or_else(
-        || original.status.to_string(),
-        |body| body.words().chars().take(MESSAGE_LIMIT).collect(),
-    )
+    let words = Members::parse(&original.body).and_then(|body| failure(&body));
+    words.map_or_else(|| original.status.to_string(), |words| words.chars().take(MESSAGE_LIMIT).collect())
 }
 
 impl From<ClientLeft> for AttemptFailure {

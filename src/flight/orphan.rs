@@ -17,7 +17,6 @@ use crate::{
     fleet::{BackendHost, is_same_model},
     host::{Host, MaybeSend},
     survey,
-    wire::ollama::Tags,
 };
 
 /// The loads that are seen through. Clones share them.
@@ -72,8 +71,8 @@ where
 
 /// Whether the host lists the model among those it has loaded; `None` when it does not say.
 async fn is_loaded<H: Host>(host: &H, backend: &BackendHost, model: &str) -> Option<bool> {
-    let loaded: Tags = survey::parsed(host, backend, "/api/ps").await.ok()?;
-    Some(loaded.models.iter().any(|loaded| is_same_model(&loaded.name, model)))
+    let loaded = survey::models(host, backend, "/api/ps").await.ok()?;
+    Some(loaded.iter().any(|loaded| is_same_model(loaded, model)))
 }
 
 #[cfg(test)]

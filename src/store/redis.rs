@@ -92,7 +92,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
         let key = self.key("cache:2", key.as_bytes());
         let reply = self.execute("GET", &[&key]).await?;
         match reply.into_iter().next() {
-            Some(RedisValue::Bytes(value)) => Ok(serde_json::from_slice(&value).ok()),
+            Some(RedisValue::Bytes(value)) => Ok(CachedAnswer::from_json(&value)),
             Some(RedisValue::Nil) | None => Ok(None),
             Some(RedisValue::Integer(_) | RedisValue::Status(_)) => Err(StoreError::UnexpectedReply("GET")),
         }
@@ -100,8 +100,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
 
     async fn put_answer(&self, key: &CacheKey, answer: &CachedAnswer, ttl: Duration) -> StoreResult<()> {
         let key = self.key("cache:2", key.as_bytes());
-        let value = serde_json::to_vec(answer).unwrap_or_default();
-        self.execute("SET", &[&key, &value, b"PX", milliseconds(ttl).as_bytes()]).await?;
+        self.execute("SET", &[&key, &answer.to_json(), b"PX", milliseconds(ttl).as_bytes()]).await?;
         Ok(())
     }
 }
@@ -115,7 +114,7 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
             futures::join!(self.execute("LRANGE", &range), self.execute("PEXPIRE", &renewal));
         renewed?;
         let turns = turns?.into_iter().filter_map(|value| match value {
-            RedisValue::Bytes(turn) => serde_json::from_slice(&turn).ok(),
+            RedisValue::Bytes(turn) => Turn::from_json(&turn),
             RedisValue::Nil | RedisValue::Integer(_) | RedisValue::Status(_) => None,
         });
         Ok(turns.collect())

@@ -8,7 +8,7 @@ mod write;
 
 use std::{borrow::Cow, fmt};
 
-use serde::{Deserialize, Serialize};
+use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
 use super::{members::Members, spoken::Call};
@@ -16,8 +16,7 @@ use super::{members::Members, spoken::Call};
 pub(super) use write::{calls, write};
 
 /// The form of a chat protocol's messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// Ollama's `/api/chat`.
     Ollama,
@@ -27,8 +26,32 @@ pub enum Dialect {
     Anthropic,
 }
 
+impl Dialect {
+    const ALL: [Self; 3] = [Self::Ollama, Self::OpenAi, Self::Anthropic];
+
+    /// The dialect's name, as it is stored.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Ollama => "ollama",
+            Self::OpenAi => "openai",
+            Self::Anthropic => "anthropic",
+        }
+    }
+
+    /// The dialect that has this name.
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|dialect| dialect.name() == name)
+    }
+}
+
+impl Serialize for Dialect {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(self.name())
+    }
+}
+
 /// A message as it was written. Its `Debug` form shows no content.
-#[derive(Clone, Serialize, Deserialize)]
+#[derive(Clone, Serialize)]
 #[serde(transparent)]
 pub struct RawMessage(Box<RawValue>);
 
@@ -170,7 +193,7 @@ mod tests {
 
     use super::*;
 
-    const ALL: [Dialect; 3] = [Dialect::Ollama, Dialect::OpenAi, Dialect::Anthropic];
+    const ALL: [Dialect; 3] = Dialect::ALL;
 
     fn raw(json: &str) -> Box<RawValue> {
         RawValue::from_string(json.to_owned()).unwrap()
@@ -183,7 +206,7 @@ mod tests {
     #[test]
     fn a_message_shows_no_content_and_is_written_as_it_was_read() {
         let json = r#"{"role":"user", "content":"secret","x":1}"#;
-        let message: RawMessage = serde_json::from_str(json).unwrap();
+        let message = RawMessage::from_raw(&raw(json));
         assert_eq!(format!("{message:?}"), "RawMessage(41 bytes)");
         assert_eq!(serde_json::to_string(&message).unwrap(), json);
         assert!(message == message.clone() && message.len() == json.len());

@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt};
 use bytes::Bytes;
 use serde::{
     Deserialize, Deserializer,
-    de::{Error as _, MapAccess, Visitor},
+    de::{MapAccess, Visitor},
 };
 use serde_json::value::RawValue;
 
@@ -28,8 +28,7 @@ impl<'a> Members<'a> {
     /// # Errors
     /// What is wrong and where, without any of the content.
     pub fn read(body: &'a [u8]) -> Result<Self, serde_json::Error> {
-        let text = str::from_utf8(body).map_err(serde_json::Error::custom)?;
-        let List(list) = serde_json::from_str(text)?;
+        let List(list) = serde_json::from_slice(body)?;
         Ok(Self { body, list })
     }
 
@@ -43,6 +42,11 @@ impl<'a> Members<'a> {
     pub fn raw(&self, name: &str) -> Option<&'a RawValue> {
         let (_, value) = self.list.iter().rev().find(|(key, _)| same_name(key, name))?;
         (value.get() != "null").then_some(*value)
+    }
+
+    /// The members as they stand, names decoded.
+    pub fn iter(&self) -> impl Iterator<Item = &(Cow<'a, str>, &'a RawValue)> {
+        self.list.iter()
     }
 
     /// A member that is a string.
@@ -89,13 +93,13 @@ pub fn string(value: &RawValue) -> Option<Cow<'_, str>> {
     if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
         return Some(Cow::Borrowed(inner));
     }
-    let Unescaped(text) = serde_json::from_str(value.get()).ok()?;
+    let Unescaped(text) = serde_json::from_slice(value.get().as_bytes()).ok()?;
     Some(Cow::Owned(text))
 }
 
 /// The elements of a value that is an array.
 pub fn elements(value: &RawValue) -> Option<Vec<&RawValue>> {
-    serde_json::from_str(value.get()).ok()
+    serde_json::from_slice(value.get().as_bytes()).ok()
 }
 
 /// Puts bytes into a body, each before the byte at its offset; an offset past the end is the end. What shares an

@@ -4,10 +4,10 @@
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::dialect::RawMessage;
+use super::{dialect::RawMessage, members::Members};
 
 /// The body of a chat request.
 #[derive(Debug, Serialize)]
@@ -55,42 +55,11 @@ impl Said<'_> {
     }
 }
 
-/// The body of an error, on each of Ollama's surfaces.
-#[derive(Debug, Deserialize)]
-pub struct ErrorBody<'a> {
-    #[serde(borrow)]
-    error: &'a RawValue,
-}
-
-/// An error with its kind.
-#[derive(Deserialize)]
-struct ErrorDetails<'a> {
-    #[serde(borrow)]
-    message: Cow<'a, str>,
-}
-
-impl<'a> ErrorBody<'a> {
-    /// Ollama's words: the error itself, or its message.
-    pub fn words(&self) -> Cow<'a, str> {
-        let text = self.error.get();
-        let details = || serde_json::from_str::<ErrorDetails<'a>>(text).map(|details| details.message);
-        super::members::string(self.error).or_else(|| details().ok()).unwrap_or_default()
-    }
-}
-
-/// The models of one host.
-#[derive(Debug, Default, Deserialize)]
-pub struct Tags {
-    /// Its models, newest first.
-    #[serde(default)]
-    pub models: Vec<TaggedModel>,
-}
-
-/// One model of a host.
-#[derive(Debug, Deserialize)]
-pub struct TaggedModel {
-    /// The full stored name, with its tag.
-    pub name: String,
+/// The names of the models in the list of one host, newest first; `None` when it is no list.
+pub fn model_names(list: &[u8]) -> Option<Vec<String>> {
+    let models = Members::parse(list)?.array("models").unwrap_or_default();
+    let name = |model| Some(Members::of(model)?.string("name")?.into_owned());
+    Some(models.into_iter().filter_map(name).collect())
 }
 
 #[cfg(test)]
@@ -98,16 +67,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_words_of_every_surfaces_errors_are_found() {
-        for body in [
-            r#"{"error":"no \"x\""}"#,
-            r#"{"error":{"message":"no \"x\"","type":"api_error","param":null,"code":null}}"#,
-            r#"{"type":"error","error":{"type":"api_error","message":"no \"x\""},"request_id":"req_1"}"#,
+    fn models_have_names_and_what_is_no_list_has_none() {
+        for (list, names) in [
+            (r#"{"models":[{"name":"a:1","size":1},{"name":"b"},{"size":1},5]}"#, Some(vec!["a:1", "b"])),
+            (r#"{"models":null}"#, Some(vec![])),
+            ("[]", None),
+            ("<html>", None),
         ] {
-            let body: ErrorBody<'_> = serde_json::from_str(body).unwrap();
-            assert_eq!(body.words(), "no \"x\"");
+            let names = names.map(|names| names.into_iter().map(str::to_owned).collect());
+            assert_eq!(model_names(list.as_bytes()), names, "{list}");
         }
-        assert!(serde_json::from_str::<ErrorBody<'_>>("{}").is_err());
     }
 
     #[test]

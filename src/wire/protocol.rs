@@ -11,7 +11,6 @@ mod responses;
 
 use std::borrow::Cow;
 
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::members::{self, Members};
@@ -69,7 +68,7 @@ pub struct CallPiece<'a> {
 }
 
 /// Where a host's time went, in nanoseconds; 0 when it does not say.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Durations {
     /// The whole request.
     pub total: u64,
@@ -116,9 +115,9 @@ impl Protocol {
     }
 }
 
-/// The words of an in-band failure: a string, or the message of an object. Ollama's own form of it also comes over
-/// the foreign protocols.
-fn failure<'a>(of: &Members<'a>) -> Option<Cow<'a, str>> {
+/// The words of a failure, as the body of an error or in band: a string, or the message of an object. Ollama's own form
+/// of it also comes over the foreign protocols.
+pub(crate) fn failure<'a>(of: &Members<'a>) -> Option<Cow<'a, str>> {
     let error = of.raw("error")?;
     let words = members::string(error).or_else(|| Members::of(error)?.string("message"));
     Some(words.unwrap_or(Cow::Borrowed("error without a message")))

@@ -4,7 +4,6 @@
 
 use std::{borrow::Cow, fmt};
 
-use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
 use super::{
@@ -13,26 +12,22 @@ use super::{
 };
 
 /// An answer as far as it was heard. Its `Debug` form shows no content.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Spoken {
     /// The reply.
     pub text: String,
     /// What the model thought before it.
-    #[serde(default, skip_serializing_if = "String::is_empty")]
     pub thinking: String,
     /// The tools it calls.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub calls: Vec<Call>,
     /// Why it stopped, in the protocol's own word.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub finish: Option<String>,
     /// The calls' own indices.
-    #[serde(skip)]
     indices: Vec<usize>,
 }
 
 /// One call of a tool. Its `Debug` form shows no arguments.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq)]
 pub struct Call {
     /// Its id, as upstream gave it.
     pub id: Option<String>,

@@ -41,7 +41,8 @@ async fn a_value_of_another_version_is_none() -> Result<()> {
     let redis = over_redis().await?;
     redis.store.put_answer(&key("q"), &answer("a"), LONG).await?;
     let name = keys(&redis).await?.concat();
-    for value in ["{}", "[]", "no JSON", "", "{\"response\": \"a\"}", "{\"spoken\": {\"text\": 7}}", "\u{0}"]
+    for value in
+        ["{}", "[]", "no JSON", "", "{\"response\": \"a\"}", "{\"spoken\": {\"text\": \"a\"}}", "\u{0}"]
     {
         redis.connection.run(&["SET", &name, value]).await?;
         assert_eq!(redis.store.answer(&key("q")).await?, None, "{value:?}");
@@ -49,7 +50,11 @@ async fn a_value_of_another_version_is_none() -> Result<()> {
     // A field that a later version added does not make it unreadable.
     redis
         .connection
-        .run(&["SET", &name, "{\"spoken\": {\"text\": \"a\", \"later\": 1}, \"later\": 1}"])
+        .run(&[
+            "SET",
+            &name,
+            "{\"message\": {\"content\": \"a\", \"later\": 1}, \"done\": true, \"later\": 1}",
+        ])
         .await?;
     assert!(redis.store.answer(&key("q")).await?.is_some());
     Ok(())
