@@ -9,6 +9,7 @@ use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
+    time::Duration,
 };
 
 use futures::future::{Either, select};
@@ -18,6 +19,9 @@ use crate::{
     host::{Host, MaybeSend},
     survey,
 };
+
+/// How long a host may take to say what it has loaded: whatever it computes for a client that left must end soon.
+const PATIENCE: Duration = Duration::from_millis(700);
 
 /// The loads that are seen through. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -69,10 +73,11 @@ where
     });
 }
 
-/// Whether the host lists the model among those it has loaded; `None` when it does not say.
+/// Whether the host lists the model among those it has loaded; `None` when it does not say so soon.
 async fn is_loaded<H: Host>(host: &H, backend: &BackendHost, model: &str) -> Option<bool> {
-    let loaded = survey::models(host, backend, "/api/ps").await.ok()?;
-    Some(loaded.iter().any(|loaded| is_same_model(loaded, model)))
+    let listed = Box::pin(survey::models(host, backend, "/api/ps"));
+    let Either::Left((loaded, _)) = select(listed, Box::pin(host.sleep(PATIENCE))).await else { return None };
+    Some(loaded.ok()?.iter().any(|loaded| is_same_model(loaded, model)))
 }
 
 #[cfg(test)]
