@@ -3,6 +3,8 @@
 //! The key covers everything that can change the answer, and who asks. It must never be shortened, and a field
 //! of [`Question`] that it does not consider does not compile.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -125,10 +127,12 @@ impl Encoding {
             }
         } else if let Some(members) = Members::of(value).filter(|_| depth > 0) {
             self.0.update(b"o");
-            let mut members: Vec<_> = members.iter().collect();
-            self.count(members.len());
-            members.sort_by_key(|(name, _)| name);
-            for (name, value) in members {
+            let mut sorted = BTreeMap::new();
+            for (name, value) in members.iter() {
+                sorted.insert(&**name, *value);
+            }
+            self.count(sorted.len());
+            for (name, value) in sorted {
                 self.string(name);
                 self.value(value, depth - 1);
             }
@@ -172,7 +176,7 @@ impl CachedAnswer {
 
     /// The answer that [`CachedAnswer::to_json`] wrote; `None` for anything else.
     pub fn from_json(json: &[u8]) -> Option<Self> {
-        let chunk = Protocol::OllamaChat.read_whole(json).ok().filter(|chunk| chunk.end)?;
+        let chunk = Protocol::OllamaChat.read_whole(json).filter(|chunk| chunk.end)?;
         let mut spoken = Spoken::default();
         spoken.add(&chunk);
         Some(Self::new(spoken, chunk.tokens.unwrap_or_default(), chunk.durations.unwrap_or_default()))

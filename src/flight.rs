@@ -286,7 +286,10 @@ async fn fly<H: Host>(
 /// The models of all hosts, each once, sorted.
 async fn available_models<H: Host>(host: &H) -> Vec<String> {
     let probes = survey::probe(host).await;
-    let names: BTreeSet<_> = probes.into_iter().filter_map(|probe| probe.models.ok()).flatten().collect();
+    let mut names = BTreeSet::new();
+    for name in probes.into_iter().filter_map(|probe| probe.models.ok()).flatten() {
+        names.insert(name);
+    }
     names.into_iter().collect()
 }
 
@@ -354,7 +357,7 @@ impl<H: Host> Stream<'_, H> {
         loop {
             let data = framer::data(events.framing(), &event);
             if let (Some(data), Some(protocol)) = (&data, self.order.protocol) {
-                let chunk = protocol.read(data).map_err(|_| broken("an event of the answer is none"))?;
+                let chunk = protocol.read(data).ok_or_else(|| broken("an event of the answer is none"))?;
                 self.heard.add(&chunk).map_err(broken)?;
                 if let Some(error) = chunk.error {
                     let message = answer::shorten(&error);
@@ -410,7 +413,7 @@ async fn land_whole<H: Host>(
     commit: Commit,
     account: &mut Account,
 ) -> Option<SessionStatus> {
-    let chunk = order.protocol?.read_whole(&original.body).ok()?;
+    let chunk = order.protocol?.read_whole(&original.body)?;
     account.tokens = chunk.tokens;
     if commit.is_empty() || !chunk.end {
         return None;

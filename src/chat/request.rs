@@ -38,12 +38,7 @@ pub(super) struct ChatRequest<'a> {
 impl<'a> ChatRequest<'a> {
     /// Checks a body. `null` means absent, and fields that are not known are ignored, as Ollama does.
     pub(super) fn parse(body: &'a [u8]) -> Result<Self, Error> {
-        if body.trim_ascii_start().first() != Some(&b'{') {
-            return Err(Error::InvalidJson("it is no object".to_owned()));
-        }
-        let members = Members::read(body).map_err(|error| {
-            Error::InvalidJson(format!("line {}, column {}", error.line(), error.column()))
-        })?;
+        let members = Members::parse(body).ok_or_else(|| Error::InvalidJson(fault(body)))?;
         let field = |name| only(&members, name);
         let text = |name| read(name, field(name)?, members::string, "a string");
         let message = text("message")?.ok_or(Error::MissingField("message"))?;
@@ -84,6 +79,16 @@ impl<'a> ChatRequest<'a> {
             Some(true) => Some(asked.unwrap_or(Framing::Events)),
             None => asked,
         }
+    }
+}
+
+/// What is wrong with a body, and where, without any of its content.
+fn fault(body: &[u8]) -> String {
+    match serde_json::from_slice::<&RawValue>(body) {
+        Err(error) if body.trim_ascii_start().starts_with(b"{") => {
+            format!("line {}, column {}", error.line(), error.column())
+        }
+        _ => "it is no object".to_owned(),
     }
 }
 

@@ -120,7 +120,7 @@ where
 fn read(protocol: Protocol, data: &[u8]) -> Result<Chunk<'_>, AttemptFailure> {
     let chunk = protocol
         .read(data)
-        .map_err(|_| AttemptFailure::Protocol("an event of the answer is none".to_owned()))?;
+        .ok_or_else(|| AttemptFailure::Protocol("an event of the answer is none".to_owned()))?;
     match &chunk.error {
         Some(error) => Err(AttemptFailure::Failed { message: shorten(error), original: None }),
         None => Ok(chunk),

@@ -5,7 +5,6 @@
 //! each host and model; every other request of a departed client is dropped at once.
 
 use std::{
-    collections::BTreeSet,
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
@@ -25,7 +24,7 @@ const PATIENCE: Duration = Duration::from_millis(700);
 
 /// The loads that are seen through. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Orphans(Arc<Mutex<BTreeSet<(String, String)>>>);
+pub struct Orphans(Arc<Mutex<Vec<(String, String)>>>);
 
 /// The place of one load among the orphans.
 struct Place {
@@ -37,8 +36,12 @@ impl Orphans {
     /// A place for a load of `model` on the host at `url`, unless there is one.
     fn admit(&self, url: &str, model: &str) -> Option<Place> {
         let load = (url.to_owned(), model.to_ascii_lowercase());
-        let is_new = self.0.lock().unwrap_or_else(PoisonError::into_inner).insert(load.clone());
-        is_new.then(|| Place { orphans: self.clone(), load })
+        let mut loads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if loads.contains(&load) {
+            return None;
+        }
+        loads.push(load.clone());
+        Some(Place { orphans: self.clone(), load })
     }
 
     /// How many loads are seen through now.
@@ -49,7 +52,7 @@ impl Orphans {
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.orphans.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.load);
+        self.orphans.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|load| *load != self.load);
     }
 }
 

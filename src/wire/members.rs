@@ -5,10 +5,6 @@
 use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
-use serde::{
-    Deserialize, Deserializer,
-    de::{MapAccess, Visitor},
-};
 use serde_json::value::RawValue;
 
 /// The members of one JSON object in order, with their values as they stand in the body.
@@ -20,16 +16,14 @@ pub struct Members<'a> {
 impl<'a> Members<'a> {
     /// The members of a body; `None` unless it is exactly one JSON object in UTF-8, with space around it at most.
     pub fn parse(body: &'a [u8]) -> Option<Self> {
-        Self::read(body).ok()
-    }
-
-    /// As [`Members::parse`], with the reason.
-    ///
-    /// # Errors
-    /// What is wrong and where, without any of the content.
-    pub fn read(body: &'a [u8]) -> Result<Self, serde_json::Error> {
-        let List(list) = serde_json::from_slice(body)?;
-        Ok(Self { body, list })
+        let mut list = Vec::new();
+        Reader(body).entries(*b"{}", |reader| {
+            let name = string(reader.value()?)?;
+            reader.take(b':')?;
+            list.push((name, reader.value()?));
+            Some(())
+        })?;
+        Some(Self { body, list })
     }
 
     /// The members of a value that is an object.
@@ -89,17 +83,53 @@ impl fmt::Debug for Members<'_> {
 
 /// A value that is a string, borrowed when it has no escapes. Half a surrogate pair becomes U+FFFD, as in Go.
 pub fn string(value: &RawValue) -> Option<Cow<'_, str>> {
-    let inner = value.get().strip_prefix('"')?.strip_suffix('"')?;
-    if memchr::memchr(b'\\', inner.as_bytes()).is_none() {
-        return Some(Cow::Borrowed(inner));
+    let mut rest = value.get().strip_prefix('"')?.strip_suffix('"')?;
+    if memchr::memchr(b'\\', rest.as_bytes()).is_none() {
+        return Some(Cow::Borrowed(rest));
     }
-    let Unescaped(text) = serde_json::from_slice(value.get().as_bytes()).ok()?;
+    let mut text = String::with_capacity(rest.len());
+    while let Some((plain, escape)) = rest.split_once('\\') {
+        text.push_str(plain);
+        let mut letters = escape.chars();
+        let letter = letters.next()?;
+        rest = letters.as_str();
+        text.push(match letter {
+            'b' => '\u{8}',
+            'f' => '\u{c}',
+            'n' => '\n',
+            'r' => '\r',
+            't' => '\t',
+            'u' => {
+                let (letter, after) = code_point(rest)?;
+                rest = after;
+                letter
+            }
+            other => other,
+        });
+    }
+    text.push_str(rest);
     Some(Cow::Owned(text))
+}
+
+/// The letter behind `\u`, whose pair may be another escape, and what follows it.
+fn code_point(escape: &str) -> Option<(char, &str)> {
+    let unit = |text: &str| u16::from_str_radix(text.get(..4)?, 16).ok();
+    let (first, after) = (unit(escape)?, escape.get(4..)?);
+    let second = after.strip_prefix("\\u").and_then(unit);
+    let letter = char::decode_utf16([first].into_iter().chain(second)).next()?;
+    let letter = letter.unwrap_or(char::REPLACEMENT_CHARACTER);
+    let is_pair = letter.len_utf16() == 2;
+    Some((letter, if is_pair { after.get(6..)? } else { after }))
 }
 
 /// The elements of a value that is an array.
 pub fn elements(value: &RawValue) -> Option<Vec<&RawValue>> {
-    serde_json::from_slice(value.get().as_bytes()).ok()
+    let mut list = Vec::new();
+    Reader(value.get().as_bytes()).entries(*b"[]", |reader| {
+        list.push(reader.value()?);
+        Some(())
+    })?;
+    Some(list)
 }
 
 /// Puts bytes into a body, each before the byte at its offset; an offset past the end is the end. What shares an
@@ -131,56 +161,46 @@ fn same_name(left: &str, right: &str) -> bool {
     left == right || left.chars().map(fold).eq(right.chars().map(fold))
 }
 
-struct List<'a>(Vec<(Cow<'a, str>, &'a RawValue)>);
+/// What is left of a JSON text. Deriving readers from types instead would cost a component 60 kB.
+struct Reader<'a>(&'a [u8]);
 
-#[derive(Deserialize)]
-#[serde(transparent)]
-struct Name<'a>(#[serde(borrow)] Cow<'a, str>);
-
-impl<'de> Deserialize<'de> for List<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Object;
-
-        impl<'de> Visitor<'de> for Object {
-            type Value = List<'de>;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a JSON object")
-            }
-
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Self::Value, A::Error> {
-                let mut list = Vec::new();
-                while let Some((Name(name), value)) = map.next_entry()? {
-                    list.push((name, value));
-                }
-                Ok(List(list))
+impl<'a> Reader<'a> {
+    /// Reads the whole text, which is a list of entries in brackets.
+    fn entries(
+        &mut self,
+        [open, close]: [u8; 2],
+        mut entry: impl FnMut(&mut Self) -> Option<()>,
+    ) -> Option<()> {
+        self.take(open)?;
+        if self.take(close).is_none() {
+            entry(self)?;
+            while self.take(close).is_none() {
+                self.take(b',')?;
+                entry(self)?;
             }
         }
-
-        deserializer.deserialize_map(Object)
+        self.skip_space();
+        self.0.is_empty().then_some(())
     }
-}
 
-/// A string with escapes, read as bytes: these may hold what is not UTF-8.
-struct Unescaped(String);
-
-impl<'de> Deserialize<'de> for Unescaped {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct Text;
-
-        impl Visitor<'_> for Text {
-            type Value = Unescaped;
-
-            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-                formatter.write_str("a string")
-            }
-
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Self::Value, E> {
-                Ok(Unescaped(String::from_utf8_lossy(bytes).into_owned()))
-            }
+    fn skip_space(&mut self) {
+        while let [b' ' | b'\n' | b'\r' | b'\t', rest @ ..] = self.0 {
+            self.0 = rest;
         }
+    }
 
-        deserializer.deserialize_bytes(Text)
+    /// Takes a byte with the space before it.
+    fn take(&mut self, byte: u8) -> Option<()> {
+        self.skip_space();
+        self.0 = self.0.strip_prefix(&[byte])?;
+        Some(())
+    }
+
+    fn value(&mut self) -> Option<&'a RawValue> {
+        let mut values = serde_json::Deserializer::from_slice(self.0).into_iter();
+        let value = values.next()?.ok()?;
+        self.0 = self.0.get(values.byte_offset()..)?;
+        Some(value)
     }
 }
 
@@ -196,7 +216,22 @@ mod tests {
 
     #[test]
     fn only_one_whole_object_in_utf_8_has_members() {
-        for body in ["", "[]", "1", "null", "{", "{}{}", "{} x", "{\"a\":}", "{\"a\":1,}", "\"{}\""] {
+        for body in [
+            "",
+            "[]",
+            "1",
+            "null",
+            "{",
+            "{}{}",
+            "{} x",
+            "{\"a\":}",
+            "{\"a\":1,}",
+            "\"{}\"",
+            "{1:2}",
+            "{\u{c}}",
+            "{,}",
+            "{\"a\" 1}",
+        ] {
             assert!(Members::parse(body.as_bytes()).is_none(), "{body}");
         }
         assert!(Members::parse(b"{\"a\":\"\xff\"}").is_none());
@@ -229,6 +264,22 @@ mod tests {
         assert!(body.string("n").is_none() && body.boolean("s").is_none() && body.number("f").is_none());
         assert!(body.array("o").is_none() && body.object("a").is_none() && body.string("absent").is_none());
         assert!(!format!("{body:?}").contains("plain"));
+    }
+
+    #[test]
+    fn escapes_are_read_as_go_reads_them() {
+        for (json, text) in [
+            (r#""\"\\\/\b\f\n\r\t""#, "\"\\/\u{8}\u{c}\n\r\t"),
+            (r#""\u0041\uD83E\uDD99!""#, "A🦙!"),
+            (r#""\ud83ex\ude00\ud83e\u0041\\u0041""#, "\u{fffd}x\u{fffd}\u{fffd}A\\u0041"),
+            (r#""é\u00e9""#, "éé"),
+        ] {
+            let value = RawValue::from_string(json.to_owned()).unwrap();
+            assert_eq!(string(&value).as_deref(), Some(text), "{json}");
+        }
+        for json in [r#"{"a":"\x"}"#, r#"{"a":"\u12"}"#, "{\"a\":\"\n\"}"] {
+            assert!(Members::parse(json.as_bytes()).is_none(), "{json}");
+        }
     }
 
     #[test]

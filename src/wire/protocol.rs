@@ -81,37 +81,31 @@ pub struct Durations {
 }
 
 impl Protocol {
-    /// Reads the data of one event of a stream.
-    ///
-    /// # Errors
-    /// It is not a JSON object.
-    pub fn read(self, data: &[u8]) -> Result<Chunk<'_>, serde_json::Error> {
+    /// Reads the data of one event of a stream; `None` when it is no JSON object.
+    pub fn read(self, data: &[u8]) -> Option<Chunk<'_>> {
         if matches!(self, Self::OpenAiChat | Self::OpenAiCompletion) && data.trim_ascii() == b"[DONE]" {
-            return Ok(Chunk { end: true, ..Chunk::default() });
+            return Some(Chunk { end: true, ..Chunk::default() });
         }
-        let event = Members::read(data)?;
+        let event = Members::parse(data)?;
         let chunk = match self {
             Self::OllamaChat | Self::OllamaGenerate => ollama::read(&event),
             Self::OpenAiChat | Self::OpenAiCompletion => openai::read(&event),
             Self::OpenAiResponse => responses::read(&event),
             Self::AnthropicMessage => anthropic::read(&event),
         };
-        Ok(chunk)
+        Some(chunk)
     }
 
-    /// Reads an answer that is not streamed.
-    ///
-    /// # Errors
-    /// It is not a JSON object.
-    pub fn read_whole(self, body: &[u8]) -> Result<Chunk<'_>, serde_json::Error> {
-        let answer = Members::read(body)?;
+    /// Reads an answer that is not streamed; `None` when it is no JSON object.
+    pub fn read_whole(self, body: &[u8]) -> Option<Chunk<'_>> {
+        let answer = Members::parse(body)?;
         let chunk = match self {
             Self::OllamaChat | Self::OllamaGenerate => ollama::read(&answer),
             Self::OpenAiChat | Self::OpenAiCompletion => openai::read_whole(&answer),
             Self::OpenAiResponse => responses::read_whole(&answer),
             Self::AnthropicMessage => anthropic::read_whole(&answer),
         };
-        Ok(chunk)
+        Some(chunk)
     }
 }
 
@@ -173,8 +167,8 @@ mod tests {
             Protocol::AnthropicMessage,
         ] {
             for data in ["", "{", "[1]", "upstream error"] {
-                assert!(protocol.read(data.as_bytes()).is_err(), "{protocol:?} {data}");
-                assert!(protocol.read_whole(data.as_bytes()).is_err(), "{protocol:?} {data}");
+                assert!(protocol.read(data.as_bytes()).is_none(), "{protocol:?} {data}");
+                assert!(protocol.read_whole(data.as_bytes()).is_none(), "{protocol:?} {data}");
             }
             let nothing = protocol.read(b"{}").unwrap();
             assert!(!nothing.end && nothing.error.is_none() && nothing.tokens.is_none());

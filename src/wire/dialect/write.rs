@@ -266,6 +266,7 @@ impl Json {
     }
 
     fn finish(self) -> Box<RawValue> {
-        RawValue::from_string(self.0).unwrap_or_else(|_| RawValue::NULL.to_owned())
+        // `RawValue::from_string` would bring a second reader of JSON.
+        serde_json::from_slice(self.0.as_bytes()).unwrap_or(RawValue::NULL).to_owned()
     }
 }

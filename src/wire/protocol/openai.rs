@@ -81,7 +81,7 @@ mod tests {
         );
         assert!(chunk.tokens == Some(Tokens { prompt: 102, completion: 24 }) && !chunk.end);
         assert!(chat("[DONE]").end);
-        assert!(Protocol::OllamaChat.read(b"[DONE]").is_err());
+        assert!(Protocol::OllamaChat.read(b"[DONE]").is_none());
     }
 
     #[test]

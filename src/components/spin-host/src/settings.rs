@@ -1,13 +1,11 @@
 //! Settings from Spin's variables.
 
-use std::collections::BTreeMap;
-
 use futures::future::join_all;
 use paddock::settings::{Form, SETTINGS, Settings};
 use spin_sdk::variables;
 
 /// The values of all variables that the manifest gives this component.
-pub(crate) struct SpinSettings(BTreeMap<&'static str, String>);
+pub(crate) struct SpinSettings(Vec<(&'static str, String)>);
 
 impl SpinSettings {
     /// Reads every setting. A variable that the manifest does not give to this component is not set: each component
@@ -24,6 +22,6 @@ impl SpinSettings {
 
 impl Settings for SpinSettings {
     fn value(&self, name: &str) -> Option<String> {
-        self.0.get(name).cloned()
+        self.0.iter().find(|(known, _)| *known == name).map(|(_, value)| value.clone())
     }
 }
