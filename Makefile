@@ -25,7 +25,7 @@ test: ## set up what the tests need and run all of them (REQUIRE_DOCKER=1: fail 
 lint: ## formatting, clippy for native and wasm, documentation; warnings are errors
 	@scripts/lint
 
-components: ## build the three Spin components (target/wasm32-wasip2/release/*.wasm)
+components: ## build the Spin components (target/wasm32-wasip2/release/*.wasm)
 	@scripts/wasm-target
 	@cargo build --locked --target wasm32-wasip2 --release
 

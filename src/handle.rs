@@ -4,25 +4,20 @@
 //! whose reply does not stream. Nothing here fails: each error becomes a reply in the shape of its surface.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, request::Parts};
 use http_body::Body;
 
 use crate::{
-    account::{Account, note_outage},
+    account::Account,
     cache::CacheStatus,
-    chat,
     error::{Error, Family},
     fleet::BackendHost,
-    health,
     host::{Host, MaybeSend},
-    listing, management,
-    metrics::{self, Gauges, Metrics},
     origin::{self, Visitor},
-    relay::relay,
+    part::{self, Admitted, Answer},
     reply::{self, ReplyBody},
     route::Route,
     session::SessionStatus,
-    store::Store,
 };
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
@@ -33,8 +28,6 @@ const X_SESSION: HeaderName = HeaderName::from_static("x-session");
 const X_PADDOCK_HOST: HeaderName = HeaderName::from_static("x-paddock-host");
 /// The longest request id that is taken over from a client.
 const REQUEST_ID_LIMIT: usize = 128;
-/// What Ollama says to whoever asks whether it is there.
-const BANNER: &str = "Ollama is running";
 
 /// Answers one request.
 ///
@@ -45,42 +38,131 @@ where
     H: Host,
     B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
 {
-    let (parts, body) = request.into_parts();
-    let route = Route::of(parts.uri.path());
-    let mut account = Account {
-        request_id: request_id(host, &parts.headers),
-        method: parts.method.clone(),
-        route: route.label(),
-        counted: route.is_counted(),
-        started: host.now(),
-        model: None,
-        cache: None,
-        tokens: None,
-        attempts: Vec::new(),
-        host: None,
-        store_errors: Vec::new(),
-        session: None,
-        handed_over: false,
+    let (mut entry, body) = Entry::of(host, request);
+    let answer = match entry.early_answer(host) {
+        Some(answer) => answer,
+        None => part::whole(host, entry.admitted(body)).await,
     };
-    let visitor = host.config().origins.judge(&parts);
-    let result = match &visitor {
-        Visitor::Foreign => Err(Error::ForeignOrigin),
-        Visitor::NoPage | Visitor::Welcome(_) => match origin::preflight(&parts) {
-            Some(answer) => Ok(answer),
-            None => dispatch(host, route, &parts, body, &mut account).await,
-        },
+    entry.close(host, answer).await
+}
+
+/// As [`handle()`], alone what one host answers: `/chat` and all that goes upstream as it came.
+pub async fn chat<H, B>(host: &H, request: Request<B>) -> Response<ReplyBody>
+where
+    H: Host,
+    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
+{
+    let (mut entry, body) = Entry::of(host, request);
+    let answer = match entry.early_answer(host) {
+        Some(answer) => answer,
+        None => part::chat(host, entry.admitted(body)).await,
     };
-    let stamps = stamps(&account, route.family());
-    let id = account.request_id.clone();
-    if !account.handed_over {
-        account.close(host, result.as_ref().map(Response::status)).await;
+    entry.close(host, answer).await
+}
+
+/// As [`handle()`], alone what concerns all hosts: lists of models, their management, and the banner.
+pub async fn models<H, B>(host: &H, request: Request<B>) -> Response<ReplyBody>
+where
+    H: Host,
+    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
+{
+    let (mut entry, body) = Entry::of(host, request);
+    let answer = match entry.early_answer(host) {
+        Some(answer) => answer,
+        None => part::models(host, entry.admitted(body)).await,
+    };
+    entry.close(host, answer).await
+}
+
+/// As [`handle()`], `/health` and `/livez` alone.
+pub async fn health<H, B>(host: &H, request: Request<B>) -> Response<ReplyBody>
+where
+    H: Host,
+    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
+{
+    let (mut entry, body) = Entry::of(host, request);
+    let answer = match entry.early_answer(host) {
+        Some(answer) => answer,
+        None => part::health(host, entry.admitted(body)).await,
+    };
+    entry.close(host, answer).await
+}
+
+/// As [`handle()`], `/metrics` alone.
+pub async fn metrics<H, B>(host: &H, request: Request<B>) -> Response<ReplyBody>
+where
+    H: Host,
+    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
+{
+    let (mut entry, body) = Entry::of(host, request);
+    let answer = match entry.early_answer(host) {
+        Some(answer) => answer,
+        None => part::metrics(host, entry.admitted(body)).await,
+    };
+    entry.close(host, answer).await
+}
+
+/// A request between its arrival and its answer: what all have in common, whichever part answers them.
+struct Entry {
+    parts: Parts,
+    route: Route,
+    visitor: Visitor,
+    account: Account,
+}
+
+impl Entry {
+    fn of<H: Host, B>(host: &H, request: Request<B>) -> (Self, B) {
+        let (parts, body) = request.into_parts();
+        let route = Route::of(parts.uri.path());
+        let account = Account {
+            request_id: request_id(host, &parts.headers),
+            method: parts.method.clone(),
+            route: route.label(),
+            counted: route.is_counted(),
+            started: host.now(),
+            model: None,
+            cache: None,
+            tokens: None,
+            attempts: Vec::new(),
+            host: None,
+            store_errors: Vec::new(),
+            session: None,
+            handed_over: false,
+        };
+        let visitor = host.config().origins.judge(&parts);
+        (Self { parts, route, visitor, account }, body)
     }
-    let mut response = result.unwrap_or_else(|error| error.into_response(route.family(), &id));
-    response.headers_mut().extend(stamps);
-    if let Visitor::Welcome(origin) = visitor {
-        origin::welcome(response.headers_mut(), origin);
+
+    /// What is said before any part of the service is asked: a refusal, or what a browser wants to know ahead.
+    fn early_answer<H: Host>(&self, host: &H) -> Option<Answer> {
+        match self.visitor {
+            Visitor::Foreign => Some(Err(Error::ForeignOrigin)),
+            Visitor::NoPage | Visitor::Welcome(_) => match origin::preflight(&self.parts) {
+                Some(answer) => Some(Ok(answer)),
+                None => admit(host, self.route, &self.parts).err().map(Err),
+            },
+        }
     }
-    if parts.method == Method::HEAD { reply::without_body(response) } else { response }
+
+    fn admitted<B>(&mut self, body: B) -> Admitted<'_, B> {
+        Admitted { route: self.route, parts: &self.parts, body, account: &mut self.account }
+    }
+
+    /// Closes the account, unless a stream does, and finishes the reply.
+    async fn close<H: Host>(self, host: &H, answer: Answer) -> Response<ReplyBody> {
+        let Self { parts, route, visitor, account } = self;
+        let stamps = stamps(&account, route.family());
+        let id = account.request_id.clone();
+        if !account.handed_over {
+            account.close(host, answer.as_ref().map(Response::status)).await;
+        }
+        let mut response = answer.unwrap_or_else(|error| error.into_response(route.family(), &id));
+        response.headers_mut().extend(stamps);
+        if let Visitor::Welcome(origin) = visitor {
+            origin::welcome(response.headers_mut(), origin);
+        }
+        if parts.method == Method::HEAD { reply::without_body(response) } else { response }
+    }
 }
 
 /// The reply of a service whose settings do not hold: the same for every path.
@@ -107,20 +189,10 @@ fn stamps(account: &Account, family: Family) -> Vec<(HeaderName, HeaderValue)> {
     .collect()
 }
 
-async fn dispatch<H, B>(
-    host: &H,
-    route: Route,
-    parts: &Parts,
-    body: B,
-    account: &mut Account,
-) -> Result<Response<ReplyBody>, Error>
-where
-    H: Host,
-    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
-{
+/// Whether a request may be answered.
+fn admit<H: Host>(host: &H, route: Route, parts: &Parts) -> Result<(), Error> {
     let config = host.config();
-    let is_admin = config.admin_token.is_held(&parts.headers);
-    if !route.is_open() && !is_admin {
+    if !route.is_open() && !config.admin_token.is_held(&parts.headers) {
         config.api_keys.check(&parts.headers)?;
     }
     if matches!(route, Route::Unknown(_)) {
@@ -129,23 +201,7 @@ where
     if !route.allows(&parts.method) {
         return Err(Error::MethodNotAllowed { allow: route.allow() });
     }
-    match route {
-        Route::Chat => chat::chat(host, &parts.headers, body, account).await,
-        Route::Health => Ok(health::health(host).await),
-        Route::Livez => Ok(reply::complete(StatusCode::OK, "application/json", r#"{"status":"alive"}"#)),
-        Route::Metrics => Ok(scrape(host).await),
-        Route::Banner => Ok(reply::complete(StatusCode::OK, "text/plain; charset=utf-8", BANNER)),
-        Route::List(list) => listing::list(host, list).await,
-        Route::Relay(surface) => relay(host, surface, parts, body, account).await,
-        Route::Manage(operation) => {
-            if !is_admin && !config.allow_model_management {
-                return Err(Error::ManagementForbidden);
-            }
-            management::manage(host, operation, &parts.headers, body, account).await
-        }
-        Route::Upload(_) => Err(Error::UploadForbidden),
-        Route::Unknown(_) => Err(Error::NotFound),
-    }
+    Ok(())
 }
 
 /// The id of a request: the client's own where it is short and plain, so that it can be followed through several
@@ -162,13 +218,4 @@ fn request_id<H: Host>(host: &H, headers: &HeaderMap) -> String {
 /// 128 random bits in hexadecimal.
 pub(crate) fn random_id<H: Host>(host: &H) -> String {
     format!("{:016x}{:016x}", host.random(), host.random())
-}
-
-/// Answers `GET /metrics`. A store that is down is a fact to show, not an error.
-async fn scrape<H: Host>(host: &H) -> Response<ReplyBody> {
-    let (snapshot, ping) = futures::join!(host.metrics().snapshot(), host.store().ping());
-    note_outage(host, "ping", &ping);
-    let gauges = Gauges { store_up: ping.is_ok(), form: host.form() };
-    let text = metrics::encode(&snapshot.unwrap_or_default(), gauges);
-    reply::complete(StatusCode::OK, metrics::CONTENT_TYPE, text)
 }

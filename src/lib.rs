@@ -41,6 +41,7 @@ mod management;
 pub mod memory_host;
 pub mod metrics;
 mod origin;
+mod part;
 mod relay;
 mod reply;
 mod route;

@@ -56,9 +56,11 @@ fn no_component_reaches_further_than_it_must() -> Result<()> {
         let number = if number == 1 { String::new() } else { number.to_string() };
         format!("{{{{ ollama_host{number} }}}}")
     });
-    let everything: BTreeSet<_> = ollama.chain([redis.clone()]).collect();
+    let ollama: BTreeSet<_> = ollama.collect();
+    let redis = BTreeSet::from([redis]);
+    let everything = &ollama | &redis;
     for (id, allowed) in
-        [("chat", &everything), ("health", &everything), ("metrics", &BTreeSet::from([redis]))]
+        [("chat", &everything), ("models", &ollama), ("health", &everything), ("metrics", &redis)]
     {
         let hosts: BTreeSet<_> = component(&manifest, id)?.allowed_outbound_hosts.iter().cloned().collect();
         assert_eq!(&hosts, allowed, "{id}");
@@ -69,6 +71,8 @@ fn no_component_reaches_further_than_it_must() -> Result<()> {
             assert!(!variables.contains_key(secret), "{id} has no use for {secret}");
         }
     }
+    let models = &component(&manifest, "models")?.variables;
+    assert!(!models.keys().any(|name| name.starts_with("redis_")), "{models:?}");
     let metrics = &component(&manifest, "metrics")?.variables;
     let is_needed = |name: &String| name.starts_with("redis_") || name == "cors_allow_origins";
     assert!(metrics.keys().all(is_needed), "{metrics:?}");
@@ -85,9 +89,18 @@ fn the_routes_are_those_of_the_core() -> Result<()> {
         .collect();
     for expected in [
         ("/chat", "chat"),
-        ("/", "chat"),
+        ("/", "models"),
         ("/api/...", "chat"),
         ("/v1/...", "chat"),
+        ("/api/tags", "models"),
+        ("/api/ps", "models"),
+        ("/v1/models", "models"),
+        ("/api/pull", "models"),
+        ("/api/create", "models"),
+        ("/api/copy", "models"),
+        ("/api/delete", "models"),
+        ("/api/push", "models"),
+        ("/api/blobs/...", "models"),
         ("/health", "health"),
         ("/livez", "health"),
         ("/metrics", "metrics"),

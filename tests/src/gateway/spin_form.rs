@@ -96,7 +96,7 @@ impl Gateway for SpinGateway {
 impl Drop for SpinGateway {
     fn drop(&mut self) {
         super::show("Spin", &self.app.logs());
-        let traps = ["chat", "health", "metrics"].map(|component| self.app.traps(component));
-        assert!(traps == [0; 3] || std::thread::panicking(), "instances trapped: {traps:?}");
+        let traps = ["chat", "models", "health", "metrics"].map(|component| self.app.traps(component));
+        assert!(traps == [0; 4] || std::thread::panicking(), "instances trapped: {traps:?}");
     }
 }

@@ -1,4 +1,4 @@
-//! The chat component: answers `POST /chat`. Everything it does is in the core; spin.toml gives it only what it needs.
+//! The chat component: answers `POST /chat` and what one host answers on `/api` and `/v1`. Everything it does is in the core; spin.toml gives it only what it needs.
 
 #![cfg(target_family = "wasm")]
 
@@ -9,5 +9,5 @@ use spin_sdk::{
 
 #[http_service]
 async fn chat(request: Request) -> impl IntoResponse {
-    paddock_spin_host::serve(request).await
+    paddock_spin_host::chat(request).await
 }

@@ -9,5 +9,5 @@ use spin_sdk::{
 
 #[http_service]
 async fn health(request: Request) -> impl IntoResponse {
-    paddock_spin_host::serve(request).await
+    paddock_spin_host::health(request).await
 }

@@ -9,5 +9,5 @@ use spin_sdk::{
 
 #[http_service]
 async fn metrics(request: Request) -> impl IntoResponse {
-    paddock_spin_host::serve(request).await
+    paddock_spin_host::metrics(request).await
 }

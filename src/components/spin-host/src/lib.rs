@@ -1,4 +1,4 @@
-//! Paddock's ports over the Spin SDK: what the three components have in common.
+//! Paddock's ports over the Spin SDK: what the components have in common.
 //!
 //! A leaf: it moves bytes and never decides. One instance serves many requests, several at once, and dies after a
 //! second of idleness: what requests share here is plain data (settings, a connection), never a lock, a channel or
@@ -17,7 +17,11 @@ mod upstream;
 
 use std::cell::RefCell;
 
-use spin_sdk::http::{IntoResponse, Request};
+use paddock::ReplyBody;
+use spin_sdk::{
+    http::{IntoResponse, Request},
+    wasip3::http::types::Request as Incoming,
+};
 
 use crate::{background::Spawning, body::SpinBody, host::SpinHost};
 
@@ -26,12 +30,35 @@ thread_local! {
     static HOST: RefCell<Option<SpinHost>> = const { RefCell::new(None) };
 }
 
-/// Answers one request: the whole of a component.
-pub async fn serve(request: Request) -> impl IntoResponse {
+/// Answers one request to the component `chat`.
+pub async fn chat(request: Request) -> impl IntoResponse {
+    serve(request, paddock::handle::chat).await
+}
+
+/// Answers one request to the component `models`.
+pub async fn models(request: Request) -> impl IntoResponse {
+    serve(request, paddock::handle::models).await
+}
+
+/// Answers one request to the component `health`.
+pub async fn health(request: Request) -> impl IntoResponse {
+    serve(request, paddock::handle::health).await
+}
+
+/// Answers one request to the component `metrics`.
+pub async fn metrics(request: Request) -> impl IntoResponse {
+    serve(request, paddock::handle::metrics).await
+}
+
+/// Answers one request by `handle`.
+async fn serve(
+    request: Request,
+    handle: impl AsyncFnOnce(&SpinHost, http::Request<SpinBody<Incoming>>) -> http::Response<ReplyBody>,
+) -> impl IntoResponse {
     match instance_host().await {
         Ok(host) => {
             let request = request.map(|body| SpinBody::new(body, None));
-            Spawning(Box::pin(paddock::handle(&host, request))).await
+            Spawning(Box::pin(handle(&host, request))).await
         }
         Err(problems) => paddock::misconfigured(problems),
     }

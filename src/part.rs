@@ -1,0 +1,102 @@
+//! The parts of the service, for a form that answers each by a program of its own: a program holds nothing of the
+//! parts that it leaves to others. To a part the routes of the others are unknown.
+
+use bytes::Bytes;
+use http::{Response, StatusCode, request::Parts};
+use http_body::Body;
+
+use crate::{
+    account::{Account, note_outage},
+    chat,
+    error::Error,
+    health,
+    host::{Host, MaybeSend},
+    listing, management,
+    metrics::{self, Gauges, Metrics},
+    relay,
+    reply::{self, ReplyBody},
+    route::Route,
+    store::Store,
+};
+
+/// What Ollama says to whoever asks whether it is there.
+const BANNER: &str = "Ollama is running";
+
+/// A request that was admitted, and its account.
+pub(crate) struct Admitted<'a, B> {
+    pub(crate) route: Route,
+    pub(crate) parts: &'a Parts,
+    pub(crate) body: B,
+    pub(crate) account: &'a mut Account,
+}
+
+/// The body of a request.
+pub(crate) trait RequestBody: Body<Data = Bytes> + Unpin + MaybeSend + 'static {}
+impl<B: Body<Data = Bytes> + Unpin + MaybeSend + 'static> RequestBody for B {}
+
+pub(crate) type Answer = Result<Response<ReplyBody>, Error>;
+
+/// The whole service.
+pub(crate) async fn whole<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
+    match request.route {
+        Route::Chat | Route::Relay(_) => chat(host, request).await,
+        Route::Banner | Route::List(_) | Route::Manage(_) | Route::Upload(_) => models(host, request).await,
+        Route::Health | Route::Livez => health(host, request).await,
+        Route::Metrics => metrics(host, request).await,
+        Route::Unknown(_) => Err(Error::NotFound),
+    }
+}
+
+/// Questions to one host.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other parts' routes")]
+pub(crate) async fn chat<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
+    let Admitted { route, parts, body, account } = request;
+    match route {
+        Route::Chat => chat::chat(host, &parts.headers, body, account).await,
+        Route::Relay(surface) => relay::relay(host, surface, parts, body, account).await,
+        _ => Err(Error::NotFound),
+    }
+}
+
+/// What concerns all hosts: lists of models, their management, the banner.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other parts' routes")]
+pub(crate) async fn models<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
+    let Admitted { route, parts, body, account } = request;
+    let config = host.config();
+    match route {
+        Route::Banner => Ok(reply::complete(StatusCode::OK, "text/plain; charset=utf-8", BANNER)),
+        Route::List(list) => listing::list(host, list).await,
+        Route::Manage(operation) => {
+            if !config.allow_model_management && !config.admin_token.is_held(&parts.headers) {
+                return Err(Error::ManagementForbidden);
+            }
+            management::manage(host, operation, &parts.headers, body, account).await
+        }
+        Route::Upload(_) => Err(Error::UploadForbidden),
+        _ => Err(Error::NotFound),
+    }
+}
+
+/// Whether the service and its hosts live.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other parts' routes")]
+pub(crate) async fn health<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
+    match request.route {
+        Route::Health => Ok(health::health(host).await),
+        Route::Livez => Ok(reply::complete(StatusCode::OK, "application/json", r#"{"status":"alive"}"#)),
+        _ => Err(Error::NotFound),
+    }
+}
+
+/// The counters.
+pub(crate) async fn metrics<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
+    if request.route == Route::Metrics { Ok(scrape(host).await) } else { Err(Error::NotFound) }
+}
+
+/// Answers `GET /metrics`. A store that is down is a fact to show, not an error.
+async fn scrape<H: Host>(host: &H) -> Response<ReplyBody> {
+    let (snapshot, ping) = futures::join!(host.metrics().snapshot(), host.store().ping());
+    note_outage(host, "ping", &ping);
+    let gauges = Gauges { store_up: ping.is_ok(), form: host.form() };
+    let text = metrics::encode(&snapshot.unwrap_or_default(), gauges);
+    reply::complete(StatusCode::OK, metrics::CONTENT_TYPE, text)
+}
