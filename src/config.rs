@@ -294,7 +294,8 @@ fn redis_from_parts(reader: &mut Reader<'_, impl Settings>) -> Option<String> {
     let password = reader.text("REDIS_PASSWORD");
     let host = reader.text("REDIS_HOST");
     if host.is_empty() {
-        if reader.form() == Form::Spin {
+        // A component that is given no such variable has no use for Redis.
+        if reader.form() == Form::Spin && reader.is_given("REDIS_HOST") {
             reader.problem(
                 "REDIS_HOST",
                 "must not be empty on Spin, which then denies every outbound call; without Redis keep 127.0.0.1",
@@ -322,7 +323,7 @@ mod tests {
     fn load(pairs: &[(&str, &str)], form: Form) -> Result<Loaded, Vec<String>> {
         let value = |name: &str| {
             let found = pairs.iter().find(|(key, _)| *key == name);
-            found.map(|(_, value)| (*value).to_owned()).filter(|value| !value.is_empty())
+            found.map(|(_, value)| (*value).to_owned())
         };
         Config::load(&value, form)
     }
@@ -419,6 +420,7 @@ mod tests {
         {
             assert_eq!(spin(host).unwrap_err().len(), 1, "{host}");
         }
-        assert_eq!(load(&[], Form::Spin).unwrap_err().len(), 1, "an empty REDIS_HOST");
+        assert_eq!(load(&[("REDIS_HOST", "")], Form::Spin).unwrap_err().len(), 1);
+        assert!(load(&[], Form::Spin).unwrap().config.redis.is_none());
     }
 }

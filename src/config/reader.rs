@@ -27,6 +27,11 @@ impl<'a, S: Settings> Reader<'a, S> {
         self.form
     }
 
+    /// Whether the setting was given, even if it is empty.
+    pub fn is_given(&self, name: &str) -> bool {
+        self.settings.value(name).is_some()
+    }
+
     /// Whether the setting has a value of its own.
     pub fn is_set(&self, name: &str) -> bool {
         self.settings.value(name).is_some_and(|value| !value.trim().is_empty())

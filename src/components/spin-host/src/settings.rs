@@ -12,10 +12,8 @@ impl SpinSettings {
     /// gets only what it needs.
     pub(crate) async fn read() -> Self {
         let settings = SETTINGS.iter().filter(|setting| setting.exists_in(Form::Spin));
-        let reads = settings.map(|setting| async {
-            let value = variables::get(setting.variable()).await.ok()?;
-            (!value.trim().is_empty()).then_some((setting.name, value))
-        });
+        let reads = settings
+            .map(|setting| async { Some((setting.name, variables::get(setting.variable()).await.ok()?)) });
         Self(join_all(reads).await.into_iter().flatten().collect())
     }
 }
