@@ -1,6 +1,28 @@
 //! A client that leaves while it waits.
 
+use paddock_tests::ollama::Gate;
+
 use crate::behaviors::prelude::*;
+
+/// A surface that streams, with the recorded stream of what it asks.
+const STREAMS: [(&str, &str, &str); 7] = [
+    ("/chat", CHAT, "08-chat-stream"),
+    (CHAT, CHAT, "08-chat-stream"),
+    ("/api/generate", "/api/generate", "13-generate-stream"),
+    ("/v1/chat/completions", "/v1/chat/completions", "25-v1-chat-stream-usage"),
+    ("/v1/completions", "/v1/completions", "27-v1-completions-stream"),
+    ("/v1/responses", "/v1/responses", "31-v1-responses-stream"),
+    ("/v1/messages", "/v1/messages", "33-v1-messages-stream"),
+];
+
+/// A request on any of them.
+fn question(stream: bool) -> serde_json::Value {
+    let messages = json!([{"role": "user", "content": "hello"}]);
+    json!({
+        "message": "hello", "model": "llama3.2", "messages": messages, "prompt": "hello", "input": "hello",
+        "max_tokens": 9, "stream": stream
+    })
+}
 
 /// Asks, and leaves once Ollama was asked.
 async fn ask_and_leave(gateway: &dyn Gateway, ollama: &FakeOllama, message: &str) -> Result<()> {
@@ -51,7 +73,77 @@ async fn no_other_host_is_asked_for_a_client_that_left(form: &dyn Form) -> Resul
     Ok(())
 }
 
+async fn a_client_that_leaves_a_silent_stream_is_noticed_at_once(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    for (index, (path, upstream, recorded)) in STREAMS.into_iter().enumerate() {
+        ollama.next(upstream, Scripted::recorded(recorded)?.ending_after(3, End::Hang));
+        let mut reply = gateway.open_post(path, question(true), &[]).await?;
+        ensure!(reply.next().await?.is_some(), "{path} says nothing");
+        drop(reply);
+        ollama.wait_for_given_up(index + 1, Duration::from_secs(1)).await?;
+    }
+    Ok(())
+}
+
+async fn a_client_that_leaves_before_the_head_is_noticed_within_a_second(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    ollama.loads(&["llama3.2:latest"]);
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    let mut left = 0;
+    for stream in [true, false] {
+        for (path, upstream, _) in STREAMS {
+            ollama.next(upstream, Scripted::hang());
+            let asked = ollama.count(upstream) + 1;
+            let mut request = Box::pin(gateway.open_post(path, question(stream), &[]));
+            tokio::select! {
+                early = &mut request => bail!("{path} answers: {early:?}"),
+                asked = ollama.wait_for_requests(upstream, asked, PATIENCE) => asked?,
+            }
+            drop(request);
+            left += 1;
+            ollama.wait_for_given_up(left, Duration::from_secs(1)).await?;
+        }
+    }
+    Ok(())
+}
+
+async fn a_model_loads_although_its_clients_are_impatient(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    // The model is not loaded yet; its load is over when the gate opens.
+    let gate = Gate::default();
+    for departed in 0..4 {
+        ollama.next_chat(Scripted::saying("too late")?.behind(&gate));
+        ask_and_leave(gateway.as_ref(), &ollama, &format!("hello {departed}")).await?;
+        if departed == 0 {
+            // It is seen through, once the host has said that the model is not there.
+            ollama.wait_for_requests("/api/ps", 1, PATIENCE).await?;
+        }
+        // Every other request of a departed client is dropped at once.
+        ollama.wait_for_given_up(departed, Duration::from_secs(1)).await?;
+        assert!(ollama.open_requests() >= 1, "the load was given up");
+    }
+    assert_eq!(ollama.count("/api/ps"), 1);
+    ollama.loads(&["llama3.2:latest"]);
+    gate.open(1);
+    // Its head is all that was waited for.
+    ollama.wait_for_rest(PATIENCE).await?;
+    assert_eq!(ollama.count(CHAT), 4);
+    let reply = gateway.say("and now?").await?;
+    assert!(reply.response().starts_with("echo of and now?"), "{}", reply.response());
+    // Once it is there, nothing is seen through.
+    ollama.next_chat(Scripted::hang());
+    let given_up = ollama.given_up();
+    ask_and_leave(gateway.as_ref(), &ollama, "once more").await?;
+    ollama.wait_for_given_up(given_up + 1, Duration::from_secs(1)).await?;
+    ollama.wait_for_rest(PATIENCE).await
+}
+
 where_leaving_is_seen! {
+    a_client_that_leaves_a_silent_stream_is_noticed_at_once,
+    a_client_that_leaves_before_the_head_is_noticed_within_a_second,
+    a_model_loads_although_its_clients_are_impatient,
     a_client_that_leaves_takes_its_upstream_request_with_it,
     what_a_client_did_not_wait_for_is_not_kept,
     no_other_host_is_asked_for_a_client_that_left,

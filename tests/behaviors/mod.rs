@@ -1,12 +1,14 @@
 //! What users get, as behaviours that hold in every form. Each file ends with the list of the forms that its
-//! behaviours are promised for: `on_every_form!`, `where_leaving_is_seen!`, `over_http!` and `over_redis!`, which each
-//! test binary defines for the forms that it runs. A behaviour on no list does not compile without a warning.
+//! behaviours are promised for: `on_every_form!`, `where_leaving_is_seen!`, `in_memory!`, `over_http!` and
+//! `over_redis!`, which each test binary defines for the forms that it runs. A behaviour on no list does not compile
+//! without a warning.
 
 mod access;
 mod answers;
 mod cache;
 mod chat;
 mod clients;
+mod early;
 mod failover;
 mod health;
 mod input;
@@ -14,9 +16,11 @@ mod leaving;
 mod logs;
 mod metrics;
 mod outage;
+mod relaying;
 mod replicas;
 mod routing;
 mod sessions;
+mod streaming;
 
 /// What every behaviour needs.
 pub(crate) mod prelude {

@@ -19,6 +19,11 @@ macro_rules! where_leaving_is_seen {
     ($($behaviors:tt)*) => { on_every_form! { $($behaviors)* } };
 }
 
+/// Where time passes by hand.
+macro_rules! in_memory {
+    ($($behaviors:tt)*) => { on_every_form! { $($behaviors)* } };
+}
+
 /// These come from outside, over a socket.
 macro_rules! over_http {
     ($($behavior:ident,)*) => { const _: () = { $(let _ = $behavior;)* }; };

@@ -29,6 +29,11 @@ macro_rules! where_leaving_is_seen {
     ($($behaviors:tt)*) => { on_every_form! { $($behaviors)* } };
 }
 
+/// Where time passes by hand.
+macro_rules! in_memory {
+    ($($behavior:ident,)*) => { const _: () = { $(let _ = $behavior;)* }; };
+}
+
 macro_rules! over_http {
     ($($behaviors:tt)*) => { on_every_form! { $($behaviors)* } };
 }

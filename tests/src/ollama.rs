@@ -36,7 +36,7 @@ use tokio::{
 
 pub use direct::Herd;
 pub use fixture::{Answer, Recording};
-pub use scripted::{End, Pause, Piece, Scripted};
+pub use scripted::{End, Gate, Pause, Piece, Scripted};
 pub use state::Recorded;
 use state::{Door, Seen, State};
 
@@ -206,9 +206,28 @@ impl FakeOllama {
         self.0.state.seen().open
     }
 
+    /// Requests whose askers left before their answers were complete.
+    pub fn given_up(&self) -> usize {
+        self.0.state.seen().given_up
+    }
+
     /// Connections that were ever made to it.
     pub fn connections(&self) -> usize {
         self.0.state.seen().connections
+    }
+
+    /// Bytes of bodies that it could write, once no more can be written for half a second: then whoever asks holds it
+    /// back, or the answers are complete.
+    pub async fn written_until_held(&self) -> usize {
+        let mut seen = self.0.state.subscribe();
+        while let Ok(Ok(())) = timeout(Duration::from_millis(500), seen.changed()).await {}
+        self.0.state.seen().written
+    }
+
+    /// Waits until no request is open.
+    pub async fn wait_for_rest(&self, deadline: Duration) -> Result<()> {
+        let rest = self.wait(deadline, |seen| seen.open == 0).await;
+        rest.with_context(|| format!("{} requests are open", self.open_requests()))
     }
 
     /// Waits until `path` was asked `count` times.

@@ -1,11 +1,12 @@
 //! What the stand-in answers, as a value: nothing here touches a socket or a clock.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use anyhow::{Context as _, Result, bail};
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode, header};
 use serde_json::Value;
+use tokio::sync::Semaphore;
 
 use super::{
     asked::words,
@@ -13,11 +14,30 @@ use super::{
     shapes::{events, line, object, stream, whole, with},
 };
 
+/// A gate in an answer, which a test opens. Clones are the same one; it is closed at first.
+#[derive(Debug, Clone)]
+pub struct Gate(Arc<Semaphore>);
+
+impl Default for Gate {
+    fn default() -> Self {
+        Self(Arc::new(Semaphore::new(0)))
+    }
+}
+
+impl Gate {
+    /// Lets so many waits through, those to come included.
+    pub fn open(&self, waits: usize) {
+        self.0.add_permits(waits);
+    }
+}
+
 /// A wait before something happens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum Pause {
     /// As long as this.
     For(Duration),
+    /// Until a test opens the gate, each opening for one wait.
+    At(Gate),
     /// Until the peer gives up.
     Forever,
 }
@@ -27,10 +47,12 @@ impl Pause {
     pub const NONE: Self = Self::For(Duration::ZERO);
 
     /// Waits.
-    pub(super) async fn wait(self) {
+    pub(super) async fn wait(&self) {
         match self {
-            Self::For(Duration::ZERO) => {}
-            Self::For(time) => tokio::time::sleep(time).await,
+            Self::For(time) if time.is_zero() => {}
+            Self::For(time) => tokio::time::sleep(*time).await,
+            // A gate is never removed.
+            Self::At(gate) => gate.0.acquire().await.into_iter().for_each(|permit| permit.forget()),
             Self::Forever => std::future::pending().await,
         }
     }
@@ -188,6 +210,21 @@ impl Scripted {
     #[must_use]
     pub fn after(self, wait: Duration) -> Self {
         Self { head_after: Pause::For(wait), ..self }
+    }
+
+    /// The same with a gate before the head.
+    #[must_use]
+    pub fn behind(self, gate: &Gate) -> Self {
+        Self { head_after: Pause::At(gate.clone()), ..self }
+    }
+
+    /// The same with a gate before each piece of the body but the first.
+    #[must_use]
+    pub fn gated(mut self, gate: &Gate) -> Self {
+        for piece in self.pieces.iter_mut().skip(1) {
+            piece.after = Pause::At(gate.clone());
+        }
+        self
     }
 
     /// The same with a wait before each piece of the body.

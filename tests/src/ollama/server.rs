@@ -87,15 +87,17 @@ pub(super) fn play(scripted: Scripted, exchange: Exchange) -> BoxStream<'static,
     let pieces = scripted.pieces.into_iter();
     // Nobody asks for the pieces of an empty body.
     let is_empty = pieces.len() == 0 && scripted.end == End::Clean;
+    let state = exchange.state();
     let exchange = if is_empty { exchange.complete() } else { Some(exchange) };
-    stream::unfold(Some((pieces, exchange)), move |state| async move {
-        let (mut pieces, exchange) = state?;
+    stream::unfold(Some((pieces, exchange, state)), move |playing| async move {
+        let (mut pieces, exchange, state) = playing?;
         if let Some(Piece { after, bytes }) = pieces.next() {
             after.wait().await;
+            state.wrote(bytes.len());
             // Nobody asks for more once the length that the head told is reached.
             let is_last = pieces.len() == 0 && scripted.end == End::Clean;
             let exchange = if is_last { exchange.and_then(Exchange::complete) } else { exchange };
-            return Some((Ok(bytes), Some((pieces, exchange))));
+            return Some((Ok(bytes), Some((pieces, exchange, state))));
         }
         match scripted.end {
             End::Hang => std::future::pending().await,

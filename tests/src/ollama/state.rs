@@ -61,6 +61,8 @@ pub(super) struct Seen {
     pub(super) connections: usize,
     pub(super) open: usize,
     pub(super) given_up: usize,
+    /// Bytes of bodies that could be written, into whatever buffers there are.
+    pub(super) written: usize,
 }
 
 impl Seen {
@@ -148,6 +150,10 @@ impl State {
         self.seen.send_modify(|seen| seen.connections += 1);
     }
 
+    pub(super) fn wrote(&self, bytes: usize) {
+        self.seen.send_modify(|seen| seen.written += bytes);
+    }
+
     /// Takes note of a request and decides what to answer.
     pub(super) fn ask(self: &Arc<Self>, parts: &Parts, body: Bytes) -> Result<(Scripted, Exchange)> {
         let request = Recorded {
@@ -209,6 +215,10 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
+    pub(super) fn state(&self) -> Arc<State> {
+        Arc::clone(&self.state)
+    }
+
     /// Ends it as it should end.
     pub(super) fn complete(mut self) -> Option<Self> {
         self.complete = true;
