@@ -7,6 +7,7 @@
 
 mod command_line;
 mod demo;
+mod half_close;
 mod healthcheck;
 mod host;
 mod log;

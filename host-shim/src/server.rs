@@ -3,6 +3,7 @@
 use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
 
 use futures::future::{Either, select};
+use http::{HeaderValue, Version, header::CONNECTION};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
@@ -11,7 +12,11 @@ use hyper_util::{
 use paddock::Host as _;
 use tokio::net::{TcpListener, TcpStream};
 
-use crate::{host::NativeHost, timed_body::TimedBody};
+use crate::{
+    half_close::{Asked, Connection, Signs},
+    host::NativeHost,
+    timed_body::TimedBody,
+};
 
 /// How long to wait before accepting again when that failed, for example for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
@@ -51,11 +56,22 @@ impl Server {
         // Without it the second segment of a reply waits 40 ms for the first one's acknowledgement.
         let _ = stream.set_nodelay(true);
         let (host, client_timeout) = (self.host.clone(), self.client_timeout);
+        let signs = Signs::default();
+        let stream = Connection::new(stream, signs.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let host = host.clone();
+            let (host, signs) = (host.clone(), signs.clone());
+            // A client of HTTP/1.0 knows no interim response.
+            if request.version() == Version::HTTP_11 {
+                signs.begin();
+            }
             async move {
-                let request = request.map(|body| TimedBody::new(body, client_timeout, None));
-                Ok::<_, Infallible>(paddock::handle(&host, request).await)
+                let request =
+                    request.map(|body| Asked::new(TimedBody::new(body, client_timeout, None), signs.clone()));
+                let mut response = paddock::handle(&host, request).await;
+                if signs.answer() {
+                    response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                }
+                Ok::<_, Infallible>(response)
             }
         });
         let connection = self.http.serve_connection(TokioIo::new(stream), service);
