@@ -5,6 +5,7 @@
 
 mod access;
 mod answers;
+mod backpressure;
 mod cache;
 mod chat;
 mod clients;

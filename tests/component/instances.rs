@@ -69,6 +69,30 @@ async fn a_client_that_leaves_does_not_disturb_its_neighbours() -> Result<()> {
     Ok(())
 }
 
+/// On a surface of events the early head and the comments that follow it are what Spin notices a departed client by.
+#[tokio::test]
+async fn a_client_that_leaves_while_a_model_loads_is_noticed_by_what_it_is_sent() -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    ollama.loads(&["llama3.2:latest"]);
+    let spin = SpinGateway::start(Setup::new([&ollama])).await?;
+    let gateway: &dyn Gateway = &spin;
+    let path = "/v1/chat/completions";
+    ollama.answers(path, Scripted::hang());
+    let messages = serde_json::json!([{"role": "user", "content": "hello"}]);
+    let body = serde_json::json!({"model": "llama3.2", "messages": messages, "stream": true});
+    let started = std::time::Instant::now();
+    let mut reply = gateway.open_post(path, body, &[]).await?;
+    assert!(started.elapsed() >= Duration::from_secs(10));
+    assert_eq!((reply.status.as_u16(), reply.header("content-type")), (200, "text/event-stream"));
+    for _ in 0..2 {
+        assert!(reply.next_line().await?.is_some_and(|line| line.starts_with(':')));
+        assert_eq!(reply.next_line().await?.as_deref(), Some(""));
+    }
+    assert_eq!(ollama.open_requests(), 1);
+    drop(reply);
+    ollama.wait_for_given_up(1, Duration::from_secs(5)).await
+}
+
 #[tokio::test]
 async fn what_must_outlive_an_instance_is_in_redis() -> Result<()> {
     let ollama = FakeOllama::start().await?;

@@ -50,3 +50,4 @@ mod connections;
 mod logs;
 mod readme;
 mod shutdown;
+mod streams;

@@ -137,6 +137,11 @@ impl HostShim {
         self.address
     }
 
+    /// Its process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
     /// What it wrote so far.
     pub fn logs(&self) -> String {
         self.output.0.borrow().join("\n")

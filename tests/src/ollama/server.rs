@@ -103,6 +103,8 @@ pub(super) fn play(scripted: Scripted, exchange: Exchange) -> BoxStream<'static,
             End::Hang => std::future::pending().await,
             End::Clean => None,
             End::Cut | End::Reset => {
+                // What was said before goes out first: hyper writes when it must wait for more.
+                tokio::task::yield_now().await;
                 exchange.and_then(Exchange::complete);
                 Some((Err(Broken), None))
             }
