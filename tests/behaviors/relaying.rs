@@ -173,7 +173,7 @@ async fn before_the_first_event_another_host_answers(form: &dyn Form) -> Result<
             match path {
                 CHAT | "/api/generate" => assert!(!reply.at("/error").is_empty(), "{path}: {}", reply.text()),
                 "/v1/messages" => {
-                    assert_eq!((reply.at("/type"), reply.at("/error/type")), ("error".into(), kind.into()))
+                    assert_eq!((reply.at("/type"), reply.at("/error/type")), ("error".into(), kind.into()));
                 }
                 _ => assert!(!reply.at("/error/code").is_empty(), "{path}: {}", reply.text()),
             }

@@ -51,8 +51,12 @@ impl Pause {
         match self {
             Self::For(time) if time.is_zero() => {}
             Self::For(time) => tokio::time::sleep(*time).await,
-            // A gate is never removed.
-            Self::At(gate) => gate.0.acquire().await.into_iter().for_each(|permit| permit.forget()),
+            Self::At(gate) => {
+                // A gate is never removed, so that the wait ends well.
+                if let Ok(permit) = gate.0.acquire().await {
+                    permit.forget();
+                }
+            }
             Self::Forever => std::future::pending().await,
         }
     }
