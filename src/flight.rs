@@ -270,6 +270,10 @@ async fn fly<H: Host>(
                     outcome: failure.word(),
                     detail: &failure.detail(),
                 });
+                // Its own words may be what the client reads in the end.
+                if matches!(failure, AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. }) {
+                    account.host = Some(backend.clone());
+                }
                 failover.failed(failure);
             }
         }

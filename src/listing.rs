@@ -20,6 +20,9 @@ use crate::{
     wire::members::Members,
 };
 
+/// The length of `2026-01-01T00:00:00`.
+const SECOND: usize = 19;
+
 #[derive(Serialize)]
 struct Models<'a> {
     models: Vec<&'a RawValue>,
@@ -48,7 +51,7 @@ pub(crate) async fn list<H: Host>(host: &H, list: List) -> Result<Response<Reply
 }
 
 /// The entries of all hosts: a model that several have comes once; one that several have loaded comes as often as it is
-/// loaded. Ollama's order is newest, or latest to expire, first.
+/// loaded. Ollama's order is newest, or latest to expire, first, by whole seconds (`server/routes.go`).
 fn union<'a>(list: List, answers: &'a [Bytes]) -> Vec<&'a RawValue> {
     let mut known: Vec<String> = Vec::new();
     let mut entries: Vec<(Cow<'a, str>, &'a RawValue)> = Vec::new();
@@ -62,12 +65,19 @@ fn union<'a>(list: List, answers: &'a [Bytes]) -> Vec<&'a RawValue> {
             let name = first(["name", "id"]).unwrap_or_default().to_ascii_lowercase();
             if list == List::Running || !known.contains(&name) {
                 known.push(name);
-                entries.push((first(["modified_at", "expires_at"]).unwrap_or_default(), raw));
+                let time = first(["modified_at", "expires_at"]).unwrap_or_default();
+                entries.push((time, raw));
             }
         }
     }
-    entries.sort_by(|(left, _), (right, _)| right.cmp(left));
+    // What is of one second stays in its host's order.
+    entries.sort_by(|(left, _), (right, _)| second(right).cmp(second(left)));
     entries.into_iter().map(|(_, raw)| raw).collect()
+}
+
+/// A time in RFC 3339 without the fraction of its second and what follows.
+fn second(time: &str) -> &str {
+    time.get(..SECOND).unwrap_or(time)
 }
 
 #[cfg(test)]
@@ -76,7 +86,7 @@ mod tests {
 
     fn texts(list: List, answers: &[&'static str]) -> Vec<String> {
         let answers: Vec<_> = answers.iter().map(|answer| Bytes::from_static(answer.as_bytes())).collect();
-        union(list, &answers).into_iter().map(|raw| raw.get().to_owned()).collect()
+        union(list, &answers).into_iter().map(RawValue::to_string).collect()
     }
 
     #[test]
@@ -90,6 +100,19 @@ mod tests {
                 r#"{"name":"a:1","modified_at":"2026-01-01T00:00:00Z", "x":1.50}"#,
             ]
         );
+    }
+
+    #[test]
+    fn what_is_of_one_second_stays_in_its_hosts_order() {
+        let entry = |name: &str, time: &str| format!(r#"{{"name":"{name}","modified_at":"{time}"}}"#);
+        let (old, mid, new) = (
+            entry("c", "2026-01-01T00:00:00.9Z"),
+            entry("a", "2026-01-01T00:00:02.17Z"),
+            entry("b", "2026-01-01T00:00:02.98Z"),
+        );
+        let listed = Bytes::from(format!(r#"{{"models":[{mid},{new},{old}]}}"#));
+        let entries: Vec<_> = union(List::Tags, &[listed]).into_iter().map(RawValue::to_string).collect();
+        assert_eq!(entries, [mid, new, old]);
     }
 
     #[test]

@@ -18,10 +18,12 @@ mod logs;
 mod metrics;
 mod outage;
 mod relaying;
+mod replay;
 mod replicas;
 mod routing;
 mod sessions;
 mod streaming;
+mod surfaces;
 
 /// What every behaviour needs.
 pub(crate) mod prelude {
