@@ -35,7 +35,7 @@ use crate::{
     host::{Host, Limits},
     journal::Event,
     metrics::Attempt,
-    reply::{self, Inlet, Outlet, Presence},
+    reply::{self, ClientLeft, Inlet, Outlet, Presence},
     session::{RawMessage, SessionKey, SessionStatus, Turn},
     store::{ResponseCache, Sessions, Store},
     survey,
@@ -108,7 +108,6 @@ pub(crate) struct SessionCommit {
 }
 
 /// What the client can be told.
-#[derive(Debug)]
 pub(crate) enum Landing {
     /// The whole answer, added up.
     Spoken(CachedAnswer, Option<SessionStatus>),
@@ -120,13 +119,8 @@ pub(crate) enum Landing {
 
 /// What the flight tells whoever waits for it; the account stays with the flight when the reply streams.
 enum Arrival {
-    Complete(Box<(Result<Complete, Error>, Account)>),
+    Complete(Box<(Result<Landing, Error>, Account)>),
     Streaming(HeaderValue, Option<BackendHost>),
-}
-
-enum Complete {
-    Spoken(CachedAnswer, Option<SessionStatus>),
-    Whole(Original, Option<SessionStatus>),
 }
 
 impl Flight {
@@ -144,12 +138,9 @@ impl Flight {
                 Ok(Landing::Streaming(content_type, inlet))
             }
             Arrival::Complete(complete) => {
-                let (result, closed) = *complete;
-                *account = closed;
-                result.map(|complete| match complete {
-                    Complete::Spoken(answer, session) => Landing::Spoken(answer, session),
-                    Complete::Whole(original, session) => Landing::Whole(original, session),
-                })
+                let (result, returned) = *complete;
+                *account = returned;
+                result
             }
         }
     }
@@ -187,11 +178,11 @@ impl Flight {
             Ok(Opened::Spoken(heard)) => {
                 let answer = heard.answer();
                 let session = land(host, &answer, commit, &mut account).await;
-                Ok(Complete::Spoken(answer, session))
+                Ok(Landing::Spoken(answer, session))
             }
             Ok(Opened::Whole(original)) => {
                 let session = land_whole(host, &order, &original, commit, &mut account).await;
-                Ok(Complete::Whole(original, session))
+                Ok(Landing::Whole(original, session))
             }
             Err(error) => Err(error),
         };
@@ -335,19 +326,21 @@ impl<H: Host> Stream<'_, H> {
     ) -> Result<(), Error> {
         let end = self.relay_events(first, &mut events, commit, account).await;
         account.tokens = self.heard.tokens();
-        match &end {
-            Ok(()) => events.drain(self.host),
-            Err(Error::ClientClosed) => {}
-            Err(error) => {
-                // An event that says so itself was handed over as it came.
-                let is_told = matches!(error, Error::UpstreamFailed { .. }) && !self.order.rendering.is_own();
-                if !is_told {
-                    let event = self.order.rendering.failure(error, self.order.protocol, &account.request_id);
-                    let _ = self.hand_over(event).await;
-                }
-            }
+        if let Some(attempt) = account.attempts.last_mut() {
+            attempt.outcome = end.as_ref().map_or_else(AttemptFailure::word, |()| "ok");
         }
-        end
+        let Err(failure) = end else {
+            events.drain(self.host);
+            return Ok(());
+        };
+        // An event that says so itself was handed over as it came.
+        let is_told = matches!(failure, AttemptFailure::Failed { .. }) && !self.order.rendering.is_own();
+        let error = failure.into_error();
+        if !is_told && error != Error::ClientClosed {
+            let event = self.order.rendering.failure(&error, self.order.protocol, &account.request_id);
+            let _ = self.hand_over(event).await;
+        }
+        Err(error)
     }
 
     async fn relay_events(
@@ -356,57 +349,61 @@ impl<H: Host> Stream<'_, H> {
         events: &mut Events<H::Body>,
         commit: Commit,
         account: &mut Account,
-    ) -> Result<(), Error> {
+    ) -> Result<(), AttemptFailure> {
         let mut event = first;
         loop {
             let data = framer::data(events.framing(), &event);
             if let (Some(data), Some(protocol)) = (&data, self.order.protocol) {
-                let chunk = protocol.read(data).ok_or_else(|| broken("an event of the answer is none"))?;
+                let chunk = protocol.read(data).ok_or_else(|| broken(NO_EVENT))?;
                 self.heard.add(&chunk).map_err(broken)?;
                 if let Some(error) = chunk.error {
-                    let message = answer::shorten(&error);
+                    let failure = AttemptFailure::told(&error);
                     if !self.order.rendering.is_own() {
                         self.hand_over(event).await?;
                     }
-                    return Err(Error::UpstreamFailed { message, original: None });
+                    return Err(failure);
                 }
                 if chunk.end {
                     let answer = self.heard.answer();
                     let session = land(self.host, &answer, commit, account).await;
                     let session = session.or_else(|| self.forgetful.then_some(SessionStatus::Unavailable));
                     let last = self.order.rendering.last(event.clone(), &chunk, &answer, account, session);
-                    return self.hand_over(last).await;
+                    return Ok(self.hand_over(last).await?);
                 }
-                let piece = self.order.rendering.piece(&event, &chunk);
-                if let Some(piece) = piece {
+                if events.has_ended() {
+                    return Err(broken(UNFINISHED));
+                }
+                if let Some(piece) = self.order.rendering.piece(&event, &chunk) {
                     self.hand_over(piece).await?;
                 }
             } else if !self.order.rendering.is_own() {
                 self.hand_over(event).await?;
             }
-            let next = self.presence.during(events.next()).await.map_err(|_| Error::ClientClosed)?;
-            event = next
-                .map_err(AttemptFailure::into_error)?
-                .ok_or_else(|| broken("the answer ended without its terminator"))?;
+            let next = self.presence.during(events.next()).await??;
+            event = next.ok_or_else(|| broken(UNFINISHED))?;
         }
     }
 
     /// Hands over one piece; a client that reads nothing for too long counts as gone.
-    async fn hand_over(&mut self, piece: Bytes) -> Result<(), Error> {
+    async fn hand_over(&mut self, piece: Bytes) -> Result<(), ClientLeft> {
         let mut sending = pin!(self.outlet.send(piece));
-        let sent = match poll_immediate(sending.as_mut()).await {
-            Some(sent) => sent,
-            None => match select(sending, pin!(self.host.sleep(self.host.config().client_timeout))).await {
-                Either::Left((sent, _)) => sent,
-                Either::Right(((), _)) => Err(reply::ClientLeft),
-            },
-        };
-        sent.map_err(|_| Error::ClientClosed)
+        if let Some(sent) = poll_immediate(sending.as_mut()).await {
+            return sent;
+        }
+        match select(sending, pin!(self.host.sleep(self.host.config().client_timeout))).await {
+            Either::Left((sent, _)) => sent,
+            Either::Right(((), _)) => Err(ClientLeft),
+        }
     }
 }
 
-fn broken(detail: &str) -> Error {
-    Error::UpstreamProtocol { detail: detail.to_owned() }
+/// What is wrong with an event that is no JSON.
+const NO_EVENT: &str = "an event of the answer is none";
+/// What is wrong with an answer that ends too soon.
+const UNFINISHED: &str = "the answer ended without its terminator";
+
+fn broken(detail: &str) -> AttemptFailure {
+    AttemptFailure::Protocol(detail.to_owned())
 }
 
 /// Stores what upstream's whole reply changes.

@@ -67,6 +67,11 @@ impl AttemptFailure {
         }
     }
 
+    /// A failure that the host told inside a stream.
+    pub(crate) fn told(words: &str) -> Self {
+        Self::Failed { message: shorten(words), original: None }
+    }
+
     /// What a client is told when nothing else can be tried.
     pub(crate) fn into_error(self) -> Error {
         match self {
@@ -114,7 +119,11 @@ const MESSAGE_LIMIT: usize = 2_000;
 /// Ollama's words, as each of its surfaces writes them; else the status.
 fn words(original: &Original) -> String {
     let words = Members::parse(&original.body).and_then(|body| failure(&body));
-    words.map_or_else(|| original.status.to_string(), |words| words.chars().take(MESSAGE_LIMIT).collect())
+    words.map_or_else(|| original.status.to_string(), |words| shorten(&words))
+}
+
+fn shorten(words: &str) -> String {
+    words.chars().take(MESSAGE_LIMIT).collect()
 }
 
 impl From<ClientLeft> for AttemptFailure {

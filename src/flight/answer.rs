@@ -24,8 +24,6 @@ const EVENT_LIMIT: usize = 16 << 20;
 const ANSWER_LIMIT: usize = 16 << 20;
 /// How much is read after the terminator, in bytes.
 const REST_LIMIT: usize = 64 << 10;
-/// How many characters of Ollama's words a client is told.
-const MESSAGE_LIMIT: usize = 2_000;
 
 /// Upstream's answer, once it is known to be one.
 pub(super) enum Opened<B> {
@@ -55,6 +53,11 @@ where
 
     pub(super) fn framing(&self) -> Framing {
         self.framing
+    }
+
+    /// Whether the body has ended: the event that came last has no end of its own.
+    pub(super) fn has_ended(&self) -> bool {
+        self.framer.is_none()
     }
 
     /// The next event as it came, with its end; `None` after the last.
@@ -128,9 +131,4 @@ impl Heard {
         let spoken = self.spoken.clone().unwrap_or_default();
         CachedAnswer::new(spoken, self.tokens.unwrap_or_default(), self.durations)
     }
-}
-
-/// Ollama's words, no longer than a client should read.
-pub(super) fn shorten(words: &str) -> String {
-    words.chars().take(MESSAGE_LIMIT).collect()
 }

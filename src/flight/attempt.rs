@@ -12,9 +12,9 @@ use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 
 use super::{
-    Order,
-    answer::{Events, Heard, Opened, shorten},
-    orphan,
+    NO_EVENT, Order, UNFINISHED,
+    answer::{Events, Heard, Opened},
+    broken, orphan,
 };
 use crate::{
     error::Original,
@@ -118,17 +118,11 @@ where
 }
 
 fn read(protocol: Protocol, data: &[u8]) -> Result<Chunk<'_>, AttemptFailure> {
-    let chunk = protocol
-        .read(data)
-        .ok_or_else(|| AttemptFailure::Protocol("an event of the answer is none".to_owned()))?;
+    let chunk = protocol.read(data).ok_or_else(|| broken(NO_EVENT))?;
     match &chunk.error {
-        Some(error) => Err(AttemptFailure::Failed { message: shorten(error), original: None }),
+        Some(error) => Err(AttemptFailure::told(error)),
         None => Ok(chunk),
     }
-}
-
-fn unfinished() -> AttemptFailure {
-    AttemptFailure::Protocol("the answer ended without its terminator".to_owned())
 }
 
 /// The first event that says something.
@@ -137,10 +131,10 @@ where
     B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
 {
     loop {
-        let event = events.next().await?.ok_or_else(unfinished)?;
+        let event = events.next().await?.ok_or_else(|| broken(UNFINISHED))?;
         if let Some(data) = framer::data(events.framing(), &event) {
-            read(protocol, &data)?;
-            return Ok(event);
+            let chunk = read(protocol, &data)?;
+            return if chunk.end || !events.has_ended() { Ok(event) } else { Err(broken(UNFINISHED)) };
         }
     }
 }
@@ -152,10 +146,10 @@ where
 {
     let mut heard = Heard::new(true);
     loop {
-        let event = events.next().await?.ok_or_else(unfinished)?;
+        let event = events.next().await?.ok_or_else(|| broken(UNFINISHED))?;
         let Some(data) = framer::data(events.framing(), &event) else { continue };
         let chunk = read(protocol, &data)?;
-        heard.add(&chunk).map_err(|error| AttemptFailure::Protocol(error.to_owned()))?;
+        heard.add(&chunk).map_err(broken)?;
         if chunk.end {
             return Ok(heard);
         }

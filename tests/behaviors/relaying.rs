@@ -121,6 +121,28 @@ async fn a_stream_that_breaks_off_says_so_in_its_protocol(form: &dyn Form) -> Re
     Ok(())
 }
 
+async fn an_event_without_its_end_is_not_passed_on(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    for (path, recorded) in SURFACES {
+        // Half an event, and a whole one that lacks nothing but its end.
+        for missing in [12, 1] {
+            let mut fault = Scripted::recorded(recorded)?.ending_after(2, End::Clean);
+            let begun = said(&fault);
+            let whole = Scripted::recorded(recorded)?.ending_after(3, End::Clean);
+            let mut last = whole.pieces[2].clone();
+            last.bytes.truncate(last.bytes.len() - missing);
+            fault.pieces.push(last);
+            ollama.answers(path, fault);
+            let reply = open(gateway.as_ref(), path).await?.rest().await?;
+            let rest = reply.body.strip_prefix(&*begun).map(String::from_utf8_lossy);
+            let Some(rest) = rest else { bail!("{path} {missing}: {}", reply.text()) };
+            assert!(told(path, &rest).len() > 5, "{path} {missing}: {rest}");
+        }
+    }
+    Ok(())
+}
+
 async fn an_error_that_ollama_tells_in_the_stream_comes_as_it_is(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama])).await?;
@@ -237,6 +259,7 @@ on_every_form! {
     a_client_that_leaves_while_it_is_written_to_is_noticed,
     bytes_come_unchanged_and_as_they_are_said,
     a_stream_that_breaks_off_says_so_in_its_protocol,
+    an_event_without_its_end_is_not_passed_on,
     an_error_that_ollama_tells_in_the_stream_comes_as_it_is,
     before_the_first_event_another_host_answers,
     a_whole_answer_has_one_limit_alone,
