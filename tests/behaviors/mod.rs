@@ -14,8 +14,10 @@ mod failover;
 mod health;
 mod input;
 mod leaving;
+mod lists;
 mod logs;
 mod metrics;
+mod origins;
 mod outage;
 mod relaying;
 mod replay;
@@ -34,7 +36,7 @@ pub(crate) mod prelude {
     pub(crate) use http::Method;
     pub(crate) use paddock_tests::{
         gateway::{Form, Gateway, PATIENCE, Payload, Reply},
-        ollama::{CHAT, End, FakeOllama, Recorded, Scripted, refusal},
+        ollama::{CHAT, End, FakeOllama, Recorded, Scripted, TAGS, refusal},
         setup::Setup,
     };
     pub(crate) use serde_json::json;

@@ -40,11 +40,16 @@ fn streamed(model: &str) -> Value {
     question
 }
 
+/// What Ollama was asked on behalf of clients: natively the service asks for its models when it starts.
+pub(crate) fn questions(ollama: &FakeOllama) -> Vec<Recorded> {
+    ollama.requests().into_iter().filter(|request| request.path != TAGS).collect()
+}
+
 /// What an error says, which must have the shape of its surface.
 pub(crate) fn told(path: &str, reply: &Reply) -> Result<String> {
     let (keys, words) = match path {
         "/v1/messages" => (vec!["error", "request_id", "type"], "/error/message"),
-        _ if path.starts_with("/api/") => (vec!["error"], "/error"),
+        _ if path == "/" || path.starts_with("/api/") => (vec!["error"], "/error"),
         _ => (vec!["error"], "/error/message"),
     };
     let body = reply.json();
@@ -124,7 +129,7 @@ async fn a_wrong_key_is_refused_in_the_words_of_the_surface(form: &dyn Form) -> 
         check(path, &reply, 401, "authentication_error", "authentication_error");
         assert_eq!(reply.header("www-authenticate"), "Bearer", "{path}");
     }
-    assert!(ollama.requests().is_empty());
+    assert!(questions(&ollama).is_empty());
     assert_eq!(gateway.post_to(CHAT, question("llama3.2"), &[("x-api-key", "alpha")]).await?.status, 200);
     Ok(())
 }
@@ -140,7 +145,7 @@ async fn a_wrong_method_names_the_right_one_in_the_words_of_the_surface(form: &d
         check(path, &reply, 405, "invalid_request_error", "invalid_request_error");
         assert_eq!(reply.header("allow"), allow, "{path}");
     }
-    assert!(ollama.requests().is_empty());
+    assert!(questions(&ollama).is_empty());
     Ok(())
 }
 
@@ -156,12 +161,12 @@ async fn a_body_over_its_limit_names_the_setting_of_its_surface(form: &dyn Form)
         let (mut fits, text) = (question("llama3.2"), question("llama3.2").to_string());
         fits["padding"] = "x".repeat(limit - text.len() - r#","padding":"""#.len()).into();
         assert_eq!(gateway.post_to(path, fits.clone(), &[]).await?.status, 200, "{path}");
-        let asked = ollama.requests().len();
+        let asked = questions(&ollama).len();
         let exceeds = Payload::from(fits.to_string() + " ");
         let reply = gateway.request(Method::POST, path, exceeds, &[]).await?;
         let words = check(path, &reply, 413, "invalid_request_error", "request_too_large");
         assert!(words.contains(&format!("{limit} bytes, the limit that {setting} sets")), "{path}: {words}");
-        assert_eq!(ollama.requests().len(), asked, "{path}");
+        assert_eq!(questions(&ollama).len(), asked, "{path}");
     }
     Ok(())
 }
@@ -187,14 +192,14 @@ async fn what_is_packed_or_in_parts_is_refused_in_the_words_of_the_surface(form:
         let body = question("llama3.2").to_string();
         assert_eq!(gateway.request(Method::POST, path, body, &plain).await?.status, 200, "{path}");
     }
-    assert_eq!(ollama.requests().len(), QUESTIONS.len());
+    assert_eq!(questions(&ollama).len(), QUESTIONS.len());
     Ok(())
 }
 
 async fn when_no_host_can_answer_each_surface_says_so_in_its_words(form: &dyn Form) -> Result<()> {
     let (first, second) = (FakeOllama::start().await?, FakeOllama::start().await?);
-    let setup =
-        Setup::new([&first, &second]).set("TOTAL_TIMEOUT", "500ms").set("FIRST_BYTE_TIMEOUT", "500ms");
+    let setup = Setup::new([&first, &second]).set("CONNECT_TIMEOUT", "1");
+    let setup = setup.set("TOTAL_TIMEOUT", "500ms").set("FIRST_BYTE_TIMEOUT", "500ms");
     let gateway = form.start(setup).await?;
     for (fault, status, anthropic) in [
         (refusal(502)?, 502, "api_error"),
@@ -302,7 +307,7 @@ async fn what_is_no_json_is_for_ollama_to_refuse(form: &dyn Form) -> Result<()> 
                 (400, "invalid model name".into()),
                 "{path}"
             );
-            let asked = ollama.requests();
+            let asked = questions(&ollama);
             assert_eq!(asked.last().map(|asked| asked.body.clone()), Some(body.into()), "{path}");
         }
     }

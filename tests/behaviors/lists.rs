@@ -1,0 +1,132 @@
+//! What concerns all hosts or any: lists of models, one model, the version, the banner.
+
+use crate::behaviors::{prelude::*, surfaces};
+
+/// The names in a list, in its order.
+fn names(reply: &Reply) -> Vec<String> {
+    let body = reply.json();
+    let entries = body.get("models").or_else(|| body.get("data")).and_then(|list| list.as_array());
+    let name = |entry: &serde_json::Value| {
+        entry.get("name").or_else(|| entry.get("id")).and_then(|name| name.as_str()).map(str::to_owned)
+    };
+    entries.into_iter().flatten().filter_map(name).collect()
+}
+
+async fn list(gateway: &dyn Gateway, path: &str) -> Result<Vec<String>> {
+    let reply = gateway.get(path).await?;
+    ensure!(reply.status == 200, "{path}: {} {}", reply.status, reply.text());
+    let kind = reply.json().get("object").cloned().unwrap_or_default();
+    assert_eq!(kind, if path == "/v1/models" { "list".into() } else { json!(null) }, "{path}");
+    Ok(names(&reply))
+}
+
+async fn the_models_of_all_hosts_are_one_list_and_each_comes_once(form: &dyn Form) -> Result<()> {
+    let (first, second) = (FakeOllama::start().await?, FakeOllama::start().await?);
+    first.has_models(&["llama3.2:latest", "qwen3:4b"]);
+    second.has_models(&["qwen3:4b", "phi4:14b"]);
+    let gateway = form.start(Setup::new([&first, &second])).await?;
+    for path in ["/api/tags", "/v1/models"] {
+        assert_eq!(
+            list(gateway.as_ref(), path).await?,
+            ["llama3.2:latest", "qwen3:4b", "phi4:14b"],
+            "{path}"
+        );
+    }
+    first.has_models(&[]);
+    second.has_models(&[]);
+    for path in ["/api/tags", "/v1/models"] {
+        assert!(list(gateway.as_ref(), path).await?.is_empty(), "{path}");
+        let reply = gateway.get(path).await?;
+        assert!(reply.text().contains("[]"), "an empty list is a list: {}", reply.text());
+    }
+    Ok(())
+}
+
+async fn a_model_comes_as_often_as_it_is_loaded(form: &dyn Form) -> Result<()> {
+    let (first, second) = (FakeOllama::start().await?, FakeOllama::start().await?);
+    first.loads(&["llama3.2:latest"]);
+    second.loads(&["llama3.2:latest", "phi4:14b"]);
+    let gateway = form.start(Setup::new([&first, &second])).await?;
+    let loaded = list(gateway.as_ref(), "/api/ps").await?;
+    assert_eq!(loaded, ["llama3.2:latest", "llama3.2:latest", "phi4:14b"]);
+    Ok(())
+}
+
+async fn a_host_that_does_not_answer_is_left_out_of_a_list(form: &dyn Form) -> Result<()> {
+    let (first, second) = (FakeOllama::start().await?, FakeOllama::start().await?);
+    second.has_models(&["phi4:14b"]);
+    second.loads(&["phi4:14b"]);
+    let gateway = form.start(Setup::new([&first, &second]).set("HEALTH_TIMEOUT", "500ms")).await?;
+    let lists = ["/api/tags", "/api/ps", "/v1/models"];
+    for fault in [Some(Scripted::hang()), Some(refusal(503)?), Some(Scripted::cut()?), None] {
+        if let Some(fault) = fault {
+            for path in lists {
+                first.answers(path, fault.clone());
+            }
+        } else {
+            first.refuse().await;
+        }
+        for path in lists {
+            let found = list(gateway.as_ref(), path).await?;
+            assert!(found.contains(&"phi4:14b".to_owned()), "{path}: {found:?}");
+        }
+    }
+    second.refuse().await;
+    for path in lists {
+        let reply = gateway.get(path).await?;
+        assert_eq!(reply.status, 502, "{path}");
+        assert!(surfaces::told(path, &reply)?.contains("no Ollama host can be reached"), "{path}");
+    }
+    Ok(())
+}
+
+async fn one_model_is_found_on_the_host_that_has_it(form: &dyn Form) -> Result<()> {
+    let (first, second) = (FakeOllama::start().await?, FakeOllama::start().await?);
+    second.has_models(&["qwen3:4b", "me/mine:1"]);
+    let gateway = form.start(Setup::new([&first, &second])).await?;
+    for _ in 0..2 {
+        for model in ["qwen3:4b", "me/mine:1"] {
+            let found = gateway.get(&format!("/v1/models/{model}")).await?;
+            assert_eq!((found.status.as_u16(), found.at("/id")), (200, model.to_owned()), "{}", found.text());
+            assert_eq!(found.header("x-paddock-host"), "2");
+        }
+        let shown = gateway.post_to("/api/show", json!({"model": "qwen3:4b"}), &[]).await?;
+        assert_eq!((shown.status.as_u16(), shown.header("x-paddock-host")), (200, "2"));
+    }
+    // Clients of old call it name.
+    for field in ["model", "name"] {
+        let missing = gateway.post_to("/api/show", json!({field: "mistral"}), &[]).await?;
+        let words = surfaces::told("/api/show", &missing)?;
+        assert!(missing.status == 404 && words.contains("'mistral'"), "{field}: {words}");
+    }
+    Ok(())
+}
+
+async fn the_version_is_that_of_a_host_and_the_banner_ollamas(form: &dyn Form) -> Result<()> {
+    let (first, second) = (FakeOllama::start().await?, FakeOllama::start().await?);
+    first.refuse().await;
+    let gateway = form.start(Setup::new([&first, &second])).await?;
+    let version = gateway.get("/api/version").await?;
+    assert_eq!((version.at("/version").as_str(), version.header("x-paddock-host")), ("0.33.0-rc2", "2"));
+    for path in ["/", "/api/version", "/api/tags", "/api/ps", "/v1/models", "/v1/models/llama3.2"] {
+        let (whole, head) = (gateway.get(path).await?, gateway.request(Method::HEAD, path, "", &[]).await?);
+        assert_eq!((whole.status.as_u16(), head.status.as_u16()), (200, 200), "{path}");
+        assert!(head.body.is_empty() && !whole.body.is_empty(), "{path}");
+        for name in ["content-type", "content-length"] {
+            assert_eq!(whole.header(name), head.header(name), "{path}");
+        }
+        assert_eq!(whole.header("content-length"), whole.body.len().to_string(), "{path}");
+    }
+    second.refuse().await;
+    let banner = gateway.get("/").await?;
+    assert_eq!((banner.status.as_u16(), &*banner.text()), (200, "Ollama is running"));
+    Ok(())
+}
+
+on_every_form! {
+    the_models_of_all_hosts_are_one_list_and_each_comes_once,
+    a_model_comes_as_often_as_it_is_loaded,
+    a_host_that_does_not_answer_is_left_out_of_a_list,
+    one_model_is_found_on_the_host_that_has_it,
+    the_version_is_that_of_a_host_and_the_banner_ollamas,
+}
