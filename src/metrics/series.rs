@@ -73,7 +73,7 @@ impl Family {
             Self::Latency => "Seconds from a request's head to the last byte of its reply.",
             Self::CacheHits => "Requests answered from the response cache.",
             Self::CacheMisses => "Requests looked up in the response cache and not found.",
-            Self::CacheBypasses => "Requests not looked up, because the cache is off or its store down.",
+            Self::CacheBypasses => "Requests not looked up: the cache is off for them, or its store is down.",
             Self::Attempts => "Attempts at a backend host, by host and outcome.",
             Self::PromptTokens => "Tokens that Ollama read, by its own count.",
             Self::CompletionTokens => "Tokens that Ollama wrote, by its own count.",
