@@ -82,7 +82,7 @@ async fn named(backend: &BackendHost, change: impl Future<Output = Outcome>) -> 
 /// What the outcomes of all hosts mean.
 fn verdict(outcomes: Vec<(&BackendHost, Outcome)>) -> Result<(), Error> {
     let any_done = outcomes.iter().any(|(_, outcome)| *outcome == Outcome::Done);
-    let mut worst = StatusCode::NOT_FOUND;
+    let mut worst = None;
     let mut failures = Vec::new();
     for (backend, outcome) in outcomes {
         match outcome {
@@ -90,12 +90,13 @@ fn verdict(outcomes: Vec<(&BackendHost, Outcome)>) -> Result<(), Error> {
             Outcome::Absent if any_done => {}
             Outcome::Absent => failures.push(format!("host {}: model not found", backend.name())),
             Outcome::Failed(status, words) => {
-                worst = worst.max(status);
+                worst = worst.max(Some(status));
                 failures.push(format!("host {}: {words}", backend.name()));
             }
         }
     }
-    if failures.is_empty() { Ok(()) } else { Err(Error::ManagementFailed { status: worst, failures }) }
+    let status = worst.unwrap_or(StatusCode::NOT_FOUND);
+    if failures.is_empty() { Ok(()) } else { Err(Error::ManagementFailed { status, failures }) }
 }
 
 /// The reply that tells how all hosts get on.
@@ -234,11 +235,20 @@ where
     if status == StatusCode::NOT_FOUND {
         return Outcome::Absent;
     }
-    let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
-    let body = body.map(http_body_util::Collected::to_bytes).unwrap_or_default();
+    let body = match Limited::new(response.into_body(), ANSWER_LIMIT).collect().await {
+        Ok(body) => body.to_bytes(),
+        // The status tells of a failure, however its words end; success is told by an answer that is whole.
+        Err(_) if !status.is_success() => Bytes::new(),
+        Err(error) => {
+            let failure = error.downcast::<UpstreamFailure>().map(|failure| *failure);
+            return failed(failure.unwrap_or_else(|error| UpstreamFailure::Protocol(error.to_string())));
+        }
+    };
     match Members::parse(&body).and_then(|members| protocol::failure(&members)) {
         Some(words) => Outcome::Failed(status.max(StatusCode::BAD_REQUEST), words.into_owned()),
         None if status.is_success() => Outcome::Done,
+        // Where a redirection leads is nobody's business but the host's.
+        None if status.is_redirection() => Outcome::Failed(StatusCode::BAD_GATEWAY, status.to_string()),
         None => Outcome::Failed(status, status.to_string()),
     }
 }
