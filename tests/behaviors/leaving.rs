@@ -140,6 +140,40 @@ async fn a_model_loads_although_its_clients_are_impatient(form: &dyn Form) -> Re
     ollama.wait_for_rest(PATIENCE).await
 }
 
+async fn a_client_that_leaves_a_pull_takes_the_pulls_of_all_hosts_with_it(form: &dyn Form) -> Result<()> {
+    let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
+    let gateway = form.start(Setup::new(&hosts).set("ALLOW_MODEL_MANAGEMENT", "true")).await?;
+    let begun = Scripted::recorded("52-pull-no-registry")?.ending_after(1, End::Hang);
+    for (turn, (fault, stream)) in
+        [(begun, true), (Scripted::hang(), true), (Scripted::hang(), false)].into_iter().enumerate()
+    {
+        for host in &hosts {
+            host.next("/api/pull", fault.clone());
+        }
+        let pull = gateway.open_post("/api/pull", json!({"model": "phi4:14b", "stream": stream}), &[]);
+        let asked =
+            join_all(hosts.iter().map(|host| host.wait_for_requests("/api/pull", turn + 1, PATIENCE)));
+        if stream {
+            let mut reply = pull.await?;
+            for asked in asked.await {
+                asked?;
+            }
+            if turn == 0 {
+                assert!(reply.next_line().await?.is_some_and(|line| line.contains("pulling manifest")));
+            }
+        } else {
+            tokio::select! {
+                reply = pull => bail!("answered although nobody did: {reply:?}"),
+                asked = asked => asked.into_iter().collect::<Result<()>>()?,
+            }
+        }
+        for host in &hosts {
+            host.wait_for_given_up(turn + 1, Duration::from_secs(1)).await?;
+        }
+    }
+    Ok(())
+}
+
 where_leaving_is_seen! {
     a_client_that_leaves_a_silent_stream_is_noticed_at_once,
     a_client_that_leaves_before_the_head_is_noticed_within_a_second,
@@ -147,4 +181,5 @@ where_leaving_is_seen! {
     a_client_that_leaves_takes_its_upstream_request_with_it,
     what_a_client_did_not_wait_for_is_not_kept,
     no_other_host_is_asked_for_a_client_that_left,
+    a_client_that_leaves_a_pull_takes_the_pulls_of_all_hosts_with_it,
 }

@@ -16,6 +16,7 @@ mod input;
 mod leaving;
 mod lists;
 mod logs;
+mod management;
 mod metrics;
 mod origins;
 mod outage;
@@ -25,6 +26,7 @@ mod replicas;
 mod routing;
 mod sessions;
 mod streaming;
+mod surface_sessions;
 mod surfaces;
 
 /// What every behaviour needs.

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use paddock_tests::{prometheus::Scrape, redis_server::RedisServer};
 
-use crate::behaviors::prelude::*;
+use crate::behaviors::{prelude::*, surfaces};
 
 /// More than all limits together, less than any test's patience.
 const SOON: Duration = Duration::from_secs(10);
@@ -114,10 +114,35 @@ async fn a_redis_that_comes_late_is_used(form: &dyn Form) -> Result<()> {
     is_back(gateway.as_ref()).await
 }
 
+async fn without_its_store_a_session_is_unavailable_and_the_request_goes_as_it_came(
+    form: &dyn Form,
+) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).redis_nowhere()?).await?;
+    for path in [CHAT, "/v1/chat/completions", "/v1/messages"] {
+        for stream in [false, true] {
+            let mut body = surfaces::question("llama3.2");
+            body["stream"] = stream.into();
+            for _ in 0..2 {
+                let reply = gateway.post_to(path, body.clone(), &[("x-paddock-session", "s")]).await?;
+                assert_eq!(
+                    (reply.status.as_u16(), reply.header("x-session")),
+                    (200, "unavailable"),
+                    "{path}"
+                );
+                let asked = surfaces::questions(&ollama);
+                assert_eq!(asked.last().map(Recorded::json).as_ref(), Some(&body), "{path}");
+            }
+        }
+    }
+    Ok(())
+}
+
 over_redis! {
     a_stopped_redis_costs_cache_and_memory_but_no_answer,
     a_silent_redis_costs_its_limit_and_no_answer,
     a_redis_that_was_never_there_is_done_without,
     an_outage_is_logged_once_at_each_end,
     a_redis_that_comes_late_is_used,
+    without_its_store_a_session_is_unavailable_and_the_request_goes_as_it_came,
 }
