@@ -96,9 +96,9 @@ pub struct BodyLimit {
 pub struct BodyLimits {
     /// `/chat`.
     pub chat: BodyLimit,
-    /// Questions on `/api`.
+    /// Asking a model on `/api`.
     pub ollama: BodyLimit,
-    /// Questions on `/v1`.
+    /// Asking a model on `/v1`.
     pub openai: BodyLimit,
     /// `/v1/messages`.
     pub anthropic: BodyLimit,

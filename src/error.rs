@@ -82,7 +82,7 @@ pub enum Error {
     #[error("the header that names the caller must be sent exactly once")]
     AmbiguousCaller,
     /// No such path.
-    #[error("no such path; docs/http-api.md lists the paths there are")]
+    #[error("no such path; GET /openapi.json lists the paths there are")]
     NotFound,
     /// The path is there, the method is not.
     #[error("method not allowed; use {allow}")]

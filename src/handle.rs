@@ -60,7 +60,7 @@ where
     entry.close(host, answer).await
 }
 
-/// As [`handle()`], alone what concerns all hosts: lists of models, their management, and the banner.
+/// As [`handle()`], alone what concerns all hosts: lists of models, their management, the banner; and what this API is.
 pub async fn models<H, B>(host: &H, request: Request<B>) -> Response<ReplyBody>
 where
     H: Host,

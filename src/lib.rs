@@ -40,6 +40,7 @@ mod management;
 #[cfg(all(feature = "memory", not(target_family = "wasm")))]
 pub mod memory_host;
 pub mod metrics;
+mod openapi;
 mod origin;
 mod part;
 mod relay;

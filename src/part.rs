@@ -13,7 +13,7 @@ use crate::{
     host::{Host, MaybeSend},
     listing, management,
     metrics::{self, Gauges, Metrics},
-    relay,
+    openapi, relay,
     reply::{self, ReplyBody},
     route::Route,
     store::Store,
@@ -40,7 +40,9 @@ pub(crate) type Answer = Result<Response<ReplyBody>, Error>;
 pub(crate) async fn whole<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
     match request.route {
         Route::Chat | Route::Relay(_) => chat(host, request).await,
-        Route::Banner | Route::List(_) | Route::Manage(_) | Route::Upload(_) => models(host, request).await,
+        Route::OpenApi | Route::Banner | Route::List(_) | Route::Manage(_) | Route::Upload(_) => {
+            models(host, request).await
+        }
         Route::Health | Route::Livez => health(host, request).await,
         Route::Metrics => metrics(host, request).await,
         Route::Unknown(_) => Err(Error::NotFound),
@@ -58,12 +60,13 @@ pub(crate) async fn chat<H: Host, B: RequestBody>(host: &H, request: Admitted<'_
     }
 }
 
-/// What concerns all hosts: lists of models, their management, the banner.
+/// What concerns all hosts: lists of models, their management, the banner; and what this API is.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other parts' routes")]
 pub(crate) async fn models<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
     let Admitted { route, parts, body, account } = request;
     let config = host.config();
     match route {
+        Route::OpenApi => Ok(reply::complete(StatusCode::OK, "application/json", openapi::DOCUMENT)),
         Route::Banner => Ok(reply::complete(StatusCode::OK, "text/plain; charset=utf-8", BANNER)),
         Route::List(list) => listing::list(host, list).await,
         Route::Manage(operation) => {

@@ -12,6 +12,8 @@ pub(crate) enum Route {
     Health,
     Livez,
     Metrics,
+    /// The description of this API.
+    OpenApi,
     /// `GET /`, by which Ollama's clients see that somebody is there.
     Banner,
     /// What all hosts have, as one list.
@@ -89,6 +91,7 @@ impl Route {
             "/health" => Some(Self::Health),
             "/livez" => Some(Self::Livez),
             "/metrics" => Some(Self::Metrics),
+            "/openapi.json" => Some(Self::OpenApi),
             "/" => Some(Self::Banner),
             _ => None,
         };
@@ -107,6 +110,17 @@ impl Route {
             .unwrap_or_else(|| Self::Unknown(Family::of(path)))
     }
 
+    /// Every route that is known.
+    #[cfg(test)]
+    pub(crate) fn all() -> impl Iterator<Item = Self> {
+        let own = [Self::Chat, Self::Health, Self::Livez, Self::Metrics, Self::OpenApi, Self::Banner];
+        own.into_iter()
+            .chain(Surface::ALL.into_iter().map(Self::Relay))
+            .chain(List::ALL.into_iter().map(Self::List))
+            .chain(Operation::ALL.into_iter().map(Self::Manage))
+            .chain(UPLOADS.into_iter().map(Self::Upload))
+    }
+
     /// The label of the route; never the raw path, which clients choose.
     pub(crate) fn label(self) -> &'static str {
         match self {
@@ -114,6 +128,7 @@ impl Route {
             Self::Health => "/health",
             Self::Livez => "/livez",
             Self::Metrics => "/metrics",
+            Self::OpenApi => "/openapi.json",
             Self::Banner => "/",
             Self::List(list) => list.path(),
             Self::Relay(surface) => surface.label(),
@@ -130,9 +145,13 @@ impl Route {
             Self::Manage(operation) => operation.method(),
             Self::Upload("/api/blobs/") => return "HEAD, POST",
             Self::Chat | Self::Upload(_) => Method::POST,
-            Self::Health | Self::Livez | Self::Metrics | Self::Banner | Self::List(_) | Self::Unknown(_) => {
-                Method::GET
-            }
+            Self::Health
+            | Self::Livez
+            | Self::Metrics
+            | Self::OpenApi
+            | Self::Banner
+            | Self::List(_)
+            | Self::Unknown(_) => Method::GET,
         };
         match method {
             Method::GET => "GET, HEAD",
@@ -158,6 +177,7 @@ impl Route {
             Self::Health
             | Self::Livez
             | Self::Metrics
+            | Self::OpenApi
             | Self::Banner
             | Self::List(_)
             | Self::Manage(_)
@@ -169,7 +189,7 @@ impl Route {
     /// Whose errors it has.
     pub(crate) fn family(self) -> Family {
         match self {
-            Self::Chat | Self::Health | Self::Livez | Self::Metrics => Family::Own,
+            Self::Chat | Self::Health | Self::Livez | Self::Metrics | Self::OpenApi => Family::Own,
             Self::Relay(surface) => surface.family(),
             Self::List(list) => Family::of(list.path()),
             Self::Banner | Self::Manage(_) | Self::Upload(_) => Family::Ollama,

@@ -94,8 +94,8 @@ pub const SETTINGS: &[Setting] = &[
         "The largest request body where none of the next four says otherwise; once changed, for those too",
     ),
     setting("CHAT_BODY_LIMIT", "20MiB", Scope::Both, "The largest body for /chat; images are large"),
-    setting("API_BODY_LIMIT", "20MiB", Scope::Both, "The largest body for a question on /api"),
-    setting("OPENAI_BODY_LIMIT", "20MiB", Scope::Both, "The largest body for a question on /v1"),
+    setting("API_BODY_LIMIT", "20MiB", Scope::Both, "The largest body on /api for asking a model"),
+    setting("OPENAI_BODY_LIMIT", "20MiB", Scope::Both, "The largest body on /v1 for asking a model"),
     setting("ANTHROPIC_BODY_LIMIT", "20MiB", Scope::Both, "The largest body for /v1/messages"),
     setting("CONNECT_TIMEOUT", "2", Scope::Both, "Limit for connecting to an Ollama host"),
     setting(

@@ -147,11 +147,11 @@ impl Surface {
 
     /// The largest body.
     pub(crate) fn body_limit(self, limits: &BodyLimits) -> BodyLimit {
-        match (self.protocol(), self.family()) {
-            (Some(_), Family::Anthropic) => limits.anthropic,
-            (Some(_), Family::OpenAi) => limits.openai,
-            (Some(_), Family::Ollama | Family::Own) => limits.ollama,
-            (None, Family::Own | Family::Ollama | Family::OpenAi | Family::Anthropic) => limits.other,
+        match self.family() {
+            _ if !self.asks_a_model() => limits.other,
+            Family::Anthropic => limits.anthropic,
+            Family::OpenAi => limits.openai,
+            Family::Ollama | Family::Own => limits.ollama,
         }
     }
 }

@@ -123,7 +123,20 @@ async fn the_version_is_that_of_a_host_and_the_banner_ollamas(form: &dyn Form) -
     Ok(())
 }
 
+async fn the_description_of_the_api_is_served_to_whoever_has_a_key(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("API_KEYS", "alpha")).await?;
+    assert_eq!(gateway.get("/openapi.json").await?.outcome(), (401, "unauthorized".to_owned()));
+    for method in [Method::GET, Method::HEAD] {
+        let reply = gateway.request(method.clone(), "/openapi.json", "", &[("x-api-key", "alpha")]).await?;
+        assert_eq!((reply.status.as_u16(), reply.header("content-type")), (200, "application/json"));
+        assert_eq!(reply.at("/openapi").is_empty(), method == Method::HEAD);
+    }
+    Ok(())
+}
+
 on_every_form! {
+    the_description_of_the_api_is_served_to_whoever_has_a_key,
     the_models_of_all_hosts_are_one_list_and_each_comes_once,
     a_model_comes_as_often_as_it_is_loaded,
     a_host_that_does_not_answer_is_left_out_of_a_list,

@@ -9,13 +9,13 @@ use crate::behaviors::prelude::*;
 pub(crate) const QUESTIONS: [(&str, &str); 10] = [
     (CHAT, "API_BODY_LIMIT"),
     ("/api/generate", "API_BODY_LIMIT"),
-    ("/api/embed", "BODY_LIMIT"),
-    ("/api/embeddings", "BODY_LIMIT"),
+    ("/api/embed", "API_BODY_LIMIT"),
+    ("/api/embeddings", "API_BODY_LIMIT"),
     ("/api/show", "BODY_LIMIT"),
     ("/v1/chat/completions", "OPENAI_BODY_LIMIT"),
     ("/v1/completions", "OPENAI_BODY_LIMIT"),
     ("/v1/responses", "OPENAI_BODY_LIMIT"),
-    ("/v1/embeddings", "BODY_LIMIT"),
+    ("/v1/embeddings", "OPENAI_BODY_LIMIT"),
     ("/v1/messages", "ANTHROPIC_BODY_LIMIT"),
 ];
 /// Those whose answers can come in pieces.

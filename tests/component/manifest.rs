@@ -90,6 +90,7 @@ fn the_routes_are_those_of_the_core() -> Result<()> {
     for expected in [
         ("/chat", "chat"),
         ("/", "models"),
+        ("/openapi.json", "models"),
         ("/api/...", "chat"),
         ("/v1/...", "chat"),
         ("/api/tags", "models"),
