@@ -29,77 +29,44 @@ const X_PADDOCK_HOST: HeaderName = HeaderName::from_static("x-paddock-host");
 /// The longest request id that is taken over from a client.
 const REQUEST_ID_LIMIT: usize = 128;
 
-/// Answers one request.
-///
-/// Dropping the future, and later the body of its reply, means that the client left: the upstream call is given up at
-/// once, and nothing partial is stored.
-pub async fn handle<H, B>(host: &H, request: Request<B>) -> Response<ReplyBody>
-where
-    H: Host,
-    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
-{
-    let (mut entry, body) = Entry::of(host, request);
-    let answer = match entry.early_answer(host) {
-        Some(answer) => answer,
-        None => part::whole(host, entry.admitted(body)).await,
-    };
-    entry.close(host, answer).await
+/// Makes a way in for each part: what all requests have in common, around what answers them.
+macro_rules! entries {
+    ($($(#[$about:meta])* $name:ident => $part:path;)*) => {$(
+        $(#[$about])*
+        pub async fn $name<H, B>(host: &H, request: Request<B>) -> Response<ReplyBody>
+        where
+            H: Host,
+            B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
+        {
+            let (mut entry, body) = Entry::of(host, request);
+            let answer = match entry.early_answer(host) {
+                Some(answer) => answer,
+                None => $part(host, entry.admitted(body)).await,
+            };
+            entry.close(host, answer).await
+        }
+    )*};
 }
 
-/// As [`handle()`], alone what one host answers: `/chat` and all that goes upstream as it came.
-pub async fn chat<H, B>(host: &H, request: Request<B>) -> Response<ReplyBody>
-where
-    H: Host,
-    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
-{
-    let (mut entry, body) = Entry::of(host, request);
-    let answer = match entry.early_answer(host) {
-        Some(answer) => answer,
-        None => part::chat(host, entry.admitted(body)).await,
-    };
-    entry.close(host, answer).await
-}
+entries! {
+    /// Answers one request.
+    ///
+    /// Dropping the future, and later the body of its reply, means that the client left: the upstream call is given up at
+    /// once, and nothing partial is stored.
+    handle => part::whole;
 
-/// As [`handle()`], alone what concerns all hosts: lists of models, their management, the banner; and what this API is.
-pub async fn models<H, B>(host: &H, request: Request<B>) -> Response<ReplyBody>
-where
-    H: Host,
-    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
-{
-    let (mut entry, body) = Entry::of(host, request);
-    let answer = match entry.early_answer(host) {
-        Some(answer) => answer,
-        None => part::models(host, entry.admitted(body)).await,
-    };
-    entry.close(host, answer).await
-}
+    /// As [`handle()`], alone what one host answers: `/chat` and all that goes upstream as it came.
+    chat => part::chat;
 
-/// As [`handle()`], `/health` and `/livez` alone.
-pub async fn health<H, B>(host: &H, request: Request<B>) -> Response<ReplyBody>
-where
-    H: Host,
-    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
-{
-    let (mut entry, body) = Entry::of(host, request);
-    let answer = match entry.early_answer(host) {
-        Some(answer) => answer,
-        None => part::health(host, entry.admitted(body)).await,
-    };
-    entry.close(host, answer).await
-}
+    /// As [`handle()`], alone what concerns all hosts: lists of models, their management, the banner; and what this API
+    /// is.
+    models => part::models;
 
-/// As [`handle()`], `/metrics` alone.
-pub async fn metrics<H, B>(host: &H, request: Request<B>) -> Response<ReplyBody>
-where
-    H: Host,
-    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
-{
-    let (mut entry, body) = Entry::of(host, request);
-    let answer = match entry.early_answer(host) {
-        Some(answer) => answer,
-        None => part::metrics(host, entry.admitted(body)).await,
-    };
-    entry.close(host, answer).await
+    /// As [`handle()`], `/health` and `/livez` alone.
+    health => part::health;
+
+    /// As [`handle()`], `/metrics` alone.
+    metrics => part::metrics;
 }
 
 /// A request between its arrival and its answer: what all have in common, whichever part answers them.

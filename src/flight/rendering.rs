@@ -96,17 +96,24 @@ impl Pieces {
 
     /// What one event of upstream's says; empty when it says nothing.
     fn chunk(&self, chunk: &Chunk<'_>) -> Vec<u8> {
-        let mut pieces = Vec::new();
-        if !chunk.thinking.is_empty() {
-            pieces.extend(self.write("thinking", &Delta { delta: &chunk.thinking }));
-        }
-        if !chunk.text.is_empty() {
-            pieces.extend(self.write("token", &Delta { delta: &chunk.text }));
-        }
-        if !chunk.calls.is_empty() {
+        let calls = (!chunk.calls.is_empty()).then(|| {
             let mut spoken = Spoken::default();
             spoken.add(chunk);
-            pieces.extend(self.write("tool_calls", &ToolCalls { tool_calls: spoken.calls_json() }));
+            spoken.calls_json()
+        });
+        self.said(&chunk.thinking, &chunk.text, calls)
+    }
+
+    /// The pieces that something said makes.
+    fn said(&self, thinking: &str, text: &str, calls: Option<Box<RawValue>>) -> Vec<u8> {
+        let mut pieces = Vec::new();
+        for (event, delta) in [("thinking", thinking), ("token", text)] {
+            if !delta.is_empty() {
+                pieces.extend(self.write(event, &Delta { delta }));
+            }
+        }
+        if let Some(tool_calls) = calls {
+            pieces.extend(self.write("tool_calls", &ToolCalls { tool_calls }));
         }
         pieces
     }
@@ -139,18 +146,9 @@ impl Pieces {
         account: &Account,
         session: Option<SessionStatus>,
     ) -> [Bytes; 2] {
-        let spoken = &answer.spoken;
-        let mut pieces = Vec::new();
-        if !spoken.thinking.is_empty() {
-            pieces.extend(self.write("thinking", &Delta { delta: &spoken.thinking }));
-        }
-        if !spoken.text.is_empty() {
-            pieces.extend(self.write("token", &Delta { delta: &spoken.text }));
-        }
-        if !spoken.calls.is_empty() {
-            pieces.extend(self.write("tool_calls", &ToolCalls { tool_calls: spoken.calls_json() }));
-        }
-        [pieces.into(), self.done(answer, account, session).into()]
+        let Spoken { thinking, text, calls, .. } = &answer.spoken;
+        let calls = (!calls.is_empty()).then(|| answer.spoken.calls_json());
+        [self.said(thinking, text, calls).into(), self.done(answer, account, session).into()]
     }
 }
 
