@@ -48,6 +48,7 @@ mod behaviors;
 mod command_line;
 mod connections;
 mod logs;
+mod openapi;
 mod readme;
 mod shutdown;
 mod streams;
