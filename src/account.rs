@@ -30,6 +30,10 @@ pub(crate) struct Account {
     pub(crate) model: Option<String>,
     pub(crate) cache: Option<CacheStatus>,
     pub(crate) tokens: Option<Tokens>,
+    /// From asking the host that answered to its first token.
+    pub(crate) first_token: Option<Duration>,
+    /// How fast the host that answered wrote, in millionths of a token a second.
+    pub(crate) speed: Option<u64>,
     pub(crate) attempts: Vec<Attempt>,
     /// The host that answered.
     pub(crate) host: Option<BackendHost>,
@@ -93,6 +97,8 @@ impl Account {
                 latency,
                 cache: self.cache,
                 attempts: &self.attempts,
+                first_token: self.first_token,
+                speed: self.speed,
                 tokens: self.tokens,
                 store_errors: &self.store_errors,
             };

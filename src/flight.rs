@@ -239,7 +239,7 @@ async fn fly<H: Host>(
     let mut failover = Failover::new(plan);
     while let Some(backend) = failover.next_host() {
         // Counted as given up until the attempt has an end, for a client may leave at any time.
-        let attempt = Attempt { host: backend.url().to_owned(), outcome: "cancelled" };
+        let attempt = Attempt { host: backend.url().to_owned(), outcome: "cancelled", cold: false };
         account.attempts.push(attempt);
         let outcome = attempt::attempt(host, backend, order, presence).await;
         if let Some(attempt) = account.attempts.last_mut() {

@@ -90,6 +90,8 @@ impl Entry {
             model: None,
             cache: None,
             tokens: None,
+            first_token: None,
+            speed: None,
             attempts: Vec::new(),
             host: None,
             store_errors: Vec::new(),

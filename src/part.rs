@@ -99,7 +99,7 @@ pub(crate) async fn metrics<H: Host, B: RequestBody>(host: &H, request: Admitted
 async fn scrape<H: Host>(host: &H) -> Response<ReplyBody> {
     let (snapshot, ping) = futures::join!(host.metrics().snapshot(), host.store().ping());
     note_outage(host, "ping", &ping);
-    let gauges = Gauges { store_up: ping.is_ok(), form: host.form() };
-    let text = metrics::encode(&snapshot.unwrap_or_default(), gauges);
+    let gauges = Gauges { store_up: ping.is_ok(), form: host.form(), hosts: Vec::new() };
+    let text = metrics::encode(&snapshot.unwrap_or_default(), &gauges);
     reply::complete(StatusCode::OK, metrics::CONTENT_TYPE, text)
 }

@@ -37,11 +37,7 @@ impl Counters {
             key.clear();
             increment.write_key(key);
             if !series.contains_key(key.as_str()) {
-                let zero = match increment.amount {
-                    Amount::Count(_) => Value::Counter(0),
-                    Amount::Observation { .. } => Value::Histogram(Box::default()),
-                };
-                series.insert(key.clone(), zero);
+                series.insert(key.clone(), Value::zero(increment.family));
             }
             if let Some(value) = series.get_mut(key.as_str()) {
                 value.add(increment.amount);
@@ -55,7 +51,7 @@ impl Value {
         match (self, amount) {
             (Self::Counter(count), Amount::Count(more)) => *count = count.saturating_add(more),
             (Self::Histogram(histogram), Amount::Observation { bucket, micros }) => {
-                let Histogram { counts, sum_micros } = histogram.as_mut();
+                let Histogram { counts, sum_micros } = histogram;
                 if let Some(count) = counts.get_mut(bucket) {
                     *count += 1;
                 }

@@ -80,6 +80,14 @@ fn fields(sample: &Sample<'_>) -> Vec<(String, u64)> {
     fields
 }
 
+/// How the script is told of a field: its name before the model's label and after it, and whether it has the label.
+fn around_model(field: &str) -> [&[u8]; 3] {
+    match field.split_once(MODEL_SLOT) {
+        Some((before, after)) => [before.as_bytes(), after.as_bytes(), b"1"],
+        None => [field.as_bytes(), b"", b"0"],
+    }
+}
+
 /// The snapshot that the fields and values of the hash make. What is not understood is left out: another version
 /// may have written it.
 fn parse(reply: &[RedisValue]) -> Snapshot {
@@ -92,7 +100,7 @@ fn parse(reply: &[RedisValue]) -> Snapshot {
         if family.is_histogram() {
             let Some((key, part)) = field.rsplit_once(SEPARATOR) else { continue };
             let entry = series.entry(key.to_owned());
-            let entry = entry.or_insert_with(|| Value::Histogram(Box::default()));
+            let entry = entry.or_insert_with(|| Value::zero(family));
             if let Value::Histogram(histogram) = entry {
                 fill(histogram, part, value);
             }
@@ -133,10 +141,8 @@ impl<C: RedisCommands> Metrics for RedisMetrics<C> {
             OTHER_MODEL.as_bytes(),
         ];
         for ((field, _), amount) in fields.iter().zip(&amounts) {
-            let parts = field.split_once(MODEL_SLOT);
-            let has_model: &[u8] = if parts.is_some() { b"1" } else { b"0" };
-            let (before, after) = parts.unwrap_or((field, ""));
-            arguments.extend([before.as_bytes(), after.as_bytes(), has_model, amount.as_bytes()]);
+            arguments.extend(around_model(field));
+            arguments.push(amount.as_bytes());
         }
         self.commands.execute("EVAL", &arguments, self.limit).await?;
         Ok(())
@@ -145,5 +151,85 @@ impl<C: RedisCommands> Metrics for RedisMetrics<C> {
     async fn snapshot(&self) -> StoreResult<Snapshot> {
         let reply = self.commands.execute("HGETALL", &[self.counters.as_bytes()], self.limit).await?;
         Ok(parse(&reply))
+    }
+}
+
+#[cfg(all(test, feature = "memory"))]
+mod tests {
+    use super::*;
+    use crate::metrics::{Attempt, Tokens, memory::MemoryMetrics};
+
+    fn attempts() -> [Attempt; 2] {
+        [("http://a:1", "busy", true), ("http://b:1", "ok", false)].map(|(host, outcome, cold)| Attempt {
+            host: host.to_owned(),
+            outcome,
+            cold,
+        })
+    }
+
+    /// A request that adds to every family with the model's label, wherever in the name it stands.
+    fn sample(attempts: &[Attempt]) -> Sample<'_> {
+        Sample {
+            route: "/chat",
+            model: Some("m"),
+            outcome: "ok",
+            latency: Duration::from_secs(1),
+            cache: None,
+            attempts,
+            first_token: Some(Duration::from_millis(20)),
+            speed: Some(40_500_000),
+            tokens: Some(Tokens { prompt: 1, completion: 2 }),
+            store_errors: &["cache_get"],
+        }
+    }
+
+    #[test]
+    fn a_field_is_split_where_the_label_of_the_model_goes() {
+        let fields = fields(&sample(&attempts()));
+        let split: Vec<_> = fields
+            .iter()
+            .map(|(field, amount)| {
+                let parts = around_model(field).map(|part| std::str::from_utf8(part).unwrap());
+                (parts.map(|part| part.replace(SEPARATOR, "|")), *amount)
+            })
+            .collect();
+        for (parts, amount) in [
+            (["ollama_requests_total|/chat|", "|ok", "1"], 1),
+            (["paddock_upstream_attempts_total|http://a:1|busy", "", "0"], 1),
+            (["paddock_failovers_total|http://a:1", "", "0"], 1),
+            (["paddock_cold_starts_total|http://a:1|", "", "1"], 1),
+            (["paddock_time_to_first_token_seconds|", "|http://b:1|1", "1"], 1),
+            (["paddock_time_to_first_token_seconds|", "|http://b:1|sum", "1"], 20_000),
+            (["paddock_tokens_per_second|", "|http://b:1|6", "1"], 1),
+            (["paddock_tokens_per_second|", "|http://b:1|sum", "1"], 40_500_000),
+            (["paddock_prompt_tokens_total|", "", "1"], 1),
+        ] {
+            let expected = (parts.map(ToOwned::to_owned), amount);
+            assert!(split.contains(&expected), "{expected:?} is not in {split:#?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_fields_are_read_as_the_series_in_memory() {
+        let attempts = attempts();
+        let sample = sample(&attempts);
+        let reply: Vec<_> = fields(&sample)
+            .into_iter()
+            .flat_map(|(field, amount)| [field.replace(MODEL_SLOT, "m"), amount.to_string()])
+            .map(|text| RedisValue::Bytes(text.into_bytes()))
+            .collect();
+        let in_memory = MemoryMetrics::default();
+        in_memory.add(&sample).await.unwrap();
+        assert_eq!(parse(&reply), in_memory.snapshot().await.unwrap());
+    }
+
+    #[test]
+    fn a_bucket_that_the_family_lacks_is_left_out() {
+        let bytes = |text: &str| RedisValue::Bytes(text.as_bytes().to_vec());
+        let name = "paddock_tokens_per_second\u{1f}m\u{1f}http://a:1";
+        let reply = [13, 14].map(|bucket| [bytes(&format!("{name}\u{1f}{bucket}")), bytes("7")]).concat();
+        let Snapshot(series) = parse(&reply);
+        let Some(Value::Histogram(Histogram { counts, .. })) = series.get(name) else { panic!("{series:?}") };
+        assert_eq!((counts.len(), counts.iter().sum::<u64>()), (14, 7));
     }
 }

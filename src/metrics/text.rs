@@ -2,25 +2,13 @@
 
 use std::fmt::Write;
 
-use crate::{
-    metrics::{BUCKETS, Family, Histogram, Snapshot, Value, series::SEPARATOR},
-    settings::Form,
-};
+use crate::metrics::{Family, Gauges, Histogram, Snapshot, Value, series::SEPARATOR};
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// What is not counted but known when asked.
-#[derive(Debug, Clone, Copy)]
-pub struct Gauges {
-    /// Whether the store answers.
-    pub store_up: bool,
-    /// The form of the host.
-    pub form: Form,
-}
-
 /// The text of all counters and gauges, families in a fixed order and series sorted.
-pub fn encode(snapshot: &Snapshot, gauges: Gauges) -> String {
+pub fn encode(snapshot: &Snapshot, gauges: &Gauges) -> String {
     let mut text = String::with_capacity(4096);
     for family in Family::ALL {
         let kind = if family.is_histogram() { "histogram" } else { "counter" };
@@ -36,28 +24,28 @@ pub fn encode(snapshot: &Snapshot, gauges: Gauges) -> String {
             }
         }
     }
-    header(&mut text, "paddock_store_up", "Whether the store answers: 1 or 0.", "gauge");
-    line(&mut text, "paddock_store_up", "", u64::from(gauges.store_up));
-    header(&mut text, "paddock_build_info", "The version that runs and the form it runs in.", "gauge");
-    let build = format!("version=\"{}\",form=\"{}\"", env!("CARGO_PKG_VERSION"), gauges.form.as_str());
-    line(&mut text, "paddock_build_info", &build, 1);
+    gauges.write(&mut text);
     text
 }
 
-fn header(text: &mut String, name: &str, help: &str, kind: &str) {
+pub(super) fn header(text: &mut String, name: &str, help: &str, kind: &str) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
 fn labels<'a>(family: Family, values: impl Iterator<Item = &'a str>) -> String {
     let pairs = family.labels().iter().zip(values);
-    pairs.map(|(name, value)| format!("{name}=\"{}\"", escape(value))).collect::<Vec<_>>().join(",")
+    pairs.map(|(name, value)| label(name, value)).collect::<Vec<_>>().join(",")
+}
+
+pub(super) fn label(name: &str, value: &str) -> String {
+    format!("{name}=\"{}\"", escape(value))
 }
 
 fn escape(value: &str) -> String {
     value.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n")
 }
 
-fn line(text: &mut String, name: &str, labels: &str, value: impl std::fmt::Display) {
+pub(super) fn line(text: &mut String, name: &str, labels: &str, value: impl std::fmt::Display) {
     let _ = if labels.is_empty() {
         writeln!(text, "{name} {value}")
     } else {
@@ -68,25 +56,135 @@ fn line(text: &mut String, name: &str, labels: &str, value: impl std::fmt::Displ
 fn series(text: &mut String, family: Family, labels: &str, value: &Value) {
     match value {
         Value::Counter(count) => line(text, family.name(), labels, count),
-        Value::Histogram(histogram) => buckets(text, family.name(), labels, histogram),
+        Value::Histogram(histogram) => buckets(text, family, labels, histogram),
     }
 }
 
-fn buckets(text: &mut String, name: &str, labels: &str, histogram: &Histogram) {
-    let bounds = BUCKETS.iter().map(|micros| seconds(*micros)).chain(["+Inf".to_owned()]);
+fn buckets(text: &mut String, family: Family, labels: &str, histogram: &Histogram) {
+    let name = family.name();
+    let bounds = family.buckets().iter().map(|micros| decimal(*micros)).chain(["+Inf".to_owned()]);
     let bucket = format!("{name}_bucket");
     let mut cumulated = 0;
     for (count, bound) in histogram.counts.iter().zip(bounds) {
         cumulated += count;
         line(text, &bucket, &format!("{labels},le=\"{bound}\""), cumulated);
     }
-    line(text, &format!("{name}_sum"), labels, seconds(histogram.sum_micros));
+    line(text, &format!("{name}_sum"), labels, decimal(histogram.sum_micros));
     line(text, &format!("{name}_count"), labels, cumulated);
 }
 
-/// Microseconds as seconds, exactly.
-fn seconds(micros: u64) -> String {
+/// Millionths as a decimal number, exactly.
+fn decimal(micros: u64) -> String {
     let (whole, rest) = (micros / 1_000_000, micros % 1_000_000);
     let text = format!("{whole}.{rest:06}");
     text.trim_end_matches('0').trim_end_matches('.').to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+    use crate::settings::Form;
+
+    /// The lines of a family whose one series has these labels, and an observation in its first bucket, two in its
+    /// third and one beyond its last.
+    fn lines(family: Family, labels: &[&str], sum_micros: u64) -> Vec<String> {
+        let mut counts = vec![0; family.buckets().len() + 1];
+        counts[0] = 1;
+        counts[2] = 2;
+        *counts.last_mut().unwrap() = 1;
+        let key = [&[family.name()], labels].concat().join(&SEPARATOR.to_string());
+        let series = BTreeMap::from([(key, Value::Histogram(Histogram { counts, sum_micros }))]);
+        let gauges = Gauges { store_up: true, form: Form::Native, hosts: Vec::new() };
+        let text = encode(&Snapshot(series), &gauges);
+        text.lines().filter(|line| line.contains(family.name())).map(ToOwned::to_owned).collect()
+    }
+
+    #[test]
+    fn latency_is_a_histogram_from_5_ms_to_600_s() {
+        assert_eq!(
+            lines(Family::Latency, &["/chat", "quote\"d", "ok"], 1_234_560_000),
+            [
+                "# HELP ollama_request_latency_seconds Seconds from a request's head to the last byte of its reply.",
+                "# TYPE ollama_request_latency_seconds histogram",
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="0.005"} 1"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="0.01"} 1"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="0.025"} 3"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="0.05"} 3"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="0.1"} 3"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="0.25"} 3"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="0.5"} 3"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="1"} 3"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="2.5"} 3"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="5"} 3"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="10"} 3"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="20"} 3"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="30"} 3"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="60"} 3"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="120"} 3"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="300"} 3"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="600"} 3"#,
+                r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="+Inf"} 4"#,
+                r#"ollama_request_latency_seconds_sum{route="/chat",model="quote\"d",outcome="ok"} 1234.56"#,
+                r#"ollama_request_latency_seconds_count{route="/chat",model="quote\"d",outcome="ok"} 4"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn the_time_to_the_first_token_is_a_histogram_from_10_ms_to_300_s() {
+        assert_eq!(
+            lines(Family::FirstToken, &["m", "http://a:1"], 400_000_001),
+            [
+                "# HELP paddock_time_to_first_token_seconds Seconds from asking a host to the first token of its answer.",
+                "# TYPE paddock_time_to_first_token_seconds histogram",
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="0.01"} 1"#,
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="0.025"} 1"#,
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="0.05"} 3"#,
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="0.1"} 3"#,
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="0.25"} 3"#,
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="0.5"} 3"#,
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="1"} 3"#,
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="2.5"} 3"#,
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="5"} 3"#,
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="10"} 3"#,
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="20"} 3"#,
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="30"} 3"#,
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="60"} 3"#,
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="120"} 3"#,
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="300"} 3"#,
+                r#"paddock_time_to_first_token_seconds_bucket{model="m",host="http://a:1",le="+Inf"} 4"#,
+                r#"paddock_time_to_first_token_seconds_sum{model="m",host="http://a:1"} 400.000001"#,
+                r#"paddock_time_to_first_token_seconds_count{model="m",host="http://a:1"} 4"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn speed_is_a_histogram_from_1_to_500_tokens_a_second() {
+        assert_eq!(
+            lines(Family::Speed, &["m", "http://a:1"], 608_500_000),
+            [
+                "# HELP paddock_tokens_per_second Tokens a second in which a host wrote an answer.",
+                "# TYPE paddock_tokens_per_second histogram",
+                r#"paddock_tokens_per_second_bucket{model="m",host="http://a:1",le="1"} 1"#,
+                r#"paddock_tokens_per_second_bucket{model="m",host="http://a:1",le="2"} 1"#,
+                r#"paddock_tokens_per_second_bucket{model="m",host="http://a:1",le="5"} 3"#,
+                r#"paddock_tokens_per_second_bucket{model="m",host="http://a:1",le="10"} 3"#,
+                r#"paddock_tokens_per_second_bucket{model="m",host="http://a:1",le="20"} 3"#,
+                r#"paddock_tokens_per_second_bucket{model="m",host="http://a:1",le="30"} 3"#,
+                r#"paddock_tokens_per_second_bucket{model="m",host="http://a:1",le="50"} 3"#,
+                r#"paddock_tokens_per_second_bucket{model="m",host="http://a:1",le="75"} 3"#,
+                r#"paddock_tokens_per_second_bucket{model="m",host="http://a:1",le="100"} 3"#,
+                r#"paddock_tokens_per_second_bucket{model="m",host="http://a:1",le="150"} 3"#,
+                r#"paddock_tokens_per_second_bucket{model="m",host="http://a:1",le="200"} 3"#,
+                r#"paddock_tokens_per_second_bucket{model="m",host="http://a:1",le="300"} 3"#,
+                r#"paddock_tokens_per_second_bucket{model="m",host="http://a:1",le="500"} 3"#,
+                r#"paddock_tokens_per_second_bucket{model="m",host="http://a:1",le="+Inf"} 4"#,
+                r#"paddock_tokens_per_second_sum{model="m",host="http://a:1"} 608.5"#,
+                r#"paddock_tokens_per_second_count{model="m",host="http://a:1"} 4"#,
+            ]
+        );
+    }
 }

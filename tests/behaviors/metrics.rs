@@ -17,9 +17,17 @@ async fn metrics_are_prometheus_text(form: &dyn Form) -> Result<()> {
         ("paddock_cache_hits", "counter"),
         ("paddock_cache_misses", "counter"),
         ("paddock_upstream_attempts", "counter"),
+        ("paddock_failovers", "counter"),
+        ("paddock_cold_starts", "counter"),
+        ("paddock_time_to_first_token_seconds", "histogram"),
+        ("paddock_tokens_per_second", "histogram"),
         ("paddock_prompt_tokens", "counter"),
         ("paddock_completion_tokens", "counter"),
         ("paddock_store_errors", "counter"),
+        ("paddock_host_breaker", "gauge"),
+        ("paddock_host_in_flight", "gauge"),
+        ("paddock_host_loaded_models", "gauge"),
+        ("paddock_host_waiting", "gauge"),
         ("paddock_store_up", "gauge"),
         ("paddock_build_info", "gauge"),
     ] {
@@ -99,6 +107,8 @@ async fn a_failover_is_counted_at_each_host(form: &dyn Form) -> Result<()> {
         assert_eq!(scrape.count("paddock_upstream_attempts_total", &labels), expected, "{labels:?}");
     }
     assert_eq!(scrape.count("paddock_upstream_attempts_total", &[]), 3);
+    assert_eq!(scrape.count("paddock_failovers_total", &[("host", ill.url().as_str())]), 1);
+    assert_eq!(scrape.count("paddock_failovers_total", &[]), 1);
     Ok(())
 }
 

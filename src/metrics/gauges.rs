@@ -1,0 +1,143 @@
+//! What is not counted but known when asked.
+
+use crate::{
+    metrics::text::{header, label, line},
+    settings::Form,
+};
+
+/// What is not counted but known when asked.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Gauges {
+    /// Whether the store answers.
+    pub store_up: bool,
+    /// The form of the host.
+    pub form: Form,
+    /// The hosts that are configured, each once.
+    pub hosts: Vec<HostGauge>,
+}
+
+/// How one host stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostGauge {
+    /// The host's URL.
+    pub host: String,
+    /// Requests that it is answering.
+    pub in_flight: u64,
+    /// Requests in the queue whose first choice it is.
+    pub waiting: u64,
+    /// The state of its circuit breaker.
+    pub breaker: BreakerState,
+    /// Models that it has loaded.
+    pub loaded: u64,
+}
+
+/// The state of a circuit breaker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BreakerState {
+    /// The host is asked.
+    Closed,
+    /// The host is tried, to see whether it is well again.
+    HalfOpen,
+    /// The host is left alone.
+    Open,
+}
+
+impl BreakerState {
+    const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
+
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
+        }
+    }
+}
+
+impl Gauges {
+    pub(super) fn write(&self, text: &mut String) {
+        self.write_breakers(text);
+        self.write_hosts(text, "paddock_host_in_flight", "Requests that a host is answering.", |host| {
+            host.in_flight
+        });
+        self.write_hosts(text, "paddock_host_loaded_models", "Models that a host has loaded.", |host| {
+            host.loaded
+        });
+        let waiting = "Requests in the queue whose first choice is this host.";
+        self.write_hosts(text, "paddock_host_waiting", waiting, |host| host.waiting);
+        header(text, "paddock_store_up", "Whether the store answers: 1 or 0.", "gauge");
+        line(text, "paddock_store_up", "", u64::from(self.store_up));
+        header(text, "paddock_build_info", "The version that runs and the form it runs in.", "gauge");
+        let build = format!("version=\"{}\",form=\"{}\"", env!("CARGO_PKG_VERSION"), self.form.as_str());
+        line(text, "paddock_build_info", &build, 1);
+    }
+
+    fn write_breakers(&self, text: &mut String) {
+        let name = "paddock_host_breaker";
+        header(text, name, "The state of a host's circuit breaker: 1 for the one it is in, else 0.", "gauge");
+        for host in &self.hosts {
+            for state in BreakerState::ALL {
+                let labels = format!("{},state=\"{}\"", label("host", &host.host), state.as_str());
+                line(text, name, &labels, u64::from(state == host.breaker));
+            }
+        }
+    }
+
+    fn write_hosts(&self, text: &mut String, name: &str, help: &str, value: fn(&HostGauge) -> u64) {
+        header(text, name, help, "gauge");
+        for host in &self.hosts {
+            line(text, name, &label("host", &host.host), value(host));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn text(hosts: Vec<HostGauge>) -> String {
+        let mut text = String::new();
+        Gauges { store_up: true, form: Form::Native, hosts }.write(&mut text);
+        text
+    }
+
+    #[test]
+    fn each_host_has_one_breaker_state_and_its_numbers() {
+        let host = |host: &str, breaker| HostGauge {
+            host: host.to_owned(),
+            in_flight: 2,
+            waiting: 3,
+            breaker,
+            loaded: 4,
+        };
+        let text =
+            text(vec![host("http://b:1", BreakerState::Open), host("http://a:1", BreakerState::HalfOpen)]);
+        let lines: Vec<_> = text.lines().filter(|line| line.starts_with("paddock_host_")).collect();
+        assert_eq!(
+            lines,
+            [
+                r#"paddock_host_breaker{host="http://b:1",state="closed"} 0"#,
+                r#"paddock_host_breaker{host="http://b:1",state="half_open"} 0"#,
+                r#"paddock_host_breaker{host="http://b:1",state="open"} 1"#,
+                r#"paddock_host_breaker{host="http://a:1",state="closed"} 0"#,
+                r#"paddock_host_breaker{host="http://a:1",state="half_open"} 1"#,
+                r#"paddock_host_breaker{host="http://a:1",state="open"} 0"#,
+                r#"paddock_host_in_flight{host="http://b:1"} 2"#,
+                r#"paddock_host_in_flight{host="http://a:1"} 2"#,
+                r#"paddock_host_loaded_models{host="http://b:1"} 4"#,
+                r#"paddock_host_loaded_models{host="http://a:1"} 4"#,
+                r#"paddock_host_waiting{host="http://b:1"} 3"#,
+                r#"paddock_host_waiting{host="http://a:1"} 3"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn the_families_are_described_before_any_host_is_known() {
+        let text = text(Vec::new());
+        for name in ["breaker", "in_flight", "loaded_models", "waiting"] {
+            assert!(text.contains(&format!("# HELP paddock_host_{name} ")), "{name}");
+            assert!(text.contains(&format!("# TYPE paddock_host_{name} gauge\n")), "{name}");
+        }
+    }
+}

@@ -1,0 +1,218 @@
+//! What one request adds to the counters.
+
+use std::time::Duration;
+
+use crate::{
+    cache::CacheStatus,
+    metrics::{Family, MODEL_NAME_LIMIT, series::Increment},
+};
+
+/// The outcome of what went well.
+const OK: &str = "ok";
+/// The highest speed that is counted, in millionths of a token a second: a million tokens a second. A host whose clock
+/// says more would soon overflow the sum, and in Redis take what else its requests count with it.
+const SPEED_LIMIT: u64 = 1_000_000_000_000;
+
+/// What one request adds to the counters.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sample<'a> {
+    /// The route, never the raw path.
+    pub route: &'static str,
+    /// The model that was asked for.
+    pub model: Option<&'a str>,
+    /// `ok` or the error's code.
+    pub outcome: &'static str,
+    /// From the request's head until the last byte of the reply was handed over.
+    pub latency: Duration,
+    /// What the cache did.
+    pub cache: Option<CacheStatus>,
+    /// The hosts that were asked, by URL, and how it went.
+    pub attempts: &'a [Attempt],
+    /// From asking the host that answered to its first token.
+    pub first_token: Option<Duration>,
+    /// How fast the host that answered wrote, in millionths of a token a second.
+    pub speed: Option<u64>,
+    /// Tokens of prompt and answer, by Ollama's count.
+    pub tokens: Option<Tokens>,
+    /// Store operations that failed.
+    pub store_errors: &'a [&'static str],
+}
+
+/// One attempt at one host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Attempt {
+    /// The host's URL.
+    pub host: String,
+    /// `ok`, `cancelled` or the failure's word.
+    pub outcome: &'static str,
+    /// Whether the host had to load the model.
+    pub cold: bool,
+}
+
+/// Tokens, by Ollama's count.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Tokens {
+    /// Of the prompt.
+    pub prompt: u64,
+    /// Of the answer.
+    pub completion: u64,
+}
+
+impl Attempt {
+    fn succeeded(&self) -> bool {
+        self.outcome == OK
+    }
+
+    /// Whether the host is to blame; an attempt that was given up says nothing of its host.
+    fn failed(&self) -> bool {
+        !self.succeeded() && self.outcome != "cancelled"
+    }
+}
+
+impl Sample<'_> {
+    /// The model's own label, if its name can be one.
+    pub(super) fn model_label(&self) -> Option<&str> {
+        self.model.filter(|name| {
+            !name.is_empty() && name.len() <= MODEL_NAME_LIMIT && !name.chars().any(char::is_control)
+        })
+    }
+
+    pub(super) fn succeeded(&self) -> bool {
+        self.outcome == OK
+    }
+
+    /// Everything this request adds, with `model` as the model's label.
+    pub(super) fn increments(&self, model: &str, mut add: impl FnMut(Increment<'_>)) {
+        let Self { route, outcome, latency, cache, tokens, store_errors, .. } = self;
+        add(Increment::count(Family::Requests, &[route, model, outcome]));
+        add(Increment::observation(Family::Latency, &[route, model, outcome], micros(*latency)));
+        match cache {
+            Some(CacheStatus::Hit) => add(Increment::count(Family::CacheHits, &[])),
+            Some(CacheStatus::Miss) => add(Increment::count(Family::CacheMisses, &[])),
+            Some(CacheStatus::Bypass) => add(Increment::count(Family::CacheBypasses, &[])),
+            None => {}
+        }
+        self.host_increments(model, &mut add);
+        if let Some(Tokens { prompt, completion }) = tokens {
+            add(Increment::sum(Family::PromptTokens, &[model], *prompt));
+            add(Increment::sum(Family::CompletionTokens, &[model], *completion));
+        }
+        for operation in *store_errors {
+            add(Increment::count(Family::StoreErrors, &[operation]));
+        }
+    }
+
+    /// What it adds for the hosts that were asked.
+    fn host_increments(&self, model: &str, add: &mut impl FnMut(Increment<'_>)) {
+        for Attempt { host, outcome, cold } in self.attempts {
+            add(Increment::count(Family::Attempts, &[host, outcome]));
+            if *cold {
+                add(Increment::count(Family::ColdStarts, &[host, model]));
+            }
+        }
+        // After the last attempt nobody else was asked, however it went.
+        if let [followed @ .., _] = self.attempts {
+            for Attempt { host, .. } in followed.iter().filter(|attempt| attempt.failed()) {
+                add(Increment::count(Family::Failovers, &[host]));
+            }
+        }
+        let Some(Attempt { host, .. }) = self.attempts.iter().rfind(|attempt| attempt.succeeded()) else {
+            return;
+        };
+        if let Some(time) = self.first_token {
+            add(Increment::observation(Family::FirstToken, &[model, host], micros(time)));
+        }
+        if let Some(speed) = self.speed {
+            add(Increment::observation(Family::Speed, &[model, host], speed.min(SPEED_LIMIT)));
+        }
+    }
+}
+
+fn micros(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::metrics::series::{Amount, SEPARATOR};
+
+    /// The series of these families that a request adds to, with what it adds.
+    fn added(attempts: &[(&str, &'static str, bool)], families: &[Family]) -> Vec<(String, Amount)> {
+        let attempts: Vec<_> = attempts
+            .iter()
+            .map(|(host, outcome, cold)| Attempt { host: (*host).to_owned(), outcome, cold: *cold })
+            .collect();
+        let sample = Sample {
+            route: "/chat",
+            model: Some("m"),
+            outcome: "ok",
+            latency: Duration::from_secs(1),
+            cache: None,
+            attempts: &attempts,
+            first_token: Some(Duration::from_millis(20)),
+            speed: Some(u64::MAX),
+            tokens: None,
+            store_errors: &[],
+        };
+        let mut added = Vec::new();
+        sample.increments("m", |increment| {
+            if families.contains(&increment.family) {
+                let mut key = String::new();
+                increment.write_key(&mut key);
+                let (_, labels) = key.split_once(SEPARATOR).unwrap();
+                added.push((labels.replace(SEPARATOR, " "), increment.amount));
+            }
+        });
+        added
+    }
+
+    #[test]
+    fn a_failover_is_an_attempt_that_failed_before_another() {
+        for (outcomes, failovers) in [
+            (&[][..], &[][..]),
+            (&["ok"], &[]),
+            (&["busy"], &[]),
+            (&["unreachable", "ok"], &["0"]),
+            (&["unreachable", "busy"], &["0"]),
+            (&["unreachable", "busy", "ok"], &["0", "1"]),
+            (&["unreachable", "cancelled"], &["0"]),
+            (&["cancelled", "ok"], &[]),
+            (&["ok", "busy"], &[]),
+        ] {
+            let hosts: Vec<_> = (0..outcomes.len()).map(|place| place.to_string()).collect();
+            let attempts: Vec<_> =
+                hosts.iter().zip(outcomes).map(|(host, outcome)| (host.as_str(), *outcome, false)).collect();
+            let expected: Vec<_> =
+                failovers.iter().map(|host| ((*host).to_owned(), Amount::Count(1))).collect();
+            assert_eq!(added(&attempts, &[Family::Failovers]), expected, "{outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn each_attempt_that_loads_the_model_is_a_cold_start() {
+        let attempts = [("a", "timeout", true), ("b", "busy", false), ("c", "ok", true)];
+        let expected = ["a m", "c m"].map(|labels| (labels.to_owned(), Amount::Count(1)));
+        assert_eq!(added(&attempts, &[Family::ColdStarts]), expected);
+    }
+
+    #[test]
+    fn first_token_and_speed_belong_to_the_host_that_answered_last() {
+        let families = [Family::FirstToken, Family::Speed];
+        for attempts in [
+            &[("a", "ok", false)][..],
+            &[("b", "busy", false), ("a", "ok", false)],
+            &[("b", "ok", false), ("a", "ok", false), ("c", "cancelled", false)],
+        ] {
+            let [(first_token, time), (speed, limit)] = &added(attempts, &families)[..] else {
+                panic!("{attempts:?}")
+            };
+            assert_eq!((first_token.as_str(), speed.as_str()), ("m a", "m a"), "{attempts:?}");
+            assert_eq!(*time, Amount::Observation { bucket: 1, micros: 20_000 });
+            assert_eq!(*limit, Amount::Observation { bucket: 13, micros: SPEED_LIMIT });
+        }
+        for attempts in [&[][..], &[("a", "cancelled", false)]] {
+            assert_eq!(added(attempts, &families), [], "{attempts:?}");
+        }
+    }
+}
