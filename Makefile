@@ -1,7 +1,7 @@
 # Everything a newcomer or a CI machine runs. Each target is a thin call into scripts/ or cargo.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint components image bench clean
+.PHONY: help demo run test lint components image bench simulate clean
 SHELL := bash
 
 # Where rustup cannot fetch the pinned toolchain by name, an installed one of the very same version will do.
@@ -34,6 +34,9 @@ image: ## build the container image paddock:local; RUST_IMAGE and RUNTIME_IMAGE 
 
 bench: ## measure upstream, nginx, host-shim and the component side by side; prints one table
 	@scripts/bench
+
+simulate: ## play the routing policies on a simulated herd; prints tables and writes docs/simulation.svg
+	@cargo run --locked --profile bench -p paddock-simulation
 
 clean: ## remove what was built, the tests' Python environment and the locally assembled test images
 	@cargo clean
