@@ -1,5 +1,8 @@
 //! Plays one run: carries requests from the traffic to the gateway, from there to the hosts, and the answers back.
 
+#[cfg(test)]
+mod tests;
+
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};

@@ -6,6 +6,8 @@
 //! simulated: that Ollama unloads what nobody asks for (`OLLAMA_KEEP_ALIVE`), since whoever runs a herd turns it off.
 
 mod runner;
+#[cfg(test)]
+mod tests;
 
 use std::{collections::VecDeque, time::Duration};
 

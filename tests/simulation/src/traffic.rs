@@ -186,3 +186,46 @@ fn choose<T: Copy>(choices: &[(T, f64)], random: &mut Xoshiro256PlusPlus) -> Res
     });
     chosen.or_else(|| choices.last()).map(|(choice, _)| *choice).context("something to choose from")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenarios;
+
+    #[test]
+    fn a_run_has_as_many_requests_as_the_scenario_says_and_each_comes_once() {
+        for scenario in &scenarios::ALL {
+            let planned = plan(scenario, 3).unwrap();
+            assert_eq!(planned.len(), scenario.requests, "{}", scenario.name);
+            let follow = planned.iter().filter_map(|planned| planned.next).map(|(next, _)| next);
+            let begin =
+                planned.iter().filter(|planned| planned.at.is_some()).map(|planned| planned.request.id);
+            let mut ids: Vec<_> = follow.chain(begin).collect();
+            ids.sort_unstable();
+            assert!(ids.into_iter().eq(0..scenario.requests), "{}", scenario.name);
+        }
+    }
+
+    #[test]
+    fn bursts_change_when_requests_come_and_not_how_many() {
+        let bursts = scenarios::MIXED.arrivals;
+        let span = |arrivals| {
+            let scenario = Scenario { arrivals, requests: 20_000, ..scenarios::UNIFORM };
+            plan(&scenario, 5).unwrap().last().and_then(|planned| planned.at).unwrap().as_secs_f64()
+        };
+        let ratio = span(bursts) / span(Arrivals::Poisson);
+        assert!((0.95..1.05).contains(&ratio), "{ratio}");
+    }
+
+    #[test]
+    fn a_turn_repeats_what_was_said_before_and_adds_to_it() {
+        let planned = plan(&scenarios::SESSIONS, 1).unwrap();
+        for (before, after) in planned.iter().zip(planned.iter().skip(1)) {
+            if before.next.is_some() {
+                assert_eq!(before.request.session, after.request.session);
+                assert!((before.work.prompt + before.work.answer - after.work.known_prompt).abs() < 1e-9);
+                assert!(after.work.known_prompt < after.work.prompt);
+            }
+        }
+    }
+}

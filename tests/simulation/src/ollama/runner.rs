@@ -35,7 +35,6 @@ struct Slot {
 struct Cached {
     conversation: u64,
     caller: usize,
-    shared_prompt: f64,
     tokens: f64,
 }
 
@@ -51,22 +50,21 @@ struct Running {
     timings: Timings,
 }
 
-impl Cached {
-    /// How many tokens at the beginning of the prompt need not be evaluated.
-    fn common(&self, work: &Work) -> f64 {
-        if self.conversation == work.conversation {
-            self.tokens.min(work.known_prompt)
-        } else if self.caller == work.caller {
-            self.shared_prompt.min(work.shared_prompt)
-        } else {
-            0.0
-        }
-    }
-}
-
 impl Slot {
-    fn common(&self, work: &Work) -> f64 {
-        self.cache.as_ref().map_or(0.0, |cached| cached.common(work))
+    /// The tokens at the beginning of the prompt that are here from the same conversation.
+    fn remembered(&self, work: &Work) -> Option<f64> {
+        let cached = self.cache.filter(|cached| cached.conversation == work.conversation)?;
+        Some(cached.tokens.min(work.known_prompt))
+    }
+
+    /// The tokens at the beginning of the prompt that can be copied from here, where the caller's prompt has been
+    /// evaluated.
+    fn copied(&self, work: &Work) -> f64 {
+        let evaluated = match &self.running {
+            Some(running) => running.answering && running.job.work.caller == work.caller,
+            None => self.cache.is_some_and(|cached| cached.caller == work.caller),
+        };
+        if evaluated { work.shared_prompt } else { 0.0 }
     }
 }
 
@@ -114,18 +112,19 @@ impl Runner {
         self.start(now);
     }
 
-    /// Gives free slots to those who wait, each the slot that knows most of its prompt, else the one unused longest.
+    /// Gives free slots to those who wait: each the one that remembers its conversation, else the one unused longest
+    /// with what another one knows of the caller's prompt, as Ollama does with `OLLAMA_MULTIUSER_CACHE`.
     fn start(&mut self, now: Duration) {
-        while let Some(job) = self.waiting.front() {
+        while let Some(Job { work, .. }) = self.waiting.front() {
+            let copied = self.slots.iter().map(|slot| slot.copied(work)).fold(0.0, f64::max);
             let free = self.slots.iter_mut().filter(|slot| slot.running.is_none());
-            let best = free.min_by(|one, other| {
-                let by_cache = other.common(&job.work).total_cmp(&one.common(&job.work));
-                by_cache.then(one.last_used.cmp(&other.last_used))
-            });
-            let Some(slot) = best else { return };
-            let Some(job) = self.waiting.pop_front() else { return };
+            let Some(slot) = free.min_by_key(|slot| (slot.remembered(work).is_none(), slot.last_used)) else {
+                return;
+            };
+            let known = slot.remembered(work).unwrap_or(copied);
             // At least one token is evaluated: the first of the answer comes from it.
-            let prompt_tokens = (job.work.prompt - slot.common(&job.work)).max(1.0);
+            let prompt_tokens = (work.prompt - known).max(1.0);
+            let Some(job) = self.waiting.pop_front() else { return };
             let timings = Timings {
                 load: job.load,
                 prompt_tokens,
@@ -169,8 +168,8 @@ impl Runner {
                 continue;
             }
             running.timings.answer = took;
-            let Work { conversation, caller, shared_prompt, prompt, answer, .. } = running.job.work;
-            slot.cache = Some(Cached { conversation, caller, shared_prompt, tokens: prompt + answer });
+            let Work { conversation, caller, prompt, answer, .. } = running.job.work;
+            slot.cache = Some(Cached { conversation, caller, tokens: prompt + answer });
             slot.last_used = now;
             self.last_used = now;
             happenings.push(Happening::Finished(running.job.id, running.timings));
