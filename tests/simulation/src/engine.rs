@@ -89,6 +89,8 @@ struct Engine<'a> {
     agenda: Agenda,
     now: Duration,
     wake_at: Option<Duration>,
+    /// Whether the gateway was told something since it was last asked what to do.
+    told: bool,
     /// Requests that have not ended.
     open: usize,
 }
@@ -122,6 +124,7 @@ impl<'a> Engine<'a> {
             agenda,
             now: Duration::ZERO,
             wake_at: None,
+            told: false,
         }
     }
 
@@ -130,7 +133,8 @@ impl<'a> Engine<'a> {
             let (now, event) = self.agenda.next().context("an event")?;
             ensure!(now < FOREVER, "{} requests never end", self.open);
             self.now = now;
-            if self.handle(event)? {
+            self.told = self.handle(event)?;
+            while std::mem::take(&mut self.told) {
                 let actions = self.gateway.poll(now);
                 self.act(actions)?;
             }
@@ -163,14 +167,17 @@ impl<'a> Engine<'a> {
             }
             Event::Refusal(id, host, failure) => self.fail(id, host, failure)?,
             Event::FirstByteLimit(id, attempt) => {
-                let Course { at: Some(host), first_byte: None, .. } = *self.course(id)? else {
+                let is_late = |course: &Course| course.attempt == attempt && course.first_byte.is_none();
+                let Some(host) = self.course(id)?.at.filter(|_| self.courses.get(id).is_some_and(is_late))
+                else {
                     return Ok(false);
                 };
-                if self.course(id)?.attempt != attempt {
-                    return Ok(false);
+                // It may come at this very moment.
+                self.touch(host, |_| ())?;
+                if is_late(self.course(id)?) {
+                    self.touch(host, |server| server.abandon(id))?;
+                    self.fail(id, host, Failure::TimedOut)?;
                 }
-                self.touch(host, |server| server.abandon(id))?;
-                self.fail(id, host, Failure::TimedOut)?;
             }
             Event::FaultBegins(place) => {
                 let fault = self.scenario.faults.get(place).context("a fault")?;
@@ -239,14 +246,15 @@ impl<'a> Engine<'a> {
     fn touch<T>(&mut self, host: HostId, change: impl FnOnce(&mut Server) -> T) -> Result<T> {
         let now = self.now;
         for happening in self.host(host)?.server.advance(now) {
+            self.told = true;
             match happening {
                 Happening::FirstByte(id) => {
-                    self.course(id)?.first_byte = Some(self.now);
-                    self.gateway.first_byte(self.now, id, host);
+                    self.course(id)?.first_byte = Some(now);
+                    self.gateway.first_byte(now, id, host);
                 }
                 Happening::Finished(id, timings) => {
                     self.end(id, End::Answered)?;
-                    self.gateway.finished(self.now, id, host, &timings);
+                    self.gateway.finished(now, id, host, &timings);
                 }
             }
         }

@@ -36,7 +36,7 @@ fn main() -> Result<()> {
         fs::write(CHART, chart::draw(&sections)?).context(CHART)?;
         writeln!(
             std::io::stdout(),
-            "Each figure is the median of {seeds} runs; times are those to the first token."
+            "Each figure is the median of {seeds} runs. Times are those to the first token, of the requests that got one."
         )?;
     }
     Ok(())

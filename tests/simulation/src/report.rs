@@ -35,11 +35,9 @@ pub fn write(output: &mut impl Write, section: &Section<'_>) -> Result<()> {
     let base = rows.first().map_or(0.0, |(_, figures)| figures.p95);
     for (name, figures) in rows {
         let Figures { p50, p95, others_p95, loads, shed, failed, others_lost } = figures;
-        let ratio = base / p95;
-        write!(
-            output,
-            "| {name} | {p50:.2} | {p95:.2} | {ratio:.2} | {loads:.0} | {shed:.0} | {failed:.0} |"
-        )?;
+        // Who answers nobody has no such time.
+        let ratio = if *p95 > 0.0 { format!("{:.2}", base / p95) } else { "–".to_owned() };
+        write!(output, "| {name} | {p50:.2} | {p95:.2} | {ratio} | {loads:.0} | {shed:.0} | {failed:.0} |")?;
         writeln!(
             output,
             "{}",

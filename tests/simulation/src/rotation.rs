@@ -75,3 +75,26 @@ impl Gateway for Rotation {
 
     fn probed(&mut self, _: Duration, _: HostId, _: Option<&Probe>) {}
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenarios;
+
+    #[test]
+    fn a_request_goes_on_to_the_next_host_until_none_is_left() {
+        let mut rotation = Rotation::new(&scenarios::MIXED, Policy::RoundRobin, 1).unwrap();
+        let request =
+            |id| Request { id, caller: 0, session: None, model: 0, context: 4096, prompt_tokens: 1.0 };
+        for id in [0, 1] {
+            rotation.arrive(Duration::ZERO, &request(id));
+        }
+        assert_eq!(rotation.poll(Duration::ZERO).dispatches, [(0, 0), (1, 1)]);
+        for host in [2, 3, 0] {
+            rotation.failed(Duration::ZERO, 1, host, Failure::Refused);
+            assert_eq!(rotation.poll(Duration::ZERO).dispatches, [(1, host)]);
+        }
+        rotation.failed(Duration::ZERO, 1, 0, Failure::Refused);
+        assert_eq!(rotation.poll(Duration::ZERO).refusals, [(1, Refusal::Failed)]);
+    }
+}

@@ -1,4 +1,4 @@
-//! The scenarios. They were written down before any policy that they compare, and no policy may change them.
+//! The scenarios. They were written down before any policy that knows the herd, and no policy may change them.
 //!
 //! Speeds are those of single graphics cards from an old one (20 tokens a second) to a current one (120) with a
 //! model of some 8 billion parameters; a prompt token costs about a twentieth of a generated one. Loads of 10 to
