@@ -1,14 +1,43 @@
-//! `make simulate`: plays the scenarios and prints what the policies make of them.
+//! `make simulate`: plays the scenarios against each policy, prints a table a scenario and draws `docs/simulation.svg`.
 
-use std::io::Write as _;
+use std::{fs, io::Write as _};
 
-use anyhow::Result;
-use paddock_simulation::scenarios;
+use anyhow::{Context as _, Result, bail};
+use paddock_simulation::{
+    chart, figures, policies,
+    report::{self, Section},
+    scenarios,
+};
+
+/// Each figure is the median of as many runs, with other traffic each.
+const SEEDS: u64 = 20;
+const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/simulation.svg");
 
 fn main() -> Result<()> {
-    let mut output = std::io::stdout().lock();
-    for scenario in &scenarios::ALL {
-        writeln!(output, "## {}\n\n{}\n", scenario.name, scenario.purpose)?;
+    let arguments: Vec<_> = std::env::args().skip(1).collect();
+    let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
+    let (seeds, only) = match arguments.as_slice() {
+        [] => (SEEDS, None),
+        ["--only", name] => (SEEDS, Some(*name)),
+        ["--only", name, "--seeds", count] => (count.parse().context("--seeds takes a number")?, Some(*name)),
+        _ => bail!("options: --only SCENARIO [--seeds NUMBER], which draws no chart"),
+    };
+    let mut sections = Vec::new();
+    for scenario in scenarios::ALL.iter().filter(|scenario| only.is_none_or(|name| name == scenario.name)) {
+        let row = |contender: &policies::Contender| {
+            let figures = figures::measure(scenario, contender, seeds);
+            Ok((contender.name, figures.with_context(|| format!("{} in {}", contender.name, scenario.name))?))
+        };
+        let section = Section { scenario, rows: policies::ALL.iter().map(row).collect::<Result<_>>()? };
+        report::write(&mut std::io::stdout().lock(), &section)?;
+        sections.push(section);
+    }
+    if only.is_none() {
+        fs::write(CHART, chart::draw(&sections)?).context(CHART)?;
+        writeln!(
+            std::io::stdout(),
+            "Each figure is the median of {seeds} runs. Times are those to the first token, of the requests that got one."
+        )?;
     }
     Ok(())
 }

