@@ -40,6 +40,10 @@ pub(crate) struct Account {
     pub(crate) store_errors: Vec<&'static str>,
     /// What became of the session's turn, as far as it is known when the head goes out.
     pub(crate) session: Option<SessionStatus>,
+    /// Whether the caller wants to know why its host was chosen, and may.
+    pub(crate) explains: bool,
+    /// Why the hosts were chosen, one plan an attempt, if the caller wants to know.
+    pub(crate) routes: Vec<String>,
     /// Whether a flight has the account now and closes it, because the reply streams.
     pub(crate) handed_over: bool,
 }

@@ -19,13 +19,15 @@ use crate::{
     caller::Scope,
     conversation::{Memory, session_id},
     error::Error,
-    flight::{self, Commit, Flight, Landing, Order, Pieces, Rendering},
+    fleet::Work,
+    flight::{self, Commit, Destination, Flight, Landing, Order, Pieces, Rendering},
     host::{Host, MaybeSend},
     reply::{self, ReplyBody},
     session::{Dialect, RawMessage},
     store::ResponseCache,
     wire::{
         framer::Framing,
+        members::Members,
         ollama::{self, Said},
         protocol::Protocol,
     },
@@ -95,7 +97,19 @@ where
         });
     }
 
+    let prompt = messages.first().map(RawMessage::as_str).unwrap_or_default();
+    let members = Members::parse(&body);
+    let work = Some(Work::Answer);
+    let destination = Destination::new(
+        &scope,
+        &request.session_id,
+        work,
+        Some(&model),
+        members.as_ref(),
+        prompt.as_bytes(),
+    );
     let order = Order {
+        destination,
         method: Method::POST,
         path: Cow::Borrowed("/api/chat"),
         body: upstream_body(&model, &messages, &request),

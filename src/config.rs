@@ -19,6 +19,7 @@ use crate::{
     session::Budget,
     settings::{Form, Settings},
 };
+use host_address::HostOptions;
 pub use reader::Reader;
 
 /// The most hosts a fleet may have.
@@ -42,6 +43,16 @@ pub struct Config {
     pub fleet: LoadBalancer,
     /// How hosts are chosen.
     pub policy: Policy,
+    /// Requests that may wait for a place.
+    pub queue_limit: usize,
+    /// How long a request waits for a place.
+    pub queue_timeout: Duration,
+    /// The least time without a first byte of a loaded model after which a host may count as hung.
+    pub hung_after: Duration,
+    /// The pause between two questions to the hosts in the background.
+    pub probe_interval: Duration,
+    /// Limit for connecting to a host for such a question.
+    pub probe_connect_timeout: Duration,
     /// The model when a request names none.
     pub default_model: String,
     /// Whether repeated questions are answered from the cache.
@@ -159,7 +170,15 @@ impl Config {
         let mut reader = Reader::new(settings, form);
         let config = Self {
             fleet: LoadBalancer::new(hosts(&mut reader)),
-            policy: reader.parsed("LB_POLICY", Policy::parse).unwrap_or(Policy::RoundRobin),
+            policy: reader.parsed("LB_POLICY", Policy::parse).unwrap_or(Policy::Auto),
+            queue_limit: reader.number("QUEUE_LIMIT"),
+            queue_timeout: reader.duration("QUEUE_TIMEOUT"),
+            hung_after: reader.duration("HUNG_AFTER"),
+            probe_interval: match form {
+                Form::Native => reader.duration("PROBE_INTERVAL"),
+                Form::Spin => Duration::ZERO,
+            },
+            probe_connect_timeout: reader.duration("PROBE_CONNECT_TIMEOUT"),
             default_model: reader.text("DEFAULT_MODEL"),
             cache_enabled: reader.flag("CACHE_ENABLED"),
             cache_ttl: reader.duration("CACHE_TTL"),
@@ -210,7 +229,7 @@ impl Config {
     pub fn probe_limits(&self) -> Limits {
         let limit = self.health_timeout;
         Limits {
-            connect: self.limits.connect.min(limit),
+            connect: self.probe_connect_timeout.min(limit),
             first_byte: limit,
             between_bytes: limit,
             total: Some(limit),
@@ -235,13 +254,23 @@ fn hosts(reader: &mut Reader<'_, impl Settings>) -> Vec<BackendHost> {
     if named.is_empty() {
         reader.problem("OLLAMA_HOST", "must name at least one host, such as http://127.0.0.1:11434");
     }
+    let parallel = reader.number("HOST_PARALLEL");
+    let weights = match reader.form() {
+        Form::Native => Vec::new(),
+        Form::Spin => reader.parsed("OLLAMA_WEIGHTS", weights).unwrap_or_default(),
+    };
     let mut hosts: Vec<BackendHost> = Vec::new();
-    for (name, text) in named {
+    for (place, (name, text)) in named.into_iter().enumerate() {
         let parsed = match reader.form() {
-            Form::Native => host_address::parse(&text),
-            Form::Spin => host_address::parse_strict(&text),
+            Form::Native => host_address::parse_with_options(&text),
+            Form::Spin => host_address::parse_strict(&text).map(|address| (address, HostOptions::default())),
         };
-        match parsed.and_then(|address| BackendHost::new(hosts.len() + 1, &address)) {
+        let host = parsed.and_then(|(address, options)| {
+            let weight = options.weight.or_else(|| weights.get(place).copied()).unwrap_or(1);
+            let host = BackendHost::new(hosts.len() + 1, &address)?;
+            Ok(host.with_weight(weight).with_parallel(options.parallel.unwrap_or(parallel)))
+        });
+        match host {
             Err(fault) => reader.problem(name, &fault),
             Ok(host) if hosts.iter().any(|known| known.url() == host.url()) => {
                 reader.warning(format!("{name}: {} is named twice and counts once", host.url()));
@@ -249,10 +278,18 @@ fn hosts(reader: &mut Reader<'_, impl Settings>) -> Vec<BackendHost> {
             Ok(host) => hosts.push(host),
         }
     }
+    if !hosts.is_empty() && hosts.iter().all(|host| host.weight() == 0) {
+        reader.problem("OLLAMA_HOST", "must leave one host a weight above 0");
+    }
     if hosts.len() > HOSTS_LIMIT {
         reader.problem("OLLAMA_HOSTS", &format!("must name at most {HOSTS_LIMIT} hosts"));
     }
     hosts
+}
+
+/// The weights of a list such as `3,1,0`.
+fn weights(list: &str) -> Result<Vec<u64>, String> {
+    list.split(',').map(|weight| host_address::weight(weight.trim())).collect()
 }
 
 fn redis(reader: &mut Reader<'_, impl Settings>) -> Option<RedisConfig> {

@@ -91,12 +91,12 @@ pub enum Error {
         allow: &'static str,
     },
     /// No backend host has the model.
-    #[error("{}", model_not_found(.model, .available))]
+    #[error("{}", model_not_found(.model, .nearest))]
     ModelNotFound {
         /// The name as asked for.
         model: String,
-        /// The models that the hosts have, sorted.
-        available: Vec<String>,
+        /// The models that the hosts have with the nearest names, nearest first.
+        nearest: Vec<String>,
     },
     /// Ollama refused the request for a reason the caller can mend.
     #[error("Ollama refused the request: {message}")]
@@ -115,7 +115,7 @@ pub enum Error {
     // Upstream must recover.
     /// The hosts that answered do not have the model, and others could not be asked.
     #[error(
-        "no reachable Ollama host has the model '{model}', and {unknown} could not be asked; try again later"
+        "no Ollama host that answers has the model '{model}', and {unknown} did not answer; try again later"
     )]
     ModelUnavailable {
         /// The name as asked for.
@@ -134,6 +134,14 @@ pub enum Error {
     UpstreamBusy {
         /// How long the host asks to wait.
         retry_after: Option<Duration>,
+    },
+    /// Every place on the hosts that have the model is taken, and the queue is full or did not move in time.
+    #[error("all hosts with this model are busy and the queue is {}; try again later", if *.is_full { "full" } else { "too slow" })]
+    Overloaded {
+        /// Whether there was no room to wait, else the wait was too long.
+        is_full: bool,
+        /// When there will probably be room.
+        retry_after: Duration,
     },
     /// A backend host did not answer in time.
     #[error(
@@ -189,11 +197,11 @@ pub struct Original {
     pub body: Bytes,
 }
 
-fn model_not_found(model: &str, available: &[String]) -> String {
-    let have = if available.is_empty() {
+fn model_not_found(model: &str, nearest: &[String]) -> String {
+    let have = if nearest.is_empty() {
         "no host has any model yet".to_owned()
     } else {
-        format!("available: {}", available.join(", "))
+        format!("the nearest names are: {}", nearest.join(", "))
     };
     format!("model '{model}' not found: no Ollama host has it; {have}; to add it: ollama pull {model}")
 }
@@ -222,9 +230,10 @@ impl Error {
             Self::UpstreamUnreachable { .. }
             | Self::UpstreamFailed { .. }
             | Self::UpstreamProtocol { .. } => StatusCode::BAD_GATEWAY,
-            Self::ModelUnavailable { .. } | Self::UpstreamBusy { .. } | Self::ShuttingDown => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::ModelUnavailable { .. }
+            | Self::UpstreamBusy { .. }
+            | Self::Overloaded { .. }
+            | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Misconfigured { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
@@ -256,6 +265,7 @@ impl Error {
             Self::ModelUnavailable { .. } => "model_unavailable",
             Self::UpstreamUnreachable { .. } => "upstream_unreachable",
             Self::UpstreamBusy { .. } => "upstream_busy",
+            Self::Overloaded { .. } => "overloaded",
             Self::UpstreamTimeout { .. } => "upstream_timeout",
             Self::UpstreamFailed { .. } => "upstream_failed",
             Self::ManagementFailed { .. } => "management_failed",
@@ -288,6 +298,7 @@ impl Error {
             Self::ModelUnavailable { .. }
             | Self::UpstreamUnreachable { .. }
             | Self::UpstreamBusy { .. }
+            | Self::Overloaded { .. }
             | Self::UpstreamTimeout { .. }
             | Self::UpstreamFailed { .. }
             | Self::ManagementFailed { .. }
@@ -324,6 +335,7 @@ impl Error {
             | Self::ModelUnavailable { .. }
             | Self::UpstreamUnreachable { .. }
             | Self::UpstreamBusy { .. }
+            | Self::Overloaded { .. }
             | Self::UpstreamTimeout { .. }
             | Self::UpstreamFailed { .. }
             | Self::ManagementFailed { .. }
@@ -355,7 +367,7 @@ impl Error {
             | Self::ModelNotFound { .. }
             | Self::UpstreamRejected { .. }
             | Self::ClientClosed => Level::Info,
-            Self::UpstreamBusy { .. } | Self::ShuttingDown => Level::Warn,
+            Self::UpstreamBusy { .. } | Self::Overloaded { .. } | Self::ShuttingDown => Level::Warn,
             Self::ModelUnavailable { .. }
             | Self::UpstreamUnreachable { .. }
             | Self::UpstreamTimeout { .. }
@@ -391,6 +403,7 @@ impl Error {
             | Self::ClientClosed
             | Self::UpstreamUnreachable { .. }
             | Self::UpstreamBusy { .. }
+            | Self::Overloaded { .. }
             | Self::UpstreamTimeout { .. }
             | Self::UpstreamFailed { .. }
             | Self::ManagementFailed { .. }
@@ -428,6 +441,7 @@ impl Error {
             | Self::ModelNotFound { .. }
             | Self::ClientClosed
             | Self::UpstreamBusy { .. }
+            | Self::Overloaded { .. }
             | Self::UpstreamFailed { .. }
             | Self::ManagementFailed { .. }
             | Self::Misconfigured { .. }
@@ -444,11 +458,11 @@ mod tests {
     fn a_missing_model_names_what_there_is_and_how_to_pull() {
         let error = Error::ModelNotFound {
             model: "qwen3".into(),
-            available: vec!["llama3.2:latest".into(), "smollm2:135m".into()],
+            nearest: vec!["llama3.2:latest".into(), "smollm2:135m".into()],
         };
         assert_eq!(
             error.to_string(),
-            "model 'qwen3' not found: no Ollama host has it; available: llama3.2:latest, smollm2:135m; \
+            "model 'qwen3' not found: no Ollama host has it; the nearest names are: llama3.2:latest, smollm2:135m; \
              to add it: ollama pull qwen3"
         );
     }

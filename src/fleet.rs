@@ -1,18 +1,49 @@
-//! The herd: the backend hosts, the load balancer and the order in which a request tries them.
+//! The herd: the backend hosts, what is known of them, and the order in which a request tries them.
 //!
-//! Pure decisions over values: the shared counter and the seed come in as arguments.
+//! Pure decisions over values: the time, the shared counter and the seed come in as arguments.
+//!
+//! | module | what it decides or holds |
+//! |---|---|
+//! | [`plan`](mod@plan) | which hosts a request tries, in which order, and why |
+//! | `breaker` | whether a host is sent requests after what it did with those before |
+//! | `facts` | how fast a host is with a model, what proves that it is loaded, how many requests it takes |
+//! | `inventory`, `name` | what a host says it has, and which spellings mean the same model |
+//! | [`queue`] | whose turn it is when all places are taken |
+//! | [`ledger`], [`book`] | what instances and replicas share, and one process's copy of it |
 
+pub mod book;
+mod breaker;
+mod facts;
 mod failover;
+mod hash;
+mod inventory;
+pub mod ledger;
+mod name;
+pub mod plan;
+pub mod queue;
 
 use http::Uri;
 
+pub use breaker::{Breaker, BreakerState, Cause};
+pub use facts::{Facts, LaneFacts, Report, Run, Verdict};
 pub(crate) use failover::{AttemptFailure, Failover};
+use hash::{SPLIT_MIX_GAMMA, split_mix};
+pub use inventory::{Inventory, LoadedModel, Model};
+pub use ledger::{Ticket, Work};
+pub(crate) use name::nearest;
+pub use name::{ModelName, is_same_model};
+pub use plan::Policy;
+
+/// Requests in flight on a host and model unless the configuration says otherwise.
+pub const PARALLEL: u64 = 4;
 
 /// One Ollama server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendHost {
     name: String,
     url: String,
+    weight: u64,
+    parallel: u64,
 }
 
 impl BackendHost {
@@ -21,9 +52,37 @@ impl BackendHost {
     /// # Errors
     /// A sentence when the URL is none.
     pub fn new(place: usize, url: &str) -> Result<Self, String> {
-        let host = Self { name: place.to_string(), url: url.to_owned() };
+        let host = Self { name: place.to_string(), url: url.to_owned(), weight: 1, parallel: PARALLEL };
         host.endpoint("/")?;
         Ok(host)
+    }
+
+    /// The same with another share of the requests; 0 drains it.
+    #[must_use]
+    pub fn with_weight(self, weight: u64) -> Self {
+        Self { weight, ..self }
+    }
+
+    /// The same with another limit of requests in flight for each model, at least 1.
+    #[must_use]
+    pub fn with_parallel(self, parallel: u64) -> Self {
+        Self { parallel: parallel.max(1), ..self }
+    }
+
+    /// The same under another name.
+    #[must_use]
+    pub fn with_name(self, name: String) -> Self {
+        Self { name, ..self }
+    }
+
+    /// Its share of the requests in relation to the other hosts'.
+    pub fn weight(&self) -> u64 {
+        self.weight
+    }
+
+    /// The most requests in flight for each model.
+    pub fn parallel(&self) -> u64 {
+        self.parallel
     }
 
     /// What clients see of it: its place in the configuration, from 1.
@@ -42,40 +101,6 @@ impl BackendHost {
     /// A sentence when the two make no URL.
     pub fn endpoint(&self, path: &str) -> Result<Uri, String> {
         Uri::try_from([&self.url, path].concat()).map_err(|_| "must be a host, host:port or URL".to_owned())
-    }
-}
-
-/// Whether a stored name is what a request's name means: Ollama matches names without case, and no tag means `latest`.
-///
-/// ```
-/// assert!(paddock::is_same_model("llama3.2:latest", "Llama3.2"));
-/// assert!(!paddock::is_same_model("llama3.2:1b", "llama3.2"));
-/// ```
-pub fn is_same_model(stored: &str, asked: &str) -> bool {
-    let same = |name: &str| name.eq_ignore_ascii_case(stored);
-    same(asked) || stored.strip_suffix(":latest").is_some_and(|name| name.eq_ignore_ascii_case(asked))
-}
-
-/// How the first host of a request is chosen.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Policy {
-    /// One after the other, by a counter that all replicas share.
-    RoundRobin,
-    /// By chance.
-    Random,
-}
-
-impl Policy {
-    /// The policy of that name.
-    ///
-    /// # Errors
-    /// A sentence that names the policies.
-    pub fn parse(name: &str) -> Result<Self, String> {
-        match name.to_ascii_lowercase().replace('-', "_").as_str() {
-            "round_robin" => Ok(Self::RoundRobin),
-            "random" => Ok(Self::Random),
-            _ => Err("must be round_robin or random".to_owned()),
-        }
     }
 }
 
@@ -141,16 +166,6 @@ impl LoadBalancer {
 fn remainder(number: u64, length: usize) -> Option<usize> {
     let length = u64::try_from(length).ok().filter(|length| *length > 0)?;
     usize::try_from(number % length).ok()
-}
-
-const SPLIT_MIX_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
-
-/// `SplitMix64` (Steele, Lea and Flood 2014): spreads a seed whose bits are not, such as a counter.
-fn split_mix(seed: u64) -> u64 {
-    let mut bits = seed.wrapping_add(SPLIT_MIX_GAMMA);
-    bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    bits ^ (bits >> 31)
 }
 
 #[cfg(test)]

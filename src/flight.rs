@@ -7,12 +7,12 @@
 
 mod answer;
 mod attempt;
+mod dispatch;
 mod orphan;
 mod rendering;
 
 use std::{
     borrow::Cow,
-    collections::BTreeSet,
     future::Future,
     pin::{Pin, pin},
     time::Duration,
@@ -30,18 +30,19 @@ use crate::{
     account::Account,
     cache::{CacheKey, CachedAnswer},
     error::{Error, Original},
-    fleet::{AttemptFailure, BackendHost, Failover, Policy},
+    fleet::{AttemptFailure, BackendHost, Failover, Verdict},
     handle::random_id,
     host::{Host, Limits},
     journal::Event,
     metrics::Attempt,
     reply::{self, ClientLeft, Inlet, Outlet, Presence},
     session::{RawMessage, SessionKey, SessionStatus, Turn},
-    store::{ResponseCache, Sessions, Store},
-    survey,
+    store::{ResponseCache, Sessions},
     wire::{dialect::Dialect, framer, protocol::Protocol},
 };
 use answer::{Events, Heard, Opened};
+pub(crate) use dispatch::Destination;
+use dispatch::{Dispatch, Place, Step};
 pub use orphan::Orphans;
 pub(crate) use rendering::{Pieces, Rendering};
 
@@ -59,8 +60,10 @@ pub(crate) struct Order {
     pub(crate) method: Method,
     pub(crate) path: Cow<'static, str>,
     pub(crate) body: Bytes,
-    /// The model that must be there.
+    /// The model, as the caller spelled it.
     pub(crate) model: Option<String>,
+    /// What decides where it goes.
+    pub(crate) destination: Destination,
     /// How a model's answer is to be read; `None` where no model speaks.
     pub(crate) protocol: Option<Protocol>,
     /// Whether the answer was asked for in pieces.
@@ -120,7 +123,7 @@ pub(crate) enum Landing {
 /// What the flight tells whoever waits for it; the account stays with the flight when the reply streams.
 enum Arrival {
     Complete(Box<(Result<Landing, Error>, Account)>),
-    Streaming(HeaderValue, Option<BackendHost>),
+    Streaming { content_type: HeaderValue, backend: Option<BackendHost>, routes: Vec<String> },
 }
 
 impl Flight {
@@ -132,8 +135,9 @@ impl Flight {
         let task_host = host.clone();
         host.spawn(async move { self.run(&task_host, door, outlet, presence).await });
         match arrival.await.map_err(|_| Error::ShuttingDown)? {
-            Arrival::Streaming(content_type, backend) => {
+            Arrival::Streaming { content_type, backend, routes } => {
                 account.host = backend;
+                account.routes = routes;
                 account.handed_over = true;
                 Ok(Landing::Streaming(content_type, inlet))
             }
@@ -163,15 +167,24 @@ impl Flight {
                 journey.await
             }
         };
+        let (opened, place) = match opened {
+            Ok((opened, place)) => (Ok(opened), Some(place)),
+            Err(error) => (Err(error), None),
+        };
         let result = match opened {
             Ok(Opened::Stream { content_type, first, events }) => {
                 if let Some(door) = door.take() {
+                    let (backend, routes) = (account.host.clone(), account.routes.clone());
                     // Whoever does not listen any more has left, which shows below.
-                    let _ = door.send(Arrival::Streaming(content_type, account.host.clone()));
+                    let _ = door.send(Arrival::Streaming { content_type, backend, routes });
                 }
                 let heard = Heard::new(keeps);
                 let mut stream = Stream { host, order: &order, outlet, presence, heard, forgetful };
-                let end = stream.relay(first, events, commit, &mut account).await;
+                let (end, verdict) =
+                    stream.relay(first, events, commit, &mut account, place.as_deref()).await;
+                if let Some(place) = place {
+                    place.settle(host, verdict).await;
+                }
                 account.close(host, end.as_ref().map(|()| http::StatusCode::OK)).await;
                 return;
             }
@@ -186,6 +199,9 @@ impl Flight {
             }
             Err(error) => Err(error),
         };
+        if let Some(place) = place {
+            place.settle(host, Verdict::Answered).await;
+        }
         if let Some(door) = door.take() {
             // The client may have left while the answer was stored.
             if let Err(Arrival::Complete(complete)) =
@@ -220,7 +236,8 @@ async fn patiently<H: Host, T>(
             Either::Left((output, _)) => return output,
             Either::Right(((), _)) => {
                 if let Some(door) = door.take() {
-                    let _ = door.send(Arrival::Streaming(EVENT_STREAM, None));
+                    let (content_type, routes) = (EVENT_STREAM, Vec::new());
+                    let _ = door.send(Arrival::Streaming { content_type, backend: None, routes });
                 }
                 outlet.offer(COMMENT);
                 pause = Box::pin(host.sleep(KEEP_ALIVE));
@@ -234,76 +251,78 @@ async fn fly<H: Host>(
     order: &Order,
     account: &mut Account,
     presence: &mut Presence,
-) -> Result<Opened<H::Body>, Error> {
-    let Ok(plan) = presence.during(plan(host, account)).await else { return Err(Error::ClientClosed) };
-    let mut failover = Failover::new(plan);
-    while let Some(backend) = failover.next_host() {
+) -> Result<(Opened<H::Body>, Box<Place>), Error> {
+    let mut dispatch = Dispatch::new(host, order);
+    let mut failover = Failover::default();
+    let mut failed = Vec::new();
+    let mut missing = None;
+    while failover.may_go_on() {
+        let step = presence.during(dispatch.next(&failover, account)).await;
+        let Ok(step) = step else {
+            dispatch.leave().await;
+            return Err(Error::ClientClosed);
+        };
+        let place = match step {
+            Step::Go(place) => place,
+            Step::Refuse(error) => return Err(error),
+            Step::None(error) => {
+                missing = error;
+                break;
+            }
+        };
+        let backend = place.backend.clone();
         // Counted as given up until the attempt has an end, for a client may leave at any time.
-        let attempt = Attempt { host: backend.url().to_owned(), outcome: "cancelled", cold: false };
+        let attempt = Attempt {
+            host: backend.url().to_owned(),
+            outcome: "cancelled",
+            cold: place.cold && place.is_taken(),
+        };
         account.attempts.push(attempt);
-        let outcome = attempt::attempt(host, backend, order, presence).await;
+        let (outcome, place) = attempt::attempt(host, &dispatch, order, presence, place, account).await;
         if let Some(attempt) = account.attempts.last_mut() {
             attempt.outcome = outcome.as_ref().map_or_else(AttemptFailure::word, |_| "ok");
         }
+        // Without one the request is seen through although its client left.
+        let Some(place) = place else { return Err(Error::ClientClosed) };
         match outcome {
             Ok(opened) => {
-                account.host = Some(backend.clone());
+                for failed in failed {
+                    Place::blame(&failed, host).await;
+                }
+                account.host = Some(backend);
+                account.first_token = place.first_byte().filter(|_| order.streams && place.is_taken());
                 if let Opened::Spoken(heard) = &opened {
                     account.tokens = heard.tokens();
+                    account.speed = heard.speed(place.since_first_byte(host));
                 }
-                return Ok(opened);
+                return Ok((opened, place));
             }
-            Err(AttemptFailure::ClientLeft) => return Err(Error::ClientClosed),
             Err(failure) => {
+                if failure == AttemptFailure::ClientLeft {
+                    place.settle(host, Verdict::Neutral).await;
+                    return Err(Error::ClientClosed);
+                }
                 host.record(&Event::AttemptFailed {
                     request_id: &account.request_id,
                     host: backend.url(),
                     outcome: failure.word(),
                     detail: &failure.detail(),
                 });
+                place.settle(host, failure.verdict()).await;
                 // Its own words may be what the client reads in the end.
                 if matches!(failure, AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. }) {
                     account.host = Some(backend.clone());
+                }
+                if matches!(failure, AttemptFailure::Failed { .. }) {
+                    failed.push(backend);
+                } else if failure == AttemptFailure::NotFound {
+                    dispatch.forget(&backend);
                 }
                 failover.failed(failure);
             }
         }
     }
-    let model = order.model.as_deref();
-    let available = if failover.model_is_nowhere() && model.is_some() {
-        available_models(host).await
-    } else {
-        Vec::new()
-    };
-    Err(failover.verdict(model, available))
-}
-
-/// The models of all hosts, each once, sorted.
-async fn available_models<H: Host>(host: &H) -> Vec<String> {
-    let probes = survey::probe(host).await;
-    let mut names = BTreeSet::new();
-    for name in probes.into_iter().filter_map(|probe| probe.models.ok()).flatten() {
-        names.insert(name);
-    }
-    names.into_iter().collect()
-}
-
-async fn plan<'a, H: Host>(host: &'a H, account: &mut Account) -> Vec<&'a BackendHost> {
-    let config = host.config();
-    let fleet = &config.fleet;
-    if fleet.hosts().len() < 2 {
-        return fleet.rotation(0);
-    }
-    match config.policy {
-        Policy::RoundRobin if !account.store_failed() => {
-            let turn = host.store().next_turn().await;
-            // Without the shared counter chance spreads as well.
-            account
-                .tolerate(host, "next_turn", turn)
-                .map_or_else(|| fleet.shuffle(host.random()), |turn| fleet.rotation(turn))
-        }
-        Policy::RoundRobin | Policy::Random => fleet.shuffle(host.random()),
-    }
+    Err(failover.verdict(missing))
 }
 
 /// An answer on its way to the client, event by event.
@@ -323,16 +342,19 @@ impl<H: Host> Stream<'_, H> {
         mut events: Events<H::Body>,
         commit: Commit,
         account: &mut Account,
-    ) -> Result<(), Error> {
+        place: Option<&Place>,
+    ) -> (Result<(), Error>, Verdict) {
         let end = self.relay_events(first, &mut events, commit, account).await;
         account.tokens = self.heard.tokens();
         if let Some(attempt) = account.attempts.last_mut() {
             attempt.outcome = end.as_ref().map_or_else(AttemptFailure::word, |()| "ok");
         }
+        account.speed = self.heard.speed(place.and_then(|place| place.since_first_byte(self.host)));
         let Err(failure) = end else {
             events.drain(self.host);
-            return Ok(());
+            return (Ok(()), Verdict::Answered);
         };
+        let verdict = failure.verdict();
         // An event that says so itself was handed over as it came.
         let is_told = matches!(failure, AttemptFailure::Failed { .. }) && !self.order.rendering.is_own();
         let error = failure.into_error();
@@ -340,7 +362,7 @@ impl<H: Host> Stream<'_, H> {
             let event = self.order.rendering.failure(&error, self.order.protocol, &account.request_id);
             let _ = self.hand_over(event).await;
         }
-        Err(error)
+        (Err(error), verdict)
     }
 
     async fn relay_events(

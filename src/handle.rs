@@ -25,6 +25,8 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const X_SESSION: HeaderName = HeaderName::from_static("x-session");
+const X_PADDOCK_EXPLAIN: HeaderName = HeaderName::from_static("x-paddock-explain");
+const X_PADDOCK_ROUTE: HeaderName = HeaderName::from_static("x-paddock-route");
 const X_PADDOCK_HOST: HeaderName = HeaderName::from_static("x-paddock-host");
 /// The longest request id that is taken over from a client.
 const REQUEST_ID_LIMIT: usize = 128;
@@ -96,6 +98,8 @@ impl Entry {
             host: None,
             store_errors: Vec::new(),
             session: None,
+            explains: explains(host, &parts.headers),
+            routes: Vec::new(),
             handed_over: false,
         };
         let visitor = host.config().origins.judge(&parts);
@@ -145,11 +149,14 @@ fn stamps(account: &Account, family: Family) -> Vec<(HeaderName, HeaderValue)> {
     let backend = account.host.as_ref().map(BackendHost::name);
     let backend = backend.and_then(|name| HeaderValue::from_str(name).ok());
     let cache = account.cache.map(CacheStatus::as_str).map(HeaderValue::from_static);
+    let route = (!account.routes.is_empty()).then(|| account.routes.join(" | "));
+    let route = route.and_then(|route| HeaderValue::try_from(route).ok());
     let session = account.session.map(SessionStatus::as_str).map(HeaderValue::from_static);
     [
         (REQUEST_ID, id.clone().filter(|_| family == Family::Anthropic)),
         (X_REQUEST_ID, id),
         (X_PADDOCK_HOST, backend),
+        (X_PADDOCK_ROUTE, route),
         (X_CACHE, cache),
         (X_SESSION, session),
     ]
@@ -161,8 +168,11 @@ fn stamps(account: &Account, family: Family) -> Vec<(HeaderName, HeaderValue)> {
 /// Whether a request may be answered.
 fn admit<H: Host>(host: &H, route: Route, parts: &Parts) -> Result<(), Error> {
     let config = host.config();
-    if !route.is_open() && !config.admin_token.is_held(&parts.headers) {
-        config.api_keys.check(&parts.headers)?;
+    if !route.is_open()
+        && let Err(refusal) = config.api_keys.check(&parts.headers)
+        && !config.admin_token.is_held(&parts.headers)
+    {
+        return Err(refusal);
     }
     if matches!(route, Route::Unknown(_)) {
         return Err(Error::NotFound);
@@ -171,6 +181,13 @@ fn admit<H: Host>(host: &H, route: Route, parts: &Parts) -> Result<(), Error> {
         return Err(Error::MethodNotAllowed { allow: route.allow() });
     }
     Ok(())
+}
+
+/// Whether the caller is told why its host was chosen: it asks for that and, where there is an admin token, has it.
+fn explains<H: Host>(host: &H, headers: &HeaderMap) -> bool {
+    let token = &host.config().admin_token;
+    headers.get(X_PADDOCK_EXPLAIN).is_some_and(|asked| asked == "1")
+        && (token.is_open() || token.is_held(headers))
 }
 
 /// The id of a request: the client's own where it is short and plain, so that it can be followed through several

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http_body::Body;
 
 pub use crate::flight::Orphans;
-use crate::{config::Config, journal::Event, metrics::Metrics, store::Store};
+use crate::{config::Config, fleet::book::FleetBook, journal::Event, metrics::Metrics, store::Store};
 
 /// `Send` where threads exist, nothing on wasm, so that a Spin host may hold an `Rc`.
 #[cfg(not(target_family = "wasm"))]
@@ -145,6 +145,9 @@ pub trait Host: Upstream + Clock + Timer + Entropy + Background + Journal + Clon
     fn store(&self) -> &Self::Store;
     /// Counters.
     fn metrics(&self) -> &Self::Metrics;
+    /// What this process knows of the fleet: all there is without Redis, and what is gone by while Redis is away. It was
+    /// given the hosts of the configuration.
+    fn fleet(&self) -> &FleetBook;
     /// The loads that are seen through although their clients left.
     fn orphans(&self) -> &Orphans;
 }

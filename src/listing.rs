@@ -36,8 +36,8 @@ struct Data<'a> {
 
 /// Answers `GET` of a list.
 pub(crate) async fn list<H: Host>(host: &H, list: List) -> Result<Response<ReplyBody>, Error> {
-    let hosts = host.config().fleet.hosts().iter();
-    let answers = join_all(hosts.map(|backend| survey::answer(host, backend, list.path()))).await;
+    let hosts = host.fleet().hosts();
+    let answers = join_all(hosts.iter().map(|backend| survey::answer(host, backend, list.path()))).await;
     let (answers, mut failures): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
     let answers: Vec<_> = answers.into_iter().flatten().collect();
     if let (true, Some(Err(failure))) = (answers.is_empty(), failures.pop()) {

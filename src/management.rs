@@ -65,8 +65,8 @@ where
     if streams {
         return Ok(progress(host, operation, body, account));
     }
-    let hosts = host.config().fleet.hosts().iter();
-    let changes = hosts.map(|backend| named(backend, change(host, backend, operation, &body)));
+    let hosts = host.fleet().hosts();
+    let changes = hosts.iter().map(|backend| named(backend, change(host, backend, operation, &body)));
     verdict(join_all(changes).await)?;
     Ok(match operation {
         Operation::Pull | Operation::Create => reply::complete(StatusCode::OK, "application/json", SUCCESS),
@@ -111,13 +111,13 @@ fn progress<H: Host>(
     account.handed_over = true;
     host.spawn(async move {
         let host = &task_host;
+        let hosts = host.fleet().hosts();
         let changes = {
-            let hosts = host.config().fleet.hosts().iter();
             let follow = |backend| {
                 let (body, outlet) = (body.clone(), outlet.clone());
                 named(backend, follow(host, backend, operation, body, outlet))
             };
-            Box::pin(join_all(hosts.map(follow)))
+            Box::pin(join_all(hosts.iter().map(follow)))
         };
         let end = match presence.during(changes).await {
             Ok(outcomes) => verdict(outcomes),

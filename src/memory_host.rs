@@ -20,6 +20,7 @@ use futures::{StreamExt, stream::FuturesUnordered};
 
 use crate::{
     config::Config,
+    fleet::book::FleetBook,
     host::{Background, Clock, Entropy, Host, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
     journal::Event,
     metrics::memory::MemoryMetrics,
@@ -99,8 +100,10 @@ impl<U: Upstream + 'static> MemoryHost<U> {
     /// A host with these settings that asks `upstream`.
     pub fn new(config: Config, upstream: U) -> Self {
         let clock = ManualClock::default();
+        let store = MemoryStore::new(clock.clone(), config.memory_limit);
+        store.fleet().set_hosts(config.fleet.hosts());
         Self(Arc::new(Parts {
-            store: MemoryStore::new(clock.clone(), config.memory_limit),
+            store,
             config,
             upstream,
             clock,
@@ -225,6 +228,10 @@ impl<U: Upstream + 'static> Host for MemoryHost<U> {
 
     fn metrics(&self) -> &Self::Metrics {
         &self.0.metrics
+    }
+
+    fn fleet(&self) -> &FleetBook {
+        self.0.store.fleet()
     }
 
     fn orphans(&self) -> &Orphans {

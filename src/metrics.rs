@@ -21,7 +21,7 @@ use crate::{
 };
 
 pub(crate) use family::Family;
-pub use gauges::{BreakerState, Gauges, HostGauge};
+pub use gauges::{Gauges, HostGauge};
 pub use sample::{Attempt, Sample, Tokens};
 pub use text::{CONTENT_TYPE, encode};
 

@@ -15,7 +15,7 @@ use crate::{
     caller::Scope,
     conversation::{Fresh, Memory, session_id},
     error::Error,
-    flight::{Commit, Flight, Landing, Order, Rendering},
+    flight::{Commit, Destination, Flight, Landing, Order, Rendering},
     host::{Host, MaybeSend},
     reply::{self, ReplyBody},
     surface::Surface,
@@ -65,6 +65,12 @@ where
         (Memory::Loaded(..), Some(members), Some(dialect)) => Fresh::of(&body, members, dialect),
         _ => None,
     };
+    let prompt = members
+        .as_ref()
+        .and_then(|members| ["messages", "prompt", "input"].into_iter().find_map(|name| members.raw(name)));
+    let prompt = prompt.map(|prompt| prompt.get().as_bytes()).unwrap_or_default();
+    let destination =
+        Destination::new(&scope, session, surface.work(), model.as_deref(), members.as_ref(), prompt);
     let session = fresh.as_ref().and_then(|fresh| fresh.commit(&memory, &history, config.history));
     let order = Order {
         method: surface.method(),
@@ -74,6 +80,7 @@ where
         },
         body: fresh.map_or_else(|| body.clone(), |fresh| fresh.continuing(&history)),
         model,
+        destination,
         protocol: surface.protocol(),
         streams,
         rendering: Rendering::Unchanged,

@@ -61,7 +61,12 @@ const fn secret(name: &'static str, scope: Scope, help: &'static str) -> Setting
 
 /// Every setting, in the order of the README's table.
 pub const SETTINGS: &[Setting] = &[
-    setting("OLLAMA_HOSTS", "", Scope::Native, "Ollama hosts, comma-separated; wins over OLLAMA_HOST"),
+    setting(
+        "OLLAMA_HOSTS",
+        "",
+        Scope::Native,
+        "Ollama hosts, comma-separated, each with ;weight=N and ;parallel=N if wanted; wins over OLLAMA_HOST",
+    ),
     setting(
         "OLLAMA_HOST",
         "http://127.0.0.1:11434",
@@ -76,7 +81,39 @@ pub const SETTINGS: &[Setting] = &[
     setting("OLLAMA_HOST7", "", Scope::Spin, "A seventh Ollama host"),
     setting("OLLAMA_HOST8", "", Scope::Spin, "An eighth Ollama host"),
     setting("DEFAULT_MODEL", "llama3.2", Scope::Both, "The model when a request names none"),
-    setting("LB_POLICY", "round_robin", Scope::Both, "How hosts are chosen: round_robin or random"),
+    setting(
+        "OLLAMA_WEIGHTS",
+        "",
+        Scope::Spin,
+        "The hosts' shares of the requests, as 3,1,0; natively ;weight=3 behind a host; 0 drains it",
+    ),
+    setting(
+        "LB_POLICY",
+        "auto",
+        Scope::Both,
+        "How hosts are chosen: auto, round_robin, random, least_outstanding, p2c or affinity",
+    ),
+    setting(
+        "HOST_PARALLEL",
+        "4",
+        Scope::Both,
+        "Requests in flight on a host for each model, at most; natively ;parallel=8 behind a host is for that one",
+    ),
+    setting("QUEUE_LIMIT", "256", Scope::Both, "Requests that wait for a place, at most"),
+    setting("QUEUE_TIMEOUT", "60", Scope::Both, "How long a request waits for a place until it gets 503"),
+    setting(
+        "HUNG_AFTER",
+        "10",
+        Scope::Both,
+        "The least time without a first byte of a loaded model after which a host may count as hung",
+    ),
+    setting("PROBE_INTERVAL", "2", Scope::Native, "The pause between two looks at what the hosts have"),
+    setting(
+        "PROBE_CONNECT_TIMEOUT",
+        "1",
+        Scope::Both,
+        "Limit for connecting to a host for such a look, or for /health",
+    ),
     setting("CACHE_ENABLED", "true", Scope::Both, "Whether repeated questions are answered from the cache"),
     setting("CACHE_TTL", "3600", Scope::Both, "How long an answer is kept, in seconds or as 90m"),
     setting("SESSION_TTL", "3600", Scope::Both, "How long a session is kept after its last use"),

@@ -15,6 +15,10 @@ use std::{
 
 use crate::{
     cache::{CacheKey, CachedAnswer},
+    fleet::{
+        Facts, Inventory,
+        ledger::{Claim, Lease, Ledger, Ticket},
+    },
     host::{MaybeSend, MaybeSync},
     session::{SessionKey, Turn},
 };
@@ -76,8 +80,57 @@ pub trait Sessions: MaybeSend + MaybeSync {
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 }
 
+/// What instances and replicas know of the fleet. Times are by the store's clock.
+pub trait FleetState: MaybeSend + MaybeSync {
+    /// Everything as it stands.
+    fn ledger(&self) -> impl Future<Output = StoreResult<Ledger>> + MaybeSend;
+
+    /// Takes the first of the places that has room, for [`crate::fleet::ledger::LEASE`]; a ticket of the same id is
+    /// used up. `None` when none has.
+    fn claim(&self, claim: &Claim<'_>) -> impl Future<Output = StoreResult<Option<Lease>>> + MaybeSend;
+
+    /// Holds a place for longer.
+    fn renew(&self, lease: &Lease) -> impl Future<Output = StoreResult<()>> + MaybeSend;
+
+    /// Puts a ticket into the queue, in the place of the one that is named, or renews it.
+    fn enter(
+        &self,
+        ticket: &Ticket,
+        displaced: Option<&str>,
+    ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
+
+    /// Takes a ticket out of the queue.
+    fn leave(&self, id: &str) -> impl Future<Output = StoreResult<()>> + MaybeSend;
+
+    /// Changes the facts of a host and gives a place back. `known` is what the facts probably are and the time about
+    /// now; the change may be tried several times, each time on newer ones.
+    fn update(
+        &self,
+        host: &str,
+        known: (&Facts, Duration),
+        released: Option<&Lease>,
+        change: impl Fn(&mut Facts, Duration) + MaybeSend + MaybeSync,
+    ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
+
+    /// What the hosts said they have, by base URL.
+    fn inventories(&self) -> impl Future<Output = StoreResult<Vec<(String, Inventory)>>> + MaybeSend;
+
+    /// Keeps what a host said it has.
+    fn put_inventory(
+        &self,
+        host: &str,
+        inventory: &Inventory,
+    ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
+
+    /// Whether the caller is the one that refreshes the inventories now, for at most `time`.
+    fn lead_refresh(&self, time: Duration) -> impl Future<Output = StoreResult<bool>> + MaybeSend;
+
+    /// The reasons of the latest decisions, oldest first.
+    fn decisions(&self) -> impl Future<Output = StoreResult<Vec<String>>> + MaybeSend;
+}
+
 /// Everything that is shared between requests, instances and replicas.
-pub trait Store: ResponseCache + Sessions {
+pub trait Store: ResponseCache + Sessions + FleetState {
     /// Counts one more routed request; gives how many went before.
     fn next_turn(&self) -> impl Future<Output = StoreResult<u64>> + MaybeSend;
 

@@ -7,6 +7,7 @@ use http::Method;
 use crate::{
     config::{BodyLimit, BodyLimits},
     error::Family,
+    fleet::Work,
     wire::{dialect::Dialect, framer::Framing, protocol::Protocol},
 };
 
@@ -138,6 +139,13 @@ impl Surface {
             | Self::OpenAiResponses
             | Self::AnthropicMessages => true,
         }
+    }
+
+    /// What a model does for it; `None` for what asks no model.
+    pub(crate) fn work(self) -> Option<Work> {
+        let is_embedding =
+            matches!(self, Self::OllamaEmbed | Self::OllamaEmbeddings | Self::OpenAiEmbeddings);
+        self.asks_a_model().then_some(if is_embedding { Work::Embedding } else { Work::Answer })
     }
 
     /// Whose errors it has.

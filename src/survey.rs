@@ -1,20 +1,37 @@
-//! Questions that are put to a host on the service's own behalf: what it has, what it has loaded.
+//! Questions that are put to hosts on the service's own behalf: what they have, what they have loaded.
 //!
-//! Each is bounded in time and size; what a host says is never trusted to be well-formed.
+//! Natively they are put in the background, every few seconds. On Spin, where nothing runs between requests, a request
+//! that finds the answers old starts the next questions and goes on with the old answers; one at a time does so. What a
+//! host says is never trusted to be well-formed, and each question is bounded in time and size.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::{
+    StreamExt,
+    future::join_all,
+    join,
+    stream::{FuturesUnordered, select},
+};
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
 use crate::{
-    fleet::BackendHost,
-    host::{Host, UpstreamFailure},
-    wire::ollama,
+    fleet::{BackendHost, BreakerState, Cause, Facts, Inventory},
+    host::{Host, Phase, UpstreamFailure},
+    store::FleetState,
 };
 
 /// The largest answer that is read, in bytes.
 const ANSWER_LIMIT: usize = 8 << 20;
+/// How old the answers may be until they are asked for again on demand.
+const FRESH: Duration = Duration::from_secs(2);
+/// How long one instance may take to ask all hosts until another does.
+const REFRESH: Duration = Duration::from_secs(6);
 
 /// What one host said when it was asked for its models.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -27,11 +44,161 @@ pub struct Probe {
 
 /// Asks every host for its models, all at the same time.
 pub async fn probe<H: Host>(host: &H) -> Vec<Probe> {
-    let probes = host.config().fleet.hosts().iter().map(|backend| async move {
-        let models = models(host, backend, "/api/tags").await.map_err(|failure| failure.to_string());
-        Probe { url: backend.url().to_owned(), models }
+    let hosts = host.fleet().hosts();
+    let probes = hosts.iter().map(|backend| async move {
+        let names = |inventory: &Inventory| inventory.models.iter().map(|model| model.name.clone()).collect();
+        let models = examine(host, backend).await;
+        Probe {
+            url: backend.url().to_owned(),
+            models: models.map(|found| names(&found)).map_err(|failure| failure.to_string()),
+        }
     });
     join_all(probes).await
+}
+
+/// Asks every host in the background, forever, and keeps what they say: a host that refuses connections is out of
+/// rotation without a request paying for it, and one that comes back is in again.
+pub async fn watch<H: Host>(host: &H) {
+    host.fleet().watch();
+    let mut ticks = Box::pin(futures::stream::unfold((), |()| async {
+        let interval = host.config().probe_interval;
+        // Replicas that started together must not ask together: 20 % either way.
+        let percent = u32::try_from(host.random() % 41).unwrap_or_default() + 80;
+        host.sleep(interval * percent / 100).await;
+        Some((None, ()))
+    }));
+    let mut asked = BTreeSet::new();
+    let mut running = FuturesUnordered::new();
+    loop {
+        let hosts = host.fleet().hosts();
+        if host.config().redis.is_some()
+            && let Ok(ledger) = host.store().ledger().await
+        {
+            host.fleet().learn(host.now(), &ledger);
+        }
+        for backend in
+            hosts.iter().filter(|backend| !asked.contains(backend.url())).cloned().collect::<Vec<_>>()
+        {
+            asked.insert(backend.url().to_owned());
+            running.push(async move {
+                // Its answer is noted; a host that hangs delays no other.
+                let _ = examine(host, &backend).await;
+                Some(backend.url().to_owned())
+            });
+        }
+        let mut events = select(running.by_ref(), ticks.by_ref());
+        while let Some(Some(done)) = events.next().await {
+            asked.remove(&done);
+        }
+    }
+}
+
+/// What the hosts have, as far as it is known now.
+pub(crate) async fn inventories<H: Host>(host: &H) -> BTreeMap<String, Arc<Inventory>> {
+    let book = host.fleet();
+    let known = book.inventories();
+    let hosts = book.hosts();
+    if book.is_watched() && !known.is_empty() || !book.is_due(host.now(), FRESH) {
+        return known;
+    }
+    if let Ok(found) = host.store().inventories().await {
+        for (url, inventory) in
+            found.into_iter().filter(|(url, _)| hosts.iter().any(|host| host.url() == url))
+        {
+            book.note_inventory(&url, Arc::new(inventory));
+        }
+    }
+    let known = book.inventories();
+    if known.is_empty() {
+        refresh(host, |_, _| false).await;
+        return book.inventories();
+    }
+    let now = book.time(host.now());
+    let is_old = |backend: &BackendHost| {
+        known.get(backend.url()).is_none_or(|known| now.saturating_sub(known.seen) >= FRESH)
+    };
+    // A store that is down makes everybody ask.
+    if hosts.iter().any(is_old) && host.store().lead_refresh(REFRESH).await.unwrap_or(true) {
+        let asking = host.clone();
+        host.spawn(async move {
+            refresh(&asking, |_, _| false).await;
+        });
+    }
+    known
+}
+
+/// Asks all hosts at the same time, until one has said what is `enough`; gives the failures of those that did not answer.
+pub(crate) async fn refresh<H: Host>(
+    host: &H,
+    enough: impl Fn(&BackendHost, &Inventory) -> bool,
+) -> Vec<UpstreamFailure> {
+    let hosts = host.fleet().hosts();
+    let mut asked: FuturesUnordered<_> =
+        hosts.iter().map(|backend| async move { (backend, examine(host, backend).await) }).collect();
+    let mut failures = Vec::new();
+    while let Some((backend, answer)) = asked.next().await {
+        match answer {
+            Ok(inventory) if enough(backend, &inventory) => break,
+            Ok(_) => {}
+            Err(failure) => failures.push(failure),
+        }
+    }
+    failures
+}
+
+/// Asks a host what it has and takes note of what it says.
+async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Inventory>, UpstreamFailure> {
+    let book = host.fleet();
+    let known = book.inventories().get(backend.url()).map(|known| known.version.clone()).unwrap_or_default();
+    let version = async {
+        // A version does not change while a host answers.
+        if known.is_empty() { answer(host, backend, "/api/version").await.ok() } else { None }
+    };
+    let (tags, running, version) =
+        join!(answer(host, backend, "/api/tags"), answer(host, backend, "/api/ps"), version);
+    let seen = book.time(host.now());
+    let inventory = tags.and_then(|tags| {
+        let read = Inventory::read(seen, &tags, running.ok().as_deref(), version.as_deref());
+        read.ok_or_else(|| UpstreamFailure::Protocol("no answer to /api/tags".to_owned()))
+    });
+    note(host, backend, inventory.as_ref().err()).await;
+    let mut inventory = inventory?;
+    if inventory.version.is_empty() {
+        inventory.version = known;
+    }
+    let inventory = Arc::new(inventory);
+    book.note_inventory(backend.url(), Arc::clone(&inventory));
+    if !book.is_watched() {
+        // Nobody waits for it, and the next refresh makes up for what is lost.
+        let _ = host.store().put_inventory(backend.url(), &inventory).await;
+    }
+    Ok(inventory)
+}
+
+/// Opens the breaker of a host that refuses connections and closes it for one that takes them again.
+async fn note<H: Host>(host: &H, backend: &BackendHost, failure: Option<&UpstreamFailure>) {
+    let book = host.fleet();
+    let now = book.time(host.now());
+    let facts = book.ledger(host.now()).facts.get(backend.url()).cloned().unwrap_or_default();
+    let is_refusal =
+        matches!(failure, Some(UpstreamFailure::Unreachable(_) | UpstreamFailure::TimedOut(Phase::Connect)));
+    let state = facts.breaker.state(now);
+    let seed = host.random();
+    let change = |facts: &mut Facts, now: Duration| {
+        if is_refusal {
+            facts.breaker.fail(now, Cause::Unreachable, None, seed);
+        } else {
+            facts.breaker.reach();
+        }
+    };
+    let is_news = if is_refusal {
+        state != BreakerState::Open
+    } else {
+        facts.breaker.cause() == Some(Cause::Unreachable)
+    };
+    if is_news && host.store().update(backend.url(), (&facts, now), None, change).await.is_err() {
+        book.update(host.now(), backend.url(), None, change);
+    }
 }
 
 /// The body of a host's answer to `GET path`.
@@ -48,16 +215,6 @@ pub(crate) async fn answer<H: Host>(
     }
     let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
     Ok(body.map_err(|error| protocol(&error))?.to_bytes())
-}
-
-/// The names of the models in a host's list at `path`.
-pub(crate) async fn models<H: Host>(
-    host: &H,
-    backend: &BackendHost,
-    path: &str,
-) -> Result<Vec<String>, UpstreamFailure> {
-    let body = answer(host, backend, path).await?;
-    ollama::model_names(&body).ok_or_else(|| UpstreamFailure::Protocol(format!("no answer to {path}")))
 }
 
 fn protocol(error: &impl ToString) -> UpstreamFailure {

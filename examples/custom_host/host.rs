@@ -12,6 +12,7 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use paddock::{
     Config, Host,
+    fleet::book::FleetBook,
     host::{Background, Clock, Entropy, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
     journal::Event,
     metrics::memory::MemoryMetrics,
@@ -55,6 +56,7 @@ impl TokioHost {
         let config = loaded.map_err(|problems| anyhow::anyhow!(problems.join("; ")))?.config;
         let clock = WallClock(Instant::now());
         let store = MemoryStore::new(clock, config.memory_limit);
+        store.fleet().set_hosts(config.fleet.hosts());
         Ok(Self(Arc::new(Parts {
             config,
             clock,
@@ -137,6 +139,10 @@ impl Host for TokioHost {
 
     fn metrics(&self) -> &Self::Metrics {
         &self.0.metrics
+    }
+
+    fn fleet(&self) -> &FleetBook {
+        self.0.store.fleet()
     }
 
     fn orphans(&self) -> &Orphans {

@@ -9,6 +9,7 @@ use std::{
 use bytes::Bytes;
 use paddock::{
     Config, Host,
+    fleet::book::FleetBook,
     host::{Background, Clock, Entropy, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
     journal::Event,
     metrics::memory::MemoryMetrics,
@@ -39,15 +40,20 @@ struct Parts {
     store: NativeStore,
     metrics: MemoryMetrics,
     tasks: TaskTracker,
+    fleet: Arc<FleetBook>,
     orphans: Orphans,
 }
 
 impl NativeHost {
     pub(crate) fn new(config: Config) -> anyhow::Result<Self> {
         let clock = SystemClock(Instant::now());
+        let store = NativeStore::new(&config, clock)?;
+        let fleet = store.fleet();
+        fleet.set_hosts(config.fleet.hosts());
         Ok(Self(Arc::new(Parts {
             client: Client::new(&config),
-            store: NativeStore::new(&config, clock)?,
+            store,
+            fleet,
             metrics: MemoryMetrics::default(),
             tasks: TaskTracker::new(),
             orphans: Orphans::default(),
@@ -122,6 +128,10 @@ impl Host for NativeHost {
 
     fn metrics(&self) -> &MemoryMetrics {
         &self.0.metrics
+    }
+
+    fn fleet(&self) -> &FleetBook {
+        &self.0.fleet
     }
 
     fn orphans(&self) -> &Orphans {

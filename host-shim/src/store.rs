@@ -1,12 +1,20 @@
 //! The store of the native form: Redis where one is configured, else the embedded one.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use paddock::{
     Config,
     cache::{CacheKey, CachedAnswer},
+    fleet::{
+        Facts, Inventory,
+        book::FleetBook,
+        ledger::{Claim, Lease, Ledger, Ticket},
+    },
     session::{SessionKey, Turn},
-    store::{Outage, ResponseCache, Sessions, Store, StoreResult, memory::MemoryStore, redis::RedisStore},
+    store::{
+        FleetState, Outage, ResponseCache, Sessions, Store, StoreResult, memory::MemoryStore,
+        redis::RedisStore,
+    },
 };
 
 use crate::{host::SystemClock, redis_client::RedisClient};
@@ -27,6 +35,14 @@ impl NativeStore {
             }
             None => Self::Embedded(MemoryStore::new(clock, config.memory_limit)),
         })
+    }
+
+    /// What this process knows of the fleet.
+    pub(crate) fn fleet(&self) -> Arc<FleetBook> {
+        match self {
+            Self::Embedded(store) => Arc::clone(store.fleet()),
+            Self::Redis(_) => Arc::default(),
+        }
     }
 }
 
@@ -64,6 +80,84 @@ impl Sessions for NativeStore {
         match self {
             Self::Embedded(store) => store.append_turn(key, turn, ttl, keep).await,
             Self::Redis(store) => store.append_turn(key, turn, ttl, keep).await,
+        }
+    }
+}
+
+impl FleetState for NativeStore {
+    async fn ledger(&self) -> StoreResult<Ledger> {
+        match self {
+            Self::Embedded(store) => store.ledger().await,
+            Self::Redis(store) => store.ledger().await,
+        }
+    }
+
+    async fn claim(&self, claim: &Claim<'_>) -> StoreResult<Option<Lease>> {
+        match self {
+            Self::Embedded(store) => store.claim(claim).await,
+            Self::Redis(store) => store.claim(claim).await,
+        }
+    }
+
+    async fn renew(&self, lease: &Lease) -> StoreResult<()> {
+        match self {
+            Self::Embedded(store) => store.renew(lease).await,
+            Self::Redis(store) => store.renew(lease).await,
+        }
+    }
+
+    async fn enter(&self, ticket: &Ticket, displaced: Option<&str>) -> StoreResult<()> {
+        match self {
+            Self::Embedded(store) => store.enter(ticket, displaced).await,
+            Self::Redis(store) => store.enter(ticket, displaced).await,
+        }
+    }
+
+    async fn leave(&self, id: &str) -> StoreResult<()> {
+        match self {
+            Self::Embedded(store) => store.leave(id).await,
+            Self::Redis(store) => store.leave(id).await,
+        }
+    }
+
+    async fn update(
+        &self,
+        host: &str,
+        known: (&Facts, Duration),
+        released: Option<&Lease>,
+        change: impl Fn(&mut Facts, Duration) + Send + Sync,
+    ) -> StoreResult<()> {
+        match self {
+            Self::Embedded(store) => store.update(host, known, released, change).await,
+            Self::Redis(store) => store.update(host, known, released, change).await,
+        }
+    }
+
+    async fn inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
+        match self {
+            Self::Embedded(store) => store.inventories().await,
+            Self::Redis(store) => store.inventories().await,
+        }
+    }
+
+    async fn put_inventory(&self, host: &str, inventory: &Inventory) -> StoreResult<()> {
+        match self {
+            Self::Embedded(store) => store.put_inventory(host, inventory).await,
+            Self::Redis(store) => store.put_inventory(host, inventory).await,
+        }
+    }
+
+    async fn lead_refresh(&self, time: Duration) -> StoreResult<bool> {
+        match self {
+            Self::Embedded(store) => store.lead_refresh(time).await,
+            Self::Redis(store) => store.lead_refresh(time).await,
+        }
+    }
+
+    async fn decisions(&self) -> StoreResult<Vec<String>> {
+        match self {
+            Self::Embedded(store) => store.decisions().await,
+            Self::Redis(store) => store.decisions().await,
         }
     }
 }

@@ -34,6 +34,42 @@ pub(super) fn parse(text: &str) -> Result<String, String> {
     Ok(format!("{scheme}://{host}:{port}{}", path.trim_end_matches('/')))
 }
 
+/// The highest weight of a host.
+const WEIGHT_LIMIT: u64 = 1000;
+/// The most requests in flight on a host and model.
+const PARALLEL_LIMIT: u64 = 10_000;
+
+/// What may be said of a host behind its address.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct HostOptions {
+    pub(super) weight: Option<u64>,
+    pub(super) parallel: Option<u64>,
+}
+
+/// An address, as [`parse`] takes it, with what may stand behind it: `http://a:11434;weight=3;parallel=8`.
+pub(super) fn parse_with_options(text: &str) -> Result<(String, HostOptions), String> {
+    let mut parts = text.split(';').map(str::trim);
+    let address = parse(parts.next().unwrap_or_default())?;
+    let mut options = HostOptions::default();
+    for part in parts {
+        match part.split_once('=').map(|(name, value)| (name.trim(), value.trim())) {
+            Some(("weight", value)) => options.weight = Some(weight(value)?),
+            Some(("parallel", value)) => {
+                let number = value.parse().ok().filter(|parallel| (1..=PARALLEL_LIMIT).contains(parallel));
+                options.parallel = Some(number.ok_or("must have a parallel from 1 to 10000")?);
+            }
+            _ => return Err("may have ;weight=N and ;parallel=N behind it and nothing else".to_owned()),
+        }
+    }
+    Ok((address, options))
+}
+
+/// The share of a host in relation to the others'.
+pub(super) fn weight(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|weight| *weight <= WEIGHT_LIMIT);
+    number.ok_or_else(|| "must have weights from 0 to 1000".to_owned())
+}
+
 /// The same address again, if it is written `scheme://name:port`: Spin compares the name literally, and one entry
 /// of another form denies the component every outbound call.
 pub(super) fn parse_strict(text: &str) -> Result<String, String> {
@@ -119,6 +155,23 @@ mod tests {
             "a;weight=3",
         ] {
             assert!(parse(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn a_host_may_have_a_weight_and_a_limit_of_its_own() {
+        let options = |weight, parallel| HostOptions { weight, parallel };
+        for (text, expected) in [
+            ("a", options(None, None)),
+            ("http://a:11434;weight=3", options(Some(3), None)),
+            ("a:11434; parallel = 8 ;weight=0", options(Some(0), Some(8))),
+        ] {
+            assert_eq!(parse_with_options(text), Ok(("http://a:11434".to_owned(), expected)), "{text}");
+        }
+        for text in
+            ["a;", "a;weight", "a;weight=x", "a;weight=-1", "a;weight=1001", "a;parallel=0", "a;zone=b"]
+        {
+            assert!(parse_with_options(text).is_err(), "{text}");
         }
     }
 

@@ -142,7 +142,13 @@ impl Error {
         } else if self == Self::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         } else if self.retryable() && self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            let asked = if let Self::UpstreamBusy { retry_after } = self { retry_after } else { None };
+            let asked = if let Self::UpstreamBusy { retry_after } = self {
+                retry_after
+            } else if let Self::Overloaded { retry_after, .. } = self {
+                Some(retry_after)
+            } else {
+                None
+            };
             let seconds = asked.map_or(1, |wait| wait.as_secs().max(1));
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }

@@ -8,7 +8,7 @@ use http::StatusCode;
 
 use crate::{
     error::{Error, Original},
-    fleet::BackendHost,
+    fleet::{Cause, Verdict},
     host::{Phase, UpstreamFailure},
     reply::ClientLeft,
     wire::{members::Members, protocol::failure},
@@ -21,6 +21,8 @@ pub(crate) enum AttemptFailure {
     Unreachable(String),
     /// A limit passed, or a proxy before the host says 504.
     TimedOut(Phase),
+    /// The host gave no first byte of a loaded model for much longer than usual, and completed nothing meanwhile.
+    Hung,
     /// 429 or 503.
     Busy {
         /// The wait that the host asked for.
@@ -81,6 +83,7 @@ impl AttemptFailure {
             Self::Failed { message, original } => Error::UpstreamFailed { message, original },
             Self::Busy { retry_after } => Error::UpstreamBusy { retry_after },
             Self::TimedOut(phase) => Error::UpstreamTimeout { phase },
+            Self::Hung => Error::UpstreamTimeout { phase: Phase::FirstByte },
             Self::Protocol(detail) => Error::UpstreamProtocol { detail },
             Self::Unreachable(detail) => Error::UpstreamUnreachable { detail },
             Self::NotFound => Error::UpstreamProtocol { detail: "the host answered 404".to_owned() },
@@ -88,11 +91,30 @@ impl AttemptFailure {
         }
     }
 
+    /// What it says of the host. A 500 says nothing until another host has answered the same request.
+    pub(crate) fn verdict(&self) -> Verdict {
+        match self {
+            Self::Unreachable(_) => Verdict::Faulty(Cause::Unreachable, None),
+            Self::TimedOut(_) => Verdict::Faulty(Cause::TimedOut, None),
+            Self::Hung => Verdict::Faulty(Cause::Hung, None),
+            Self::Busy { retry_after } => Verdict::Faulty(Cause::Busy, *retry_after),
+            Self::Protocol(_) => Verdict::Faulty(Cause::Protocol, None),
+            Self::NotFound | Self::Rejected { .. } => Verdict::Refused,
+            Self::Failed { .. } | Self::ClientLeft => Verdict::Neutral,
+        }
+    }
+
+    /// Whether the host had accepted the request, so that trying it again is work that was done before.
+    pub(crate) fn was_accepted(&self) -> bool {
+        !matches!(self, Self::Unreachable(_) | Self::TimedOut(Phase::Connect) | Self::NotFound)
+    }
+
     /// The stable word for it, in metrics and logs.
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Unreachable(_) => "unreachable",
             Self::TimedOut(_) => "timeout",
+            Self::Hung => "hung",
             Self::Busy { .. } => "busy",
             Self::Failed { .. } => "failed",
             Self::NotFound => "not_found",
@@ -108,7 +130,9 @@ impl AttemptFailure {
             Self::Unreachable(detail) | Self::Protocol(detail) => detail.clone(),
             Self::TimedOut(phase) => phase.to_string(),
             Self::Rejected { status, .. } => status.as_str().to_owned(),
-            Self::Busy { .. } | Self::Failed { .. } | Self::NotFound | Self::ClientLeft => String::new(),
+            Self::Busy { .. } | Self::Hung | Self::Failed { .. } | Self::NotFound | Self::ClientLeft => {
+                String::new()
+            }
         }
     }
 }
@@ -143,36 +167,40 @@ impl From<UpstreamFailure> for AttemptFailure {
 }
 
 /// The course of one request over its hosts.
-#[derive(Debug)]
-pub(crate) struct Failover<'a> {
-    untried: std::vec::IntoIter<&'a BackendHost>,
+#[derive(Debug, Default)]
+pub(crate) struct Failover {
     failures: Vec<AttemptFailure>,
 }
 
-impl<'a> Failover<'a> {
-    /// A course that tries `plan` in its order.
-    pub(crate) fn new(plan: Vec<&'a BackendHost>) -> Self {
-        Self { failures: Vec::with_capacity(plan.len()), untried: plan.into_iter() }
-    }
-
-    /// The host to try next; `None` when the caller must be told.
-    pub(crate) fn next_host(&mut self) -> Option<&'a BackendHost> {
-        let last_word = match self.failures.last() {
-            Some(AttemptFailure::Rejected { .. } | AttemptFailure::ClientLeft) => true,
+impl Failover {
+    /// Whether another host may be tried; else the caller must be told.
+    pub(crate) fn may_go_on(&self) -> bool {
+        match self.failures.last() {
+            Some(AttemptFailure::Rejected { .. } | AttemptFailure::ClientLeft) => false,
             // A request that makes Ollama fail must not make the whole fleet fail.
             Some(AttemptFailure::Failed { .. }) => {
-                self.count(|failure| matches!(failure, AttemptFailure::Failed { .. })) > 1
+                self.count(|failure| matches!(failure, AttemptFailure::Failed { .. })) < 2
             }
             Some(
                 AttemptFailure::Unreachable(_)
                 | AttemptFailure::TimedOut(_)
+                | AttemptFailure::Hung
                 | AttemptFailure::Busy { .. }
                 | AttemptFailure::NotFound
                 | AttemptFailure::Protocol(_),
             )
-            | None => false,
-        };
-        if last_word { None } else { self.untried.next() }
+            | None => true,
+        }
+    }
+
+    /// Whether the next attempt is a retry of what a host had accepted.
+    pub(crate) fn is_retry(&self) -> bool {
+        self.failures.last().is_some_and(AttemptFailure::was_accepted)
+    }
+
+    /// Whether nothing has failed yet.
+    pub(crate) fn is_untried(&self) -> bool {
+        self.failures.is_empty()
     }
 
     /// Takes note of how the attempt at the last host failed.
@@ -180,28 +208,19 @@ impl<'a> Failover<'a> {
         self.failures.push(failure);
     }
 
-    /// Whether the model is on no host: each was asked and said so.
-    pub(crate) fn model_is_nowhere(&self) -> bool {
-        !self.failures.is_empty() && self.count(|failure| *failure != AttemptFailure::NotFound) == 0
-    }
-
     /// What to tell the caller, from the failure that says most: what the caller can mend, then what a later
-    /// try may mend.
-    pub(crate) fn verdict(self, model: Option<&str>, available: Vec<String>) -> Error {
-        let model = model.unwrap_or_default().to_owned();
-        if self.model_is_nowhere() {
-            return Error::ModelNotFound { model, available };
-        }
-        let absent = self.count(|failure| *failure == AttemptFailure::NotFound);
-        let unknown = self.failures.len() - absent;
+    /// try may mend. `missing` is what is to be said of a model that no host has.
+    pub(crate) fn verdict(self, missing: Option<Error>) -> Error {
+        let is_absent = self.count(|failure| *failure == AttemptFailure::NotFound) > 0;
         let worst = self.failures.into_iter().max_by_key(weight);
-        match worst {
-            Some(worst @ (AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. })) => {
+        match (worst, missing) {
+            (Some(worst @ (AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. })), _) => {
                 worst.into_error()
             }
-            Some(_) if absent > 0 => Error::ModelUnavailable { model, unknown },
-            Some(worst) => worst.into_error(),
-            None => Error::UpstreamUnreachable { detail: "no host".to_owned() },
+            (None | Some(AttemptFailure::NotFound), Some(missing)) => missing,
+            (Some(_), Some(missing)) if is_absent => missing,
+            (Some(worst), _) => worst.into_error(),
+            (None, None) => Error::UpstreamUnreachable { detail: "no host".to_owned() },
         }
     }
 
@@ -216,7 +235,7 @@ fn weight(failure: &AttemptFailure) -> u8 {
         AttemptFailure::Rejected { .. } => 6,
         AttemptFailure::Failed { .. } => 5,
         AttemptFailure::Busy { .. } => 4,
-        AttemptFailure::TimedOut(_) => 3,
+        AttemptFailure::TimedOut(_) | AttemptFailure::Hung => 3,
         AttemptFailure::Protocol(_) => 2,
         AttemptFailure::Unreachable(_) => 1,
         AttemptFailure::NotFound => 0,
@@ -232,12 +251,9 @@ mod tests {
     /// Plays the statuses against as many hosts (0 stands for a refused connection), and returns how many were
     /// asked and the code that the caller gets.
     fn play(statuses: &[u16]) -> (usize, &'static str) {
-        let hosts: Vec<_> = (1..=statuses.len())
-            .map(|place| BackendHost::new(place, &format!("http://h{place}:1")).unwrap())
-            .collect();
-        let mut failover = Failover::new(hosts.iter().collect());
+        let mut failover = Failover::default();
         let mut asked = 0;
-        while failover.next_host().is_some() {
+        while asked < statuses.len() && failover.may_go_on() {
             let failure = match statuses[asked] {
                 0 => AttemptFailure::Unreachable("refused".into()),
                 1 => AttemptFailure::Protocol("cut".into()),
@@ -252,7 +268,8 @@ mod tests {
             failover.failed(failure);
             asked += 1;
         }
-        (asked, failover.verdict(Some("m"), vec![]).code())
+        let missing = Error::ModelNotFound { model: "m".to_owned(), nearest: vec![] };
+        (asked, failover.verdict(Some(missing)).code())
     }
 
     #[test]
@@ -269,12 +286,12 @@ mod tests {
             (&[501, 500], 1, "upstream_rejected"),
             (&[503, 422, 500], 2, "upstream_rejected"),
             (&[404, 404], 2, "model_not_found"),
-            (&[404, 0], 2, "model_unavailable"),
-            (&[404, 503], 2, "model_unavailable"),
+            (&[404, 0], 2, "model_not_found"),
+            (&[404, 503], 2, "model_not_found"),
             (&[404, 500], 2, "upstream_failed"),
             (&[301, 0], 2, "upstream_protocol"),
             (&[505], 1, "upstream_protocol"),
-            (&[], 0, "upstream_unreachable"),
+            (&[], 0, "model_not_found"),
         ] {
             assert_eq!(play(statuses), (asked, code), "{statuses:?}");
         }

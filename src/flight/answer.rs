@@ -1,5 +1,7 @@
 //! An answer as it arrives: its events, and what the model said in them.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use http::HeaderValue;
 use http_body::Body;
@@ -120,6 +122,19 @@ impl Heard {
             }
         }
         Ok(())
+    }
+
+    /// How fast the answer was written, in millionths of a token a second: by Ollama's own clock where it tells, else by
+    /// the time since the first byte.
+    pub(super) fn speed(&self, since_first_byte: Option<Duration>) -> Option<u64> {
+        let nanos = match self.durations.eval {
+            0 => u64::try_from(since_first_byte?.as_nanos()).ok()?,
+            eval => eval,
+        };
+        let tokens = u128::from(self.tokens?.completion);
+        u64::try_from((tokens * 1_000_000_000_000_000).checked_div(u128::from(nanos))?)
+            .ok()
+            .filter(|speed| *speed > 0)
     }
 
     pub(super) fn tokens(&self) -> Option<Tokens> {

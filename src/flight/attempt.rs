@@ -14,9 +14,12 @@ use http_body_util::{BodyExt, Limited};
 use super::{
     NO_EVENT, Order, UNFINISHED,
     answer::{Events, Heard, Opened},
-    broken, orphan,
+    broken,
+    dispatch::{Dispatch, Place},
+    orphan,
 };
 use crate::{
+    account::Account,
     error::Original,
     fleet::{AttemptFailure, BackendHost},
     host::{Host, UpstreamFailure},
@@ -34,24 +37,49 @@ const WHOLE_LIMIT: usize = 64 << 20;
 const ERROR_LIMIT: usize = 64 << 10;
 const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
-/// Asks one host.
+/// Asks one host. Gives its place back, unless the request is seen through although its client left: see [`orphan`].
 pub(super) async fn attempt<H: Host>(
     host: &H,
-    backend: &BackendHost,
+    dispatch: &Dispatch<'_, H>,
     order: &Order,
     presence: &mut Presence,
-) -> Result<Opened<H::Body>, AttemptFailure> {
-    let response = head(host, backend, order, presence).await?;
-    presence.during(open(host, order, response)).await?
+    mut place: Box<Place>,
+    account: &Account,
+) -> (Result<Opened<H::Body>, AttemptFailure>, Option<Box<Place>>) {
+    let request = match request(&place.backend, order) {
+        Ok(request) => request,
+        Err(failure) => return (Err(failure), Some(place)),
+    };
+    let (sender, limits) = (host.clone(), order.limits(host));
+    let sending = Box::pin(async move { sender.send(request, limits).await });
+    let end = {
+        let hung = Box::pin(dispatch.hung(&place, account));
+        match select(sending, select(pin!(presence.left()), hung)).await {
+            Either::Left((response, _)) => Ok(response),
+            Either::Right((Either::Left(_), sending)) => Err(Some(sending)),
+            Either::Right((Either::Right(_), _)) => Err(None),
+        }
+    };
+    let response = match end {
+        Ok(Ok(response)) => response,
+        Ok(Err(failure)) => return (Err(failure.into()), Some(place)),
+        Err(Some(sending)) => {
+            let place = orphan::adopt(host, place, order.model.as_deref(), sending);
+            return (Err(AttemptFailure::ClientLeft), place);
+        }
+        Err(None) => return (Err(AttemptFailure::Hung), Some(place)),
+    };
+    if response.status().is_success() {
+        place.note_first_byte(host);
+    }
+    let opened = match presence.during(open(host, order, response)).await {
+        Ok(opened) => opened,
+        Err(left) => Err(left.into()),
+    };
+    (opened, Some(place))
 }
 
-/// The response head. A request whose client left meanwhile may be kept: see [`orphan`].
-async fn head<H: Host>(
-    host: &H,
-    backend: &BackendHost,
-    order: &Order,
-    presence: &mut Presence,
-) -> Result<Response<H::Body>, AttemptFailure> {
+fn request(backend: &BackendHost, order: &Order) -> Result<Request<Bytes>, AttemptFailure> {
     let fault = |error: http::Error| AttemptFailure::Protocol(error.to_string());
     let uri = backend.endpoint(&order.path).map_err(AttemptFailure::Protocol)?;
     let mut request = Request::builder().method(order.method.clone()).uri(uri);
@@ -60,17 +88,7 @@ async fn head<H: Host>(
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::CONTENT_LENGTH, HeaderValue::from(order.body.len()));
     }
-    let request = request.body(order.body.clone()).map_err(fault)?;
-    let limits = order.limits(host);
-    let sender = host.clone();
-    let sending = Box::pin(async move { sender.send(request, limits).await });
-    match select(sending, pin!(presence.left())).await {
-        Either::Left((response, _)) => Ok(response?),
-        Either::Right(((), sending)) => {
-            orphan::adopt(host, backend, order.model.as_deref(), sending);
-            Err(AttemptFailure::ClientLeft)
-        }
-    }
+    request.body(order.body.clone()).map_err(fault)
 }
 
 /// Reads until the client can be told something: the first event of a stream, else everything.

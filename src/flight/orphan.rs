@@ -1,47 +1,41 @@
 //! Loads whose clients left: Ollama gives up loading a model when whoever asked for it leaves, so that a model that
 //! loads slowly and whose clients are impatient would never load.
 //!
-//! While a host has not loaded the model, the request is kept until its head arrives or its limit passes, one for
-//! each host and model; every other request of a departed client is dropped at once.
+//! While a host has not loaded the model, which only a first byte proves, the request is kept until its head arrives or
+//! its limit passes, one for each host and model; every other request of a departed client is dropped at once.
 
 use std::{
     future::Future,
     pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    time::Duration,
 };
 
-use futures::future::{Either, select};
-
+use super::dispatch::Place;
 use crate::{
-    fleet::{BackendHost, is_same_model},
-    host::{Host, MaybeSend},
-    survey,
+    fleet::{AttemptFailure, Verdict},
+    host::{Host, MaybeSend, UpstreamFailure},
 };
-
-/// How long a host may take to say what it has loaded: whatever it computes for a client that left must end soon.
-const PATIENCE: Duration = Duration::from_millis(700);
 
 /// The loads that are seen through. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub struct Orphans(Arc<Mutex<Vec<(String, String)>>>);
 
-/// The place of one load among the orphans.
-struct Place {
+/// One load among the orphans.
+struct Orphan {
     orphans: Orphans,
     load: (String, String),
 }
 
 impl Orphans {
     /// A place for a load of `model` on the host at `url`, unless there is one.
-    fn admit(&self, url: &str, model: &str) -> Option<Place> {
+    fn admit(&self, url: &str, model: &str) -> Option<Orphan> {
         let load = (url.to_owned(), model.to_ascii_lowercase());
         let mut loads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if loads.contains(&load) {
             return None;
         }
         loads.push(load.clone());
-        Some(Place { orphans: self.clone(), load })
+        Some(Orphan { orphans: self.clone(), load })
     }
 
     /// How many loads are seen through now.
@@ -50,37 +44,44 @@ impl Orphans {
     }
 }
 
-impl Drop for Place {
+impl Drop for Orphan {
     fn drop(&mut self) {
         self.orphans.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|load| *load != self.load);
     }
 }
 
-/// Takes over the request of a client that left while it waited for the head.
-pub(super) fn adopt<H: Host, F>(host: &H, backend: &BackendHost, model: Option<&str>, sending: Pin<Box<F>>)
+/// Takes over the request of a client that left while it waited for the head, with its place, where the model was being
+/// loaded for it; else gives the place back.
+pub(super) fn adopt<H: Host, F, B>(
+    host: &H,
+    place: Box<Place>,
+    model: Option<&str>,
+    sending: Pin<Box<F>>,
+) -> Option<Box<Place>>
 where
-    F: Future<Output: MaybeSend> + MaybeSend + 'static,
+    F: Future<Output = Result<http::Response<B>, UpstreamFailure>> + MaybeSend + 'static,
+    B: MaybeSend + 'static,
 {
-    let place = model.and_then(|model| Some((host.orphans().admit(backend.url(), model)?, model.to_owned())));
-    let Some((place, model)) = place else { return };
-    let (task_host, backend) = (host.clone(), backend.clone());
+    // A first byte since would have proved that the model is loaded.
+    let admitted = model
+        .filter(|_| place.cold && place.is_taken())
+        .and_then(|model| host.orphans().admit(place.backend.url(), model));
+    let Some(orphan) = admitted else { return Some(place) };
+    let (task_host, mut place) = (host.clone(), place);
     host.spawn(async move {
-        let _place = place;
-        // Whichever is first: the head is all that was waited for.
-        if let Either::Right((is_loaded, sending)) =
-            select(sending, Box::pin(is_loaded(&task_host, &backend, &model))).await
-            && is_loaded == Some(false)
-        {
-            let _ = sending.await;
-        }
+        let _orphan = orphan;
+        // The head is all that was waited for.
+        let verdict = match sending.await {
+            Ok(response) if response.status().is_success() => {
+                place.note_first_byte(&task_host);
+                Verdict::Answered
+            }
+            Ok(_) => Verdict::Neutral,
+            Err(failure) => AttemptFailure::from(failure).verdict(),
+        };
+        place.settle(&task_host, verdict).await;
     });
-}
-
-/// Whether the host lists the model among those it has loaded; `None` when it does not say so soon.
-async fn is_loaded<H: Host>(host: &H, backend: &BackendHost, model: &str) -> Option<bool> {
-    let listed = Box::pin(survey::models(host, backend, "/api/ps"));
-    let Either::Left((loaded, _)) = select(listed, Box::pin(host.sleep(PATIENCE))).await else { return None };
-    Some(loaded.ok()?.iter().any(|loaded| is_same_model(loaded, model)))
+    None
 }
 
 #[cfg(test)]

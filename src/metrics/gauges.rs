@@ -1,6 +1,7 @@
 //! What is not counted but known when asked.
 
 use crate::{
+    fleet::BreakerState,
     metrics::text::{header, label, line},
     settings::Form,
 };
@@ -29,29 +30,6 @@ pub struct HostGauge {
     pub breaker: BreakerState,
     /// Models that it has loaded.
     pub loaded: u64,
-}
-
-/// The state of a circuit breaker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BreakerState {
-    /// The host is asked.
-    Closed,
-    /// The host is tried, to see whether it is well again.
-    HalfOpen,
-    /// The host is left alone.
-    Open,
-}
-
-impl BreakerState {
-    const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
-
-    fn as_str(self) -> &'static str {
-        match self {
-            Self::Closed => "closed",
-            Self::HalfOpen => "half_open",
-            Self::Open => "open",
-        }
-    }
 }
 
 impl Gauges {

@@ -18,9 +18,14 @@ use quick_cache::{
 
 use crate::{
     cache::{CacheKey, CachedAnswer},
-    host::Clock,
+    fleet::{
+        Facts, Inventory,
+        book::FleetBook,
+        ledger::{Claim, Lease, Ledger, Ticket},
+    },
+    host::{Clock, MaybeSend, MaybeSync},
     session::{SessionKey, Turn},
-    store::{Outage, ResponseCache, Sessions, Store, StoreError, StoreResult},
+    store::{FleetState, Outage, ResponseCache, Sessions, Store, StoreError, StoreResult},
 };
 
 /// What an entry costs beside its text, in bytes: key, counters, hash table.
@@ -57,6 +62,7 @@ pub struct MemoryStore<C> {
     /// Held while a session is replaced, so that turns appended at the same time all survive.
     appending: Mutex<()>,
     turn: AtomicU64,
+    fleet: Arc<FleetBook>,
     outage: Outage,
 }
 
@@ -87,8 +93,14 @@ impl<C: Clock> MemoryStore<C> {
             sessions: bounded(limit / 2),
             appending: Mutex::new(()),
             turn: AtomicU64::new(0),
+            fleet: Arc::default(),
             outage: Outage::default(),
         }
+    }
+
+    /// What it knows of the fleet.
+    pub fn fleet(&self) -> &Arc<FleetBook> {
+        &self.fleet
     }
 
     fn live<K: std::hash::Hash + Eq + Clone, T: Clone>(&self, entries: &Bounded<K, T>, key: &K) -> Option<T> {
@@ -153,6 +165,58 @@ impl<C: Clock> Sessions for MemoryStore<C> {
         self.put_session(key, kept, ttl);
         // A session larger than the cache admits is refused silently; what is acknowledged must be there.
         if self.sessions.peek(key).is_some() { Ok(()) } else { Err(StoreError::Full) }
+    }
+}
+
+impl<C: Clock> FleetState for MemoryStore<C> {
+    async fn ledger(&self) -> StoreResult<Ledger> {
+        Ok(self.fleet.ledger(self.clock.now()))
+    }
+
+    async fn claim(&self, claim: &Claim<'_>) -> StoreResult<Option<Lease>> {
+        Ok(self.fleet.claim(self.clock.now(), claim))
+    }
+
+    async fn renew(&self, _: &Lease) -> StoreResult<()> {
+        Ok(())
+    }
+
+    async fn enter(&self, ticket: &Ticket, displaced: Option<&str>) -> StoreResult<()> {
+        self.fleet.enter(self.clock.now(), ticket, displaced);
+        Ok(())
+    }
+
+    async fn leave(&self, id: &str) -> StoreResult<()> {
+        self.fleet.leave(id);
+        Ok(())
+    }
+
+    async fn update(
+        &self,
+        host: &str,
+        _: (&Facts, Duration),
+        released: Option<&Lease>,
+        change: impl Fn(&mut Facts, Duration) + MaybeSend + MaybeSync,
+    ) -> StoreResult<()> {
+        self.fleet.update(self.clock.now(), host, released.map(|lease| &*lease.id), change);
+        Ok(())
+    }
+
+    async fn inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
+        // They are in the book already.
+        Ok(Vec::new())
+    }
+
+    async fn put_inventory(&self, _: &str, _: &Inventory) -> StoreResult<()> {
+        Ok(())
+    }
+
+    async fn lead_refresh(&self, _: Duration) -> StoreResult<bool> {
+        Ok(true)
+    }
+
+    async fn decisions(&self) -> StoreResult<Vec<String>> {
+        Ok(self.fleet.decisions())
     }
 }
 

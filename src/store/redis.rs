@@ -3,6 +3,8 @@
 //! It speaks through [`RedisCommands`], which the Spin host and the native host implement. Every command and
 //! script touches one key or one hash slot, no command blocks, and each carries its limit.
 
+mod fleet;
+
 use std::{future::Future, time::Duration};
 
 use crate::{

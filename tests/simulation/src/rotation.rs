@@ -48,7 +48,7 @@ impl Gateway for Rotation {
     fn arrive(&mut self, _: Duration, request: &Request) {
         let order = match self.policy {
             Policy::RoundRobin => self.balancer.rotation(self.counter),
-            Policy::Random => self.balancer.shuffle(self.counter),
+            _ => self.balancer.shuffle(self.counter),
         };
         self.counter += 1;
         // A host's name is its place, from 1.

@@ -11,6 +11,7 @@ use bytes::Bytes;
 use paddock::{
     Config, Host,
     config::Loaded,
+    fleet::book::FleetBook,
     host::{Background, Clock, Entropy, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
     journal::{Event, Level},
     metrics::redis::RedisMetrics,
@@ -31,6 +32,7 @@ struct Parts {
     started: Instant,
     store: RedisStore<SpinRedis>,
     metrics: RedisMetrics<SpinRedis>,
+    fleet: FleetBook,
     orphans: Orphans,
 }
 
@@ -47,11 +49,14 @@ impl SpinHost {
             write(Level::Warn, &warning, None);
         }
         let timeout = config.redis.as_ref().map_or(Duration::ZERO, |redis| redis.timeout);
+        let fleet = FleetBook::default();
+        fleet.set_hosts(config.fleet.hosts());
         let redis = SpinRedis::new(config.redis.as_ref().map(|redis| redis.url.clone()));
         Ok(Self(Rc::new(Parts {
             store: RedisStore::new(redis.clone(), &config.redis_prefix, timeout),
             metrics: RedisMetrics::new(redis, &config.redis_prefix, timeout),
             started: Instant::now(),
+            fleet,
             orphans: Orphans::default(),
             config,
         })))
@@ -143,6 +148,10 @@ impl Host for SpinHost {
 
     fn metrics(&self) -> &Self::Metrics {
         &self.0.metrics
+    }
+
+    fn fleet(&self) -> &FleetBook {
+        &self.0.fleet
     }
 
     fn orphans(&self) -> &Orphans {

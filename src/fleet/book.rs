@@ -1,0 +1,254 @@
+//! The ledger of one process: the whole of it without Redis, and what is gone by while Redis is away.
+//!
+//! Every method is one step that happens at once. It knows no clock: the time comes in, by the host's clock. Its leases
+//! do not expire, for they end with the process.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::poll_fn,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Poll, Waker},
+    time::Duration,
+};
+
+use crate::fleet::{
+    BackendHost, Facts, Inventory, ModelName,
+    ledger::{BUDGET_WINDOW, Claim, Lease, Ledger, Retries, TICKET, Ticket},
+};
+
+/// Decisions that are remembered.
+pub const DECISIONS: usize = 32;
+/// How long it is remembered who was given a place.
+const SERVED: Duration = Duration::from_mins(2);
+
+/// The ledger of one process.
+#[derive(Debug, Default)]
+pub struct FleetBook(Mutex<Pages>);
+
+#[derive(Debug, Default)]
+struct Pages {
+    hosts: Arc<[BackendHost]>,
+    /// Whether the hosts are asked what they have in the background.
+    is_watched: bool,
+    facts: BTreeMap<String, Arc<Facts>>,
+    inventories: BTreeMap<String, Arc<Inventory>>,
+    leases: Vec<Lease>,
+    /// With the time at which each ends.
+    tickets: Vec<(Ticket, Duration)>,
+    /// When a caller, or its session, was given a place in a lane last.
+    served: BTreeMap<(String, String, String), Duration>,
+    /// When requests were given places, and whether it was a retry.
+    claims: VecDeque<(Duration, bool)>,
+    decisions: VecDeque<String>,
+    waiting: Vec<Waker>,
+    /// Steps so far that may have made room.
+    changes: u64,
+    /// How far the clock of the shared store is ahead of the host's.
+    ahead: Duration,
+    /// When the inventories were looked at last, by the host's clock.
+    looked: Option<Duration>,
+}
+
+impl FleetBook {
+    fn pages(&self) -> MutexGuard<'_, Pages> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The pages as they are now, and the time by the store's clock.
+    fn open(&self, now: Duration) -> (MutexGuard<'_, Pages>, Duration) {
+        let mut pages = self.pages();
+        let now = now + pages.ahead;
+        pages.tickets.retain(|(_, ends)| now < *ends);
+        while pages.claims.front().is_some_and(|(at, _)| now.saturating_sub(*at) >= BUDGET_WINDOW) {
+            pages.claims.pop_front();
+        }
+        (pages, now)
+    }
+
+    /// The hosts, in the order of the configuration.
+    pub fn hosts(&self) -> Arc<[BackendHost]> {
+        Arc::clone(&self.pages().hosts)
+    }
+
+    /// Replaces the hosts: at the start, and where names stand for addresses that change.
+    pub fn set_hosts(&self, hosts: &[BackendHost]) {
+        let mut pages = self.pages();
+        pages.hosts = hosts.into();
+        let is_known = |url: &String| hosts.iter().any(|host| host.url() == url);
+        pages.inventories.retain(|url, _| is_known(url));
+        pages.ring();
+    }
+
+    /// Whether the hosts are asked in the background what they have.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.pages().is_watched
+    }
+
+    /// Takes note that they are.
+    pub(crate) fn watch(&self) {
+        self.pages().is_watched = true;
+    }
+
+    /// The time by the store's clock.
+    pub fn time(&self, now: Duration) -> Duration {
+        now + self.pages().ahead
+    }
+
+    /// Everything as it stands.
+    pub fn ledger(&self, now: Duration) -> Ledger {
+        let (pages, now) = self.open(now);
+        let tickets = pages.tickets.iter().map(|(ticket, _)| {
+            let served = |session: &str| {
+                let key = (ticket.lane.clone(), ticket.caller.clone(), session.to_owned());
+                pages.served.get(&key).copied().unwrap_or_default()
+            };
+            Ticket { caller_served: served(""), session_served: served(&ticket.session), ..ticket.clone() }
+        });
+        let retries = pages.claims.iter().filter(|(_, is_retry)| *is_retry).count() as u64;
+        Ledger {
+            now,
+            facts: pages.facts.clone(),
+            leases: pages.leases.clone(),
+            tickets: tickets.collect(),
+            retries: Retries { requests: pages.claims.len() as u64, retries },
+        }
+    }
+
+    /// Takes the first of the places that has room.
+    pub fn claim(&self, now: Duration, claim: &Claim<'_>) -> Option<Lease> {
+        let (mut pages, now) = self.open(now);
+        let place = claim.places.iter().find(|place| {
+            let mut taken = pages.leases.iter().filter(|lease| lease.host == place.host);
+            let in_lane = taken.clone().filter(|lease| lease.lane == claim.lane).count() as u64;
+            in_lane < place.limit && !(place.trial && taken.any(|lease| lease.trial))
+        })?;
+        let lease = Lease {
+            host: place.host.clone(),
+            lane: claim.lane.to_owned(),
+            id: claim.id.to_owned(),
+            began: now,
+            cold: place.cold,
+            trial: place.trial,
+        };
+        pages.leases.push(lease.clone());
+        pages.tickets.retain(|(ticket, _)| ticket.id != claim.id);
+        pages.claims.push_back((now, claim.is_retry));
+        let (caller, session) = claim.flow;
+        pages.served.retain(|_, at| now.saturating_sub(*at) < SERVED);
+        for session in ["", session] {
+            pages.served.insert((claim.lane.to_owned(), caller.to_owned(), session.to_owned()), now);
+        }
+        if pages.decisions.len() >= DECISIONS {
+            pages.decisions.pop_front();
+        }
+        pages.decisions.push_back(claim.reason.to_owned());
+        Some(lease)
+    }
+
+    /// Puts a ticket into the queue, in the place of another if that is named, or renews it.
+    pub fn enter(&self, now: Duration, ticket: &Ticket, displaced: Option<&str>) {
+        let (mut pages, now) = self.open(now);
+        if let Some(displaced) = displaced {
+            pages.tickets.retain(|(known, _)| known.id != displaced);
+            pages.ring();
+        }
+        pages.tickets.retain(|(known, _)| known.id != ticket.id);
+        pages.tickets.push((ticket.clone(), now + TICKET));
+    }
+
+    /// Takes a ticket out of the queue.
+    pub fn leave(&self, id: &str) {
+        let mut pages = self.pages();
+        pages.tickets.retain(|(ticket, _)| ticket.id != id);
+        pages.ring();
+    }
+
+    /// Changes the facts of a host and gives a place back.
+    pub fn update(
+        &self,
+        now: Duration,
+        host: &str,
+        released: Option<&str>,
+        change: impl FnOnce(&mut Facts, Duration),
+    ) {
+        let (mut pages, now) = self.open(now);
+        if let Some(released) = released {
+            pages.leases.retain(|lease| lease.id != released);
+        }
+        change(Arc::make_mut(pages.facts.entry(host.to_owned()).or_default()), now);
+        pages.ring();
+    }
+
+    /// Takes over what others know at `now` by the host's clock, to go on with when they cannot be asked.
+    pub fn learn(&self, now: Duration, ledger: &Ledger) {
+        let mut pages = self.pages();
+        pages.ahead = ledger.now.saturating_sub(now);
+        pages.facts.clone_from(&ledger.facts);
+    }
+
+    /// The reasons of the latest decisions, oldest first.
+    pub fn decisions(&self) -> Vec<String> {
+        self.pages().decisions.iter().cloned().collect()
+    }
+
+    /// What the hosts said they have.
+    pub fn inventories(&self) -> BTreeMap<String, Arc<Inventory>> {
+        self.pages().inventories.clone()
+    }
+
+    /// Takes note of what a host said, unless something newer is known.
+    pub fn note_inventory(&self, host: &str, inventory: Arc<Inventory>) {
+        let mut pages = self.pages();
+        if pages.inventories.get(host).is_none_or(|known| known.seen <= inventory.seen) {
+            pages.inventories.insert(host.to_owned(), inventory);
+        }
+        pages.ring();
+    }
+
+    /// Takes note that a host does not have a model after all.
+    pub fn forget_model(&self, host: &str, model: &ModelName) {
+        if let Some(inventory) = self.pages().inventories.get_mut(host) {
+            let is_other = |name: &str| ModelName::parse(name).as_ref() != Some(model);
+            Arc::make_mut(inventory).models.retain(|known| is_other(&known.name));
+        }
+    }
+
+    /// Whether the inventories should be looked at, because that was done longer than `fresh` ago; whoever is told so
+    /// does it.
+    pub(crate) fn is_due(&self, now: Duration, fresh: Duration) -> bool {
+        let mut pages = self.pages();
+        let is_due = pages.looked.is_none_or(|looked| now.saturating_sub(looked) >= fresh);
+        if is_due {
+            pages.looked = Some(now);
+        }
+        is_due
+    }
+
+    /// Tells whoever waits that there may be room.
+    pub fn ring(&self) {
+        self.pages().ring();
+    }
+
+    /// Resolves at the next step that may have made room; never on a platform where one request must not wake another.
+    pub fn changed(&self) -> impl Future<Output = ()> + Send + '_ {
+        let seen = self.pages().changes;
+        poll_fn(move |context| {
+            let mut pages = self.pages();
+            if pages.changes != seen {
+                return Poll::Ready(());
+            }
+            if cfg!(not(target_family = "wasm")) {
+                pages.waiting.push(context.waker().clone());
+            }
+            Poll::Pending
+        })
+    }
+}
+
+impl Pages {
+    /// Wakes whoever waits.
+    fn ring(&mut self) {
+        self.changes += 1;
+        self.waiting.drain(..).for_each(Waker::wake);
+    }
+}

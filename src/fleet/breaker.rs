@@ -1,0 +1,229 @@
+//! The circuit breaker of one host: whether it is sent requests, after what it did with those before.
+//!
+//! It opens at the first failure that is the host's own, for one second, twice as long each time, up to a minute, and
+//! never shorter than the host asked for. Then one request is let through; its success closes the breaker. Pure: the
+//! time and the seed come in.
+
+use std::time::Duration;
+
+/// How long the first opening lasts.
+const BASE: Duration = Duration::from_secs(1);
+/// The longest opening that we choose, and the longest that a host may ask for.
+const LIMIT: Duration = Duration::from_mins(1);
+/// After as long without a failure an opening is the first again.
+const QUIET: Duration = Duration::from_mins(1);
+
+/// Why a breaker opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// No connection, or a proxy said 502.
+    Unreachable,
+    /// A limit passed, or a proxy said 504.
+    TimedOut,
+    /// The host said 429 or 503.
+    Busy,
+    /// The host broke off or did not speak HTTP.
+    Protocol,
+    /// The host failed a request that another host then answered.
+    Failed,
+    /// The host gave no first byte of a loaded model and completed nothing.
+    Hung,
+}
+
+impl Cause {
+    const ALL: [Self; 6] =
+        [Self::Unreachable, Self::TimedOut, Self::Busy, Self::Protocol, Self::Failed, Self::Hung];
+
+    /// The stable word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Unreachable => "unreachable",
+            Self::TimedOut => "timeout",
+            Self::Busy => "busy",
+            Self::Protocol => "protocol",
+            Self::Failed => "failed",
+            Self::Hung => "hung",
+        }
+    }
+
+    pub(crate) fn named(word: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|cause| cause.as_str() == word)
+    }
+}
+
+/// Whether a host is sent requests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum BreakerState {
+    /// It is.
+    Closed,
+    /// One request at a time, to see whether it works again.
+    HalfOpen,
+    /// None, while another host is left.
+    Open,
+}
+
+impl BreakerState {
+    /// Every state.
+    pub const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
+
+    /// The stable word for it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Closed => "closed",
+            Self::HalfOpen => "half_open",
+            Self::Open => "open",
+        }
+    }
+}
+
+/// The breaker of one host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Breaker {
+    pub(crate) opening: Option<Opening>,
+    /// Openings without a quiet time between them.
+    pub(crate) streak: u32,
+    /// When the last failure came.
+    pub(crate) failed: Duration,
+}
+
+/// Since when and until when a breaker is open.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Opening {
+    pub(crate) since: Duration,
+    pub(crate) until: Duration,
+    pub(crate) cause: Cause,
+}
+
+impl Breaker {
+    /// The state at `now`.
+    pub fn state(&self, now: Duration) -> BreakerState {
+        match self.opening {
+            None => BreakerState::Closed,
+            Some(opening) if now < opening.until => BreakerState::Open,
+            Some(_) => BreakerState::HalfOpen,
+        }
+    }
+
+    /// Why it is not closed.
+    pub fn cause(&self) -> Option<Cause> {
+        self.opening.map(|opening| opening.cause)
+    }
+
+    /// How long it stays open.
+    pub fn retry_in(&self, now: Duration) -> Duration {
+        self.opening.map_or(Duration::ZERO, |opening| opening.until.saturating_sub(now))
+    }
+
+    /// Takes note of a failure. Those that come while it is open were on their way before and add nothing but a
+    /// longer wait that the host asks for. `seed` spreads the replicas' next trials by 20 % either way.
+    pub fn fail(&mut self, now: Duration, cause: Cause, retry_after: Option<Duration>, seed: u64) {
+        let asked = retry_after.unwrap_or_default().min(LIMIT);
+        if let Some(opening) = self.opening.as_mut().filter(|opening| now < opening.until) {
+            opening.until = opening.until.max(now + asked);
+            return;
+        }
+        let is_quiet = now.saturating_sub(self.failed) > QUIET;
+        self.streak = if is_quiet { 1 } else { self.streak.saturating_add(1) };
+        self.failed = now;
+        let doubled = BASE * 2_u32.saturating_pow(self.streak.saturating_sub(1).min(10));
+        let percent = u32::try_from(seed % 41).unwrap_or_default() + 80;
+        let wait = (doubled.min(LIMIT) * percent / 100).max(asked);
+        self.opening = Some(Opening { since: now, until: now + wait, cause });
+    }
+
+    /// Takes note that a request which began at `began` was answered: one from before the opening proves nothing.
+    pub fn succeed(&mut self, began: Duration) {
+        if self.opening.is_some_and(|opening| began >= opening.since) {
+            self.opening = None;
+        }
+    }
+
+    /// Takes note that the host takes connections again, which says nothing about any other fault.
+    pub fn reach(&mut self) {
+        if self.cause() == Some(Cause::Unreachable) {
+            self.opening = None;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIDDLE: u64 = 20;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    #[test]
+    fn it_opens_at_a_failure_lets_one_try_after_the_wait_and_closes_at_a_success() {
+        let mut breaker = Breaker::default();
+        assert_eq!(breaker.state(seconds(100)), BreakerState::Closed);
+        breaker.fail(seconds(100), Cause::Protocol, None, MIDDLE);
+        assert_eq!(breaker.state(seconds(100)), BreakerState::Open);
+        assert_eq!((breaker.retry_in(seconds(100)), breaker.cause()), (seconds(1), Some(Cause::Protocol)));
+        assert_eq!(breaker.state(seconds(101)), BreakerState::HalfOpen);
+        breaker.succeed(seconds(99));
+        assert_eq!(
+            breaker.state(seconds(101)),
+            BreakerState::HalfOpen,
+            "a request from before proves nothing"
+        );
+        breaker.succeed(seconds(101));
+        assert_eq!(breaker.state(seconds(101)), BreakerState::Closed);
+    }
+
+    #[test]
+    fn each_failed_trial_doubles_the_wait_up_to_a_minute_until_it_was_quiet() {
+        let (mut breaker, mut now, mut waits) = (Breaker::default(), seconds(1000), Vec::new());
+        for _ in 0..8 {
+            breaker.fail(now, Cause::TimedOut, None, MIDDLE);
+            waits.push(breaker.retry_in(now).as_secs());
+            now += breaker.retry_in(now);
+        }
+        assert_eq!(waits, [1, 2, 4, 8, 16, 32, 60, 60]);
+        breaker.succeed(now);
+        breaker.fail(now + seconds(61), Cause::Busy, None, MIDDLE);
+        assert_eq!(breaker.retry_in(now + seconds(61)), seconds(1));
+    }
+
+    #[test]
+    fn failures_on_their_way_before_it_opened_count_once() {
+        let mut breaker = Breaker::default();
+        for _ in 0..5 {
+            breaker.fail(seconds(100), Cause::Protocol, None, MIDDLE);
+        }
+        assert_eq!(breaker.retry_in(seconds(100)), seconds(1));
+    }
+
+    #[test]
+    fn the_wait_that_a_host_asks_for_is_kept_up_to_a_minute() {
+        let mut breaker = Breaker::default();
+        breaker.fail(seconds(100), Cause::Busy, Some(seconds(7)), MIDDLE);
+        assert_eq!(breaker.retry_in(seconds(100)), seconds(7));
+        breaker.fail(seconds(101), Cause::Busy, Some(seconds(3600)), MIDDLE);
+        assert_eq!(breaker.retry_in(seconds(101)), seconds(60));
+    }
+
+    #[test]
+    fn a_connection_ends_what_a_refused_one_began_and_nothing_else() {
+        for cause in Cause::ALL {
+            let mut breaker = Breaker::default();
+            breaker.fail(seconds(100), cause, None, MIDDLE);
+            breaker.reach();
+            assert_eq!(breaker.cause().is_none(), cause == Cause::Unreachable, "{cause:?}");
+            assert_eq!(Cause::named(cause.as_str()), Some(cause));
+        }
+    }
+
+    #[test]
+    fn replicas_try_again_at_different_times() {
+        let wait = |seed| {
+            let mut breaker = Breaker::default();
+            breaker.fail(seconds(100), Cause::Busy, None, seed);
+            breaker.retry_in(seconds(100)).as_millis()
+        };
+        assert_eq!((wait(0), wait(20), wait(40), wait(41)), (800, 1000, 1200, 800));
+    }
+}

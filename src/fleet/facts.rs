@@ -1,0 +1,427 @@
+//! What was learnt of a host from the requests that it was sent: its breaker, and for each of its models how fast it
+//! is, what proves that it is loaded, and how many requests it takes.
+//!
+//! Pure values and transitions; times are in the store's clock. A value is kept in whole milliseconds.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::Serialize;
+
+use crate::{
+    fleet::breaker::{Breaker, Cause, Opening},
+    wire::members::{self, Members},
+};
+
+/// Models of one host of which something is known; beyond that the one that was used longest ago is forgotten.
+const LANES_LIMIT: usize = 48;
+/// Times to the first byte that are remembered for their 95th percentile.
+const SAMPLES: usize = 20;
+/// The time constant of the averages: a sample that comes this long after the one before weighs half.
+const MEMORY: Duration = Duration::from_secs(10);
+/// The most that one sample weighs in the average of service times, in percent, and the least.
+const WEIGHTS: (u64, u64) = (10, 50);
+/// Successes in a row that raise a lowered limit by one.
+const RAISE: u64 = 8;
+
+/// What was learnt of one host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Facts {
+    /// Whether it is sent requests.
+    pub breaker: Breaker,
+    pub(crate) lanes: BTreeMap<String, LaneFacts>,
+}
+
+/// What was learnt of one model on one host.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct LaneFacts {
+    /// Milliseconds that one request keeps the host busy, averaged; 0 when unknown.
+    pub service: u64,
+    /// Milliseconds until the end of an answer, as a peak-sensitive average: up at once, down slowly; 0 when unknown.
+    pub latency: u64,
+    /// Milliseconds that loading the model took last; 0 when unknown.
+    pub load: u64,
+    /// Milliseconds to the first byte of streams while the model was loaded, the latest last.
+    pub(crate) first_bytes: Vec<u64>,
+    /// The same of answers in one piece, whose first byte follows the last token.
+    pub(crate) wholes: Vec<u64>,
+    /// The runner options that the model was last loaded with, as far as a first byte proved it, and when.
+    pub(crate) runner: Option<(String, Duration)>,
+    /// When a request here ended last.
+    pub(crate) completed: Duration,
+    /// The lowered limit of requests in flight; 0 when it is not lowered.
+    pub(crate) limit: u64,
+    /// Successes since the limit changed.
+    pub(crate) successes: u64,
+}
+
+/// How an attempt at a host ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It was answered.
+    Answered,
+    /// It failed in a way that is the host's own fault. The host may have said when to come back.
+    Faulty(Cause, Option<Duration>),
+    /// The host refused it for a reason of the request's own: the host works.
+    Refused,
+    /// It ended for a reason that says nothing of the host.
+    Neutral,
+}
+
+/// What is told of an attempt at its end.
+#[derive(Debug, Clone, Copy)]
+pub struct Report<'a> {
+    /// The lane that it took a place in, and what was asked of it; `None` for what takes no place.
+    pub run: Option<Run<'a>>,
+    /// When it began, by the store's clock.
+    pub began: Duration,
+    /// Until its first byte, if there was one.
+    pub first_byte: Option<Duration>,
+    /// Until its end.
+    pub elapsed: Duration,
+    /// How it ended.
+    pub verdict: Verdict,
+}
+
+/// What an attempt asked of a model.
+#[derive(Debug, Clone, Copy)]
+pub struct Run<'a> {
+    /// The lane's key.
+    pub lane: &'a str,
+    /// The runner options.
+    pub options: &'a str,
+    /// Whether the answer comes in pieces.
+    pub streams: bool,
+    /// Requests in flight in this lane when it began, itself included.
+    pub in_flight: u64,
+    /// Whether the model had to be loaded for it.
+    pub cold: bool,
+}
+
+impl Facts {
+    /// What is known of a lane.
+    pub fn lane(&self, key: &str) -> Option<&LaneFacts> {
+        self.lanes.get(key)
+    }
+
+    /// What is known of a lane, made if there is nothing yet.
+    pub(crate) fn lane_mut(&mut self, key: &str) -> &mut LaneFacts {
+        if !self.lanes.contains_key(key) && self.lanes.len() >= LANES_LIMIT {
+            let oldest = self.lanes.iter().min_by_key(|(_, lane)| lane.used()).map(|(key, _)| key.clone());
+            oldest.map(|oldest| self.lanes.remove(&oldest));
+        }
+        self.lanes.entry(key.to_owned()).or_default()
+    }
+
+    /// Takes note of how an attempt ended. `seed` spreads the next trial of a host that failed.
+    pub fn note(&mut self, now: Duration, report: &Report<'_>, seed: u64) {
+        match report.verdict {
+            Verdict::Answered | Verdict::Refused => self.breaker.succeed(report.began),
+            Verdict::Faulty(cause, retry_after) => self.breaker.fail(now, cause, retry_after, seed),
+            Verdict::Neutral => {}
+        }
+        let Some(run) = report.run else { return };
+        let lane = self.lane_mut(run.lane);
+        match report.verdict {
+            Verdict::Answered => lane.answered(now, report, &run),
+            Verdict::Faulty(Cause::Busy, _) => {
+                // The host took less than it was sent: one less from now on.
+                lane.limit = run.in_flight.saturating_sub(1).max(1);
+                lane.successes = 0;
+            }
+            Verdict::Faulty(..) | Verdict::Refused | Verdict::Neutral => {}
+        }
+    }
+
+    /// When a request here ended well last, in any lane.
+    pub fn completed(&self) -> Duration {
+        self.lanes.values().map(|lane| lane.completed).max().unwrap_or_default()
+    }
+
+    /// Takes note of a first byte, which proves that the model is loaded with these options.
+    pub fn prove(&mut self, now: Duration, lane: &str, options: &str) {
+        self.lane_mut(lane).runner = Some((options.to_owned(), now));
+    }
+}
+
+impl LaneFacts {
+    fn used(&self) -> Duration {
+        self.runner.as_ref().map_or(self.completed, |(_, proved)| self.completed.max(*proved))
+    }
+
+    /// Whether a first byte since `since` proved that the model is loaded with these options.
+    pub(crate) fn is_proved(&self, options: &str) -> bool {
+        self.runner.as_ref().is_some_and(|(proved, _)| proved == options)
+    }
+
+    /// The 95th percentile of the time to the first byte while the model is loaded; `None` while none is known.
+    pub(crate) fn first_byte_p95(&self, streams: bool) -> Option<Duration> {
+        let samples = if streams { &self.first_bytes } else { &self.wholes };
+        let mut sorted = samples.clone();
+        sorted.sort_unstable();
+        let place = (sorted.len() * 95).div_ceil(100).saturating_sub(1);
+        sorted.get(place).map(|millis| Duration::from_millis(*millis))
+    }
+
+    /// How long the first byte of a model that is loaded with these options may take until its host may count as hung, at
+    /// least `least`; `None` when it is not proved to be loaded, or when nothing tells how long an answer in one piece
+    /// takes.
+    pub fn patience(&self, options: &str, streams: bool, least: Duration) -> Option<Duration> {
+        let usual = self.first_byte_p95(streams);
+        let is_known = self.is_proved(options) && (streams || usual.is_some());
+        is_known.then(|| (usual.unwrap_or_default() * 8).max(least))
+    }
+
+    fn answered(&mut self, now: Duration, report: &Report<'_>, run: &Run<'_>) {
+        let elapsed = millis(report.elapsed);
+        let first_byte = report.first_byte.map_or(elapsed, millis);
+        if run.cold {
+            self.load = first_byte.max(1);
+        } else {
+            let samples = if run.streams { &mut self.first_bytes } else { &mut self.wholes };
+            if samples.len() >= SAMPLES {
+                samples.remove(0);
+            }
+            samples.push(first_byte);
+        }
+        // Of a cold start only what came after the load keeps the host busy. Where requests share the host's slots each
+        // takes longer, by as many as there are.
+        let busy = if run.cold { elapsed.saturating_sub(first_byte) } else { elapsed / run.in_flight.max(1) };
+        let weight = self.weight(now);
+        self.service = average(self.service, busy.max(1), weight.clamp(WEIGHTS.0, WEIGHTS.1));
+        if !run.cold {
+            self.latency =
+                if elapsed > self.latency { elapsed } else { average(self.latency, elapsed, weight) };
+        }
+        self.completed = now;
+        self.runner = Some((run.options.to_owned(), now));
+        if self.limit > 0 {
+            self.successes += 1;
+            if self.successes >= RAISE {
+                self.limit += 1;
+                self.successes = 0;
+            }
+        }
+    }
+
+    /// What a sample weighs now, in percent: more, the longer ago the last one was.
+    fn weight(&self, now: Duration) -> u64 {
+        let age = millis(now.saturating_sub(self.completed));
+        (age * 100 / (age + millis(MEMORY)).max(1)).max(1)
+    }
+}
+
+fn average(old: u64, sample: u64, percent: u64) -> u64 {
+    if old == 0 { sample } else { (old * (100 - percent) + sample * percent) / 100 }
+}
+
+/// A duration in whole milliseconds.
+pub(crate) fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 1024).min(u64::MAX / 1024)
+}
+
+/// Facts as they are stored. Another version's are none.
+#[derive(Serialize)]
+struct Stored<'a> {
+    /// Since, until, cause; empty when closed.
+    opening: Option<(u64, u64, &'a str)>,
+    streak: u32,
+    failed: u64,
+    lanes: Vec<StoredLane<'a>>,
+}
+
+#[derive(Serialize)]
+struct StoredLane<'a> {
+    lane: &'a str,
+    options: Option<&'a str>,
+    /// Service, latency, load, proved, completed, limit, successes.
+    numbers: [u64; 7],
+    first_bytes: &'a [u64],
+    wholes: &'a [u64],
+}
+
+impl Facts {
+    /// The facts as JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        let opening = self
+            .breaker
+            .opening
+            .map(|opening| (millis(opening.since), millis(opening.until), opening.cause.as_str()));
+        let lanes = self.lanes.iter().map(|(key, lane)| StoredLane {
+            lane: key,
+            options: lane.runner.as_ref().map(|(options, _)| options.as_str()),
+            numbers: [
+                lane.service,
+                lane.latency,
+                lane.load,
+                lane.runner.as_ref().map_or(0, |(_, proved)| millis(*proved)),
+                millis(lane.completed),
+                lane.limit,
+                lane.successes,
+            ],
+            first_bytes: &lane.first_bytes,
+            wholes: &lane.wholes,
+        });
+        let stored = Stored {
+            opening,
+            streak: self.breaker.streak,
+            failed: millis(self.breaker.failed),
+            lanes: lanes.collect(),
+        };
+        // Numbers and strings alone: writing them cannot fail.
+        serde_json::to_vec(&stored).unwrap_or_default()
+    }
+
+    /// Facts as they were written; `None` for anything else.
+    pub fn from_json(json: &[u8]) -> Option<Self> {
+        let stored = Members::parse(json)?;
+        let opening = match stored.array("opening").as_deref() {
+            Some([since, until, cause]) => Some(Opening {
+                since: duration(number(since)?),
+                until: duration(number(until)?),
+                cause: Cause::named(&members::string(cause)?)?,
+            }),
+            _ => None,
+        };
+        let mut lanes = BTreeMap::new();
+        for lane in stored.array("lanes")? {
+            let lane = Members::of(lane)?;
+            let [service, latency, load, proved, completed, limit, successes] =
+                <[u64; 7]>::try_from(numbers(&lane, "numbers")?).ok()?;
+            let runner = lane.string("options").map(|options| (options.into_owned(), duration(proved)));
+            let facts = LaneFacts {
+                service,
+                latency,
+                load,
+                first_bytes: numbers(&lane, "first_bytes")?,
+                wholes: numbers(&lane, "wholes")?,
+                runner,
+                completed: duration(completed),
+                limit,
+                successes,
+            };
+            lanes.insert(lane.string("lane")?.into_owned(), facts);
+        }
+        let streak = u32::try_from(stored.number("streak")?).ok()?;
+        Some(Self { breaker: Breaker { opening, streak, failed: duration(stored.number("failed")?) }, lanes })
+    }
+}
+
+fn duration(millis: u64) -> Duration {
+    Duration::from_millis(millis)
+}
+
+fn number(value: &serde_json::value::RawValue) -> Option<u64> {
+    value.get().parse().ok()
+}
+
+fn numbers(members: &Members<'_>, name: &str) -> Option<Vec<u64>> {
+    members.array(name)?.into_iter().map(number).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn seconds(seconds: u64) -> Duration {
+        Duration::from_secs(seconds)
+    }
+
+    fn run(cold: bool, in_flight: u64) -> Run<'static> {
+        Run { lane: "m", options: "", streams: true, in_flight, cold }
+    }
+
+    fn report(run: Run<'static>, first_byte: u64, elapsed: u64, verdict: Verdict) -> Report<'static> {
+        Report {
+            run: Some(run),
+            began: Duration::ZERO,
+            first_byte: Some(Duration::from_millis(first_byte)),
+            elapsed: Duration::from_millis(elapsed),
+            verdict,
+        }
+    }
+
+    fn after(reports: &[Report<'static>]) -> Facts {
+        let mut facts = Facts::default();
+        for (second, report) in (100..).zip(reports) {
+            facts.note(seconds(second), report, 0);
+        }
+        facts
+    }
+
+    #[test]
+    fn a_cold_start_tells_the_load_and_a_warm_one_the_service() {
+        let facts = after(&[
+            report(run(true, 1), 30_000, 32_000, Verdict::Answered),
+            report(run(false, 1), 100, 2_000, Verdict::Answered),
+        ]);
+        let lane = facts.lane("m").unwrap();
+        assert_eq!((lane.load, lane.service, lane.latency), (30_000, 2_000, 2_000));
+        assert!(lane.is_proved("") && !lane.is_proved("num_ctx=1"));
+    }
+
+    #[test]
+    fn what_shares_a_host_is_not_counted_as_its_slowness() {
+        let facts = after(&[report(run(false, 4), 100, 8_000, Verdict::Answered)]);
+        assert_eq!(facts.lane("m").unwrap().service, 2_000);
+    }
+
+    #[test]
+    fn latency_goes_up_at_once_and_down_slowly() {
+        let answer = |elapsed| report(run(false, 1), 100, elapsed, Verdict::Answered);
+        let latency = |reports: &[Report<'static>]| after(reports).lane("m").unwrap().latency;
+        assert_eq!(latency(&[answer(1_000), answer(9_000)]), 9_000);
+        let later = latency(&[answer(9_000), answer(1_000)]);
+        assert!((8_000..9_000).contains(&later), "{later}");
+    }
+
+    #[test]
+    fn the_percentile_forgets_old_samples_and_keeps_both_kinds_apart() {
+        let answer = |first| report(run(false, 1), first, 10_000, Verdict::Answered);
+        let slow = after(&[answer(9_000); 5]);
+        assert_eq!(slow.lane("m").unwrap().first_byte_p95(true), Some(Duration::from_secs(9)));
+        let facts = after(&[&[answer(9_000); 5][..], &[answer(100); 20]].concat());
+        let lane = facts.lane("m").unwrap();
+        assert_eq!(lane.first_byte_p95(true), Some(Duration::from_millis(100)));
+        assert_eq!((lane.first_byte_p95(false), lane.first_bytes.len()), (None, SAMPLES));
+    }
+
+    #[test]
+    fn a_busy_host_takes_one_less_and_earns_it_back() {
+        let busy = report(run(false, 4), 0, 10, Verdict::Faulty(Cause::Busy, None));
+        let well = report(run(false, 1), 10, 10, Verdict::Answered);
+        assert_eq!(after(&[busy]).lane("m").unwrap().limit, 3);
+        assert_eq!(after(&[&[busy][..], &[well; 7]].concat()).lane("m").unwrap().limit, 3);
+        assert_eq!(after(&[&[busy][..], &[well; 8]].concat()).lane("m").unwrap().limit, 4);
+        let lone = Report { run: Some(run(false, 1)), ..busy };
+        assert_eq!(after(&[lone]).lane("m").unwrap().limit, 1);
+    }
+
+    #[test]
+    fn a_request_at_fault_itself_changes_nothing() {
+        let facts = after(&[report(run(false, 1), 0, 10, Verdict::Neutral)]);
+        assert_eq!((&facts.breaker, facts.lane("m")), (&Breaker::default(), Some(&LaneFacts::default())));
+    }
+
+    #[test]
+    fn the_models_of_which_something_is_known_are_bounded() {
+        let mut facts = Facts::default();
+        for number in 0..100 {
+            facts.prove(seconds(number), &format!("m{number}"), "");
+        }
+        assert_eq!(facts.lanes.len(), LANES_LIMIT);
+        assert!(facts.lane("m99").is_some() && facts.lane("m0").is_none());
+    }
+
+    #[test]
+    fn facts_are_read_as_they_were_written_and_others_are_none() {
+        let facts = after(&[
+            report(run(true, 1), 30_000, 32_000, Verdict::Answered),
+            report(run(false, 3), 100, 2_000, Verdict::Faulty(Cause::Busy, Some(seconds(5)))),
+        ]);
+        assert_eq!(Facts::from_json(&facts.to_json()), Some(facts));
+        assert_eq!(Facts::from_json(&Facts::default().to_json()), Some(Facts::default()));
+        for other in ["", "{}", "[]", r#"{"streak":1,"failed":0,"lanes":[{}]}"#] {
+            assert_eq!(Facts::from_json(other.as_bytes()), None, "{other}");
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What a host says it has: its models, those that are loaded, its version.
+//!
+//! A host's word is never trusted to be well-formed; what is not understood is left out.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use crate::{
+    fleet::{ModelName, facts::millis},
+    wire::members::{self, Members},
+};
+
+/// What a host said when it was last asked.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Inventory {
+    /// When that was, by the store's clock.
+    pub seen: Duration,
+    /// Its models.
+    pub models: Vec<Model>,
+    /// Those that are loaded, or loading.
+    pub loaded: Vec<LoadedModel>,
+    /// The version of Ollama; empty when it did not say.
+    pub version: String,
+}
+
+/// A model that a host has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Model {
+    /// As the host writes it.
+    pub name: String,
+    /// The hash of its content.
+    pub digest: String,
+}
+
+/// A model that a host has loaded, or is loading.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LoadedModel {
+    /// As the host writes it.
+    pub name: String,
+    /// The length of its context, in tokens; 0 when the host did not say.
+    pub context_length: u64,
+    /// When it will be unloaded, in RFC 3339.
+    pub expires_at: String,
+}
+
+impl Inventory {
+    /// What a host's answers to `/api/tags`, `/api/ps` and `/api/version` mean; `None` when the first is no list.
+    pub(crate) fn read(
+        seen: Duration,
+        tags: &[u8],
+        running: Option<&[u8]>,
+        version: Option<&[u8]>,
+    ) -> Option<Self> {
+        let models = Members::parse(tags)?.array("models").unwrap_or_default();
+        let models = models.into_iter().filter_map(|model| {
+            let model = Members::of(model)?;
+            let text = |name| model.string(name).unwrap_or_default().into_owned();
+            Some(Model { name: model.string("name")?.into_owned(), digest: text("digest") })
+        });
+        let running =
+            running.and_then(|running| Members::parse(running)?.array("models")).unwrap_or_default();
+        let loaded = running.into_iter().filter_map(|model| {
+            let model = Members::of(model)?;
+            Some(LoadedModel {
+                name: model.string("name")?.into_owned(),
+                context_length: model.number("context_length").unwrap_or_default(),
+                expires_at: model.string("expires_at").unwrap_or_default().into_owned(),
+            })
+        });
+        let version =
+            version.and_then(|version| Some(Members::parse(version)?.string("version")?.into_owned()));
+        Some(Self {
+            seen,
+            models: models.collect(),
+            loaded: loaded.collect(),
+            version: version.unwrap_or_default(),
+        })
+    }
+
+    /// Whether the host has the model.
+    pub fn has(&self, name: &ModelName) -> bool {
+        self.models.iter().any(|model| ModelName::parse(&model.name).as_ref() == Some(name))
+    }
+
+    /// The model among those that are loaded or loading.
+    pub fn loaded(&self, name: &ModelName) -> Option<&LoadedModel> {
+        self.loaded.iter().find(|model| ModelName::parse(&model.name).as_ref() == Some(name))
+    }
+}
+
+#[derive(Serialize)]
+struct Stored<'a> {
+    seen: u64,
+    version: &'a str,
+    models: Vec<(&'a str, &'a str)>,
+    loaded: Vec<(&'a str, u64, &'a str)>,
+}
+
+impl Inventory {
+    /// The inventory as JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        let loaded = self.loaded.iter();
+        let stored = Stored {
+            seen: millis(self.seen),
+            version: &self.version,
+            models: self.models.iter().map(|model| (&*model.name, &*model.digest)).collect(),
+            loaded: loaded.map(|model| (&*model.name, model.context_length, &*model.expires_at)).collect(),
+        };
+        // Numbers and strings alone: writing them cannot fail.
+        serde_json::to_vec(&stored).unwrap_or_default()
+    }
+
+    /// An inventory as it was written; `None` for anything else.
+    pub fn from_json(json: &[u8]) -> Option<Self> {
+        let stored = Members::parse(json)?;
+        let text = |value| Some(members::string(value)?.into_owned());
+        let models = stored.array("models")?.into_iter().map(|model| match *members::elements(model)? {
+            [name, digest] => Some(Model { name: text(name)?, digest: text(digest)? }),
+            _ => None,
+        });
+        let loaded = stored.array("loaded")?.into_iter().map(|model| match *members::elements(model)? {
+            [name, context, expires] => Some(LoadedModel {
+                name: text(name)?,
+                context_length: context.get().parse().ok()?,
+                expires_at: text(expires)?,
+            }),
+            _ => None,
+        });
+        Some(Self {
+            seen: Duration::from_millis(stored.number("seen")?),
+            models: models.collect::<Option<_>>()?,
+            loaded: loaded.collect::<Option<_>>()?,
+            version: stored.string("version")?.into_owned(),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TAGS: &[u8] = br#"{"models":[{"name":"Llama3.2:latest","digest":"ab","size":1},{"size":2},5]}"#;
+    const RUNNING: &[u8] =
+        br#"{"models":[{"name":"llama3.2:latest","context_length":4096,"expires_at":"2026-01-01T00:00:00Z"}]}"#;
+
+    fn name(text: &str) -> ModelName {
+        ModelName::parse(text).unwrap()
+    }
+
+    #[test]
+    fn a_host_is_taken_by_its_word_as_far_as_it_is_understood() {
+        let inventory =
+            Inventory::read(Duration::ZERO, TAGS, Some(RUNNING), Some(br#"{"version":"0.33.0"}"#)).unwrap();
+        assert!(inventory.has(&name("llama3.2")) && !inventory.has(&name("llama3.2:1b")));
+        assert_eq!(inventory.loaded(&name("LLAMA3.2")).unwrap().context_length, 4096);
+        assert_eq!((inventory.models.len(), inventory.version.as_str()), (1, "0.33.0"));
+        let sparse = Inventory::read(Duration::ZERO, TAGS, Some(b"<html>"), None).unwrap();
+        assert_eq!((sparse.loaded.len(), sparse.version.as_str()), (0, ""));
+        assert_eq!(Inventory::read(Duration::ZERO, b"<html>", None, None), None);
+    }
+
+    #[test]
+    fn an_inventory_is_read_as_it_was_written_and_another_is_none() {
+        let inventory = Inventory::read(Duration::from_secs(5), TAGS, Some(RUNNING), None).unwrap();
+        assert_eq!(Inventory::from_json(&inventory.to_json()), Some(inventory));
+        for other in ["", "{}", r#"{"seen":1,"version":"","models":[["a"]],"loaded":[]}"#] {
+            assert_eq!(Inventory::from_json(other.as_bytes()), None, "{other}");
+        }
+    }
+}

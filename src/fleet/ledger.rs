@@ -1,0 +1,206 @@
+//! What instances and replicas share about the fleet: facts of the hosts, leases of places, tickets of the queue, and
+//! how many requests were tried again. And the view that decisions are made from.
+
+use std::{collections::BTreeMap, sync::Arc, time::Duration};
+
+use crate::fleet::{BackendHost, Facts, Inventory, ModelName};
+
+/// How long a lease holds without being renewed: after a crash its place is free again.
+pub const LEASE: Duration = Duration::from_secs(20);
+/// How long a ticket holds without being renewed.
+pub const TICKET: Duration = Duration::from_secs(5);
+/// The time over which retries are budgeted.
+pub const BUDGET_WINDOW: Duration = Duration::from_secs(10);
+
+/// What a request does on a host. Embeddings do not wait behind answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Tokens are made.
+    Answer,
+    /// Texts become vectors.
+    Embedding,
+}
+
+impl Work {
+    /// The key of the lane in which this is done with the model.
+    pub fn lane(self, model: &ModelName) -> String {
+        match self {
+            Self::Answer => model.as_str().to_owned(),
+            Self::Embedding => format!("{model}#embed"),
+        }
+    }
+}
+
+/// A request's place on a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    /// The host's base URL.
+    pub host: String,
+    /// The lane.
+    pub lane: String,
+    /// What tells it from others.
+    pub id: String,
+    /// When it was taken, by the store's clock.
+    pub began: Duration,
+    /// Whether the model had to be loaded for it.
+    pub cold: bool,
+    /// Whether it tries a host whose breaker was open.
+    pub trial: bool,
+}
+
+/// A request's place in the queue.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ticket {
+    /// What tells it from others.
+    pub id: String,
+    /// The lane in which it waits.
+    pub lane: String,
+    /// The host that it would take first, by its base URL.
+    pub host: String,
+    /// Whose it is: a hash.
+    pub caller: String,
+    /// The session it belongs to: a hash.
+    pub session: String,
+    /// When it came, by the store's clock.
+    pub since: Duration,
+    /// When its caller was given a place in this lane last.
+    pub caller_served: Duration,
+    /// When its session was given a place in this lane last.
+    pub session_served: Duration,
+}
+
+impl Ticket {
+    /// The ticket `id` of a request that comes now. Whoever waits of its caller and session knows when those were
+    /// served last.
+    pub fn new(view: &FleetView, id: &str, lane: &str, host: &str, (caller, session): (&str, &str)) -> Self {
+        let kin = |ticket: &&Self| ticket.lane == lane && ticket.caller == caller;
+        let known = view.tickets.iter().find(kin);
+        let same = view.tickets.iter().filter(kin).find(|ticket| ticket.session == session);
+        Self {
+            id: id.to_owned(),
+            lane: lane.to_owned(),
+            host: host.to_owned(),
+            caller: caller.to_owned(),
+            session: session.to_owned(),
+            since: view.now,
+            caller_served: known.map(|known| known.caller_served).unwrap_or_default(),
+            session_served: same.map(|same| same.session_served).unwrap_or_default(),
+        }
+    }
+}
+
+/// A place that a request would take.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    /// The host's base URL.
+    pub host: String,
+    /// The most requests in flight in the lane, this one included.
+    pub limit: u64,
+    /// Whether the model must be loaded for it.
+    pub cold: bool,
+    /// Whether it tries a host whose breaker was open, which one request at a time does.
+    pub trial: bool,
+}
+
+/// What a request asks for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Claim<'a> {
+    /// The id of the lease.
+    pub id: &'a str,
+    /// The lane.
+    pub lane: &'a str,
+    /// The first of these that has room is taken.
+    pub places: Vec<Place>,
+    /// Whose request it is, and of which session: hashes.
+    pub flow: (&'a str, &'a str),
+    /// Whether it tries again what a host had accepted.
+    pub is_retry: bool,
+    /// Why the first of the places, for the list of recent decisions.
+    pub reason: &'a str,
+}
+
+/// Requests and retries within [`BUDGET_WINDOW`].
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Retries {
+    /// Requests that were given a place.
+    pub requests: u64,
+    /// Those of them that a host had accepted before.
+    pub retries: u64,
+}
+
+impl Retries {
+    /// Whether one more retry is within the budget: a fifth of the requests, and ten in any case.
+    pub fn allow(self) -> bool {
+        self.retries < (self.requests / 5).max(10)
+    }
+}
+
+/// Everything that is shared, at one time.
+#[derive(Debug, Clone, Default)]
+pub struct Ledger {
+    /// The time, by the store's clock.
+    pub now: Duration,
+    /// Facts by the host's base URL.
+    pub facts: BTreeMap<String, Arc<Facts>>,
+    /// Places that are taken.
+    pub leases: Vec<Lease>,
+    /// Requests that wait.
+    pub tickets: Vec<Ticket>,
+    /// The budget's use.
+    pub retries: Retries,
+}
+
+/// The fleet as a decision sees it.
+#[derive(Debug, Clone, Default)]
+pub struct FleetView {
+    /// The time, by the store's clock.
+    pub now: Duration,
+    /// The hosts, in the order of the configuration.
+    pub hosts: Vec<HostView>,
+    /// Requests that wait.
+    pub tickets: Vec<Ticket>,
+}
+
+/// One host as a decision sees it.
+#[derive(Debug, Clone)]
+pub struct HostView {
+    /// The host.
+    pub host: BackendHost,
+    /// What it has; `None` while it gave no answer.
+    pub inventory: Option<Arc<Inventory>>,
+    /// What was learnt of it.
+    pub facts: Arc<Facts>,
+    /// Its places that are taken.
+    pub leases: Vec<Lease>,
+}
+
+impl FleetView {
+    /// The view of `hosts` that the ledger and the inventories give.
+    pub fn new(
+        hosts: &[BackendHost],
+        inventories: &BTreeMap<String, Arc<Inventory>>,
+        ledger: Ledger,
+    ) -> Self {
+        let Ledger { now, facts, leases, tickets, retries: _ } = ledger;
+        let view = |host: &BackendHost| HostView {
+            host: host.clone(),
+            inventory: inventories.get(host.url()).cloned(),
+            facts: facts.get(host.url()).cloned().unwrap_or_default(),
+            leases: leases.iter().filter(|lease| lease.host == host.url()).cloned().collect(),
+        };
+        Self { now, hosts: hosts.iter().map(view).collect(), tickets }
+    }
+}
+
+impl HostView {
+    /// Requests in flight in a lane.
+    pub fn in_flight(&self, lane: &str) -> u64 {
+        self.leases.iter().filter(|lease| lease.lane == lane).count() as u64
+    }
+
+    /// The most requests in flight in a lane: as configured, or less where the host said that it is busy.
+    pub fn limit(&self, lane: &str) -> u64 {
+        let lowered = self.facts.lane(lane).map(|facts| facts.limit).filter(|limit| *limit > 0);
+        lowered.unwrap_or(u64::MAX).min(self.host.parallel())
+    }
+}

@@ -1,0 +1,147 @@
+//! Names of models, as Ollama matches them (`types/model/name.go`, Ollama 0.33).
+//!
+//! A name is `[host/][namespace/]model[:tag]`, compared without case; what is left out is `registry.ollama.ai`,
+//! `library` and `latest`.
+
+use std::fmt;
+
+/// The longest part of a name but its host, in bytes.
+const PART_LIMIT: usize = 80;
+/// The longest host of a name, in bytes.
+const HOST_LIMIT: usize = 350;
+/// How many names a caller is told that meant another.
+const NEAREST: usize = 10;
+
+/// A model's name in the one form that all its spellings share.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct ModelName(String);
+
+impl ModelName {
+    /// The name that `text` spells; `None` when Ollama would refuse it.
+    ///
+    /// ```
+    /// use paddock::fleet::ModelName;
+    ///
+    /// let name = ModelName::parse("Llama3.2");
+    /// assert_eq!(name, ModelName::parse("registry.ollama.ai/library/llama3.2:latest"));
+    /// assert_eq!(ModelName::parse("no such name"), None);
+    /// ```
+    pub fn parse(text: &str) -> Option<Self> {
+        let text = text.split_once("://").map_or(text, |(_, rest)| rest);
+        let (path, tag) = match text.rsplit_once(':') {
+            // A colon before a slash belongs to the host's port.
+            Some((path, tag)) if !tag.contains('/') => (path, tag),
+            _ => (text, "latest"),
+        };
+        let mut parts = path.rsplitn(3, '/');
+        let model = parts.next()?;
+        let namespace = parts.next().unwrap_or("library");
+        let host = parts.next().unwrap_or("registry.ollama.ai");
+        let is_valid = is_part(model, PART_LIMIT, ".")
+            && is_part(tag, PART_LIMIT, ".")
+            && is_part(namespace, PART_LIMIT, "")
+            && is_part(host, HOST_LIMIT, ".:/");
+        let name = match (host, namespace) {
+            ("registry.ollama.ai", "library") => format!("{model}:{tag}"),
+            ("registry.ollama.ai", _) => format!("{namespace}/{model}:{tag}"),
+            _ => format!("{host}/{namespace}/{model}:{tag}"),
+        };
+        is_valid.then(|| Self(name.to_ascii_lowercase()))
+    }
+
+    /// Whether the model runs in Ollama's cloud, so that no host needs to have it.
+    pub fn is_cloud(&self) -> bool {
+        self.0.rsplit_once(':').is_some_and(|(_, tag)| tag == "cloud" || tag.ends_with("-cloud"))
+    }
+
+    /// The name, in lower case and with its tag.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for ModelName {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(&self.0)
+    }
+}
+
+fn is_part(part: &str, limit: usize, more: &str) -> bool {
+    let fits =
+        |letter: char| letter.is_ascii_alphanumeric() || "_-".contains(letter) || more.contains(letter);
+    part.len() <= limit
+        && part.starts_with(|first: char| first.is_ascii_alphanumeric() || first == '_')
+        && part.chars().all(fits)
+}
+
+/// Whether a stored name is what a request's name means: Ollama matches names without case, and no tag means `latest`.
+///
+/// ```
+/// assert!(paddock::is_same_model("llama3.2:latest", "Llama3.2"));
+/// assert!(!paddock::is_same_model("llama3.2:1b", "llama3.2"));
+/// ```
+pub fn is_same_model(stored: &str, asked: &str) -> bool {
+    match (ModelName::parse(stored), ModelName::parse(asked)) {
+        (Some(stored), Some(asked)) => stored == asked,
+        (Some(_), None) | (None, Some(_)) => false,
+        (None, None) => stored.eq_ignore_ascii_case(asked),
+    }
+}
+
+/// Of the names that there are the nearest to the one that was asked for, at most ten, nearest first.
+pub(crate) fn nearest<'a>(asked: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
+    let asked = asked.to_ascii_lowercase();
+    let stem = |name: &str| name.split(':').next().unwrap_or_default().to_ascii_lowercase();
+    let distance = |name: &str| {
+        let whole = strsim::levenshtein(&asked, &name.to_ascii_lowercase());
+        whole.min(strsim::levenshtein(&stem(&asked), &stem(name)))
+    };
+    let mut names: Vec<_> = names.map(|name| (distance(name), name)).collect();
+    names.sort_unstable();
+    names.dedup();
+    names.into_iter().take(NEAREST).map(|(_, name)| name.to_owned()).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_spelling_of_a_name_is_the_same_name() {
+        for (text, name) in [
+            ("llama3.2", Some("llama3.2:latest")),
+            ("LLAMA3.2:Latest", Some("llama3.2:latest")),
+            ("library/llama3.2", Some("llama3.2:latest")),
+            ("https://registry.ollama.ai/library/llama3.2:1b", Some("llama3.2:1b")),
+            ("user/model", Some("user/model:latest")),
+            ("hf.co/Bartowski/Llama-3.2:Q4_K_M", Some("hf.co/bartowski/llama-3.2:q4_k_m")),
+            ("localhost:5000/a/b", Some("localhost:5000/a/b:latest")),
+            ("", None),
+            ("no name", None),
+            ("-a", None),
+            ("a:", None),
+            ("a//b", None),
+            ("../../etc", None),
+        ] {
+            assert_eq!(ModelName::parse(text).as_ref().map(ModelName::as_str), name, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_cloud_model_is_told_by_its_tag() {
+        for (text, is_cloud) in [
+            ("gpt-oss:120b-cloud", true),
+            ("qwen3:cloud", true),
+            ("cloud:latest", false),
+            ("my-cloud", false),
+        ] {
+            assert_eq!(ModelName::parse(text).unwrap().is_cloud(), is_cloud, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_nearest_names_come_first_and_once() {
+        let names = ["qwen3:4b", "llama3.2:latest", "llama3.1:8b", "llama3.2:latest"];
+        assert_eq!(nearest("llama3.3", names.into_iter()), ["llama3.1:8b", "llama3.2:latest", "qwen3:4b"]);
+    }
+}

@@ -1,0 +1,343 @@
+//! Which hosts a request tries, in which order, and why.
+//!
+//! Pure: the same view, demand and seed make the same plan. A host is in the plan when it has the model and a weight.
+//! Hosts whose breaker is open come last, so that they are asked only when no other is left.
+//!
+//! # The policy `auto`
+//!
+//! Hosts are ordered by the expected wait, in milliseconds:
+//!
+//! ```text
+//! wait = (busy + queue + load) / weight
+//! busy  = sum over the requests in flight on the host of the service time observed in their lane
+//! queue = requests waiting for this host in the demand's lane x the service time of that lane
+//! load  = 0 when the model is loaded with the demand's runner options
+//!       | what is left of a load that is under way
+//!       | else the time that loading took last, here or on the slowest other host; 20 s when it was never seen
+//! ```
+//!
+//! The service time is the average time that one request keeps the host busy; before the first is seen it is that of
+//! the host's other lanes of the kind, else 2 s for an answer and 200 ms for an embedding. Among hosts whose waits differ
+//! by less than [`TIE`] the affinity decides: the same session, else the same beginning of a prompt, comes to the
+//! same host, whose prompt cache has it.
+
+use std::{fmt, time::Duration};
+
+use super::{
+    BackendHost, ModelName, Work,
+    breaker::BreakerState,
+    facts::millis,
+    hash::{ranking, split_mix},
+    ledger::{FleetView, HostView, Place},
+};
+
+/// Waits that differ by less are the same.
+const TIE: u64 = 250;
+/// The time that loading a model takes until it was seen, in milliseconds.
+const LOAD: u64 = 20_000;
+/// The least that is left of a load that is under way, of its whole time.
+const LEFT: u64 = 10;
+/// The service times until one was seen, in milliseconds: of an answer and of an embedding.
+const SERVICE: (u64, u64) = (2_000, 200);
+
+/// How the hosts of a request are ordered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Policy {
+    /// By the expected wait, with affinity as the tie-breaker.
+    Auto,
+    /// One after the other, by a counter that all replicas share.
+    RoundRobin,
+    /// By chance.
+    Random,
+    /// The host with the fewest requests in flight.
+    LeastOutstanding,
+    /// The better of two by chance, by latency and requests in flight.
+    PowerOfTwoChoices,
+    /// The same session or prompt to the same host, with bounded load.
+    Affinity,
+}
+
+impl Policy {
+    /// Every policy.
+    pub const ALL: [Self; 6] = [
+        Self::Auto,
+        Self::RoundRobin,
+        Self::Random,
+        Self::LeastOutstanding,
+        Self::PowerOfTwoChoices,
+        Self::Affinity,
+    ];
+
+    /// The name in settings.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::RoundRobin => "round_robin",
+            Self::Random => "random",
+            Self::LeastOutstanding => "least_outstanding",
+            Self::PowerOfTwoChoices => "p2c",
+            Self::Affinity => "affinity",
+        }
+    }
+
+    /// The policy of that name.
+    ///
+    /// # Errors
+    /// A sentence that names the policies.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        let name = name.to_ascii_lowercase().replace('-', "_");
+        Self::ALL
+            .into_iter()
+            .find(|policy| policy.as_str() == name)
+            .ok_or_else(|| "must be auto, round_robin, random, least_outstanding, p2c or affinity".to_owned())
+    }
+}
+
+/// What a request needs of a host.
+#[derive(Debug, Clone, Copy)]
+pub struct Demand<'a> {
+    /// The model; `None` when any host will do.
+    pub model: Option<&'a ModelName>,
+    /// What is done with it.
+    pub work: Work,
+    /// The runner options, in a canonical form; empty for none.
+    pub options: &'a str,
+    /// What the hosts' prompt caches may know of the request: a hash of its session, else of its prompt's beginning.
+    pub affinity: u64,
+    /// How many requests went before, for taking turns.
+    pub turn: u64,
+    /// Chance.
+    pub seed: u64,
+}
+
+/// The hosts that a request tries, best first.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Plan {
+    /// The policy that made it.
+    pub policy: Policy,
+    /// The hosts.
+    pub choices: Vec<Choice>,
+    /// Hosts with the model that get no requests because their weight is 0.
+    pub drained: usize,
+}
+
+/// One host of a plan.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Choice {
+    /// Its place in the view.
+    pub index: usize,
+    /// The host.
+    pub host: BackendHost,
+    /// Its breaker.
+    pub breaker: BreakerState,
+    /// Why that is not closed; empty when it is.
+    pub cause: &'static str,
+    /// The expected wait.
+    pub wait: Duration,
+    /// Requests in flight in the lane.
+    pub in_flight: u64,
+    /// The most of them.
+    pub limit: u64,
+    /// Whether the model must be loaded.
+    pub cold: bool,
+}
+
+impl Plan {
+    /// The places that the request takes as soon as one has room. `auto` waits for its first choice where it expects to
+    /// wait less for it than for another host; every other policy takes the first host with room.
+    pub fn places(&self) -> Vec<Place> {
+        let is_open = |choice: &&Choice| choice.breaker == BreakerState::Open;
+        let ready = self.choices.iter().filter(|choice| !is_open(choice));
+        let patience = match (self.policy, ready.clone().next()) {
+            (Policy::Auto, Some(best)) => best.wait + Duration::from_millis(TIE),
+            _ => Duration::MAX,
+        };
+        let place = |choice: &Choice| Place {
+            host: choice.host.url().to_owned(),
+            limit: choice.limit,
+            cold: choice.cold,
+            trial: choice.breaker == BreakerState::HalfOpen,
+        };
+        let places: Vec<_> = ready.filter(|choice| choice.wait <= patience).map(place).collect();
+        // With no host left that works, one that may work again is better than none.
+        if places.is_empty() { self.choices.iter().map(place).collect() } else { places }
+    }
+}
+
+impl fmt::Display for Plan {
+    /// What a caller may know of it: hosts by their names.
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(self.policy.as_str())?;
+        for choice in &self.choices {
+            let Choice { index: _, host, breaker, cause, wait, in_flight, limit, cold } = choice;
+            write!(formatter, "; host {}: ", host.name())?;
+            if *breaker != BreakerState::Closed {
+                write!(formatter, "breaker {} ({cause}), ", breaker.as_str())?;
+            }
+            let state = if *cold { "not loaded" } else { "loaded" };
+            write!(formatter, "{state}, {in_flight} of {limit} in flight, wait {} ms", wait.as_millis())?;
+        }
+        if self.drained > 0 {
+            write!(formatter, "; drained: {}", self.drained)?;
+        }
+        Ok(())
+    }
+}
+
+/// The hosts that have the model, in the order in which the policy tries them.
+pub fn plan(view: &FleetView, policy: Policy, demand: &Demand<'_>) -> Plan {
+    let has = |host: &HostView| match demand.model {
+        None => true,
+        // A cloud model is asked of any host.
+        Some(model) if model.is_cloud() => true,
+        Some(model) => host.inventory.as_ref().is_some_and(|inventory| inventory.has(model)),
+    };
+    let (able, drained): (Vec<_>, Vec<_>) = view
+        .hosts
+        .iter()
+        .enumerate()
+        .filter(|(_, host)| has(host))
+        .partition(|(_, host)| host.host.weight() > 0);
+    let mut choices: Vec<_> = able.iter().map(|(index, host)| choice(view, *index, host, demand)).collect();
+    let weight = |choice: &Choice| choice.host.weight();
+    let ranks =
+        |key| ranking(able.iter().map(|(index, host)| (*index, host.host.url(), host.host.weight())), key);
+    let total = |choice: &Choice| view.hosts.get(choice.index).map_or(0, |host| host.leases.len() as u64);
+    let rank = |ranks: &[usize], choice: &Choice| ranks.iter().position(|index| *index == choice.index);
+    match policy {
+        Policy::Auto => {
+            let ranks = ranks(demand.affinity);
+            let best = choices.iter().map(|choice| millis(choice.wait)).min().unwrap_or_default();
+            choices.sort_by_key(|choice| {
+                let wait = millis(choice.wait);
+                (if wait < best + TIE { best } else { wait }, rank(&ranks, choice))
+            });
+        }
+        Policy::RoundRobin => {
+            let sum: u64 = choices.iter().map(weight).sum();
+            let mut turn = demand.turn % sum.max(1);
+            let first = choices.iter().position(|choice| match turn.checked_sub(weight(choice)) {
+                None => true,
+                Some(left) => {
+                    turn = left;
+                    false
+                }
+            });
+            choices.rotate_left(first.unwrap_or_default());
+        }
+        Policy::Random => {
+            let ranks = ranks(demand.seed);
+            choices.sort_by_key(|choice| rank(&ranks, choice));
+        }
+        Policy::LeastOutstanding => {
+            let ranks = ranks(demand.seed);
+            choices.sort_by_key(|choice| (total(choice) * 1000 / weight(choice), rank(&ranks, choice)));
+        }
+        Policy::PowerOfTwoChoices => {
+            let ranks = ranks(demand.seed);
+            let latency = |choice: &Choice| latency(view.hosts.get(choice.index), demand);
+            let cost = |choice: &Choice| latency(choice) * (total(choice) + 1) / weight(choice);
+            choices.sort_by_key(|choice| rank(&ranks, choice));
+            if let [first, second, ..] = &mut *choices
+                && cost(second) < cost(first)
+            {
+                std::mem::swap(first, second);
+            }
+        }
+        Policy::Affinity => {
+            let ranks = ranks(demand.affinity);
+            // A host takes a quarter more than its share at most (Mirrokni, Thorup and Zadimoghaddam 2016).
+            let sum: u64 = choices.iter().map(weight).sum();
+            let requests = choices.iter().map(total).sum::<u64>() + 1;
+            let share = |choice: &Choice| (requests * 5 * weight(choice)).div_ceil(4 * sum.max(1));
+            choices.sort_by_key(|choice| (total(choice) >= share(choice), rank(&ranks, choice)));
+        }
+    }
+    // The sort is stable: within each group the policy's order stays.
+    choices.sort_by_key(|choice| choice.breaker == BreakerState::Open);
+    Plan { policy, choices, drained: drained.len() }
+}
+
+fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) -> Choice {
+    let lane = demand.model.map(|model| demand.work.lane(model)).unwrap_or_default();
+    // A trial that is under way is enough.
+    let state = host.facts.breaker.state(view.now);
+    let is_tried = state == BreakerState::HalfOpen && host.leases.iter().any(|lease| lease.trial);
+    let breaker = if is_tried { BreakerState::Open } else { state };
+    let load = demand.model.map_or(0, |model| load(view, host, model, &lane, demand));
+    let busy: u64 = host.leases.iter().map(|lease| service(host, &lease.lane)).sum();
+    let waiting = view.tickets.iter().filter(|ticket| ticket.lane == lane && ticket.host == host.host.url());
+    let queue = waiting.count() as u64 * service(host, &lane);
+    Choice {
+        index,
+        host: host.host.clone(),
+        breaker,
+        cause: host.facts.breaker.cause().map_or("", super::breaker::Cause::as_str),
+        wait: Duration::from_millis((busy + queue + load) / host.host.weight().max(1)),
+        in_flight: host.in_flight(&lane),
+        limit: host.limit(&lane),
+        cold: load > 0,
+    }
+}
+
+/// Milliseconds that one request in the lane keeps the host busy.
+fn service(host: &HostView, lane: &str) -> u64 {
+    let is_embedding = |lane: &str| lane.ends_with("#embed");
+    let known = host.facts.lane(lane).map(|facts| facts.service).filter(|service| *service > 0);
+    known.unwrap_or_else(|| {
+        let others = host
+            .facts
+            .lanes
+            .iter()
+            .filter(|(key, facts)| facts.service > 0 && is_embedding(key) == is_embedding(lane));
+        let (count, sum) = others.fold((0, 0), |(count, sum), (_, facts)| (count + 1, sum + facts.service));
+        let unseen = if is_embedding(lane) { SERVICE.1 } else { SERVICE.0 };
+        u64::checked_div(sum, count).unwrap_or(unseen)
+    })
+}
+
+/// Milliseconds until the model is loaded with the demand's options; 0 when it is.
+fn load(view: &FleetView, host: &HostView, model: &ModelName, lane: &str, demand: &Demand<'_>) -> u64 {
+    let facts = host.facts.lane(lane);
+    let listed = host.inventory.as_ref().and_then(|inventory| inventory.loaded(model));
+    let seen = host.inventory.as_ref().map(|inventory| inventory.seen).unwrap_or_default();
+    let runner = facts.and_then(|facts| facts.runner.as_ref());
+    let whole = || {
+        let known = |host: &HostView| host.facts.lane(lane).map(|facts| facts.load).filter(|load| *load > 0);
+        known(host).or_else(|| view.hosts.iter().filter_map(known).max()).unwrap_or(LOAD)
+    };
+    // Whoever began cold after the last proof is what the model is being loaded for.
+    let proved = runner.map_or(Duration::ZERO, |(_, proved)| *proved);
+    let loading =
+        host.leases.iter().filter(|lease| lease.lane == lane && lease.cold && lease.began >= proved);
+    if let Some(began) = loading.map(|lease| lease.began).min() {
+        let passed = millis(view.now.saturating_sub(began));
+        return whole().saturating_sub(passed).max(whole() / LEFT);
+    }
+    let is_loaded = match runner {
+        // What was proved holds until the host says otherwise.
+        Some((options, proved)) => options == demand.options && (listed.is_some() || seen <= *proved),
+        // Nobody here asked it yet: what it lists was loaded for others, with their options.
+        None => listed.is_some_and(|listed| suits(listed.context_length, demand.options)),
+    };
+    if is_loaded { 0 } else { whole() }
+}
+
+/// Whether a model that is loaded with this context length, and else with its defaults, suits the options.
+fn suits(context_length: u64, options: &str) -> bool {
+    match options.strip_prefix("num_ctx=") {
+        Some(wanted) => context_length == 0 || wanted.parse() == Ok(context_length),
+        None => options.is_empty(),
+    }
+}
+
+fn latency(host: Option<&HostView>, demand: &Demand<'_>) -> u64 {
+    let lane = demand.model.map(|model| demand.work.lane(model)).unwrap_or_default();
+    let facts = host.and_then(|host| host.facts.lane(&lane));
+    facts.map(|facts| facts.latency).filter(|latency| *latency > 0).unwrap_or(SERVICE.0)
+}
+
+/// A hash of what may be known to a prompt cache.
+pub fn affinity(bytes: &[u8]) -> u64 {
+    split_mix(super::hash::fnv(bytes))
+}

@@ -1,0 +1,150 @@
+//! Whose turn it is: callers take turns, then their sessions, and within a session who came first goes first.
+//!
+//! Who was given a place longest ago is next, so that one hot caller or session delays nobody but itself. When the
+//! queue is full, the caller who waits most often loses the newest of its places to whoever waits less.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use crate::fleet::{Ticket, ledger::FleetView, plan::Plan};
+
+/// What becomes of a request that must wait.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Entry {
+    /// It waits.
+    Enter,
+    /// It waits in the place of this ticket.
+    Displace(String),
+    /// There is no room.
+    Full,
+}
+
+/// Whether a request of `caller` may wait where `limit` may.
+pub fn entry(tickets: &[Ticket], caller: &str, limit: usize) -> Entry {
+    if tickets.len() < limit {
+        return Entry::Enter;
+    }
+    let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
+    for ticket in tickets {
+        *counts.entry(&ticket.caller).or_default() += 1;
+    }
+    let own = counts.get(caller).copied().unwrap_or_default();
+    let greediest = counts.into_iter().max_by_key(|(_, count)| *count);
+    let Some((greedy, _)) = greediest.filter(|(_, count)| *count > own + 1) else { return Entry::Full };
+    let newest = tickets
+        .iter()
+        .filter(|ticket| ticket.caller == greedy)
+        .max_by_key(|ticket| (ticket.since, &ticket.id));
+    newest.map_or(Entry::Full, |newest| Entry::Displace(newest.id.clone()))
+}
+
+/// Whether it is the turn of `mine` to take one of the plan's places: fewer have their turn before it than there is room
+/// for. It need not be in the queue yet.
+pub fn has_turn(view: &FleetView, plan: &Plan, mine: &Ticket) -> bool {
+    let places = plan.places();
+    let free = places.iter().map(|place| {
+        let known = view.hosts.iter().find(|known| known.host.url() == place.host);
+        place.limit.saturating_sub(known.map_or(0, |known| known.in_flight(&mine.lane)))
+    });
+    let free = free.sum();
+    let hosts: Vec<_> = places.iter().map(|place| &*place.host).collect();
+    ahead(&view.tickets, mine, &hosts, free) < free
+}
+
+/// How many of the tickets of `mine`'s lane that wait for one of `hosts` have their turn before it, counted up to
+/// `enough`.
+pub fn ahead(tickets: &[Ticket], mine: &Ticket, hosts: &[&str], enough: u64) -> u64 {
+    let rivals = tickets.iter().filter(|ticket| ticket.lane == mine.lane && ticket.id != mine.id);
+    let mut rivals: Vec<_> = rivals.filter(|ticket| hosts.contains(&&*ticket.host)).collect();
+    // The turns that are taken in the count come after all that were taken before.
+    let mut turn = Duration::MAX / 2;
+    let mut callers: BTreeMap<&str, Duration> = BTreeMap::new();
+    let mut sessions: BTreeMap<(&str, &str), Duration> = BTreeMap::new();
+    for count in 0..enough {
+        let key = |ticket: &Ticket| {
+            let caller = callers.get(&*ticket.caller).copied().unwrap_or(ticket.caller_served);
+            let session = sessions.get(&(&*ticket.caller, &*ticket.session)).copied();
+            (caller, session.unwrap_or(ticket.session_served), ticket.since)
+        };
+        let next = rivals.iter().enumerate().min_by_key(|(_, ticket)| (key(ticket), &ticket.id));
+        let Some((place, next)) = next.filter(|(_, next)| (key(next), &next.id) < (key(mine), &mine.id))
+        else {
+            return count;
+        };
+        turn += Duration::from_nanos(1);
+        callers.insert(&next.caller, turn);
+        sessions.insert((&next.caller, &next.session), turn);
+        rivals.swap_remove(place);
+    }
+    enough
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn ticket(number: u64, caller: &str, session: &str) -> Ticket {
+        Ticket {
+            id: format!("{number:03}"),
+            lane: "m".into(),
+            host: "h".into(),
+            caller: caller.into(),
+            session: session.into(),
+            since: Duration::from_secs(number),
+            caller_served: Duration::ZERO,
+            session_served: Duration::ZERO,
+        }
+    }
+
+    /// The order in which the tickets are given places.
+    fn order(tickets: &[Ticket]) -> Vec<String> {
+        let mut order: Vec<_> =
+            tickets.iter().map(|mine| (ahead(tickets, mine, &["h"], 100), mine.id.clone())).collect();
+        order.sort();
+        order.into_iter().map(|(_, id)| id).collect()
+    }
+
+    #[test]
+    fn callers_take_turns_and_within_one_its_sessions() {
+        let tickets = [
+            ticket(1, "hot", "a"),
+            ticket(2, "hot", "a"),
+            ticket(3, "hot", "b"),
+            ticket(4, "cool", "c"),
+            ticket(5, "hot", "b"),
+            ticket(6, "cool", "c"),
+        ];
+        assert_eq!(order(&tickets), ["001", "004", "003", "006", "002", "005"]);
+    }
+
+    #[test]
+    fn who_was_served_longest_ago_is_next() {
+        let mut tickets = [ticket(1, "hot", "a"), ticket(2, "cool", "b")];
+        tickets[0].caller_served = Duration::from_secs(9);
+        assert_eq!(order(&tickets), ["002", "001"]);
+        tickets[1].caller_served = Duration::from_secs(10);
+        assert_eq!(order(&tickets), ["001", "002"]);
+    }
+
+    #[test]
+    fn who_waits_for_another_host_or_model_is_no_rival() {
+        let tickets =
+            [ticket(1, "a", ""), Ticket { host: "other".into(), ..ticket(2, "b", "") }, ticket(3, "c", "")];
+        assert_eq!(ahead(&tickets, &tickets[2], &["h"], 100), 1);
+        assert_eq!(ahead(&tickets, &tickets[2], &["h", "other"], 100), 2);
+        assert_eq!(ahead(&tickets, &tickets[2], &["h", "other"], 1), 1, "as far as it matters");
+        let lane = Ticket { lane: "n".into(), ..ticket(3, "c", "") };
+        assert_eq!(ahead(&tickets, &lane, &["h"], 100), 0);
+    }
+
+    #[test]
+    fn a_full_queue_makes_room_for_whoever_waits_less() {
+        let tickets: Vec<_> =
+            (1..=3).map(|number| ticket(number, "hot", "a")).chain([ticket(4, "cool", "b")]).collect();
+        assert_eq!(entry(&tickets, "new", 5), Entry::Enter);
+        assert_eq!(entry(&tickets, "new", 4), Entry::Displace("003".into()));
+        assert_eq!(entry(&tickets, "cool", 4), Entry::Displace("003".into()));
+        assert_eq!(entry(&tickets, "hot", 4), Entry::Full);
+        assert_eq!(entry(&tickets[2..], "new", 2), Entry::Full, "one each is fair");
+        assert_eq!(entry(&[], "new", 0), Entry::Full);
+    }
+}

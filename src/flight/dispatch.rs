@@ -1,0 +1,533 @@
+//! Where a request goes: it looks at the fleet, plans, and takes a place, or waits for one in the queue.
+//!
+//! Every decision is made by the pure functions of [`crate::fleet`]; this is what carries their inputs and outcomes to
+//! and from the store. A store that fails is done without: then this process's own book holds what is known.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{
+    channel::oneshot,
+    future::{Either, select},
+};
+use serde_json::value::RawValue;
+
+use super::Order;
+use crate::{
+    account::Account,
+    caller::Scope,
+    error::Error,
+    fleet::{
+        AttemptFailure, BackendHost, BreakerState, Cause, Facts, Failover, ModelName, Policy, Report, Run,
+        Ticket, Verdict, Work,
+        ledger::{Claim, FleetView, LEASE, Lease, Ledger, Place as Wanted},
+        nearest,
+        plan::{Choice, Demand, Plan, affinity, plan},
+        queue::{self, Entry},
+    },
+    handle::random_id,
+    host::Host,
+    store::{FleetState, Store},
+    survey,
+    wire::members::Members,
+};
+
+/// The shortest and the longest pause between two looks at a queue that others move, too.
+const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
+/// The pause where whoever moves the queue wakes who waits.
+const WOKEN: Duration = Duration::from_secs(1);
+/// Of a prompt, as many bytes decide which host's prompt cache may know it.
+const PREFIX: usize = 1024;
+/// The options that make Ollama load a model anew (`server/sched.go`, `needsReload`); the first is what `/api/ps` tells.
+const RUNNER_OPTIONS: [&str; 7] =
+    ["num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"];
+
+/// What decides where an order goes.
+#[derive(Debug)]
+pub(crate) struct Destination {
+    /// The model that a host must have; `None` when any host will do.
+    model: Option<ModelName>,
+    /// What takes a place there; `None` for what asks no model.
+    work: Option<Work>,
+    /// The runner options, in a canonical form.
+    options: String,
+    affinity: u64,
+    caller: String,
+    session: String,
+}
+
+impl Destination {
+    /// `session` is empty for none; `prompt` is whatever a host's prompt cache may know the beginning of.
+    pub(crate) fn new(
+        scope: &Scope,
+        session: &str,
+        work: Option<Work>,
+        model: Option<&str>,
+        request: Option<&Members<'_>>,
+        prompt: &[u8],
+    ) -> Self {
+        let caller = format!("{:016x}", affinity(scope.as_bytes()));
+        let known = match session {
+            "" => affinity(prompt.get(..PREFIX).unwrap_or(prompt)),
+            session => affinity([caller.as_bytes(), session.as_bytes()].concat().as_slice()),
+        };
+        Self {
+            // What is no name goes upstream all the same: Ollama says best what is wrong with it.
+            model: model.and_then(ModelName::parse),
+            work: work.filter(|_| model.is_some()),
+            options: request.map(runner_options).unwrap_or_default(),
+            affinity: known,
+            session: if session.is_empty() { String::new() } else { format!("{known:016x}") },
+            caller,
+        }
+    }
+
+    fn lane(&self) -> Option<String> {
+        Some(self.work?.lane(self.model.as_ref()?))
+    }
+}
+
+/// The runner options of a request, as `name=value`, parted by commas.
+fn runner_options(request: &Members<'_>) -> String {
+    let options = request.object("options");
+    let named = RUNNER_OPTIONS.iter().filter_map(|name| Some((*name, options.as_ref()?.raw(name)?)));
+    let shift = request.raw("shift").map(|shift| ("shift", shift));
+    let text = |(name, value): (&str, &RawValue)| format!("{name}={}", value.get());
+    named.chain(shift).map(text).collect::<Vec<_>>().join(",")
+}
+
+/// A place that a request has on a host.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(super) backend: BackendHost,
+    lease: Option<Lease>,
+    /// Whether the lease is in this process's own book.
+    is_own: bool,
+    facts: Arc<Facts>,
+    /// When it was taken, by the store's clock and by the host's.
+    began: Duration,
+    since: Duration,
+    in_flight: u64,
+    pub(super) cold: bool,
+    options: String,
+    streams: bool,
+    /// Until the first byte of the answer.
+    first_byte: Option<Duration>,
+    /// Dropped with the place, it ends the renewals of the lease.
+    _held: Option<oneshot::Sender<()>>,
+}
+
+/// Where a request goes next.
+pub(super) enum Step {
+    Go(Box<Place>),
+    /// No host is left; what is to be said when that is because none has the model.
+    None(Option<Error>),
+    Refuse(Error),
+}
+
+/// The way of one request through the fleet.
+pub(super) struct Dispatch<'a, H> {
+    host: &'a H,
+    order: &'a Order,
+    id: String,
+    seed: u64,
+    turn: Option<u64>,
+    tried: Vec<String>,
+    /// Whether all hosts were asked what they have, because none seemed to have the model.
+    is_refreshed: bool,
+    /// When it began to wait for a place, by the host's clock.
+    waiting: Option<Duration>,
+    renewed: Duration,
+}
+
+impl<'a, H: Host> Dispatch<'a, H> {
+    pub(super) fn new(host: &'a H, order: &'a Order) -> Self {
+        Self {
+            host,
+            order,
+            id: random_id(host),
+            seed: host.random(),
+            turn: None,
+            tried: Vec::new(),
+            is_refreshed: false,
+            waiting: None,
+            renewed: Duration::ZERO,
+        }
+    }
+
+    /// The next place, as soon as there is one.
+    pub(super) async fn next(&mut self, failover: &Failover, account: &mut Account) -> Step {
+        let mut pause = POLL.0;
+        let to = &self.order.destination;
+        loop {
+            let changed = self.host.fleet().changed();
+            let (view, ledger) = self.view(account).await;
+            if failover.is_retry() && !ledger.retries.allow() {
+                return Step::None(None);
+            }
+            let plan = self.plan(&view, account).await;
+            let Some(first) = plan.choices.first() else {
+                match self.missing(failover).await {
+                    Some(step) => return step,
+                    None => continue,
+                }
+            };
+            let Some(lane) = to.lane() else {
+                return Step::Go(self.place(&view, &plan, first, None, account));
+            };
+            let known = view.tickets.iter().find(|ticket| ticket.id == self.id).cloned();
+            let is_waiting = known.is_some();
+            let flow = (&*to.caller, &*to.session);
+            let ticket = known.unwrap_or_else(|| Ticket::new(&view, &self.id, &lane, first.host.url(), flow));
+            let has_turn = queue::has_turn(&view, &plan, &ticket);
+            if has_turn && let Some(lease) = self.claim(&plan, &lane, failover.is_retry(), account).await {
+                self.waiting = None;
+                let choice = plan.choices.iter().find(|choice| choice.host.url() == lease.0.host);
+                return Step::Go(self.place(&view, &plan, choice.unwrap_or(first), Some(lease), account));
+            }
+            if let Err(error) = self.wait(&view, first, ticket, is_waiting, account).await {
+                return Step::Refuse(error);
+            }
+            let longest = if self.is_shared(account) { pause } else { WOKEN };
+            if let Either::Right(_) = select(Box::pin(changed), Box::pin(self.host.sleep(longest))).await {
+                pause = (pause * 2).min(POLL.1);
+            }
+        }
+    }
+
+    /// Whether others can change the queue without this process knowing.
+    fn is_shared(&self, account: &Account) -> bool {
+        self.host.config().redis.is_some() && !account.store_failed()
+    }
+
+    async fn view(&self, account: &mut Account) -> (FleetView, Ledger) {
+        let host = self.host;
+        let inventories = survey::inventories(host).await;
+        let ledger = ledger(host, account).await;
+        let mut view = FleetView::new(&host.fleet().hosts(), &inventories, ledger.clone());
+        view.hosts.retain(|known| !self.tried.iter().any(|tried| tried == known.host.url()));
+        (view, ledger)
+    }
+
+    async fn plan(&mut self, view: &FleetView, account: &mut Account) -> Plan {
+        let (host, to) = (self.host, &self.order.destination);
+        let policy = host.config().policy;
+        if policy == Policy::RoundRobin && self.turn.is_none() {
+            let turn = if account.store_failed() { None } else { Some(host.store().next_turn().await) };
+            // Without the shared counter chance spreads as well.
+            self.turn = turn.and_then(|turn| account.tolerate(host, "next_turn", turn)).or(Some(self.seed));
+        }
+        let demand = Demand {
+            model: to.model.as_ref(),
+            work: to.work.unwrap_or(Work::Answer),
+            options: &to.options,
+            affinity: to.affinity,
+            turn: self.turn.unwrap_or_default(),
+            seed: self.seed,
+        };
+        plan(view, policy, &demand)
+    }
+
+    /// What follows when no host is left that has the model; `None` to look again.
+    async fn missing(&mut self, failover: &Failover) -> Option<Step> {
+        let host = self.host;
+        let Some(model) = &self.order.destination.model else { return Some(Step::None(None)) };
+        let is_new = |backend: &BackendHost| !self.tried.iter().any(|tried| tried == backend.url());
+        if self.is_refreshed {
+            return Some(Step::None(None));
+        }
+        // A model that was pulled a second ago must be found.
+        let failures = survey::refresh(host, |backend, found| is_new(backend) && found.has(model)).await;
+        self.is_refreshed = true;
+        let known = host.fleet().inventories();
+        if host.fleet().hosts().iter().any(|backend| {
+            is_new(backend)
+                && backend.weight() > 0
+                && known.get(backend.url()).is_some_and(|inventory| inventory.has(model))
+        }) {
+            return None;
+        }
+        let asked = self.order.model.clone().unwrap_or_default();
+        let unknown = failures.len();
+        Some(match failures.into_iter().next() {
+            // Nobody answers: that is what is wrong, and not the model.
+            Some(failure) if unknown == host.fleet().hosts().len() && failover.is_untried() => {
+                Step::Refuse(AttemptFailure::from(failure).into_error())
+            }
+            Some(_) => Step::None(Some(Error::ModelUnavailable { model: asked, unknown })),
+            None => {
+                let names = known.values().flat_map(|inventory| &inventory.models).map(|model| &*model.name);
+                let nearest = nearest(&asked, names);
+                Step::None(Some(Error::ModelNotFound { model: asked, nearest }))
+            }
+        })
+    }
+
+    async fn claim(
+        &self,
+        plan: &Plan,
+        lane: &str,
+        is_retry: bool,
+        account: &mut Account,
+    ) -> Option<(Lease, bool)> {
+        let (host, to) = (self.host, &self.order.destination);
+        let places: Vec<Wanted> = plan.places();
+        let claim = Claim {
+            id: &self.id,
+            lane,
+            places,
+            flow: (&to.caller, &to.session),
+            is_retry,
+            reason: &plan.to_string(),
+        };
+        if !account.store_failed() {
+            let claimed = host.store().claim(&claim).await;
+            if let Some(claimed) = account.tolerate(host, "fleet_claim", claimed) {
+                return claimed.map(|lease| (lease, false));
+            }
+        }
+        host.fleet().claim(host.now(), &claim).map(|lease| (lease, true))
+    }
+
+    /// Waits for a place: enters the queue, or keeps the ticket alive.
+    async fn wait(
+        &mut self,
+        view: &FleetView,
+        first: &Choice,
+        mut ticket: Ticket,
+        is_waiting: bool,
+        account: &mut Account,
+    ) -> Result<(), Error> {
+        let (host, config) = (self.host, self.host.config());
+        let now = host.now();
+        let since = *self.waiting.get_or_insert(now);
+        if now.saturating_sub(since) >= config.queue_timeout {
+            self.leave().await;
+            return Err(Error::Overloaded { is_full: false, retry_after: first.wait });
+        }
+        let mut displaced = None;
+        if !is_waiting {
+            match queue::entry(&view.tickets, &ticket.caller, config.queue_limit) {
+                Entry::Enter => {}
+                Entry::Displace(ticket) => displaced = Some(ticket),
+                Entry::Full => return Err(Error::Overloaded { is_full: true, retry_after: first.wait }),
+            }
+        } else if now.saturating_sub(self.renewed) < WOKEN {
+            return Ok(());
+        }
+        self.renewed = now;
+        // What it would take first may have changed while it waited.
+        first.host.url().clone_into(&mut ticket.host);
+        if !account.store_failed() {
+            let entered = host.store().enter(&ticket, displaced.as_deref()).await;
+            if account.tolerate(host, "fleet_queue", entered).is_some() {
+                return Ok(());
+            }
+        }
+        host.fleet().enter(now, &ticket, displaced.as_deref());
+        Ok(())
+    }
+
+    /// Gives up waiting: the client left, or the wait was too long.
+    pub(super) async fn leave(&self) {
+        if self.waiting.is_some() {
+            // A ticket that cannot be taken out ends by itself.
+            let _ = self.host.store().leave(&self.id).await;
+            self.host.fleet().leave(&self.id);
+        }
+    }
+
+    fn place(
+        &mut self,
+        view: &FleetView,
+        plan: &Plan,
+        choice: &Choice,
+        lease: Option<(Lease, bool)>,
+        account: &mut Account,
+    ) -> Box<Place> {
+        if account.explains {
+            account.routes.push(plan.to_string());
+        }
+        let known = view.hosts.get(choice.index);
+        self.tried.push(choice.host.url().to_owned());
+        let (lease, is_own) =
+            lease.map_or_else(|| (None, account.store_failed()), |(lease, is_own)| (Some(lease), is_own));
+        let held = lease.as_ref().filter(|_| !is_own).and_then(|lease| hold(self.host, lease));
+        Box::new(Place {
+            backend: choice.host.clone(),
+            began: lease.as_ref().map_or(view.now, |lease| lease.began),
+            since: self.host.now(),
+            lease,
+            is_own,
+            facts: known.map(|known| Arc::clone(&known.facts)).unwrap_or_default(),
+            in_flight: choice.in_flight + 1,
+            cold: choice.cold,
+            options: self.order.destination.options.clone(),
+            streams: self.order.streams,
+            first_byte: None,
+            _held: held,
+        })
+    }
+
+    /// Takes note that a host does not have the model after all.
+    pub(super) fn forget(&self, backend: &BackendHost) {
+        if let Some(model) = &self.order.destination.model {
+            self.host.fleet().forget_model(backend.url(), model);
+        }
+    }
+
+    /// Resolves once the host of `place` counts as hung and another could be asked instead.
+    pub(super) async fn hung(&self, place: &Place, account: &Account) {
+        let (host, to) = (self.host, &self.order.destination);
+        let lane = to.lane().filter(|_| !place.cold);
+        let facts = lane.as_deref().and_then(|lane| place.facts.lane(lane));
+        let patience =
+            facts.and_then(|facts| facts.patience(&place.options, place.streams, host.config().hung_after));
+        let Some(patience) = patience else { return std::future::pending().await };
+        let mut since = place.began;
+        let mut wait = patience;
+        loop {
+            host.sleep(wait).await;
+            let mut own = account.clone();
+            let (view, ledger) = self.view(&mut own).await;
+            let completed =
+                ledger.facts.get(place.backend.url()).map(|facts| facts.completed()).unwrap_or_default();
+            if completed > since {
+                // It works, only slowly: as long again from there.
+                wait = (completed + patience).saturating_sub(ledger.now).max(POLL.1);
+                since = completed;
+                continue;
+            }
+            let demand = Demand {
+                model: to.model.as_ref(),
+                work: to.work.unwrap_or(Work::Answer),
+                options: &to.options,
+                affinity: to.affinity,
+                turn: 0,
+                seed: self.seed,
+            };
+            let others = plan(&view, Policy::Auto, &demand).choices;
+            if others.iter().any(|choice| choice.breaker != BreakerState::Open) {
+                return;
+            }
+            wait = patience;
+        }
+    }
+}
+
+/// Everything that is shared about the fleet, or what this process knows of it while the store is away.
+pub(crate) async fn ledger<H: Host>(host: &H, account: &mut Account) -> Ledger {
+    if !account.store_failed() {
+        let ledger = host.store().ledger().await;
+        if let Some(ledger) = account.tolerate(host, "fleet_ledger", ledger) {
+            if host.config().redis.is_some() {
+                host.fleet().learn(host.now(), &ledger);
+            }
+            return ledger;
+        }
+    }
+    host.fleet().ledger(host.now())
+}
+
+impl Place {
+    /// What is told of the attempt when it ends now.
+    fn report<'p, H: Host>(&'p self, host: &H, lane: Option<&'p str>, verdict: Verdict) -> Report<'p> {
+        let run = lane.map(|lane| Run {
+            lane,
+            options: &self.options,
+            streams: self.streams,
+            in_flight: self.in_flight,
+            cold: self.cold,
+        });
+        let elapsed = host.now().saturating_sub(self.since);
+        Report { run, began: self.began, first_byte: self.first_byte, elapsed, verdict }
+    }
+
+    /// Whether it counts against the host's limit.
+    pub(super) fn is_taken(&self) -> bool {
+        self.lease.is_some()
+    }
+
+    /// Until the first byte of the answer, once there was one.
+    pub(super) fn first_byte(&self) -> Option<Duration> {
+        self.first_byte
+    }
+
+    /// How long ago the first byte came.
+    pub(super) fn since_first_byte<H: Host>(&self, host: &H) -> Option<Duration> {
+        Some(host.now().saturating_sub(self.since + self.first_byte?))
+    }
+
+    /// Takes note of the first byte; of a model that had to be loaded, others want to know at once.
+    pub(super) fn note_first_byte<H: Host>(&mut self, host: &H) {
+        self.first_byte = Some(host.now().saturating_sub(self.since));
+        let Some(lease) = self.lease.clone() else { return };
+        let is_known = self.facts.lane(&lease.lane).is_some_and(|facts| facts.is_proved(&self.options));
+        if is_known && !self.cold {
+            return;
+        }
+        let (host, facts, options) = (host.clone(), Arc::clone(&self.facts), self.options.clone());
+        host.clone().spawn(async move {
+            let change = |facts: &mut Facts, now: Duration| facts.prove(now, &lease.lane, &options);
+            update(&host, &lease.host, &facts, None, change).await;
+        });
+    }
+
+    /// Gives the place back and takes note of how the attempt ended.
+    pub(super) async fn settle<H: Host>(self, host: &H, verdict: Verdict) {
+        let lane = self.lease.as_ref().map(|lease| lease.lane.clone());
+        let report = self.report(host, lane.as_deref(), verdict);
+        let seed = host.random();
+        let change = |facts: &mut Facts, now: Duration| facts.note(now, &report, seed);
+        let released = self.lease.as_ref();
+        if released.is_none() && matches!(verdict, Verdict::Answered | Verdict::Refused | Verdict::Neutral) {
+            // Nothing to give back, and nothing new unless a breaker is to close.
+            if self.facts.breaker.cause().is_none() {
+                return;
+            }
+        }
+        if self.is_own {
+            host.fleet().update(host.now(), self.backend.url(), released.map(|lease| &*lease.id), change);
+        } else {
+            update(host, self.backend.url(), &self.facts, released, change).await;
+        }
+    }
+
+    /// Takes note that another host answered what this one failed.
+    pub(super) async fn blame<H: Host>(backend: &BackendHost, host: &H) {
+        let seed = host.random();
+        let change = |facts: &mut Facts, now: Duration| {
+            facts.breaker.fail(now, Cause::Failed, None, seed);
+        };
+        update(host, backend.url(), &Facts::default(), None, change).await;
+    }
+}
+
+/// Renews a lease until what is returned is dropped; `None` where leases need no renewal.
+fn hold<H: Host>(host: &H, lease: &Lease) -> Option<oneshot::Sender<()>> {
+    host.config().redis.as_ref()?;
+    let (held, mut dropped) = oneshot::channel();
+    let (task_host, lease) = (host.clone(), lease.clone());
+    host.spawn(async move {
+        while let Either::Right(((), left)) = select(dropped, Box::pin(task_host.sleep(LEASE / 3))).await {
+            dropped = left;
+            // A renewal that fails is made up for by the next.
+            let _ = task_host.store().renew(&lease).await;
+        }
+    });
+    Some(held)
+}
+
+/// Changes what is known of a host, in the store or, while that is away, in this process's own book.
+async fn update<H: Host>(
+    host: &H,
+    url: &str,
+    known: &Facts,
+    released: Option<&Lease>,
+    change: impl Fn(&mut Facts, Duration) + crate::host::MaybeSend + crate::host::MaybeSync,
+) {
+    let now = host.fleet().time(host.now());
+    if host.store().update(url, (known, now), released, &change).await.is_err() {
+        host.fleet().update(host.now(), url, None, change);
+    }
+    host.fleet().ring();
+}

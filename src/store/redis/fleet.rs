@@ -1,0 +1,386 @@
+//! What is known of the fleet, in Redis: everything in one hash slot, each step one script, and no decision in any.
+//!
+//! Times are Redis' own, so that replicas need no common clock. Facts of a host are one value, replaced only where it
+//! still is what the change began from. Leases and tickets end by themselves.
+
+use std::{sync::Arc, time::Duration};
+
+use crate::{
+    fleet::{
+        Facts, Inventory,
+        ledger::{BUDGET_WINDOW, Claim, LEASE, Lease, Ledger, Retries, TICKET, Ticket},
+    },
+    host::{MaybeSend, MaybeSync},
+    store::{
+        FleetState, StoreError, StoreResult,
+        redis::{RedisCommands, RedisStore, RedisValue, milliseconds},
+    },
+};
+
+/// What parts the fields of a lease or a ticket.
+const SEPARATOR: char = '\u{1f}';
+/// How often a change of facts is tried on newer ones.
+const TRIES: usize = 6;
+
+/// Redis' time in milliseconds, ahead of every script.
+macro_rules! script {
+    ($body:literal) => {
+        concat!(
+            "local time = redis.call('TIME')\n",
+            "local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))\n",
+            $body
+        )
+        .as_bytes()
+    };
+}
+
+/// KEYS: facts, leases, tickets, served, budget. ARGV: the budget's window in s.
+/// Gives the time, then lists behind their lengths: facts, leases, tickets with the times of their flows; then the budget.
+const LEDGER: &[u8] = script!(
+    "
+local reply = {now}
+local facts = redis.call('HGETALL', KEYS[1])
+reply[#reply + 1] = #facts
+for _, value in ipairs(facts) do reply[#reply + 1] = value end
+local leases = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. now, '+inf')
+reply[#reply + 1] = #leases
+for _, value in ipairs(leases) do reply[#reply + 1] = value end
+local tickets = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now, '+inf')
+reply[#reply + 1] = #tickets
+for _, ticket in ipairs(tickets) do
+  local lane, caller, session = string.match(ticket, '^[^\\31]*\\31([^\\31]*)\\31[^\\31]*\\31([^\\31]*)\\31([^\\31]*)')
+  reply[#reply + 1] = ticket
+  reply[#reply + 1] = redis.call('ZSCORE', KEYS[4], lane .. '\\31' .. caller) or '0'
+  reply[#reply + 1] = redis.call('ZSCORE', KEYS[4], lane .. '\\31' .. caller .. '\\31' .. session) or '0'
+end
+local requests, retries = 0, 0
+local counts = redis.call('HGETALL', KEYS[5])
+for i = 1, #counts, 2 do
+  if tonumber(string.sub(counts[i], 2)) > tonumber(time[1]) - tonumber(ARGV[1]) then
+    requests = requests + counts[i + 1]
+    if string.sub(counts[i], 1, 1) == 'r' then retries = retries + counts[i + 1] end
+  end
+end
+reply[#reply + 1] = requests
+reply[#reply + 1] = retries
+return reply
+"
+);
+
+/// KEYS: leases, tickets, served, budget, decisions. ARGV: id, lane, caller, session, 'r' for a retry else 'q', reason,
+/// how long a lease holds in ms, the budget's window in s, then for each place: host, limit, marks ('c' cold, 't' trial).
+/// Gives the number of the place, from 1, and the time; 0 when none has room.
+const CLAIM: &[u8] = script!(
+    "
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+local taken = redis.call('ZRANGE', KEYS[1], 0, -1)
+local place = 0
+for i = 9, #ARGV, 3 do
+  local host = ARGV[i] .. '\\31'
+  local lane = host .. ARGV[2] .. '\\31'
+  local count, tried = 0, false
+  for _, lease in ipairs(taken) do
+    if string.sub(lease, 1, #lane) == lane then count = count + 1 end
+    if string.sub(lease, 1, #host) == host and string.find(lease, '\\31c?t\\31') then tried = true end
+  end
+  if count < tonumber(ARGV[i + 1]) and not (tried and string.find(ARGV[i + 2], 't', 1, true)) then
+    place = i
+    break
+  end
+end
+if place == 0 then return {0, now} end
+local lease = ARGV[place] .. '\\31' .. ARGV[2] .. '\\31' .. ARGV[1] .. '\\31' .. ARGV[place + 2] .. '\\31' .. now
+redis.call('ZADD', KEYS[1], now + ARGV[7], lease)
+redis.call('PEXPIRE', KEYS[1], ARGV[7] * 2)
+for _, ticket in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+  if string.sub(ticket, 1, #ARGV[1]) == ARGV[1] then redis.call('ZREM', KEYS[2], ticket) end
+end
+local caller = ARGV[2] .. '\\31' .. ARGV[3]
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now - 120000)
+redis.call('ZADD', KEYS[3], now, caller, now, caller .. '\\31' .. ARGV[4])
+redis.call('PEXPIRE', KEYS[3], 120000)
+if redis.call('HINCRBY', KEYS[4], ARGV[5] .. time[1], 1) == 1 then
+  for _, second in ipairs(redis.call('HKEYS', KEYS[4])) do
+    if tonumber(string.sub(second, 2)) <= tonumber(time[1]) - tonumber(ARGV[8]) then redis.call('HDEL', KEYS[4], second) end
+  end
+  redis.call('PEXPIRE', KEYS[4], ARGV[8] * 2000)
+end
+redis.call('RPUSH', KEYS[5], ARGV[6])
+redis.call('LTRIM', KEYS[5], -32, -1)
+redis.call('PEXPIRE', KEYS[5], 86400000)
+return {(place - 6) / 3, now}
+"
+);
+
+/// KEYS: leases. ARGV: the lease, how long it holds in ms.
+const RENEW: &[u8] = script!(
+    "
+redis.call('ZADD', KEYS[1], 'XX', now + ARGV[2], ARGV[1])
+redis.call('PEXPIRE', KEYS[1], ARGV[2] * 2)
+return 1
+"
+);
+
+/// KEYS: tickets. ARGV: the ids of tickets that go, parted by spaces; how long a ticket holds in ms; a ticket that comes, or ''.
+const QUEUE: &[u8] = script!(
+    "
+redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+for _, ticket in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
+  local id = string.match(ticket, '^[^\\31]*')
+  if string.find(ARGV[1], id, 1, true) then redis.call('ZREM', KEYS[1], ticket) end
+end
+if ARGV[3] ~= '' then
+  redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[3])
+  redis.call('PEXPIRE', KEYS[1], ARGV[2] * 2)
+end
+return 1
+"
+);
+
+/// KEYS: facts, leases. ARGV: host, its facts as they were ('' for none), as they are to be, a lease that ends or ''.
+/// Gives 1 when they were, else 0 and the facts as they are now; then the time.
+const UPDATE: &[u8] = script!(
+    "
+if ARGV[4] ~= '' then redis.call('ZREM', KEYS[2], ARGV[4]) end
+local facts = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if facts ~= ARGV[2] then return {0, facts, now} end
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
+redis.call('PEXPIRE', KEYS[1], 86400000)
+return {1, '', now}
+"
+);
+
+/// The elements of a reply, one after the other.
+struct Elements {
+    script: &'static str,
+    values: std::vec::IntoIter<RedisValue>,
+}
+
+impl Elements {
+    fn bytes(&mut self) -> StoreResult<Vec<u8>> {
+        match self.values.next() {
+            Some(RedisValue::Bytes(bytes)) => Ok(bytes),
+            Some(RedisValue::Nil | RedisValue::Integer(_) | RedisValue::Status(_)) | None => {
+                Err(StoreError::UnexpectedReply(self.script))
+            }
+        }
+    }
+
+    fn text(&mut self) -> StoreResult<String> {
+        String::from_utf8(self.bytes()?).map_err(|_| StoreError::UnexpectedReply(self.script))
+    }
+
+    fn number(&mut self) -> StoreResult<u64> {
+        match self.values.next() {
+            Some(RedisValue::Integer(number)) => Ok(u64::try_from(number).unwrap_or_default()),
+            Some(RedisValue::Nil | RedisValue::Bytes(_) | RedisValue::Status(_)) | None => {
+                Err(StoreError::UnexpectedReply(self.script))
+            }
+        }
+    }
+
+    /// A time in milliseconds, as text; one with a fraction or exponent loses that.
+    fn time(&mut self) -> StoreResult<Duration> {
+        let text = self.text()?;
+        Ok(Duration::from_millis(text.parse().unwrap_or_default()))
+    }
+}
+
+fn lease_text(lease: &Lease) -> String {
+    let marks = [("c", lease.cold), ("t", lease.trial)];
+    let marks: String = marks.into_iter().filter_map(|(mark, is_set)| is_set.then_some(mark)).collect();
+    let began = lease.began.as_millis().to_string();
+    [&*lease.host, &*lease.lane, &*lease.id, &*marks, &*began].join(&*SEPARATOR.to_string())
+}
+
+fn lease(text: &str) -> Option<Lease> {
+    let fields: Vec<_> = text.split(SEPARATOR).collect();
+    let [host, lane, id, marks, began] = <[&str; 5]>::try_from(fields).ok()?;
+    Some(Lease {
+        host: host.to_owned(),
+        lane: lane.to_owned(),
+        id: id.to_owned(),
+        began: Duration::from_millis(began.parse().ok()?),
+        cold: marks.contains('c'),
+        trial: marks.contains('t'),
+    })
+}
+
+fn ticket_text(ticket: &Ticket) -> String {
+    let Ticket { id, lane, host, caller, session, since, caller_served: _, session_served: _ } = ticket;
+    let since = since.as_millis().to_string();
+    [&**id, lane, host, caller, session, &*since].join(&*SEPARATOR.to_string())
+}
+
+fn ticket(text: &str, [caller_served, session_served]: [Duration; 2]) -> Option<Ticket> {
+    let fields: Vec<_> = text.split(SEPARATOR).map(str::to_owned).collect();
+    let [id, lane, host, caller, session, since] = <[String; 6]>::try_from(fields).ok()?;
+    let since = Duration::from_millis(since.parse().ok()?);
+    Some(Ticket { id, lane, host, caller, session, since, caller_served, session_served })
+}
+
+impl<C: RedisCommands> RedisStore<C> {
+    fn fleet_key(&self, kind: &str) -> String {
+        format!("{}:{{fleet}}:1:{kind}", self.prefix)
+    }
+
+    /// Runs a script over the keys of these kinds.
+    async fn script(
+        &self,
+        script: &'static [u8],
+        name: &'static str,
+        kinds: &[&str],
+        arguments: &[&[u8]],
+    ) -> StoreResult<Elements> {
+        let keys: Vec<_> = kinds.iter().map(|kind| self.fleet_key(kind)).collect();
+        let count = keys.len().to_string();
+        let mut all: Vec<&[u8]> = vec![script, count.as_bytes()];
+        all.extend(keys.iter().map(String::as_bytes));
+        all.extend(arguments);
+        Ok(Elements { script: name, values: self.execute("EVAL", &all).await?.into_iter() })
+    }
+
+    async fn queue(&self, gone: &str, come: &str) -> StoreResult<()> {
+        let hold = milliseconds(TICKET);
+        let arguments: [&[u8]; 3] = [gone.as_bytes(), hold.as_bytes(), come.as_bytes()];
+        self.script(QUEUE, "the queue", &["tickets"], &arguments).await?;
+        Ok(())
+    }
+}
+
+impl<C: RedisCommands> FleetState for RedisStore<C> {
+    async fn ledger(&self) -> StoreResult<Ledger> {
+        let window = BUDGET_WINDOW.as_secs().to_string();
+        let kinds = ["facts", "leases", "tickets", "served", "budget"];
+        let mut reply = self.script(LEDGER, "the ledger", &kinds, &[window.as_bytes()]).await?;
+        let mut ledger = Ledger { now: reply.time()?, ..Ledger::default() };
+        for _ in 0..reply.number()? / 2 {
+            let (host, facts) = (reply.text()?, reply.bytes()?);
+            // What another version wrote is as good as nothing.
+            ledger.facts.insert(host, Arc::new(Facts::from_json(&facts).unwrap_or_default()));
+        }
+        for _ in 0..reply.number()? {
+            ledger.leases.extend(lease(&reply.text()?));
+        }
+        for _ in 0..reply.number()? {
+            let text = reply.text()?;
+            let served = [reply.time()?, reply.time()?];
+            ledger.tickets.extend(ticket(&text, served));
+        }
+        ledger.retries = Retries { requests: reply.number()?, retries: reply.number()? };
+        Ok(ledger)
+    }
+
+    async fn claim(&self, claim: &Claim<'_>) -> StoreResult<Option<Lease>> {
+        let Claim { id, lane, places, flow: (caller, session), is_retry, reason } = claim;
+        let (hold, window) = (milliseconds(LEASE), BUDGET_WINDOW.as_secs().to_string());
+        let kind = if *is_retry { "r" } else { "q" };
+        let mut arguments: Vec<&[u8]> = [id, lane, caller, session, kind, reason, &*hold, &*window]
+            .into_iter()
+            .map(str::as_bytes)
+            .collect();
+        let limits: Vec<_> = places.iter().map(|place| place.limit.to_string()).collect();
+        for (place, limit) in places.iter().zip(&limits) {
+            let marks: &[u8] = match (place.cold, place.trial) {
+                (false, false) => b"",
+                (true, false) => b"c",
+                (false, true) => b"t",
+                (true, true) => b"ct",
+            };
+            arguments.extend([place.host.as_bytes(), limit.as_bytes(), marks]);
+        }
+        let kinds = ["leases", "tickets", "served", "budget", "decisions"];
+        let mut reply = self.script(CLAIM, "a claim", &kinds, &arguments).await?;
+        let (number, began) = (reply.number()?, reply.time()?);
+        let place = usize::try_from(number).ok().and_then(|number| places.get(number.checked_sub(1)?));
+        Ok(place.map(|place| Lease {
+            host: place.host.clone(),
+            lane: (*lane).to_owned(),
+            id: (*id).to_owned(),
+            began,
+            cold: place.cold,
+            trial: place.trial,
+        }))
+    }
+
+    async fn renew(&self, lease: &Lease) -> StoreResult<()> {
+        let (lease, hold) = (lease_text(lease), milliseconds(LEASE));
+        self.script(RENEW, "a renewal", &["leases"], &[lease.as_bytes(), hold.as_bytes()]).await?;
+        Ok(())
+    }
+
+    async fn enter(&self, ticket: &Ticket, displaced: Option<&str>) -> StoreResult<()> {
+        let gone = [&*ticket.id, displaced.unwrap_or_default()].join(" ");
+        self.queue(&gone, &ticket_text(ticket)).await
+    }
+
+    async fn leave(&self, id: &str) -> StoreResult<()> {
+        self.queue(id, "").await
+    }
+
+    async fn update(
+        &self,
+        host: &str,
+        (known, mut now): (&Facts, Duration),
+        released: Option<&Lease>,
+        change: impl Fn(&mut Facts, Duration) + MaybeSend + MaybeSync,
+    ) -> StoreResult<()> {
+        let released = released.map(lease_text).unwrap_or_default();
+        let (mut facts, mut old) = (known.clone(), known.to_json());
+        if *known == Facts::default() {
+            old.clear();
+        }
+        for _ in 0..TRIES {
+            change(&mut facts, now);
+            let new = facts.to_json();
+            let arguments: [&[u8]; 4] = [host.as_bytes(), &old, &new, released.as_bytes()];
+            let mut reply = self.script(UPDATE, "an update", &["facts", "leases"], &arguments).await?;
+            if reply.number()? == 1 {
+                return Ok(());
+            }
+            old = reply.bytes()?;
+            now = reply.time()?;
+            facts = Facts::from_json(&old).unwrap_or_default();
+        }
+        // So much is learnt of this host right now that one more fact would change little.
+        Ok(())
+    }
+
+    async fn inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
+        let key = self.fleet_key("inventory");
+        let mut reply = Elements {
+            script: "HGETALL",
+            values: self.execute("HGETALL", &[key.as_bytes()]).await?.into_iter(),
+        };
+        let mut inventories = Vec::new();
+        while reply.values.len() > 1 {
+            let (host, inventory) = (reply.text()?, reply.bytes()?);
+            inventories.extend(Inventory::from_json(&inventory).map(|inventory| (host, inventory)));
+        }
+        Ok(inventories)
+    }
+
+    async fn put_inventory(&self, host: &str, inventory: &Inventory) -> StoreResult<()> {
+        let key = self.fleet_key("inventory");
+        self.execute("HSET", &[key.as_bytes(), host.as_bytes(), &inventory.to_json()]).await?;
+        Ok(())
+    }
+
+    async fn lead_refresh(&self, time: Duration) -> StoreResult<bool> {
+        let (key, time) = (self.fleet_key("refresh"), milliseconds(time));
+        let reply = self.execute("SET", &[key.as_bytes(), b"1", b"NX", b"PX", time.as_bytes()]).await?;
+        Ok(matches!(reply.first(), Some(RedisValue::Status(_))))
+    }
+
+    async fn decisions(&self) -> StoreResult<Vec<String>> {
+        let key = self.fleet_key("decisions");
+        let reply = self.execute("LRANGE", &[key.as_bytes(), b"0", b"-1"]).await?;
+        Ok(reply
+            .into_iter()
+            .filter_map(|value| match value {
+                RedisValue::Bytes(bytes) => String::from_utf8(bytes).ok(),
+                RedisValue::Nil | RedisValue::Integer(_) | RedisValue::Status(_) => None,
+            })
+            .collect())
+    }
+}
