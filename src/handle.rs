@@ -64,7 +64,7 @@ entries! {
     /// is.
     models => part::models;
 
-    /// As [`handle()`], `/health` and `/livez` alone.
+    /// As [`handle()`], `/health`, `/livez` and `/fleet` alone.
     health => part::health;
 
     /// As [`handle()`], `/metrics` alone.

@@ -48,6 +48,7 @@ mod reply;
 mod route;
 pub mod session;
 pub mod settings;
+mod standing;
 pub mod store;
 mod surface;
 pub mod survey;

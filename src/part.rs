@@ -16,6 +16,7 @@ use crate::{
     openapi, relay,
     reply::{self, ReplyBody},
     route::Route,
+    standing,
     store::Store,
 };
 
@@ -43,7 +44,7 @@ pub(crate) async fn whole<H: Host, B: RequestBody>(host: &H, request: Admitted<'
         Route::OpenApi | Route::Banner | Route::List(_) | Route::Manage(_) | Route::Upload(_) => {
             models(host, request).await
         }
-        Route::Health | Route::Livez => health(host, request).await,
+        Route::Health | Route::Livez | Route::Fleet => health(host, request).await,
         Route::Metrics => metrics(host, request).await,
         Route::Unknown(_) => Err(Error::NotFound),
     }
@@ -80,11 +81,12 @@ pub(crate) async fn models<H: Host, B: RequestBody>(host: &H, request: Admitted<
     }
 }
 
-/// Whether the service and its hosts live.
+/// Whether the service and its hosts live, and how they stand.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other parts' routes")]
 pub(crate) async fn health<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
     match request.route {
         Route::Health => Ok(health::health(host).await),
+        Route::Fleet => standing::fleet(host, &request.parts.headers).await,
         Route::Livez => Ok(reply::complete(StatusCode::OK, "application/json", r#"{"status":"alive"}"#)),
         _ => Err(Error::NotFound),
     }
@@ -97,9 +99,10 @@ pub(crate) async fn metrics<H: Host, B: RequestBody>(host: &H, request: Admitted
 
 /// Answers `GET /metrics`. A store that is down is a fact to show, not an error.
 async fn scrape<H: Host>(host: &H) -> Response<ReplyBody> {
-    let (snapshot, ping) = futures::join!(host.metrics().snapshot(), host.store().ping());
+    let (snapshot, ping, hosts) =
+        futures::join!(host.metrics().snapshot(), host.store().ping(), standing::gauges(host));
     note_outage(host, "ping", &ping);
-    let gauges = Gauges { store_up: ping.is_ok(), form: host.form(), hosts: Vec::new() };
+    let gauges = Gauges { store_up: ping.is_ok(), form: host.form(), hosts };
     let text = metrics::encode(&snapshot.unwrap_or_default(), &gauges);
     reply::complete(StatusCode::OK, metrics::CONTENT_TYPE, text)
 }

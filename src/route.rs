@@ -12,6 +12,8 @@ pub(crate) enum Route {
     Health,
     Livez,
     Metrics,
+    /// How the fleet stands.
+    Fleet,
     /// The description of this API.
     OpenApi,
     /// `GET /`, by which Ollama's clients see that somebody is there.
@@ -91,6 +93,7 @@ impl Route {
             "/health" => Some(Self::Health),
             "/livez" => Some(Self::Livez),
             "/metrics" => Some(Self::Metrics),
+            "/fleet" => Some(Self::Fleet),
             "/openapi.json" => Some(Self::OpenApi),
             "/" => Some(Self::Banner),
             _ => None,
@@ -113,7 +116,8 @@ impl Route {
     /// Every route that is known.
     #[cfg(test)]
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        let own = [Self::Chat, Self::Health, Self::Livez, Self::Metrics, Self::OpenApi, Self::Banner];
+        let own =
+            [Self::Chat, Self::Health, Self::Livez, Self::Metrics, Self::Fleet, Self::OpenApi, Self::Banner];
         own.into_iter()
             .chain(Surface::ALL.into_iter().map(Self::Relay))
             .chain(List::ALL.into_iter().map(Self::List))
@@ -128,6 +132,7 @@ impl Route {
             Self::Health => "/health",
             Self::Livez => "/livez",
             Self::Metrics => "/metrics",
+            Self::Fleet => "/fleet",
             Self::OpenApi => "/openapi.json",
             Self::Banner => "/",
             Self::List(list) => list.path(),
@@ -148,6 +153,7 @@ impl Route {
             Self::Health
             | Self::Livez
             | Self::Metrics
+            | Self::Fleet
             | Self::OpenApi
             | Self::Banner
             | Self::List(_)
@@ -177,6 +183,7 @@ impl Route {
             Self::Health
             | Self::Livez
             | Self::Metrics
+            | Self::Fleet
             | Self::OpenApi
             | Self::Banner
             | Self::List(_)
@@ -189,7 +196,9 @@ impl Route {
     /// Whose errors it has.
     pub(crate) fn family(self) -> Family {
         match self {
-            Self::Chat | Self::Health | Self::Livez | Self::Metrics | Self::OpenApi => Family::Own,
+            Self::Chat | Self::Health | Self::Livez | Self::Metrics | Self::Fleet | Self::OpenApi => {
+                Family::Own
+            }
             Self::Relay(surface) => surface.family(),
             Self::List(list) => Family::of(list.path()),
             Self::Banner | Self::Manage(_) | Self::Upload(_) => Family::Ollama,

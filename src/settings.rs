@@ -80,13 +80,13 @@ pub const SETTINGS: &[Setting] = &[
     setting("OLLAMA_HOST6", "", Scope::Spin, "A sixth Ollama host"),
     setting("OLLAMA_HOST7", "", Scope::Spin, "A seventh Ollama host"),
     setting("OLLAMA_HOST8", "", Scope::Spin, "An eighth Ollama host"),
-    setting("DEFAULT_MODEL", "llama3.2", Scope::Both, "The model when a request names none"),
     setting(
         "OLLAMA_WEIGHTS",
         "",
         Scope::Spin,
         "The hosts' shares of the requests, as 3,1,0; natively ;weight=3 behind a host; 0 drains it",
     ),
+    setting("DEFAULT_MODEL", "llama3.2", Scope::Both, "The model when a request names none"),
     setting(
         "LB_POLICY",
         "auto",

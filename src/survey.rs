@@ -127,6 +127,21 @@ pub(crate) async fn inventories<H: Host>(host: &H) -> BTreeMap<String, Arc<Inven
     known
 }
 
+/// What the hosts have, as far as anybody has found out.
+pub(crate) async fn known<H: Host>(host: &H) -> BTreeMap<String, Arc<Inventory>> {
+    let (book, hosts) = (host.fleet(), host.fleet().hosts());
+    if !book.is_watched()
+        && let Ok(found) = host.store().inventories().await
+    {
+        for (url, inventory) in
+            found.into_iter().filter(|(url, _)| hosts.iter().any(|host| host.url() == url))
+        {
+            book.note_inventory(&url, Arc::new(inventory));
+        }
+    }
+    book.inventories()
+}
+
 /// Asks all hosts at the same time, until one has said what is `enough`; gives the failures of those that did not answer.
 pub(crate) async fn refresh<H: Host>(
     host: &H,
