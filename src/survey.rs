@@ -13,15 +13,15 @@ use std::{
 use bytes::Bytes;
 use futures::{
     StreamExt,
-    future::join_all,
+    future::{Either, join_all, select},
     join,
-    stream::{FuturesUnordered, select},
+    stream::{self, FuturesUnordered},
 };
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
 use crate::{
-    fleet::{BackendHost, BreakerState, Cause, Facts, Inventory},
+    fleet::{BackendHost, BreakerState, Cause, Facts, Inventory, ModelName},
     host::{Host, Phase, UpstreamFailure},
     store::FleetState,
 };
@@ -30,6 +30,8 @@ use crate::{
 const ANSWER_LIMIT: usize = 8 << 20;
 /// How old the answers may be until they are asked for again on demand.
 const FRESH: Duration = Duration::from_secs(2);
+/// How long the answers of other hosts are waited for once one has said what is enough.
+const GRACE: Duration = Duration::from_millis(500);
 /// How long one instance may take to ask all hosts until another does.
 const REFRESH: Duration = Duration::from_secs(6);
 
@@ -60,7 +62,7 @@ pub async fn probe<H: Host>(host: &H) -> Vec<Probe> {
 /// rotation without a request paying for it, and one that comes back is in again.
 pub async fn watch<H: Host>(host: &H) {
     host.fleet().watch();
-    let mut ticks = Box::pin(futures::stream::unfold((), |()| async {
+    let mut ticks = Box::pin(stream::unfold((), |()| async {
         let interval = host.config().probe_interval;
         // Replicas that started together must not ask together: 20 % either way.
         let percent = u32::try_from(host.random() % 41).unwrap_or_default() + 80;
@@ -71,11 +73,7 @@ pub async fn watch<H: Host>(host: &H) {
     let mut running = FuturesUnordered::new();
     loop {
         let hosts = host.fleet().hosts();
-        if host.config().redis.is_some()
-            && let Ok(ledger) = host.store().ledger().await
-        {
-            host.fleet().learn(host.now(), &ledger);
-        }
+        learn(host).await;
         for backend in
             hosts.iter().filter(|backend| !asked.contains(backend.url())).cloned().collect::<Vec<_>>()
         {
@@ -86,31 +84,26 @@ pub async fn watch<H: Host>(host: &H) {
                 Some(backend.url().to_owned())
             });
         }
-        let mut events = select(running.by_ref(), ticks.by_ref());
+        let mut events = stream::select(running.by_ref(), ticks.by_ref());
         while let Some(Some(done)) = events.next().await {
             asked.remove(&done);
         }
     }
 }
 
-/// What the hosts have, as far as it is known now.
-pub(crate) async fn inventories<H: Host>(host: &H) -> BTreeMap<String, Arc<Inventory>> {
+/// What the hosts have, as far as it is known now; where nothing is, as soon as one has the model.
+pub(crate) async fn inventories<H: Host>(
+    host: &H,
+    model: Option<&ModelName>,
+) -> BTreeMap<String, Arc<Inventory>> {
     let book = host.fleet();
-    let known = book.inventories();
-    let hosts = book.hosts();
-    if book.is_watched() && !known.is_empty() || !book.is_due(host.now(), FRESH) {
-        return known;
+    let own = book.inventories();
+    if book.is_watched() && !own.is_empty() || !book.is_due(host.now(), FRESH) {
+        return own;
     }
-    if let Ok(found) = host.store().inventories().await {
-        for (url, inventory) in
-            found.into_iter().filter(|(url, _)| hosts.iter().any(|host| host.url() == url))
-        {
-            book.note_inventory(&url, Arc::new(inventory));
-        }
-    }
-    let known = book.inventories();
+    let (known, hosts) = (known(host).await, book.hosts());
     if known.is_empty() {
-        refresh(host, |_, _| false).await;
+        refresh(host, |_, found| model.is_none_or(|model| found.has(model))).await;
         return book.inventories();
     }
     let now = book.time(host.now());
@@ -147,18 +140,41 @@ pub(crate) async fn refresh<H: Host>(
     host: &H,
     enough: impl Fn(&BackendHost, &Inventory) -> bool,
 ) -> Vec<UpstreamFailure> {
+    learn(host).await;
     let hosts = host.fleet().hosts();
     let mut asked: FuturesUnordered<_> =
         hosts.iter().map(|backend| async move { (backend, examine(host, backend).await) }).collect();
     let mut failures = Vec::new();
-    while let Some((backend, answer)) = asked.next().await {
-        match answer {
-            Ok(inventory) if enough(backend, &inventory) => break,
-            Ok(_) => {}
-            Err(failure) => failures.push(failure),
+    let mut grace = None;
+    loop {
+        let next = match grace.take() {
+            None => asked.next().await,
+            Some(left) => match select(asked.next(), left).await {
+                Either::Left((next, left)) => {
+                    grace = Some(left);
+                    next
+                }
+                Either::Right(((), _)) => return failures,
+            },
+        };
+        match next {
+            Some((backend, Ok(inventory))) if grace.is_none() && enough(backend, &inventory) => {
+                grace = Some(Box::pin(host.sleep(GRACE)));
+            }
+            Some((_, Ok(_))) => {}
+            Some((_, Err(failure))) => failures.push(failure),
+            None => return failures,
         }
     }
-    failures
+}
+
+/// Takes over what others know, and the time by their clock.
+async fn learn<H: Host>(host: &H) {
+    if host.config().redis.is_some()
+        && let Ok(ledger) = host.store().ledger().await
+    {
+        host.fleet().learn(host.now(), &ledger);
+    }
 }
 
 /// Asks a host what it has and takes note of what it says.
@@ -170,12 +186,17 @@ async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Invento
         if known.is_empty() { answer(host, backend, "/api/version").await.ok() } else { None }
     };
     let (tags, running, version) =
-        join!(answer(host, backend, "/api/tags"), answer(host, backend, "/api/ps"), version);
+        join!(ask(host, backend, "/api/tags"), answer(host, backend, "/api/ps"), version);
     let seen = book.time(host.now());
-    let inventory = tags.and_then(|tags| {
-        let read = Inventory::read(seen, &tags, running.ok().as_deref(), version.as_deref());
-        read.ok_or_else(|| UpstreamFailure::Protocol("no answer to /api/tags".to_owned()))
-    });
+    let inventory = match tags {
+        Ok(tags) => Inventory::read(seen, &tags, running.ok().as_deref(), version.as_deref())
+            .ok_or_else(|| UpstreamFailure::Protocol("no answer to /api/tags".to_owned())),
+        // What speaks Ollama's other protocols alone is asked for any model.
+        Err(Unanswered::Refused(status)) if [404, 405, 501].contains(&status.as_u16()) => {
+            Ok(Inventory::unlisted(seen))
+        }
+        Err(unanswered) => Err(unanswered.into()),
+    };
     note(host, backend, inventory.as_ref().err()).await;
     let mut inventory = inventory?;
     if inventory.version.is_empty() {
@@ -216,22 +237,48 @@ async fn note<H: Host>(host: &H, backend: &BackendHost, failure: Option<&Upstrea
     }
 }
 
+/// Why a question got no answer.
+enum Unanswered {
+    /// The host said so.
+    Refused(StatusCode),
+    /// The host did not say anything.
+    Failed(UpstreamFailure),
+}
+
+impl From<Unanswered> for UpstreamFailure {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::Refused(status) => Self::Protocol(format!("the host answered {}", status.as_u16())),
+            Unanswered::Failed(failure) => failure,
+        }
+    }
+}
+
 /// The body of a host's answer to `GET path`.
 pub(crate) async fn answer<H: Host>(
     host: &H,
     backend: &BackendHost,
     path: &str,
 ) -> Result<Bytes, UpstreamFailure> {
-    let request = Request::get(backend.endpoint(path).map_err(UpstreamFailure::Protocol)?).body(Bytes::new());
-    let request = request.map_err(|error| protocol(&error))?;
-    let response = host.send(request, host.config().probe_limits()).await?;
-    if response.status() != StatusCode::OK {
-        return Err(UpstreamFailure::Protocol(format!("the host answered {}", response.status().as_u16())));
-    }
-    let body = Limited::new(response.into_body(), ANSWER_LIMIT).collect().await;
-    Ok(body.map_err(|error| protocol(&error))?.to_bytes())
+    Ok(ask(host, backend, path).await?)
 }
 
-fn protocol(error: &impl ToString) -> UpstreamFailure {
-    UpstreamFailure::Protocol(error.to_string())
+async fn ask<H: Host>(host: &H, backend: &BackendHost, path: &str) -> Result<Bytes, Unanswered> {
+    let uri = backend.endpoint(path).map_err(|fault| Unanswered::Failed(UpstreamFailure::Protocol(fault)))?;
+    let request = Request::get(uri).body(Bytes::new()).map_err(|error| protocol(&error))?;
+    let response = host.send(request, host.config().probe_limits()).await.map_err(Unanswered::Failed)?;
+    if response.status() != StatusCode::OK {
+        return Err(Unanswered::Refused(response.status()));
+    }
+    match Limited::new(response.into_body(), ANSWER_LIMIT).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) => Err(match error.downcast::<UpstreamFailure>() {
+            Ok(failure) => Unanswered::Failed(*failure),
+            Err(error) => protocol(&error),
+        }),
+    }
+}
+
+fn protocol(error: &impl ToString) -> Unanswered {
+    Unanswered::Failed(UpstreamFailure::Protocol(error.to_string()))
 }

@@ -18,6 +18,8 @@ pub struct Inventory {
     pub seen: Duration,
     /// Its models.
     pub models: Vec<Model>,
+    /// Whether it may have any other, too: it answers, and does not know the question.
+    pub is_unlisted: bool,
     /// Those that are loaded, or loading.
     pub loaded: Vec<LoadedModel>,
     /// The version of Ollama; empty when it did not say.
@@ -73,14 +75,21 @@ impl Inventory {
         Some(Self {
             seen,
             models: models.collect(),
+            is_unlisted: false,
             loaded: loaded.collect(),
             version: version.unwrap_or_default(),
         })
     }
 
-    /// Whether the host has the model.
+    /// What is known of a host that answers, and does not know the question.
+    pub(crate) fn unlisted(seen: Duration) -> Self {
+        Self { seen, is_unlisted: true, ..Self::default() }
+    }
+
+    /// Whether the host has the model, or may have it.
     pub fn has(&self, name: &ModelName) -> bool {
-        self.models.iter().any(|model| ModelName::parse(&model.name).as_ref() == Some(name))
+        self.is_unlisted
+            || self.models.iter().any(|model| ModelName::parse(&model.name).as_ref() == Some(name))
     }
 
     /// The model among those that are loaded or loading.
@@ -92,6 +101,7 @@ impl Inventory {
 #[derive(Serialize)]
 struct Stored<'a> {
     seen: u64,
+    is_unlisted: bool,
     version: &'a str,
     models: Vec<(&'a str, &'a str)>,
     loaded: Vec<(&'a str, u64, &'a str)>,
@@ -103,6 +113,7 @@ impl Inventory {
         let loaded = self.loaded.iter();
         let stored = Stored {
             seen: millis(self.seen),
+            is_unlisted: self.is_unlisted,
             version: &self.version,
             models: self.models.iter().map(|model| (&*model.name, &*model.digest)).collect(),
             loaded: loaded.map(|model| (&*model.name, model.context_length, &*model.expires_at)).collect(),
@@ -130,6 +141,7 @@ impl Inventory {
         Some(Self {
             seen: Duration::from_millis(stored.number("seen")?),
             models: models.collect::<Option<_>>()?,
+            is_unlisted: stored.boolean("is_unlisted")?,
             loaded: loaded.collect::<Option<_>>()?,
             version: stored.string("version")?.into_owned(),
         })

@@ -201,8 +201,8 @@ impl<'a, H: Host> Dispatch<'a, H> {
 
     async fn view(&self, account: &mut Account) -> (FleetView, Ledger) {
         let host = self.host;
-        let inventories = survey::inventories(host).await;
         let ledger = ledger(host, account).await;
+        let inventories = survey::inventories(host, self.order.destination.model.as_ref()).await;
         let mut view = FleetView::new(&host.fleet().hosts(), &inventories, ledger.clone());
         view.hosts.retain(|known| !self.tried.iter().any(|tried| tried == known.host.url()));
         (view, ledger)

@@ -106,7 +106,7 @@ async fn an_error_after_an_early_head_is_an_event(form: &dyn Form) -> Result<()>
 async fn another_host_still_answers_after_an_early_head(form: &dyn Form) -> Result<()> {
     for path in EVENTS {
         let (slow, well) = (FakeOllama::start().await?, FakeOllama::start().await?);
-        let gateway = form.start(Setup::new([&slow, &well])).await?;
+        let gateway = form.start(Setup::new([&slow, &well]).set("LB_POLICY", "round_robin")).await?;
         let gate = Gate::default();
         slow.next(upstream(path), refusal(503)?.behind(&gate));
         well.next(upstream(path), plain(path)?);

@@ -63,7 +63,7 @@ async fn what_a_client_did_not_wait_for_is_not_kept(form: &dyn Form) -> Result<(
 async fn no_other_host_is_asked_for_a_client_that_left(form: &dyn Form) -> Result<()> {
     let (first, second) = (FakeOllama::start().await?, FakeOllama::start().await?);
     first.loads(&["llama3.2:latest"]);
-    let gateway = form.start(Setup::new([&first, &second])).await?;
+    let gateway = form.start(Setup::new([&first, &second]).set("LB_POLICY", "round_robin")).await?;
     first.chats(Scripted::hang());
     ask_and_leave(gateway.as_ref(), &first, "hello").await?;
     first.wait_for_given_up(1, PATIENCE).await?;

@@ -83,7 +83,7 @@ async fn known_traffic_gives_known_counters(form: &dyn Form) -> Result<()> {
     assert_eq!(scrape.count("paddock_cache_bypasses_total", &[]), 0);
     assert_eq!(scrape.count("paddock_store_errors_total", &[]), 0);
     let url = ollama.url();
-    for (outcome, expected) in [("ok", 2), ("not_found", 1), ("busy", 1)] {
+    for (outcome, expected) in [("ok", 2), ("not_found", 0), ("busy", 1)] {
         let labels = [("host", url.as_str()), ("outcome", outcome)];
         assert_eq!(scrape.count("paddock_upstream_attempts_total", &labels), expected, "{outcome}");
     }
@@ -96,12 +96,12 @@ async fn known_traffic_gives_known_counters(form: &dyn Form) -> Result<()> {
 
 async fn a_failover_is_counted_at_each_host(form: &dyn Form) -> Result<()> {
     let (ill, well) = (FakeOllama::start().await?, FakeOllama::start().await?);
-    ill.refuse().await;
-    let gateway = form.start(Setup::new([&ill, &well])).await?;
+    ill.chats(refusal(503)?);
+    let gateway = form.start(Setup::new([&ill, &well]).set("LB_POLICY", "round_robin")).await?;
     gateway.say("one").await?;
     gateway.say("two").await?;
     let scrape = Scrape::of(gateway.as_ref()).await?;
-    for (host, outcome, expected) in [(&ill, "unreachable", 1), (&well, "ok", 2)] {
+    for (host, outcome, expected) in [(&ill, "busy", 1), (&well, "ok", 2)] {
         let url = host.url();
         let labels = [("host", url.as_str()), ("outcome", outcome)];
         assert_eq!(scrape.count("paddock_upstream_attempts_total", &labels), expected, "{labels:?}");

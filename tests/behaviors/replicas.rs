@@ -19,7 +19,7 @@ async fn replicas_share_answers_and_conversations(form: &dyn Form) -> Result<()>
 
 async fn replicas_take_turns_together(form: &dyn Form) -> Result<()> {
     let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
-    let setup = Setup::new(&hosts);
+    let setup = Setup::new(&hosts).set("LB_POLICY", "round_robin");
     let replicas = [form.start(setup.clone()).await?, form.start(setup).await?];
     let mut seen = Vec::new();
     for turn in 0..6 {

@@ -4,7 +4,7 @@ use crate::behaviors::prelude::*;
 
 async fn hosts_take_turns(form: &dyn Form) -> Result<()> {
     let hosts = [FakeOllama::start().await?, FakeOllama::start().await?, FakeOllama::start().await?];
-    let gateway = form.start(Setup::new(&hosts)).await?;
+    let gateway = form.start(Setup::new(&hosts).set("LB_POLICY", "round_robin")).await?;
     let mut seen = Vec::new();
     for turn in 0..7 {
         seen.push(gateway.say(&format!("hello {turn}")).await?.header("x-paddock-host").to_owned());

@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::Result;
 use paddock::{
     cache::CacheStatus,
+    fleet::BreakerState,
     metrics::{
-        Attempt, BreakerState, Gauges, HostGauge, Metrics, Sample, Tokens, encode, memory::MemoryMetrics,
+        Attempt, Gauges, HostGauge, Metrics, Sample, Tokens, encode, memory::MemoryMetrics,
         redis::RedisMetrics,
     },
     settings::Form,

@@ -103,7 +103,7 @@ impl FakeOllama {
         self.0.state.set_models(Some(names.iter().map(|name| (*name).to_owned()).collect()));
     }
 
-    /// Has every model that it is asked for.
+    /// Has every model that it is asked for, and lists none.
     pub fn has_every_model(&self) {
         self.0.state.set_models(None);
     }

@@ -46,7 +46,11 @@ impl Setup {
             single_instance: false,
             prefix,
         };
-        setup.set("REDIS_TIMEOUT", "5").set("CONNECT_TIMEOUT", "10").set("HEALTH_TIMEOUT", "10")
+        setup
+            .set("REDIS_TIMEOUT", "5")
+            .set("CONNECT_TIMEOUT", "10")
+            .set("HEALTH_TIMEOUT", "10")
+            .set("PROBE_CONNECT_TIMEOUT", "10")
     }
 
     /// Gives a setting a value, by its name in the table of settings.

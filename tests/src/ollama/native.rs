@@ -35,6 +35,8 @@ fn known(asked: &Asked<'_>) -> Result<Scripted> {
         "/" => Scripted::recorded("01-root"),
         "/api/version" => Scripted::recorded("03-version"),
         "/api/status" => Scripted::recorded("85-status"),
+        // Whoever has every model cannot list them.
+        TAGS if asked.models.is_none() => Scripted::recorded("77-e-notfound-path"),
         TAGS => list("04-tags", asked.models.unwrap_or_default()),
         "/api/ps" => list("20-ps-loaded", asked.loaded),
         CHAT if model.is_empty() => Scripted::recorded("64-e-chat-nomodel"),
