@@ -217,7 +217,7 @@ async fn a_host_that_is_gone_is_given_up_at_the_limit_for_connecting(form: &dyn 
     assert!((Duration::from_millis(400)..Duration::from_secs(10)).contains(&waited), "{waited:?}");
     well.refuse().await;
     let reply = gateway.chat(json!({"message": "nobody"})).await?;
-    assert_eq!(reply.outcome(), (504, "upstream_timeout".to_owned()));
+    assert_eq!(reply.outcome(), (502, "upstream_unreachable".to_owned()));
     Ok(())
 }
 
