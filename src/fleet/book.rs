@@ -35,8 +35,8 @@ struct Pages {
     leases: Vec<Lease>,
     /// With the time at which each ends.
     tickets: Vec<(Ticket, Duration)>,
-    /// When a caller, or its session, was given a place in a lane last.
-    served: BTreeMap<(String, String, String), Duration>,
+    /// When a caller, or one session of it, was given a place in a lane last.
+    served: BTreeMap<(String, String, Option<String>), Duration>,
     /// When requests were given places, and whether it was a retry.
     claims: VecDeque<(Duration, bool)>,
     decisions: VecDeque<String>,
@@ -98,11 +98,12 @@ impl FleetBook {
     pub fn ledger(&self, now: Duration) -> Ledger {
         let (pages, now) = self.open(now);
         let tickets = pages.tickets.iter().map(|(ticket, _)| {
-            let served = |session: &str| {
-                let key = (ticket.lane.clone(), ticket.caller.clone(), session.to_owned());
+            let served = |session: Option<&String>| {
+                let key = (ticket.lane.clone(), ticket.caller.clone(), session.cloned());
                 pages.served.get(&key).copied().unwrap_or_default()
             };
-            Ticket { caller_served: served(""), session_served: served(&ticket.session), ..ticket.clone() }
+            let (caller_served, session_served) = (served(None), served(Some(&ticket.session)));
+            Ticket { caller_served, session_served, ..ticket.clone() }
         });
         let retries = pages.claims.iter().filter(|(_, is_retry)| *is_retry).count() as u64;
         Ledger {
@@ -135,8 +136,8 @@ impl FleetBook {
         pages.claims.push_back((now, claim.is_retry));
         let (caller, session) = claim.flow;
         pages.served.retain(|_, at| now.saturating_sub(*at) < SERVED);
-        for session in ["", session] {
-            pages.served.insert((claim.lane.to_owned(), caller.to_owned(), session.to_owned()), now);
+        for session in [None, Some(session.to_owned())] {
+            pages.served.insert((claim.lane.to_owned(), caller.to_owned(), session), now);
         }
         if pages.decisions.len() >= DECISIONS {
             pages.decisions.pop_front();
@@ -163,7 +164,8 @@ impl FleetBook {
         pages.ring();
     }
 
-    /// Changes the facts of a host and gives a place back.
+    /// Changes the facts of a host and gives the place on it back that has this id: a request that went on to another
+    /// host has a place there under the same id.
     pub fn update(
         &self,
         now: Duration,
@@ -173,7 +175,7 @@ impl FleetBook {
     ) {
         let (mut pages, now) = self.open(now);
         if let Some(released) = released {
-            pages.leases.retain(|lease| lease.id != released);
+            pages.leases.retain(|lease| lease.id != released || lease.host != host);
         }
         change(Arc::make_mut(pages.facts.entry(host.to_owned()).or_default()), now);
         pages.ring();
@@ -237,8 +239,11 @@ impl FleetBook {
             if pages.changes != seen {
                 return Poll::Ready(());
             }
-            if cfg!(not(target_family = "wasm")) {
-                pages.waiting.push(context.waker().clone());
+            let waker = context.waker();
+            // Whoever looks again and again before anything changes is woken once.
+            if cfg!(not(target_family = "wasm")) && !pages.waiting.iter().any(|known| known.will_wake(waker))
+            {
+                pages.waiting.push(waker.clone());
             }
             Poll::Pending
         })

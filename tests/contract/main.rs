@@ -2,7 +2,28 @@
 
 #![cfg(test)]
 
+/// Holds each promise, a function of a [`Subject`], against both stores.
+macro_rules! contract {
+    ($($promise:ident,)*) => {
+        mod embedded {
+            $(#[tokio::test]
+            async fn $promise() -> anyhow::Result<()> {
+                super::$promise(crate::embedded().await?).await
+            })*
+        }
+        mod redis {
+            $(#[tokio::test]
+            async fn $promise() -> anyhow::Result<()> {
+                super::$promise(crate::over_redis().await?).await
+            })*
+        }
+    };
+}
+use contract;
+
 mod embedded;
+mod fleet;
+mod fleet_redis;
 mod metrics;
 mod redis;
 mod store;

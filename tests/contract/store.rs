@@ -148,24 +148,7 @@ async fn a_store_that_is_there_says_so(subject: impl Subject) -> Result<()> {
     Ok(subject.store().ping().await?)
 }
 
-macro_rules! contract {
-    ($($promise:ident,)*) => {
-        mod embedded {
-            $(#[tokio::test]
-            async fn $promise() -> anyhow::Result<()> {
-                super::$promise(crate::embedded().await?).await
-            })*
-        }
-        mod redis {
-            $(#[tokio::test]
-            async fn $promise() -> anyhow::Result<()> {
-                super::$promise(crate::over_redis().await?).await
-            })*
-        }
-    };
-}
-
-contract! {
+crate::contract! {
     an_answer_is_given_until_its_time_has_passed,
     an_answer_survives_whatever_it_says,
     the_last_answer_put_is_the_answer,

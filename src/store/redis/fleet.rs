@@ -19,8 +19,9 @@ use crate::{
 
 /// What parts the fields of a lease or a ticket.
 const SEPARATOR: char = '\u{1f}';
-/// How often a change of facts is tried on newer ones.
-const TRIES: usize = 6;
+/// How often a change of facts is tried on newer ones. Each time another's has come first, so that as many changes as
+/// this, made at the same time, all land.
+const TRIES: usize = 32;
 
 /// Redis' time in milliseconds, ahead of every script.
 macro_rules! script {
@@ -50,8 +51,8 @@ reply[#reply + 1] = #tickets
 for _, ticket in ipairs(tickets) do
   local lane, caller, session = string.match(ticket, '^[^\\31]*\\31([^\\31]*)\\31[^\\31]*\\31([^\\31]*)\\31([^\\31]*)')
   reply[#reply + 1] = ticket
-  reply[#reply + 1] = redis.call('ZSCORE', KEYS[4], lane .. '\\31' .. caller) or '0'
-  reply[#reply + 1] = redis.call('ZSCORE', KEYS[4], lane .. '\\31' .. caller .. '\\31' .. session) or '0'
+  reply[#reply + 1] = lane and redis.call('ZSCORE', KEYS[4], lane .. '\\31' .. caller) or '0'
+  reply[#reply + 1] = lane and redis.call('ZSCORE', KEYS[4], lane .. '\\31' .. caller .. '\\31' .. session) or '0'
 end
 local requests, retries = 0, 0
 local counts = redis.call('HGETALL', KEYS[5])
@@ -81,7 +82,7 @@ for i = 9, #ARGV, 3 do
   local count, tried = 0, false
   for _, lease in ipairs(taken) do
     if string.sub(lease, 1, #lane) == lane then count = count + 1 end
-    if string.sub(lease, 1, #host) == host and string.find(lease, '\\31c?t\\31') then tried = true end
+    if string.sub(lease, 1, #host) == host and string.find(lease, '\\31c?t\\31%d+$') then tried = true end
   end
   if count < tonumber(ARGV[i + 1]) and not (tried and string.find(ARGV[i + 2], 't', 1, true)) then
     place = i
@@ -92,8 +93,9 @@ if place == 0 then return {0, now} end
 local lease = ARGV[place] .. '\\31' .. ARGV[2] .. '\\31' .. ARGV[1] .. '\\31' .. ARGV[place + 2] .. '\\31' .. now
 redis.call('ZADD', KEYS[1], now + ARGV[7], lease)
 redis.call('PEXPIRE', KEYS[1], ARGV[7] * 2)
+local id = ARGV[1] .. '\\31'
 for _, ticket in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-  if string.sub(ticket, 1, #ARGV[1]) == ARGV[1] then redis.call('ZREM', KEYS[2], ticket) end
+  if string.sub(ticket, 1, #id) == id then redis.call('ZREM', KEYS[2], ticket) end
 end
 local caller = ARGV[2] .. '\\31' .. ARGV[3]
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now - 120000)
@@ -121,17 +123,18 @@ return 1
 "
 );
 
-/// KEYS: tickets. ARGV: the ids of tickets that go, parted by spaces; how long a ticket holds in ms; a ticket that comes, or ''.
+/// KEYS: tickets. ARGV: how long a ticket holds in ms; a ticket that comes, or ''; the ids of tickets that go.
 const QUEUE: &[u8] = script!(
     "
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+local gone = {}
+for i = 3, #ARGV do gone[ARGV[i]] = true end
 for _, ticket in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  local id = string.match(ticket, '^[^\\31]*')
-  if string.find(ARGV[1], id, 1, true) then redis.call('ZREM', KEYS[1], ticket) end
+  if gone[string.match(ticket, '^[^\\31]*')] then redis.call('ZREM', KEYS[1], ticket) end
 end
-if ARGV[3] ~= '' then
-  redis.call('ZADD', KEYS[1], now + ARGV[2], ARGV[3])
-  redis.call('PEXPIRE', KEYS[1], ARGV[2] * 2)
+if ARGV[2] ~= '' then
+  redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[2])
+  redis.call('PEXPIRE', KEYS[1], ARGV[1] * 2)
 end
 return 1
 "
@@ -150,6 +153,13 @@ return {1, '', now}
 "
 );
 
+/// KEYS: inventories. ARGV: host, its inventory.
+const INVENTORY: &[u8] = b"
+redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[1], 86400000)
+return 1
+";
+
 /// The elements of a reply, one after the other.
 struct Elements {
     script: &'static str,
@@ -166,8 +176,9 @@ impl Elements {
         }
     }
 
+    /// Everything that we write is UTF-8; what is not belongs to nobody here.
     fn text(&mut self) -> StoreResult<String> {
-        String::from_utf8(self.bytes()?).map_err(|_| StoreError::UnexpectedReply(self.script))
+        Ok(String::from_utf8_lossy(&self.bytes()?).into_owned())
     }
 
     fn number(&mut self) -> StoreResult<u64> {
@@ -240,9 +251,10 @@ impl<C: RedisCommands> RedisStore<C> {
         Ok(Elements { script: name, values: self.execute("EVAL", &all).await?.into_iter() })
     }
 
-    async fn queue(&self, gone: &str, come: &str) -> StoreResult<()> {
+    async fn queue(&self, come: &str, gone: &[&str]) -> StoreResult<()> {
         let hold = milliseconds(TICKET);
-        let arguments: [&[u8]; 3] = [gone.as_bytes(), hold.as_bytes(), come.as_bytes()];
+        let mut arguments = vec![hold.as_bytes(), come.as_bytes()];
+        arguments.extend(gone.iter().map(|id| id.as_bytes()));
         self.script(QUEUE, "the queue", &["tickets"], &arguments).await?;
         Ok(())
     }
@@ -310,12 +322,12 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
     }
 
     async fn enter(&self, ticket: &Ticket, displaced: Option<&str>) -> StoreResult<()> {
-        let gone = [&*ticket.id, displaced.unwrap_or_default()].join(" ");
-        self.queue(&gone, &ticket_text(ticket)).await
+        let gone: Vec<_> = displaced.into_iter().chain([&*ticket.id]).collect();
+        self.queue(&ticket_text(ticket), &gone).await
     }
 
     async fn leave(&self, id: &str) -> StoreResult<()> {
-        self.queue(id, "").await
+        self.queue("", &[id]).await
     }
 
     async fn update(
@@ -361,8 +373,8 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
     }
 
     async fn put_inventory(&self, host: &str, inventory: &Inventory) -> StoreResult<()> {
-        let key = self.fleet_key("inventory");
-        self.execute("HSET", &[key.as_bytes(), host.as_bytes(), &inventory.to_json()]).await?;
+        let arguments: [&[u8]; 2] = [host.as_bytes(), &inventory.to_json()];
+        self.script(INVENTORY, "an inventory", &["inventory"], &arguments).await?;
         Ok(())
     }
 

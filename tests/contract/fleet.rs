@@ -1,0 +1,364 @@
+//! The contract of what instances and replicas know of the fleet.
+
+use std::{sync::Arc, time::Duration};
+
+use anyhow::{Context as _, Result};
+use futures::future::join_all;
+use paddock::{
+    fleet::{
+        Cause, Facts, Report, Run, Ticket, Verdict,
+        book::DECISIONS,
+        ledger::{Claim, Lease, Ledger, Place, Retries},
+    },
+    store::FleetState,
+};
+
+use crate::Subject;
+
+pub(crate) const HOST: &str = "http://a:11434";
+const OTHER: &str = "http://b:11434";
+pub(crate) const LANE: &str = "llama3.2:latest";
+/// The facts that nobody knows anything of, at a time that is long gone.
+const UNKNOWN: Duration = Duration::from_secs(1);
+
+pub(crate) fn place(host: &str, limit: u64) -> Place {
+    Place { host: host.to_owned(), limit, cold: false, trial: false }
+}
+
+pub(crate) fn claim(id: &str, places: Vec<Place>) -> Claim<'_> {
+    Claim { id, lane: LANE, places, flow: ("caller", "session"), is_retry: false, reason: "why" }
+}
+
+pub(crate) fn ticket(id: &str) -> Ticket {
+    Ticket {
+        id: id.to_owned(),
+        lane: LANE.to_owned(),
+        host: HOST.to_owned(),
+        caller: "caller".to_owned(),
+        session: "session".to_owned(),
+        since: Duration::from_millis(1_234),
+        caller_served: Duration::ZERO,
+        session_served: Duration::ZERO,
+    }
+}
+
+/// Claims a place on [`HOST`] for which there is room.
+pub(crate) async fn taken(store: &impl FleetState, id: &str) -> Result<Lease> {
+    store.claim(&claim(id, vec![place(HOST, 100)])).await?.context("there is room")
+}
+
+pub(crate) async fn facts(store: &impl FleetState, host: &str) -> Result<Facts> {
+    Ok(store.ledger().await?.facts.get(host).map(|facts| Facts::clone(facts)).unwrap_or_default())
+}
+
+fn host(lease: Option<Lease>) -> Option<String> {
+    lease.map(|lease| lease.host)
+}
+
+pub(crate) fn waiting(ledger: &Ledger) -> Vec<&str> {
+    let mut ids: Vec<_> = ledger.tickets.iter().map(|ticket| &*ticket.id).collect();
+    ids.sort_unstable();
+    ids
+}
+
+async fn nothing_is_known_at_first(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    let ledger = store.ledger().await?;
+    assert_eq!((ledger.facts.len(), ledger.leases.len(), ledger.tickets.len()), (0, 0, 0));
+    assert_eq!(ledger.retries, Retries::default());
+    assert!(store.decisions().await?.is_empty() && store.inventories().await?.is_empty());
+    assert!(store.ledger().await?.now >= ledger.now);
+    Ok(())
+}
+
+async fn a_claim_takes_the_first_place_that_has_room(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    let places = || vec![place(HOST, 1), place(OTHER, 2)];
+    let mut hosts = Vec::new();
+    for id in ["1", "2", "3", "4"] {
+        hosts.push(host(store.claim(&claim(id, places())).await?));
+    }
+    let [first, second] = [HOST, OTHER].map(|host| Some(host.to_owned()));
+    assert_eq!(hosts, [first, second.clone(), second, None]);
+    Ok(())
+}
+
+async fn a_full_lane_gives_no_place_and_leaves_no_trace(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    store.enter(&ticket("waits"), None).await?;
+    for places in [vec![], vec![place(HOST, 0), place(OTHER, 0)]] {
+        assert_eq!(store.claim(&claim("waits", places)).await?, None);
+    }
+    let ledger = store.ledger().await?;
+    assert_eq!((ledger.leases.len(), waiting(&ledger)), (0, vec!["waits"]));
+    assert_eq!((ledger.retries, store.decisions().await?), (Retries::default(), vec![]));
+    assert_eq!(ledger.tickets.first().map(|ticket| ticket.caller_served), Some(Duration::ZERO));
+    Ok(())
+}
+
+async fn leases_are_counted_by_host_and_by_lane(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    // Names that begin alike are different names.
+    for host in [HOST, "http://a:1143", "http://a:114345"] {
+        for lane in [LANE, "llama3.2:latest#embed", "llama3.2:lates", ""] {
+            for (id, has_room) in [("1", true), ("2", true), ("3", false)] {
+                let claim = Claim { lane, ..claim(id, vec![place(host, 2)]) };
+                assert_eq!(store.claim(&claim).await?.is_some(), has_room, "{host} {lane} {id}");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn a_trial_is_taken_by_one_at_a_time(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    let trial = |id, lane| Claim { lane, ..claim(id, vec![Place { trial: true, ..place(HOST, 100) }]) };
+    // A lane and a request whose names are what marks a trial.
+    let usual = Claim { lane: "t", ..claim("ct", vec![place(HOST, 100)]) };
+    assert!(store.claim(&usual).await?.is_some());
+    let first = store.claim(&trial("1", LANE)).await?.context("nobody tries it")?;
+    assert!(first.trial);
+    for lane in [LANE, "other:latest"] {
+        assert_eq!(store.claim(&trial("2", lane)).await?, None, "{lane}");
+    }
+    let both = vec![Place { trial: true, ..place(HOST, 100) }, Place { trial: true, ..place(OTHER, 100) }];
+    assert_eq!(host(store.claim(&claim("3", both)).await?), Some(OTHER.to_owned()));
+    assert!(store.claim(&claim("4", vec![place(HOST, 100)])).await?.is_some(), "this is no trial");
+    store.update(HOST, (&Facts::default(), UNKNOWN), Some(&first), |_, _| {}).await?;
+    assert!(store.claim(&trial("5", LANE)).await?.is_some());
+    Ok(())
+}
+
+async fn a_claim_uses_up_the_ticket_of_its_id_and_no_other(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    for id in ["1", "11", "111", "1 1", "2"] {
+        store.enter(&ticket(id), None).await?;
+    }
+    taken(store, "11").await?;
+    assert_eq!(waiting(&store.ledger().await?), ["1", "1 1", "111", "2"]);
+    taken(store, "1").await?;
+    assert_eq!(waiting(&store.ledger().await?), ["1 1", "111", "2"]);
+    Ok(())
+}
+
+async fn an_update_changes_the_facts_and_gives_the_place_back(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    let (kept, released) = (taken(store, "1").await?, taken(store, "2").await?);
+    let change = |facts: &mut Facts, now: Duration| facts.prove(now, LANE, "num_ctx=1");
+    store.update(HOST, (&Facts::default(), UNKNOWN), Some(&released), change).await?;
+    let ledger = store.ledger().await?;
+    assert_eq!(ledger.leases, [kept]);
+    let known = ledger.facts.get(HOST).context("facts")?;
+    assert!(known.lane(LANE).is_some() && !ledger.facts.contains_key(OTHER));
+    // Giving it back again is harmless.
+    store.update(HOST, (known, ledger.now), Some(&released), |_, _| {}).await?;
+    assert_eq!(facts(store, HOST).await?, **known);
+    Ok(())
+}
+
+async fn a_place_is_given_back_on_its_own_host_alone(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    let first = taken(store, "same").await?;
+    let second = store.claim(&claim("same", vec![place(OTHER, 1)])).await?.context("room")?;
+    store.update(HOST, (&Facts::default(), UNKNOWN), Some(&first), |_, _| {}).await?;
+    assert_eq!(store.ledger().await?.leases, [second]);
+    Ok(())
+}
+
+async fn updates_of_one_host_at_the_same_time_all_count(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    let lanes: Vec<_> = (0..32).map(|number| format!("m{number}:latest")).collect();
+    let stale = Facts::default();
+    let updates = lanes
+        .iter()
+        .map(|lane| store.update(HOST, (&stale, UNKNOWN), None, |facts, now| facts.prove(now, lane, "")));
+    for updated in join_all(updates).await {
+        updated?;
+    }
+    let facts = facts(store, HOST).await?;
+    let lost: Vec<_> = lanes.iter().filter(|lane| facts.lane(lane).is_none()).collect();
+    assert!(lost.is_empty(), "{lost:?}");
+    Ok(())
+}
+
+async fn an_update_that_knows_old_facts_lands_on_the_newest(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    let mut stale = Facts::default();
+    for (number, lane) in ["a:1", "b:1", "c:1"].into_iter().enumerate() {
+        store.update(HOST, (&stale, UNKNOWN), None, |facts, now| facts.prove(now, lane, "")).await?;
+        if number == 0 {
+            stale = facts(store, HOST).await?;
+        }
+    }
+    // One that knows what never was, too.
+    stale.prove(UNKNOWN, "never:1", "");
+    store.update(HOST, (&stale, UNKNOWN), None, |facts, now| facts.prove(now, "d:1", "")).await?;
+    let facts = facts(store, HOST).await?;
+    let lanes = ["a:1", "b:1", "c:1", "d:1", "never:1"].map(|lane| facts.lane(lane).is_some());
+    assert_eq!(lanes, [true, true, true, true, false]);
+    Ok(())
+}
+
+async fn facts_that_say_nothing_can_be_changed(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    let nothing = Facts::default();
+    store.update(HOST, (&nothing, UNKNOWN), None, |_, _| {}).await?;
+    assert_eq!(facts(store, HOST).await?, nothing);
+    store.update(HOST, (&nothing, UNKNOWN), None, |facts, now| facts.prove(now, LANE, "")).await?;
+    assert!(facts(store, HOST).await?.lane(LANE).is_some());
+    Ok(())
+}
+
+async fn tickets_wait_until_they_leave_or_are_displaced(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    for id in ["1", "12", "2", "3"] {
+        store.enter(&ticket(id), None).await?;
+    }
+    store.leave("1").await?;
+    assert_eq!(waiting(&store.ledger().await?), ["12", "2", "3"]);
+    store.enter(&ticket("4"), Some("2")).await?;
+    assert_eq!(waiting(&store.ledger().await?), ["12", "3", "4"]);
+    store.leave("never came").await?;
+    store.leave("123").await?;
+    store.leave("").await?;
+    store.enter(&ticket("5"), Some("never came")).await?;
+    assert_eq!(waiting(&store.ledger().await?), ["12", "3", "4", "5"]);
+    Ok(())
+}
+
+async fn a_ticket_that_is_renewed_is_there_once_as_it_is_now(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    store.enter(&ticket("1"), None).await?;
+    let moved = Ticket { host: OTHER.to_owned(), ..ticket("1") };
+    store.enter(&moved, None).await?;
+    assert_eq!(store.ledger().await?.tickets, [moved]);
+    Ok(())
+}
+
+async fn tickets_tell_when_their_caller_and_session_were_served(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    let other_session = Ticket { session: "other".to_owned(), ..ticket("other session") };
+    let no_session = Ticket { session: String::new(), ..ticket("no session") };
+    let other_lane = Ticket { lane: "other:1".to_owned(), ..ticket("other lane") };
+    let other_caller = Ticket { caller: "other".to_owned(), ..ticket("other caller") };
+    for ticket in [&ticket("same"), &other_session, &no_session, &other_lane, &other_caller] {
+        store.enter(ticket, None).await?;
+    }
+    subject.pass(Duration::from_millis(2)).await;
+    let began = taken(store, "served").await?.began;
+    assert!(began > Duration::ZERO);
+    let ledger = store.ledger().await?;
+    let served = |id: &str| {
+        let ticket = ledger.tickets.iter().find(|ticket| ticket.id == id);
+        ticket.map(|ticket| (ticket.caller_served, ticket.session_served))
+    };
+    assert_eq!(served("same"), Some((began, began)));
+    for id in ["other session", "no session"] {
+        assert_eq!(served(id), Some((began, Duration::ZERO)), "{id}");
+    }
+    for id in ["other lane", "other caller"] {
+        assert_eq!(served(id), Some((Duration::ZERO, Duration::ZERO)), "{id}");
+    }
+    Ok(())
+}
+
+async fn requests_and_retries_are_counted(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    for (id, is_retry) in [("1", false), ("2", true), ("3", false), ("4", true), ("5", false)] {
+        store.claim(&Claim { is_retry, ..claim(id, vec![place(HOST, 4)]) }).await?;
+    }
+    // The last of them found no room.
+    assert_eq!(store.ledger().await?.retries, Retries { requests: 4, retries: 2 });
+    Ok(())
+}
+
+async fn the_latest_decisions_are_kept_the_last_one_last(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    let reasons: Vec<_> = (0..DECISIONS + 5).map(|number| format!("熊 \"{number}\"\n")).collect();
+    for (number, reason) in reasons.iter().enumerate() {
+        assert_eq!(store.decisions().await?.len(), number.min(DECISIONS));
+        store.claim(&Claim { reason, ..claim(&number.to_string(), vec![place(HOST, 100)]) }).await?;
+    }
+    assert_eq!(store.decisions().await?, reasons[5..]);
+    Ok(())
+}
+
+async fn the_ledger_gives_leases_and_tickets_whole_whatever_they_are_called(
+    subject: impl Subject,
+) -> Result<()> {
+    let store = subject.store();
+    let names =
+        ["", "a.b-c%d[e]*?^$(+)", "quote\" back\\slash 'single'", "new\nline\ttab\0null", "熊猫🦙", "0"];
+    let (mut leases, mut tickets) = (Vec::new(), Vec::new());
+    for (number, name) in names.into_iter().enumerate() {
+        for (marks, (cold, trial)) in
+            ["", "c", "t", "ct"].into_iter().zip([(false, false), (true, false), (false, true), (true, true)])
+        {
+            let (host, id) = (format!("http://{name}{marks}"), format!("{number}{marks}"));
+            let claim =
+                Claim { lane: name, ..claim(&id, vec![Place { host, limit: u64::MAX, cold, trial }]) };
+            leases.push(store.claim(&claim).await?.context("room")?);
+        }
+        let mut ticket = ticket(&format!("{number} {name}"));
+        ticket.since = Duration::from_millis(1_759_000_000_123);
+        for field in [&mut ticket.lane, &mut ticket.host, &mut ticket.caller, &mut ticket.session] {
+            name.clone_into(field);
+        }
+        store.enter(&ticket, None).await?;
+        tickets.push(ticket);
+    }
+    let mut ledger = store.ledger().await?;
+    let by_id = |left: &Lease, right: &Lease| left.id.cmp(&right.id);
+    ledger.leases.sort_by(by_id);
+    leases.sort_by(by_id);
+    assert_eq!(ledger.leases, leases);
+    ledger.tickets.sort_by(|left, right| left.id.cmp(&right.id));
+    assert_eq!(ledger.tickets, tickets);
+    Ok(())
+}
+
+async fn facts_come_back_whole(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    let run = |cold| Run { lane: LANE, options: "num_ctx=\"1\"熊", streams: true, in_flight: 3, cold };
+    let report = |cold, verdict| Report {
+        run: Some(run(cold)),
+        began: UNKNOWN,
+        first_byte: Some(Duration::from_millis(1_500)),
+        elapsed: Duration::from_millis(4_500),
+        verdict,
+    };
+    let mut expected = Facts::default();
+    for (second, report) in (1_759_000_000..).zip([
+        report(true, Verdict::Answered),
+        report(false, Verdict::Answered),
+        report(false, Verdict::Faulty(Cause::Busy, Some(Duration::from_secs(7)))),
+    ]) {
+        let now = Duration::from_secs(second);
+        let known = expected.clone();
+        expected.note(now, &report, 7);
+        store.update(HOST, (&known, now), None, |facts, _| facts.note(now, &report, 7)).await?;
+        assert_eq!(store.ledger().await?.facts.get(HOST), Some(&Arc::new(expected.clone())), "{second}");
+    }
+    Ok(())
+}
+
+crate::contract! {
+    nothing_is_known_at_first,
+    a_claim_takes_the_first_place_that_has_room,
+    a_full_lane_gives_no_place_and_leaves_no_trace,
+    leases_are_counted_by_host_and_by_lane,
+    a_trial_is_taken_by_one_at_a_time,
+    a_claim_uses_up_the_ticket_of_its_id_and_no_other,
+    an_update_changes_the_facts_and_gives_the_place_back,
+    a_place_is_given_back_on_its_own_host_alone,
+    updates_of_one_host_at_the_same_time_all_count,
+    an_update_that_knows_old_facts_lands_on_the_newest,
+    facts_that_say_nothing_can_be_changed,
+    tickets_wait_until_they_leave_or_are_displaced,
+    a_ticket_that_is_renewed_is_there_once_as_it_is_now,
+    tickets_tell_when_their_caller_and_session_were_served,
+    requests_and_retries_are_counted,
+    the_latest_decisions_are_kept_the_last_one_last,
+    the_ledger_gives_leases_and_tickets_whole_whatever_they_are_called,
+    facts_come_back_whole,
+}
