@@ -99,7 +99,8 @@ pub trait FleetState: MaybeSend + MaybeSync {
         displaced: Option<&str>,
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// Takes a ticket out of the queue.
+    /// Takes a ticket out of the queue, and gives a place back that was taken under the same id: whoever left while it
+    /// was taken does not know of it.
     fn leave(&self, id: &str) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
     /// Changes the facts of a host and gives a place back. `known` is what the facts probably are and the time about

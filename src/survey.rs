@@ -14,7 +14,6 @@ use bytes::Bytes;
 use futures::{
     StreamExt,
     future::{Either, join_all, select},
-    join,
     stream::{self, FuturesUnordered},
 };
 use http::{Request, StatusCode};
@@ -98,11 +97,12 @@ pub(crate) async fn inventories<H: Host>(
 ) -> BTreeMap<String, Arc<Inventory>> {
     let book = host.fleet();
     let own = book.inventories();
-    if book.is_watched() && !own.is_empty() || !book.is_due(host.now(), FRESH) {
+    let is_watched = book.watches();
+    if book.is_watched() || !is_watched && !book.is_due(host.now(), FRESH) {
         return own;
     }
     let (known, hosts) = (known(host).await, book.hosts());
-    if known.is_empty() {
+    if known.is_empty() || is_watched {
         refresh(host, |_, found| model.is_none_or(|model| found.has(model))).await;
         return book.inventories();
     }
@@ -181,12 +181,16 @@ async fn learn<H: Host>(host: &H) {
 async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Inventory>, UpstreamFailure> {
     let book = host.fleet();
     let known = book.inventories().get(backend.url()).map(|known| known.version.clone()).unwrap_or_default();
-    let version = async {
+    // One after the other, over one connection.
+    let tags = ask(host, backend, "/api/tags").await;
+    let (running, version) = match &tags {
         // A version does not change while a host answers.
-        if known.is_empty() { answer(host, backend, "/api/version").await.ok() } else { None }
+        Ok(_) if known.is_empty() => {
+            (answer(host, backend, "/api/ps").await, answer(host, backend, "/api/version").await.ok())
+        }
+        Ok(_) => (answer(host, backend, "/api/ps").await, None),
+        Err(_) => (Ok(Bytes::new()), None),
     };
-    let (tags, running, version) =
-        join!(ask(host, backend, "/api/tags"), answer(host, backend, "/api/ps"), version);
     let seen = book.time(host.now());
     let inventory = match tags {
         Ok(tags) => Inventory::read(seen, &tags, running.ok().as_deref(), version.as_deref())
@@ -198,6 +202,7 @@ async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Invento
         Err(unanswered) => Err(unanswered.into()),
     };
     note(host, backend, inventory.as_ref().err()).await;
+    book.note_examined(backend.url());
     let mut inventory = inventory?;
     if inventory.version.is_empty() {
         inventory.version = known;

@@ -4,7 +4,7 @@
 //! do not expire, for they end with the process.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     future::poll_fn,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
@@ -20,6 +20,8 @@ use crate::fleet::{
 pub const DECISIONS: usize = 32;
 /// How long it is remembered who was given a place.
 const SERVED: Duration = Duration::from_mins(2);
+/// As many flows are always remembered.
+const SERVED_FEW: usize = 1024;
 
 /// The ledger of one process.
 #[derive(Debug, Default)]
@@ -30,6 +32,8 @@ struct Pages {
     hosts: Arc<[BackendHost]>,
     /// Whether the hosts are asked what they have in the background.
     is_watched: bool,
+    /// Hosts that were asked, by base URL.
+    examined: BTreeSet<String>,
     facts: BTreeMap<String, Arc<Facts>>,
     inventories: BTreeMap<String, Arc<Inventory>>,
     leases: Vec<Lease>,
@@ -37,8 +41,10 @@ struct Pages {
     tickets: Vec<(Ticket, Duration)>,
     /// When a caller, or one session of it, was given a place in a lane last.
     served: BTreeMap<(String, String, Option<String>), Duration>,
-    /// When requests were given places, and whether it was a retry.
-    claims: VecDeque<(Duration, bool)>,
+    /// Places that were given in each of the latest seconds, the latest last.
+    claims: VecDeque<(u64, Retries)>,
+    /// How many flows are remembered until those of long ago are forgotten.
+    served_limit: usize,
     decisions: VecDeque<String>,
     waiting: Vec<Waker>,
     /// Steps so far that may have made room.
@@ -59,7 +65,8 @@ impl FleetBook {
         let mut pages = self.pages();
         let now = now + pages.ahead;
         pages.tickets.retain(|(_, ends)| now < *ends);
-        while pages.claims.front().is_some_and(|(at, _)| now.saturating_sub(*at) >= BUDGET_WINDOW) {
+        let oldest = now.saturating_sub(BUDGET_WINDOW).as_secs();
+        while pages.claims.front().is_some_and(|(second, _)| now >= BUDGET_WINDOW && *second <= oldest) {
             pages.claims.pop_front();
         }
         (pages, now)
@@ -76,11 +83,26 @@ impl FleetBook {
         pages.hosts = hosts.into();
         let is_known = |url: &String| hosts.iter().any(|host| host.url() == url);
         pages.inventories.retain(|url, _| is_known(url));
+        pages.examined.retain(|url| is_known(url));
         pages.ring();
     }
 
-    /// Whether the hosts are asked in the background what they have.
+    /// Whether the hosts are asked in the background what they have, and each was.
     pub(crate) fn is_watched(&self) -> bool {
+        let pages = self.pages();
+        pages.is_watched && pages.hosts.iter().all(|host| pages.examined.contains(host.url()))
+    }
+
+    /// Takes note that a host was asked, whatever it said.
+    pub(crate) fn note_examined(&self, host: &str) {
+        let mut pages = self.pages();
+        if !pages.examined.contains(host) {
+            pages.examined.insert(host.to_owned());
+        }
+    }
+
+    /// Whether they are, though perhaps not each was yet.
+    pub(crate) fn watches(&self) -> bool {
         self.pages().is_watched
     }
 
@@ -105,13 +127,16 @@ impl FleetBook {
             let (caller_served, session_served) = (served(None), served(Some(&ticket.session)));
             Ticket { caller_served, session_served, ..ticket.clone() }
         });
-        let retries = pages.claims.iter().filter(|(_, is_retry)| *is_retry).count() as u64;
+        let retries = pages.claims.iter().fold(Retries::default(), |sum, (_, claims)| Retries {
+            requests: sum.requests + claims.requests,
+            retries: sum.retries + claims.retries,
+        });
         Ledger {
             now,
             facts: pages.facts.clone(),
             leases: pages.leases.clone(),
             tickets: tickets.collect(),
-            retries: Retries { requests: pages.claims.len() as u64, retries },
+            retries,
         }
     }
 
@@ -133,9 +158,12 @@ impl FleetBook {
         };
         pages.leases.push(lease.clone());
         pages.tickets.retain(|(ticket, _)| ticket.id != claim.id);
-        pages.claims.push_back((now, claim.is_retry));
+        pages.count(now, claim.is_retry);
         let (caller, session) = claim.flow;
-        pages.served.retain(|_, at| now.saturating_sub(*at) < SERVED);
+        if pages.served.len() >= pages.served_limit {
+            pages.served.retain(|_, at| now.saturating_sub(*at) < SERVED);
+            pages.served_limit = (pages.served.len() * 2).max(SERVED_FEW);
+        }
         for session in [None, Some(session.to_owned())] {
             pages.served.insert((claim.lane.to_owned(), caller.to_owned(), session), now);
         }
@@ -157,10 +185,11 @@ impl FleetBook {
         pages.tickets.push((ticket.clone(), now + TICKET));
     }
 
-    /// Takes a ticket out of the queue.
+    /// Takes a ticket out of the queue, and gives a place back that was taken under the same id.
     pub fn leave(&self, id: &str) {
         let mut pages = self.pages();
         pages.tickets.retain(|(ticket, _)| ticket.id != id);
+        pages.leases.retain(|lease| lease.id != id);
         pages.ring();
     }
 
@@ -251,6 +280,17 @@ impl FleetBook {
 }
 
 impl Pages {
+    fn count(&mut self, now: Duration, is_retry: bool) {
+        let second = now.as_secs();
+        if self.claims.back().is_none_or(|(latest, _)| *latest < second) {
+            self.claims.push_back((second, Retries::default()));
+        }
+        if let Some((_, claims)) = self.claims.back_mut() {
+            claims.requests += 1;
+            claims.retries += u64::from(is_retry);
+        }
+    }
+
     /// Wakes whoever waits.
     fn ring(&mut self) {
         self.changes += 1;

@@ -329,8 +329,8 @@ impl<'a, H: Host> Dispatch<'a, H> {
 
     /// Gives up waiting: the client left, or the wait was too long.
     pub(super) async fn leave(&self) {
-        if self.waiting.is_some() {
-            // A ticket that cannot be taken out ends by itself.
+        if self.order.destination.lane().is_some() {
+            // A ticket that cannot be taken out ends by itself, and so does a place that was taken meanwhile.
             let _ = self.host.store().leave(&self.id).await;
             self.host.fleet().leave(&self.id);
         }

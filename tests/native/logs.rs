@@ -57,8 +57,8 @@ async fn every_request_is_one_line_with_the_id_that_the_reply_carries() -> Resul
 #[tokio::test]
 async fn a_failed_attempt_tells_the_operator_which_host_and_why() -> Result<()> {
     let (ill, well) = (FakeOllama::start().await?, FakeOllama::start().await?);
-    ill.refuse().await;
-    let gateway = EMBEDDED.start(Setup::new([&ill, &well])).await?;
+    ill.chats(refusal(503)?);
+    let gateway = EMBEDDED.start(Setup::new([&ill, &well]).set("LB_POLICY", "round_robin")).await?;
     let reply = gateway.say("hello").await?;
     // The line of the request comes after it.
     request_lines(gateway.as_ref(), 1).await;
@@ -66,7 +66,7 @@ async fn a_failed_attempt_tells_the_operator_which_host_and_why() -> Result<()> 
     let mut lines = logs.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
     let line = lines.find(|line| line["message"] == "attempt failed").unwrap_or_default();
     assert_eq!(line["host"], ill.url());
-    assert_eq!((line["outcome"].as_str(), line["level"].as_str()), (Some("unreachable"), Some("WARN")));
+    assert_eq!((line["outcome"].as_str(), line["level"].as_str()), (Some("busy"), Some("WARN")));
     assert_eq!(line["request_id"], reply.header("x-request-id"));
     Ok(())
 }

@@ -43,7 +43,7 @@ fn resident(shim: &HostShim) -> Result<usize> {
 #[tokio::test]
 async fn two_hundred_streams_at_once_all_complete_and_each_is_its_own() -> Result<()> {
     let ollama = FakeOllama::start().await?;
-    let shim = start(&ollama, &[]).await?;
+    let shim = start(&ollama, &[("HOST_PARALLEL", "200")]).await?;
     open(&shim, "warm up").await?.rest().await?;
     let before = resident(&shim)?;
     let gate = Gate::default();

@@ -129,6 +129,11 @@ const QUEUE: &[u8] = script!(
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 local gone = {}
 for i = 3, #ARGV do gone[ARGV[i]] = true end
+if ARGV[2] == '' then
+  for _, lease in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
+    if gone[string.match(lease, '^[^\\31]*\\31[^\\31]*\\31([^\\31]*)')] then redis.call('ZREM', KEYS[2], lease) end
+  end
+end
 for _, ticket in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
   if gone[string.match(ticket, '^[^\\31]*')] then redis.call('ZREM', KEYS[1], ticket) end
 end
@@ -255,7 +260,7 @@ impl<C: RedisCommands> RedisStore<C> {
         let hold = milliseconds(TICKET);
         let mut arguments = vec![hold.as_bytes(), come.as_bytes()];
         arguments.extend(gone.iter().map(|id| id.as_bytes()));
-        self.script(QUEUE, "the queue", &["tickets"], &arguments).await?;
+        self.script(QUEUE, "the queue", &["tickets", "leases"], &arguments).await?;
         Ok(())
     }
 }
