@@ -297,3 +297,6 @@ impl Pages {
         self.waiting.drain(..).for_each(Waker::wake);
     }
 }
+
+#[cfg(test)]
+mod tests;

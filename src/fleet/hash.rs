@@ -31,3 +31,61 @@ pub(super) fn ranking<'a>(hosts: impl Iterator<Item = (usize, &'a str, u64)>, ke
     scored.sort_by(|left, right| left.0.total_cmp(&right.0));
     scored.into_iter().map(|(_, place)| place).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const HOSTS: [(&str, u64); 4] =
+        [("http://a:1", 1), ("http://b:1", 2), ("http://c:1", 1), ("http://d:1", 4)];
+
+    fn ranked(hosts: &[(&'static str, u64)], key: u64) -> Vec<&'static str> {
+        let places = hosts.iter().enumerate().map(|(place, (url, weight))| (place, *url, *weight));
+        ranking(places, key).into_iter().map(|place| hosts[place].0).collect()
+    }
+
+    #[test]
+    fn each_host_is_first_for_its_share_of_the_keys() {
+        let mut counts = [0_u64; 4];
+        for key in 0..8_000 {
+            let first = ranked(&HOSTS, key)[0];
+            counts[HOSTS.iter().position(|(url, _)| *url == first).unwrap()] += 1;
+        }
+        for ((url, weight), count) in HOSTS.into_iter().zip(counts) {
+            assert!((weight * 900..weight * 1_100).contains(&count), "{url}: {counts:?}");
+        }
+    }
+
+    #[test]
+    fn the_order_is_the_same_wherever_a_host_stands_and_whoever_else_goes() {
+        let turned = [HOSTS[2], HOSTS[0], HOSTS[3], HOSTS[1]];
+        for key in 0..500 {
+            let all = ranked(&HOSTS, key);
+            assert_eq!(ranked(&turned, key), all);
+            for gone in 0..HOSTS.len() {
+                let mut rest = HOSTS.to_vec();
+                let gone = rest.remove(gone).0;
+                let kept: Vec<_> = all.iter().copied().filter(|url| *url != gone).collect();
+                assert_eq!(ranked(&rest, key), kept);
+            }
+        }
+    }
+
+    #[test]
+    fn a_host_that_is_given_more_weight_loses_none_of_its_keys() {
+        let heavier = HOSTS.map(|(url, weight)| (url, if url == "http://a:1" { 5 } else { weight }));
+        for key in (0..500).filter(|key| ranked(&HOSTS, *key)[0] == "http://a:1") {
+            assert_eq!(ranked(&heavier, key)[0], "http://a:1");
+        }
+    }
+
+    #[test]
+    fn no_host_has_no_order_and_every_key_has_one() {
+        assert!(ranking(std::iter::empty(), 7).is_empty());
+        for key in [0, u64::MAX, fnv(b""), fnv(b"http://a:1")] {
+            assert_eq!(ranked(&HOSTS, key).len(), 4);
+        }
+        // As published.
+        assert_eq!((fnv(b""), fnv(b"a")), (0xcbf2_9ce4_8422_2325, 0xaf63_dc4c_8601_ec8c));
+    }
+}

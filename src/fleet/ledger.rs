@@ -204,3 +204,93 @@ impl HostView {
         lowered.unwrap_or(u64::MAX).min(self.host.parallel())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: Duration = Duration::from_secs(100);
+
+    fn host(place: usize) -> BackendHost {
+        BackendHost::new(place, &format!("http://h{place}:1")).unwrap()
+    }
+
+    fn lease(host: &str, lane: &str) -> Lease {
+        let (host, lane, id) = (host.to_owned(), lane.to_owned(), "1".to_owned());
+        Lease { host, lane, id, began: NOW, cold: false, trial: false }
+    }
+
+    #[test]
+    fn a_fifth_of_the_requests_may_be_retries_and_ten_in_any_case() {
+        for (requests, retries, is_allowed) in [
+            (0, 0, true),
+            (10, 9, true),
+            (10, 10, false),
+            (54, 10, false),
+            (55, 10, true),
+            (60, 12, false),
+            (1_000, 199, true),
+            (1_000, 200, false),
+        ] {
+            assert_eq!(Retries { requests, retries }.allow(), is_allowed, "{retries} of {requests}");
+        }
+    }
+
+    #[test]
+    fn a_view_gives_each_host_what_is_known_of_it() {
+        let mut facts = Facts::default();
+        facts.prove(NOW, "m:1", "");
+        let inventory = Arc::new(Inventory { version: "1".to_owned(), ..Inventory::default() });
+        let ledger = Ledger {
+            now: NOW,
+            facts: [("http://h2:1".to_owned(), Arc::new(facts.clone()))].into(),
+            leases: vec![
+                lease("http://h2:1", "m:1"),
+                lease("http://h2:1", "n:1"),
+                lease("http://gone:1", "m:1"),
+            ],
+            ..Ledger::default()
+        };
+        let inventories = [("http://h1:1".to_owned(), Arc::clone(&inventory))].into();
+        let view = FleetView::new(&[host(1), host(2)], &inventories, ledger);
+        let [first, second] = &view.hosts[..] else { panic!("{view:?}") };
+        assert_eq!((view.now, &first.inventory, &second.inventory), (NOW, &Some(inventory), &None));
+        assert_eq!((&*first.facts, &*second.facts), (&Facts::default(), &facts));
+        assert_eq!((first.leases.len(), second.leases.len()), (0, 2));
+        assert_eq!(["m:1", "n:1", "m"].map(|lane| second.in_flight(lane)), [1, 1, 0]);
+    }
+
+    #[test]
+    fn a_lane_takes_what_is_configured_or_what_its_host_last_took() {
+        for (parallel, lowered, limit) in [(4, 0, 4), (4, 2, 2), (4, 9, 4), (1, 1, 1)] {
+            let mut facts = Facts::default();
+            facts.lane_mut("m:1").limit = lowered;
+            let host = host(1).with_parallel(parallel);
+            let view = HostView { host, inventory: None, facts: facts.into(), leases: vec![] };
+            assert_eq!((view.limit("m:1"), view.limit("m:1#embed")), (limit, parallel), "{lowered}");
+        }
+    }
+
+    #[test]
+    fn a_new_ticket_knows_of_its_kin_when_they_were_served() {
+        let seconds = Duration::from_secs;
+        let mut view = FleetView { now: NOW, ..FleetView::default() };
+        let fresh = Ticket::new(&view, "1", "m:1", "h", ("a", "s"));
+        assert_eq!(
+            (fresh.since, fresh.caller_served, fresh.session_served),
+            (NOW, Duration::ZERO, Duration::ZERO)
+        );
+        let known = Ticket { caller_served: seconds(9), session_served: seconds(8), ..fresh };
+        view.tickets.push(known);
+        for (lane, caller, session, served) in [
+            ("m:1", "a", "s", (9, 8)),
+            ("m:1", "a", "other", (9, 0)),
+            ("m:1", "other", "s", (0, 0)),
+            ("other", "a", "s", (0, 0)),
+        ] {
+            let ticket = Ticket::new(&view, "2", lane, "h", (caller, session));
+            let expected = (seconds(served.0), seconds(served.1));
+            assert_eq!((ticket.caller_served, ticket.session_served), expected, "{lane} {caller} {session}");
+        }
+    }
+}

@@ -341,3 +341,6 @@ fn latency(host: Option<&HostView>, demand: &Demand<'_>) -> u64 {
 pub fn affinity(bytes: &[u8]) -> u64 {
     split_mix(super::hash::fnv(bytes))
 }
+
+#[cfg(test)]
+mod tests;

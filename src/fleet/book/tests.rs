@@ -1,0 +1,139 @@
+//! What the ledger of one process promises beside the contract of every store.
+
+use futures::FutureExt as _;
+
+use super::*;
+use crate::fleet::ledger::Place;
+
+const HOST: &str = "http://a:1";
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn claim(book: &FleetBook, now: Duration, id: &str, is_retry: bool) -> Option<Lease> {
+    let places = vec![Place { host: HOST.to_owned(), limit: 100, cold: false, trial: false }];
+    book.claim(now, &Claim { id, lane: "m", places, flow: ("c", "s"), is_retry, reason: id })
+}
+
+fn ticket(id: &str) -> Ticket {
+    let view = crate::fleet::ledger::FleetView::default();
+    Ticket::new(&view, id, "m", HOST, ("c", "s"))
+}
+
+#[test]
+fn a_ticket_waits_for_its_time_unless_it_is_renewed() {
+    let book = FleetBook::default();
+    let waiting = |now| book.ledger(now).tickets.len();
+    book.enter(seconds(10), &ticket("1"), None);
+    book.enter(seconds(10), &ticket("2"), None);
+    book.enter(seconds(14), &ticket("1"), None);
+    let counts = [14, 15, 18, 19].map(|second| waiting(seconds(second)));
+    assert_eq!(counts, [2, 1, 1, 0]);
+}
+
+#[test]
+fn retries_count_within_their_window_and_places_until_they_are_given_back() {
+    let book = FleetBook::default();
+    for (second, is_retry) in [(10, true), (15, false), (19, true)] {
+        claim(&book, seconds(second), &second.to_string(), is_retry).unwrap();
+    }
+    let counts = [19, 20, 25, 29].map(|second| {
+        let retries = book.ledger(seconds(second)).retries;
+        (retries.requests, retries.retries)
+    });
+    assert_eq!(counts, [(3, 2), (2, 1), (1, 1), (0, 0)]);
+    assert_eq!(book.ledger(seconds(9_999)).leases.len(), 3);
+}
+
+#[test]
+fn it_is_forgotten_after_a_while_who_was_served() {
+    let book = FleetBook::default();
+    claim(&book, seconds(10), "1", false).unwrap();
+    assert_eq!(book.pages().served.len(), 2);
+    let served = |now| {
+        book.enter(now, &ticket("2"), None);
+        book.ledger(now).tickets[0].caller_served
+    };
+    assert_eq!(served(seconds(100)), seconds(10));
+    let places = vec![Place { host: HOST.to_owned(), limit: 9, cold: false, trial: false }];
+    let other = Claim { id: "3", lane: "n", places, flow: ("d", ""), is_retry: false, reason: "" };
+    book.claim(seconds(131), &other).unwrap();
+    assert_eq!(served(seconds(131)), Duration::ZERO);
+}
+
+type Step<'a> = &'a dyn Fn(&FleetBook);
+
+#[test]
+fn whoever_waits_is_told_of_every_step_that_may_have_made_room() {
+    let host = BackendHost::new(1, HOST).unwrap();
+    let steps: [(&str, Step<'_>); 6] = [
+        ("update", &|book| book.update(seconds(1), HOST, None, |_, _| {})),
+        ("leave", &|book| book.leave("1")),
+        ("displace", &|book| book.enter(seconds(1), &ticket("2"), Some("1"))),
+        ("hosts", &|book| book.set_hosts(std::slice::from_ref(&host))),
+        ("inventory", &|book| book.note_inventory(HOST, Arc::default())),
+        ("ring", &FleetBook::ring),
+    ];
+    for (step, run) in steps {
+        let book = FleetBook::default();
+        let (early, mut late) = (book.changed(), Box::pin(book.changed()));
+        assert_eq!((&mut late).now_or_never(), None, "{step}");
+        run(&book);
+        assert_eq!((early.now_or_never(), late.now_or_never()), (Some(()), Some(())), "{step}");
+        assert_eq!(book.changed().now_or_never(), None, "{step}: what was before is no change");
+    }
+}
+
+#[tokio::test]
+async fn a_task_that_waits_is_woken() {
+    let book = FleetBook::default();
+    let step = async { book.update(seconds(1), HOST, None, |_, _| {}) };
+    futures::join!(book.changed(), step);
+}
+
+#[test]
+fn whoever_looks_often_is_remembered_once() {
+    let book = FleetBook::default();
+    for _ in 0..1_000 {
+        assert_eq!(book.changed().now_or_never(), None);
+    }
+    assert_eq!(book.pages().waiting.len(), 1);
+}
+
+#[test]
+fn what_others_know_is_gone_on_with_by_their_clock() {
+    let (book, mut facts) = (FleetBook::default(), Facts::default());
+    facts.prove(seconds(1_000), "m", "");
+    let facts = BTreeMap::from([(HOST.to_owned(), Arc::new(facts))]);
+    book.learn(seconds(5), &Ledger { now: seconds(1_005), facts: facts.clone(), ..Ledger::default() });
+    let ledger = book.ledger(seconds(6));
+    assert_eq!((book.time(seconds(6)), ledger.now, ledger.facts), (seconds(1_006), seconds(1_006), facts));
+    assert_eq!(claim(&book, seconds(7), "1", false).unwrap().began, seconds(1_007));
+}
+
+#[test]
+fn the_newest_inventory_counts_and_those_of_hosts_that_went_are_dropped() {
+    let book = FleetBook::default();
+    let model = |name: &str| crate::fleet::Model { name: name.to_owned(), digest: String::new() };
+    for (seen, name) in [(5, "Five"), (4, "four"), (5, "five")] {
+        let models = vec![model(name), model("other:1")];
+        book.note_inventory(
+            HOST,
+            Arc::new(Inventory { seen: seconds(seen), models, ..Inventory::default() }),
+        );
+    }
+    let has = |name| book.inventories()[HOST].has(&ModelName::parse(name).unwrap());
+    assert_eq!(["five", "four", "other:1"].map(has), [true, false, true]);
+    book.forget_model(HOST, &ModelName::parse("FIVE:latest").unwrap());
+    assert_eq!(["five", "other:1"].map(has), [false, true]);
+    book.set_hosts(&[BackendHost::new(1, "http://b:1").unwrap()]);
+    assert!(book.inventories().is_empty());
+}
+
+#[test]
+fn one_looks_at_the_inventories_when_the_last_look_is_long_ago() {
+    let book = FleetBook::default();
+    let due = [1, 1, 3, 4, 5].map(|second| book.is_due(seconds(second), seconds(3)));
+    assert_eq!(due, [true, false, false, true, false]);
+}

@@ -1,0 +1,287 @@
+//! What a plan promises, whatever its constants are.
+
+mod properties;
+mod sketch;
+
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::fleet::{
+    Cause, Facts, Inventory, LoadedModel, Model, Ticket,
+    breaker::Opening,
+    ledger::{Lease, Ledger},
+};
+use sketch::{Sketch, ago, sketch};
+
+const LANE: &str = "m:latest";
+const NOW: Duration = Duration::from_secs(1_000_000);
+
+fn url(place: usize) -> String {
+    format!("http://user:secret@h{place}.example:11434/ollama")
+}
+
+/// The view of these hosts, which are called 1, 2 and so on.
+fn view(sketches: &[Sketch]) -> FleetView {
+    let (mut hosts, mut inventories) = (Vec::new(), BTreeMap::new());
+    let mut ledger = Ledger { now: NOW, ..Ledger::default() };
+    for (place, sketch) in (1..).zip(sketches) {
+        let host = BackendHost::new(place, &url(place)).unwrap();
+        hosts.push(host.with_weight(sketch.weight).with_parallel(sketch.parallel));
+        if let Some(inventory) = &sketch.inventory {
+            inventories.insert(url(place), inventory.clone().into());
+        }
+        ledger.facts.insert(url(place), sketch.facts.clone().into());
+        ledger.leases.extend(sketch.leases.iter().map(|lease| Lease { host: url(place), ..lease.clone() }));
+    }
+    FleetView::new(&hosts, &inventories, ledger)
+}
+
+fn model(name: &str) -> ModelName {
+    ModelName::parse(name).unwrap()
+}
+
+/// What a request for a model without options needs.
+fn demand(model: Option<&ModelName>) -> Demand<'_> {
+    Demand { model, work: Work::Answer, options: "", affinity: 0, turn: 0, seed: 0 }
+}
+
+fn names(plan: &Plan) -> Vec<&str> {
+    plan.choices.iter().map(|choice| choice.host.name()).collect()
+}
+
+/// The hosts' names in the order of the plan for the model `m`.
+fn order(policy: Policy, sketches: &[Sketch]) -> Vec<String> {
+    let model = model("m");
+    let plan = plan(&view(sketches), policy, &demand(Some(&model)));
+    names(&plan).into_iter().map(str::to_owned).collect()
+}
+
+/// The host that `auto` prefers for the model `m` with these options, whatever the affinity.
+fn best(options: &str, sketches: &[Sketch]) -> String {
+    let model = model("m");
+    let first = |affinity| {
+        let demand = Demand { options, affinity, ..demand(Some(&model)) };
+        let plan = plan(&view(sketches), Policy::Auto, &demand);
+        names(&plan).first().copied().unwrap_or_default().to_owned()
+    };
+    let mut firsts: Vec<_> = (0..16).map(first).collect();
+    firsts.dedup();
+    assert_eq!(firsts.len(), 1, "the affinity decides: {firsts:?}");
+    firsts.concat()
+}
+
+/// The names of the hosts that a request may take.
+fn places(plan: &Plan) -> Vec<&str> {
+    let name = |place: &Place| plan.choices.iter().find(|choice| choice.host.url() == place.host);
+    plan.places().iter().map(|place| name(place).unwrap().host.name()).collect()
+}
+
+#[test]
+fn a_policy_is_found_by_its_name() {
+    for policy in Policy::ALL {
+        let spelt = policy.as_str().to_ascii_uppercase().replace('_', "-");
+        assert_eq!(Policy::parse(&spelt), Ok(policy));
+    }
+    assert!(Policy::parse("fastest").unwrap_err().contains("round_robin"));
+}
+
+#[test]
+fn a_host_without_the_model_is_never_asked_and_neither_is_one_that_did_not_say() {
+    let herd = [sketch().without_the_model().loaded(), sketch().busy(50), sketch().silent()];
+    for policy in Policy::ALL {
+        assert_eq!(order(policy, &herd), ["2"], "{policy:?}");
+        assert_eq!(order(policy, &herd[2..]), [""; 0], "{policy:?}");
+    }
+}
+
+#[test]
+fn a_cloud_model_and_no_model_are_asked_of_any_host() {
+    let herd = [sketch().without_the_model(), sketch(), sketch().silent()];
+    let cloud = model("gpt-oss:120b-cloud");
+    for policy in Policy::ALL {
+        for model in [Some(&cloud), None] {
+            let plan = plan(&view(&herd), policy, &demand(model));
+            assert_eq!(plan.choices.len(), 3, "{plan}");
+            assert!(model.is_some() || plan.choices.iter().all(|choice| !choice.cold), "{plan}");
+        }
+    }
+}
+
+#[test]
+fn a_drained_host_is_never_asked() {
+    for policy in Policy::ALL {
+        let herd =
+            [sketch().weight(0).loaded(), sketch().busy(9).open(), sketch().weight(0).without_the_model()];
+        let plan = plan(&view(&herd), policy, &demand(Some(&model("m"))));
+        assert_eq!((names(&plan), plan.drained), (vec!["2"], 1), "{policy:?}");
+        assert!(plan.to_string().ends_with("; drained: 1"), "{plan}");
+    }
+}
+
+#[test]
+fn the_shorter_wait_wins() {
+    for (what, options, herd, expected) in [
+        ("loaded before cold", "", [sketch(), sketch().loaded()], "2"),
+        ("idle before busy", "", [sketch().loaded().busy(3), sketch().loaded()], "2"),
+        ("less busy", "", [sketch().loaded().busy(1), sketch().loaded().busy(4)], "1"),
+        ("fast", "", [sketch().loaded().busy(2).takes(9_000, 9), sketch().loaded().busy(2)], "2"),
+        ("strong", "", [sketch().loaded().busy(4), sketch().loaded().busy(4).weight(4)], "2"),
+        ("short busy", "", [sketch().takes(100, 60_000), sketch().loaded().takes(100, 60_000).busy(4)], "2"),
+        (
+            "long busy",
+            "",
+            [sketch().takes(60_000, 2_000), sketch().loaded().takes(60_000, 2_000).busy(4)],
+            "1",
+        ),
+        ("a load under way", "", [sketch(), sketch().takes(100, 20_000).loading(15_000)], "2"),
+        ("the older load", "", [sketch().loading(15_000), sketch().loading(1_000)], "1"),
+        ("the faster load", "", [sketch().takes(1_000, 60_000), sketch().takes(1_000, 5_000)], "2"),
+        ("proved options", "num_ctx=9", [sketch().lists(0).proved("num_ctx=9", 9), sketch().loaded()], "1"),
+        ("no options", "", [sketch().lists(0).proved("num_ctx=9", 9), sketch().loaded()], "2"),
+        ("listed context", "num_ctx=8192", [sketch().lists(4_096), sketch().lists(8_192)], "2"),
+        ("more than the list tells", "num_gpu=1", [sketch().lists(0), sketch().proved("num_gpu=1", 9)], "2"),
+        ("listed defaults", "", [sketch(), sketch().lists(4_096)], "2"),
+        ("unloaded since", "", [sketch().proved("", 60_000), sketch().loaded()], "2"),
+        ("proved since it was asked", "", [sketch().proved("", 1), sketch()], "1"),
+    ] {
+        assert_eq!(best(options, &herd), expected, "{what}");
+    }
+}
+
+#[test]
+fn those_who_wait_for_a_host_count_as_much_as_those_it_serves() {
+    let mut view = view(&[sketch().loaded(), sketch().loaded()]);
+    let ticket = |number: u64, host: usize| {
+        let ticket = Ticket::new(&view, &number.to_string(), LANE, &url(host), ("caller", "session"));
+        Ticket { since: ago(number), ..ticket }
+    };
+    let tickets: Vec<_> = (0..3).map(|number| ticket(number, 1)).collect();
+    let other_lane = Ticket { lane: "other:1".to_owned(), ..ticket(9, 2) };
+    view.tickets = tickets.into_iter().chain(vec![other_lane; 9]).collect();
+    for affinity in 0..16 {
+        let plan = plan(&view, Policy::Auto, &Demand { affinity, ..demand(Some(&model("m"))) });
+        assert_eq!(names(&plan), ["2", "1"], "{plan}");
+    }
+}
+
+#[test]
+fn turns_are_taken_by_weight() {
+    let herd = [sketch().weight(1), sketch().weight(3), sketch().weight(0), sketch().weight(2)];
+    let (view, model) = (view(&herd), model("m"));
+    let first = |turn| {
+        let plan = plan(&view, Policy::RoundRobin, &Demand { turn, ..demand(Some(&model)) });
+        names(&plan).concat()
+    };
+    let turns: Vec<_> = (0..7).map(first).collect();
+    assert_eq!(turns, ["124", "241", "241", "241", "412", "412", "124"]);
+}
+
+#[test]
+fn chance_goes_by_weight() {
+    let (view, model) = (view(&[sketch().weight(1), sketch().weight(3)]), model("m"));
+    let is_second = |seed: &u64| {
+        let plan = plan(&view, Policy::Random, &Demand { seed: *seed, ..demand(Some(&model)) });
+        names(&plan) == ["2", "1"]
+    };
+    let count = (0..4_000).filter(is_second).count();
+    assert!((2_850..3_150).contains(&count), "{count} of 4000");
+}
+
+#[test]
+fn the_least_outstanding_has_the_fewest_in_flight_for_its_weight() {
+    let herd = [sketch().busy(3), sketch().busy(4).weight(2), sketch().busy(1), sketch().busy(9)];
+    assert_eq!(order(Policy::LeastOutstanding, &herd), ["3", "2", "1", "4"]);
+}
+
+#[test]
+fn of_two_by_chance_the_better_one_is_first_and_the_worst_of_all_never() {
+    let herd = [sketch().busy(5), sketch(), sketch().takes(90_000, 1)];
+    let (pair, herd, model) = (view(&herd[..2]), view(&herd), model("m"));
+    let first = |view: &FleetView, seed| {
+        let plan = plan(view, Policy::PowerOfTwoChoices, &Demand { seed, ..demand(Some(&model)) });
+        names(&plan)[0].to_owned()
+    };
+    assert!((0..64).all(|seed| first(&pair, seed) == "2"));
+    let mut firsts: Vec<_> = (0..64).map(|seed| first(&herd, seed)).collect();
+    firsts.sort();
+    firsts.dedup();
+    assert_eq!(firsts, ["1", "2"]);
+}
+
+#[test]
+fn the_same_session_comes_to_the_same_host_and_others_spread() {
+    let (view, model) = (view(&vec![sketch().loaded(); 4]), model("m"));
+    for policy in [Policy::Auto, Policy::Affinity] {
+        let first = |key: &str, seed| {
+            let demand =
+                Demand { affinity: affinity(key.as_bytes()), seed, turn: seed, ..demand(Some(&model)) };
+            names(&plan(&view, policy, &demand))[0].to_owned()
+        };
+        let mut firsts: Vec<_> = (0..32).map(|key| first(&key.to_string(), 0)).collect();
+        assert!((1..9).all(|seed| first("7", seed) == firsts[7]), "{policy:?}");
+        firsts.sort();
+        firsts.dedup();
+        assert_eq!(firsts.len(), 4, "{policy:?}");
+    }
+}
+
+#[test]
+fn a_host_that_failed_is_tried_by_one_request_at_a_time() {
+    let tried = sketch().loaded().half_open().lease(ago(100), false, true);
+    for policy in Policy::ALL {
+        let demand = Demand { seed: 3, ..demand(None) };
+        let alone = plan(&view(&[sketch().loaded().half_open()]), policy, &demand);
+        let trial = alone.places();
+        assert_eq!((trial.len(), trial[0].trial), (1, true), "{policy:?}");
+        let busy = plan(&view(&[tried.clone(), sketch().loaded()]), policy, &demand);
+        assert_eq!((names(&busy), places(&busy)), (vec!["2", "1"], vec!["2"]), "{policy:?}");
+        assert!(!busy.places()[0].trial, "{policy:?}");
+    }
+}
+
+#[test]
+fn an_open_host_comes_last_and_is_asked_only_when_no_other_is_left() {
+    let model = model("m");
+    for policy in Policy::ALL {
+        for seed in 0..8 {
+            let demand = Demand { seed, turn: seed, affinity: seed, ..demand(Some(&model)) };
+            let herd = [sketch().loaded().open(), sketch().busy(20), sketch().loaded().open()];
+            let both = plan(&view(&herd), policy, &demand);
+            assert_eq!((names(&both)[0], places(&both)), ("2", vec!["2"]), "{policy:?}");
+            let failed = [sketch().open(), sketch().without_the_model(), sketch().open()];
+            let rest = plan(&view(&failed), policy, &demand);
+            assert_eq!(places(&rest), names(&rest), "{policy:?}");
+            assert_eq!(rest.choices.len(), 2, "{policy:?}");
+        }
+    }
+}
+
+#[test]
+fn auto_waits_for_its_first_choice_where_another_takes_longer() {
+    let model = model("m");
+    let loaded = || sketch().loaded().takes(200, 60_000);
+    for (what, herd, expected) in [
+        ("cold takes longer", [loaded().busy(4), sketch().takes(200, 60_000)], 1),
+        ("both are as good", [loaded(), loaded()], 2),
+        ("as busy", [loaded().busy(3), loaded().busy(3)], 2),
+    ] {
+        let demand = demand(Some(&model));
+        for policy in Policy::ALL {
+            let plan = plan(&view(&herd), policy, &demand);
+            let expected = if policy == Policy::Auto { expected } else { 2 };
+            assert_eq!(plan.places().len(), expected, "{what}: {plan}");
+        }
+    }
+}
+
+#[test]
+fn a_place_tells_what_a_claim_needs() {
+    let herd = [sketch().busy(2).half_open()];
+    let plan = plan(&view(&herd), Policy::Auto, &demand(Some(&model("m"))));
+    assert_eq!(plan.places(), [Place { host: url(1), limit: 4, cold: true, trial: true }]);
+    assert_eq!(plan.choices[0].in_flight, 2);
+    let text = plan.to_string();
+    for part in ["auto; host 1: ", "breaker half_open (timeout)", "not loaded", "2 of 4 in flight"] {
+        assert!(text.contains(part), "{text}");
+    }
+}
