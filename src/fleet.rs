@@ -26,7 +26,7 @@ use http::Uri;
 
 pub use breaker::{Breaker, BreakerState, Cause};
 pub use facts::{Facts, LaneFacts, Report, Run, Verdict};
-pub(crate) use failover::{AttemptFailure, Failover};
+pub(crate) use failover::{AttemptFailure, Failover, no_host};
 use hash::{SPLIT_MIX_GAMMA, split_mix};
 pub use inventory::{Inventory, LoadedModel, Model};
 pub use ledger::{Ticket, Work};

@@ -196,10 +196,11 @@ impl FleetBook {
         self.pages().inventories.clone()
     }
 
-    /// Takes note of what a host said, unless something newer is known.
+    /// Takes note of what a host said, unless something newer is known, or the host vanished meanwhile.
     pub fn note_inventory(&self, host: &str, inventory: Arc<Inventory>) {
         let mut pages = self.pages();
-        if pages.inventories.get(host).is_none_or(|known| known.seen <= inventory.seen) {
+        let is_host = pages.hosts.iter().any(|known| known.url() == host);
+        if is_host && pages.inventories.get(host).is_none_or(|known| known.seen <= inventory.seen) {
             pages.inventories.insert(host.to_owned(), inventory);
         }
         pages.ring();
