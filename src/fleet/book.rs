@@ -12,12 +12,14 @@ use std::{
 };
 
 use crate::fleet::{
-    BackendHost, Facts, Inventory, ModelName,
+    BackendHost, Facts, HOSTS_LIMIT, Inventory, ModelName,
     ledger::{BUDGET_WINDOW, Claim, Lease, Ledger, Retries, TICKET, Ticket},
 };
 
 /// Decisions that are remembered.
 pub const DECISIONS: usize = 32;
+/// Hosts of which facts are kept although they vanished, together with those that are there.
+const FACTS_LIMIT: usize = 4 * HOSTS_LIMIT;
 /// How long it is remembered who was given a place.
 const SERVED: Duration = Duration::from_mins(2);
 
@@ -76,6 +78,10 @@ impl FleetBook {
         pages.hosts = hosts.into();
         let is_known = |url: &String| hosts.iter().any(|host| host.url() == url);
         pages.inventories.retain(|url, _| is_known(url));
+        // An address may come back; that many do not.
+        if pages.facts.len() > FACTS_LIMIT {
+            pages.facts.retain(|url, _| is_known(url));
+        }
         pages.ring();
     }
 
