@@ -4,6 +4,7 @@
 //! never repeats a secret value.
 
 mod host_address;
+mod hosts;
 mod reader;
 
 use std::time::Duration;
@@ -13,34 +14,21 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{
     caller::ApiKeys,
-    fleet::{BackendHost, LoadBalancer, Policy},
+    fleet::{HostName, LoadBalancer, Policy},
     host::Limits,
     origin::Origins,
     session::Budget,
     settings::{Form, Settings},
 };
-use host_address::HostOptions;
 pub use reader::Reader;
-
-/// The most hosts a fleet may have.
-const HOSTS_LIMIT: usize = 64;
-/// The hosts of the Spin form, which takes one a variable.
-const HOST_VARIABLES: [&str; 8] = [
-    "OLLAMA_HOST",
-    "OLLAMA_HOST2",
-    "OLLAMA_HOST3",
-    "OLLAMA_HOST4",
-    "OLLAMA_HOST5",
-    "OLLAMA_HOST6",
-    "OLLAMA_HOST7",
-    "OLLAMA_HOST8",
-];
 
 /// The checked settings.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The backend hosts, at least one, and the choice among them.
+    /// The backend hosts that are named directly, and the choice among them; at least one, unless there are names.
     pub fleet: LoadBalancer,
+    /// Names whose addresses are hosts as well; natively only. A [`Roster`](crate::fleet::Roster) makes one list of both.
+    pub names: Vec<HostName>,
     /// How hosts are chosen.
     pub policy: Policy,
     /// Requests that may wait for a place.
@@ -168,8 +156,10 @@ impl Config {
     /// One sentence per mistake, all of them.
     pub fn load(settings: &impl Settings, form: Form) -> Result<Loaded, Vec<String>> {
         let mut reader = Reader::new(settings, form);
+        let (hosts, names) = hosts::read(&mut reader);
         let config = Self {
-            fleet: LoadBalancer::new(hosts(&mut reader)),
+            fleet: LoadBalancer::new(hosts),
+            names,
             policy: reader.parsed("LB_POLICY", Policy::parse).unwrap_or(Policy::Auto),
             queue_limit: reader.number("QUEUE_LIMIT"),
             queue_timeout: reader.duration("QUEUE_TIMEOUT"),
@@ -235,61 +225,6 @@ impl Config {
             total: Some(limit),
         }
     }
-}
-
-fn hosts(reader: &mut Reader<'_, impl Settings>) -> Vec<BackendHost> {
-    let mut named: Vec<(&'static str, String)> = Vec::new();
-    let list = if reader.form() == Form::Native { reader.text("OLLAMA_HOSTS") } else { String::new() };
-    if list.is_empty() {
-        let variables = match reader.form() {
-            Form::Native => HOST_VARIABLES.get(..1).unwrap_or_default(),
-            Form::Spin => &HOST_VARIABLES,
-        };
-        named.extend(variables.iter().map(|name| (*name, reader.text(name))));
-    } else {
-        let entries = list.split(',').map(str::trim).map(str::to_owned);
-        named.extend(entries.map(|entry| ("OLLAMA_HOSTS", entry)));
-    }
-    named.retain(|(_, text)| !text.is_empty());
-    if named.is_empty() {
-        reader.problem("OLLAMA_HOST", "must name at least one host, such as http://127.0.0.1:11434");
-    }
-    let parallel = reader.number("HOST_PARALLEL");
-    let weights = match reader.form() {
-        Form::Native => Vec::new(),
-        Form::Spin => reader.parsed("OLLAMA_WEIGHTS", weights).unwrap_or_default(),
-    };
-    let mut hosts: Vec<BackendHost> = Vec::new();
-    for (place, (name, text)) in named.into_iter().enumerate() {
-        let parsed = match reader.form() {
-            Form::Native => host_address::parse_with_options(&text),
-            Form::Spin => host_address::parse_strict(&text).map(|address| (address, HostOptions::default())),
-        };
-        let host = parsed.and_then(|(address, options)| {
-            let weight = options.weight.or_else(|| weights.get(place).copied()).unwrap_or(1);
-            let host = BackendHost::new(hosts.len() + 1, &address)?;
-            Ok(host.with_weight(weight).with_parallel(options.parallel.unwrap_or(parallel)))
-        });
-        match host {
-            Err(fault) => reader.problem(name, &fault),
-            Ok(host) if hosts.iter().any(|known| known.url() == host.url()) => {
-                reader.warning(format!("{name}: {} is named twice and counts once", host.url()));
-            }
-            Ok(host) => hosts.push(host),
-        }
-    }
-    if !hosts.is_empty() && hosts.iter().all(|host| host.weight() == 0) {
-        reader.problem("OLLAMA_HOST", "must leave one host a weight above 0");
-    }
-    if hosts.len() > HOSTS_LIMIT {
-        reader.problem("OLLAMA_HOSTS", &format!("must name at most {HOSTS_LIMIT} hosts"));
-    }
-    hosts
-}
-
-/// The weights of a list such as `3,1,0`.
-fn weights(list: &str) -> Result<Vec<u64>, String> {
-    list.split(',').map(|weight| host_address::weight(weight.trim())).collect()
 }
 
 fn redis(reader: &mut Reader<'_, impl Settings>) -> Option<RedisConfig> {
@@ -370,7 +305,7 @@ mod tests {
     }
 
     fn urls(config: &Config) -> Vec<&str> {
-        config.fleet.hosts().iter().map(BackendHost::url).collect()
+        config.fleet.hosts().iter().map(crate::BackendHost::url).collect()
     }
 
     #[test]
@@ -391,13 +326,6 @@ mod tests {
         assert_eq!(limits.chat, BodyLimit { setting: "BODY_LIMIT", bytes: 2048 });
         assert_eq!(limits.ollama, BodyLimit { setting: "API_BODY_LIMIT", bytes: 3072 });
         assert_eq!((limits.anthropic.bytes, limits.other.bytes), (2048, 2048));
-    }
-
-    #[test]
-    fn the_list_of_hosts_wins_and_twins_count_once() {
-        let loaded = native(&[("OLLAMA_HOSTS", "a:1, http://b ,a:1,"), ("OLLAMA_HOST", "c")]);
-        assert_eq!(urls(&loaded.config), ["http://a:1", "http://b:80"]);
-        assert_eq!(loaded.warnings, ["OLLAMA_HOSTS: http://a:1 is named twice and counts once"]);
     }
 
     #[test]
@@ -450,13 +378,7 @@ mod tests {
     }
 
     #[test]
-    fn on_spin_a_host_is_scheme_name_and_port_and_nothing_else() {
-        let spin = |host: &str| load(&[("OLLAMA_HOST", host), ("REDIS_HOST", "r")], Form::Spin);
-        assert_eq!(urls(&spin("http://ollama:11434").unwrap().config), ["http://ollama:11434"]);
-        for host in ["ollama", "ollama:11434", "http://ollama", "http://ollama:11434/", "http://a:1;weight=3"]
-        {
-            assert_eq!(spin(host).unwrap_err().len(), 1, "{host}");
-        }
+    fn on_spin_redis_must_have_a_host_where_it_has_a_variable() {
         assert_eq!(load(&[("REDIS_HOST", "")], Form::Spin).unwrap_err().len(), 1);
         assert!(load(&[], Form::Spin).unwrap().config.redis.is_none());
     }

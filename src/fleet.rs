@@ -9,6 +9,7 @@
 //! | `facts` | how fast a host is with a model, what proves that it is loaded, how many requests it takes |
 //! | `inventory`, `name` | what a host says it has, and which spellings mean the same model |
 //! | [`queue`] | whose turn it is when all places are taken |
+//! | `roster` | which hosts there are where names stand for addresses |
 //! | [`ledger`], [`book`] | what instances and replicas share, and one process's copy of it |
 
 pub mod book;
@@ -21,19 +22,23 @@ pub mod ledger;
 mod name;
 pub mod plan;
 pub mod queue;
+mod roster;
 
 use http::Uri;
 
 pub use breaker::{Breaker, BreakerState, Cause};
 pub use facts::{Facts, LaneFacts, Report, Run, Verdict};
-pub(crate) use failover::{AttemptFailure, Failover};
+pub(crate) use failover::{AttemptFailure, Failover, no_host};
 use hash::{SPLIT_MIX_GAMMA, split_mix};
 pub use inventory::{Inventory, LoadedModel, Model};
 pub use ledger::{Ticket, Work};
 pub(crate) use name::nearest;
 pub use name::{ModelName, is_same_model};
 pub use plan::Policy;
+pub use roster::{HostName, News, Roster};
 
+/// The most hosts a fleet may have.
+pub const HOSTS_LIMIT: usize = 64;
 /// Requests in flight on a host and model unless the configuration says otherwise.
 pub const PARALLEL: u64 = 4;
 
@@ -85,7 +90,7 @@ impl BackendHost {
         self.parallel
     }
 
-    /// What clients see of it: its place in the configuration, from 1.
+    /// What clients see of it: its place in the configuration, from 1; `2.1` at the first address behind the name there.
     pub fn name(&self) -> &str {
         &self.name
     }

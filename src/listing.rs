@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     error::Error,
-    fleet::AttemptFailure,
+    fleet::{AttemptFailure, no_host},
     host::Host,
     reply::{self, ReplyBody},
     route::List,
@@ -40,8 +40,9 @@ pub(crate) async fn list<H: Host>(host: &H, list: List) -> Result<Response<Reply
     let answers = join_all(hosts.iter().map(|backend| survey::answer(host, backend, list.path()))).await;
     let (answers, mut failures): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
     let answers: Vec<_> = answers.into_iter().flatten().collect();
-    if let (true, Some(Err(failure))) = (answers.is_empty(), failures.pop()) {
-        return Err(AttemptFailure::from(failure).into_error());
+    if answers.is_empty() {
+        let failure = failures.pop().and_then(Result::err).map(AttemptFailure::from);
+        return Err(failure.map_or_else(no_host, AttemptFailure::into_error));
     }
     let entries = union(list, &answers);
     Ok(match list {

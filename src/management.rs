@@ -15,7 +15,7 @@ use crate::{
     account::Account,
     body,
     error::{Error, Family},
-    fleet::{AttemptFailure, BackendHost},
+    fleet::{AttemptFailure, BackendHost, no_host},
     host::{Host, Limits, MaybeSend, UpstreamFailure},
     reply::{self, ClientLeft, Outlet, ReplyBody},
     route::Operation,
@@ -81,6 +81,9 @@ async fn named(backend: &BackendHost, change: impl Future<Output = Outcome>) -> 
 
 /// What the outcomes of all hosts mean.
 fn verdict(outcomes: Vec<(&BackendHost, Outcome)>) -> Result<(), Error> {
+    if outcomes.is_empty() {
+        return Err(no_host());
+    }
     let any_done = outcomes.iter().any(|(_, outcome)| *outcome == Outcome::Done);
     let mut worst = None;
     let mut failures = Vec::new();

@@ -65,7 +65,7 @@ pub const SETTINGS: &[Setting] = &[
         "OLLAMA_HOSTS",
         "",
         Scope::Native,
-        "Ollama hosts, comma-separated, each with ;weight=N and ;parallel=N if wanted; wins over OLLAMA_HOST",
+        "Ollama hosts, comma-separated, each with ;weight=N and ;parallel=N if wanted; dns+http://name:port is every address of the name; wins over OLLAMA_HOST",
     ),
     setting(
         "OLLAMA_HOST",

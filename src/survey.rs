@@ -14,7 +14,8 @@ use bytes::Bytes;
 use futures::{
     StreamExt,
     future::{Either, join_all, select},
-    stream::{self, FuturesUnordered},
+    join,
+    stream::{self, FuturesUnordered, unfold},
 };
 use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
@@ -61,33 +62,49 @@ pub async fn probe<H: Host>(host: &H) -> Vec<Probe> {
 /// rotation without a request paying for it, and one that comes back is in again.
 pub async fn watch<H: Host>(host: &H) {
     host.fleet().watch();
-    let mut ticks = Box::pin(stream::unfold((), |()| async {
-        let interval = host.config().probe_interval;
-        // Replicas that started together must not ask together: 20 % either way.
-        let percent = u32::try_from(host.random() % 41).unwrap_or_default() + 80;
-        host.sleep(interval * percent / 100).await;
+    // The time of what the hosts say is told by the store's clock.
+    learn(host).await;
+    let keep_learning = async {
+        loop {
+            pause(host).await;
+            learn(host).await;
+        }
+    };
+    join!(keep_asking(host), keep_learning);
+}
+
+/// Asks the hosts again and again, each as soon as a pause ends that finds it answered: one that hangs delays no other,
+/// and is not asked twice at the same time.
+async fn keep_asking<H: Host>(host: &H) {
+    let mut pauses = Box::pin(unfold((), |()| async {
+        pause(host).await;
         Some((None, ()))
     }));
     let mut asked = BTreeSet::new();
     let mut running = FuturesUnordered::new();
     loop {
-        let hosts = host.fleet().hosts();
-        learn(host).await;
-        for backend in
-            hosts.iter().filter(|backend| !asked.contains(backend.url())).cloned().collect::<Vec<_>>()
-        {
-            asked.insert(backend.url().to_owned());
-            running.push(async move {
-                // Its answer is noted; a host that hangs delays no other.
-                let _ = examine(host, &backend).await;
-                Some(backend.url().to_owned())
-            });
+        // They come and go where names stand for addresses.
+        for backend in host.fleet().hosts().iter() {
+            if asked.insert(backend.url().to_owned()) {
+                let backend = backend.clone();
+                running.push(async move {
+                    // What it says is noted.
+                    let _ = examine(host, &backend).await;
+                    Some(backend.url().to_owned())
+                });
+            }
         }
-        let mut events = stream::select(running.by_ref(), ticks.by_ref());
-        while let Some(Some(done)) = events.next().await {
-            asked.remove(&done);
+        let mut events = stream::select(running.by_ref(), pauses.by_ref());
+        while let Some(Some(answered)) = events.next().await {
+            asked.remove(&answered);
         }
     }
+}
+
+/// The pause between two questions: replicas that started together must not ask together, so 20 % more or less.
+async fn pause<H: Host>(host: &H) {
+    let percent = u32::try_from(host.random() % 41).unwrap_or_default() + 80;
+    host.sleep(host.config().probe_interval * percent / 100).await;
 }
 
 /// What the hosts have, as far as it is known now; where nothing is, as soon as one has the model.
@@ -287,3 +304,7 @@ async fn ask<H: Host>(host: &H, backend: &BackendHost, path: &str) -> Result<Byt
 fn protocol(error: &impl ToString) -> Unanswered {
     Unanswered::Failed(UpstreamFailure::Protocol(error.to_string()))
 }
+
+#[cfg(test)]
+#[cfg(feature = "memory")]
+mod tests;

@@ -12,20 +12,27 @@ mod healthcheck;
 mod host;
 mod log;
 mod redis_client;
+mod resolver;
 mod server;
 mod startup;
 mod store;
 mod timed_body;
 mod upstream;
 
-use std::{future::poll_fn, process::ExitCode, task::Poll};
+use std::{
+    future::{Future, poll_fn},
+    io,
+    net::IpAddr,
+    process::ExitCode,
+    task::Poll,
+};
 
 use anyhow::{Context as _, anyhow};
 use clap::ArgMatches;
 use paddock::{Config, config::Loaded, settings::Form};
-use tokio::{net::TcpListener, signal::unix};
+use tokio::{net::TcpListener, signal::unix, task::JoinSet};
 
-use crate::{host::NativeHost, server::Server};
+use crate::{host::NativeHost, resolver::Resolver, server::Server};
 
 fn main() -> ExitCode {
     let matches = command_line::command().get_matches();
@@ -61,7 +68,10 @@ fn serve(matches: &ArgMatches) -> anyhow::Result<()> {
         tracing::warn!("{warning}");
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
-    runtime.block_on(run(config, native, matches.get_flag("demo")))
+    let outcome = runtime.block_on(run(config, native, matches.get_flag("demo")));
+    // A look at a name that hangs must not hold the process.
+    runtime.shutdown_background();
+    outcome
 }
 
 async fn run(mut config: Config, native: command_line::NativeSettings, demo: bool) -> anyhow::Result<()> {
@@ -70,11 +80,14 @@ async fn run(mut config: Config, native: command_line::NativeSettings, demo: boo
     let demo = if demo {
         let demo = demo::start(&config.default_model).await?;
         config.fleet = demo.fleet()?;
+        config.names.clear();
         Some(demo)
     } else {
         None
     };
     let host = NativeHost::new(config)?;
+    let resolver = Resolver::new(host.clone(), resolver::look_up);
+    resolver.resolve().await;
     let listener = TcpListener::bind(&native.listen)
         .await
         .with_context(|| format!("cannot listen on {}; set LISTEN to another address", native.listen))?;
@@ -84,7 +97,9 @@ async fn run(mut config: Config, native: command_line::NativeSettings, demo: boo
     startup::announce(&host, demo.is_some());
 
     let server = Server::new(host.clone());
+    let background = watch(&host, resolver);
     server.serve(listener, signals.stop()).await;
+    drop(background);
     tracing::info!(limit_seconds = native.drain_timeout.as_secs_f64(), "draining open requests");
     let drained = tokio::time::timeout(native.drain_timeout, async {
         server.drain().await;
@@ -97,6 +112,19 @@ async fn run(mut config: Config, native: command_line::NativeSettings, demo: boo
         tracing::warn!("stopped with requests still open");
     }
     Ok(())
+}
+
+/// Watches over the hosts until what is returned is dropped: what they have, and which there are.
+fn watch<L, F>(host: &NativeHost, resolver: Resolver<L>) -> JoinSet<()>
+where
+    L: Fn(String, u16) -> F + Send + Sync + 'static,
+    F: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,
+{
+    let host = host.clone();
+    let mut tasks = JoinSet::new();
+    tasks.spawn(async move { paddock::survey::watch(&host).await });
+    tasks.spawn(async move { resolver.keep().await });
+    tasks
 }
 
 /// The signals that stop the service.

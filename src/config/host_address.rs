@@ -64,6 +64,19 @@ pub(super) fn parse_with_options(text: &str) -> Result<(String, HostOptions), St
     Ok((address, options))
 }
 
+/// Natively: `http://a:1` of `dns+http://a:1`, which means every address behind the name; `None` when a spelling means one
+/// host.
+pub(super) fn behind_name(text: &str) -> Result<Option<&str>, String> {
+    match text.trim_start_matches(['"', '\'', ' ']).strip_prefix("dns+") {
+        None => Ok(None),
+        Some(address) if address.starts_with("http://") => Ok(Some(address)),
+        Some(address) if address.starts_with("https://") => {
+            Err("must use dns+http, not dns+https: certificates name hosts, not addresses".to_owned())
+        }
+        Some(_) => Err("must be written dns+http://name:port".to_owned()),
+    }
+}
+
 /// The share of a host in relation to the others'.
 pub(super) fn weight(text: &str) -> Result<u64, String> {
     let number = text.parse().ok().filter(|weight| *weight <= WEIGHT_LIMIT);
@@ -73,6 +86,9 @@ pub(super) fn weight(text: &str) -> Result<u64, String> {
 /// The same address again, if it is written `scheme://name:port`: Spin compares the name literally, and one entry
 /// of another form denies the component every outbound call.
 pub(super) fn parse_strict(text: &str) -> Result<String, String> {
+    if text.starts_with("dns+") {
+        return Err("must be written scheme://name:port on Spin: dns+http:// exists natively only".to_owned());
+    }
     match parse(text) {
         Ok(url) if url == text => Ok(url),
         Ok(_) => Err("must be written scheme://name:port on Spin, without path or slash".to_owned()),

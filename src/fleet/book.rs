@@ -12,12 +12,14 @@ use std::{
 };
 
 use crate::fleet::{
-    BackendHost, Facts, Inventory, ModelName,
+    BackendHost, Facts, HOSTS_LIMIT, Inventory, ModelName,
     ledger::{BUDGET_WINDOW, Claim, Lease, Ledger, Retries, TICKET, Ticket},
 };
 
 /// Decisions that are remembered.
 pub const DECISIONS: usize = 32;
+/// Hosts of which facts are kept although they vanished, together with those that are there.
+const FACTS_LIMIT: usize = 4 * HOSTS_LIMIT;
 /// How long it is remembered who was given a place.
 const SERVED: Duration = Duration::from_mins(2);
 /// As many flows are always remembered.
@@ -84,6 +86,10 @@ impl FleetBook {
         let is_known = |url: &String| hosts.iter().any(|host| host.url() == url);
         pages.inventories.retain(|url, _| is_known(url));
         pages.examined.retain(|url| is_known(url));
+        // An address may come back; that many do not.
+        if pages.facts.len() > FACTS_LIMIT {
+            pages.facts.retain(|url, _| is_known(url));
+        }
         pages.ring();
     }
 
@@ -122,7 +128,8 @@ impl FleetBook {
         let tickets = pages.tickets.iter().map(|(ticket, _)| {
             let served = |session: Option<&String>| {
                 let key = (ticket.lane.clone(), ticket.caller.clone(), session.cloned());
-                pages.served.get(&key).copied().unwrap_or_default()
+                let served = pages.served.get(&key).copied().unwrap_or_default();
+                if now.saturating_sub(served) < SERVED { served } else { Duration::ZERO }
             };
             let (caller_served, session_served) = (served(None), served(Some(&ticket.session)));
             Ticket { caller_served, session_served, ..ticket.clone() }
@@ -227,10 +234,11 @@ impl FleetBook {
         self.pages().inventories.clone()
     }
 
-    /// Takes note of what a host said, unless something newer is known.
+    /// Takes note of what a host said, unless something newer is known, or the host vanished meanwhile.
     pub fn note_inventory(&self, host: &str, inventory: Arc<Inventory>) {
         let mut pages = self.pages();
-        if pages.inventories.get(host).is_none_or(|known| known.seen <= inventory.seen) {
+        let is_host = pages.hosts.iter().any(|known| known.url() == host);
+        if is_host && pages.inventories.get(host).is_none_or(|known| known.seen <= inventory.seen) {
             pages.inventories.insert(host.to_owned(), inventory);
         }
         pages.ring();

@@ -137,6 +137,11 @@ impl AttemptFailure {
     }
 }
 
+/// What is said when there is no host to ask.
+pub(crate) fn no_host() -> Error {
+    Error::UpstreamUnreachable { detail: "no host".to_owned() }
+}
+
 /// How many characters of Ollama's words a client is told.
 const MESSAGE_LIMIT: usize = 2_000;
 
@@ -220,7 +225,7 @@ impl Failover {
             (None | Some(AttemptFailure::NotFound), Some(missing)) => missing,
             (Some(_), Some(missing)) if is_absent => missing,
             (Some(worst), _) => worst.into_error(),
-            (None, None) => Error::UpstreamUnreachable { detail: "no host".to_owned() },
+            (None, None) => no_host(),
         }
     }
 

@@ -167,7 +167,11 @@ impl<'a, H: Host> Dispatch<'a, H> {
             let plan = self.plan(&view, account).await;
             let Some(first) = plan.choices.first() else {
                 match self.missing(failover).await {
-                    Some(step) => return step,
+                    Some(step) => {
+                        // The host that it waited for may have vanished.
+                        self.leave().await;
+                        return step;
+                    }
                     None => continue,
                 }
             };
@@ -232,7 +236,8 @@ impl<'a, H: Host> Dispatch<'a, H> {
         let host = self.host;
         let Some(model) = &self.order.destination.model else { return Some(Step::None(None)) };
         let is_new = |backend: &BackendHost| !self.tried.iter().any(|tried| tried == backend.url());
-        if self.is_refreshed {
+        // Without any host nothing is known of the model.
+        if self.is_refreshed || host.fleet().hosts().is_empty() {
             return Some(Step::None(None));
         }
         // A model that was pulled a second ago must be found.

@@ -115,6 +115,7 @@ fn what_others_know_is_gone_on_with_by_their_clock() {
 #[test]
 fn the_newest_inventory_counts_and_those_of_hosts_that_went_are_dropped() {
     let book = FleetBook::default();
+    book.set_hosts(&[BackendHost::new(1, HOST).unwrap()]);
     let model = |name: &str| crate::fleet::Model { name: name.to_owned(), digest: String::new() };
     for (seen, name) in [(5, "Five"), (4, "four"), (5, "five")] {
         let models = vec![model(name), model("other:1")];

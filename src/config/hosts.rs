@@ -1,0 +1,206 @@
+//! The hosts of the configuration: those that are named, and names that stand for every address behind them.
+
+use http::Uri;
+
+use super::{
+    Reader,
+    host_address::{self, HostOptions},
+};
+use crate::{
+    fleet::{BackendHost, HOSTS_LIMIT, HostName},
+    settings::{Form, Settings},
+};
+
+/// The hosts of the Spin form, which takes one a variable.
+const HOST_VARIABLES: [&str; 8] = [
+    "OLLAMA_HOST",
+    "OLLAMA_HOST2",
+    "OLLAMA_HOST3",
+    "OLLAMA_HOST4",
+    "OLLAMA_HOST5",
+    "OLLAMA_HOST6",
+    "OLLAMA_HOST7",
+    "OLLAMA_HOST8",
+];
+
+/// What stands at one place of the list.
+enum Entry {
+    Host(BackendHost),
+    Name(HostName),
+}
+
+/// The hosts and the names, each with its place among both.
+pub(super) fn read(reader: &mut Reader<'_, impl Settings>) -> (Vec<BackendHost>, Vec<HostName>) {
+    let spellings = spellings(reader);
+    if spellings.is_empty() {
+        reader.problem("OLLAMA_HOST", "must name at least one host, such as http://127.0.0.1:11434");
+    }
+    let parallel = reader.number("HOST_PARALLEL");
+    let weights = match reader.form() {
+        Form::Native => Vec::new(),
+        Form::Spin => reader.parsed("OLLAMA_WEIGHTS", weights).unwrap_or_default(),
+    };
+    let mut hosts: Vec<BackendHost> = Vec::new();
+    let mut names: Vec<HostName> = Vec::new();
+    for (index, (setting, text)) in spellings.into_iter().enumerate() {
+        let place = hosts.len() + names.len() + 1;
+        let own = HostOptions { weight: weights.get(index).copied(), parallel: Some(parallel) };
+        match entry(reader.form(), place, &text, own) {
+            Err(fault) => reader.problem(setting, &fault),
+            Ok(Entry::Host(host)) if hosts.iter().any(|known| known.url() == host.url()) => {
+                reader.warning(format!("{setting}: {} is named twice and counts once", host.url()));
+            }
+            Ok(Entry::Host(host)) => hosts.push(host),
+            Ok(Entry::Name(name)) if names.iter().any(|known| is_twin(known, &name)) => {
+                let HostName { host, port, .. } = name;
+                reader.warning(format!("{setting}: dns+http://{host}:{port} is named twice and counts once"));
+            }
+            Ok(Entry::Name(name)) => names.push(name),
+        }
+    }
+    let count = hosts.len() + names.len();
+    let mut all = hosts.iter().map(BackendHost::weight).chain(names.iter().map(|name| name.weight));
+    if count > 0 && all.all(|weight| weight == 0) {
+        reader.problem("OLLAMA_HOST", "must leave one host a weight above 0");
+    }
+    if count > HOSTS_LIMIT {
+        reader.problem("OLLAMA_HOSTS", &format!("must name at most {HOSTS_LIMIT} hosts"));
+    }
+    (hosts, names)
+}
+
+/// What was written, with the setting that it was written in.
+fn spellings(reader: &Reader<'_, impl Settings>) -> Vec<(&'static str, String)> {
+    let list = if reader.form() == Form::Native { reader.text("OLLAMA_HOSTS") } else { String::new() };
+    let mut named: Vec<(&'static str, String)> = if list.is_empty() {
+        let variables = match reader.form() {
+            Form::Native => HOST_VARIABLES.get(..1).unwrap_or_default(),
+            Form::Spin => &HOST_VARIABLES,
+        };
+        variables.iter().map(|name| (*name, reader.text(name))).collect()
+    } else {
+        list.split(',').map(|entry| ("OLLAMA_HOSTS", entry.trim().to_owned())).collect()
+    };
+    named.retain(|(_, text)| !text.is_empty());
+    named
+}
+
+/// What one spelling means; `own` holds where it does not say otherwise.
+fn entry(form: Form, place: usize, text: &str, own: HostOptions) -> Result<Entry, String> {
+    let name_behind = match form {
+        Form::Native => host_address::behind_name(text)?,
+        Form::Spin => None,
+    };
+    let (address, said) = match form {
+        Form::Native => host_address::parse_with_options(name_behind.unwrap_or(text))?,
+        Form::Spin => (host_address::parse_strict(text)?, HostOptions::default()),
+    };
+    let host = BackendHost::new(place, &address)?
+        .with_weight(said.weight.or(own.weight).unwrap_or(1))
+        .with_parallel(said.parallel.or(own.parallel).unwrap_or_default());
+    if name_behind.is_some() { name(place, &host).map(Entry::Name) } else { Ok(Entry::Host(host)) }
+}
+
+/// The name that would be this host if it were one.
+fn name(place: usize, host: &BackendHost) -> Result<HostName, String> {
+    let form = || "must be written dns+http://name:port, without path".to_owned();
+    let address = Uri::try_from(host.url()).map_err(|_| form())?;
+    let (Some(name), Some(port), "/") = (address.host(), address.port_u16(), address.path()) else {
+        return Err(form());
+    };
+    let name = name.trim_matches(['[', ']']).to_owned();
+    Ok(HostName { place, host: name, port, weight: host.weight(), parallel: host.parallel() })
+}
+
+fn is_twin(name: &HostName, other: &HostName) -> bool {
+    (&name.host, name.port) == (&other.host, other.port)
+}
+
+/// The weights of a list such as `3,1,0`.
+fn weights(list: &str) -> Result<Vec<u64>, String> {
+    list.split(',').map(|weight| host_address::weight(weight.trim())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Loaded};
+
+    fn load(pairs: &[(&str, &str)], form: Form) -> Result<Loaded, Vec<String>> {
+        let value = |name: &str| {
+            let found = pairs.iter().find(|(key, _)| *key == name);
+            found.map(|(_, value)| (*value).to_owned())
+        };
+        Config::load(&value, form)
+    }
+
+    fn urls(config: &Config) -> Vec<&str> {
+        config.fleet.hosts().iter().map(BackendHost::url).collect()
+    }
+
+    #[test]
+    fn the_list_of_hosts_wins_and_twins_count_once() {
+        let loaded =
+            load(&[("OLLAMA_HOSTS", "a:1, http://b ,a:1,"), ("OLLAMA_HOST", "c")], Form::Native).unwrap();
+        assert_eq!(urls(&loaded.config), ["http://a:1", "http://b:80"]);
+        assert_eq!(loaded.warnings, ["OLLAMA_HOSTS: http://a:1 is named twice and counts once"]);
+    }
+
+    #[test]
+    fn on_spin_a_host_is_scheme_name_and_port_and_nothing_else() {
+        let spin = |host: &str| load(&[("OLLAMA_HOST", host), ("REDIS_HOST", "r")], Form::Spin);
+        assert_eq!(urls(&spin("http://ollama:11434").unwrap().config), ["http://ollama:11434"]);
+        for host in [
+            "ollama",
+            "ollama:11434",
+            "http://ollama",
+            "http://ollama:11434/",
+            "http://a:1;weight=3",
+            "dns+https://a:1",
+        ] {
+            assert_eq!(spin(host).unwrap_err().len(), 1, "{host}");
+        }
+        let problems = spin("dns+http://ollama:11434").unwrap_err();
+        assert!(problems.concat().contains("scheme://name:port on Spin"), "{problems:?}");
+    }
+
+    #[test]
+    fn a_name_for_every_address_has_its_place_among_the_hosts() {
+        let list = "a:1, dns+http://ollama:11434;weight=3 ,b:1,\"dns+http://[::1]\",dns+http://ollama:11434";
+        let Loaded { config, warnings } =
+            load(&[("OLLAMA_HOSTS", list), ("HOST_PARALLEL", "7")], Form::Native).unwrap();
+        let name = |place, host: &str, port, weight| HostName {
+            place,
+            host: host.to_owned(),
+            port,
+            weight,
+            parallel: 7,
+        };
+        assert_eq!(config.names, [name(2, "ollama", 11434, 3), name(4, "::1", 80, 1)]);
+        let places: Vec<_> = config.fleet.hosts().iter().map(BackendHost::name).collect();
+        assert_eq!(places, ["1", "3"]);
+        assert_eq!(warnings, ["OLLAMA_HOSTS: dns+http://ollama:11434 is named twice and counts once"]);
+    }
+
+    #[test]
+    fn one_name_is_enough_and_takes_the_options_of_a_host() {
+        let name = |text: &str| load(&[("OLLAMA_HOST", text)], Form::Native).map(|loaded| loaded.config);
+        let config = name("dns+http://ollama:11434;parallel=2;weight=5").unwrap();
+        assert!(config.fleet.hosts().is_empty());
+        let options: Vec<_> = config.names.iter().map(|name| (name.weight, name.parallel)).collect();
+        assert_eq!(options, [(5, 2)]);
+        for text in [
+            "dns+http://a:1;weight=0",
+            "dns+http://a:1/path",
+            "dns+http://a:0",
+            "dns+http://u:p@a:1",
+            "dns+http://a:1;zone=b",
+            "dns+a:1",
+            "dns+ftp://a:1",
+        ] {
+            assert_eq!(name(text).unwrap_err().len(), 1, "{text}");
+        }
+        let problems = name("dns+https://ollama:11434").unwrap_err();
+        assert!(problems.concat().contains("certificates name hosts, not addresses"), "{problems:?}");
+    }
+}
