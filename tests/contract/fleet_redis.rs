@@ -52,6 +52,7 @@ impl OverRedis {
 
 fn inventory() -> Inventory {
     Inventory {
+        is_unlisted: false,
         seen: Duration::from_millis(1_759_000_000_123),
         models: vec![Model { name: "Llama3.2:latest \"熊\"".to_owned(), digest: "ab".to_owned() }],
         loaded: vec![LoadedModel {
