@@ -199,8 +199,10 @@ async fn what_is_packed_or_in_parts_is_refused_in_the_words_of_the_surface(form:
 
 async fn when_no_host_can_answer_each_surface_says_so_in_its_words(form: &dyn Form) -> Result<()> {
     let (first, second) = (FakeOllama::start().await?, FakeOllama::start().await?);
-    let setup = Setup::new([&first, &second]).set("CONNECT_TIMEOUT", "1");
-    let setup = setup.set("TOTAL_TIMEOUT", "500ms").set("FIRST_BYTE_TIMEOUT", "500ms");
+    let setup = || {
+        let setup = Setup::new([&first, &second]).set("CONNECT_TIMEOUT", "1");
+        setup.set("TOTAL_TIMEOUT", "500ms").set("FIRST_BYTE_TIMEOUT", "500ms")
+    };
     for (fault, status, anthropic) in [
         (refusal(502)?, 502, "api_error"),
         (refusal(503)?, 503, "overloaded_error"),
@@ -217,7 +219,7 @@ async fn when_no_host_can_answer_each_surface_says_so_in_its_words(form: &dyn Fo
             second.answers(path, fault.clone());
         }
         // Of each fault something would be learnt that changes the next.
-        let gateway = form.start(setup.clone()).await?;
+        let gateway = form.start(setup()).await?;
         let ask = async |path: &'static str, body: Value| (path, gateway.post_to(path, body, &[]).await);
         let questions = QUESTIONS.map(|(path, _)| ask(path, question("llama3.2")));
         let streams = STREAMED.map(|path| ask(path, streamed("llama3.2")));
@@ -229,7 +231,7 @@ async fn when_no_host_can_answer_each_surface_says_so_in_its_words(form: &dyn Fo
     }
     first.refuse().await;
     second.refuse().await;
-    let gateway = form.start(setup).await?;
+    let gateway = form.start(setup()).await?;
     for (path, _) in QUESTIONS {
         let reply = gateway.post_to(path, question("llama3.2"), &[]).await?;
         check(path, &reply, 502, "api_error", "api_error");
