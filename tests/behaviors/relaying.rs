@@ -168,11 +168,11 @@ async fn an_error_that_ollama_tells_in_the_stream_comes_as_it_is(form: &dyn Form
 
 async fn before_the_first_event_another_host_answers(form: &dyn Form) -> Result<()> {
     let (ill, well) = (FakeOllama::start().await?, FakeOllama::start().await?);
-    let setup = Setup::new([&ill, &well]).set("CONNECT_TIMEOUT", "500ms");
-    let setup = setup.set("FIRST_BYTE_TIMEOUT", "300ms").set("BETWEEN_BYTES_TIMEOUT", "300ms");
     for (path, recorded) in SURFACES {
-        // A gateway of its own, so that one surface does not use up what the budget of retries leaves for another.
-        let gateway = form.start(setup.clone()).await?;
+        // A fleet of its own, so that one surface does not use up what the budget of retries leaves for another.
+        let setup = Setup::new([&ill, &well]).set("CONNECT_TIMEOUT", "500ms");
+        let setup = setup.set("FIRST_BYTE_TIMEOUT", "300ms").set("BETWEEN_BYTES_TIMEOUT", "300ms");
+        let gateway = form.start(setup).await?;
         let scripted = Scripted::recorded(recorded)?;
         let nothing = |end| scripted.clone().ending_after(0, end);
         for (fault, status, kind) in [
