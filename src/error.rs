@@ -114,9 +114,7 @@ pub enum Error {
 
     // Upstream must recover.
     /// The hosts that answered do not have the model, and others could not be asked.
-    #[error(
-        "no Ollama host that answers has the model '{model}', and {unknown} did not answer; try again later"
-    )]
+    #[error("{}", model_unavailable(.model, *.unknown))]
     ModelUnavailable {
         /// The name as asked for.
         model: String,
@@ -195,6 +193,14 @@ pub struct Original {
     pub content_type: Option<HeaderValue>,
     /// The body.
     pub body: Bytes,
+}
+
+fn model_unavailable(model: &str, unknown: usize) -> String {
+    let why = match unknown {
+        0 => format!("the Ollama hosts that have the model '{model}' are being drained"),
+        _ => format!("no Ollama host that answers has the model '{model}', and {unknown} did not answer"),
+    };
+    format!("{why}; try again later")
 }
 
 fn model_not_found(model: &str, nearest: &[String]) -> String {

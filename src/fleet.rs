@@ -24,6 +24,8 @@ pub mod plan;
 pub mod queue;
 mod roster;
 
+use std::sync::Arc;
+
 use http::Uri;
 
 pub use breaker::{Breaker, BreakerState, Cause};
@@ -45,8 +47,8 @@ pub const PARALLEL: u64 = 4;
 /// One Ollama server.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BackendHost {
-    name: String,
-    url: String,
+    name: Arc<str>,
+    url: Arc<str>,
     weight: u64,
     parallel: u64,
 }
@@ -57,7 +59,7 @@ impl BackendHost {
     /// # Errors
     /// A sentence when the URL is none.
     pub fn new(place: usize, url: &str) -> Result<Self, String> {
-        let host = Self { name: place.to_string(), url: url.to_owned(), weight: 1, parallel: PARALLEL };
+        let host = Self { name: place.to_string().into(), url: url.into(), weight: 1, parallel: PARALLEL };
         host.endpoint("/")?;
         Ok(host)
     }
@@ -76,8 +78,8 @@ impl BackendHost {
 
     /// The same under another name.
     #[must_use]
-    pub fn with_name(self, name: String) -> Self {
-        Self { name, ..self }
+    pub fn with_name(self, name: &str) -> Self {
+        Self { name: name.into(), ..self }
     }
 
     /// Its share of the requests in relation to the other hosts'.
@@ -100,12 +102,17 @@ impl BackendHost {
         &self.url
     }
 
+    /// The same, to be kept.
+    pub(crate) fn shared_url(&self) -> &Arc<str> {
+        &self.url
+    }
+
     /// Where `path`, which begins with a slash, is on this host.
     ///
     /// # Errors
     /// A sentence when the two make no URL.
     pub fn endpoint(&self, path: &str) -> Result<Uri, String> {
-        Uri::try_from([&self.url, path].concat()).map_err(|_| "must be a host, host:port or URL".to_owned())
+        Uri::try_from([&*self.url, path].concat()).map_err(|_| "must be a host, host:port or URL".to_owned())
     }
 }
 

@@ -131,7 +131,7 @@ async fn view<H: Host>(host: &H) -> (FleetView, Ledger) {
 }
 
 fn waiting(view: &FleetView, host: &HostView) -> usize {
-    view.tickets.iter().filter(|ticket| ticket.host == host.host.url()).count()
+    view.tickets.iter().filter(|ticket| &*ticket.host == host.host.url()).count()
 }
 
 fn standing<'a>(view: &FleetView, host: &'a HostView) -> Standing<'a> {

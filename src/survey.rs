@@ -28,12 +28,11 @@ use crate::{
 
 /// The largest answer that is read, in bytes.
 const ANSWER_LIMIT: usize = 8 << 20;
-/// How old the answers may be until they are asked for again on demand.
+/// How old the answers may be until they are asked for again on demand, and how long one instance may take for that until
+/// another does.
 const FRESH: Duration = Duration::from_secs(2);
 /// How long the answers of other hosts are waited for once one has said what is enough.
 const GRACE: Duration = Duration::from_millis(500);
-/// How long one instance may take to ask all hosts until another does.
-const REFRESH: Duration = Duration::from_secs(6);
 
 /// What one host said when it was asked for its models.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -128,7 +127,7 @@ pub(crate) async fn inventories<H: Host>(
         known.get(backend.url()).is_none_or(|known| now.saturating_sub(known.seen) >= FRESH)
     };
     // A store that is down makes everybody ask.
-    if hosts.iter().any(is_old) && host.store().lead_refresh(REFRESH).await.unwrap_or(true) {
+    if hosts.iter().any(is_old) && host.store().lead_refresh(FRESH).await.unwrap_or(true) {
         let asking = host.clone();
         host.spawn(async move {
             refresh(&asking, |_, _| false).await;
@@ -249,6 +248,9 @@ async fn note<H: Host>(host: &H, backend: &BackendHost, failure: Option<&Upstrea
             facts.breaker.reach();
         }
     };
+    if failure.is_some() && !is_refusal {
+        return;
+    }
     let is_news = if is_refusal {
         state != BreakerState::Open
     } else {

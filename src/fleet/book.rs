@@ -29,6 +29,9 @@ const SERVED_FEW: usize = 1024;
 #[derive(Debug, Default)]
 pub struct FleetBook(Mutex<Pages>);
 
+/// A lane, a caller in it, and one of its sessions or all of them.
+type Flow = (Arc<str>, Arc<str>, Option<Arc<str>>);
+
 #[derive(Debug, Default)]
 struct Pages {
     hosts: Arc<[BackendHost]>,
@@ -42,7 +45,7 @@ struct Pages {
     /// With the time at which each ends.
     tickets: Vec<(Ticket, Duration)>,
     /// When a caller, or one session of it, was given a place in a lane last.
-    served: BTreeMap<(String, String, Option<String>), Duration>,
+    served: BTreeMap<Flow, Duration>,
     /// Places that were given in each of the latest seconds, the latest last.
     claims: VecDeque<(u64, Retries)>,
     /// How many flows are remembered until those of long ago are forgotten.
@@ -126,7 +129,7 @@ impl FleetBook {
     pub fn ledger(&self, now: Duration) -> Ledger {
         let (pages, now) = self.open(now);
         let tickets = pages.tickets.iter().map(|(ticket, _)| {
-            let served = |session: Option<&String>| {
+            let served = |session: Option<&Arc<str>>| {
                 let key = (ticket.lane.clone(), ticket.caller.clone(), session.cloned());
                 let served = pages.served.get(&key).copied().unwrap_or_default();
                 if now.saturating_sub(served) < SERVED { served } else { Duration::ZERO }
@@ -152,32 +155,33 @@ impl FleetBook {
         let (mut pages, now) = self.open(now);
         let place = claim.places.iter().find(|place| {
             let mut taken = pages.leases.iter().filter(|lease| lease.host == place.host);
-            let in_lane = taken.clone().filter(|lease| lease.lane == claim.lane).count() as u64;
+            let in_lane = taken.clone().filter(|lease| &*lease.lane == claim.lane).count() as u64;
             in_lane < place.limit && !(place.trial && taken.any(|lease| lease.trial))
         })?;
         let lease = Lease {
             host: place.host.clone(),
-            lane: claim.lane.to_owned(),
-            id: claim.id.to_owned(),
+            lane: claim.lane.into(),
+            id: claim.id.into(),
             began: now,
             cold: place.cold,
             trial: place.trial,
         };
         pages.leases.push(lease.clone());
-        pages.tickets.retain(|(ticket, _)| ticket.id != claim.id);
+        pages.tickets.retain(|(ticket, _)| &*ticket.id != claim.id);
         pages.count(now, claim.is_retry);
         let (caller, session) = claim.flow;
         if pages.served.len() >= pages.served_limit {
             pages.served.retain(|_, at| now.saturating_sub(*at) < SERVED);
             pages.served_limit = (pages.served.len() * 2).max(SERVED_FEW);
         }
-        for session in [None, Some(session.to_owned())] {
-            pages.served.insert((claim.lane.to_owned(), caller.to_owned(), session), now);
+        let caller: Arc<str> = caller.into();
+        for session in [None, Some(session.into())] {
+            pages.served.insert((Arc::clone(&lease.lane), Arc::clone(&caller), session), now);
         }
         if pages.decisions.len() >= DECISIONS {
             pages.decisions.pop_front();
         }
-        pages.decisions.push_back(claim.reason.to_owned());
+        pages.decisions.push_back(format!("{} at {}: {}", claim.lane, lease.host, claim.reason));
         Some(lease)
     }
 
@@ -185,7 +189,7 @@ impl FleetBook {
     pub fn enter(&self, now: Duration, ticket: &Ticket, displaced: Option<&str>) {
         let (mut pages, now) = self.open(now);
         if let Some(displaced) = displaced {
-            pages.tickets.retain(|(known, _)| known.id != displaced);
+            pages.tickets.retain(|(known, _)| &*known.id != displaced);
             pages.ring();
         }
         pages.tickets.retain(|(known, _)| known.id != ticket.id);
@@ -195,8 +199,8 @@ impl FleetBook {
     /// Takes a ticket out of the queue, and gives a place back that was taken under the same id.
     pub fn leave(&self, id: &str) {
         let mut pages = self.pages();
-        pages.tickets.retain(|(ticket, _)| ticket.id != id);
-        pages.leases.retain(|lease| lease.id != id);
+        pages.tickets.retain(|(ticket, _)| &*ticket.id != id);
+        pages.leases.retain(|lease| &*lease.id != id);
         pages.ring();
     }
 
@@ -211,7 +215,7 @@ impl FleetBook {
     ) {
         let (mut pages, now) = self.open(now);
         if let Some(released) = released {
-            pages.leases.retain(|lease| lease.id != released || lease.host != host);
+            pages.leases.retain(|lease| &*lease.id != released || &*lease.host != host);
         }
         change(Arc::make_mut(pages.facts.entry(host.to_owned()).or_default()), now);
         pages.ring();

@@ -16,13 +16,13 @@ const QUIET: Duration = Duration::from_mins(1);
 /// Why a breaker opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// No connection, or a proxy said 502.
+    /// No connection.
     Unreachable,
     /// A limit passed, or a proxy said 504.
     TimedOut,
     /// The host said 429 or 503.
     Busy,
-    /// The host broke off or did not speak HTTP.
+    /// The host broke off or did not speak HTTP, or a proxy said 502.
     Protocol,
     /// The host failed a request that another host then answered.
     Failed,
@@ -122,12 +122,13 @@ impl Breaker {
             opening.until = opening.until.max(now + asked);
             return;
         }
-        let is_quiet = now.saturating_sub(self.failed) > QUIET;
+        // A trial that failed ends no quiet time, however long the wait for it was.
+        let is_quiet = self.opening.is_none() && now.saturating_sub(self.failed) > QUIET;
         self.streak = if is_quiet { 1 } else { self.streak.saturating_add(1) };
         self.failed = now;
         let doubled = BASE * 2_u32.saturating_pow(self.streak.saturating_sub(1).min(10));
         let percent = u32::try_from(seed % 41).unwrap_or_default() + 80;
-        let wait = (doubled.min(LIMIT) * percent / 100).max(asked);
+        let wait = (doubled * percent / 100).min(LIMIT).max(asked);
         self.opening = Some(Opening { since: now, until: now + wait, cause });
     }
 
@@ -186,6 +187,17 @@ mod tests {
         breaker.succeed(now);
         breaker.fail(now + seconds(61), Cause::Busy, None, MIDDLE);
         assert_eq!(breaker.retry_in(now + seconds(61)), seconds(1));
+    }
+
+    #[test]
+    fn a_trial_that_fails_late_is_no_first_failure() {
+        let (mut breaker, mut now) = (Breaker::default(), seconds(1000));
+        for _ in 0..7 {
+            breaker.fail(now, Cause::TimedOut, None, MIDDLE);
+            now += breaker.retry_in(now) + seconds(300);
+        }
+        breaker.fail(now, Cause::TimedOut, None, 40);
+        assert_eq!(breaker.retry_in(now), seconds(60), "neither from the start nor above the limit");
     }
 
     #[test]

@@ -17,8 +17,10 @@ use crate::{
 /// How one attempt at one host failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum AttemptFailure {
-    /// No connection, or a proxy before the host says 502.
+    /// No connection.
     Unreachable(String),
+    /// A proxy before the host says 502.
+    BadGateway,
     /// A limit passed, or a proxy before the host says 504.
     TimedOut(Phase),
     /// The host gave no first byte of a loaded model for much longer than usual, and completed nothing meanwhile.
@@ -60,7 +62,7 @@ impl AttemptFailure {
             404 => Self::NotFound,
             429 | 503 => Self::Busy { retry_after },
             500 => Self::Failed { message: words(&original), original: Some(Box::new(original)) },
-            502 => Self::Unreachable("the host answered 502".to_owned()),
+            502 => Self::BadGateway,
             504 => Self::TimedOut(Phase::FirstByte),
             400..=499 | 501 => {
                 Self::Rejected { status, message: words(&original), original: Some(Box::new(original)) }
@@ -86,6 +88,7 @@ impl AttemptFailure {
             Self::Hung => Error::UpstreamTimeout { phase: Phase::FirstByte },
             Self::Protocol(detail) => Error::UpstreamProtocol { detail },
             Self::Unreachable(detail) => Error::UpstreamUnreachable { detail },
+            Self::BadGateway => Error::UpstreamUnreachable { detail: BAD_GATEWAY.to_owned() },
             Self::NotFound => Error::UpstreamProtocol { detail: "the host answered 404".to_owned() },
             Self::ClientLeft => Error::ClientClosed,
         }
@@ -94,11 +97,14 @@ impl AttemptFailure {
     /// What it says of the host. A 500 says nothing until another host has answered the same request.
     pub(crate) fn verdict(&self) -> Verdict {
         match self {
-            Self::Unreachable(_) => Verdict::Faulty(Cause::Unreachable, None),
+            Self::Unreachable(_) | Self::TimedOut(Phase::Connect) => {
+                Verdict::Faulty(Cause::Unreachable, None)
+            }
             Self::TimedOut(_) => Verdict::Faulty(Cause::TimedOut, None),
             Self::Hung => Verdict::Faulty(Cause::Hung, None),
             Self::Busy { retry_after } => Verdict::Faulty(Cause::Busy, *retry_after),
-            Self::Protocol(_) => Verdict::Faulty(Cause::Protocol, None),
+            // A look that reaches the proxy says nothing of what is behind it.
+            Self::Protocol(_) | Self::BadGateway => Verdict::Faulty(Cause::Protocol, None),
             Self::NotFound | Self::Rejected { .. } => Verdict::Refused,
             Self::Failed { .. } | Self::ClientLeft => Verdict::Neutral,
         }
@@ -112,7 +118,7 @@ impl AttemptFailure {
     /// The stable word for it, in metrics and logs.
     pub(crate) fn word(&self) -> &'static str {
         match self {
-            Self::Unreachable(_) => "unreachable",
+            Self::Unreachable(_) | Self::BadGateway => "unreachable",
             Self::TimedOut(_) => "timeout",
             Self::Hung => "hung",
             Self::Busy { .. } => "busy",
@@ -128,6 +134,7 @@ impl AttemptFailure {
     pub(crate) fn detail(&self) -> String {
         match self {
             Self::Unreachable(detail) | Self::Protocol(detail) => detail.clone(),
+            Self::BadGateway => BAD_GATEWAY.to_owned(),
             Self::TimedOut(phase) => phase.to_string(),
             Self::Rejected { status, .. } => status.as_str().to_owned(),
             Self::Busy { .. } | Self::Hung | Self::Failed { .. } | Self::NotFound | Self::ClientLeft => {
@@ -142,6 +149,8 @@ pub(crate) fn no_host() -> Error {
     Error::UpstreamUnreachable { detail: "no host".to_owned() }
 }
 
+/// What a proxy says in place of the host.
+const BAD_GATEWAY: &str = "the host answered 502";
 /// How many characters of Ollama's words a client is told.
 const MESSAGE_LIMIT: usize = 2_000;
 
@@ -188,6 +197,7 @@ impl Failover {
             }
             Some(
                 AttemptFailure::Unreachable(_)
+                | AttemptFailure::BadGateway
                 | AttemptFailure::TimedOut(_)
                 | AttemptFailure::Hung
                 | AttemptFailure::Busy { .. }
@@ -242,7 +252,7 @@ fn weight(failure: &AttemptFailure) -> u8 {
         AttemptFailure::Busy { .. } => 4,
         AttemptFailure::TimedOut(_) | AttemptFailure::Hung => 3,
         AttemptFailure::Protocol(_) => 2,
-        AttemptFailure::Unreachable(_) => 1,
+        AttemptFailure::Unreachable(_) | AttemptFailure::BadGateway => 1,
         AttemptFailure::NotFound => 0,
     }
 }

@@ -88,13 +88,12 @@ impl Inventory {
 
     /// Whether the host has the model, or may have it.
     pub fn has(&self, name: &ModelName) -> bool {
-        self.is_unlisted
-            || self.models.iter().any(|model| ModelName::parse(&model.name).as_ref() == Some(name))
+        self.is_unlisted || self.models.iter().any(|model| name.is(&model.name))
     }
 
     /// The model among those that are loaded or loading.
     pub fn loaded(&self, name: &ModelName) -> Option<&LoadedModel> {
-        self.loaded.iter().find(|model| ModelName::parse(&model.name).as_ref() == Some(name))
+        self.loaded.iter().find(|model| name.is(&model.name))
     }
 }
 

@@ -35,11 +35,11 @@ impl Work {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// The host's base URL.
-    pub host: String,
+    pub host: Arc<str>,
     /// The lane.
-    pub lane: String,
+    pub lane: Arc<str>,
     /// What tells it from others.
-    pub id: String,
+    pub id: Arc<str>,
     /// When it was taken, by the store's clock.
     pub began: Duration,
     /// Whether the model had to be loaded for it.
@@ -52,15 +52,15 @@ pub struct Lease {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
     /// What tells it from others.
-    pub id: String,
+    pub id: Arc<str>,
     /// The lane in which it waits.
-    pub lane: String,
+    pub lane: Arc<str>,
     /// The host that it would take first, by its base URL.
-    pub host: String,
+    pub host: Arc<str>,
     /// Whose it is: a hash.
-    pub caller: String,
+    pub caller: Arc<str>,
     /// The session it belongs to: a hash.
-    pub session: String,
+    pub session: Arc<str>,
     /// When it came, by the store's clock.
     pub since: Duration,
     /// When its caller was given a place in this lane last.
@@ -73,15 +73,15 @@ impl Ticket {
     /// The ticket `id` of a request that comes now. Whoever waits of its caller and session knows when those were
     /// served last.
     pub fn new(view: &FleetView, id: &str, lane: &str, host: &str, (caller, session): (&str, &str)) -> Self {
-        let kin = |ticket: &&Self| ticket.lane == lane && ticket.caller == caller;
+        let kin = |ticket: &&Self| &*ticket.lane == lane && &*ticket.caller == caller;
         let known = view.tickets.iter().find(kin);
-        let same = view.tickets.iter().filter(kin).find(|ticket| ticket.session == session);
+        let same = view.tickets.iter().filter(kin).find(|ticket| &*ticket.session == session);
         Self {
-            id: id.to_owned(),
-            lane: lane.to_owned(),
-            host: host.to_owned(),
-            caller: caller.to_owned(),
-            session: session.to_owned(),
+            id: id.into(),
+            lane: lane.into(),
+            host: host.into(),
+            caller: caller.into(),
+            session: session.into(),
             since: view.now,
             caller_served: known.map(|known| known.caller_served).unwrap_or_default(),
             session_served: same.map(|same| same.session_served).unwrap_or_default(),
@@ -93,7 +93,7 @@ impl Ticket {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Place {
     /// The host's base URL.
-    pub host: String,
+    pub host: Arc<str>,
     /// The most requests in flight in the lane, this one included.
     pub limit: u64,
     /// Whether the model must be loaded for it.
@@ -186,7 +186,7 @@ impl FleetView {
             host: host.clone(),
             inventory: inventories.get(host.url()).cloned(),
             facts: facts.get(host.url()).cloned().unwrap_or_default(),
-            leases: leases.iter().filter(|lease| lease.host == host.url()).cloned().collect(),
+            leases: leases.iter().filter(|lease| &*lease.host == host.url()).cloned().collect(),
         };
         Self { now, hosts: hosts.iter().map(view).collect(), tickets }
     }
@@ -195,7 +195,7 @@ impl FleetView {
 impl HostView {
     /// Requests in flight in a lane.
     pub fn in_flight(&self, lane: &str) -> u64 {
-        self.leases.iter().filter(|lease| lease.lane == lane).count() as u64
+        self.leases.iter().filter(|lease| &*lease.lane == lane).count() as u64
     }
 
     /// The most requests in flight in a lane: as configured, or less where the host said that it is busy.
@@ -217,7 +217,7 @@ mod tests {
 
     fn lease(host: &str, lane: &str) -> Lease {
         let (host, lane, id) = (host.to_owned(), lane.to_owned(), "1".to_owned());
-        Lease { host, lane, id, began: NOW, cold: false, trial: false }
+        Lease { host: host.into(), lane: lane.into(), id: id.into(), began: NOW, cold: false, trial: false }
     }
 
     #[test]

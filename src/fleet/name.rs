@@ -49,6 +49,16 @@ impl ModelName {
         is_valid.then(|| Self(name.to_ascii_lowercase()))
     }
 
+    /// Whether a host's spelling of a name is this one.
+    pub fn is(&self, stored: &str) -> bool {
+        if stored.contains('/') {
+            return Self::parse(stored).as_ref() == Some(self);
+        }
+        // Most are plain, and looked at with every request.
+        let tagged = self.0.strip_suffix(":latest").filter(|_| !stored.contains(':'));
+        stored.eq_ignore_ascii_case(tagged.unwrap_or(&self.0))
+    }
+
     /// Whether the model runs in Ollama's cloud, so that no host needs to have it.
     pub fn is_cloud(&self) -> bool {
         self.0.rsplit_once(':').is_some_and(|(_, tag)| tag == "cloud" || tag.ends_with("-cloud"))
@@ -124,6 +134,21 @@ mod tests {
             ("../../etc", None),
         ] {
             assert_eq!(ModelName::parse(text).as_ref().map(ModelName::as_str), name, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_stored_name_is_told_without_being_parsed() {
+        for (stored, asked, is_same) in [
+            ("Llama3.2:latest", "llama3.2", true),
+            ("llama3.2", "llama3.2:latest", true),
+            ("llama3.2", "llama3.2:1b", false),
+            ("llama3.2:1b", "llama3.2", false),
+            ("library/llama3.2", "llama3.2", true),
+            ("hf.co/a/b", "hf.co/a/b:latest", true),
+            ("", "llama3.2", false),
+        ] {
+            assert_eq!(ModelName::parse(asked).unwrap().is(stored), is_same, "{stored} {asked}");
         }
     }
 

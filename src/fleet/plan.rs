@@ -21,7 +21,7 @@
 //! by less than [`TIE`] the affinity decides: the same session, else the same beginning of a prompt, comes to the
 //! same host, whose prompt cache has it.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     BackendHost, ModelName, Work,
@@ -153,7 +153,7 @@ impl Plan {
             _ => Duration::MAX,
         };
         let place = |choice: &Choice| Place {
-            host: choice.host.url().to_owned(),
+            host: Arc::clone(choice.host.shared_url()),
             limit: choice.limit,
             cold: choice.cold,
             trial: choice.breaker == BreakerState::HalfOpen,
@@ -266,7 +266,8 @@ fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) 
     let breaker = if is_tried { BreakerState::Open } else { state };
     let load = demand.model.map_or(0, |model| load(view, host, model, &lane, demand));
     let busy: u64 = host.leases.iter().map(|lease| service(host, &lease.lane)).sum();
-    let waiting = view.tickets.iter().filter(|ticket| ticket.lane == lane && ticket.host == host.host.url());
+    let waiting =
+        view.tickets.iter().filter(|ticket| *ticket.lane == *lane && &*ticket.host == host.host.url());
     let queue = waiting.count() as u64 * service(host, &lane);
     Choice {
         index,
@@ -309,7 +310,7 @@ fn load(view: &FleetView, host: &HostView, model: &ModelName, lane: &str, demand
     // Whoever began cold after the last proof is what the model is being loaded for.
     let proved = runner.map_or(Duration::ZERO, |(_, proved)| *proved);
     let loading =
-        host.leases.iter().filter(|lease| lease.lane == lane && lease.cold && lease.began >= proved);
+        host.leases.iter().filter(|lease| &*lease.lane == lane && lease.cold && lease.began >= proved);
     if let Some(began) = loading.map(|lease| lease.began).min() {
         let passed = millis(view.now.saturating_sub(began));
         return whole().saturating_sub(passed).max(whole() / LEFT);

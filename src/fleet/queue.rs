@@ -32,9 +32,9 @@ pub fn entry(tickets: &[Ticket], caller: &str, limit: usize) -> Entry {
     let Some((greedy, _)) = greediest.filter(|(_, count)| *count > own + 1) else { return Entry::Full };
     let newest = tickets
         .iter()
-        .filter(|ticket| ticket.caller == greedy)
+        .filter(|ticket| &*ticket.caller == greedy)
         .max_by_key(|ticket| (ticket.since, &ticket.id));
-    newest.map_or(Entry::Full, |newest| Entry::Displace(newest.id.clone()))
+    newest.map_or(Entry::Full, |newest| Entry::Displace(newest.id.to_string()))
 }
 
 /// Whether it is the turn of `mine` to take one of the plan's places: fewer have their turn before it than there is room
@@ -42,7 +42,7 @@ pub fn entry(tickets: &[Ticket], caller: &str, limit: usize) -> Entry {
 pub fn has_turn(view: &FleetView, plan: &Plan, mine: &Ticket) -> bool {
     let places = plan.places();
     let free = places.iter().map(|place| {
-        let known = view.hosts.iter().find(|known| known.host.url() == place.host);
+        let known = view.hosts.iter().find(|known| known.host.url() == &*place.host);
         place.limit.saturating_sub(known.map_or(0, |known| known.in_flight(&mine.lane)))
     });
     let free = free.sum();
@@ -84,7 +84,7 @@ mod tests {
 
     fn ticket(number: u64, caller: &str, session: &str) -> Ticket {
         Ticket {
-            id: format!("{number:03}"),
+            id: format!("{number:03}").into(),
             lane: "m".into(),
             host: "h".into(),
             caller: caller.into(),
@@ -100,7 +100,7 @@ mod tests {
         let mut order: Vec<_> =
             tickets.iter().map(|mine| (ahead(tickets, mine, &["h"], 100), mine.id.clone())).collect();
         order.sort();
-        order.into_iter().map(|(_, id)| id).collect()
+        order.into_iter().map(|(_, id)| id.to_string()).collect()
     }
 
     #[test]

@@ -32,7 +32,7 @@ impl HostName {
             let url = format!("http://{}", SocketAddr::new(*address, self.port));
             let host = BackendHost::new(self.place, &url).ok()?;
             let name = format!("{}.{}", self.place, index + 1);
-            Some(host.with_name(name).with_weight(self.weight).with_parallel(self.parallel))
+            Some(host.with_name(&name).with_weight(self.weight).with_parallel(self.parallel))
         })
     }
 }

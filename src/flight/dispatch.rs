@@ -160,7 +160,10 @@ impl<'a, H: Host> Dispatch<'a, H> {
         let to = &self.order.destination;
         loop {
             let changed = self.host.fleet().changed();
-            let (view, ledger) = self.view(account).await;
+            let (mut view, ledger) = self.view(account).await;
+            // Its own ticket is nothing that it waits for.
+            let known = view.tickets.iter().position(|ticket| *ticket.id == *self.id);
+            let known = known.map(|place| view.tickets.swap_remove(place));
             if failover.is_retry() && !ledger.retries.allow() {
                 return Step::None(None);
             }
@@ -178,14 +181,13 @@ impl<'a, H: Host> Dispatch<'a, H> {
             let Some(lane) = to.lane() else {
                 return Step::Go(self.place(&view, &plan, first, None, account));
             };
-            let known = view.tickets.iter().find(|ticket| ticket.id == self.id).cloned();
             let is_waiting = known.is_some();
             let flow = (&*to.caller, &*to.session);
             let ticket = known.unwrap_or_else(|| Ticket::new(&view, &self.id, &lane, first.host.url(), flow));
             let has_turn = queue::has_turn(&view, &plan, &ticket);
             if has_turn && let Some(lease) = self.claim(&plan, &lane, failover.is_retry(), account).await {
                 self.waiting = None;
-                let choice = plan.choices.iter().find(|choice| choice.host.url() == lease.0.host);
+                let choice = plan.choices.iter().find(|choice| choice.host.url() == &*lease.0.host);
                 return Step::Go(self.place(&view, &plan, choice.unwrap_or(first), Some(lease), account));
             }
             if let Err(error) = self.wait(&view, first, ticket, is_waiting, account).await {
@@ -259,6 +261,9 @@ impl<'a, H: Host> Dispatch<'a, H> {
                 Step::Refuse(AttemptFailure::from(failure).into_error())
             }
             Some(_) => Step::None(Some(Error::ModelUnavailable { model: asked, unknown })),
+            None if known.values().any(|inventory| inventory.has(model)) && failover.is_untried() => {
+                Step::None(Some(Error::ModelUnavailable { model: asked, unknown }))
+            }
             None => {
                 let names = known.values().flat_map(|inventory| &inventory.models).map(|model| &*model.name);
                 let nearest = nearest(&asked, names);
@@ -321,7 +326,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
         }
         self.renewed = now;
         // What it would take first may have changed while it waited.
-        first.host.url().clone_into(&mut ticket.host);
+        ticket.host = Arc::clone(first.host.shared_url());
         if !account.store_failed() {
             let entered = host.store().enter(&ticket, displaced.as_deref()).await;
             if account.tolerate(host, "fleet_queue", entered).is_some() {

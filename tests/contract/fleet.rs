@@ -22,7 +22,7 @@ pub(crate) const LANE: &str = "llama3.2:latest";
 const UNKNOWN: Duration = Duration::from_secs(1);
 
 pub(crate) fn place(host: &str, limit: u64) -> Place {
-    Place { host: host.to_owned(), limit, cold: false, trial: false }
+    Place { host: host.into(), limit, cold: false, trial: false }
 }
 
 pub(crate) fn claim(id: &str, places: Vec<Place>) -> Claim<'_> {
@@ -31,11 +31,11 @@ pub(crate) fn claim(id: &str, places: Vec<Place>) -> Claim<'_> {
 
 pub(crate) fn ticket(id: &str) -> Ticket {
     Ticket {
-        id: id.to_owned(),
-        lane: LANE.to_owned(),
-        host: HOST.to_owned(),
-        caller: "caller".to_owned(),
-        session: "session".to_owned(),
+        id: id.into(),
+        lane: LANE.into(),
+        host: HOST.into(),
+        caller: "caller".into(),
+        session: "session".into(),
         since: Duration::from_millis(1_234),
         caller_served: Duration::ZERO,
         session_served: Duration::ZERO,
@@ -52,7 +52,7 @@ pub(crate) async fn facts(store: &impl FleetState, host: &str) -> Result<Facts> 
 }
 
 fn host(lease: Option<Lease>) -> Option<String> {
-    lease.map(|lease| lease.host)
+    lease.map(|lease| lease.host.to_string())
 }
 
 pub(crate) fn waiting(ledger: &Ledger) -> Vec<&str> {
@@ -229,7 +229,7 @@ async fn tickets_wait_until_they_leave_or_are_displaced(subject: impl Subject) -
 async fn a_ticket_that_is_renewed_is_there_once_as_it_is_now(subject: impl Subject) -> Result<()> {
     let store = subject.store();
     store.enter(&ticket("1"), None).await?;
-    let moved = Ticket { host: OTHER.to_owned(), ..ticket("1") };
+    let moved = Ticket { host: OTHER.into(), ..ticket("1") };
     store.enter(&moved, None).await?;
     assert_eq!(store.ledger().await?.tickets, [moved]);
     Ok(())
@@ -237,10 +237,10 @@ async fn a_ticket_that_is_renewed_is_there_once_as_it_is_now(subject: impl Subje
 
 async fn tickets_tell_when_their_caller_and_session_were_served(subject: impl Subject) -> Result<()> {
     let store = subject.store();
-    let other_session = Ticket { session: "other".to_owned(), ..ticket("other session") };
-    let no_session = Ticket { session: String::new(), ..ticket("no session") };
-    let other_lane = Ticket { lane: "other:1".to_owned(), ..ticket("other lane") };
-    let other_caller = Ticket { caller: "other".to_owned(), ..ticket("other caller") };
+    let other_session = Ticket { session: "other".into(), ..ticket("other session") };
+    let no_session = Ticket { session: "".into(), ..ticket("no session") };
+    let other_lane = Ticket { lane: "other:1".into(), ..ticket("other lane") };
+    let other_caller = Ticket { caller: "other".into(), ..ticket("other caller") };
     for ticket in [&ticket("same"), &other_session, &no_session, &other_lane, &other_caller] {
         store.enter(ticket, None).await?;
     }
@@ -249,7 +249,7 @@ async fn tickets_tell_when_their_caller_and_session_were_served(subject: impl Su
     assert!(began > Duration::ZERO);
     let ledger = store.ledger().await?;
     let served = |id: &str| {
-        let ticket = ledger.tickets.iter().find(|ticket| ticket.id == id);
+        let ticket = ledger.tickets.iter().find(|ticket| &*ticket.id == id);
         ticket.map(|ticket| (ticket.caller_served, ticket.session_served))
     };
     assert_eq!(served("same"), Some((began, began)));
@@ -279,7 +279,8 @@ async fn the_latest_decisions_are_kept_the_last_one_last(subject: impl Subject) 
         assert_eq!(store.decisions().await?.len(), number.min(DECISIONS));
         store.claim(&Claim { reason, ..claim(&number.to_string(), vec![place(HOST, 100)]) }).await?;
     }
-    assert_eq!(store.decisions().await?, reasons[5..]);
+    let told: Vec<_> = reasons.iter().skip(5).map(|reason| format!("{LANE} at {HOST}: {reason}")).collect();
+    assert_eq!(store.decisions().await?, told);
     Ok(())
 }
 
@@ -295,14 +296,16 @@ async fn the_ledger_gives_leases_and_tickets_whole_whatever_they_are_called(
             ["", "c", "t", "ct"].into_iter().zip([(false, false), (true, false), (false, true), (true, true)])
         {
             let (host, id) = (format!("http://{name}{marks}"), format!("{number}{marks}"));
-            let claim =
-                Claim { lane: name, ..claim(&id, vec![Place { host, limit: u64::MAX, cold, trial }]) };
+            let claim = Claim {
+                lane: name,
+                ..claim(&id, vec![Place { host: host.into(), limit: u64::MAX, cold, trial }])
+            };
             leases.push(store.claim(&claim).await?.context("room")?);
         }
         let mut ticket = ticket(&format!("{number} {name}"));
         ticket.since = Duration::from_millis(1_759_000_000_123);
         for field in [&mut ticket.lane, &mut ticket.host, &mut ticket.caller, &mut ticket.session] {
-            name.clone_into(field);
+            *field = name.into();
         }
         store.enter(&ticket, None).await?;
         tickets.push(ticket);

@@ -239,7 +239,7 @@ async fn claims_of_many_connections_never_exceed_the_limit() -> Result<()> {
     let claimed = join_all(claims.iter().zip(stores.iter().cycle()).map(|(claim, store)| store.claim(claim)));
     let mut hosts = Vec::new();
     for lease in claimed.await {
-        hosts.extend(lease?.map(|lease| lease.host));
+        hosts.extend(lease?.map(|lease| lease.host.to_string()));
     }
     hosts.sort();
     assert_eq!(hosts, [&[HOST; 4][..], &["http://b:1"; 3]].concat());

@@ -12,7 +12,7 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 fn claim(book: &FleetBook, now: Duration, id: &str, is_retry: bool) -> Option<Lease> {
-    let places = vec![Place { host: HOST.to_owned(), limit: 100, cold: false, trial: false }];
+    let places = vec![Place { host: HOST.into(), limit: 100, cold: false, trial: false }];
     book.claim(now, &Claim { id, lane: "m", places, flow: ("c", "s"), is_retry, reason: id })
 }
 
@@ -56,7 +56,7 @@ fn it_is_forgotten_after_a_while_who_was_served() {
         book.ledger(now).tickets[0].caller_served
     };
     assert_eq!(served(seconds(100)), seconds(10));
-    let places = vec![Place { host: HOST.to_owned(), limit: 9, cold: false, trial: false }];
+    let places = vec![Place { host: HOST.into(), limit: 9, cold: false, trial: false }];
     let other = Claim { id: "3", lane: "n", places, flow: ("d", ""), is_retry: false, reason: "" };
     book.claim(seconds(131), &other).unwrap();
     assert_eq!(served(seconds(131)), Duration::ZERO);

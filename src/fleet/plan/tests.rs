@@ -31,7 +31,9 @@ fn view(sketches: &[Sketch]) -> FleetView {
             inventories.insert(url(place), inventory.clone().into());
         }
         ledger.facts.insert(url(place), sketch.facts.clone().into());
-        ledger.leases.extend(sketch.leases.iter().map(|lease| Lease { host: url(place), ..lease.clone() }));
+        ledger
+            .leases
+            .extend(sketch.leases.iter().map(|lease| Lease { host: url(place).into(), ..lease.clone() }));
     }
     FleetView::new(&hosts, &inventories, ledger)
 }
@@ -72,7 +74,7 @@ fn best(options: &str, sketches: &[Sketch]) -> String {
 
 /// The names of the hosts that a request may take.
 fn places(plan: &Plan) -> Vec<&str> {
-    let name = |place: &Place| plan.choices.iter().find(|choice| choice.host.url() == place.host);
+    let name = |place: &Place| plan.choices.iter().find(|choice| choice.host.url() == &*place.host);
     plan.places().iter().map(|place| name(place).unwrap().host.name()).collect()
 }
 
@@ -156,7 +158,7 @@ fn those_who_wait_for_a_host_count_as_much_as_those_it_serves() {
         Ticket { since: ago(number), ..ticket }
     };
     let tickets: Vec<_> = (0..3).map(|number| ticket(number, 1)).collect();
-    let other_lane = Ticket { lane: "other:1".to_owned(), ..ticket(9, 2) };
+    let other_lane = Ticket { lane: "other:1".into(), ..ticket(9, 2) };
     view.tickets = tickets.into_iter().chain(vec![other_lane; 9]).collect();
     for affinity in 0..16 {
         let plan = plan(&view, Policy::Auto, &Demand { affinity, ..demand(Some(&model("m"))) });
@@ -278,7 +280,7 @@ fn auto_waits_for_its_first_choice_where_another_takes_longer() {
 fn a_place_tells_what_a_claim_needs() {
     let herd = [sketch().busy(2).half_open()];
     let plan = plan(&view(&herd), Policy::Auto, &demand(Some(&model("m"))));
-    assert_eq!(plan.places(), [Place { host: url(1), limit: 4, cold: true, trial: true }]);
+    assert_eq!(plan.places(), [Place { host: url(1).into(), limit: 4, cold: true, trial: true }]);
     assert_eq!(plan.choices[0].in_flight, 2);
     let text = plan.to_string();
     for part in ["auto; host 1: ", "breaker half_open (timeout)", "not loaded", "2 of 4 in flight"] {

@@ -107,7 +107,7 @@ if redis.call('HINCRBY', KEYS[4], ARGV[5] .. time[1], 1) == 1 then
   end
   redis.call('PEXPIRE', KEYS[4], ARGV[8] * 2000)
 end
-redis.call('RPUSH', KEYS[5], ARGV[6])
+redis.call('RPUSH', KEYS[5], ARGV[2] .. ' at ' .. ARGV[place] .. ': ' .. ARGV[6])
 redis.call('LTRIM', KEYS[5], -32, -1)
 redis.call('PEXPIRE', KEYS[5], 86400000)
 return {(place - 6) / 3, now}
@@ -213,9 +213,9 @@ fn lease(text: &str) -> Option<Lease> {
     let fields: Vec<_> = text.split(SEPARATOR).collect();
     let [host, lane, id, marks, began] = <[&str; 5]>::try_from(fields).ok()?;
     Some(Lease {
-        host: host.to_owned(),
-        lane: lane.to_owned(),
-        id: id.to_owned(),
+        host: host.into(),
+        lane: lane.into(),
+        id: id.into(),
         began: Duration::from_millis(began.parse().ok()?),
         cold: marks.contains('c'),
         trial: marks.contains('t'),
@@ -229,9 +229,10 @@ fn ticket_text(ticket: &Ticket) -> String {
 }
 
 fn ticket(text: &str, [caller_served, session_served]: [Duration; 2]) -> Option<Ticket> {
-    let fields: Vec<_> = text.split(SEPARATOR).map(str::to_owned).collect();
-    let [id, lane, host, caller, session, since] = <[String; 6]>::try_from(fields).ok()?;
+    let fields: Vec<_> = text.split(SEPARATOR).collect();
+    let [id, lane, host, caller, session, since] = <[&str; 6]>::try_from(fields).ok()?;
     let since = Duration::from_millis(since.parse().ok()?);
+    let [id, lane, host, caller, session] = [id, lane, host, caller, session].map(Arc::from);
     Some(Ticket { id, lane, host, caller, session, since, caller_served, session_served })
 }
 
@@ -312,8 +313,8 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
         let place = usize::try_from(number).ok().and_then(|number| places.get(number.checked_sub(1)?));
         Ok(place.map(|place| Lease {
             host: place.host.clone(),
-            lane: (*lane).to_owned(),
-            id: (*id).to_owned(),
+            lane: (*lane).into(),
+            id: (*id).into(),
             began,
             cold: place.cold,
             trial: place.trial,

@@ -81,10 +81,10 @@ proptest! {
         let plan = plan(&view(&sketches), policy, &demand);
         let places = plan.places();
         let url = |choice: &Choice| choice.host.url().to_owned();
-        prop_assert_eq!(places.first().map(|place| place.host.clone()), plan.choices.first().map(url));
+        prop_assert_eq!(places.first().map(|place| place.host.to_string()), plan.choices.first().map(url));
         let is_down = plan.choices.iter().all(rank);
         for place in &places {
-            let choice = plan.choices.iter().find(|choice| url(choice) == place.host).unwrap();
+            let choice = plan.choices.iter().find(|choice| url(choice) == *place.host).unwrap();
             prop_assert!(is_down || !rank(choice), "{}", plan);
             prop_assert_eq!(place.trial, choice.breaker == BreakerState::HalfOpen);
             prop_assert_eq!((place.cold, place.limit), (choice.cold, choice.limit));

@@ -74,7 +74,7 @@ impl Sketch {
 
     pub(super) fn lease(mut self, began: Duration, cold: bool, trial: bool) -> Self {
         let id = self.leases.len().to_string();
-        self.leases.push(Lease { host: String::new(), lane: LANE.to_owned(), id, began, cold, trial });
+        self.leases.push(Lease { host: "".into(), lane: LANE.into(), id: id.into(), began, cold, trial });
         self
     }
 
