@@ -193,7 +193,10 @@ impl<'a, H: Host> Dispatch<'a, H> {
             if let Err(error) = self.wait(&view, first, ticket, is_waiting, account).await {
                 return Step::Refuse(error);
             }
-            let longest = if self.is_shared(account) { pause } else { WOKEN };
+            // The longer the queue, the longer until it is this one's turn, and the more there is to look at.
+            let crowd = u32::try_from(view.tickets.len()).unwrap_or(u32::MAX);
+            let crowded = (POLL.0 / 10).saturating_mul(crowd).min(POLL.1 * 2);
+            let longest = if self.is_shared(account) { pause.max(crowded) } else { WOKEN };
             if let Either::Right(_) = select(Box::pin(changed), Box::pin(self.host.sleep(longest))).await {
                 pause = (pause * 2).min(POLL.1);
             }
