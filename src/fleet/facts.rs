@@ -148,8 +148,8 @@ impl LaneFacts {
         self.runner.as_ref().map_or(self.completed, |(_, proved)| self.completed.max(*proved))
     }
 
-    /// Whether a first byte since `since` proved that the model is loaded with these options.
-    pub(crate) fn is_proved(&self, options: &str) -> bool {
+    /// Whether a first byte proved that the model was loaded last with these options.
+    pub fn is_proved(&self, options: &str) -> bool {
         self.runner.as_ref().is_some_and(|(proved, _)| proved == options)
     }
 

@@ -84,8 +84,8 @@ impl Gateway for First {
         }
     }
 
-    fn probed(&mut self, now: Duration, _: HostId, found: Option<&Probe>) {
-        if found.is_none() {
+    fn probed(&mut self, now: Duration, _: HostId, found: Result<&Probe, Failure>) {
+        if found.is_err() {
             self.silent_probes.push(now);
         }
     }
