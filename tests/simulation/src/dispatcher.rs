@@ -59,6 +59,7 @@ struct Course {
     /// Since when it waits for a place.
     waiting: Option<Duration>,
     renewed: Duration,
+    is_displaced: bool,
     attempt: Option<Attempt>,
 }
 
@@ -66,7 +67,9 @@ struct Course {
 enum Step {
     Go(HostId),
     Refuse(Refusal),
-    Wait,
+    /// Others may see the queue differently now.
+    Enter,
+    Stay,
 }
 
 /// Paddock before a herd.
@@ -144,7 +147,7 @@ impl Dispatcher {
         {
             return Some(Step::Go(host));
         }
-        Some(self.wait(now, id, view, first.host.url(), ticket, is_waiting).unwrap_or(Step::Wait))
+        Some(self.wait(now, id, view, first.host.url(), ticket, is_waiting).unwrap_or(Step::Stay))
     }
 
     fn claim(&mut self, now: Duration, id: RequestId, view: &FleetView, plan: &Plan) -> Option<HostId> {
@@ -192,10 +195,16 @@ impl Dispatcher {
         } else if now.saturating_sub(course.renewed) < WOKEN {
             return None;
         }
-        course.renewed = now;
+        (course.renewed, course.is_displaced) = (now, false);
+        let is_moved = ticket.host != first;
         first.clone_into(&mut ticket.host);
         self.book.enter(now, &ticket, displaced.as_deref());
-        None
+        if let Some(displaced) = &displaced {
+            // It notices that it is out of the queue.
+            let displaced = self.courses.values_mut().find(|course| course.id == *displaced);
+            displaced.into_iter().for_each(|course| course.is_displaced = true);
+        }
+        (is_moved || !is_waiting).then_some(Step::Enter)
     }
 
     /// Whether nobody in the lane of this request can be given a place, so that looking closer is in vain.
@@ -206,9 +215,7 @@ impl Dispatcher {
         let full = |host: &paddock::fleet::ledger::HostView| {
             host.in_flight(&course.lane) >= host.limit(&course.lane)
         };
-        // Whoever was displaced must notice.
-        let is_known = view.tickets.iter().any(|ticket| ticket.id == course.id);
-        !is_due && is_known && view.hosts.iter().all(full)
+        !is_due && !course.is_displaced && view.hosts.iter().all(full)
     }
 
     /// Moves requests on whose hosts seem to hang: as `Dispatch::hung`.
@@ -290,6 +297,7 @@ impl Gateway for Dispatcher {
             is_retry: false,
             waiting: None,
             renewed: Duration::ZERO,
+            is_displaced: false,
             attempt: None,
         };
         self.turn += 1;
@@ -310,10 +318,11 @@ impl Gateway for Dispatcher {
                     self.courses.remove(&id);
                     self.actions.refusals.push((id, refusal));
                 }
-                Some(Step::Wait) | None => {
+                Some(Step::Enter) => {
                     look = self.ledger(now);
                     continue;
                 }
+                Some(Step::Stay) | None => continue,
             }
             self.unplaced.remove(&id);
             look = self.ledger(now);
