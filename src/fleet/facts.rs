@@ -20,6 +20,12 @@ const SAMPLES: usize = 20;
 const MEMORY: Duration = Duration::from_secs(10);
 /// The most that one sample weighs in the average of service times, in percent, and the least.
 const WEIGHTS: (u64, u64) = (10, 50);
+/// Prompts of a model that its host's prompt cache is expected to know: Ollama keeps one for each slot.
+const KNOWN: usize = 4;
+/// The least prompt, in bytes, that tells how long prompts take.
+const PROMPT: u64 = 256;
+/// What a sample weighs in the average of paces, in percent, when it is above it and when it is below.
+const PACE: (u64, u64) = (30, 5);
 /// Successes in a row that raise a lowered limit by one.
 const RAISE: u64 = 8;
 
@@ -40,6 +46,10 @@ pub struct LaneFacts {
     pub latency: u64,
     /// Milliseconds that loading the model took last; 0 when unknown.
     pub load: u64,
+    /// Milliseconds that 1024 bytes of a prompt take which the prompt cache does not know, averaged; 0 when unknown.
+    pub pace: u64,
+    /// What the prompt cache may know, as [`Run::affinity`], the latest last.
+    pub(crate) known: Vec<u64>,
     /// Milliseconds to the first byte of streams while the model was loaded, the latest last.
     pub(crate) first_bytes: Vec<u64>,
     /// The same of answers in one piece, whose first byte follows the last token.
@@ -95,6 +105,10 @@ pub struct Run<'a> {
     pub in_flight: u64,
     /// Whether the model had to be loaded for it.
     pub cold: bool,
+    /// What a prompt cache may know of it, as [`Demand::affinity`](super::plan::Demand::affinity).
+    pub affinity: u64,
+    /// The length of its prompt in bytes.
+    pub prompt: u64,
 }
 
 impl Facts {
@@ -171,6 +185,11 @@ impl LaneFacts {
         is_known.then(|| (usual.unwrap_or_default() * 8).max(least))
     }
 
+    /// Whether the prompt cache may know the beginning of such a prompt.
+    pub fn knows(&self, affinity: u64) -> bool {
+        self.known.contains(&affinity)
+    }
+
     fn answered(&mut self, now: Duration, report: &Report<'_>, run: &Run<'_>) {
         let elapsed = millis(report.elapsed);
         let first_byte = report.first_byte.map_or(elapsed, millis);
@@ -183,6 +202,18 @@ impl LaneFacts {
             }
             samples.push(first_byte);
         }
+        if run.cold {
+            self.known.clear();
+        } else if run.streams && run.in_flight == 1 && run.prompt >= PROMPT && !self.knows(run.affinity) {
+            let pace = (first_byte * 1024 / run.prompt).max(1);
+            // What others had evaluated of it makes it seem fast.
+            self.pace = average(self.pace, pace, if pace > self.pace { PACE.0 } else { PACE.1 });
+        }
+        self.known.retain(|known| *known != run.affinity);
+        if self.known.len() >= KNOWN {
+            self.known.remove(0);
+        }
+        self.known.push(run.affinity);
         // Of a cold start only what came after the load keeps the host busy. Where requests share the host's slots each
         // takes longer, by as many as there are.
         let busy = if run.cold { elapsed.saturating_sub(first_byte) } else { elapsed / run.in_flight.max(1) };
@@ -233,8 +264,9 @@ struct Stored<'a> {
 struct StoredLane<'a> {
     lane: &'a str,
     options: Option<&'a str>,
-    /// Service, latency, load, proved, completed, limit, successes.
-    numbers: [u64; 7],
+    /// Service, latency, load, proved, completed, limit, successes, pace.
+    numbers: [u64; 8],
+    known: &'a [u64],
     first_bytes: &'a [u64],
     wholes: &'a [u64],
 }
@@ -257,7 +289,9 @@ impl Facts {
                 millis(lane.completed),
                 lane.limit,
                 lane.successes,
+                lane.pace,
             ],
+            known: &lane.known,
             first_bytes: &lane.first_bytes,
             wholes: &lane.wholes,
         });
@@ -285,13 +319,15 @@ impl Facts {
         let mut lanes = BTreeMap::new();
         for lane in stored.array("lanes")? {
             let lane = Members::of(lane)?;
-            let [service, latency, load, proved, completed, limit, successes] =
-                <[u64; 7]>::try_from(numbers(&lane, "numbers")?).ok()?;
+            let [service, latency, load, proved, completed, limit, successes, pace] =
+                <[u64; 8]>::try_from(numbers(&lane, "numbers")?).ok()?;
             let runner = lane.string("options").map(|options| (options.into_owned(), duration(proved)));
             let facts = LaneFacts {
                 service,
                 latency,
                 load,
+                pace,
+                known: numbers(&lane, "known")?,
                 first_bytes: numbers(&lane, "first_bytes")?,
                 wholes: numbers(&lane, "wholes")?,
                 runner,
@@ -327,7 +363,7 @@ mod tests {
     }
 
     fn run(cold: bool, in_flight: u64) -> Run<'static> {
-        Run { lane: "m", options: "", streams: true, in_flight, cold }
+        Run { lane: "m", options: "", streams: true, in_flight, cold, affinity: 7, prompt: 0 }
     }
 
     fn report(run: Run<'static>, first_byte: u64, elapsed: u64, verdict: Verdict) -> Report<'static> {

@@ -104,6 +104,8 @@ pub struct Demand<'a> {
     pub options: &'a str,
     /// What the hosts' prompt caches may know of the request: a hash of its session, else of its prompt's beginning.
     pub affinity: u64,
+    /// The length of the prompt, in bytes, as far as a prompt cache may know it; 0 when that is of no account.
+    pub prompt: u64,
     /// How many requests went before, for taking turns.
     pub turn: u64,
     /// Chance.
@@ -268,12 +270,13 @@ fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) 
     let busy: u64 = host.leases.iter().map(|lease| service(host, &lease.lane)).sum();
     let waiting = view.tickets.iter().filter(|ticket| ticket.lane == lane && ticket.host == host.host.url());
     let queue = waiting.count() as u64 * service(host, &lane);
+    let prompt = prompt(view, host, &lane, load > 0, demand);
     Choice {
         index,
         host: host.host.clone(),
         breaker,
         cause: host.facts.breaker.cause().map_or("", super::breaker::Cause::as_str),
-        wait: Duration::from_millis((busy + queue + load) / host.host.weight().max(1)),
+        wait: Duration::from_millis((busy + queue + load + prompt) / host.host.weight().max(1)),
         in_flight: host.in_flight(&lane),
         limit: host.limit(&lane),
         cold: load > 0,
@@ -294,6 +297,17 @@ fn service(host: &HostView, lane: &str) -> u64 {
         let unseen = if is_embedding(lane) { SERVICE.1 } else { SERVICE.0 };
         u64::checked_div(sum, count).unwrap_or(unseen)
     })
+}
+
+/// Milliseconds that evaluating the prompt takes; 0 where the prompt cache may know it, or nobody knows how long it takes.
+fn prompt(view: &FleetView, host: &HostView, lane: &str, is_cold: bool, demand: &Demand<'_>) -> u64 {
+    let facts = host.facts.lane(lane);
+    if !is_cold && facts.is_some_and(|facts| facts.knows(demand.affinity)) {
+        return 0;
+    }
+    let pace = |host: &HostView| host.facts.lane(lane).map(|facts| facts.pace).filter(|pace| *pace > 0);
+    let pace = pace(host).or_else(|| view.hosts.iter().filter_map(pace).max()).unwrap_or_default();
+    pace.saturating_mul(demand.prompt) / 1024
 }
 
 /// Milliseconds until the model is loaded with the demand's options; 0 when it is.

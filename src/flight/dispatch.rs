@@ -51,6 +51,8 @@ pub(crate) struct Destination {
     /// The runner options, in a canonical form.
     options: String,
     affinity: u64,
+    /// The length of the prompt, in bytes.
+    prompt: u64,
     caller: String,
     session: String,
 }
@@ -76,6 +78,7 @@ impl Destination {
             work: work.filter(|_| model.is_some()),
             options: request.map(runner_options).unwrap_or_default(),
             affinity: known,
+            prompt: prompt.len() as u64,
             session: if session.is_empty() { String::new() } else { format!("{known:016x}") },
             caller,
         }
@@ -109,6 +112,8 @@ pub(crate) struct Place {
     in_flight: u64,
     pub(super) cold: bool,
     options: String,
+    affinity: u64,
+    prompt: u64,
     streams: bool,
     /// Until the first byte of the answer.
     first_byte: Option<Duration>,
@@ -221,6 +226,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
             work: to.work.unwrap_or(Work::Answer),
             options: &to.options,
             affinity: to.affinity,
+            prompt: to.prompt,
             turn: self.turn.unwrap_or_default(),
             seed: self.seed,
         };
@@ -362,6 +368,8 @@ impl<'a, H: Host> Dispatch<'a, H> {
             in_flight: choice.in_flight + 1,
             cold: choice.cold,
             options: self.order.destination.options.clone(),
+            affinity: self.order.destination.affinity,
+            prompt: self.order.destination.prompt,
             streams: self.order.streams,
             first_byte: None,
             _held: held,
@@ -402,6 +410,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
                 work: to.work.unwrap_or(Work::Answer),
                 options: &to.options,
                 affinity: to.affinity,
+                prompt: to.prompt,
                 turn: 0,
                 seed: self.seed,
             };
@@ -437,6 +446,8 @@ impl Place {
             streams: self.streams,
             in_flight: self.in_flight,
             cold: self.cold,
+            affinity: self.affinity,
+            prompt: self.prompt,
         });
         let elapsed = host.now().saturating_sub(self.since);
         Report { run, began: self.began, first_byte: self.first_byte, elapsed, verdict }

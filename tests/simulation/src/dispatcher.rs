@@ -39,6 +39,8 @@ const QUEUE_TIMEOUT: Duration = Duration::from_mins(1);
 const WOKEN: Duration = Duration::from_secs(1);
 /// Of a prompt, as many tokens decide which host's prompt cache may know it: 1 KiB of text.
 const PREFIX_TOKENS: f64 = 256.0;
+/// The bytes of a token.
+const BYTES: u64 = 4;
 
 /// A request on its way to an answer.
 #[derive(Debug)]
@@ -48,6 +50,8 @@ struct Course {
     lane: String,
     options: String,
     affinity: u64,
+    /// In bytes.
+    prompt: u64,
     caller: String,
     session: String,
     turn: u64,
@@ -165,7 +169,7 @@ impl Dispatcher {
         course.waiting = None;
         course.tried.push(lease.host.clone());
         let facts = view.hosts.get(choice.index).map(|host| Arc::clone(&host.facts)).unwrap_or_default();
-        course.attempt = Some(Attempt::new(now, &course.options, choice, lease, facts));
+        course.attempt = Some(Attempt::new(now, (&course.options, course.affinity, course.prompt), choice, lease, facts));
         self.hosts.iter().position(|host| host.url() == choice.host.url())
     }
 
@@ -260,6 +264,7 @@ impl Course {
             work: Work::Answer,
             options: &self.options,
             affinity: self.affinity,
+            prompt: self.prompt,
             turn: self.turn,
             seed: self.seed,
         };
@@ -289,6 +294,7 @@ impl Gateway for Dispatcher {
                 format!("num_ctx={}", request.context)
             },
             affinity: known,
+            prompt: BYTES * request.prompt_tokens as u64,
             caller,
             session: request.session.map(|_| format!("{known:016x}")).unwrap_or_default(),
             turn: self.turn,

@@ -24,6 +24,8 @@ pub(super) struct Attempt {
     in_flight: u64,
     cold: bool,
     options: String,
+    affinity: u64,
+    prompt: u64,
     first_byte: Option<Duration>,
     suspicion: Option<Suspicion>,
 }
@@ -39,7 +41,7 @@ struct Suspicion {
 impl Attempt {
     pub(super) fn new(
         now: Duration,
-        options: &str,
+        (options, affinity, prompt): (&str, u64, u64),
         choice: &Choice,
         lease: Lease,
         facts: Arc<Facts>,
@@ -53,6 +55,8 @@ impl Attempt {
             in_flight: choice.in_flight + 1,
             cold: choice.cold,
             options: options.to_owned(),
+            affinity,
+            prompt,
             first_byte: None,
             suspicion,
         }
@@ -96,6 +100,8 @@ impl Attempt {
             streams: true,
             in_flight: self.in_flight,
             cold: self.cold,
+            affinity: self.affinity,
+            prompt: self.prompt,
         };
         let report = Report {
             run: Some(run),
