@@ -18,14 +18,14 @@ const LANES_LIMIT: usize = 48;
 const SAMPLES: usize = 20;
 /// The time constant of the averages: a sample that comes this long after the one before weighs half.
 const MEMORY: Duration = Duration::from_secs(10);
-/// The most that one sample weighs in the average of service times, in percent, and the least.
-const WEIGHTS: (u64, u64) = (10, 50);
+/// The least that one sample weighs in the average of service times, in percent, and the most, once there are some.
+const WEIGHTS: (u64, u64) = (3, 10);
 /// Prompts of a model that its host's prompt cache is expected to know: Ollama keeps one for each slot.
 const KNOWN: usize = 4;
 /// The least prompt, in bytes, that tells how long prompts take.
 const PROMPT: u64 = 256;
-/// What a sample weighs in the average of paces, in percent, when it is above it and when it is below.
-const PACE: (u64, u64) = (30, 5);
+/// What a sample below the average of paces weighs in it, in percent; one above it is the average from then on.
+const PACE: u64 = 2;
 /// Successes in a row that raise a lowered limit by one.
 const RAISE: u64 = 8;
 
@@ -46,7 +46,8 @@ pub struct LaneFacts {
     pub latency: u64,
     /// Milliseconds that loading the model took last; 0 when unknown.
     pub load: u64,
-    /// Milliseconds that 1024 bytes of a prompt take which the prompt cache does not know, averaged; 0 when unknown.
+    /// Milliseconds that 1024 bytes of a prompt take which the prompt cache does not know, as a peak-sensitive average: up at once,
+    /// down slowly; 0 when unknown.
     pub pace: u64,
     /// What the prompt cache may know, as [`Run::affinity`], the latest last.
     pub(crate) known: Vec<u64>,
@@ -202,12 +203,15 @@ impl LaneFacts {
             }
             samples.push(first_byte);
         }
-        if run.cold {
+        // Others that waited for the same load may have ended before.
+        if run.cold && self.completed <= report.began {
             self.known.clear();
-        } else if run.streams && run.in_flight == 1 && run.prompt >= PROMPT && !self.knows(run.affinity) {
+        }
+        if !run.cold && run.streams && run.in_flight == 1 && run.prompt >= PROMPT && !self.knows(run.affinity)
+        {
             let pace = (first_byte * 1024 / run.prompt).max(1);
             // What others had evaluated of it makes it seem fast.
-            self.pace = average(self.pace, pace, if pace > self.pace { PACE.0 } else { PACE.1 });
+            self.pace = average(self.pace, pace, if pace > self.pace { 100 } else { PACE });
         }
         self.known.retain(|known| *known != run.affinity);
         if self.known.len() >= KNOWN {
@@ -218,7 +222,10 @@ impl LaneFacts {
         // takes longer, by as many as there are.
         let busy = if run.cold { elapsed.saturating_sub(first_byte) } else { elapsed / run.in_flight.max(1) };
         let weight = self.weight(now);
-        self.service = average(self.service, busy.max(1), weight.clamp(WEIGHTS.0, WEIGHTS.1));
+        // The first of them weigh alike, for one that is far off must not steer what comes after it.
+        let samples = (self.first_bytes.len() + self.wholes.len()).max(1) as u64;
+        let service_weight = weight.clamp(WEIGHTS.0, WEIGHTS.1).max(100 / samples);
+        self.service = average(self.service, busy.max(1), service_weight);
         if !run.cold {
             self.latency =
                 if elapsed > self.latency { elapsed } else { average(self.latency, elapsed, weight) };

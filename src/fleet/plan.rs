@@ -8,12 +8,16 @@
 //! Hosts are ordered by the expected wait, in milliseconds:
 //!
 //! ```text
-//! wait = (busy + queue + load) / weight
-//! busy  = sum over the requests in flight on the host of the service time observed in their lane
-//! queue = requests waiting for this host in the demand's lane x the service time of that lane
-//! load  = 0 when the model is loaded with the demand's runner options
-//!       | what is left of a load that is under way
-//!       | else the time that loading took last, here or on the slowest other host; 20 s when it was never seen
+//! wait = (busy + queue + load + prompt + own) / weight
+//! busy   = sum over the requests in flight on the host of the service time observed in their lane
+//! queue  = requests that must end before this one has a place: max(0, in flight in the demand's lane + waiting for
+//!          this host in it + 1 - the limit) x the service time of that lane
+//! load   = 0 when the model is loaded with the demand's runner options
+//!        | what is left of a load that is under way, at least a tenth of the whole
+//!        | else the time that loading took last, here or on the slowest other host; 20 s when it was never seen
+//! prompt = 0 when the model is loaded and one of the last 4 prompts it answered here had the demand's affinity
+//!        | else the prompt's KiB x the time that one takes, here or on the slowest other host; 200 ms when never seen
+//! own    = a fifth of the service time of the demand's lane: of two idle hosts the faster is free again sooner
 //! ```
 //!
 //! The service time is the average time that one request keeps the host busy; before the first is seen it is that of
@@ -39,6 +43,10 @@ const LOAD: u64 = 20_000;
 const LEFT: u64 = 10;
 /// The service times until one was seen, in milliseconds: of an answer and of an embedding.
 const SERVICE: (u64, u64) = (2_000, 200);
+/// The time that 1024 bytes of a prompt take until it was seen, in milliseconds: at 1300 tokens a second.
+const PACE: u64 = 200;
+/// The part of a request's own service time that counts as a wait: one of as many.
+const OWN: u64 = 5;
 
 /// How the hosts of a request are ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -164,6 +172,15 @@ impl Plan {
         // With no host left that works, one that may work again is better than none.
         if places.is_empty() { self.choices.iter().map(place).collect() } else { places }
     }
+
+    /// The hosts whose waiting requests compete with this one's for the places: also those that it would rather not take
+    /// but could as well, for who waits for one of them may rather take one of the places.
+    pub fn rivals(&self) -> Vec<&str> {
+        let ready = self.choices.iter().filter(|choice| choice.breaker != BreakerState::Open);
+        let is_cold = ready.clone().next().is_some_and(|choice| choice.cold);
+        let alike = ready.filter(|choice| choice.cold == is_cold).map(|choice| choice.host.url());
+        alike.collect()
+    }
 }
 
 impl fmt::Display for Plan {
@@ -268,15 +285,17 @@ fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) 
     let breaker = if is_tried { BreakerState::Open } else { state };
     let load = demand.model.map_or(0, |model| load(view, host, model, &lane, demand));
     let busy: u64 = host.leases.iter().map(|lease| service(host, &lease.lane)).sum();
+    let own = service(host, &lane) / OWN;
     let waiting = view.tickets.iter().filter(|ticket| ticket.lane == lane && ticket.host == host.host.url());
-    let queue = waiting.count() as u64 * service(host, &lane);
+    let ends = (host.in_flight(&lane) + waiting.count() as u64 + 1).saturating_sub(host.limit(&lane));
+    let queue = ends * service(host, &lane);
     let prompt = prompt(view, host, &lane, load > 0, demand);
     Choice {
         index,
         host: host.host.clone(),
         breaker,
         cause: host.facts.breaker.cause().map_or("", super::breaker::Cause::as_str),
-        wait: Duration::from_millis((busy + queue + load + prompt) / host.host.weight().max(1)),
+        wait: Duration::from_millis((busy + queue + load + prompt + own) / host.host.weight().max(1)),
         in_flight: host.in_flight(&lane),
         limit: host.limit(&lane),
         cold: load > 0,
@@ -299,14 +318,14 @@ fn service(host: &HostView, lane: &str) -> u64 {
     })
 }
 
-/// Milliseconds that evaluating the prompt takes; 0 where the prompt cache may know it, or nobody knows how long it takes.
+/// Milliseconds that evaluating the prompt takes; 0 where the prompt cache may know it.
 fn prompt(view: &FleetView, host: &HostView, lane: &str, is_cold: bool, demand: &Demand<'_>) -> u64 {
     let facts = host.facts.lane(lane);
     if !is_cold && facts.is_some_and(|facts| facts.knows(demand.affinity)) {
         return 0;
     }
     let pace = |host: &HostView| host.facts.lane(lane).map(|facts| facts.pace).filter(|pace| *pace > 0);
-    let pace = pace(host).or_else(|| view.hosts.iter().filter_map(pace).max()).unwrap_or_default();
+    let pace = pace(host).or_else(|| view.hosts.iter().filter_map(pace).max()).unwrap_or(PACE);
     pace.saturating_mul(demand.prompt) / 1024
 }
 

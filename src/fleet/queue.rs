@@ -46,7 +46,8 @@ pub fn has_turn(view: &FleetView, plan: &Plan, mine: &Ticket) -> bool {
         place.limit.saturating_sub(known.map_or(0, |known| known.in_flight(&mine.lane)))
     });
     let free = free.sum();
-    let hosts: Vec<_> = places.iter().map(|place| &*place.host).collect();
+    let mut hosts: Vec<_> = places.iter().map(|place| &*place.host).collect();
+    hosts.extend(plan.rivals());
     ahead(&view.tickets, mine, &hosts, free) < free
 }
 

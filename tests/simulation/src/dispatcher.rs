@@ -100,7 +100,8 @@ impl Dispatcher {
     /// When hosts or models have no names.
     pub fn new(scenario: &Scenario, policy: Policy, seed: u64) -> Result<Self> {
         let host = |place| BackendHost::new(place, &format!("http://ollama-{place}:11434"));
-        let hosts = (1..=scenario.hosts.len()).map(host).collect::<Result<Vec<_>, _>>().map_err(Error::msg)?;
+        let hosts =
+            (1..=scenario.hosts.len()).map(host).collect::<Result<Vec<_>, _>>().map_err(Error::msg)?;
         let book = FleetBook::default();
         book.set_hosts(&hosts);
         let model = |place| ModelName::parse(&format!("model-{place}")).context("a model's name");
@@ -169,7 +170,8 @@ impl Dispatcher {
         course.waiting = None;
         course.tried.push(lease.host.clone());
         let facts = view.hosts.get(choice.index).map(|host| Arc::clone(&host.facts)).unwrap_or_default();
-        course.attempt = Some(Attempt::new(now, (&course.options, course.affinity, course.prompt), choice, lease, facts));
+        course.attempt =
+            Some(Attempt::new(now, (&course.options, course.affinity, course.prompt), choice, lease, facts));
         self.hosts.iter().position(|host| host.url() == choice.host.url())
     }
 
@@ -215,7 +217,8 @@ impl Dispatcher {
     fn is_full(&self, now: Duration, id: RequestId, (_, view): &(Ledger, FleetView)) -> bool {
         let Some(course) = self.courses.get(&id) else { return true };
         let (Some(since), false) = (course.waiting, course.is_retry) else { return false };
-        let is_due = now.saturating_sub(course.renewed) >= WOKEN || now.saturating_sub(since) >= QUEUE_TIMEOUT;
+        let is_due =
+            now.saturating_sub(course.renewed) >= WOKEN || now.saturating_sub(since) >= QUEUE_TIMEOUT;
         let full = |host: &paddock::fleet::ledger::HostView| {
             host.in_flight(&course.lane) >= host.limit(&course.lane)
         };

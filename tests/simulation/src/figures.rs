@@ -91,7 +91,8 @@ pub fn measure(scenario: &Scenario, contender: &Contender, seeds: u64) -> Result
             scope.spawn(move || seeds.into_iter().map(run).collect::<Result<Vec<_>>>())
         };
         let threads: Vec<_> = seeds.chunks(seeds.len().div_ceil(threads).max(1)).map(share).collect();
-        let joined = threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a run panicked"))?);
+        let joined =
+            threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a run panicked"))?);
         joined.collect::<Result<Vec<_>>>()
     });
     Ok(Figures::median(&figures?.concat()))

@@ -25,7 +25,8 @@ fn main() -> Result<()> {
             _ => bail!("options, which draw no chart: --only SCENARIO, --policy NAME, --seeds NUMBER"),
         }
     }
-    let contenders = policies::ALL.iter().filter(|contender| policy.is_none_or(|name| name == contender.name));
+    let contenders =
+        policies::ALL.iter().filter(|contender| policy.is_none_or(|name| name == contender.name));
     let mut sections = Vec::new();
     for scenario in scenarios::ALL.iter().filter(|scenario| only.is_none_or(|name| name == scenario.name)) {
         let row = |contender: &policies::Contender| {
