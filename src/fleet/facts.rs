@@ -429,6 +429,31 @@ mod tests {
     }
 
     #[test]
+    fn the_last_four_prompts_are_known_until_the_model_is_loaded_anew() {
+        let answer = |affinity, cold| {
+            let run = Run { affinity, prompt: 2048, ..run(cold, 1) };
+            Report {
+                run: Some(run),
+                began: seconds(if cold { 200 } else { 0 }),
+                ..report(run, 300, 900, Verdict::Answered)
+            }
+        };
+        let facts = after(&[1, 2, 3, 4, 1, 5].map(|affinity| answer(affinity, false)));
+        let lane = facts.lane("m").unwrap();
+        assert_eq!([1, 2, 3, 4, 5].map(|affinity| lane.knows(affinity)), [true, false, true, true, true]);
+        assert_eq!(lane.pace, 150);
+        let facts = after(&[answer(1, false), answer(2, true)]);
+        assert!(!facts.lane("m").unwrap().knows(1) && facts.lane("m").unwrap().knows(2));
+    }
+
+    #[test]
+    fn one_answer_that_is_far_off_weighs_like_the_others() {
+        let answer = |elapsed| report(run(false, 1), 100, elapsed, Verdict::Answered);
+        let facts = after(&[answer(9_000), answer(1_000), answer(2_000)]);
+        assert!((3_900..4_100).contains(&facts.lane("m").unwrap().service));
+    }
+
+    #[test]
     fn a_busy_host_takes_one_less_and_earns_it_back() {
         let busy = report(run(false, 4), 0, 10, Verdict::Faulty(Cause::Busy, None));
         let well = report(run(false, 1), 10, 10, Verdict::Answered);

@@ -15,7 +15,8 @@
 //! load   = 0 when the model is loaded with the demand's runner options
 //!        | what is left of a load that is under way, at least a tenth of the whole
 //!        | else the time that loading took last, here or on the slowest other host; 20 s when it was never seen
-//! prompt = 0 when the model is loaded and one of the last 4 prompts it answered here had the demand's affinity
+//! prompt = 0 for an embedding, and when the model is loaded and one of the last 4 prompts it answered here had the
+//!          demand's affinity
 //!        | else the prompt's KiB x the time that one takes, here or on the slowest other host; 200 ms when never seen
 //! own    = a fifth of the service time of the demand's lane: of two idle hosts the faster is free again sooner
 //! ```
@@ -112,7 +113,7 @@ pub struct Demand<'a> {
     pub options: &'a str,
     /// What the hosts' prompt caches may know of the request: a hash of its session, else of its prompt's beginning.
     pub affinity: u64,
-    /// The length of the prompt, in bytes, as far as a prompt cache may know it; 0 when that is of no account.
+    /// The length of the prompt, or of the request that is most of it, in bytes.
     pub prompt: u64,
     /// How many requests went before, for taking turns.
     pub turn: u64,
@@ -320,6 +321,10 @@ fn service(host: &HostView, lane: &str) -> u64 {
 
 /// Milliseconds that evaluating the prompt takes; 0 where the prompt cache may know it.
 fn prompt(view: &FleetView, host: &HostView, lane: &str, is_cold: bool, demand: &Demand<'_>) -> u64 {
+    // No prompt cache helps with embeddings.
+    if demand.work == Work::Embedding {
+        return 0;
+    }
     let facts = host.facts.lane(lane);
     if !is_cold && facts.is_some_and(|facts| facts.knows(demand.affinity)) {
         return 0;

@@ -37,8 +37,8 @@ pub fn entry(tickets: &[Ticket], caller: &str, limit: usize) -> Entry {
     newest.map_or(Entry::Full, |newest| Entry::Displace(newest.id.clone()))
 }
 
-/// Whether it is the turn of `mine` to take one of the plan's places: fewer have their turn before it than there is room
-/// for. It need not be in the queue yet.
+/// Whether it is the turn of `mine` to take one of the plan's places: of those who could take them fewer have their turn
+/// before it than there is room for. It need not be in the queue yet.
 pub fn has_turn(view: &FleetView, plan: &Plan, mine: &Ticket) -> bool {
     let places = plan.places();
     let free = places.iter().map(|place| {

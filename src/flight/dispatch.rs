@@ -51,8 +51,6 @@ pub(crate) struct Destination {
     /// The runner options, in a canonical form.
     options: String,
     affinity: u64,
-    /// The length of the prompt, in bytes.
-    prompt: u64,
     caller: String,
     session: String,
 }
@@ -78,7 +76,6 @@ impl Destination {
             work: work.filter(|_| model.is_some()),
             options: request.map(runner_options).unwrap_or_default(),
             affinity: known,
-            prompt: prompt.len() as u64,
             session: if session.is_empty() { String::new() } else { format!("{known:016x}") },
             caller,
         }
@@ -226,7 +223,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
             work: to.work.unwrap_or(Work::Answer),
             options: &to.options,
             affinity: to.affinity,
-            prompt: to.prompt,
+            prompt: self.order.body.len() as u64,
             turn: self.turn.unwrap_or_default(),
             seed: self.seed,
         };
@@ -369,7 +366,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
             cold: choice.cold,
             options: self.order.destination.options.clone(),
             affinity: self.order.destination.affinity,
-            prompt: self.order.destination.prompt,
+            prompt: self.order.body.len() as u64,
             streams: self.order.streams,
             first_byte: None,
             _held: held,
@@ -410,7 +407,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
                 work: to.work.unwrap_or(Work::Answer),
                 options: &to.options,
                 affinity: to.affinity,
-                prompt: to.prompt,
+                prompt: self.order.body.len() as u64,
                 turn: 0,
                 seed: self.seed,
             };

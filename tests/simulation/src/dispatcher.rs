@@ -208,7 +208,9 @@ impl Dispatcher {
         if let Some(displaced) = &displaced {
             // It notices that it is out of the queue.
             let displaced = self.courses.values_mut().find(|course| course.id == *displaced);
-            displaced.into_iter().for_each(|course| course.is_displaced = true);
+            if let Some(displaced) = displaced {
+                displaced.is_displaced = true;
+            }
         }
         (is_moved || !is_waiting).then_some(Step::Enter)
     }
@@ -241,7 +243,7 @@ impl Dispatcher {
         }
     }
 
-    /// Ends the attempt of a request; gives whether it was one.
+    /// Ends the attempt of a request and takes note of how.
     fn settle(&mut self, now: Duration, id: RequestId, verdict: paddock::fleet::Verdict) {
         let seed = self.chance();
         if let Some(attempt) = self.courses.get_mut(&id).and_then(|course| course.attempt.take()) {
@@ -297,7 +299,7 @@ impl Gateway for Dispatcher {
                 format!("num_ctx={}", request.context)
             },
             affinity: known,
-            prompt: BYTES * request.prompt_tokens as u64,
+            prompt: Duration::from_secs_f64(request.prompt_tokens.max(0.0)).as_secs() * BYTES,
             caller,
             session: request.session.map(|_| format!("{known:016x}")).unwrap_or_default(),
             turn: self.turn,
