@@ -4,6 +4,7 @@
 //! nothing takes time between two steps.
 
 mod attempt;
+mod course;
 #[cfg(test)]
 mod tests;
 
@@ -20,7 +21,7 @@ use paddock::{
         BreakerState, Cause, Inventory, LoadedModel, Model, ModelName, Policy, Ticket, Work,
         book::FleetBook,
         ledger::{Claim, FleetView, Ledger},
-        plan::{Demand, Plan, affinity, plan},
+        plan::{Plan, affinity},
         queue::{self, Entry},
     },
 };
@@ -30,6 +31,7 @@ use crate::{
     scenario::Scenario,
 };
 use attempt::Attempt;
+use course::Course;
 
 /// Requests that wait for a place, at most: the default of `QUEUE_LIMIT`.
 const QUEUE_LIMIT: usize = 256;
@@ -41,31 +43,6 @@ const WOKEN: Duration = Duration::from_secs(1);
 const PREFIX_TOKENS: f64 = 256.0;
 /// The bytes of a token.
 const BYTES: u64 = 4;
-
-/// A request on its way to an answer.
-#[derive(Debug)]
-struct Course {
-    id: String,
-    model: ModelName,
-    lane: String,
-    options: String,
-    affinity: u64,
-    /// In bytes.
-    prompt: u64,
-    caller: String,
-    session: String,
-    turn: u64,
-    seed: u64,
-    /// The hosts that it was sent to, by their base URLs.
-    tried: Vec<String>,
-    /// Whether the last host had accepted it.
-    is_retry: bool,
-    /// Since when it waits for a place.
-    waiting: Option<Duration>,
-    renewed: Duration,
-    is_displaced: bool,
-    attempt: Option<Attempt>,
-}
 
 /// What comes of a request's look at the fleet.
 enum Step {
@@ -249,31 +226,6 @@ impl Dispatcher {
         if let Some(attempt) = self.courses.get_mut(&id).and_then(|course| course.attempt.take()) {
             attempt.settle(now, &self.book, verdict, seed);
         }
-    }
-}
-
-impl Course {
-    /// The fleet without the hosts that were tried.
-    fn seen<'a>(&self, view: &'a FleetView, own: &'a mut Option<FleetView>) -> &'a FleetView {
-        if self.tried.is_empty() {
-            return view;
-        }
-        let own = own.insert(view.clone());
-        own.hosts.retain(|known| !self.tried.iter().any(|tried| tried == known.host.url()));
-        own
-    }
-
-    fn plan(&self, view: &FleetView, policy: Policy) -> Plan {
-        let demand = Demand {
-            model: Some(&self.model),
-            work: Work::Answer,
-            options: &self.options,
-            affinity: self.affinity,
-            prompt: self.prompt,
-            turn: self.turn,
-            seed: self.seed,
-        };
-        plan(view, policy, &demand)
     }
 }
 
