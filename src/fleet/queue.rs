@@ -54,6 +54,9 @@ pub fn has_turn(view: &FleetView, plan: &Plan, mine: &Ticket) -> bool {
 /// How many of the tickets of `mine`'s lane that wait for one of `hosts` have their turn before it, counted up to
 /// `enough`.
 pub fn ahead(tickets: &[Ticket], mine: &Ticket, hosts: &[&str], enough: u64) -> u64 {
+    if enough == 0 {
+        return 0;
+    }
     let rivals = tickets.iter().filter(|ticket| ticket.lane == mine.lane && ticket.id != mine.id);
     let mut rivals: Vec<_> = rivals.filter(|ticket| hosts.contains(&&*ticket.host)).collect();
     // The turns that are taken in the count come after all that were taken before.

@@ -67,5 +67,5 @@ fn a_request_is_withdrawn_from_a_host_that_completes_nothing_once_the_model_is_k
     assert_eq!(dispatcher.poll(at(30)).wake_at, Some(at(40)));
     assert_eq!(dispatcher.poll(at(40)).withdrawals, [4]);
     dispatcher.failed(at(40), 4, 0, Failure::Withdrawn);
-    assert_eq!(dispatcher.poll(at(40)).dispatches, [(4, 1)]);
+    assert!(matches!(dispatcher.poll(at(40)).dispatches[..], [(4, 1..=3)]));
 }
