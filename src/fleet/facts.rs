@@ -18,10 +18,16 @@ const LANES_LIMIT: usize = 48;
 const SAMPLES: usize = 20;
 /// The time constant of the averages: a sample that comes this long after the one before weighs half.
 const MEMORY: Duration = Duration::from_secs(10);
-/// The most that one sample weighs in the average of service times, in percent, and the least.
-const WEIGHTS: (u64, u64) = (10, 50);
-/// Successes in a row that raise a lowered limit by one.
-const RAISE: u64 = 8;
+/// The least that one sample weighs in the average of service times, in percent, and the most, once there are some.
+const WEIGHTS: (u64, u64) = (3, 10);
+/// Prompts of a model that its host's prompt cache is expected to know: Ollama keeps one for each slot.
+const KNOWN: usize = 4;
+/// The least prompt, in bytes, that tells how long prompts take.
+const PROMPT: u64 = 256;
+/// What a sample below the average of paces weighs in it, in percent; one above it is the average from then on.
+const PACE: u64 = 2;
+/// The time without a refusal that raises a lowered limit by one.
+const RAISE: Duration = Duration::from_secs(5);
 
 /// What was learnt of one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -40,6 +46,11 @@ pub struct LaneFacts {
     pub latency: u64,
     /// Milliseconds that loading the model took last; 0 when unknown.
     pub load: u64,
+    /// Milliseconds that 1024 bytes of a prompt take which the prompt cache does not know, as a peak-sensitive average: up at once,
+    /// down slowly; 0 when unknown.
+    pub pace: u64,
+    /// What the prompt cache may know, as [`Run::affinity`], the latest last.
+    pub(crate) known: Vec<u64>,
     /// Milliseconds to the first byte of streams while the model was loaded, the latest last.
     pub(crate) first_bytes: Vec<u64>,
     /// The same of answers in one piece, whose first byte follows the last token.
@@ -50,8 +61,8 @@ pub struct LaneFacts {
     pub(crate) completed: Duration,
     /// The lowered limit of requests in flight; 0 when it is not lowered.
     pub(crate) limit: u64,
-    /// Successes since the limit changed.
-    pub(crate) successes: u64,
+    /// When the limit changed.
+    pub(crate) limited: Duration,
 }
 
 /// How an attempt at a host ended.
@@ -95,6 +106,10 @@ pub struct Run<'a> {
     pub in_flight: u64,
     /// Whether the model had to be loaded for it.
     pub cold: bool,
+    /// What a prompt cache may know of it, as [`Demand::affinity`](super::plan::Demand::affinity).
+    pub affinity: u64,
+    /// The length of its prompt in bytes.
+    pub prompt: u64,
 }
 
 impl Facts {
@@ -121,12 +136,13 @@ impl Facts {
         }
         let Some(run) = report.run else { return };
         let lane = self.lane_mut(run.lane);
+        lane.earn_back(now);
         match report.verdict {
             Verdict::Answered => lane.answered(now, report, &run),
             Verdict::Faulty(Cause::Busy, _) => {
                 // The host took less than it was sent: one less from now on.
                 lane.limit = run.in_flight.saturating_sub(1).max(1);
-                lane.successes = 0;
+                lane.limited = now;
             }
             Verdict::Faulty(..) | Verdict::Refused | Verdict::Neutral => {}
         }
@@ -148,8 +164,8 @@ impl LaneFacts {
         self.runner.as_ref().map_or(self.completed, |(_, proved)| self.completed.max(*proved))
     }
 
-    /// Whether a first byte since `since` proved that the model is loaded with these options.
-    pub(crate) fn is_proved(&self, options: &str) -> bool {
+    /// Whether a first byte proved that the model was loaded last with these options.
+    pub fn is_proved(&self, options: &str) -> bool {
         self.runner.as_ref().is_some_and(|(proved, _)| proved == options)
     }
 
@@ -171,6 +187,11 @@ impl LaneFacts {
         is_known.then(|| (usual.unwrap_or_default() * 8).max(least))
     }
 
+    /// Whether the prompt cache may know the beginning of such a prompt.
+    pub fn knows(&self, affinity: u64) -> bool {
+        self.known.contains(&affinity)
+    }
+
     fn answered(&mut self, now: Duration, report: &Report<'_>, run: &Run<'_>) {
         let elapsed = millis(report.elapsed);
         let first_byte = report.first_byte.map_or(elapsed, millis);
@@ -183,23 +204,43 @@ impl LaneFacts {
             }
             samples.push(first_byte);
         }
+        // Others that waited for the same load may have ended before.
+        if run.cold && self.completed <= report.began {
+            self.known.clear();
+        }
+        if !run.cold && run.streams && run.in_flight == 1 && run.prompt >= PROMPT && !self.knows(run.affinity)
+        {
+            let pace = (first_byte * 1024 / run.prompt).max(1);
+            // What others had evaluated of it makes it seem fast.
+            self.pace = average(self.pace, pace, if pace > self.pace { 100 } else { PACE });
+        }
+        self.known.retain(|known| *known != run.affinity);
+        if self.known.len() >= KNOWN {
+            self.known.remove(0);
+        }
+        self.known.push(run.affinity);
         // Of a cold start only what came after the load keeps the host busy. Where requests share the host's slots each
         // takes longer, by as many as there are.
         let busy = if run.cold { elapsed.saturating_sub(first_byte) } else { elapsed / run.in_flight.max(1) };
         let weight = self.weight(now);
-        self.service = average(self.service, busy.max(1), weight.clamp(WEIGHTS.0, WEIGHTS.1));
+        // The first of them weigh alike, for one that is far off must not steer what comes after it.
+        let samples = (self.first_bytes.len() + self.wholes.len()).max(1) as u64;
+        let service_weight = weight.clamp(WEIGHTS.0, WEIGHTS.1).max(100 / samples);
+        self.service = average(self.service, busy.max(1), service_weight);
         if !run.cold {
             self.latency =
                 if elapsed > self.latency { elapsed } else { average(self.latency, elapsed, weight) };
         }
         self.completed = now;
         self.runner = Some((run.options.to_owned(), now));
-        if self.limit > 0 {
-            self.successes += 1;
-            if self.successes >= RAISE {
-                self.limit += 1;
-                self.successes = 0;
-            }
+    }
+
+    /// Raises a lowered limit by what the time since it changed is worth.
+    fn earn_back(&mut self, now: Duration) {
+        let earned = now.saturating_sub(self.limited).as_secs() / RAISE.as_secs();
+        if self.limit > 0 && earned > 0 {
+            self.limit = self.limit.saturating_add(earned);
+            self.limited = now;
         }
     }
 
@@ -233,8 +274,9 @@ struct Stored<'a> {
 struct StoredLane<'a> {
     lane: &'a str,
     options: Option<&'a str>,
-    /// Service, latency, load, proved, completed, limit, successes.
-    numbers: [u64; 7],
+    /// Service, latency, load, proved, completed, limit, limited, pace.
+    numbers: [u64; 8],
+    known: &'a [u64],
     first_bytes: &'a [u64],
     wholes: &'a [u64],
 }
@@ -256,8 +298,10 @@ impl Facts {
                 lane.runner.as_ref().map_or(0, |(_, proved)| millis(*proved)),
                 millis(lane.completed),
                 lane.limit,
-                lane.successes,
+                millis(lane.limited),
+                lane.pace,
             ],
+            known: &lane.known,
             first_bytes: &lane.first_bytes,
             wholes: &lane.wholes,
         });
@@ -285,19 +329,21 @@ impl Facts {
         let mut lanes = BTreeMap::new();
         for lane in stored.array("lanes")? {
             let lane = Members::of(lane)?;
-            let [service, latency, load, proved, completed, limit, successes] =
-                <[u64; 7]>::try_from(numbers(&lane, "numbers")?).ok()?;
+            let [service, latency, load, proved, completed, limit, limited, pace] =
+                <[u64; 8]>::try_from(numbers(&lane, "numbers")?).ok()?;
             let runner = lane.string("options").map(|options| (options.into_owned(), duration(proved)));
             let facts = LaneFacts {
                 service,
                 latency,
                 load,
+                pace,
+                known: numbers(&lane, "known")?,
                 first_bytes: numbers(&lane, "first_bytes")?,
                 wholes: numbers(&lane, "wholes")?,
                 runner,
                 completed: duration(completed),
                 limit,
-                successes,
+                limited: duration(limited),
             };
             lanes.insert(lane.string("lane")?.into_owned(), facts);
         }
@@ -327,7 +373,7 @@ mod tests {
     }
 
     fn run(cold: bool, in_flight: u64) -> Run<'static> {
-        Run { lane: "m", options: "", streams: true, in_flight, cold }
+        Run { lane: "m", options: "", streams: true, in_flight, cold, affinity: 7, prompt: 0 }
     }
 
     fn report(run: Run<'static>, first_byte: u64, elapsed: u64, verdict: Verdict) -> Report<'static> {
@@ -386,12 +432,38 @@ mod tests {
     }
 
     #[test]
+    fn the_last_four_prompts_are_known_until_the_model_is_loaded_anew() {
+        let answer = |affinity, cold| {
+            let run = Run { affinity, prompt: 2048, ..run(cold, 1) };
+            Report {
+                run: Some(run),
+                began: seconds(if cold { 200 } else { 0 }),
+                ..report(run, 300, 900, Verdict::Answered)
+            }
+        };
+        let facts = after(&[1, 2, 3, 4, 1, 5].map(|affinity| answer(affinity, false)));
+        let lane = facts.lane("m").unwrap();
+        assert_eq!([1, 2, 3, 4, 5].map(|affinity| lane.knows(affinity)), [true, false, true, true, true]);
+        assert_eq!(lane.pace, 150);
+        let facts = after(&[answer(1, false), answer(2, true)]);
+        assert!(!facts.lane("m").unwrap().knows(1) && facts.lane("m").unwrap().knows(2));
+    }
+
+    #[test]
+    fn one_answer_that_is_far_off_weighs_like_the_others() {
+        let answer = |elapsed| report(run(false, 1), 100, elapsed, Verdict::Answered);
+        let facts = after(&[answer(9_000), answer(1_000), answer(2_000)]);
+        assert!((3_900..4_100).contains(&facts.lane("m").unwrap().service));
+    }
+
+    #[test]
     fn a_busy_host_takes_one_less_and_earns_it_back() {
         let busy = report(run(false, 4), 0, 10, Verdict::Faulty(Cause::Busy, None));
         let well = report(run(false, 1), 10, 10, Verdict::Answered);
         assert_eq!(after(&[busy]).lane("m").unwrap().limit, 3);
-        assert_eq!(after(&[&[busy][..], &[well; 7]].concat()).lane("m").unwrap().limit, 3);
-        assert_eq!(after(&[&[busy][..], &[well; 8]].concat()).lane("m").unwrap().limit, 4);
+        // A report a second, and five seconds are worth one.
+        assert_eq!(after(&[&[busy][..], &[well; 4]].concat()).lane("m").unwrap().limit, 3);
+        assert_eq!(after(&[&[busy][..], &[well; 5]].concat()).lane("m").unwrap().limit, 4);
         let lone = Report { run: Some(run(false, 1)), ..busy };
         assert_eq!(after(&[lone]).lane("m").unwrap().limit, 1);
     }

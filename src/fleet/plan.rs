@@ -8,18 +8,25 @@
 //! Hosts are ordered by the expected wait, in milliseconds:
 //!
 //! ```text
-//! wait = (busy + queue + load) / weight
-//! busy  = sum over the requests in flight on the host of the service time observed in their lane
-//! queue = requests waiting for this host in the demand's lane x the service time of that lane
-//! load  = 0 when the model is loaded with the demand's runner options
-//!       | what is left of a load that is under way
-//!       | else the time that loading took last, here or on the slowest other host; 20 s when it was never seen
+//! wait = (busy + queue + load + prompt + own) / weight
+//! busy   = sum over the requests in flight on the host of the service time observed in their lane
+//! queue  = requests that must end before this one has a place: max(0, in flight in the demand's lane + waiting for
+//!          this host in it + 1 - the limit) x the service time of that lane
+//! load   = 0 when the model is loaded with the demand's runner options
+//!        | what is left of a load that is under way, at least a tenth of the whole
+//!        | else the time that loading took last, here or on the slowest other host; 20 s when it was never seen
+//! prompt = 0 for an embedding, and when the model is loaded and one of the last 4 prompts it answered here had the
+//!          demand's affinity
+//!        | else the prompt's KiB x the time that one takes, here or on the slowest other host; 200 ms when never seen
+//! own    = a fifth of the service time of the demand's lane: of two idle hosts the faster is free again sooner
 //! ```
 //!
 //! The service time is the average time that one request keeps the host busy; before the first is seen it is that of
 //! the host's other lanes of the kind, else 2 s for an answer and 200 ms for an embedding. Among hosts whose waits differ
-//! by less than [`TIE`] the affinity decides: the same session, else the same beginning of a prompt, comes to the
+//! by less than 250 ms the affinity decides: the same session, else the same beginning of a prompt, comes to the
 //! same host, whose prompt cache has it.
+
+mod wait;
 
 use std::{fmt, sync::Arc, time::Duration};
 
@@ -30,15 +37,12 @@ use super::{
     hash::{ranking, split_mix},
     ledger::{FleetView, HostView, Place},
 };
+use wait::{load, prompt, service};
 
 /// Waits that differ by less are the same.
 const TIE: u64 = 250;
-/// The time that loading a model takes until it was seen, in milliseconds.
-const LOAD: u64 = 20_000;
-/// The least that is left of a load that is under way, of its whole time.
-const LEFT: u64 = 10;
-/// The service times until one was seen, in milliseconds: of an answer and of an embedding.
-const SERVICE: (u64, u64) = (2_000, 200);
+/// The part of a request's own service time that counts as a wait: one of as many.
+const OWN: u64 = 5;
 
 /// How the hosts of a request are ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -104,6 +108,8 @@ pub struct Demand<'a> {
     pub options: &'a str,
     /// What the hosts' prompt caches may know of the request: a hash of its session, else of its prompt's beginning.
     pub affinity: u64,
+    /// The length of the prompt, or of the request that is most of it, in bytes.
+    pub prompt: u64,
     /// How many requests went before, for taking turns.
     pub turn: u64,
     /// Chance.
@@ -161,6 +167,15 @@ impl Plan {
         let places: Vec<_> = ready.filter(|choice| choice.wait <= patience).map(place).collect();
         // With no host left that works, one that may work again is better than none.
         if places.is_empty() { self.choices.iter().map(place).collect() } else { places }
+    }
+
+    /// The hosts whose waiting requests compete with this one's for the places: also those that it would rather not take
+    /// but could as well, for who waits for one of them may rather take one of the places.
+    pub fn rivals(&self) -> Vec<&str> {
+        let ready = self.choices.iter().filter(|choice| choice.breaker != BreakerState::Open);
+        let is_cold = ready.clone().next().is_some_and(|choice| choice.cold);
+        let alike = ready.filter(|choice| choice.cold == is_cold).map(|choice| choice.host.url());
+        alike.collect()
     }
 }
 
@@ -266,76 +281,28 @@ fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) 
     let breaker = if is_tried { BreakerState::Open } else { state };
     let load = demand.model.map_or(0, |model| load(view, host, model, &lane, demand));
     let busy: u64 = host.leases.iter().map(|lease| service(host, &lease.lane)).sum();
+    let own = service(host, &lane) / OWN;
     let waiting =
         view.tickets.iter().filter(|ticket| *ticket.lane == *lane && &*ticket.host == host.host.url());
-    let queue = waiting.count() as u64 * service(host, &lane);
+    let ends = (host.in_flight(&lane) + waiting.count() as u64 + 1).saturating_sub(host.limit(&lane));
+    let queue = ends * service(host, &lane);
+    let prompt = prompt(view, host, &lane, load > 0, demand);
     Choice {
         index,
         host: host.host.clone(),
         breaker,
         cause: host.facts.breaker.cause().map_or("", super::breaker::Cause::as_str),
-        wait: Duration::from_millis((busy + queue + load) / host.host.weight().max(1)),
+        wait: Duration::from_millis((busy + queue + load + prompt + own) / host.host.weight().max(1)),
         in_flight: host.in_flight(&lane),
         limit: host.limit(&lane),
         cold: load > 0,
     }
 }
 
-/// Milliseconds that one request in the lane keeps the host busy.
-fn service(host: &HostView, lane: &str) -> u64 {
-    let is_embedding = |lane: &str| lane.ends_with("#embed");
-    let known = host.facts.lane(lane).map(|facts| facts.service).filter(|service| *service > 0);
-    known.unwrap_or_else(|| {
-        let others = host
-            .facts
-            .lanes
-            .iter()
-            .filter(|(key, facts)| facts.service > 0 && is_embedding(key) == is_embedding(lane));
-        let (count, sum) = others.fold((0, 0), |(count, sum), (_, facts)| (count + 1, sum + facts.service));
-        let unseen = if is_embedding(lane) { SERVICE.1 } else { SERVICE.0 };
-        u64::checked_div(sum, count).unwrap_or(unseen)
-    })
-}
-
-/// Milliseconds until the model is loaded with the demand's options; 0 when it is.
-fn load(view: &FleetView, host: &HostView, model: &ModelName, lane: &str, demand: &Demand<'_>) -> u64 {
-    let facts = host.facts.lane(lane);
-    let listed = host.inventory.as_ref().and_then(|inventory| inventory.loaded(model));
-    let seen = host.inventory.as_ref().map(|inventory| inventory.seen).unwrap_or_default();
-    let runner = facts.and_then(|facts| facts.runner.as_ref());
-    let whole = || {
-        let known = |host: &HostView| host.facts.lane(lane).map(|facts| facts.load).filter(|load| *load > 0);
-        known(host).or_else(|| view.hosts.iter().filter_map(known).max()).unwrap_or(LOAD)
-    };
-    // Whoever began cold after the last proof is what the model is being loaded for.
-    let proved = runner.map_or(Duration::ZERO, |(_, proved)| *proved);
-    let loading =
-        host.leases.iter().filter(|lease| &*lease.lane == lane && lease.cold && lease.began >= proved);
-    if let Some(began) = loading.map(|lease| lease.began).min() {
-        let passed = millis(view.now.saturating_sub(began));
-        return whole().saturating_sub(passed).max(whole() / LEFT);
-    }
-    let is_loaded = match runner {
-        // What was proved holds until the host says otherwise.
-        Some((options, proved)) => options == demand.options && (listed.is_some() || seen <= *proved),
-        // Nobody here asked it yet: what it lists was loaded for others, with their options.
-        None => listed.is_some_and(|listed| suits(listed.context_length, demand.options)),
-    };
-    if is_loaded { 0 } else { whole() }
-}
-
-/// Whether a model that is loaded with this context length, and else with its defaults, suits the options.
-fn suits(context_length: u64, options: &str) -> bool {
-    match options.strip_prefix("num_ctx=") {
-        Some(wanted) => context_length == 0 || wanted.parse() == Ok(context_length),
-        None => options.is_empty(),
-    }
-}
-
 fn latency(host: Option<&HostView>, demand: &Demand<'_>) -> u64 {
     let lane = demand.model.map(|model| demand.work.lane(model)).unwrap_or_default();
     let facts = host.and_then(|host| host.facts.lane(&lane));
-    facts.map(|facts| facts.latency).filter(|latency| *latency > 0).unwrap_or(SERVICE.0)
+    facts.map(|facts| facts.latency).filter(|latency| *latency > 0).unwrap_or(wait::SERVICE.0)
 }
 
 /// A hash of what may be known to a prompt cache.

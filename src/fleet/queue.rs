@@ -37,8 +37,8 @@ pub fn entry(tickets: &[Ticket], caller: &str, limit: usize) -> Entry {
     newest.map_or(Entry::Full, |newest| Entry::Displace(newest.id.to_string()))
 }
 
-/// Whether it is the turn of `mine` to take one of the plan's places: fewer have their turn before it than there is room
-/// for. It need not be in the queue yet.
+/// Whether it is the turn of `mine` to take one of the plan's places: of those who could take them fewer have their turn
+/// before it than there is room for. It need not be in the queue yet.
 pub fn has_turn(view: &FleetView, plan: &Plan, mine: &Ticket) -> bool {
     let places = plan.places();
     let free = places.iter().map(|place| {
@@ -46,13 +46,17 @@ pub fn has_turn(view: &FleetView, plan: &Plan, mine: &Ticket) -> bool {
         place.limit.saturating_sub(known.map_or(0, |known| known.in_flight(&mine.lane)))
     });
     let free = free.sum();
-    let hosts: Vec<_> = places.iter().map(|place| &*place.host).collect();
+    let mut hosts: Vec<_> = places.iter().map(|place| &*place.host).collect();
+    hosts.extend(plan.rivals());
     ahead(&view.tickets, mine, &hosts, free) < free
 }
 
 /// How many of the tickets of `mine`'s lane that wait for one of `hosts` have their turn before it, counted up to
 /// `enough`.
 pub fn ahead(tickets: &[Ticket], mine: &Ticket, hosts: &[&str], enough: u64) -> u64 {
+    if enough == 0 {
+        return 0;
+    }
     let rivals = tickets.iter().filter(|ticket| ticket.lane == mine.lane && ticket.id != mine.id);
     let mut rivals: Vec<_> = rivals.filter(|ticket| hosts.contains(&&*ticket.host)).collect();
     // The turns that are taken in the count come after all that were taken before.

@@ -109,6 +109,8 @@ pub(crate) struct Place {
     in_flight: u64,
     pub(super) cold: bool,
     options: String,
+    affinity: u64,
+    prompt: u64,
     streams: bool,
     /// Until the first byte of the answer.
     first_byte: Option<Duration>,
@@ -230,6 +232,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
             work: to.work.unwrap_or(Work::Answer),
             options: &to.options,
             affinity: to.affinity,
+            prompt: self.order.body.len() as u64,
             turn: self.turn.unwrap_or_default(),
             seed: self.seed,
         };
@@ -375,6 +378,8 @@ impl<'a, H: Host> Dispatch<'a, H> {
             in_flight: choice.in_flight + 1,
             cold: choice.cold,
             options: self.order.destination.options.clone(),
+            affinity: self.order.destination.affinity,
+            prompt: self.order.body.len() as u64,
             streams: self.order.streams,
             first_byte: None,
             _held: held,
@@ -415,6 +420,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
                 work: to.work.unwrap_or(Work::Answer),
                 options: &to.options,
                 affinity: to.affinity,
+                prompt: self.order.body.len() as u64,
                 turn: 0,
                 seed: self.seed,
             };
@@ -450,6 +456,8 @@ impl Place {
             streams: self.streams,
             in_flight: self.in_flight,
             cold: self.cold,
+            affinity: self.affinity,
+            prompt: self.prompt,
         });
         let elapsed = host.now().saturating_sub(self.since);
         Report { run, began: self.began, first_byte: self.first_byte, elapsed, verdict }

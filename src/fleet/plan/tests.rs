@@ -44,7 +44,7 @@ fn model(name: &str) -> ModelName {
 
 /// What a request for a model without options needs.
 fn demand(model: Option<&ModelName>) -> Demand<'_> {
-    Demand { model, work: Work::Answer, options: "", affinity: 0, turn: 0, seed: 0 }
+    Demand { model, work: Work::Answer, options: "", affinity: 0, prompt: 0, turn: 0, seed: 0 }
 }
 
 fn names(plan: &Plan) -> Vec<&str> {

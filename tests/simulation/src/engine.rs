@@ -198,9 +198,9 @@ impl<'a> Engine<'a> {
                     self.agenda.plan(self.now + PROBE_EVERY, Event::ProbeLimit(host));
                     return Ok(false);
                 }
-                self.gateway.probed(self.now, host, found.as_ref());
+                self.gateway.probed(self.now, host, found.as_ref().ok_or(Failure::Refused));
             }
-            Event::ProbeLimit(host) => self.gateway.probed(self.now, host, None),
+            Event::ProbeLimit(host) => self.gateway.probed(self.now, host, Err(Failure::TimedOut)),
             Event::Wake => {
                 if self.wake_at != Some(self.now) {
                     return Ok(false);
@@ -212,7 +212,10 @@ impl<'a> Engine<'a> {
     }
 
     /// Does what the gateway wants.
-    fn act(&mut self, Actions { dispatches, refusals, wake_at }: Actions) -> Result<()> {
+    fn act(&mut self, Actions { withdrawals, dispatches, refusals, wake_at }: Actions) -> Result<()> {
+        for id in withdrawals {
+            self.withdraw(id)?;
+        }
         for (id, refusal) in refusals {
             self.check_waiting(id)?;
             let end = match refusal {
@@ -277,6 +280,18 @@ impl<'a> Engine<'a> {
             self.end(id, End::Failed)?;
         }
         self.gateway.failed(self.now, id, host, failure);
+        Ok(())
+    }
+
+    /// Takes a request from its host, unless its first byte comes at this very moment.
+    fn withdraw(&mut self, id: RequestId) -> Result<()> {
+        let host = self.course(id)?.at.with_context(|| format!("request {id} is at no host"))?;
+        self.touch(host, |_| ())?;
+        if self.course(id)?.first_byte.is_none() {
+            self.touch(host, |server| server.abandon(id))?;
+            self.fail(id, host, Failure::Withdrawn)?;
+            self.told = true;
+        }
         Ok(())
     }
 

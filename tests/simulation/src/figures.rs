@@ -1,8 +1,8 @@
 //! What is told of a run, and of many runs.
 
-use std::time::Duration;
+use std::{num::NonZero, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 
 use crate::{
     engine::{self, End, Run},
@@ -83,7 +83,19 @@ pub fn measure(scenario: &Scenario, contender: &Contender, seeds: u64) -> Result
         let mut gateway = (contender.gateway)(scenario, seed)?;
         Ok(Figures::of(&engine::play(scenario, seed, gateway.as_mut())?))
     };
-    Ok(Figures::median(&(1..=seeds).map(run).collect::<Result<Vec<_>>>()?))
+    let seeds: Vec<_> = (1..=seeds).collect();
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get);
+    let figures = std::thread::scope(|scope| {
+        let share = |seeds: &'_ [u64]| {
+            let seeds = seeds.to_vec();
+            scope.spawn(move || seeds.into_iter().map(run).collect::<Result<Vec<_>>>())
+        };
+        let threads: Vec<_> = seeds.chunks(seeds.len().div_ceil(threads).max(1)).map(share).collect();
+        let joined =
+            threads.into_iter().map(|thread| thread.join().map_err(|_| anyhow!("a run panicked"))?);
+        joined.collect::<Result<Vec<_>>>()
+    });
+    Ok(Figures::median(&figures?.concat()))
 }
 
 fn percentile(sorted: &[Duration], percent: usize) -> f64 {

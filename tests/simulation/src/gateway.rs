@@ -40,6 +40,8 @@ pub enum Failure {
     NotFound,
     /// The first byte did not come within [`FIRST_BYTE_LIMIT`].
     TimedOut,
+    /// The gateway withdrew it before its first byte.
+    Withdrawn,
     /// The answer broke off or stood still after its first byte: the request has ended, nobody else can answer it.
     BrokenOff,
 }
@@ -89,6 +91,9 @@ pub enum Refusal {
 /// What a gateway wants done now.
 #[derive(Debug, Clone, PartialEq, Default)]
 pub struct Actions {
+    /// Requests to withdraw from the hosts that they are at: unless their first bytes come at this very moment they fail as
+    /// [`Failure::Withdrawn`].
+    pub withdrawals: Vec<RequestId>,
     /// Requests to send to a host, in this order. Each has arrived, is at no host and has not ended.
     pub dispatches: Vec<(RequestId, HostId)>,
     /// Requests to turn away. Each has arrived, is at no host and has not ended.
@@ -122,6 +127,7 @@ pub trait Gateway {
     /// must send it elsewhere or refuse it, now or later.
     fn failed(&mut self, now: Duration, request: RequestId, host: HostId, failure: Failure);
 
-    /// A background probe ended: what it found, or `None` when the host refused or did not answer in time.
-    fn probed(&mut self, now: Duration, host: HostId, found: Option<&Probe>);
+    /// A background probe ended: what it found, or that the host refused, or did not answer in
+    /// time.
+    fn probed(&mut self, now: Duration, host: HostId, found: Result<&Probe, Failure>);
 }

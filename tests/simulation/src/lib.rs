@@ -2,13 +2,13 @@
 
 mod agenda;
 pub mod chart;
+pub mod dispatcher;
 pub mod engine;
 pub mod figures;
 pub mod gateway;
 pub mod ollama;
 pub mod policies;
 pub mod report;
-pub mod rotation;
 pub mod scenario;
 pub mod scenarios;
 pub mod traffic;

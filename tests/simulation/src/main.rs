@@ -16,23 +16,28 @@ const CHART: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../../docs/simulation.
 fn main() -> Result<()> {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
     let arguments: Vec<_> = arguments.iter().map(String::as_str).collect();
-    let (seeds, only) = match arguments.as_slice() {
-        [] => (SEEDS, None),
-        ["--only", name] => (SEEDS, Some(*name)),
-        ["--only", name, "--seeds", count] => (count.parse().context("--seeds takes a number")?, Some(*name)),
-        _ => bail!("options: --only SCENARIO [--seeds NUMBER], which draws no chart"),
-    };
+    let (mut seeds, mut only, mut policy) = (SEEDS, None, None);
+    for option in arguments.chunks(2) {
+        match option {
+            ["--only", name] => only = Some(*name),
+            ["--policy", name] => policy = Some(*name),
+            ["--seeds", count] => seeds = count.parse().context("--seeds takes a number")?,
+            _ => bail!("options, which draw no chart: --only SCENARIO, --policy NAME, --seeds NUMBER"),
+        }
+    }
+    let contenders =
+        policies::ALL.iter().filter(|contender| policy.is_none_or(|name| name == contender.name));
     let mut sections = Vec::new();
     for scenario in scenarios::ALL.iter().filter(|scenario| only.is_none_or(|name| name == scenario.name)) {
         let row = |contender: &policies::Contender| {
             let figures = figures::measure(scenario, contender, seeds);
             Ok((contender.name, figures.with_context(|| format!("{} in {}", contender.name, scenario.name))?))
         };
-        let section = Section { scenario, rows: policies::ALL.iter().map(row).collect::<Result<_>>()? };
+        let section = Section { scenario, rows: contenders.clone().map(row).collect::<Result<_>>()? };
         report::write(&mut std::io::stdout().lock(), &section)?;
         sections.push(section);
     }
-    if only.is_none() {
+    if arguments.is_empty() {
         fs::write(CHART, chart::draw(&sections)?).context(CHART)?;
         writeln!(
             std::io::stdout(),

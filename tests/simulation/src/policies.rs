@@ -3,7 +3,7 @@
 use anyhow::Result;
 use paddock::fleet::Policy;
 
-use crate::{gateway::Gateway, rotation::Rotation, scenario::Scenario};
+use crate::{dispatcher::Dispatcher, gateway::Gateway, scenario::Scenario};
 
 /// A policy.
 #[derive(Debug, Clone, Copy)]
@@ -15,13 +15,18 @@ pub struct Contender {
 }
 
 /// All policies; the others are compared with the first.
-pub const ALL: [Contender; 2] = [
+pub const ALL: [Contender; 6] = [
+    Contender { name: "round_robin", gateway: |scenario, seed| of(Policy::RoundRobin, scenario, seed) },
+    Contender { name: "random", gateway: |scenario, seed| of(Policy::Random, scenario, seed) },
     Contender {
-        name: "round_robin",
-        gateway: |scenario, seed| Ok(Box::new(Rotation::new(scenario, Policy::RoundRobin, seed)?)),
+        name: "least_outstanding",
+        gateway: |scenario, seed| of(Policy::LeastOutstanding, scenario, seed),
     },
-    Contender {
-        name: "random",
-        gateway: |scenario, seed| Ok(Box::new(Rotation::new(scenario, Policy::Random, seed)?)),
-    },
+    Contender { name: "p2c", gateway: |scenario, seed| of(Policy::PowerOfTwoChoices, scenario, seed) },
+    Contender { name: "affinity", gateway: |scenario, seed| of(Policy::Affinity, scenario, seed) },
+    Contender { name: "auto", gateway: |scenario, seed| of(Policy::Auto, scenario, seed) },
 ];
+
+fn of(policy: Policy, scenario: &Scenario, seed: u64) -> Result<Box<dyn Gateway>> {
+    Ok(Box::new(Dispatcher::new(scenario, policy, seed)?))
+}

@@ -14,7 +14,8 @@ pub const ALL: [Scenario; 7] = [UNIFORM, MIXED, SESSIONS, COLD, FAILURES, OVERLO
 /// `OLLAMA_MAX_QUEUE` as Ollama sets it.
 const MAX_QUEUE: usize = 512;
 /// The context length of those who do not ask for another.
-const USUAL_CONTEXT: &[(u32, f64)] = &[(4096, 1.0)];
+pub const USUAL_CONTEXT_LENGTH: u32 = 4096;
+const USUAL_CONTEXT: &[(u32, f64)] = &[(USUAL_CONTEXT_LENGTH, 1.0)];
 /// Prompts of lone questions: most are short, some bring a document.
 const QUESTION: Length = Length { median: 250.0, spread: 1.0, longest: 6_000.0 };
 const ANSWER: Length = Length { median: 150.0, spread: 0.8, longest: 2_000.0 };

@@ -1,0 +1,100 @@
+//! The parts of the expected wait: what the host's facts and inventory say that a request takes there.
+
+use std::time::Duration;
+
+use super::Demand;
+use crate::fleet::{
+    ModelName, Work,
+    facts::millis,
+    ledger::{FleetView, HostView},
+};
+
+/// The time that loading a model takes until it was seen, in milliseconds.
+const LOAD: u64 = 20_000;
+/// The least that is left of a load that is under way, of its whole time.
+const LEFT: u64 = 10;
+/// The service times until one was seen, in milliseconds: of an answer and of an embedding.
+pub(super) const SERVICE: (u64, u64) = (2_000, 200);
+/// The time that 1024 bytes of a prompt take until it was seen, in milliseconds: at 1300 tokens a second.
+const PACE: u64 = 200;
+
+/// Milliseconds that one request in the lane keeps the host busy.
+pub(super) fn service(host: &HostView, lane: &str) -> u64 {
+    let is_embedding = |lane: &str| lane.ends_with("#embed");
+    let known = host.facts.lane(lane).map(|facts| facts.service).filter(|service| *service > 0);
+    known.unwrap_or_else(|| {
+        let others = host
+            .facts
+            .lanes
+            .iter()
+            .filter(|(key, facts)| facts.service > 0 && is_embedding(key) == is_embedding(lane));
+        let (count, sum) = others.fold((0, 0), |(count, sum), (_, facts)| (count + 1, sum + facts.service));
+        let unseen = if is_embedding(lane) { SERVICE.1 } else { SERVICE.0 };
+        u64::checked_div(sum, count).unwrap_or(unseen)
+    })
+}
+
+/// Milliseconds that evaluating the prompt takes; 0 where the prompt cache may know it.
+pub(super) fn prompt(
+    view: &FleetView,
+    host: &HostView,
+    lane: &str,
+    is_cold: bool,
+    demand: &Demand<'_>,
+) -> u64 {
+    // No prompt cache helps with embeddings.
+    if demand.work == Work::Embedding {
+        return 0;
+    }
+    let facts = host.facts.lane(lane);
+    if !is_cold && facts.is_some_and(|facts| facts.knows(demand.affinity)) {
+        return 0;
+    }
+    let pace = |host: &HostView| host.facts.lane(lane).map(|facts| facts.pace).filter(|pace| *pace > 0);
+    let pace = pace(host).or_else(|| view.hosts.iter().filter_map(pace).max()).unwrap_or(PACE);
+    pace.saturating_mul(demand.prompt) / 1024
+}
+
+/// Milliseconds until the model is loaded with the demand's options; 0 when it is.
+pub(super) fn load(
+    view: &FleetView,
+    host: &HostView,
+    model: &ModelName,
+    lane: &str,
+    demand: &Demand<'_>,
+) -> u64 {
+    let facts = host.facts.lane(lane);
+    let listed = host.inventory.as_ref().and_then(|inventory| inventory.loaded(model));
+    // What does not list its models does not list the loaded ones either.
+    let is_listed =
+        listed.is_some() || host.inventory.as_ref().is_some_and(|inventory| inventory.is_unlisted);
+    let seen = host.inventory.as_ref().map(|inventory| inventory.seen).unwrap_or_default();
+    let runner = facts.and_then(|facts| facts.runner.as_ref());
+    let whole = || {
+        let known = |host: &HostView| host.facts.lane(lane).map(|facts| facts.load).filter(|load| *load > 0);
+        known(host).or_else(|| view.hosts.iter().filter_map(known).max()).unwrap_or(LOAD)
+    };
+    // Whoever began cold after the last proof is what the model is being loaded for.
+    let proved = runner.map_or(Duration::ZERO, |(_, proved)| *proved);
+    let loading =
+        host.leases.iter().filter(|lease| &*lease.lane == lane && lease.cold && lease.began >= proved);
+    if let Some(began) = loading.map(|lease| lease.began).min() {
+        let passed = millis(view.now.saturating_sub(began));
+        return whole().saturating_sub(passed).max(whole() / LEFT);
+    }
+    let is_loaded = match runner {
+        // What was proved holds until the host says otherwise.
+        Some((options, proved)) => options == demand.options && (is_listed || seen <= *proved),
+        // Nobody here asked it yet: what it lists was loaded for others, with their options.
+        None => listed.is_some_and(|listed| suits(listed.context_length, demand.options)),
+    };
+    if is_loaded { 0 } else { whole() }
+}
+
+/// Whether a model that is loaded with this context length, and else with its defaults, suits the options.
+fn suits(context_length: u64, options: &str) -> bool {
+    match options.strip_prefix("num_ctx=") {
+        Some(wanted) => context_length == 0 || wanted.parse() == Ok(context_length),
+        None => options.is_empty(),
+    }
+}
