@@ -157,7 +157,8 @@ fn those_who_wait_for_a_host_count_as_much_as_those_it_serves() {
         let ticket = Ticket::new(&view, &number.to_string(), LANE, &url(host), ("caller", "session"));
         Ticket { since: ago(number), ..ticket }
     };
-    let tickets: Vec<_> = (0..3).map(|number| ticket(number, 1)).collect();
+    // More than there are places.
+    let tickets: Vec<_> = (0..7).map(|number| ticket(number, 1)).collect();
     let other_lane = Ticket { lane: "other:1".into(), ..ticket(9, 2) };
     view.tickets = tickets.into_iter().chain(vec![other_lane; 9]).collect();
     for affinity in 0..16 {
