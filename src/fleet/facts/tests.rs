@@ -1,0 +1,132 @@
+//! What is learnt from reports, by table.
+
+use super::*;
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn run(cold: bool, in_flight: u64) -> Run<'static> {
+    Run { lane: "m", options: "", streams: true, in_flight, cold, affinity: 7, prompt: 0 }
+}
+
+fn report(run: Run<'static>, first_byte: u64, elapsed: u64, verdict: Verdict) -> Report<'static> {
+    Report {
+        run: Some(run),
+        began: Duration::ZERO,
+        first_byte: Some(Duration::from_millis(first_byte)),
+        elapsed: Duration::from_millis(elapsed),
+        verdict,
+    }
+}
+
+fn after(reports: &[Report<'static>]) -> Facts {
+    let mut facts = Facts::default();
+    for (second, report) in (100..).zip(reports) {
+        facts.note(seconds(second), report, 0);
+    }
+    facts
+}
+
+#[test]
+fn a_cold_start_tells_the_load_and_a_warm_one_the_service() {
+    let facts = after(&[
+        report(run(true, 1), 30_000, 32_000, Verdict::Answered),
+        report(run(false, 1), 100, 2_000, Verdict::Answered),
+    ]);
+    let lane = facts.lane("m").unwrap();
+    assert_eq!((lane.load, lane.service, lane.latency), (30_000, 2_000, 2_000));
+    assert!(lane.is_proved("") && !lane.is_proved("num_ctx=1"));
+}
+
+#[test]
+fn what_shares_a_host_is_not_counted_as_its_slowness() {
+    let facts = after(&[report(run(false, 4), 100, 8_000, Verdict::Answered)]);
+    assert_eq!(facts.lane("m").unwrap().service, 2_000);
+}
+
+#[test]
+fn latency_goes_up_at_once_and_down_slowly() {
+    let answer = |elapsed| report(run(false, 1), 100, elapsed, Verdict::Answered);
+    let latency = |reports: &[Report<'static>]| after(reports).lane("m").unwrap().latency;
+    assert_eq!(latency(&[answer(1_000), answer(9_000)]), 9_000);
+    let later = latency(&[answer(9_000), answer(1_000)]);
+    assert!((8_000..9_000).contains(&later), "{later}");
+}
+
+#[test]
+fn the_percentile_forgets_old_samples_and_keeps_both_kinds_apart() {
+    let answer = |first| report(run(false, 1), first, 10_000, Verdict::Answered);
+    let slow = after(&[answer(9_000); 5]);
+    assert_eq!(slow.lane("m").unwrap().first_byte_p95(true), Some(Duration::from_secs(9)));
+    let facts = after(&[&[answer(9_000); 5][..], &[answer(100); 20]].concat());
+    let lane = facts.lane("m").unwrap();
+    assert_eq!(lane.first_byte_p95(true), Some(Duration::from_millis(100)));
+    assert_eq!((lane.first_byte_p95(false), lane.first_bytes.len()), (None, SAMPLES));
+}
+
+#[test]
+fn the_last_four_prompts_are_known_until_the_model_is_loaded_anew() {
+    let answer = |affinity, cold| {
+        let run = Run { affinity, prompt: 2048, ..run(cold, 1) };
+        Report {
+            run: Some(run),
+            began: seconds(if cold { 200 } else { 0 }),
+            ..report(run, 300, 900, Verdict::Answered)
+        }
+    };
+    let facts = after(&[1, 2, 3, 4, 1, 5].map(|affinity| answer(affinity, false)));
+    let lane = facts.lane("m").unwrap();
+    assert_eq!([1, 2, 3, 4, 5].map(|affinity| lane.knows(affinity)), [true, false, true, true, true]);
+    assert_eq!(lane.pace, 150);
+    let facts = after(&[answer(1, false), answer(2, true)]);
+    assert!(!facts.lane("m").unwrap().knows(1) && facts.lane("m").unwrap().knows(2));
+}
+
+#[test]
+fn one_answer_that_is_far_off_weighs_like_the_others() {
+    let answer = |elapsed| report(run(false, 1), 100, elapsed, Verdict::Answered);
+    let facts = after(&[answer(9_000), answer(1_000), answer(2_000)]);
+    assert!((3_900..4_100).contains(&facts.lane("m").unwrap().service));
+}
+
+#[test]
+fn a_busy_host_takes_one_less_and_earns_it_back() {
+    let busy = report(run(false, 4), 0, 10, Verdict::Faulty(Cause::Busy, None));
+    let well = report(run(false, 1), 10, 10, Verdict::Answered);
+    assert_eq!(after(&[busy]).lane("m").unwrap().limit, 3);
+    // A report a second, and five seconds are worth one.
+    assert_eq!(after(&[&[busy][..], &[well; 4]].concat()).lane("m").unwrap().limit, 3);
+    assert_eq!(after(&[&[busy][..], &[well; 5]].concat()).lane("m").unwrap().limit, 4);
+    let lone = Report { run: Some(run(false, 1)), ..busy };
+    assert_eq!(after(&[lone]).lane("m").unwrap().limit, 1);
+}
+
+#[test]
+fn a_request_at_fault_itself_changes_nothing() {
+    let facts = after(&[report(run(false, 1), 0, 10, Verdict::Neutral)]);
+    assert_eq!((&facts.breaker, facts.lane("m")), (&Breaker::default(), Some(&LaneFacts::default())));
+}
+
+#[test]
+fn the_models_of_which_something_is_known_are_bounded() {
+    let mut facts = Facts::default();
+    for number in 0..100 {
+        facts.prove(seconds(number), &format!("m{number}"), "");
+    }
+    assert_eq!(facts.lanes.len(), LANES_LIMIT);
+    assert!(facts.lane("m99").is_some() && facts.lane("m0").is_none());
+}
+
+#[test]
+fn facts_are_read_as_they_were_written_and_others_are_none() {
+    let facts = after(&[
+        report(run(true, 1), 30_000, 32_000, Verdict::Answered),
+        report(run(false, 3), 100, 2_000, Verdict::Faulty(Cause::Busy, Some(seconds(5)))),
+    ]);
+    assert_eq!(Facts::from_json(&facts.to_json()), Some(facts));
+    assert_eq!(Facts::from_json(&Facts::default().to_json()), Some(Facts::default()));
+    for other in ["", "{}", "[]", r#"{"streak":1,"failed":0,"lanes":[{}]}"#] {
+        assert_eq!(Facts::from_json(other.as_bytes()), None, "{other}");
+    }
+}
