@@ -213,64 +213,54 @@ pub fn plan(view: &FleetView, policy: Policy, demand: &Demand<'_>) -> Plan {
         .enumerate()
         .filter(|(_, host)| has(host))
         .partition(|(_, host)| host.host.weight() > 0);
-    let mut choices: Vec<_> = able.iter().map(|(index, host)| choice(view, *index, host, demand)).collect();
-    let weight = |choice: &Choice| choice.host.weight();
-    let ranks =
-        |key| ranking(able.iter().map(|(index, host)| (*index, host.host.url(), host.host.weight())), key);
+    let key = if matches!(policy, Policy::Auto | Policy::Affinity) { demand.affinity } else { demand.seed };
+    let mut order: Vec<_> = able.iter().map(|(index, _)| *index).collect();
+    if policy == Policy::RoundRobin {
+        order.rotate_left(turn(&able, demand.turn));
+    } else {
+        order = ranking(able.iter().map(|(index, host)| (*index, host.host.url(), host.host.weight())), key);
+    }
+    let hosts = order.into_iter().filter_map(|index| Some((index, view.hosts.get(index)?)));
+    let mut choices: Vec<_> = hosts.map(|(index, host)| choice(view, index, host, demand)).collect();
     let total = |choice: &Choice| view.hosts.get(choice.index).map_or(0, |host| host.leases.len() as u64);
-    let rank = |ranks: &[usize], choice: &Choice| ranks.iter().position(|index| *index == choice.index);
-    match policy {
-        Policy::Auto => {
-            let ranks = ranks(demand.affinity);
-            let best = choices.iter().map(|choice| millis(choice.wait)).min().unwrap_or_default();
-            choices.sort_by_key(|choice| {
-                let wait = millis(choice.wait);
-                (if wait < best + TIE { best } else { wait }, rank(&ranks, choice))
-            });
-        }
-        Policy::RoundRobin => {
-            let sum: u64 = choices.iter().map(weight).sum();
-            let mut turn = demand.turn % sum.max(1);
-            let first = choices.iter().position(|choice| match turn.checked_sub(weight(choice)) {
-                None => true,
-                Some(left) => {
-                    turn = left;
-                    false
-                }
-            });
-            choices.rotate_left(first.unwrap_or_default());
-        }
-        Policy::Random => {
-            let ranks = ranks(demand.seed);
-            choices.sort_by_key(|choice| rank(&ranks, choice));
-        }
-        Policy::LeastOutstanding => {
-            let ranks = ranks(demand.seed);
-            choices.sort_by_key(|choice| (total(choice) * 1000 / weight(choice), rank(&ranks, choice)));
-        }
-        Policy::PowerOfTwoChoices => {
-            let ranks = ranks(demand.seed);
-            let latency = |choice: &Choice| latency(view.hosts.get(choice.index), demand);
-            let cost = |choice: &Choice| latency(choice) * (total(choice) + 1) / weight(choice);
-            choices.sort_by_key(|choice| rank(&ranks, choice));
-            if let [first, second, ..] = &mut *choices
-                && cost(second) < cost(first)
-            {
-                std::mem::swap(first, second);
-            }
-        }
+    let best = choices.iter().map(|choice| millis(choice.wait)).min().unwrap_or_default();
+    let weights: u64 = choices.iter().map(|choice| choice.host.weight()).sum();
+    let requests = choices.iter().map(total).sum::<u64>() + 1;
+    let rate = |choice: &Choice| match policy {
+        Policy::Auto => Some(millis(choice.wait)).filter(|wait| *wait >= best + TIE).unwrap_or(best),
+        Policy::LeastOutstanding => total(choice) * 1000 / choice.host.weight(),
+        // A host takes a quarter more than its share at most (Mirrokni, Thorup and Zadimoghaddam 2016).
         Policy::Affinity => {
-            let ranks = ranks(demand.affinity);
-            // A host takes a quarter more than its share at most (Mirrokni, Thorup and Zadimoghaddam 2016).
-            let sum: u64 = choices.iter().map(weight).sum();
-            let requests = choices.iter().map(total).sum::<u64>() + 1;
-            let share = |choice: &Choice| (requests * 5 * weight(choice)).div_ceil(4 * sum.max(1));
-            choices.sort_by_key(|choice| (total(choice) >= share(choice), rank(&ranks, choice)));
+            let share = (requests * 5 * choice.host.weight()).div_ceil(4 * weights.max(1));
+            u64::from(total(choice) >= share)
+        }
+        Policy::RoundRobin | Policy::Random | Policy::PowerOfTwoChoices => 0,
+    };
+    // The sort is stable: what is rated alike stays in the order of the turns, of chance or of affinity.
+    choices.sort_by_key(|choice| (choice.breaker == BreakerState::Open, rate(choice)));
+    let latency = |choice: &Choice| latency(view.hosts.get(choice.index), demand);
+    let cost = |choice: &Choice| latency(choice) * (total(choice) + 1) / choice.host.weight();
+    if let (Policy::PowerOfTwoChoices, [first, second, ..]) = (policy, &mut *choices)
+        && second.breaker != BreakerState::Open
+        && cost(second) < cost(first)
+    {
+        std::mem::swap(first, second);
+    }
+    Plan { policy, choices, drained: drained.len() }
+}
+
+/// The place among `hosts` whose turn it is when `turn` requests went before: of each round every host has as many turns
+/// as its weight says.
+fn turn(hosts: &[(usize, &HostView)], turn: u64) -> usize {
+    let weights = hosts.iter().map(|(_, host)| host.host.weight());
+    let mut left = turn % weights.clone().sum::<u64>().max(1);
+    for (place, weight) in weights.enumerate() {
+        match left.checked_sub(weight) {
+            None => return place,
+            Some(rest) => left = rest,
         }
     }
-    // The sort is stable: within each group the policy's order stays.
-    choices.sort_by_key(|choice| choice.breaker == BreakerState::Open);
-    Plan { policy, choices, drained: drained.len() }
+    0
 }
 
 fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) -> Choice {
