@@ -7,8 +7,10 @@
 
 mod answer;
 mod attempt;
+mod destination;
 mod dispatch;
 mod orphan;
+mod place;
 mod rendering;
 
 use std::{
@@ -41,9 +43,10 @@ use crate::{
     wire::{dialect::Dialect, framer, protocol::Protocol},
 };
 use answer::{Events, Heard, Opened};
-pub(crate) use dispatch::Destination;
-use dispatch::{Dispatch, Place, Step};
+pub(crate) use destination::Destination;
+use dispatch::{Dispatch, Step};
 pub use orphan::Orphans;
+use place::Place;
 pub(crate) use rendering::{Pieces, Rendering};
 
 /// On a surface of server-sent events, how long upstream may stay silent until the client gets a head: from then on a

@@ -15,8 +15,9 @@ use super::{
     NO_EVENT, Order, UNFINISHED,
     answer::{Events, Heard, Opened},
     broken,
-    dispatch::{Dispatch, Place},
+    dispatch::Dispatch,
     orphan,
+    place::Place,
 };
 use crate::{
     account::Account,

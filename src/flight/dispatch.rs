@@ -5,119 +5,32 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{
-    channel::oneshot,
-    future::{Either, select},
-};
-use serde_json::value::RawValue;
+use futures::future::{Either, select};
 
-use super::Order;
+use super::{
+    Order,
+    place::{Place, hold},
+};
 use crate::{
     account::Account,
-    caller::Scope,
     error::Error,
     fleet::{
-        AttemptFailure, BackendHost, BreakerState, Cause, Facts, Failover, ModelName, Policy, Report, Run,
-        Ticket, Verdict, Work,
-        ledger::{Claim, FleetView, LEASE, Lease, Ledger, Place as Wanted},
+        AttemptFailure, BackendHost, BreakerState, Failover, Policy, Ticket, Work,
+        ledger::{Claim, FleetView, Lease, Ledger},
         nearest,
-        plan::{Choice, Demand, Plan, affinity, plan},
+        plan::{Choice, Demand, Plan, plan},
         queue::{self, Entry},
     },
     handle::random_id,
     host::Host,
     store::{FleetState, Store},
     survey,
-    wire::members::Members,
 };
 
 /// The shortest and the longest pause between two looks at a queue that others move, too.
 const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
 /// The pause where whoever moves the queue wakes who waits.
 const WOKEN: Duration = Duration::from_secs(1);
-/// Of a prompt, as many bytes decide which host's prompt cache may know it.
-const PREFIX: usize = 1024;
-/// The options that make Ollama load a model anew (`server/sched.go`, `needsReload`); the first is what `/api/ps` tells.
-const RUNNER_OPTIONS: [&str; 7] =
-    ["num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"];
-
-/// What decides where an order goes.
-#[derive(Debug)]
-pub(crate) struct Destination {
-    /// The model that a host must have; `None` when any host will do.
-    model: Option<ModelName>,
-    /// What takes a place there; `None` for what asks no model.
-    work: Option<Work>,
-    /// The runner options, in a canonical form.
-    options: String,
-    affinity: u64,
-    caller: String,
-    session: String,
-}
-
-impl Destination {
-    /// `session` is empty for none; `prompt` is whatever a host's prompt cache may know the beginning of.
-    pub(crate) fn new(
-        scope: &Scope,
-        session: &str,
-        work: Option<Work>,
-        model: Option<&str>,
-        request: Option<&Members<'_>>,
-        prompt: &[u8],
-    ) -> Self {
-        let caller = format!("{:016x}", affinity(scope.as_bytes()));
-        let known = match session {
-            "" => affinity(prompt.get(..PREFIX).unwrap_or(prompt)),
-            session => affinity([caller.as_bytes(), session.as_bytes()].concat().as_slice()),
-        };
-        Self {
-            // What is no name goes upstream all the same: Ollama says best what is wrong with it.
-            model: model.and_then(ModelName::parse),
-            work: work.filter(|_| model.is_some()),
-            options: request.map(runner_options).unwrap_or_default(),
-            affinity: known,
-            session: if session.is_empty() { String::new() } else { format!("{known:016x}") },
-            caller,
-        }
-    }
-
-    fn lane(&self) -> Option<String> {
-        Some(self.work?.lane(self.model.as_ref()?))
-    }
-}
-
-/// The runner options of a request, as `name=value`, parted by commas.
-fn runner_options(request: &Members<'_>) -> String {
-    let options = request.object("options");
-    let named = RUNNER_OPTIONS.iter().filter_map(|name| Some((*name, options.as_ref()?.raw(name)?)));
-    let shift = request.raw("shift").map(|shift| ("shift", shift));
-    let text = |(name, value): (&str, &RawValue)| format!("{name}={}", value.get());
-    named.chain(shift).map(text).collect::<Vec<_>>().join(",")
-}
-
-/// A place that a request has on a host.
-#[derive(Debug)]
-pub(crate) struct Place {
-    pub(super) backend: BackendHost,
-    lease: Option<Lease>,
-    /// Whether the lease is in this process's own book.
-    is_own: bool,
-    facts: Arc<Facts>,
-    /// When it was taken, by the store's clock and by the host's.
-    began: Duration,
-    since: Duration,
-    in_flight: u64,
-    pub(super) cold: bool,
-    options: String,
-    affinity: u64,
-    prompt: u64,
-    streams: bool,
-    /// Until the first byte of the answer.
-    first_byte: Option<Duration>,
-    /// Dropped with the place, it ends the renewals of the lease.
-    _held: Option<oneshot::Sender<()>>,
-}
-
 /// Where a request goes next.
 pub(super) enum Step {
     Go(Box<Place>),
@@ -220,14 +133,19 @@ impl<'a, H: Host> Dispatch<'a, H> {
     }
 
     async fn plan(&mut self, view: &FleetView, account: &mut Account) -> Plan {
-        let (host, to) = (self.host, &self.order.destination);
+        let host = self.host;
         let policy = host.config().policy;
         if policy == Policy::RoundRobin && self.turn.is_none() {
             let turn = if account.store_failed() { None } else { Some(host.store().next_turn().await) };
             // Without the shared counter chance spreads as well.
             self.turn = turn.and_then(|turn| account.tolerate(host, "next_turn", turn)).or(Some(self.seed));
         }
-        let demand = Demand {
+        plan(view, policy, &self.demand())
+    }
+
+    fn demand(&self) -> Demand<'_> {
+        let to = &self.order.destination;
+        Demand {
             model: to.model.as_ref(),
             work: to.work.unwrap_or(Work::Answer),
             options: &to.options,
@@ -235,8 +153,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
             prompt: self.order.body.len() as u64,
             turn: self.turn.unwrap_or_default(),
             seed: self.seed,
-        };
-        plan(view, policy, &demand)
+        }
     }
 
     /// What follows when no host is left that has the model; `None` to look again.
@@ -286,11 +203,10 @@ impl<'a, H: Host> Dispatch<'a, H> {
         account: &mut Account,
     ) -> Option<(Lease, bool)> {
         let (host, to) = (self.host, &self.order.destination);
-        let places: Vec<Wanted> = plan.places();
         let claim = Claim {
             id: &self.id,
             lane,
-            places,
+            places: plan.places(),
             flow: (&to.caller, &to.session),
             is_retry,
             reason: &plan.to_string(),
@@ -395,8 +311,8 @@ impl<'a, H: Host> Dispatch<'a, H> {
 
     /// Resolves once the host of `place` counts as hung and another could be asked instead.
     pub(super) async fn hung(&self, place: &Place, account: &Account) {
-        let (host, to) = (self.host, &self.order.destination);
-        let lane = to.lane().filter(|_| !place.cold);
+        let host = self.host;
+        let lane = self.order.destination.lane().filter(|_| !place.cold);
         let facts = lane.as_deref().and_then(|lane| place.facts.lane(lane));
         let patience =
             facts.and_then(|facts| facts.patience(&place.options, place.streams, host.config().hung_after));
@@ -415,16 +331,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
                 since = completed;
                 continue;
             }
-            let demand = Demand {
-                model: to.model.as_ref(),
-                work: to.work.unwrap_or(Work::Answer),
-                options: &to.options,
-                affinity: to.affinity,
-                prompt: self.order.body.len() as u64,
-                turn: 0,
-                seed: self.seed,
-            };
-            let others = plan(&view, Policy::Auto, &demand).choices;
+            let others = plan(&view, Policy::Auto, &self.demand()).choices;
             if others.iter().any(|choice| choice.breaker != BreakerState::Open) {
                 return;
             }
@@ -445,110 +352,4 @@ pub(crate) async fn ledger<H: Host>(host: &H, account: &mut Account) -> Ledger {
         }
     }
     host.fleet().ledger(host.now())
-}
-
-impl Place {
-    /// What is told of the attempt when it ends now.
-    fn report<'p, H: Host>(&'p self, host: &H, lane: Option<&'p str>, verdict: Verdict) -> Report<'p> {
-        let run = lane.map(|lane| Run {
-            lane,
-            options: &self.options,
-            streams: self.streams,
-            in_flight: self.in_flight,
-            cold: self.cold,
-            affinity: self.affinity,
-            prompt: self.prompt,
-        });
-        let elapsed = host.now().saturating_sub(self.since);
-        Report { run, began: self.began, first_byte: self.first_byte, elapsed, verdict }
-    }
-
-    /// Whether it counts against the host's limit.
-    pub(super) fn is_taken(&self) -> bool {
-        self.lease.is_some()
-    }
-
-    /// Until the first byte of the answer, once there was one.
-    pub(super) fn first_byte(&self) -> Option<Duration> {
-        self.first_byte
-    }
-
-    /// How long ago the first byte came.
-    pub(super) fn since_first_byte<H: Host>(&self, host: &H) -> Option<Duration> {
-        Some(host.now().saturating_sub(self.since + self.first_byte?))
-    }
-
-    /// Takes note of the first byte; of a model that had to be loaded, others want to know at once.
-    pub(super) fn note_first_byte<H: Host>(&mut self, host: &H) {
-        self.first_byte = Some(host.now().saturating_sub(self.since));
-        let Some(lease) = self.lease.clone() else { return };
-        let is_known = self.facts.lane(&lease.lane).is_some_and(|facts| facts.is_proved(&self.options));
-        if is_known && !self.cold {
-            return;
-        }
-        let (host, facts, options) = (host.clone(), Arc::clone(&self.facts), self.options.clone());
-        host.clone().spawn(async move {
-            let change = |facts: &mut Facts, now: Duration| facts.prove(now, &lease.lane, &options);
-            update(&host, &lease.host, &facts, None, change).await;
-        });
-    }
-
-    /// Gives the place back and takes note of how the attempt ended.
-    pub(super) async fn settle<H: Host>(self, host: &H, verdict: Verdict) {
-        let lane = self.lease.as_ref().map(|lease| lease.lane.clone());
-        let report = self.report(host, lane.as_deref(), verdict);
-        let seed = host.random();
-        let change = |facts: &mut Facts, now: Duration| facts.note(now, &report, seed);
-        let released = self.lease.as_ref();
-        if released.is_none() && matches!(verdict, Verdict::Answered | Verdict::Refused | Verdict::Neutral) {
-            // Nothing to give back, and nothing new unless a breaker is to close.
-            if self.facts.breaker.cause().is_none() {
-                return;
-            }
-        }
-        if self.is_own {
-            host.fleet().update(host.now(), self.backend.url(), released.map(|lease| &*lease.id), change);
-        } else {
-            update(host, self.backend.url(), &self.facts, released, change).await;
-        }
-    }
-
-    /// Takes note that another host answered what this one failed.
-    pub(super) async fn blame<H: Host>(backend: &BackendHost, host: &H) {
-        let seed = host.random();
-        let change = |facts: &mut Facts, now: Duration| {
-            facts.breaker.fail(now, Cause::Failed, None, seed);
-        };
-        update(host, backend.url(), &Facts::default(), None, change).await;
-    }
-}
-
-/// Renews a lease until what is returned is dropped; `None` where leases need no renewal.
-fn hold<H: Host>(host: &H, lease: &Lease) -> Option<oneshot::Sender<()>> {
-    host.config().redis.as_ref()?;
-    let (held, mut dropped) = oneshot::channel();
-    let (task_host, lease) = (host.clone(), lease.clone());
-    host.spawn(async move {
-        while let Either::Right(((), left)) = select(dropped, Box::pin(task_host.sleep(LEASE / 3))).await {
-            dropped = left;
-            // A renewal that fails is made up for by the next.
-            let _ = task_host.store().renew(&lease).await;
-        }
-    });
-    Some(held)
-}
-
-/// Changes what is known of a host, in the store or, while that is away, in this process's own book.
-async fn update<H: Host>(
-    host: &H,
-    url: &str,
-    known: &Facts,
-    released: Option<&Lease>,
-    change: impl Fn(&mut Facts, Duration) + crate::host::MaybeSend + crate::host::MaybeSync,
-) {
-    let now = host.fleet().time(host.now());
-    if host.store().update(url, (known, now), released, &change).await.is_err() {
-        host.fleet().update(host.now(), url, None, change);
-    }
-    host.fleet().ring();
 }

@@ -10,7 +10,7 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use super::dispatch::Place;
+use super::place::Place;
 use crate::{
     fleet::{AttemptFailure, Verdict},
     host::{Host, MaybeSend, UpstreamFailure},
