@@ -179,10 +179,9 @@ impl Flight {
                     let _ = door.send(Arrival::Streaming { content_type, backend, routes });
                 }
                 let heard = Heard::new(keeps);
-                let mut stream = Stream { host, order: &order, outlet, presence, heard, forgetful };
-                let (end, verdict) =
-                    stream.relay(first, events, commit, &mut account, place.as_deref()).await;
-                if let Some(place) = place {
+                let mut stream = Stream { host, order: &order, outlet, presence, heard, forgetful, place };
+                let (end, verdict) = stream.relay(first, events, commit, &mut account).await;
+                if let Some(place) = stream.place {
                     place.settle(host, verdict).await;
                 }
                 account.close(host, end.as_ref().map(|()| http::StatusCode::OK)).await;
@@ -316,7 +315,7 @@ async fn fly<H: Host>(
                 if matches!(failure, AttemptFailure::Failed { .. }) {
                     failed.push(backend);
                 } else if failure == AttemptFailure::NotFound {
-                    dispatch.forget(&backend);
+                    dispatch.forget(&backend).await;
                 }
                 failover.failed(failure);
             }
@@ -333,6 +332,8 @@ struct Stream<'a, H> {
     presence: Presence,
     heard: Heard,
     forgetful: bool,
+    /// `None` once it was given back.
+    place: Option<Box<Place>>,
 }
 
 impl<H: Host> Stream<'_, H> {
@@ -342,14 +343,12 @@ impl<H: Host> Stream<'_, H> {
         mut events: Events<H::Body>,
         commit: Commit,
         account: &mut Account,
-        place: Option<&Place>,
     ) -> (Result<(), Error>, Verdict) {
         let end = self.relay_events(first, &mut events, commit, account).await;
         account.tokens = self.heard.tokens();
         if let Some(attempt) = account.attempts.last_mut() {
             attempt.outcome = end.as_ref().map_or_else(AttemptFailure::word, |()| "ok");
         }
-        account.speed = self.heard.speed(place.and_then(|place| place.since_first_byte(self.host)));
         let Err(failure) = end else {
             events.drain(self.host);
             return (Ok(()), Verdict::Answered);
@@ -386,8 +385,13 @@ impl<H: Host> Stream<'_, H> {
                     return Err(failure);
                 }
                 if chunk.end {
+                    let since = self.place.as_ref().and_then(|place| place.since_first_byte(self.host));
+                    account.speed = self.heard.speed(since);
                     let answer = self.heard.answer();
-                    let session = land(self.host, &answer, commit, account).await;
+                    // Whoever reads the end and goes on at once must find the place free.
+                    let settled = self.place.take().map(|place| place.settle(self.host, Verdict::Answered));
+                    let landed = land(self.host, &answer, commit, account);
+                    let (session, _) = join!(landed, OptionFuture::from(settled));
                     let session = session.or_else(|| self.forgetful.then_some(SessionStatus::Unavailable));
                     let last = self.order.rendering.last(event.clone(), &chunk, &answer, account, session);
                     return Ok(self.hand_over(last).await?);
