@@ -182,10 +182,9 @@ impl Flight {
                     let _ = door.send(Arrival::Streaming { content_type, backend, routes });
                 }
                 let heard = Heard::new(keeps);
-                let mut stream = Stream { host, order: &order, outlet, presence, heard, forgetful };
-                let (end, verdict) =
-                    stream.relay(first, events, commit, &mut account, place.as_deref()).await;
-                if let Some(place) = place {
+                let mut stream = Stream { host, order: &order, outlet, presence, heard, forgetful, place };
+                let (end, verdict) = stream.relay(first, events, commit, &mut account).await;
+                if let Some(place) = stream.place {
                     place.settle(host, verdict).await;
                 }
                 account.close(host, end.as_ref().map(|()| http::StatusCode::OK)).await;
@@ -193,18 +192,17 @@ impl Flight {
             }
             Ok(Opened::Spoken(heard)) => {
                 let answer = heard.answer();
-                let session = land(host, &answer, commit, &mut account).await;
+                let landed = land(host, &answer, commit, &mut account);
+                let session = conclude(host, landed, place).await;
                 Ok(Landing::Spoken(answer, session))
             }
             Ok(Opened::Whole(original)) => {
-                let session = land_whole(host, &order, &original, commit, &mut account).await;
+                let landed = land_whole(host, &order, &original, commit, &mut account);
+                let session = conclude(host, landed, place).await;
                 Ok(Landing::Whole(original, session))
             }
             Err(error) => Err(error),
         };
-        if let Some(place) = place {
-            place.settle(host, Verdict::Answered).await;
-        }
         if let Some(door) = door.take() {
             // The client may have left while the answer was stored.
             if let Err(Arrival::Complete(complete)) =
@@ -319,7 +317,7 @@ async fn fly<H: Host>(
                 if matches!(failure, AttemptFailure::Failed { .. }) {
                     failed.push(backend);
                 } else if failure == AttemptFailure::NotFound {
-                    dispatch.forget(&backend);
+                    dispatch.forget(&backend).await;
                 }
                 failover.failed(failure);
             }
@@ -336,6 +334,8 @@ struct Stream<'a, H> {
     presence: Presence,
     heard: Heard,
     forgetful: bool,
+    /// `None` once it was given back.
+    place: Option<Box<Place>>,
 }
 
 impl<H: Host> Stream<'_, H> {
@@ -345,14 +345,12 @@ impl<H: Host> Stream<'_, H> {
         mut events: Events<H::Body>,
         commit: Commit,
         account: &mut Account,
-        place: Option<&Place>,
     ) -> (Result<(), Error>, Verdict) {
         let end = self.relay_events(first, &mut events, commit, account).await;
         account.tokens = self.heard.tokens();
         if let Some(attempt) = account.attempts.last_mut() {
             attempt.outcome = end.as_ref().map_or_else(AttemptFailure::word, |()| "ok");
         }
-        account.speed = self.heard.speed(place.and_then(|place| place.since_first_byte(self.host)));
         let Err(failure) = end else {
             events.drain(self.host);
             return (Ok(()), Verdict::Answered);
@@ -389,8 +387,11 @@ impl<H: Host> Stream<'_, H> {
                     return Err(failure);
                 }
                 if chunk.end {
+                    let since = self.place.as_ref().and_then(|place| place.since_first_byte(self.host));
+                    account.speed = self.heard.speed(since);
                     let answer = self.heard.answer();
-                    let session = land(self.host, &answer, commit, account).await;
+                    let landed = land(self.host, &answer, commit, account);
+                    let session = conclude(self.host, landed, self.place.take()).await;
                     let session = session.or_else(|| self.forgetful.then_some(SessionStatus::Unavailable));
                     let last = self.order.rendering.last(event.clone(), &chunk, &answer, account, session);
                     return Ok(self.hand_over(last).await?);
@@ -429,6 +430,13 @@ const UNFINISHED: &str = "the answer ended without its terminator";
 
 fn broken(detail: &str) -> AttemptFailure {
     AttemptFailure::Protocol(detail.to_owned())
+}
+
+/// Stores what an answer changes and gives its place back, at the same time, before the client has the end of it: whoever
+/// reads that and goes on at once must find the place free.
+async fn conclude<H: Host, T>(host: &H, landed: impl Future<Output = T>, place: Option<Box<Place>>) -> T {
+    let settled = place.map(|place| place.settle(host, Verdict::Answered));
+    join!(landed, OptionFuture::from(settled)).0
 }
 
 /// Stores what upstream's whole reply changes.

@@ -197,6 +197,8 @@ async fn learn<H: Host>(host: &H) {
 async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Inventory>, UpstreamFailure> {
     let book = host.fleet();
     let known = book.inventories().get(backend.url()).map(|known| known.version.clone()).unwrap_or_default();
+    // A first byte that comes while it answers is newer than what it says.
+    let seen = book.time(host.now());
     // One after the other, over one connection.
     let tags = ask(host, backend, "/api/tags").await;
     let (running, version) = match &tags {
@@ -207,7 +209,6 @@ async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Invento
         Ok(_) => (answer(host, backend, "/api/ps").await, None),
         Err(_) => (Ok(Bytes::new()), None),
     };
-    let seen = book.time(host.now());
     let inventory = match tags {
         Ok(tags) => Inventory::read(seen, &tags, running.ok().as_deref(), version.as_deref())
             .ok_or_else(|| UpstreamFailure::Protocol("no answer to /api/tags".to_owned())),

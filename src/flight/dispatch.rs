@@ -76,9 +76,9 @@ impl<'a, H: Host> Dispatch<'a, H> {
         loop {
             let changed = self.host.fleet().changed();
             let (mut view, ledger) = self.view(account).await;
-            // Its own ticket is nothing that it waits for.
-            let known = view.tickets.iter().position(|ticket| *ticket.id == *self.id);
-            let known = known.map(|place| view.tickets.swap_remove(place));
+            // What it waits for itself is no work ahead of it.
+            let own = view.tickets.iter().position(|ticket| *ticket.id == *self.id);
+            let own = own.map(|place| view.tickets.swap_remove(place));
             if failover.is_retry() && !ledger.retries.allow() {
                 return Step::None(None);
             }
@@ -96,9 +96,9 @@ impl<'a, H: Host> Dispatch<'a, H> {
             let Some(lane) = to.lane() else {
                 return Step::Go(self.place(&view, &plan, first, None, account));
             };
-            let is_waiting = known.is_some();
+            let is_waiting = own.is_some();
             let flow = (&*to.caller, &*to.session);
-            let ticket = known.unwrap_or_else(|| Ticket::new(&view, &self.id, &lane, first.host.url(), flow));
+            let ticket = own.unwrap_or_else(|| Ticket::new(&view, &self.id, &lane, first.host.url(), flow));
             let has_turn = queue::has_turn(&view, &plan, &ticket);
             if has_turn && let Some(lease) = self.claim(&plan, &lane, failover.is_retry(), account).await {
                 self.waiting = None;
@@ -303,9 +303,15 @@ impl<'a, H: Host> Dispatch<'a, H> {
     }
 
     /// Takes note that a host does not have the model after all.
-    pub(super) fn forget(&self, backend: &BackendHost) {
-        if let Some(model) = &self.order.destination.model {
-            self.host.fleet().forget_model(backend.url(), model);
+    pub(super) async fn forget(&self, backend: &BackendHost) {
+        let (book, Some(model)) = (self.host.fleet(), &self.order.destination.model) else { return };
+        book.forget_model(backend.url(), model);
+        // Where hosts are asked on demand, all go by what lies in the store.
+        if !book.is_watched()
+            && let Some(known) = book.inventories().get(backend.url())
+        {
+            // What is lost is found out again at the next request.
+            let _ = self.host.store().put_inventory(backend.url(), known).await;
         }
     }
 

@@ -1,7 +1,5 @@
 //! A client that leaves while it waits.
 
-use paddock_tests::ollama::Gate;
-
 use crate::behaviors::prelude::*;
 
 /// A surface that streams, with the recorded stream of what it asks.
@@ -169,7 +167,34 @@ async fn a_client_that_leaves_a_pull_takes_the_pulls_of_all_hosts_with_it(form: 
     Ok(())
 }
 
+async fn a_client_that_leaves_the_queue_is_forgotten_at_once(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("HOST_PARALLEL", "1")).await?;
+    let gate = Gate::default();
+    ollama.chats(Scripted::saying("done")?.behind(&gate));
+    let leave = async {
+        ollama.wait_for_requests(CHAT, 1, PATIENCE).await?;
+        for stream in [false, true] {
+            let body = json!({"message": "too long", "stream": stream});
+            tokio::select! {
+                reply = gateway.open_post("/chat", body, &[]) => bail!("answered: {reply:?}"),
+                waits = gateway.until_fleet(|fleet| fleet["queue"]["waiting"] == 1) => drop(waits?),
+            }
+            gateway.until_fleet(|fleet| fleet["queue"]["waiting"] == 0).await?;
+        }
+        gate.open(2);
+        anyhow::Ok(())
+    };
+    let (held, left) = futures::join!(gateway.say("held"), leave);
+    left.and(held)?;
+    gateway.say("next").await?;
+    let asked: Vec<_> = ollama.chat_requests().iter().flat_map(Recorded::messages).collect();
+    assert_eq!(asked, ["user: held", "user: next"]);
+    Ok(())
+}
+
 where_leaving_is_seen! {
+    a_client_that_leaves_the_queue_is_forgotten_at_once,
     a_client_that_leaves_a_silent_stream_is_noticed_at_once,
     a_client_that_leaves_before_the_head_is_noticed_within_a_second,
     a_model_loads_although_its_clients_are_impatient,

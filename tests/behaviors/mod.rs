@@ -6,11 +6,14 @@
 mod access;
 mod answers;
 mod backpressure;
+mod breaking;
 mod cache;
 mod chat;
 mod clients;
 mod early;
+mod explaining;
 mod failover;
+mod fleet;
 mod health;
 mod input;
 mod leaving;
@@ -20,11 +23,13 @@ mod management;
 mod metrics;
 mod origins;
 mod outage;
+mod queueing;
 mod relaying;
 mod replay;
 mod replicas;
 mod routing;
 mod sessions;
+mod sharing;
 mod streaming;
 mod surface_sessions;
 mod surfaces;
@@ -38,7 +43,7 @@ pub(crate) mod prelude {
     pub(crate) use http::Method;
     pub(crate) use paddock_tests::{
         gateway::{Form, Gateway, PATIENCE, Payload, Reply},
-        ollama::{CHAT, End, FakeOllama, Recorded, Scripted, TAGS, refusal},
+        ollama::{CHAT, End, FakeOllama, Gate, Recorded, Scripted, TAGS, refusal},
         setup::Setup,
     };
     pub(crate) use serde_json::json;

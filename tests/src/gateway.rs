@@ -121,6 +121,28 @@ impl dyn Gateway + '_ {
         }
         None.context("no attempt is left")
     }
+
+    /// Looks at the fleet again and again until it is as wished.
+    pub async fn until_fleet(&self, wished: impl Fn(&Value) -> bool) -> Result<Value> {
+        let started = Instant::now();
+        loop {
+            let reply = self.get("/fleet").await?;
+            ensure!(reply.status == 200, "{} {}", reply.status, reply.text());
+            let fleet = reply.json();
+            if wished(&fleet) {
+                return Ok(fleet);
+            }
+            ensure!(started.elapsed() < PATIENCE, "still {fleet:#} after {PATIENCE:?}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
+    /// Has every host asked what it has, as all are for a model that none has.
+    pub async fn look_at_all_hosts(&self) -> Result<()> {
+        let reply = self.chat(serde_json::json!({ "message": "hello", "model": "nobody-has-this" })).await?;
+        ensure!(reply.status == 404, "{} {}", reply.status, reply.text());
+        Ok(())
+    }
 }
 
 fn request(

@@ -19,6 +19,7 @@ pub struct Setup {
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) redis: RedisChoice,
     pub(crate) single_instance: bool,
+    weights: Vec<u64>,
     prefix: String,
 }
 
@@ -44,6 +45,7 @@ impl Setup {
             settings: BTreeMap::new(),
             redis: RedisChoice::Shared,
             single_instance: false,
+            weights: Vec::new(),
             prefix,
         };
         setup
@@ -58,6 +60,12 @@ impl Setup {
     pub fn set(mut self, name: &str, value: impl Into<String>) -> Self {
         self.settings.insert(name.to_owned(), value.into());
         self
+    }
+
+    /// Gives the hosts these weights, in their order.
+    #[must_use]
+    pub fn weights(self, weights: &[u64]) -> Self {
+        Self { weights: weights.to_vec(), ..self }
     }
 
     /// Uses this Redis.
@@ -80,6 +88,21 @@ impl Setup {
     /// What every key of this set-up begins with in Redis.
     pub fn prefix(&self) -> &str {
         &self.prefix
+    }
+
+    /// The hosts as one list, as the native form takes them.
+    pub(crate) fn host_list(&self) -> String {
+        let weights = self.weights.iter().map(|weight| format!(";weight={weight}"));
+        let weights = weights.chain(std::iter::repeat(String::new()));
+        let hosts: Vec<_> =
+            self.hosts.iter().zip(weights).map(|(host, weight)| host.url() + &weight).collect();
+        hosts.join(",")
+    }
+
+    /// The weights as one list, as the Spin form takes them; empty for none.
+    pub(crate) fn weight_list(&self) -> String {
+        let weights: Vec<_> = self.weights.iter().map(u64::to_string).collect();
+        weights.join(",")
     }
 
     /// The Redis to use; whoever runs on it keeps it.

@@ -39,8 +39,8 @@ struct MemoryGateway {
 impl Form for Memory {
     fn start(&self, setup: Setup) -> BoxFuture<'_, Result<Box<dyn Gateway>>> {
         async move {
-            let urls: Vec<_> = setup.hosts.iter().map(crate::ollama::FakeOllama::url).collect();
-            let setup = setup.set("OLLAMA_HOSTS", urls.join(","));
+            let hosts = setup.host_list();
+            let setup = setup.set("OLLAMA_HOSTS", hosts);
             let value = |name: &str| setup.settings.get(name).cloned();
             let loaded = Config::load(&value, SettingsForm::Native)
                 .map_err(|problems| anyhow::anyhow!(problems.join("; ")))?;

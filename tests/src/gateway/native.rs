@@ -32,9 +32,8 @@ impl Form for Native {
     fn start(&self, setup: Setup) -> BoxFuture<'_, Result<Box<dyn Gateway>>> {
         async move {
             let server = if self.redis { Some(setup.server()?) } else { None };
-            let urls: Vec<_> = setup.hosts.iter().map(FakeOllama::url).collect();
             let mut settings = setup.settings.clone();
-            settings.entry("OLLAMA_HOSTS".to_owned()).or_insert_with(|| urls.join(","));
+            settings.entry("OLLAMA_HOSTS".to_owned()).or_insert_with(|| setup.host_list());
             if let Some(server) = &server {
                 settings.insert("REDIS_URL".to_owned(), server.url().to_string());
                 settings.insert("REDIS_PREFIX".to_owned(), setup.prefix().to_owned());

@@ -60,6 +60,7 @@ fn variables(setup: &Setup, redis: &RedisServer) -> Result<Vec<(String, String)>
         let name = if index == 0 { "ollama_host".to_owned() } else { format!("ollama_host{}", index + 1) };
         variables.push((name, host.url()));
     }
+    variables.push(("ollama_weights".to_owned(), setup.weight_list()));
     let url = redis.url();
     variables.extend([
         ("redis_scheme".to_owned(), url.scheme().to_owned()),

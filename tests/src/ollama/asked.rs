@@ -108,13 +108,15 @@ impl<'a> Asked<'a> {
     }
 }
 
-/// Ollama matches names without case, and no tag means `latest`.
+/// Ollama matches names without case, no tag means `latest`, and its own library needs no prefix.
 pub(super) fn is_same_model(stored: &str, asked: &str) -> bool {
     stored.eq_ignore_ascii_case(asked) || stored.eq_ignore_ascii_case(&full_name(asked))
 }
 
 /// The name as Ollama stores it.
 pub(super) fn full_name(model: &str) -> String {
+    let model = model.strip_prefix("registry.ollama.ai/").unwrap_or(model);
+    let model = model.strip_prefix("library/").unwrap_or(model);
     if model.contains(':') { model.to_owned() } else { format!("{model}:latest") }
 }
 
