@@ -54,7 +54,9 @@ async fn the_fleet_is_shown_as_the_next_decision_sees_it(form: &dyn Form) -> Res
     let decisions = fleet["decisions"].as_array().map(Vec::as_slice).unwrap_or_default();
     assert_eq!(decisions.len(), 2, "{decisions:?}");
     let last = decisions[1].as_str().unwrap_or_default();
-    assert!(last.starts_with("auto; host 1: loaded, 0 of 3 in flight, wait 0 ms"), "{last}");
+    let begin =
+        format!("llama3.2:latest at {}: auto; host 1: loaded, 0 of 3 in flight, wait ", hosts[0].url());
+    assert!(last.starts_with(&begin), "{last}");
     assert!(last.ends_with("; drained: 1"), "{last}");
     // What was learnt of the model is shown once it answered.
     let fleet = gateway.until_fleet(|fleet| count(fleet, "/hosts/0/in_flight") == Some(0)).await?;
