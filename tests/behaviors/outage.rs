@@ -73,7 +73,8 @@ async fn a_silent_redis_costs_its_limit_and_no_answer(form: &dyn Form) -> Result
 
 async fn a_redis_that_was_never_there_is_done_without(form: &dyn Form) -> Result<()> {
     let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
-    let gateway = form.start(Setup::new(&hosts).redis_nowhere()?).await?;
+    let setup = Setup::new(&hosts).redis_nowhere()?.set("LB_POLICY", "round_robin");
+    let gateway = form.start(setup).await?;
     let reply = gateway.say_in("s", "hello").await?;
     assert_eq!((reply.cache(), reply.header("x-session")), ("bypass", "unavailable"));
     // Chance spreads where no counter is shared.

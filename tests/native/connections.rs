@@ -47,7 +47,8 @@ async fn a_connection_serves_many_requests_and_upstream_too() -> Result<()> {
         read_until(&mut connection, &format!("echo of question {number}"), 1).await?;
     }
     assert_eq!(ollama.count(CHAT), 10);
-    assert!(ollama.connections() <= 3, "{} connections to Ollama for 10 chats", ollama.connections());
+    // Two more may be looks at what it has: one at the start and one in the background.
+    assert!(ollama.connections() <= 4, "{} connections to Ollama for 10 chats", ollama.connections());
     Ok(())
 }
 

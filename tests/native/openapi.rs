@@ -20,9 +20,11 @@ fn tested(said: &str) -> Option<usize> {
 #[tokio::test]
 async fn no_request_gets_what_the_description_does_not_say() -> Result<()> {
     let python = std::env::var("PADDOCK_PYTHON").context("PADDOCK_PYTHON is not set; 'make test' sets it")?;
-    let ollama = FakeOllama::start().await?;
-    ollama.has_every_model();
-    let shim = HostShim::start([(&"OLLAMA_HOSTS".to_owned(), &ollama.url())]).await?;
+    // One answers for whatever model is made up, and lists none; the other lists its own.
+    let (any, own) = (FakeOllama::start().await?, FakeOllama::start().await?);
+    any.has_every_model();
+    let hosts = [any.url(), own.url()].join(",");
+    let shim = HostShim::start([(&"OLLAMA_HOSTS".to_owned(), &hosts)]).await?;
     let document = format!("http://{}/openapi.json", shim.address());
     let mut command = Command::new(python);
     command
