@@ -168,11 +168,11 @@ impl<'a, H: Host> Dispatch<'a, H> {
         // A model that was pulled a second ago must be found.
         let failures = survey::refresh(host, |backend, found| is_new(backend) && found.has(model)).await;
         self.is_refreshed = true;
-        let known = host.fleet().inventories();
+        let inventories = host.fleet().inventories();
         if host.fleet().hosts().iter().any(|backend| {
             is_new(backend)
                 && backend.weight() > 0
-                && known.get(backend.url()).is_some_and(|inventory| inventory.has(model))
+                && inventories.get(backend.url()).is_some_and(|inventory| inventory.has(model))
         }) {
             return None;
         }
@@ -188,7 +188,11 @@ impl<'a, H: Host> Dispatch<'a, H> {
                 Step::None(Some(Error::ModelUnavailable { model: asked, unknown }))
             }
             None => {
-                let names = known.values().flat_map(|inventory| &inventory.models).map(|model| &*model.name);
+                let hosts = host.fleet().hosts();
+                // What drained hosts have is nothing to be asked for.
+                let in_use = hosts.iter().filter(|backend| backend.weight() > 0);
+                let known = in_use.filter_map(|backend| inventories.get(backend.url()));
+                let names = known.flat_map(|inventory| &inventory.models).map(|model| &*model.name);
                 let nearest = nearest(&asked, names);
                 Step::None(Some(Error::ModelNotFound { model: asked, nearest }))
             }

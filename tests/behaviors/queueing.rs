@@ -85,6 +85,51 @@ async fn embeddings_do_not_wait_behind_answers(form: &dyn Form) -> Result<()> {
     seen.and(one).and(two).map(drop)
 }
 
+async fn what_a_request_waits_for_itself_is_no_work_ahead_of_it(form: &dyn Form) -> Result<()> {
+    let hosts = [FakeOllama::start().await?];
+    hosts[0].loads(&["llama3.2:latest"]);
+    let gateway = form.start(narrow(&hosts)).await?;
+    let gate = Gate::default();
+    hosts[0].chats(Scripted::saying("done")?.behind(&gate));
+    let explained = async {
+        hosts[0].wait_for_requests(CHAT, 1, PATIENCE).await?;
+        gateway.chat_with(json!({"message": "waits"}), &[("x-paddock-explain", "1")]).await
+    };
+    let open = async {
+        until_waiting(gateway.as_ref(), 1).await?;
+        gate.open(2);
+        anyhow::Ok(())
+    };
+    let (held, reply, opened) = futures::join!(gateway.say("held"), explained, open);
+    opened.and(held)?;
+    let reply = reply?;
+    assert_eq!(reply.header("x-paddock-route"), "auto; host 1: loaded, 0 of 1 in flight, wait 0 ms");
+    Ok(())
+}
+
+async fn a_full_host_is_waited_for_while_every_other_is_broken(form: &dyn Form) -> Result<()> {
+    let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
+    let gateway = form.start(narrow(&hosts).set("LB_POLICY", "round_robin")).await?;
+    hosts[0].chats(refusal(503)?.with_header(http::header::RETRY_AFTER, "50"));
+    let gate = Gate::default();
+    hosts[1].chats(Scripted::saying("done")?.behind(&gate));
+    let watch = async {
+        hosts[1].wait_for_requests(CHAT, 1, PATIENCE).await?;
+        let open = async {
+            until_waiting(gateway.as_ref(), 2).await?;
+            assert_eq!((hosts[0].count(CHAT), hosts[1].count(CHAT)), (1, 1));
+            gate.open(3);
+            anyhow::Ok(())
+        };
+        let (one, two, opened) = futures::join!(gateway.say("one"), gateway.say("two"), open);
+        opened.and(one).and(two)
+    };
+    let (held, watched) = futures::join!(gateway.say("held"), watch);
+    watched.and(held)?;
+    assert_eq!((hosts[0].count(CHAT), hosts[1].count(CHAT)), (1, 3));
+    Ok(())
+}
+
 async fn a_stream_holds_its_place_until_its_end(form: &dyn Form) -> Result<()> {
     let hosts = [FakeOllama::start().await?];
     let gateway = form.start(narrow(&hosts)).await?;
@@ -261,6 +306,8 @@ async fn a_wait_that_is_too_long_ends_in_the_words_of_each_surface(form: &dyn Fo
 on_every_form! {
     a_host_has_as_many_requests_of_a_model_as_it_takes,
     embeddings_do_not_wait_behind_answers,
+    what_a_request_waits_for_itself_is_no_work_ahead_of_it,
+    a_full_host_is_waited_for_while_every_other_is_broken,
     a_stream_holds_its_place_until_its_end,
     a_hot_caller_does_not_starve_another,
     a_full_queue_is_said_at_once_in_the_words_of_each_surface,
