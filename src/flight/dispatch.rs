@@ -184,7 +184,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
                 Step::Refuse(AttemptFailure::from(failure).into_error())
             }
             Some(_) => Step::None(Some(Error::ModelUnavailable { model: asked, unknown })),
-            None if known.values().any(|inventory| inventory.has(model)) && failover.is_untried() => {
+            None if inventories.values().any(|known| known.has(model)) && failover.is_untried() => {
                 Step::None(Some(Error::ModelUnavailable { model: asked, unknown }))
             }
             None => {

@@ -75,7 +75,7 @@ async fn a_host_that_fails_is_avoided_and_tried_again_after_its_wait(form: &dyn 
     let faults = [
         (refusal(503)?, "busy"),
         (refusal(429)?, "busy"),
-        (refusal(502)?, "unreachable"),
+        (refusal(502)?, "protocol"),
         (refusal(504)?, "timeout"),
         (Scripted::unfinished(End::Reset)?, "protocol"),
         (Scripted::cut()?, "protocol"),

@@ -38,7 +38,7 @@ mod surfaces;
 pub(crate) mod prelude {
     pub(crate) use std::time::{Duration, Instant};
 
-    pub(crate) use anyhow::{Result, bail, ensure};
+    pub(crate) use anyhow::{Context as _, Result, bail, ensure};
     pub(crate) use futures::future::join_all;
     pub(crate) use http::Method;
     pub(crate) use paddock_tests::{

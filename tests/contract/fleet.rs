@@ -322,7 +322,15 @@ async fn the_ledger_gives_leases_and_tickets_whole_whatever_they_are_called(
 
 async fn facts_come_back_whole(subject: impl Subject) -> Result<()> {
     let store = subject.store();
-    let run = |cold| Run { lane: LANE, options: "num_ctx=\"1\"熊", streams: true, in_flight: 3, cold };
+    let run = |cold| Run {
+        lane: LANE,
+        options: "num_ctx=\"1\"熊",
+        streams: true,
+        in_flight: 3,
+        cold,
+        affinity: u64::MAX,
+        prompt: 2048,
+    };
     let report = |cold, verdict| Report {
         run: Some(run(cold)),
         began: UNKNOWN,
