@@ -7,7 +7,7 @@ mod request;
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, header};
+use http::{HeaderMap, Method, Response, StatusCode};
 use http_body::Body;
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -26,16 +26,12 @@ use crate::{
     session::{Dialect, RawMessage},
     store::ResponseCache,
     wire::{
-        framer::Framing,
         members::Members,
         ollama::{self, Said},
         protocol::Protocol,
     },
 };
 use request::ChatRequest;
-
-const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
-const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
 #[derive(Serialize)]
 struct ChatReply<'a> {
@@ -108,6 +104,7 @@ where
         members.as_ref(),
         prompt.as_bytes(),
     );
+    let content_type = pieces.as_ref().map_or(reply::EVENT_STREAM, Pieces::content_type);
     let order = Order {
         destination,
         method: Method::POST,
@@ -126,8 +123,7 @@ where
         }
         Landing::Streaming(_, inlet) => {
             account.session = memory.status(None);
-            let framing = request.framing(headers).unwrap_or(Framing::Events);
-            streamed(framing, ReplyBody::streamed(inlet))
+            reply::streamed(content_type, inlet)
         }
         Landing::Whole(original, _) => reply::typed(original.status, original.content_type, original.body),
     })
@@ -192,19 +188,5 @@ fn replay(pieces: &Pieces, answer: &CachedAnswer, account: &Account) -> Response
     for piece in pieces.replay(answer, account, account.session) {
         outlet.offer(piece);
     }
-    streamed(pieces.framing, ReplyBody::streamed(inlet))
-}
-
-fn streamed(framing: Framing, body: ReplyBody) -> Response<ReplyBody> {
-    let mut response = Response::new(body);
-    let headers = response.headers_mut();
-    headers.insert(
-        header::CONTENT_TYPE,
-        match framing {
-            Framing::Lines => NDJSON,
-            Framing::Events => EVENT_STREAM,
-        },
-    );
-    reply::never_stored(headers);
-    response
+    reply::streamed(pieces.content_type(), inlet)
 }

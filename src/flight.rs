@@ -55,7 +55,6 @@ const EARLY_HEAD: Duration = Duration::from_secs(10);
 /// The pause between two comment lines after an early head.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const COMMENT: Bytes = Bytes::from_static(b": waiting for the model\n\n");
-const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 /// What is asked upstream.
 #[derive(Debug)]
@@ -190,7 +189,7 @@ impl Flight {
                 account.close(host, end.as_ref().map(|()| http::StatusCode::OK)).await;
                 return;
             }
-            Ok(Opened::Spoken(heard)) => {
+            Ok(Opened::Spoken(mut heard)) => {
                 let answer = heard.answer();
                 let landed = land(host, &answer, commit, &mut account);
                 let session = conclude(host, landed, place).await;
@@ -237,7 +236,7 @@ async fn patiently<H: Host, T>(
             Either::Left((output, _)) => return output,
             Either::Right(((), _)) => {
                 if let Some(door) = door.take() {
-                    let (content_type, routes) = (EVENT_STREAM, Vec::new());
+                    let (content_type, routes) = (reply::EVENT_STREAM, Vec::new());
                     let _ = door.send(Arrival::Streaming { content_type, backend: None, routes });
                 }
                 outlet.offer(COMMENT);

@@ -31,7 +31,6 @@ const CHANGE_LIMIT: Duration = Duration::from_hours(6);
 /// The longest line of progress, and the longest answer in one piece, in bytes.
 const ANSWER_LIMIT: usize = 1 << 20;
 const SUCCESS: &[u8] = b"{\"status\":\"success\"}";
-const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
 /// How a change went on one host.
 #[derive(Debug, PartialEq, Eq)]
@@ -134,10 +133,7 @@ fn progress<H: Host>(
         let end = if told.is_ok() { end } else { Err(Error::ClientClosed) };
         task_account.close(host, end.as_ref().map(|()| StatusCode::OK)).await;
     });
-    let mut response = Response::new(ReplyBody::streamed(inlet));
-    response.headers_mut().insert(header::CONTENT_TYPE, NDJSON);
-    reply::never_stored(response.headers_mut());
-    response
+    reply::streamed(reply::NDJSON, inlet)
 }
 
 async fn send<H: Host>(

@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response, StatusCode, header, request::Parts};
+use http::{Method, Response, StatusCode, request::Parts};
 use http_body::Body;
 
 use crate::{
@@ -98,11 +98,7 @@ where
         }
         Landing::Streaming(content_type, inlet) => {
             account.session = memory.status(None);
-            let mut response = Response::new(ReplyBody::streamed(inlet));
-            let headers: &mut HeaderMap = response.headers_mut();
-            headers.insert(header::CONTENT_TYPE, content_type);
-            reply::never_stored(headers);
-            Ok(response)
+            Ok(reply::streamed(content_type, inlet))
         }
         Landing::Spoken(answer, _) => Ok(reply::complete(StatusCode::OK, "text/plain", answer.spoken.text)),
     }

@@ -17,13 +17,17 @@ use futures::{
     channel::{mpsc, oneshot},
     future::{Either, select},
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use serde::Serialize;
 
 /// How many pieces wait for the client beside the one that is being written.
 const PIECES: usize = 1;
+/// The type of a stream of lines.
+pub(crate) const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+/// The type of a stream of server-sent events.
+pub(crate) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 /// The body of a reply.
 #[derive(Debug, Default)]
@@ -97,13 +101,6 @@ impl Presence {
     }
 }
 
-impl ReplyBody {
-    /// A body that is still to come.
-    pub(crate) fn streamed(inlet: Inlet) -> Self {
-        Self(Content::Streamed(inlet))
-    }
-}
-
 impl Body for ReplyBody {
     type Data = Bytes;
     type Error = Infallible;
@@ -168,11 +165,15 @@ pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<Reply
     complete(status, "application/json", body)
 }
 
-/// Keeps proxies from storing or transforming a stream.
-pub(crate) fn never_stored(headers: &mut HeaderMap) {
+/// A reply that streams, which proxies must neither store nor hold back.
+pub(crate) fn streamed(content_type: HeaderValue, inlet: Inlet) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody(Content::Streamed(inlet)));
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_TYPE, content_type);
     headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-cache"));
     // nginx would hold pieces back until its buffer is full.
     headers.insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    response
 }
 
 /// The same reply without its body, for HEAD; the content-length stays.

@@ -141,9 +141,9 @@ impl Heard {
         self.tokens
     }
 
-    /// The answer, once it is complete.
-    pub(super) fn answer(&self) -> CachedAnswer {
-        let spoken = self.spoken.clone().unwrap_or_default();
+    /// The answer, once it is complete; the words are given away.
+    pub(super) fn answer(&mut self) -> CachedAnswer {
+        let spoken = self.spoken.take().unwrap_or_default();
         CachedAnswer::new(spoken, self.tokens.unwrap_or_default(), self.durations)
     }
 }

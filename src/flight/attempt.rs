@@ -24,7 +24,7 @@ use crate::{
     error::Original,
     fleet::{AttemptFailure, BackendHost},
     host::{Host, UpstreamFailure},
-    reply::Presence,
+    reply::{self, Presence},
     surface::framing,
     wire::{
         framer,
@@ -36,7 +36,6 @@ use crate::{
 const WHOLE_LIMIT: usize = 64 << 20;
 /// How much of an error's body is read, in bytes.
 const ERROR_LIMIT: usize = 64 << 10;
-const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 
 /// Asks one host. Gives its place back, unless the request is seen through although its client left: see [`orphan`].
 pub(super) async fn attempt<H: Host>(
@@ -115,7 +114,7 @@ async fn open<H: Host>(
         return Ok(Opened::Spoken(heard));
     }
     let first = first_event(protocol, &mut events).await?;
-    Ok(Opened::Stream { content_type: content_type.unwrap_or(NDJSON), first, events })
+    Ok(Opened::Stream { content_type: content_type.unwrap_or(reply::NDJSON), first, events })
 }
 
 fn is_stream(content_type: &HeaderValue) -> bool {

@@ -3,6 +3,7 @@
 //! Pure: an event comes in, bytes go out.
 
 use bytes::Bytes;
+use http::HeaderValue;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
@@ -11,6 +12,7 @@ use crate::{
     account::Account,
     cache::CachedAnswer,
     error::Error,
+    reply,
     session::SessionStatus,
     surface::framing,
     wire::{
@@ -82,6 +84,14 @@ struct Usage {
 }
 
 impl Pieces {
+    /// The type of the whole stream.
+    pub(crate) fn content_type(&self) -> HeaderValue {
+        match self.framing {
+            Framing::Lines => reply::NDJSON,
+            Framing::Events => reply::EVENT_STREAM,
+        }
+    }
+
     fn write(&self, event: &'static str, data: &impl Serialize) -> Vec<u8> {
         let line = match self.framing {
             Framing::Lines => serde_json::to_vec(&Piece { event: Some(event), data }),
