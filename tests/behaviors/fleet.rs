@@ -38,8 +38,8 @@ async fn a_host_that_lost_a_model_is_asked_for_it_once_at_most(form: &dyn Form) 
     for turn in 0..8 {
         let message = format!("after {turn}");
         assert_eq!(answered_by(gateway.as_ref(), "qwen3:4b", &message).await?, "2");
-        if turn == 3 {
-            // Longer than what hosts said is taken for fresh.
+        if turn == 2 {
+            // Longer than what hosts said is taken for fresh. The next turn is the first host's.
             gateway.pass(Duration::from_millis(2_500)).await;
         }
     }
