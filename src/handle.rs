@@ -28,6 +28,8 @@ const X_SESSION: HeaderName = HeaderName::from_static("x-session");
 const X_PADDOCK_EXPLAIN: HeaderName = HeaderName::from_static("x-paddock-explain");
 const X_PADDOCK_ROUTE: HeaderName = HeaderName::from_static("x-paddock-route");
 const X_PADDOCK_HOST: HeaderName = HeaderName::from_static("x-paddock-host");
+/// The longest explanation of a route, in bytes: clients and proxies refuse heads that are much longer.
+const ROUTE_LIMIT: usize = 4096;
 /// The longest request id that is taken over from a client.
 const REQUEST_ID_LIMIT: usize = 128;
 
@@ -150,7 +152,8 @@ fn stamps(account: &Account, family: Family) -> Vec<(HeaderName, HeaderValue)> {
     let backend = backend.and_then(|name| HeaderValue::from_str(name).ok());
     let cache = account.cache.map(CacheStatus::as_str).map(HeaderValue::from_static);
     let route = (!account.routes.is_empty()).then(|| account.routes.join(" | "));
-    let route = route.and_then(|route| HeaderValue::try_from(route).ok());
+    let route =
+        route.and_then(|route| HeaderValue::from_str(route.get(..ROUTE_LIMIT).unwrap_or(&route)).ok());
     let session = account.session.map(SessionStatus::as_str).map(HeaderValue::from_static);
     [
         (REQUEST_ID, id.clone().filter(|_| family == Family::Anthropic)),

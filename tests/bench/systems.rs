@@ -84,7 +84,8 @@ impl Systems {
             let address = process::free_address()?;
             let mut command = Command::new(host_shim);
             command.env_clear().env("LISTEN", address.to_string());
-            command.env("OLLAMA_HOSTS", format!("http://{upstream_address}"));
+            // The others limit nothing: what waits in a queue says nothing of how fast it is passed on.
+            command.env("OLLAMA_HOSTS", format!("http://{upstream_address};parallel=64"));
             if with_redis {
                 command.env("REDIS_URL", redis.url().as_str()).env("REDIS_PREFIX", prefix(name));
             }
@@ -100,6 +101,7 @@ impl Systems {
             let variables = [
                 COMPONENT.to_owned(),
                 format!("ollama_host=http://{upstream_address}"),
+                "host_parallel=64".to_owned(),
                 format!("redis_host={}", url.host_str().unwrap_or("127.0.0.1")),
                 format!("redis_port={}", url.port().unwrap_or(6379)),
                 format!("redis_username={}", url.username()),

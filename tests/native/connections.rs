@@ -47,8 +47,9 @@ async fn a_connection_serves_many_requests_and_upstream_too() -> Result<()> {
         read_until(&mut connection, &format!("echo of question {number}"), 1).await?;
     }
     assert_eq!(ollama.count(CHAT), 10);
-    // Two more may be looks at what it has: one at the start and one in the background.
-    assert!(ollama.connections() <= 4, "{} connections to Ollama for 10 chats", ollama.connections());
+    // Two may be looks at what it has, one at the start and one in the background; and a chat may come before the
+    // connection of the last one is free.
+    assert!(ollama.connections() <= 6, "{} connections to Ollama for 10 chats", ollama.connections());
     Ok(())
 }
 
