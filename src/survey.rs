@@ -4,11 +4,7 @@
 //! that finds the answers old starts the next questions and goes on with the old answers; one at a time does so. What a
 //! host says is never trusted to be well-formed, and each question is bounded in time and size.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Arc,
-    time::Duration,
-};
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{
@@ -21,7 +17,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
 use crate::{
-    fleet::{BackendHost, BreakerState, Cause, Facts, Inventory, ModelName},
+    fleet::{BackendHost, BreakerState, Cause, Facts, Inventory, ModelName, book::Inventories},
     host::{Host, Phase, UpstreamFailure},
     store::FleetState,
 };
@@ -107,10 +103,7 @@ async fn pause<H: Host>(host: &H) {
 }
 
 /// What the hosts have, as far as it is known now; where nothing is, as soon as one has the model.
-pub(crate) async fn inventories<H: Host>(
-    host: &H,
-    model: Option<&ModelName>,
-) -> BTreeMap<String, Arc<Inventory>> {
+pub(crate) async fn inventories<H: Host>(host: &H, model: Option<&ModelName>) -> Arc<Inventories> {
     let book = host.fleet();
     let own = book.inventories();
     let is_watched = book.watches();
@@ -137,7 +130,7 @@ pub(crate) async fn inventories<H: Host>(
 }
 
 /// What the hosts have, as far as anybody has found out.
-pub(crate) async fn known<H: Host>(host: &H) -> BTreeMap<String, Arc<Inventory>> {
+pub(crate) async fn known<H: Host>(host: &H) -> Arc<Inventories> {
     let (book, hosts) = (host.fleet(), host.fleet().hosts());
     if !book.is_watched()
         && let Ok(found) = host.store().inventories().await

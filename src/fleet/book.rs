@@ -25,6 +25,9 @@ const SERVED: Duration = Duration::from_mins(2);
 /// As many flows are always remembered.
 const SERVED_FEW: usize = 1024;
 
+/// What the hosts said they have, by base URL.
+pub type Inventories = BTreeMap<String, Arc<Inventory>>;
+
 /// The ledger of one process.
 #[derive(Debug, Default)]
 pub struct FleetBook(Mutex<Pages>);
@@ -40,7 +43,7 @@ struct Pages {
     /// Hosts that were asked, by base URL.
     examined: BTreeSet<String>,
     facts: BTreeMap<String, Arc<Facts>>,
-    inventories: BTreeMap<String, Arc<Inventory>>,
+    inventories: Arc<Inventories>,
     leases: Vec<Lease>,
     /// With the time at which each ends.
     tickets: Vec<(Ticket, Duration)>,
@@ -87,7 +90,7 @@ impl FleetBook {
         let mut pages = self.pages();
         pages.hosts = hosts.into();
         let is_known = |url: &String| hosts.iter().any(|host| host.url() == url);
-        pages.inventories.retain(|url, _| is_known(url));
+        Arc::make_mut(&mut pages.inventories).retain(|url, _| is_known(url));
         pages.examined.retain(|url| is_known(url));
         // An address may come back; that many do not.
         if pages.facts.len() > FACTS_LIMIT {
@@ -234,8 +237,8 @@ impl FleetBook {
     }
 
     /// What the hosts said they have.
-    pub fn inventories(&self) -> BTreeMap<String, Arc<Inventory>> {
-        self.pages().inventories.clone()
+    pub fn inventories(&self) -> Arc<Inventories> {
+        Arc::clone(&self.pages().inventories)
     }
 
     /// Takes note of what a host said, unless something newer is known, or the host vanished meanwhile.
@@ -243,14 +246,15 @@ impl FleetBook {
         let mut pages = self.pages();
         let is_host = pages.hosts.iter().any(|known| known.url() == host);
         if is_host && pages.inventories.get(host).is_none_or(|known| known.seen <= inventory.seen) {
-            pages.inventories.insert(host.to_owned(), inventory);
+            Arc::make_mut(&mut pages.inventories).insert(host.to_owned(), inventory);
         }
         pages.ring();
     }
 
     /// Takes note that a host does not have a model after all.
     pub fn forget_model(&self, host: &str, model: &ModelName) {
-        if let Some(inventory) = self.pages().inventories.get_mut(host) {
+        let mut pages = self.pages();
+        if let Some(inventory) = Arc::make_mut(&mut pages.inventories).get_mut(host) {
             let is_other = |name: &str| ModelName::parse(name).as_ref() != Some(model);
             Arc::make_mut(inventory).models.retain(|known| is_other(&known.name));
         }

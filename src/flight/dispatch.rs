@@ -16,7 +16,7 @@ use crate::{
     error::Error,
     fleet::{
         AttemptFailure, BackendHost, BreakerState, Failover, Policy, Ticket, Work,
-        ledger::{Claim, FleetView, Lease, Ledger},
+        ledger::{Claim, FleetView, Lease, Ledger, Retries},
         nearest,
         plan::{Choice, Demand, Plan, plan},
         queue::{self, Entry},
@@ -75,11 +75,12 @@ impl<'a, H: Host> Dispatch<'a, H> {
         let to = &self.order.destination;
         loop {
             let changed = self.host.fleet().changed();
-            let (mut view, ledger) = self.view(account).await;
+            let (mut view, retries) = self.view(account).await;
+            view.hosts.retain(|known| !self.is_tried(&known.host));
             // What it waits for itself is no work ahead of it.
             let own = view.tickets.iter().position(|ticket| *ticket.id == *self.id);
             let own = own.map(|place| view.tickets.swap_remove(place));
-            if failover.is_retry() && !ledger.retries.allow() {
+            if failover.is_retry() && !retries.allow() {
                 return Step::None(None);
             }
             let plan = self.plan(&view, account).await;
@@ -123,13 +124,13 @@ impl<'a, H: Host> Dispatch<'a, H> {
         self.host.config().redis.is_some() && !account.store_failed()
     }
 
-    async fn view(&self, account: &mut Account) -> (FleetView, Ledger) {
+    /// The whole fleet as it is now, and how many requests were tried again.
+    async fn view(&self, account: &mut Account) -> (FleetView, Retries) {
         let host = self.host;
         let ledger = ledger(host, account).await;
+        let retries = ledger.retries;
         let inventories = survey::inventories(host, self.order.destination.model.as_ref()).await;
-        let mut view = FleetView::new(&host.fleet().hosts(), &inventories, ledger.clone());
-        view.hosts.retain(|known| !self.tried.iter().any(|tried| tried == known.host.url()));
-        (view, ledger)
+        (FleetView::new(&host.fleet().hosts(), &inventories, ledger), retries)
     }
 
     async fn plan(&mut self, view: &FleetView, account: &mut Account) -> Plan {
@@ -156,21 +157,25 @@ impl<'a, H: Host> Dispatch<'a, H> {
         }
     }
 
+    fn is_tried(&self, backend: &BackendHost) -> bool {
+        self.tried.iter().any(|tried| tried == backend.url())
+    }
+
     /// What follows when no host is left that has the model; `None` to look again.
     async fn missing(&mut self, failover: &Failover) -> Option<Step> {
         let host = self.host;
         let Some(model) = &self.order.destination.model else { return Some(Step::None(None)) };
-        let is_new = |backend: &BackendHost| !self.tried.iter().any(|tried| tried == backend.url());
         // Without any host nothing is known of the model.
         if self.is_refreshed || host.fleet().hosts().is_empty() {
             return Some(Step::None(None));
         }
         // A model that was pulled a second ago must be found.
-        let failures = survey::refresh(host, |backend, found| is_new(backend) && found.has(model)).await;
+        let failures =
+            survey::refresh(host, |backend, found| !self.is_tried(backend) && found.has(model)).await;
         self.is_refreshed = true;
         let inventories = host.fleet().inventories();
         if host.fleet().hosts().iter().any(|backend| {
-            is_new(backend)
+            !self.is_tried(backend)
                 && backend.weight() > 0
                 && inventories.get(backend.url()).is_some_and(|inventory| inventory.has(model))
         }) {
@@ -332,15 +337,16 @@ impl<'a, H: Host> Dispatch<'a, H> {
         loop {
             host.sleep(wait).await;
             let mut own = account.clone();
-            let (view, ledger) = self.view(&mut own).await;
-            let completed =
-                ledger.facts.get(place.backend.url()).map(|facts| facts.completed()).unwrap_or_default();
+            let (mut view, _) = self.view(&mut own).await;
+            let known = view.hosts.iter().find(|known| known.host == place.backend);
+            let completed = known.map(|known| known.facts.completed()).unwrap_or_default();
             if completed > since {
                 // It works, only slowly: as long again from there.
-                wait = (completed + patience).saturating_sub(ledger.now).max(POLL.1);
+                wait = (completed + patience).saturating_sub(view.now).max(POLL.1);
                 since = completed;
                 continue;
             }
+            view.hosts.retain(|known| !self.is_tried(&known.host));
             let others = plan(&view, Policy::Auto, &self.demand()).choices;
             if others.iter().any(|choice| choice.breaker != BreakerState::Open) {
                 return;

@@ -122,7 +122,7 @@ fn a_host_that_hangs_delays_no_other_and_is_not_asked_twice_at_once() {
 #[test]
 fn hosts_that_come_are_asked_and_those_that_left_are_forgotten() {
     let (host, herd) = host("a:1,b:1");
-    let known = || host.fleet().inventories().into_keys().collect::<Vec<_>>();
+    let known = || host.fleet().inventories().keys().cloned().collect::<Vec<_>>();
     play(&host, |step| {
         step(0);
         assert_eq!(known(), ["http://a:1", "http://b:1"]);
