@@ -292,7 +292,7 @@ fn redis_from_parts(reader: &mut Reader<'_, impl Settings>) -> Option<String> {
 mod tests {
     use super::*;
 
-    fn load(pairs: &[(&str, &str)], form: Form) -> Result<Loaded, Vec<String>> {
+    pub(super) fn load(pairs: &[(&str, &str)], form: Form) -> Result<Loaded, Vec<String>> {
         let value = |name: &str| {
             let found = pairs.iter().find(|(key, _)| *key == name);
             found.map(|(_, value)| (*value).to_owned())

@@ -47,6 +47,7 @@ pub(crate) use destination::Destination;
 use dispatch::{Dispatch, Step};
 pub use orphan::Orphans;
 use place::Place;
+pub(crate) use place::update_facts;
 pub(crate) use rendering::{Pieces, Rendering};
 
 /// On a surface of server-sent events, how long upstream may stay silent until the client gets a head: from then on a

@@ -188,9 +188,8 @@ fn admit<H: Host>(host: &H, route: Route, parts: &Parts) -> Result<(), Error> {
 
 /// Whether the caller is told why its host was chosen: it asks for that and, where there is an admin token, has it.
 fn explains<H: Host>(host: &H, headers: &HeaderMap) -> bool {
-    let token = &host.config().admin_token;
-    headers.get(X_PADDOCK_EXPLAIN).is_some_and(|asked| asked == "1")
-        && (token.is_open() || token.is_held(headers))
+    let is_asked = headers.get(X_PADDOCK_EXPLAIN).is_some_and(|asked| asked == "1");
+    is_asked && host.config().admin_token.check(headers).is_ok()
 }
 
 /// The id of a request: the client's own where it is short and plain, so that it can be followed through several

@@ -12,7 +12,7 @@ use crate::{
     error::Error,
     fleet::{
         BreakerState,
-        ledger::{FleetView, HostView, Ledger},
+        ledger::{FleetView, HostView, Retries},
     },
     host::Host,
     metrics::HostGauge,
@@ -81,28 +81,20 @@ struct Queue {
     limit: usize,
 }
 
-#[derive(Serialize)]
-struct Retries {
-    requests: u64,
-    retries: u64,
-}
-
 /// Answers `GET /fleet`.
 ///
 /// # Errors
 /// [`Error::Unauthorized`] where there is an admin token and it was not sent.
 pub(crate) async fn fleet<H: Host>(host: &H, headers: &HeaderMap) -> Result<Response<ReplyBody>, Error> {
     let config = host.config();
-    if !config.admin_token.is_open() && !config.admin_token.is_held(headers) {
-        return Err(Error::Unauthorized);
-    }
-    let (view, ledger) = view(host).await;
+    config.admin_token.check(headers)?;
+    let (view, retries) = view(host).await;
     let decisions = host.store().decisions().await.unwrap_or_else(|_| host.fleet().decisions());
     let standing = Fleet {
         policy: config.policy.as_str(),
         hosts: view.hosts.iter().map(|host| standing(&view, host)).collect(),
         queue: Queue { waiting: view.tickets.len(), limit: config.queue_limit },
-        retries: Retries { requests: ledger.retries.requests, retries: ledger.retries.retries },
+        retries,
         decisions,
     };
     Ok(reply::json(StatusCode::OK, &standing))
@@ -122,12 +114,13 @@ pub(crate) async fn gauges<H: Host>(host: &H) -> Vec<HostGauge> {
 }
 
 /// The view, from what was found out before: whoever looks at it asks no host.
-async fn view<H: Host>(host: &H) -> (FleetView, Ledger) {
+async fn view<H: Host>(host: &H) -> (FleetView, Retries) {
     let inventories = survey::known(host).await;
     let ledger = host.store().ledger().await;
     note_outage(host, "fleet_ledger", &ledger);
     let ledger = ledger.unwrap_or_else(|_| host.fleet().ledger(host.now()));
-    (FleetView::new(&host.fleet().hosts(), &inventories, ledger.clone()), ledger)
+    let retries = ledger.retries;
+    (FleetView::new(&host.fleet().hosts(), &inventories, ledger), retries)
 }
 
 fn waiting(view: &FleetView, host: &HostView) -> usize {

@@ -18,6 +18,7 @@ use http_body_util::{BodyExt, Limited};
 
 use crate::{
     fleet::{BackendHost, BreakerState, Cause, Facts, Inventory, ModelName, book::Inventories},
+    flight::update_facts,
     host::{Host, Phase, UpstreamFailure},
     store::FleetState,
 };
@@ -230,7 +231,7 @@ async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Invento
 async fn note<H: Host>(host: &H, backend: &BackendHost, failure: Option<&UpstreamFailure>) {
     let book = host.fleet();
     let now = book.time(host.now());
-    let facts = book.ledger(host.now()).facts.get(backend.url()).cloned().unwrap_or_default();
+    let facts = book.facts(backend.url());
     let is_refusal =
         matches!(failure, Some(UpstreamFailure::Unreachable(_) | UpstreamFailure::TimedOut(Phase::Connect)));
     let state = facts.breaker.state(now);
@@ -250,8 +251,8 @@ async fn note<H: Host>(host: &H, backend: &BackendHost, failure: Option<&Upstrea
     } else {
         facts.breaker.cause() == Some(Cause::Unreachable)
     };
-    if is_news && host.store().update(backend.url(), (&facts, now), None, change).await.is_err() {
-        book.update(host.now(), backend.url(), None, change);
+    if is_news {
+        update_facts(host, backend.url(), &facts, None, change).await;
     }
 }
 

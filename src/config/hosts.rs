@@ -124,15 +124,7 @@ fn weights(list: &str) -> Result<Vec<u64>, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Loaded};
-
-    fn load(pairs: &[(&str, &str)], form: Form) -> Result<Loaded, Vec<String>> {
-        let value = |name: &str| {
-            let found = pairs.iter().find(|(key, _)| *key == name);
-            found.map(|(_, value)| (*value).to_owned())
-        };
-        Config::load(&value, form)
-    }
+    use crate::config::{Config, Loaded, tests::load};
 
     fn urls(config: &Config) -> Vec<&str> {
         config.fleet.hosts().iter().map(BackendHost::url).collect()

@@ -153,6 +153,11 @@ impl FleetBook {
         }
     }
 
+    /// What was learnt of a host.
+    pub(crate) fn facts(&self, host: &str) -> Arc<Facts> {
+        self.pages().facts.get(host).cloned().unwrap_or_default()
+    }
+
     /// Takes the first of the places that has room.
     pub fn claim(&self, now: Duration, claim: &Claim<'_>) -> Option<Lease> {
         let (mut pages, now) = self.open(now);

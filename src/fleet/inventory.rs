@@ -172,6 +172,21 @@ mod tests {
     }
 
     #[test]
+    fn models_have_names_and_what_is_no_list_has_none() {
+        for (list, names) in [
+            (r#"{"models":[{"name":"a:1","size":1},{"name":"b"},{"size":1},5]}"#, Some(vec!["a:1", "b"])),
+            (r#"{"models":null}"#, Some(vec![])),
+            ("[]", None),
+            ("<html>", None),
+        ] {
+            let read = Inventory::read(Duration::ZERO, list.as_bytes(), None, None);
+            let found = read.map(|read| read.models.into_iter().map(|model| model.name).collect());
+            let names = names.map(|names| names.into_iter().map(str::to_owned).collect::<Vec<_>>());
+            assert_eq!(found, names, "{list}");
+        }
+    }
+
+    #[test]
     fn an_inventory_is_read_as_it_was_written_and_another_is_none() {
         let inventory = Inventory::read(Duration::from_secs(5), TAGS, Some(RUNNING), None).unwrap();
         assert_eq!(Inventory::from_json(&inventory.to_json()), Some(inventory));

@@ -3,6 +3,8 @@
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
+use serde::Serialize;
+
 use crate::fleet::{BackendHost, Facts, Inventory, ModelName};
 
 /// How long a lease holds without being renewed: after a crash its place is free again.
@@ -120,7 +122,7 @@ pub struct Claim<'a> {
 }
 
 /// Requests and retries within [`BUDGET_WINDOW`].
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Retries {
     /// Requests that were given a place.
     pub requests: u64,
@@ -216,8 +218,7 @@ mod tests {
     }
 
     fn lease(host: &str, lane: &str) -> Lease {
-        let (host, lane, id) = (host.to_owned(), lane.to_owned(), "1".to_owned());
-        Lease { host: host.into(), lane: lane.into(), id: id.into(), began: NOW, cold: false, trial: false }
+        Lease { host: host.into(), lane: lane.into(), id: "1".into(), began: NOW, cold: false, trial: false }
     }
 
     #[test]

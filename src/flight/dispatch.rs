@@ -357,7 +357,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
 }
 
 /// Everything that is shared about the fleet, or what this process knows of it while the store is away.
-pub(crate) async fn ledger<H: Host>(host: &H, account: &mut Account) -> Ledger {
+async fn ledger<H: Host>(host: &H, account: &mut Account) -> Ledger {
     if !account.store_failed() {
         let ledger = host.store().ledger().await;
         if let Some(ledger) = account.tolerate(host, "fleet_ledger", ledger) {

@@ -86,7 +86,7 @@ impl Place {
         let (host, facts, options) = (host.clone(), Arc::clone(&self.facts), self.options.clone());
         host.clone().spawn(async move {
             let change = |facts: &mut Facts, now: Duration| facts.prove(now, &lease.lane, &options);
-            update(&host, &lease.host, &facts, None, change).await;
+            update_facts(&host, &lease.host, &facts, None, change).await;
         });
     }
 
@@ -97,16 +97,15 @@ impl Place {
         let seed = host.random();
         let change = |facts: &mut Facts, now: Duration| facts.note(now, &report, seed);
         let released = self.lease.as_ref();
-        if released.is_none() && matches!(verdict, Verdict::Answered | Verdict::Refused | Verdict::Neutral) {
-            // Nothing to give back, and nothing new unless a breaker is to close.
-            if self.facts.breaker.cause().is_none() {
-                return;
-            }
+        let is_fault = matches!(verdict, Verdict::Faulty(..));
+        if released.is_none() && !is_fault && self.facts.breaker.cause().is_none() {
+            // Nothing to give back, and no breaker to open or to close.
+            return;
         }
         if self.is_own {
             host.fleet().update(host.now(), self.backend.url(), released.map(|lease| &*lease.id), change);
         } else {
-            update(host, self.backend.url(), &self.facts, released, change).await;
+            update_facts(host, self.backend.url(), &self.facts, released, change).await;
         }
     }
 
@@ -116,7 +115,7 @@ impl Place {
         let change = |facts: &mut Facts, now: Duration| {
             facts.breaker.fail(now, Cause::Failed, None, seed);
         };
-        update(host, backend.url(), &Facts::default(), None, change).await;
+        update_facts(host, backend.url(), &Facts::default(), None, change).await;
     }
 }
 
@@ -136,7 +135,7 @@ pub(super) fn hold<H: Host>(host: &H, lease: &Lease) -> Option<oneshot::Sender<(
 }
 
 /// Changes what is known of a host, in the store or, while that is away, in this process's own book.
-async fn update<H: Host>(
+pub(crate) async fn update_facts<H: Host>(
     host: &H,
     url: &str,
     known: &Facts,

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
-use super::{dialect::RawMessage, members::Members};
+use super::dialect::RawMessage;
 
 /// The body of a chat request.
 #[derive(Debug, Serialize)]
@@ -55,29 +55,9 @@ impl Said<'_> {
     }
 }
 
-/// The names of the models in the list of one host, newest first; `None` when it is no list.
-pub fn model_names(list: &[u8]) -> Option<Vec<String>> {
-    let models = Members::parse(list)?.array("models").unwrap_or_default();
-    let name = |model| Some(Members::of(model)?.string("name")?.into_owned());
-    Some(models.into_iter().filter_map(name).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn models_have_names_and_what_is_no_list_has_none() {
-        for (list, names) in [
-            (r#"{"models":[{"name":"a:1","size":1},{"name":"b"},{"size":1},5]}"#, Some(vec!["a:1", "b"])),
-            (r#"{"models":null}"#, Some(vec![])),
-            ("[]", None),
-            ("<html>", None),
-        ] {
-            let names = names.map(|names| names.into_iter().map(str::to_owned).collect());
-            assert_eq!(model_names(list.as_bytes()), names, "{list}");
-        }
-    }
 
     #[test]
     fn a_request_holds_what_ollama_reads() {
