@@ -3,9 +3,13 @@
 //! The default without Redis, and the fake of the tests. Which entry goes when memory runs short is the cache
 //! library's policy (S3-FIFO); an entry whose time has passed is never given out.
 
+mod cache;
+mod fleet;
+mod sessions;
+
 use std::{
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -18,14 +22,10 @@ use quick_cache::{
 
 use crate::{
     cache::{CacheKey, CachedAnswer},
-    fleet::{
-        Facts, Inventory,
-        book::FleetBook,
-        ledger::{Claim, Lease, Ledger, Ticket},
-    },
-    host::{Clock, MaybeSend, MaybeSync},
+    fleet::book::FleetBook,
+    host::Clock,
     session::{SessionKey, Turn},
-    store::{FleetState, Outage, ResponseCache, Sessions, Store, StoreError, StoreResult},
+    store::{Outage, Store, StoreResult},
 };
 
 /// What an entry costs beside its text, in bytes: key, counters, hash table.
@@ -110,113 +110,6 @@ impl<C: Clock> MemoryStore<C> {
             return None;
         }
         Some(entry.value)
-    }
-
-    fn put_session(&self, key: &SessionKey, turns: Arc<[Arc<Turn>]>, ttl: Duration) {
-        let bytes = turns.iter().map(|turn| {
-            let system = turn.system.as_ref().map_or(0, String::len);
-            (turn.bytes() + system) as u64 + ENTRY_OVERHEAD * (1 + turn.messages.len() as u64)
-        });
-        let bytes = bytes.sum();
-        let expires = self.clock.now() + ttl;
-        self.sessions.insert(key.clone(), Expiring { value: turns, expires, bytes });
-    }
-}
-
-impl<C: Clock> ResponseCache for MemoryStore<C> {
-    async fn answer(&self, key: &CacheKey) -> StoreResult<Option<CachedAnswer>> {
-        Ok(self.live(&self.answers, key).map(|answer| CachedAnswer::clone(&answer)))
-    }
-
-    async fn put_answer(&self, key: &CacheKey, answer: &CachedAnswer, ttl: Duration) -> StoreResult<()> {
-        let entry = Expiring {
-            value: Arc::new(answer.clone()),
-            expires: self.clock.now() + ttl,
-            bytes: answer.spoken.bytes() as u64,
-        };
-        self.answers.insert(*key, entry);
-        Ok(())
-    }
-}
-
-impl<C: Clock> Sessions for MemoryStore<C> {
-    async fn turns(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Vec<Turn>> {
-        let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(turns) = self.live(&self.sessions, key) else { return Ok(Vec::new()) };
-        self.put_session(key, turns.clone(), ttl);
-        Ok(turns.iter().map(|turn| Turn::clone(turn)).collect())
-    }
-
-    async fn append_turn(
-        &self,
-        key: &SessionKey,
-        turn: &Turn,
-        ttl: Duration,
-        keep: usize,
-    ) -> StoreResult<()> {
-        let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
-        let turns = self.live(&self.sessions, key).unwrap_or_default();
-        let kept = if turns.iter().any(|known| known.id == turn.id) {
-            turns
-        } else {
-            let dropped = (turns.len() + 1).saturating_sub(keep.max(1));
-            turns.iter().skip(dropped).cloned().chain([Arc::new(turn.clone())]).collect()
-        };
-        self.put_session(key, kept, ttl);
-        // A session larger than the cache admits is refused silently; what is acknowledged must be there.
-        if self.sessions.peek(key).is_some() { Ok(()) } else { Err(StoreError::Full) }
-    }
-}
-
-impl<C: Clock> FleetState for MemoryStore<C> {
-    async fn ledger(&self) -> StoreResult<Ledger> {
-        Ok(self.fleet.ledger(self.clock.now()))
-    }
-
-    async fn claim(&self, claim: &Claim<'_>) -> StoreResult<Option<Lease>> {
-        Ok(self.fleet.claim(self.clock.now(), claim))
-    }
-
-    async fn renew(&self, _: &Lease) -> StoreResult<()> {
-        Ok(())
-    }
-
-    async fn enter(&self, ticket: &Ticket, displaced: Option<&str>) -> StoreResult<()> {
-        self.fleet.enter(self.clock.now(), ticket, displaced);
-        Ok(())
-    }
-
-    async fn leave(&self, id: &str) -> StoreResult<()> {
-        self.fleet.leave(id);
-        Ok(())
-    }
-
-    async fn update(
-        &self,
-        host: &str,
-        _: (&Facts, Duration),
-        released: Option<&Lease>,
-        change: impl Fn(&mut Facts, Duration) + MaybeSend + MaybeSync,
-    ) -> StoreResult<()> {
-        self.fleet.update(self.clock.now(), host, released.map(|lease| &*lease.id), change);
-        Ok(())
-    }
-
-    async fn inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
-        // They are in the book already.
-        Ok(Vec::new())
-    }
-
-    async fn put_inventory(&self, _: &str, _: &Inventory) -> StoreResult<()> {
-        Ok(())
-    }
-
-    async fn lead_refresh(&self, _: Duration) -> StoreResult<bool> {
-        Ok(true)
-    }
-
-    async fn decisions(&self) -> StoreResult<Vec<String>> {
-        Ok(self.fleet.decisions())
     }
 }
 
