@@ -8,12 +8,11 @@ use serde_json::value::RawValue;
 
 use crate::{
     account::Account,
-    caller::Scope,
     error::Error,
     flight::SessionCommit,
     host::Host,
-    session::{Budget, Dialect, History, RawMessage, SessionKey, SessionStatus, Turn},
-    store::Sessions,
+    session::{Budget, Dialect, History, RawMessage, SessionKey, Turn},
+    store::{Sessions, StoreResult},
     wire::{
         dialect::{MessageRole, role, text},
         members::{Members, insert},
@@ -36,23 +35,29 @@ pub(crate) enum Memory {
 }
 
 impl Memory {
-    /// Loads the session called `id`; none when that is empty.
-    ///
-    /// # Errors
-    /// [`Error::InvalidSessionId`]
-    pub(crate) async fn load<H: Host>(
+    /// What the store has of a session.
+    pub(crate) async fn fetch<H: Host>(host: &H, key: &SessionKey) -> StoreResult<Vec<Turn>> {
+        host.store().turns(key, host.config().session_ttl).await
+    }
+
+    /// What [`Memory::fetch`] gave; both are none where the request names no session.
+    pub(crate) fn loaded<H: Host>(
         host: &H,
-        scope: &Scope,
-        id: &str,
         account: &mut Account,
-    ) -> Result<Self, Error> {
-        if id.is_empty() {
-            return Ok(Self::None);
-        }
-        let key = SessionKey::of(scope, id)?;
-        let turns = host.store().turns(&key, host.config().session_ttl).await;
+        key: Option<SessionKey>,
+        turns: Option<StoreResult<Vec<Turn>>>,
+    ) -> Self {
+        let Some((key, turns)) = key.zip(turns) else { return Self::None };
         let turns = account.tolerate(host, "session_load", turns);
-        Ok(turns.map_or(Self::Unavailable, |turns| Self::Loaded(key, turns)))
+        turns.map_or(Self::Unavailable, |turns| Self::Loaded(key, turns))
+    }
+
+    /// Whether the session has that turn.
+    pub(crate) fn has_turn(&self, id: &str) -> bool {
+        match self {
+            Self::Loaded(_, turns) => turns.iter().any(|turn| turn.id == id),
+            Self::None | Self::Unavailable => false,
+        }
     }
 
     pub(crate) fn history(&self, budget: Budget) -> History<'_> {
@@ -66,11 +71,6 @@ impl Memory {
         matches!(self, Self::Unavailable)
     }
 
-    /// What the session says of a turn: with a store that is down it is lost; an answer that is empty makes none.
-    pub(crate) fn status(&self, appended: Option<SessionStatus>) -> Option<SessionStatus> {
-        appended.or_else(|| self.is_unavailable().then_some(SessionStatus::Unavailable))
-    }
-
     /// The turn to be added once there is an answer.
     pub(crate) fn commit(
         &self,
@@ -82,7 +82,7 @@ impl Memory {
     ) -> Option<SessionCommit> {
         let Self::Loaded(key, _) = self else { return None };
         let system = history.system_to_store(system, budget.turns());
-        Some(SessionCommit { key: key.clone(), dialect, system, messages })
+        Some(SessionCommit { key: key.clone(), id: None, dialect, system, messages })
     }
 }
 

@@ -2,9 +2,10 @@
 
 use std::{sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use paddock::{
     Config,
-    cache::{CacheKey, CachedAnswer},
+    cache::{CacheKey, Entry, Epochs, Stored},
     fleet::{
         Facts, Inventory,
         book::FleetBook,
@@ -12,8 +13,8 @@ use paddock::{
     },
     session::{SessionKey, Turn},
     store::{
-        FleetState, Outage, ResponseCache, Sessions, Store, StoreResult, memory::MemoryStore,
-        redis::RedisStore,
+        Audience, FleetState, FlightEnd, FlightKey, Followed, Found, Outage, ResponseCache, Sessions, Store,
+        StoreResult, memory::MemoryStore, redis::RedisStore,
     },
 };
 
@@ -47,17 +48,65 @@ impl NativeStore {
 }
 
 impl ResponseCache for NativeStore {
-    async fn answer(&self, key: &CacheKey) -> StoreResult<Option<CachedAnswer>> {
+    async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
+        match self {
+            Self::Embedded(store) => store.epochs(model).await,
+            Self::Redis(store) => store.epochs(model).await,
+        }
+    }
+
+    async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
+        match self {
+            Self::Embedded(store) => store.purge(model).await,
+            Self::Redis(store) => store.purge(model).await,
+        }
+    }
+
+    async fn answer(&self, key: &CacheKey) -> StoreResult<Option<Stored>> {
         match self {
             Self::Embedded(store) => store.answer(key).await,
             Self::Redis(store) => store.answer(key).await,
         }
     }
 
-    async fn put_answer(&self, key: &CacheKey, answer: &CachedAnswer, ttl: Duration) -> StoreResult<()> {
+    async fn answer_or_lead(&self, flight: &FlightKey, leader: &str) -> StoreResult<Found> {
         match self {
-            Self::Embedded(store) => store.put_answer(key, answer, ttl).await,
-            Self::Redis(store) => store.put_answer(key, answer, ttl).await,
+            Self::Embedded(store) => store.answer_or_lead(flight, leader).await,
+            Self::Redis(store) => store.answer_or_lead(flight, leader).await,
+        }
+    }
+
+    async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
+        match self {
+            Self::Embedded(store) => store.put_answer(key, entry, ttl).await,
+            Self::Redis(store) => store.put_answer(key, entry, ttl).await,
+        }
+    }
+
+    async fn publish(&self, flight: &FlightKey, leader: &str, events: &[Bytes]) -> StoreResult<Audience> {
+        match self {
+            Self::Embedded(store) => store.publish(flight, leader, events).await,
+            Self::Redis(store) => store.publish(flight, leader, events).await,
+        }
+    }
+
+    async fn end_flight(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+        events: &[Bytes],
+        end: FlightEnd,
+    ) -> StoreResult<()> {
+        match self {
+            Self::Embedded(store) => store.end_flight(flight, leader, events, end).await,
+            Self::Redis(store) => store.end_flight(flight, leader, events, end).await,
+        }
+    }
+
+    async fn follow(&self, flight: &FlightKey, leader: &str, heard: usize) -> StoreResult<Followed> {
+        match self {
+            Self::Embedded(store) => store.follow(flight, leader, heard).await,
+            Self::Redis(store) => store.follow(flight, leader, heard).await,
         }
     }
 }

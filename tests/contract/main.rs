@@ -32,7 +32,7 @@ use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
 use paddock::{
-    cache::{CacheKey, CachedAnswer, Question},
+    cache::{CacheKey, Chat, Circumstances, Entry, Epochs, Form},
     caller::Scope,
     memory_host::ManualClock,
     session::{Dialect, RawMessage, SessionKey, Turn},
@@ -44,22 +44,16 @@ use serde_json::{json, value::to_raw_value};
 /// The key of a question that is nothing but its text.
 fn key(question: &str) -> CacheKey {
     let scope = Scope::public();
+    let circumstances =
+        Circumstances { surface: "/chat", scope: Some(&scope), digest: [0; 32], epochs: Epochs::default() };
     let messages = [question];
-    CacheKey::of(&Question {
-        scope: &scope,
-        model: "m",
-        messages: &messages,
-        format: None,
-        options: None,
-        think: None,
-        tools: None,
-    })
+    let chat =
+        Chat { model: "m", messages: &messages, format: None, options: None, think: None, tools: None };
+    CacheKey::of_chat(&circumstances, &chat)
 }
 
-fn answer(text: &str) -> CachedAnswer {
-    let mut answer = CachedAnswer::default();
-    text.clone_into(&mut answer.spoken.text);
-    answer
+fn answer(text: &str) -> Entry {
+    Entry::new(Form::Whole, "application/json", text.to_owned().into())
 }
 
 fn message(role: &str, content: &str) -> RawMessage {
