@@ -60,28 +60,31 @@ where
     if request.session_id.is_empty() {
         session_id(headers)?.clone_into(&mut request.session_id);
     }
-    let model = request.model.clone().unwrap_or_else(|| config.default_model.clone());
-    account.model = Some(model.clone());
+    let named = request.model.as_deref().unwrap_or(&config.default_model);
+    account.model = Some(named.to_owned());
 
-    let is_covered = config.cache_modes.of(Some(&model)).covers(None, None);
+    let covers = |model: &str| config.cache_modes.of(Some(model)).covers(None, None);
     let session = request.session_id.clone();
-    let inquiry = Inquiry::new(headers, "/chat", &scope, Some(&model), &session, is_covered)?;
-    if inquiry.uses_cache() || !is_covered {
-        account.cache = Some(if inquiry.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass });
-    }
+    let mut inquiry = Inquiry::new(headers, "/chat", &scope, Some(named), &session, covers(named))?;
     let question = Said { role: "user", content: &request.message, images: &request.images }.message();
     let fresh = messages(&request, &History::default(), &question);
-    let key_of = |circumstances: &Circumstances<'_>, messages: &[RawMessage]| {
-        Some(cache_key(circumstances, &model, messages, &request))
+    let key_of = |circumstances: &Circumstances<'_>, model: &str, messages: &[RawMessage]| {
+        Some(cache_key(circumstances, model, messages, &request))
     };
-    let outset = inquiry.ask(host, account, |circumstances| key_of(circumstances, &fresh)).await?;
+    let mut outset = inquiry.ask(host, account, |circumstances| key_of(circumstances, named, &fresh)).await?;
+    let model = request.model.as_deref().or_else(|| outset.memory.model()).unwrap_or(named).to_owned();
+    if model != named {
+        account.model = Some(model.clone());
+        inquiry.turn_to(host, account, &mut outset, &model, covers(&model)).await;
+    }
+    account.cache = Some(if inquiry.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass });
     let memory = &outset.memory;
     let history = memory.history(config.history);
     let messages = messages(&request, &history, &question);
     let circumstances = inquiry.circumstances(host, outset.epochs());
     let body_members = Members::parse(&body);
     let fingerprint = || Some(CacheKey::of_request(&Circumstances::nowhere("/chat"), body_members.as_ref()?));
-    let keep = inquiry.keep(host, || key_of(&circumstances, &messages), fingerprint);
+    let keep = inquiry.keep(host, || key_of(&circumstances, &model, &messages), fingerprint);
     let session_commit =
         memory.commit(Dialect::Ollama, &history, request.system.clone(), vec![question], config.history);
     let pieces = request.framing(headers).map(|framing| Pieces { framing, session_id: session.clone() });

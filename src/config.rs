@@ -13,7 +13,7 @@ use http::HeaderName;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{
-    cache::{CacheMode, CacheModes},
+    cache::{CacheMode, CacheModes, CacheScope},
     caller::ApiKeys,
     fleet::{HostName, LoadBalancer, Policy},
     host::Limits,
@@ -46,8 +46,8 @@ pub struct Config {
     pub default_model: String,
     /// Which questions are answered from the cache.
     pub cache_modes: CacheModes,
-    /// Whether all callers share their answers.
-    pub cache_is_shared: bool,
+    /// Who shares answers.
+    pub cache_scope: CacheScope,
     /// How long an answer is kept.
     pub cache_ttl: Duration,
     /// The largest answer that is kept, in bytes.
@@ -58,6 +58,8 @@ pub struct Config {
     pub idempotency_ttl: Duration,
     /// How long a session is kept after its last use.
     pub session_ttl: Duration,
+    /// Whether a turn of a session fails when the session store is down.
+    pub session_required: bool,
     /// How much history goes ahead of a message.
     pub history: Budget,
     /// The largest request bodies.
@@ -180,16 +182,13 @@ impl Config {
             probe_connect_timeout: reader.duration("PROBE_CONNECT_TIMEOUT"),
             default_model: reader.text("DEFAULT_MODEL"),
             cache_modes: cache_modes(&mut reader),
-            cache_is_shared: reader.parsed("CACHE_SCOPE", |scope| match scope {
-                "caller" => Ok(false),
-                "shared" => Ok(true),
-                _ => Err("must be caller or shared".to_owned()),
-            }) == Some(true),
+            cache_scope: reader.parsed("CACHE_SCOPE", CacheScope::parse).unwrap_or_default(),
             cache_ttl: reader.duration("CACHE_TTL"),
             cache_max_entry: reader.bytes("CACHE_MAX_ENTRY"),
             cache_replay_pause: Some(reader.duration("CACHE_REPLAY_PAUSE")).filter(|pause| !pause.is_zero()),
             idempotency_ttl: reader.duration("IDEMPOTENCY_TTL"),
             session_ttl: reader.duration("SESSION_TTL"),
+            session_required: reader.flag("SESSION_REQUIRED"),
             history: Budget {
                 messages: reader.number("HISTORY_MAX_MESSAGES"),
                 bytes: usize::try_from(reader.bytes("HISTORY_MAX_BYTES")).unwrap_or(usize::MAX),
@@ -344,7 +343,9 @@ mod tests {
         assert_eq!((config.body_limits.other.bytes, config.body_limits.chat.bytes), (1 << 20, 20 << 20));
         assert_eq!(config.limits.first_byte, Duration::from_mins(5));
         assert_eq!(config.redis, None);
-        assert!(config.api_keys.is_open() && !config.cache_is_shared && !config.health_always_ok);
+        assert!(
+            config.api_keys.is_open() && config.cache_scope == CacheScope::Caller && !config.health_always_ok
+        );
     }
 
     #[test]

@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     flight::SessionCommit,
     host::Host,
-    session::{Budget, Dialect, History, RawMessage, SessionKey, Turn},
+    session::{Budget, Dialect, History, RawMessage, Session, SessionKey},
     store::{Sessions, StoreResult},
     wire::{
         dialect::{MessageRole, role, text},
@@ -28,41 +28,55 @@ pub(crate) const X_PADDOCK_SESSION: HeaderName = HeaderName::from_static("x-padd
 pub(crate) enum Memory {
     /// The request names none.
     None,
-    /// Its turns, oldest first.
-    Loaded(SessionKey, Vec<Turn>),
+    /// What is stored of it; nothing when it is new.
+    Loaded(SessionKey, Session),
     /// The store is down. Without its history a session is not written to either.
     Unavailable,
 }
 
 impl Memory {
     /// What the store has of a session.
-    pub(crate) async fn fetch<H: Host>(host: &H, key: &SessionKey) -> StoreResult<Vec<Turn>> {
-        host.store().turns(key, host.config().session_ttl).await
+    pub(crate) async fn fetch<H: Host>(host: &H, key: &SessionKey) -> StoreResult<Option<Session>> {
+        host.store().session(key, host.config().session_ttl).await
     }
 
     /// What [`Memory::fetch`] gave; both are none where the request names no session.
+    ///
+    /// # Errors
+    /// [`Error::SessionUnavailable`] when the store is down and sessions are required.
     pub(crate) fn loaded<H: Host>(
         host: &H,
         account: &mut Account,
         key: Option<SessionKey>,
-        turns: Option<StoreResult<Vec<Turn>>>,
-    ) -> Self {
-        let Some((key, turns)) = key.zip(turns) else { return Self::None };
-        let turns = account.tolerate(host, "session_load", turns);
-        turns.map_or(Self::Unavailable, |turns| Self::Loaded(key, turns))
+        session: Option<StoreResult<Option<Session>>>,
+    ) -> Result<Self, Error> {
+        let Some((key, session)) = key.zip(session) else { return Ok(Self::None) };
+        match account.tolerate(host, "session_load", session) {
+            Some(session) => Ok(Self::Loaded(key, session.unwrap_or_default())),
+            None if host.config().session_required => Err(Error::SessionUnavailable),
+            None => Ok(Self::Unavailable),
+        }
     }
 
     /// Whether the session has that turn.
     pub(crate) fn has_turn(&self, id: &str) -> bool {
         match self {
-            Self::Loaded(_, turns) => turns.iter().any(|turn| turn.id == id),
+            Self::Loaded(_, session) => session.turns.iter().any(|turn| turn.id == id),
             Self::None | Self::Unavailable => false,
+        }
+    }
+
+    /// The model of the session's turns that name none.
+    pub(crate) fn model(&self) -> Option<&str> {
+        match self {
+            Self::Loaded(_, session) => session.head.model.as_deref(),
+            Self::None | Self::Unavailable => None,
         }
     }
 
     pub(crate) fn history(&self, budget: Budget) -> History<'_> {
         match self {
-            Self::Loaded(_, turns) => History::new(turns, budget),
+            Self::Loaded(_, session) => History::new(session, budget),
             Self::None | Self::Unavailable => History::default(),
         }
     }
@@ -168,6 +182,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::session::Turn;
 
     const BUDGET: Budget = Budget { messages: 10, bytes: 10_000 };
 
@@ -186,7 +201,8 @@ mod tests {
         let body = Bytes::from(body.to_owned());
         let members = Members::parse(&body).unwrap();
         let fresh = Fresh::of(&body, &members, dialect).unwrap();
-        let spliced = fresh.continuing(&History::new(turns, BUDGET));
+        let session = Session { turns: turns.to_vec(), ..Session::default() };
+        let spliced = fresh.continuing(&History::new(&session, BUDGET));
         assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), *expected);
     }
 

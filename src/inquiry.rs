@@ -3,14 +3,14 @@
 //!
 //! It decides under which key the answer is looked for and kept. A store that fails is done without.
 
-use std::sync::Arc;
+use std::{borrow::Cow, sync::Arc};
 
 use futures::{future::OptionFuture, join};
 use http::{HeaderMap, HeaderName};
 
 use crate::{
     account::Account,
-    cache::{CacheKey, Circumstances, Epochs, Stored, Usage, Wishes, digest_of},
+    cache::{CacheKey, CacheScope, Circumstances, Epochs, Stored, Usage, Wishes, digest_of},
     caller::Scope,
     conversation::Memory,
     error::Error,
@@ -31,7 +31,7 @@ const IDEMPOTENCY_KEY_LIMIT: usize = 255;
 pub(crate) struct Inquiry<'a> {
     pub(crate) surface: &'static str,
     pub(crate) scope: &'a Scope,
-    pub(crate) model: Option<&'a str>,
+    pub(crate) model: Option<Cow<'a, str>>,
     /// The session's id; empty for none.
     pub(crate) session: &'a str,
     wishes: Wishes,
@@ -73,6 +73,7 @@ impl<'a> Inquiry<'a> {
             None => None,
         };
         let usage = Usage::of(is_covered, &wishes);
+        let model = model.map(Cow::Borrowed);
         Ok(Self { surface, scope, model, session, wishes, usage, repetition })
     }
 
@@ -88,20 +89,23 @@ impl<'a> Inquiry<'a> {
 
     /// What counts besides the question itself.
     pub(crate) fn circumstances<H: Host>(&self, host: &H, epochs: Epochs) -> Circumstances<'a> {
-        let scope = Some(self.scope).filter(|_| !host.config().cache_is_shared);
-        let digest =
-            self.model.and_then(ModelName::parse).map(|name| digest(&name, &host.fleet().inventories()));
+        let scope = Some(self.scope).filter(|_| host.config().cache_scope == CacheScope::Caller);
+        let digest = self
+            .model
+            .as_deref()
+            .and_then(ModelName::parse)
+            .map(|name| digest(&name, &host.fleet().inventories()));
         Circumstances { surface: self.surface, scope, digest: digest.unwrap_or_default(), epochs }
     }
 
     fn epoch_name(&self) -> String {
-        epoch_name(self.model.unwrap_or_default())
+        epoch_name(self.model.as_deref().unwrap_or_default())
     }
 
     /// Asks the store. `key` is the key of the answer where no history belongs to the question.
     ///
     /// # Errors
-    /// [`Error::InvalidSessionId`]
+    /// [`Error::InvalidSessionId`], [`Error::SessionUnavailable`]
     pub(crate) async fn ask<H: Host>(
         &self,
         host: &H,
@@ -121,7 +125,7 @@ impl<'a> Inquiry<'a> {
             "" => None,
             id => Some(SessionKey::of(self.scope, id)?),
         };
-        let model = self.model.and_then(ModelName::parse);
+        let model = self.model.as_deref().and_then(ModelName::parse);
         // A round trip to another server is worth looking ahead; what is in this process can be looked at any time.
         let looks_ahead = host.config().redis.is_some();
         let store = host.store();
@@ -142,13 +146,30 @@ impl<'a> Inquiry<'a> {
             OptionFuture::from(guessed),
             Box::pin(fleet),
         );
-        let memory = Memory::loaded(host, account, session, turns);
+        let memory = Memory::loaded(host, account, session, turns)?;
         let epochs = epochs.and_then(|epochs| tolerate(host, account, "cache_epochs", epochs));
         if let Some(epochs) = epochs {
             host.flights().note_epochs(&name, epochs);
         }
         let guessed = guessed.and_then(|found| tolerate(host, account, "cache_get", found)).flatten();
         Ok(Outset { memory, foresight, epochs: epochs.unwrap_or_default(), guessed: guess.zip(guessed) })
+    }
+
+    /// Turns to the model of the session, which the request did not name.
+    pub(crate) async fn turn_to<H: Host>(
+        &mut self,
+        host: &H,
+        account: &mut Account,
+        outset: &mut Outset,
+        model: &str,
+        is_covered: bool,
+    ) {
+        self.model = Some(Cow::Owned(model.to_owned()));
+        self.usage = Usage::of(is_covered, &self.wishes);
+        if self.uses_cache() && !account.store_failed() {
+            let epochs = host.store().epochs(&self.epoch_name()).await;
+            outset.epochs = account.tolerate(host, "cache_epochs", epochs).unwrap_or_default();
+        }
     }
 
     /// How the answer to the question of that key is kept; `fingerprint` says what a repetition repeats.

@@ -11,7 +11,7 @@ use paddock::{
         book::FleetBook,
         ledger::{Claim, Lease, Ledger, Ticket},
     },
-    session::{SessionKey, Turn},
+    session::{Session, SessionHead, SessionKey, Turn},
     store::{
         Audience, FleetState, FlightEnd, FlightKey, Followed, Found, Outage, ResponseCache, Sessions, Store,
         StoreResult, memory::MemoryStore, redis::RedisStore,
@@ -112,10 +112,24 @@ impl ResponseCache for NativeStore {
 }
 
 impl Sessions for NativeStore {
-    async fn turns(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Vec<Turn>> {
+    async fn session(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Option<Session>> {
         match self {
-            Self::Embedded(store) => store.turns(key, ttl).await,
-            Self::Redis(store) => store.turns(key, ttl).await,
+            Self::Embedded(store) => store.session(key, ttl).await,
+            Self::Redis(store) => store.session(key, ttl).await,
+        }
+    }
+
+    async fn create_session(&self, key: &SessionKey, head: &SessionHead, ttl: Duration) -> StoreResult<()> {
+        match self {
+            Self::Embedded(store) => store.create_session(key, head, ttl).await,
+            Self::Redis(store) => store.create_session(key, head, ttl).await,
+        }
+    }
+
+    async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
+        match self {
+            Self::Embedded(store) => store.delete_session(key).await,
+            Self::Redis(store) => store.delete_session(key).await,
         }
     }
 

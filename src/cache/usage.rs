@@ -48,6 +48,30 @@ impl CacheMode {
     }
 }
 
+/// Who shares answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CacheScope {
+    /// The requests of one caller.
+    #[default]
+    Caller,
+    /// All requests.
+    Shared,
+}
+
+impl CacheScope {
+    /// The scope of that name.
+    ///
+    /// # Errors
+    /// A sentence that names the scopes.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        match name {
+            "caller" => Ok(Self::Caller),
+            "shared" => Ok(Self::Shared),
+            _ => Err("must be caller or shared".to_owned()),
+        }
+    }
+}
+
 /// The general mode, and those of single models.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CacheModes {

@@ -198,7 +198,9 @@ impl<H: Host> Passenger<'_, H> {
             Some(()) => SessionStatus::Stored,
             None => SessionStatus::Unavailable,
         });
-        (status, ended)
+        // Whoever wants nothing to be forgotten is not told that all went well.
+        let is_lost = status == Some(SessionStatus::Unavailable) && config.session_required;
+        (status, if is_lost { ended.and(Err(Error::SessionUnavailable)) } else { ended })
     }
 
     /// Hands the events over, one after the other.

@@ -24,7 +24,7 @@ use crate::{
     cache::{CacheKey, Entry},
     fleet::book::FleetBook,
     host::Clock,
-    session::{SessionKey, Turn},
+    session::SessionKey,
     store::{Outage, Store, StoreResult},
 };
 
@@ -59,7 +59,7 @@ pub struct MemoryStore<C> {
     clock: C,
     answers: Bounded<CacheKey, (Entry, Duration)>,
     purges: cache::Purges,
-    sessions: Bounded<SessionKey, Arc<[Arc<Turn>]>>,
+    sessions: Bounded<SessionKey, Arc<sessions::Kept>>,
     /// Held while a session is replaced, so that turns appended at the same time all survive.
     appending: Mutex<()>,
     turn: AtomicU64,
