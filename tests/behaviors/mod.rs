@@ -33,6 +33,7 @@ mod sharing;
 mod streaming;
 mod surface_sessions;
 mod surfaces;
+mod trouble;
 
 /// What every behaviour needs.
 pub(crate) mod prelude {

@@ -36,7 +36,11 @@ use paddock::{
     caller::Scope,
     memory_host::ManualClock,
     session::{Dialect, RawMessage, SessionKey, Turn},
-    store::{Store, memory::MemoryStore, redis::RedisStore},
+    store::{
+        Store,
+        memory::MemoryStore,
+        redis::{RedisLimits, RedisStore},
+    },
 };
 use paddock_tests::{redis_commands::Connection, redis_server::RedisServer, setup::Setup};
 use serde_json::{json, value::to_raw_value};
@@ -119,7 +123,7 @@ async fn over_redis() -> Result<OverRedis> {
     let server = RedisServer::shared()?;
     let connection = Connection::open(&server).await?;
     let prefix = Setup::new([]).prefix().to_owned();
-    let store = RedisStore::new(connection.clone(), &prefix, Duration::from_secs(20));
+    let store = RedisStore::new(connection.clone(), &prefix, limits(Duration::from_secs(20)));
     Ok(OverRedis { store, connection, prefix, _server: server })
 }
 
@@ -133,6 +137,11 @@ impl Subject for OverRedis {
     async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
     }
+}
+
+/// One limit for everything.
+fn limits(limit: Duration) -> RedisLimits {
+    RedisLimits { ask: limit, keep: limit }
 }
 
 fn session(id: &str) -> Result<SessionKey> {

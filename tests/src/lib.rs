@@ -11,6 +11,7 @@
 //! | [`http_client`] | requests and replies |
 //! | [`prometheus`] | metrics through Prometheus' own Python parser |
 //! | [`redis_commands`] | the core's Redis port over redis-rs |
+//! | [`redis_proxy`] | a proxy before a Redis that holds replies and counts waves |
 //! | [`spin`] | Spin in a test |
 //!
 //! Nothing here uses a fixed port, and every process ends with the value that stands for it.
@@ -22,6 +23,7 @@ pub mod http_client;
 pub mod ollama;
 pub mod prometheus;
 pub mod redis_commands;
+pub mod redis_proxy;
 pub mod redis_server;
 pub mod setup;
 pub mod spin;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use paddock::store::{
     StoreError, StoreResult,
-    redis::{RedisCommands, RedisValue},
+    redis::{RedisCommands, RedisValue, server_error},
 };
 use redis::{Cmd, Value, aio::MultiplexedConnection};
 
@@ -49,7 +49,10 @@ impl Connection {
 
     async fn query(&self, command: &Cmd) -> StoreResult<Vec<RedisValue>> {
         let value = command.query_async(&mut self.0.clone()).await;
-        let value = value.map_err(|error: redis::RedisError| StoreError::Unavailable(error.to_string()))?;
+        let value = value.map_err(|error: redis::RedisError| match error.code() {
+            Some(code) => server_error(code, error.to_string()),
+            None => StoreError::Unavailable(error.to_string()),
+        })?;
         let mut flat = Vec::new();
         flatten(value, &mut flat).map_err(|error| StoreError::Unavailable(error.to_string()))?;
         Ok(flat)
@@ -68,6 +71,22 @@ impl RedisCommands for Connection {
             packed.arg(*argument);
         }
         tokio::time::timeout(limit, self.query(&packed)).await.map_err(|_| StoreError::TimedOut)?
+    }
+
+    async fn execute_replicated(
+        &self,
+        command: &'static str,
+        arguments: &[&[u8]],
+        replicas: u32,
+        limit: Duration,
+    ) -> StoreResult<(Vec<RedisValue>, u32)> {
+        let reply = self.execute(command, arguments, limit).await?;
+        let (replicas, time) = (replicas.to_string(), limit.as_millis().to_string());
+        let reached = self.execute("WAIT", &[replicas.as_bytes(), time.as_bytes()], limit).await?;
+        match reached.first() {
+            Some(RedisValue::Integer(reached)) => Ok((reply, u32::try_from(*reached).unwrap_or_default())),
+            _ => Err(StoreError::UnexpectedReply("WAIT")),
+        }
     }
 }
 

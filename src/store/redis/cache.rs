@@ -13,7 +13,7 @@ use crate::{
 impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     async fn answer(&self, key: &CacheKey) -> StoreResult<Option<CachedAnswer>> {
         let key = self.key("cache:2", key.as_bytes());
-        let reply = self.execute("GET", &[&key]).await?;
+        let reply = self.ask("GET", &[&key]).await?;
         match reply.into_iter().next() {
             Some(RedisValue::Bytes(value)) => Ok(CachedAnswer::from_json(&value)),
             Some(RedisValue::Nil) | None => Ok(None),
@@ -23,7 +23,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
 
     async fn put_answer(&self, key: &CacheKey, answer: &CachedAnswer, ttl: Duration) -> StoreResult<()> {
         let key = self.key("cache:2", key.as_bytes());
-        self.execute("SET", &[&key, &answer.to_json(), b"PX", milliseconds(ttl).as_bytes()]).await?;
+        self.keep("SET", &[&key, &answer.to_json(), b"PX", milliseconds(ttl).as_bytes()]).await?;
         Ok(())
     }
 }

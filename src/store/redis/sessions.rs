@@ -30,8 +30,7 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
         let key = self.key("session:2", key.as_bytes());
         let ttl = milliseconds(ttl);
         let (range, renewal): ([&[u8]; 3], [&[u8]; 2]) = ([&key, b"0", b"-1"], [&key, ttl.as_bytes()]);
-        let (turns, renewed) =
-            futures::join!(self.execute("LRANGE", &range), self.execute("PEXPIRE", &renewal));
+        let (turns, renewed) = futures::join!(self.ask("LRANGE", &range), self.ask("PEXPIRE", &renewal));
         renewed?;
         let turns = turns?.into_iter().filter_map(|value| match value {
             RedisValue::Bytes(turn) => Turn::from_json(&turn),
@@ -52,7 +51,7 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
         let (ttl, keep) = (milliseconds(ttl), keep.max(1).to_string());
         let arguments: [&[u8]; 7] =
             [APPEND, b"1", &key, turn.id.as_bytes(), &value, ttl.as_bytes(), keep.as_bytes()];
-        self.execute("EVAL", &arguments).await?;
+        self.keep_safe("EVAL", &arguments).await?;
         Ok(())
     }
 }
