@@ -28,6 +28,7 @@ mod relaying;
 mod replay;
 mod replicas;
 mod routing;
+mod servers;
 mod sessions;
 mod sharing;
 mod streaming;

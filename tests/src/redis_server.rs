@@ -74,21 +74,18 @@ impl RedisServer {
         Ok(server)
     }
 
-    /// The Valkey that all tests of this process share; `None` where there is none.
-    pub fn shared_valkey() -> Result<Option<Arc<Self>>> {
+    /// The Valkey that all tests of this process share.
+    pub fn shared_valkey() -> Result<Arc<Self>> {
         static SHARED: Mutex<Weak<RedisServer>> = Mutex::new(Weak::new());
-        let Some(program) = std::env::var("PADDOCK_VALKEY_SERVER").ok().filter(|path| !path.is_empty())
-        else {
-            return Ok(None);
-        };
         let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(server) = shared.upgrade() {
-            return Ok(Some(server));
+            return Ok(server);
         }
-        let server = Arc::new(Self::of(program, &[])?);
+        let program = std::env::var("PADDOCK_VALKEY_SERVER").ok().filter(|path| !path.is_empty());
+        let server = Arc::new(Self::of(program.unwrap_or_else(|| "valkey-server".to_owned()), &[])?);
         server.restart()?;
         *shared = Arc::downgrade(&server);
-        Ok(Some(server))
+        Ok(server)
     }
 
     /// A server that does not run yet; its port refuses connections.
@@ -141,7 +138,7 @@ impl RedisServer {
             .stderr(Stdio::null());
         let child = command.spawn().with_context(|| {
             format!(
-                "the tests need a Redis: set REDIS_URL, PADDOCK_REDIS_SERVER or install redis-server \
+                "the tests need a Redis and a Valkey: scripts/test-tools finds them, and says what to set \
                  ('{}' does not start)",
                 process.program
             )
