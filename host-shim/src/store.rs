@@ -14,7 +14,9 @@ use paddock::{
     session::{Session, SessionHead, SessionKey, Turn},
     store::{
         Audience, FleetState, FlightEnd, FlightKey, Followed, Found, Outage, ResponseCache, Sessions, Store,
-        StoreResult, memory::MemoryStore, redis::RedisStore,
+        StoreResult,
+        memory::MemoryStore,
+        redis::{Guard, RedisStore},
     },
 };
 
@@ -24,15 +26,16 @@ use crate::{host::SystemClock, redis_client::RedisClient};
 #[derive(Debug)]
 pub(crate) enum NativeStore {
     Embedded(MemoryStore<SystemClock>),
-    Redis(RedisStore<RedisClient>),
+    Redis(RedisStore<Guard<RedisClient, SystemClock>>),
 }
 
 impl NativeStore {
     pub(crate) fn new(config: &Config, clock: SystemClock) -> anyhow::Result<Self> {
         Ok(match &config.redis {
             Some(redis) => {
-                let client = RedisClient::new(redis)?;
-                Self::Redis(RedisStore::new(client, &config.redis_prefix, redis.timeout))
+                let guard = Guard::new(RedisClient::new(redis)?, clock);
+                let store = RedisStore::new(guard, &config.redis_prefix, redis.limits);
+                Self::Redis(store.with_replicas(redis.wait_replicas))
             }
             None => Self::Embedded(MemoryStore::new(clock, config.memory_limit)),
         })

@@ -51,5 +51,6 @@ mod fleet;
 mod logs;
 mod openapi;
 mod readme;
+mod redis;
 mod shutdown;
 mod streams;
