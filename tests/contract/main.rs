@@ -1,14 +1,20 @@
-//! What every store promises, held against the embedded one and against a real Redis.
+//! What every store promises, held against the embedded one, in memory and on disk, and against a real Redis.
 
 #![cfg(test)]
 
-/// Holds each promise, a function of a [`Subject`], against both stores.
+/// Holds each promise, a function of a [`Subject`], against every store.
 macro_rules! contract {
     ($($promise:ident,)*) => {
         mod embedded {
             $(#[tokio::test]
             async fn $promise() -> anyhow::Result<()> {
                 super::$promise(crate::embedded().await?).await
+            })*
+        }
+        mod embedded_database {
+            $(#[tokio::test]
+            async fn $promise() -> anyhow::Result<()> {
+                super::$promise(crate::on_disk().await?).await
             })*
         }
         mod redis {
@@ -22,6 +28,7 @@ macro_rules! contract {
 use contract;
 
 mod embedded;
+mod embedded_database;
 mod fleet;
 mod fleet_redis;
 mod metrics;
@@ -31,6 +38,7 @@ mod store;
 use std::{sync::Arc, time::Duration};
 
 use anyhow::Result;
+use host_shim::disk_store::{DiskStore, Limits};
 use paddock::{
     cache::{CacheKey, CachedAnswer, Question},
     caller::Scope,
@@ -40,6 +48,7 @@ use paddock::{
 };
 use paddock_tests::{redis_commands::Connection, redis_server::RedisServer, setup::Setup};
 use serde_json::{json, value::to_raw_value};
+use tempfile::TempDir;
 
 /// The key of a question that is nothing but its text.
 fn key(question: &str) -> CacheKey {
@@ -98,6 +107,43 @@ async fn embedded() -> Result<Embedded> {
 
 impl Subject for Embedded {
     type Store = MemoryStore<ManualClock>;
+
+    fn store(&self) -> &Self::Store {
+        &self.store
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+    }
+}
+
+struct OnDisk {
+    clock: ManualClock,
+    store: DiskStore<ManualClock>,
+    directory: TempDir,
+}
+
+/// Limits that no test meets by accident.
+const ROOMY: Limits = Limits { memory: 8 << 20, disk: 1 << 30, wait: Duration::from_secs(20) };
+
+#[expect(clippy::unused_async, reason = "the other one connects")]
+async fn on_disk() -> Result<OnDisk> {
+    let (clock, directory) = (ManualClock::default(), TempDir::new()?);
+    Ok(OnDisk { store: DiskStore::open(directory.path(), ROOMY, clock.clone())?, clock, directory })
+}
+
+impl OnDisk {
+    /// Closes the database and opens it again, as a process does that follows another.
+    async fn again(self) -> Result<Self> {
+        self.store.close().await;
+        let Self { clock, store, directory } = self;
+        drop(store);
+        Ok(Self { store: DiskStore::open(directory.path(), ROOMY, clock.clone())?, clock, directory })
+    }
+}
+
+impl Subject for OnDisk {
+    type Store = DiskStore<ManualClock>;
 
     fn store(&self) -> &Self::Store {
         &self.store

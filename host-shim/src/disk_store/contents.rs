@@ -1,0 +1,277 @@
+//! What is changed in one transaction: answers, sessions, what has ended, and how much there is of it.
+//!
+//! Every function leaves the tables and the totals in agreement, or fails; then the whole transaction is given up.
+
+use redb::{ReadTransaction, ReadableTable, StorageError, Table, TableError, WriteTransaction};
+
+use super::layout::{
+    ANSWER_ENDS, ANSWERS, Head, Key, LongKey, SESSION_ENDS, SESSIONS, TURNS, cost, ended, ending, numbered,
+    turn_from_bytes, turn_to_bytes,
+};
+
+/// How many answers, and how many sessions, one transaction drops because their time has passed. The rest follows.
+const SWEEP: usize = 256;
+
+/// What is stored, by [`cost`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Totals {
+    pub(super) answers: u64,
+    pub(super) sessions: u64,
+}
+
+/// What there is no room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NoRoom;
+
+/// A turn to append.
+#[derive(Debug, Clone)]
+pub(super) struct Append {
+    pub(super) key: Key,
+    pub(super) id: String,
+    pub(super) json: Vec<u8>,
+    /// When the session ends, in ms.
+    pub(super) end: u64,
+    /// How many turns stay.
+    pub(super) keep: u64,
+}
+
+/// The tables of a transaction, open.
+pub(super) struct Changes<'t> {
+    answers: Table<'t, &'static Key, (u64, &'static [u8])>,
+    answer_ends: Table<'t, &'static LongKey, u64>,
+    sessions: Table<'t, &'static Key, &'static [u8]>,
+    turns: Table<'t, &'static LongKey, &'static [u8]>,
+    session_ends: Table<'t, &'static LongKey, ()>,
+    /// What there will be.
+    pub(super) totals: Totals,
+    /// The limit of each half.
+    limit: u64,
+    now: u64,
+}
+
+impl<'t> Changes<'t> {
+    /// Opens the tables, which are made where they are not there.
+    pub(super) fn new(
+        transaction: &'t WriteTransaction,
+        totals: Totals,
+        limit: u64,
+        now: u64,
+    ) -> Result<Self, TableError> {
+        Ok(Self {
+            answers: transaction.open_table(ANSWERS)?,
+            answer_ends: transaction.open_table(ANSWER_ENDS)?,
+            sessions: transaction.open_table(SESSIONS)?,
+            turns: transaction.open_table(TURNS)?,
+            session_ends: transaction.open_table(SESSION_ENDS)?,
+            totals,
+            limit,
+            now,
+        })
+    }
+
+    /// Keeps an answer. Those that end soonest make room for it.
+    pub(super) fn put_answer(
+        &mut self,
+        key: &Key,
+        end: u64,
+        answer: &[u8],
+    ) -> Result<Result<(), NoRoom>, StorageError> {
+        self.drop_answer(key)?;
+        let cost = cost(answer.len());
+        if cost > self.limit {
+            return Ok(Err(NoRoom));
+        }
+        while self.totals.answers + cost > self.limit {
+            let Some(place) = first(&self.answer_ends)? else { break };
+            self.end_answer(&place)?;
+        }
+        self.answers.insert(key, (end, answer))?;
+        self.answer_ends.insert(&ending(end, key), cost)?;
+        self.totals.answers += cost;
+        Ok(Ok(()))
+    }
+
+    fn drop_answer(&mut self, key: &Key) -> Result<(), StorageError> {
+        let end = self.answers.get(key)?.map(|answer| answer.value().0);
+        if let Some(end) = end {
+            self.end_answer(&ending(end, key))?;
+        }
+        Ok(())
+    }
+
+    fn end_answer(&mut self, place: &LongKey) -> Result<(), StorageError> {
+        let (_, key) = ended(place);
+        let cost = self.answer_ends.remove(place)?.map_or(0, |cost| cost.value());
+        self.answers.remove(&key)?;
+        self.totals.answers = self.totals.answers.saturating_sub(cost);
+        Ok(())
+    }
+
+    /// Appends a turn unless it is there, drops the oldest beyond those to keep, and moves the end of the session.
+    pub(super) fn append(&mut self, append: &Append) -> Result<Result<(), NoRoom>, StorageError> {
+        let Append { key, id, json, end, keep } = append;
+        let mut head = self.living(key)?;
+        if self.has_turn(key, id)? {
+            self.put_head(key, head, *end)?;
+            return Ok(Ok(()));
+        }
+        let value = turn_to_bytes(id, json);
+        let added = cost(value.len()) + if head.next == 0 { cost(0) } else { 0 };
+        let first = (head.next + 1).saturating_sub((*keep).max(1)).max(head.first);
+        let mut dropped = 0;
+        for turn in self.turns.range::<&LongKey>(&numbered(key, head.first)..&numbered(key, first))? {
+            dropped += cost(turn?.1.value().len());
+        }
+        if !self.make_room(key, added, dropped)? {
+            return Ok(Err(NoRoom));
+        }
+        self.turns
+            .retain_in::<&LongKey, _>(&numbered(key, head.first)..&numbered(key, first), |_, _| false)?;
+        self.turns.insert(&numbered(key, head.next), value.as_slice())?;
+        self.totals.sessions = (self.totals.sessions + added).saturating_sub(dropped);
+        head.cost = (head.cost + added).saturating_sub(dropped);
+        head.first = first;
+        head.next += 1;
+        self.put_head(key, head, *end)?;
+        Ok(Ok(()))
+    }
+
+    /// The head of a session, new if there is none or its time has passed; what is left of that one goes.
+    fn living(&mut self, key: &Key) -> Result<Head, StorageError> {
+        if let Some(head) = self.head(key)?.filter(|head| head.end > self.now) {
+            return Ok(head);
+        }
+        self.drop_session(key)?;
+        Ok(Head::default())
+    }
+
+    fn head(&self, key: &Key) -> Result<Option<Head>, StorageError> {
+        Ok(self.sessions.get(key)?.and_then(|head| Head::from_bytes(head.value())))
+    }
+
+    fn has_turn(&self, key: &Key, id: &str) -> Result<bool, StorageError> {
+        for turn in self.turns.range::<&LongKey>(&numbered(key, 0)..=&numbered(key, u64::MAX))?.rev() {
+            if turn_from_bytes(turn?.1.value()).is_some_and(|(known, _)| known == id.as_bytes()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether there is room for a session to grow. Those whose time has passed go for it; no other does.
+    fn make_room(&mut self, key: &Key, added: u64, dropped: u64) -> Result<bool, StorageError> {
+        loop {
+            if self.totals.sessions + added <= self.limit + dropped {
+                return Ok(true);
+            }
+            match first(&self.session_ends)? {
+                // The session itself lives: it was looked at.
+                Some(place) if ended(&place).0 <= self.now && ended(&place).1 != *key => {
+                    self.end_session(&place)?;
+                }
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    fn put_head(&mut self, key: &Key, head: Head, end: u64) -> Result<(), StorageError> {
+        self.session_ends.remove(&ending(head.end, key))?;
+        self.session_ends.insert(&ending(end, key), ())?;
+        self.sessions.insert(key, Head { end, ..head }.to_bytes().as_slice())?;
+        Ok(())
+    }
+
+    /// Moves the end of a session that is there.
+    pub(super) fn renew(&mut self, key: &Key, end: u64) -> Result<(), StorageError> {
+        match self.head(key)? {
+            Some(head) => self.put_head(key, head, end),
+            None => Ok(()),
+        }
+    }
+
+    fn drop_session(&mut self, key: &Key) -> Result<(), StorageError> {
+        if let Some(head) = self.head(key)? {
+            self.session_ends.remove(&ending(head.end, key))?;
+            self.totals.sessions = self.totals.sessions.saturating_sub(head.cost);
+        }
+        self.sessions.remove(key)?;
+        self.turns.retain_in::<&LongKey, _>(&numbered(key, 0)..=&numbered(key, u64::MAX), |_, _| false)
+    }
+
+    /// Drops the session of a place in the order of ends, unless it has another one by now.
+    fn end_session(&mut self, place: &LongKey) -> Result<(), StorageError> {
+        let (end, key) = ended(place);
+        self.session_ends.remove(place)?;
+        match self.head(&key)? {
+            Some(head) if head.end != end => Ok(()),
+            _ => self.drop_session(&key),
+        }
+    }
+
+    /// Drops some of what has ended. Gives how much that was.
+    pub(super) fn sweep(&mut self) -> Result<usize, StorageError> {
+        let mut swept = 0;
+        for _ in 0..SWEEP {
+            let place = first(&self.answer_ends)?.filter(|place| ended(place).0 <= self.now);
+            let Some(place) = place else { break };
+            self.end_answer(&place)?;
+            swept += 1;
+        }
+        for _ in 0..SWEEP {
+            let place = first(&self.session_ends)?.filter(|place| ended(place).0 <= self.now);
+            let Some(place) = place else { break };
+            self.end_session(&place)?;
+            swept += 1;
+        }
+        Ok(swept)
+    }
+
+    /// Counts what is there.
+    pub(super) fn count(&mut self) -> Result<(), StorageError> {
+        self.totals = Totals::default();
+        for answer in self.answer_ends.iter()? {
+            self.totals.answers += answer?.1.value();
+        }
+        for session in self.sessions.iter()? {
+            self.totals.sessions += Head::from_bytes(session?.1.value()).map_or(0, |head| head.cost);
+        }
+        Ok(())
+    }
+}
+
+fn first<V: redb::Value + 'static>(
+    places: &Table<'_, &'static LongKey, V>,
+) -> Result<Option<LongKey>, StorageError> {
+    Ok(places.first()?.map(|(place, _)| *place.value()))
+}
+
+/// The answer under a key, unless its time has passed.
+pub(super) fn answer(
+    transaction: &ReadTransaction,
+    key: &Key,
+    now: u64,
+) -> Result<Option<Vec<u8>>, redb::Error> {
+    let answers = transaction.open_table(ANSWERS)?;
+    Ok(answers.get(key)?.and_then(|answer| {
+        let (end, bytes) = answer.value();
+        (end > now).then(|| bytes.to_vec())
+    }))
+}
+
+/// When a session ends, if there is one.
+pub(super) fn session_end(transaction: &ReadTransaction, key: &Key) -> Result<Option<u64>, redb::Error> {
+    let sessions = transaction.open_table(SESSIONS)?;
+    Ok(sessions.get(key)?.and_then(|head| Head::from_bytes(head.value())).map(|head| head.end))
+}
+
+/// The turns of a session as JSON, oldest first. What another version wrote is passed over.
+pub(super) fn turns(transaction: &ReadTransaction, key: &Key) -> Result<Vec<Vec<u8>>, redb::Error> {
+    let turns = transaction.open_table(TURNS)?;
+    let mut found = Vec::new();
+    for turn in turns.range::<&LongKey>(&numbered(key, 0)..=&numbered(key, u64::MAX))? {
+        if let Some((_, json)) = turn_from_bytes(turn?.1.value()) {
+            found.push(json.to_vec());
+        }
+    }
+    Ok(found)
+}
