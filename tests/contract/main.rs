@@ -126,7 +126,6 @@ struct OnDisk {
 /// Limits that no test meets by accident.
 const ROOMY: Limits = Limits { memory: 8 << 20, disk: 1 << 30, wait: Duration::from_secs(20) };
 
-#[expect(clippy::unused_async, reason = "the other one connects")]
 async fn on_disk() -> Result<OnDisk> {
     let (clock, directory) = (ManualClock::default(), TempDir::new()?);
     Ok(OnDisk { store: DiskStore::open(directory.path(), ROOMY, clock.clone())?, clock, directory })

@@ -197,6 +197,8 @@ impl<C: Clock> Writer<C> {
             // What was acknowledged is on disk; a database that was not closed is only checked at the next start.
             let _ = database.close();
         }
+        // With it goes the lock of the directory, which the next process may want at once.
+        drop(self);
         if let Some(Some(closed)) = closing {
             let _ = closed.send(());
         }
