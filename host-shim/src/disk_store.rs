@@ -203,15 +203,15 @@ impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskStore<C> {
 
 impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
     async fn turns(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Vec<Turn>> {
-        let (key, now, end) = (*key.as_bytes(), milliseconds(self.clock.now()), self.end(ttl));
+        let (key, now, ttl) = (*key.as_bytes(), milliseconds(self.clock.now()), milliseconds(ttl));
         let read = move |shared: &Shared, view: &ReadTransaction| {
-            let ends = contents::session_end(view, &key)?.map(|end| shared.renewed(&key).unwrap_or(end));
-            if ends.is_none_or(|end| end <= now) {
+            let head = contents::head(view, &key)?;
+            let Some(head) = head.filter(|head| shared.renewed(&key).unwrap_or(head.end) > now) else {
                 return Ok((Vec::new(), false));
-            }
+            };
             let turns = contents::turns(view, &key)?;
             let turns = turns.iter().filter_map(|json| Turn::from_json(json)).collect();
-            Ok((turns, shared.renew(key, end)))
+            Ok((turns, shared.renew(key, head.end_after(now, ttl))))
         };
         let (turns, is_first) = self.read(read).await?;
         if is_first {
@@ -232,7 +232,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
             key: *key.as_bytes(),
             id: turn.id.clone(),
             json: serde_json::to_vec(turn).unwrap_or_default(),
-            end: self.end(ttl),
+            ttl: milliseconds(ttl),
             keep: keep as u64,
         };
         self.write(true, move |changes| Ok(changes.append(&append)?)).await

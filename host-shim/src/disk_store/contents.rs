@@ -29,8 +29,8 @@ pub(super) struct Append {
     pub(super) key: Key,
     pub(super) id: String,
     pub(super) json: Vec<u8>,
-    /// When the session ends, in ms.
-    pub(super) end: u64,
+    /// How long the session is kept after this, in ms, unless that is its own affair.
+    pub(super) ttl: u64,
     /// How many turns stay.
     pub(super) keep: u64,
 }
@@ -108,15 +108,20 @@ impl<'t> Changes<'t> {
     }
 
     /// Appends a turn unless it is there, drops the oldest beyond those to keep, and moves the end of the session.
+    /// Begins it when there is none.
     pub(super) fn append(&mut self, append: &Append) -> Result<Result<(), NoRoom>, StorageError> {
-        let Append { key, id, json, end, keep } = append;
-        let mut head = self.living(key)?;
+        let Append { key, id, json, ttl, keep } = append;
+        let (mut head, mut added) = match self.living(key)? {
+            Some(head) => (head, 0),
+            None => self.begun(0, Vec::new()),
+        };
+        let end = head.end_after(self.now, *ttl);
         if self.has_turn(key, id)? {
-            self.put_head(key, head, *end)?;
+            self.put_head(key, head, end)?;
             return Ok(Ok(()));
         }
         let value = turn_to_bytes(id, json);
-        let added = cost(value.len()) + if head.next == 0 { cost(0) } else { 0 };
+        added += cost(value.len());
         let first = (head.next + 1).saturating_sub((*keep).max(1)).max(head.first);
         let mut dropped = 0;
         for turn in self.turns.range::<&LongKey>(&numbered(key, head.first)..&numbered(key, first))? {
@@ -132,17 +137,24 @@ impl<'t> Changes<'t> {
         head.cost = (head.cost + added).saturating_sub(dropped);
         head.first = first;
         head.next += 1;
-        self.put_head(key, head, *end)?;
+        self.put_head(key, head, end)?;
         Ok(Ok(()))
     }
 
-    /// The head of a session, new if there is none or its time has passed; what is left of that one goes.
-    fn living(&mut self, key: &Key) -> Result<Head, StorageError> {
-        if let Some(head) = self.head(key)?.filter(|head| head.end > self.now) {
-            return Ok(head);
+    /// The head of a session that begins now, and what it takes on disk.
+    fn begun(&self, ttl: u64, about: Vec<u8>) -> (Head, u64) {
+        let head = Head { began: self.now, ttl, about, ..Head::default() };
+        let cost = cost(head.to_bytes().len());
+        (head, cost)
+    }
+
+    /// The head of a session, if there is one and its time has not passed; what is left of that one goes.
+    fn living(&mut self, key: &Key) -> Result<Option<Head>, StorageError> {
+        let head = self.head(key)?.filter(|head| head.end > self.now);
+        if head.is_none() {
+            self.drop_session(key)?;
         }
-        self.drop_session(key)?;
-        Ok(Head::default())
+        Ok(head)
     }
 
     fn head(&self, key: &Key) -> Result<Option<Head>, StorageError> {
@@ -258,10 +270,10 @@ pub(super) fn answer(
     }))
 }
 
-/// When a session ends, if there is one.
-pub(super) fn session_end(transaction: &ReadTransaction, key: &Key) -> Result<Option<u64>, redb::Error> {
+/// The head of a session, if there is one. Its time may have passed.
+pub(super) fn head(transaction: &ReadTransaction, key: &Key) -> Result<Option<Head>, redb::Error> {
     let sessions = transaction.open_table(SESSIONS)?;
-    Ok(sessions.get(key)?.and_then(|head| Head::from_bytes(head.value())).map(|head| head.end))
+    Ok(sessions.get(key)?.and_then(|head| Head::from_bytes(head.value())))
 }
 
 /// The turns of a session as JSON, oldest first. What another version wrote is passed over.

@@ -59,35 +59,44 @@ pub(super) fn cost(bytes: usize) -> u64 {
     if bytes * 2 > PAGE { bytes.next_power_of_two().max(PAGE) } else { bytes * 3 / 2 }
 }
 
-/// What is known of a session beside its turns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+/// What is known of a session beside its turns. Times are in ms.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Head {
-    /// When it ends, in ms.
+    /// When it ends.
     pub(super) end: u64,
     /// The number of its first turn.
     pub(super) first: u64,
     /// The number of the turn that comes next.
     pub(super) next: u64,
-    /// What its turns take on disk.
+    /// What it takes on disk, turns included.
     pub(super) cost: u64,
+    /// When it began.
+    pub(super) began: u64,
+    /// How long it is kept after each use, if that is its own affair; 0 if it is its user's.
+    pub(super) ttl: u64,
+    /// What it was given when it was made, in the words of the core.
+    pub(super) about: Vec<u8>,
 }
 
 impl Head {
-    /// `None` for what another version wrote. What follows is for later versions.
+    /// `None` for what another version wrote.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let rest = bytes.strip_prefix(&[VERSION])?;
-        let (end, rest) = rest.split_first_chunk()?;
-        let (first, rest) = rest.split_first_chunk()?;
-        let (next, rest) = rest.split_first_chunk()?;
-        let (cost, _) = rest.split_first_chunk()?;
-        let [end, first, next, cost] = [end, first, next, cost].map(|number| u64::from_be_bytes(*number));
-        Some(Self { end, first, next, cost })
+        let (numbers, about) = bytes.strip_prefix(&[VERSION])?.split_at_checked(6 * 8)?;
+        let [end, first, next, cost, began, ttl] = *numbers.as_chunks().0.first_chunk()?;
+        let [end, first, next, cost, began, ttl] =
+            [end, first, next, cost, began, ttl].map(u64::from_be_bytes);
+        Some(Self { end, first, next, cost, began, ttl, about: about.to_owned() })
     }
 
-    pub(super) fn to_bytes(self) -> Vec<u8> {
-        let Self { end, first, next, cost } = self;
-        let numbers = [end, first, next, cost].map(u64::to_be_bytes);
-        [&[VERSION], numbers.as_flattened()].concat()
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let Self { end, first, next, cost, began, ttl, ref about } = *self;
+        let numbers = [end, first, next, cost, began, ttl].map(u64::to_be_bytes);
+        [&[VERSION], numbers.as_flattened(), about].concat()
+    }
+
+    /// When it ends if it is used now by somebody who would keep it for `ttl`.
+    pub(super) fn end_after(&self, now: u64, ttl: u64) -> u64 {
+        now.saturating_add(if self.ttl > 0 { self.ttl } else { ttl.max(1) })
     }
 }
 
@@ -118,10 +127,13 @@ mod tests {
 
     #[test]
     fn a_value_is_read_as_it_was_written_and_another_version_is_none() {
-        let head = Head { end: 1, first: 2, next: u64::MAX, cost: 4 };
+        let mut head =
+            Head { end: u64::MAX, first: 2, next: 3, cost: 4, began: 5, ttl: 6, about: b"{}".to_vec() };
+        assert_eq!(Head::from_bytes(&head.to_bytes()), Some(head.clone()));
+        assert_eq!((head.end_after(10, 3), Head::default().end_after(10, 3)), (16, 13));
+        head.about.clear();
         let written = head.to_bytes();
         assert_eq!(Head::from_bytes(&written), Some(head));
-        assert_eq!(Head::from_bytes(&[&written[..], b"of a later version"].concat()), Some(head));
         let turn = turn_to_bytes("id", b"{}");
         assert_eq!(turn_from_bytes(&turn), Some((&b"id"[..], &b"{}"[..])));
         let mut other = [written.clone(), turn.clone()];
