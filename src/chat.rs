@@ -60,10 +60,12 @@ where
     if request.session_id.is_empty() {
         session_id(headers)?.clone_into(&mut request.session_id);
     }
-    let model = request.model.clone().unwrap_or_else(|| config.default_model.clone());
+    account.model.clone_from(&request.model);
+    let memory = Memory::load(host, &scope, &request.session_id, account).await?;
+    let model =
+        request.model.as_deref().or_else(|| memory.model()).unwrap_or(&config.default_model).to_owned();
     account.model = Some(model.clone());
 
-    let memory = Memory::load(host, &scope, &request.session_id, account).await?;
     let history = memory.history(config.history);
     let question = Said { role: "user", content: &request.message, images: &request.images }.message();
     let system = request.system.as_deref().or(history.system);

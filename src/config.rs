@@ -49,6 +49,8 @@ pub struct Config {
     pub cache_ttl: Duration,
     /// How long a session is kept after its last use.
     pub session_ttl: Duration,
+    /// Whether a turn of a session fails when the session store is down.
+    pub session_required: bool,
     /// How much history goes ahead of a message.
     pub history: Budget,
     /// The largest request bodies.
@@ -184,6 +186,7 @@ impl Config {
             cache_enabled: reader.flag("CACHE_ENABLED"),
             cache_ttl: reader.duration("CACHE_TTL"),
             session_ttl: reader.duration("SESSION_TTL"),
+            session_required: reader.flag("SESSION_REQUIRED"),
             history: Budget {
                 messages: reader.number("HISTORY_MAX_MESSAGES"),
                 bytes: usize::try_from(reader.bytes("HISTORY_MAX_BYTES")).unwrap_or(usize::MAX),

@@ -12,7 +12,7 @@ use crate::{
     error::Error,
     flight::SessionCommit,
     host::Host,
-    session::{Budget, Dialect, History, RawMessage, SessionKey, SessionStatus, Turn},
+    session::{Budget, Dialect, History, RawMessage, Session, SessionKey, SessionStatus},
     store::Sessions,
     wire::{
         dialect::{MessageRole, role, text},
@@ -29,8 +29,8 @@ pub(crate) const X_PADDOCK_SESSION: HeaderName = HeaderName::from_static("x-padd
 pub(crate) enum Memory {
     /// The request names none.
     None,
-    /// Its turns, oldest first.
-    Loaded(SessionKey, Vec<Turn>),
+    /// What is stored of it; nothing when it is new.
+    Loaded(SessionKey, Session),
     /// The store is down. Without its history a session is not written to either.
     Unavailable,
 }
@@ -39,7 +39,7 @@ impl Memory {
     /// Loads the session called `id`; none when that is empty.
     ///
     /// # Errors
-    /// [`Error::InvalidSessionId`]
+    /// [`Error::InvalidSessionId`], and [`Error::SessionUnavailable`] when the store is down and sessions are required.
     pub(crate) async fn load<H: Host>(
         host: &H,
         scope: &Scope,
@@ -50,14 +50,25 @@ impl Memory {
             return Ok(Self::None);
         }
         let key = SessionKey::of(scope, id)?;
-        let turns = host.store().turns(&key, host.config().session_ttl).await;
-        let turns = account.tolerate(host, "session_load", turns);
-        Ok(turns.map_or(Self::Unavailable, |turns| Self::Loaded(key, turns)))
+        let session = host.store().session(&key, host.config().session_ttl).await;
+        match account.tolerate(host, "session_load", session) {
+            Some(session) => Ok(Self::Loaded(key, session.unwrap_or_default())),
+            None if host.config().session_required => Err(Error::SessionUnavailable),
+            None => Ok(Self::Unavailable),
+        }
+    }
+
+    /// The model of the session's turns that name none.
+    pub(crate) fn model(&self) -> Option<&str> {
+        match self {
+            Self::Loaded(_, session) => session.head.model.as_deref(),
+            Self::None | Self::Unavailable => None,
+        }
     }
 
     pub(crate) fn history(&self, budget: Budget) -> History<'_> {
         match self {
-            Self::Loaded(_, turns) => History::new(turns, budget),
+            Self::Loaded(_, session) => History::new(session, budget),
             Self::None | Self::Unavailable => History::default(),
         }
     }
@@ -168,6 +179,7 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::session::Turn;
 
     const BUDGET: Budget = Budget { messages: 10, bytes: 10_000 };
 
@@ -186,7 +198,8 @@ mod tests {
         let body = Bytes::from(body.to_owned());
         let members = Members::parse(&body).unwrap();
         let fresh = Fresh::of(&body, &members, dialect).unwrap();
-        let spliced = fresh.continuing(&History::new(turns, BUDGET));
+        let session = Session { turns: turns.to_vec(), ..Session::default() };
+        let spliced = fresh.continuing(&History::new(&session, BUDGET));
         assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), *expected);
     }
 

@@ -38,6 +38,11 @@ pub enum Error {
     /// A session id that cannot be one.
     #[error("the session_id must have at most 128 characters and no control characters")]
     InvalidSessionId,
+    /// No such session in the caller's scope.
+    #[error(
+        "no such session, or it has expired; POST /sessions makes one, and so does a first turn with an id of your own"
+    )]
+    SessionNotFound,
     /// The body exceeds the limit.
     #[error("the request body is larger than {limit} bytes, the limit that {setting} sets")]
     BodyTooLarge {
@@ -172,6 +177,10 @@ pub enum Error {
         detail: String,
     },
 
+    /// The store of sessions is down, and the request is nothing without it.
+    #[error("sessions are unavailable: the store does not answer; try again later")]
+    SessionUnavailable,
+
     // We must act.
     /// The settings do not hold.
     #[error("the service is misconfigured: {}", .problems.join("; "))]
@@ -225,7 +234,7 @@ impl Error {
             | Self::AmbiguousCaller => StatusCode::BAD_REQUEST,
             Self::ForeignOrigin | Self::ManagementForbidden | Self::UploadForbidden => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::NotFound | Self::ModelNotFound { .. } => StatusCode::NOT_FOUND,
+            Self::NotFound | Self::ModelNotFound { .. } | Self::SessionNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
             Self::IncompleteBody => StatusCode::REQUEST_TIMEOUT,
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
@@ -239,6 +248,7 @@ impl Error {
             Self::ModelUnavailable { .. }
             | Self::UpstreamBusy { .. }
             | Self::Overloaded { .. }
+            | Self::SessionUnavailable
             | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Misconfigured { .. } => StatusCode::INTERNAL_SERVER_ERROR,
@@ -253,6 +263,7 @@ impl Error {
             Self::EmptyField(_) => "empty_field",
             Self::WrongType { .. } => "wrong_type",
             Self::InvalidSessionId => "invalid_session_id",
+            Self::SessionNotFound => "session_not_found",
             Self::BodyTooLarge { .. } => "body_too_large",
             Self::IncompleteBody => "incomplete_body",
             Self::UnsupportedMediaType => "unsupported_media_type",
@@ -276,6 +287,7 @@ impl Error {
             Self::UpstreamFailed { .. } => "upstream_failed",
             Self::ManagementFailed { .. } => "management_failed",
             Self::UpstreamProtocol { .. } => "upstream_protocol",
+            Self::SessionUnavailable => "session_unavailable",
             Self::Misconfigured { .. } => "misconfigured",
             Self::ShuttingDown => "shutting_down",
         }
@@ -300,7 +312,7 @@ impl Error {
             | Self::ClientClosed => "invalid_request_error",
             Self::ForeignOrigin | Self::ManagementForbidden | Self::UploadForbidden => "permission_error",
             Self::Unauthorized => "authentication_error",
-            Self::NotFound | Self::ModelNotFound { .. } => "not_found_error",
+            Self::NotFound | Self::ModelNotFound { .. } | Self::SessionNotFound => "not_found_error",
             Self::ModelUnavailable { .. }
             | Self::UpstreamUnreachable { .. }
             | Self::UpstreamBusy { .. }
@@ -309,6 +321,7 @@ impl Error {
             | Self::UpstreamFailed { .. }
             | Self::ManagementFailed { .. }
             | Self::UpstreamProtocol { .. }
+            | Self::SessionUnavailable
             | Self::Misconfigured { .. }
             | Self::ShuttingDown => "api_error",
         }
@@ -322,6 +335,7 @@ impl Error {
             | Self::EmptyField(_)
             | Self::WrongType { .. }
             | Self::InvalidSessionId
+            | Self::SessionNotFound
             | Self::BodyTooLarge { .. }
             | Self::UnsupportedMediaType
             | Self::UnsupportedEncoding
@@ -346,6 +360,7 @@ impl Error {
             | Self::UpstreamFailed { .. }
             | Self::ManagementFailed { .. }
             | Self::UpstreamProtocol { .. }
+            | Self::SessionUnavailable
             | Self::ShuttingDown => true,
         }
     }
@@ -358,6 +373,7 @@ impl Error {
             | Self::EmptyField(_)
             | Self::WrongType { .. }
             | Self::InvalidSessionId
+            | Self::SessionNotFound
             | Self::BodyTooLarge { .. }
             | Self::IncompleteBody
             | Self::UnsupportedMediaType
@@ -373,7 +389,10 @@ impl Error {
             | Self::ModelNotFound { .. }
             | Self::UpstreamRejected { .. }
             | Self::ClientClosed => Level::Info,
-            Self::UpstreamBusy { .. } | Self::Overloaded { .. } | Self::ShuttingDown => Level::Warn,
+            Self::UpstreamBusy { .. }
+            | Self::Overloaded { .. }
+            | Self::SessionUnavailable
+            | Self::ShuttingDown => Level::Warn,
             Self::ModelUnavailable { .. }
             | Self::UpstreamUnreachable { .. }
             | Self::UpstreamTimeout { .. }
@@ -390,7 +409,7 @@ impl Error {
             Self::MissingField(param) | Self::EmptyField(param) | Self::WrongType { param, .. } => {
                 Some(param)
             }
-            Self::InvalidSessionId => Some("session_id"),
+            Self::InvalidSessionId | Self::SessionNotFound => Some("session_id"),
             Self::ModelNotFound { .. } | Self::ModelUnavailable { .. } => Some("model"),
             Self::InvalidJson(_)
             | Self::BodyTooLarge { .. }
@@ -414,6 +433,7 @@ impl Error {
             | Self::UpstreamFailed { .. }
             | Self::ManagementFailed { .. }
             | Self::UpstreamProtocol { .. }
+            | Self::SessionUnavailable
             | Self::Misconfigured { .. }
             | Self::ShuttingDown => None,
         }
@@ -432,6 +452,7 @@ impl Error {
             | Self::EmptyField(_)
             | Self::WrongType { .. }
             | Self::InvalidSessionId
+            | Self::SessionNotFound
             | Self::BodyTooLarge { .. }
             | Self::IncompleteBody
             | Self::UnsupportedMediaType
@@ -450,6 +471,7 @@ impl Error {
             | Self::Overloaded { .. }
             | Self::UpstreamFailed { .. }
             | Self::ManagementFailed { .. }
+            | Self::SessionUnavailable
             | Self::Misconfigured { .. }
             | Self::ShuttingDown => None,
         }

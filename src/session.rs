@@ -2,9 +2,9 @@
 //!
 //! Pure rules over plain values; loading and appending are the store's.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, time::Duration};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
 
 pub use crate::wire::dialect::{Dialect, RawMessage};
@@ -63,9 +63,71 @@ impl Turn {
         })
     }
 
+    /// The turn as JSON, its id first.
+    pub fn to_json(&self) -> Vec<u8> {
+        // Strings and JSON alone: writing them cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
     /// The size of its messages as JSON, in bytes.
     pub fn bytes(&self) -> usize {
         self.messages.iter().map(|message| message.as_str().len()).sum()
+    }
+}
+
+/// What a session was given when it was made; a session that its first turn made was given nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct SessionHead {
+    /// The system message that holds until a turn has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// The model of its turns that name none, where naming none is possible.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<String>,
+    /// How long it is kept after its last use, in whole seconds.
+    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "seconds")]
+    pub ttl: Option<Duration>,
+}
+
+fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(|time| time.as_secs()).serialize(serializer)
+}
+
+impl SessionHead {
+    /// The head as JSON.
+    pub fn to_json(&self) -> Vec<u8> {
+        // Strings and a number alone: writing them cannot fail.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// A head as it was written; `None` for anything else. What a later version added is left out.
+    pub fn from_json(json: &[u8]) -> Option<Self> {
+        let head = Members::parse(json)?;
+        let text = |name| head.string(name).map(Cow::into_owned);
+        Some(Self {
+            system: text("system"),
+            model: text("model"),
+            ttl: head.number("ttl").filter(|seconds| *seconds > 0).map(Duration::from_secs),
+        })
+    }
+}
+
+/// A session as it is stored.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Session {
+    /// What it was given when it was made.
+    pub head: SessionHead,
+    /// How long ago it was made.
+    pub age: Duration,
+    /// Its turns, oldest first.
+    pub turns: Vec<Turn>,
+}
+
+impl Session {
+    /// The system message that holds: the newest of a turn, else the head's.
+    pub fn system(&self) -> Option<&str> {
+        let said = self.turns.iter().rev().find_map(|turn| turn.system.as_deref());
+        said.or(self.head.system.as_deref())
     }
 }
 
@@ -123,8 +185,8 @@ impl Budget {
 pub struct History<'a> {
     /// The system message that holds.
     pub system: Option<&'a str>,
-    /// How many turns ago it was said.
-    system_age: usize,
+    /// How many turns ago it was said; `None` for the one of the session's head, which is never dropped.
+    system_age: Option<usize>,
     /// The newest turns, oldest first.
     pub turns: &'a [Turn],
 }
@@ -134,11 +196,11 @@ impl<'a> History<'a> {
     ///
     /// The newest system message always stays, even over the budget. Of the turns the newest stay, whole and without
     /// a gap: the first that does not fit ends the history.
-    pub fn new(turns: &'a [Turn], budget: Budget) -> Self {
-        let mut said = turns.iter().rev().enumerate();
-        let system = said.find_map(|(age, turn)| Some((age, turn.system.as_deref()?)));
+    pub fn new(session: &'a Session, budget: Budget) -> Self {
+        let turns = &*session.turns;
+        let system = session.system();
         let mut messages = usize::from(system.is_some());
-        let mut bytes = system.map_or(0, |(_, text)| text.len());
+        let mut bytes = system.map_or(0, str::len);
         let mut kept = 0;
         for turn in turns.iter().rev() {
             messages += turn.messages.len();
@@ -149,8 +211,8 @@ impl<'a> History<'a> {
             kept += 1;
         }
         Self {
-            system: system.map(|(_, text)| text),
-            system_age: system.map_or(0, |(age, _)| age),
+            system,
+            system_age: turns.iter().rev().position(|turn| turn.system.is_some()),
             turns: turns.get(turns.len() - kept..).unwrap_or_default(),
         }
     }
@@ -167,10 +229,11 @@ impl<'a> History<'a> {
     /// holds before the turn that has it is dropped.
     pub fn system_to_store(&self, fresh: Option<String>, keep: usize) -> Option<String> {
         let holds = self.system.filter(|system| fresh.as_deref().is_none_or(|fresh| fresh == *system));
-        match holds {
-            Some(_) if self.system_age + 1 < keep.div_ceil(2) => None,
-            Some(system) => Some(system.to_owned()),
-            None => fresh,
+        match (holds, self.system_age) {
+            (Some(_), None) => None,
+            (Some(_), Some(age)) if age + 1 < keep.div_ceil(2) => None,
+            (Some(system), Some(_)) => Some(system.to_owned()),
+            (None, _) => fresh,
         }
     }
 }
@@ -203,9 +266,13 @@ mod tests {
         history.turns.iter().map(|turn| turn.id.as_str()).collect()
     }
 
+    fn session(turns: &[Turn]) -> Session {
+        Session { turns: turns.to_vec(), ..Session::default() }
+    }
+
     #[track_caller]
     fn check(turns: &[Turn], messages: usize, bytes: usize, kept: &[&str]) {
-        assert_eq!(ids(&History::new(turns, Budget { messages, bytes })), kept);
+        assert_eq!(ids(&History::new(&session(turns), Budget { messages, bytes })), kept);
     }
 
     #[test]
@@ -222,17 +289,17 @@ mod tests {
 
     #[test]
     fn the_newest_system_message_holds_whatever_the_budget() {
-        let turns = [with_system("1", "old"), with_system("2", "new"), exchange("3")];
-        let history = History::new(&turns, Budget { messages: 3, bytes: 1000 });
+        let session = session(&[with_system("1", "old"), with_system("2", "new"), exchange("3")]);
+        let history = History::new(&session, Budget { messages: 3, bytes: 1000 });
         assert_eq!((history.system, ids(&history)), (Some("new"), vec!["3"]));
-        let none = History::new(&turns, Budget { messages: 0, bytes: 0 });
+        let none = History::new(&session, Budget { messages: 0, bytes: 0 });
         assert_eq!((none.system, ids(&none)), (Some("new"), vec![]));
     }
 
     #[test]
     fn a_system_message_is_stored_when_it_is_new_or_about_to_be_dropped() {
-        let turns = [with_system("1", "s"), exchange("2"), exchange("3")];
-        let history = History::new(&turns, Budget { messages: 40, bytes: 1000 });
+        let session = session(&[with_system("1", "s"), exchange("2"), exchange("3")]);
+        let history = History::new(&session, Budget { messages: 40, bytes: 1000 });
         for (fresh, keep, stored) in [
             (None, 20, None),
             (Some("s"), 20, None),
@@ -246,6 +313,45 @@ mod tests {
         }
         assert_eq!(History::default().system_to_store(Some("t".into()), 20).as_deref(), Some("t"));
         assert_eq!(History::default().system_to_store(None, 20), None);
+    }
+
+    #[test]
+    fn the_heads_system_message_holds_until_a_turn_has_one_and_is_not_stored_again() {
+        let head = SessionHead { system: Some("s".into()), ..SessionHead::default() };
+        let budget = Budget { messages: 3, bytes: 1000 };
+        let mut session = Session { head, turns: vec![exchange("1"), exchange("2")], ..Session::default() };
+        let history = History::new(&session, budget);
+        assert_eq!((history.system, ids(&history)), (Some("s"), vec!["2"]));
+        for (fresh, stored) in [(None, None), (Some("s"), None), (Some("t"), Some("t"))] {
+            let found = history.system_to_store(fresh.map(str::to_owned), 1);
+            assert_eq!(found.as_deref(), stored, "{fresh:?}");
+        }
+        session.turns.insert(1, with_system("t", "t"));
+        let history = History::new(&session, budget);
+        assert_eq!(history.system, Some("t"));
+        assert_eq!(history.system_to_store(None, 2).as_deref(), Some("t"));
+        // Going back to the head's is a change as well.
+        assert_eq!(history.system_to_store(Some("s".into()), 2).as_deref(), Some("s"));
+    }
+
+    #[test]
+    fn a_head_is_read_as_it_was_written_and_another_versions_is_none() {
+        for (head, json) in [
+            (SessionHead::default(), "{}"),
+            (
+                SessionHead {
+                    system: Some("\"s\"".into()),
+                    model: Some("m".into()),
+                    ttl: Some(Duration::from_secs(90)),
+                },
+                r#"{"system":"\"s\"","model":"m","ttl":90}"#,
+            ),
+        ] {
+            assert_eq!(head.to_json(), json.as_bytes());
+            assert_eq!(SessionHead::from_json(json.as_bytes()), Some(head));
+        }
+        assert_eq!(SessionHead::from_json(br#"{"ttl":0,"later":[]}"#), Some(SessionHead::default()));
+        assert_eq!(SessionHead::from_json(b"later"), None);
     }
 
     #[test]
@@ -268,7 +374,8 @@ mod tests {
         ) {
             let turn = |(has, text): &(bool, String)| if *has { with_system(text, text) } else { exchange(text) };
             let turns: Vec<_> = texts.iter().map(turn).collect();
-            let history = History::new(&turns, Budget { messages, bytes });
+            let session = session(&turns);
+            let history = History::new(&session, Budget { messages, bytes });
             prop_assert_eq!(history.turns, &turns[turns.len() - history.turns.len()..]);
             let newest = turns.iter().rev().find_map(|turn| turn.system.as_deref());
             prop_assert_eq!(history.system, newest);

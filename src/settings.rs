@@ -118,6 +118,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("CACHE_TTL", "3600", Scope::Both, "How long an answer is kept, in seconds or as 90m"),
     setting("SESSION_TTL", "3600", Scope::Both, "How long a session is kept after its last use"),
     setting(
+        "SESSION_REQUIRED",
+        "false",
+        Scope::Both,
+        "Whether a turn of a session gets 503 when the session store is down, instead of an answer without memory",
+    ),
+    setting(
         "HISTORY_MAX_MESSAGES",
         "40",
         Scope::Both,

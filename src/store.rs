@@ -20,7 +20,7 @@ use crate::{
         ledger::{Claim, Lease, Ledger, Ticket},
     },
     host::{MaybeSend, MaybeSync},
-    session::{SessionKey, Turn},
+    session::{Session, SessionHead, SessionKey, Turn},
 };
 
 /// Why the store did not do what was asked.
@@ -61,16 +61,31 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
 }
 
 /// Conversations.
+///
+/// A session lives for its own time to live where its head has one, else for the `ttl` of whoever uses it; every use
+/// begins that time anew. All that is kept of one session goes at once.
 pub trait Sessions: MaybeSend + MaybeSync {
-    /// The turns of a session, oldest first; empty when there is none. Renews its time to live.
-    fn turns(
+    /// The session, its turns oldest first; `None` when there is none. What another version wrote of it is left out.
+    fn session(
         &self,
         key: &SessionKey,
         ttl: Duration,
-    ) -> impl Future<Output = StoreResult<Vec<Turn>>> + MaybeSend;
+    ) -> impl Future<Output = StoreResult<Option<Session>>> + MaybeSend;
 
-    /// Appends a turn, keeps the newest `keep` and renews the time to live, all at once: turns appended at the
-    /// same time all survive. Appending a turn again, by its id, is harmless.
+    /// Begins a session without turns, unless there is one: doing it twice, or late, is harmless.
+    fn create_session(
+        &self,
+        key: &SessionKey,
+        head: &SessionHead,
+        ttl: Duration,
+    ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
+
+    /// Deletes a session with all its turns; gives whether there was one. A turn that is appended later begins a new
+    /// session, which knows nothing of the old one.
+    fn delete_session(&self, key: &SessionKey) -> impl Future<Output = StoreResult<bool>> + MaybeSend;
+
+    /// Appends a turn and keeps the newest `keep`, all at once: turns appended at the same time all survive. Begins the
+    /// session when there is none. Appending a turn again, by its id, is harmless.
     fn append_turn(
         &self,
         key: &SessionKey,

@@ -28,7 +28,7 @@ use paddock::{
         ledger::{Claim, Lease, Ledger, Ticket},
     },
     host::{Clock, MaybeSend, MaybeSync},
-    session::{SessionKey, Turn},
+    session::{Session, SessionHead, SessionKey, Turn},
     store::{
         FleetState, Outage, ResponseCache, Sessions, Store, StoreError, StoreResult, memory::MemoryStore,
     },
@@ -202,23 +202,38 @@ impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskStore<C> {
 }
 
 impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
-    async fn turns(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Vec<Turn>> {
+    async fn session(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Option<Session>> {
         let (key, now, ttl) = (*key.as_bytes(), milliseconds(self.clock.now()), milliseconds(ttl));
         let read = move |shared: &Shared, view: &ReadTransaction| {
             let head = contents::head(view, &key)?;
             let Some(head) = head.filter(|head| shared.renewed(&key).unwrap_or(head.end) > now) else {
-                return Ok((Vec::new(), false));
+                return Ok(None);
             };
             let turns = contents::turns(view, &key)?;
-            let turns = turns.iter().filter_map(|json| Turn::from_json(json)).collect();
-            Ok((turns, shared.renew(key, head.end_after(now, ttl))))
+            let session = Session {
+                head: SessionHead::from_json(&head.about).unwrap_or_default(),
+                age: Duration::from_millis(now.saturating_sub(head.began)),
+                turns: turns.iter().filter_map(|json| Turn::from_json(json)).collect(),
+            };
+            Ok(Some((session, shared.renew(key, head.end_after(now, ttl)))))
         };
-        let (turns, is_first) = self.read(read).await?;
+        let Some((session, is_first)) = self.read(read).await? else { return Ok(None) };
         if is_first {
             // With a full queue the writer comes by anyway.
             let _ = self.orders.try_send(Order::Renew);
         }
-        Ok(turns)
+        Ok(Some(session))
+    }
+
+    async fn create_session(&self, key: &SessionKey, head: &SessionHead, ttl: Duration) -> StoreResult<()> {
+        let (key, about) = (*key.as_bytes(), head.to_json());
+        let (own, ttl) = (head.ttl.map_or(0, milliseconds), milliseconds(ttl));
+        self.write(true, move |changes| Ok(changes.create(&key, &about, own, ttl)?)).await
+    }
+
+    async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
+        let key = *key.as_bytes();
+        self.write(true, move |changes| Ok(Ok(changes.delete(&key)?))).await
     }
 
     async fn append_turn(
@@ -231,7 +246,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
         let append = Append {
             key: *key.as_bytes(),
             id: turn.id.clone(),
-            json: serde_json::to_vec(turn).unwrap_or_default(),
+            json: turn.to_json(),
             ttl: milliseconds(ttl),
             keep: keep as u64,
         };

@@ -11,7 +11,7 @@ use paddock::{
         book::FleetBook,
         ledger::{Claim, Lease, Ledger, Ticket},
     },
-    session::{SessionKey, Turn},
+    session::{Session, SessionHead, SessionKey, Turn},
     store::{
         FleetState, Outage, ResponseCache, Sessions, Store, StoreResult, memory::MemoryStore,
         redis::RedisStore,
@@ -84,8 +84,16 @@ impl ResponseCache for NativeStore {
 }
 
 impl Sessions for NativeStore {
-    async fn turns(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Vec<Turn>> {
-        whichever!(self, store => store.turns(key, ttl).await)
+    async fn session(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Option<Session>> {
+        whichever!(self, store => store.session(key, ttl).await)
+    }
+
+    async fn create_session(&self, key: &SessionKey, head: &SessionHead, ttl: Duration) -> StoreResult<()> {
+        whichever!(self, store => store.create_session(key, head, ttl).await)
+    }
+
+    async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
+        whichever!(self, store => store.delete_session(key).await)
     }
 
     async fn append_turn(

@@ -24,7 +24,7 @@ use crate::{
     cache::{CacheKey, CachedAnswer},
     fleet::book::FleetBook,
     host::Clock,
-    session::{SessionKey, Turn},
+    session::SessionKey,
     store::{Outage, Store, StoreResult},
 };
 
@@ -58,7 +58,7 @@ type Bounded<K, T> = Cache<K, Expiring<T>, ByBytes>;
 pub struct MemoryStore<C> {
     clock: C,
     answers: Bounded<CacheKey, Arc<CachedAnswer>>,
-    sessions: Bounded<SessionKey, Arc<[Arc<Turn>]>>,
+    sessions: Bounded<SessionKey, Arc<sessions::Kept>>,
     /// Held while a session is replaced, so that turns appended at the same time all survive.
     appending: Mutex<()>,
     turn: AtomicU64,

@@ -8,7 +8,7 @@ use paddock::{
     store::{ResponseCache as _, Sessions as _, StoreError, memory::MemoryStore},
 };
 
-use crate::{answer, exchange, key, session};
+use crate::{answer, exchange, key, session, turns};
 
 const LONG: Duration = Duration::from_hours(1);
 
@@ -48,11 +48,11 @@ async fn many_sessions_stay_within_the_limit() -> Result<()> {
         let turn = exchange(&number.to_string(), &text, &text);
         // Acknowledged or refused, never silently dropped at once.
         let appended = store.append_turn(&session(&number.to_string())?, &turn, LONG, 10).await;
-        let found = store.turns(&session(&number.to_string())?, LONG).await?;
+        let found = turns(&store, &session(&number.to_string())?).await?;
         assert_eq!(appended.is_ok(), found.len() == 1, "{number}");
     }
     for number in 0..400 {
-        kept += store.turns(&session(&number.to_string())?, LONG).await?.len();
+        kept += turns(&store, &session(&number.to_string())?).await?.len();
     }
     assert!((20..=103).contains(&kept), "{kept} of 400 sessions are kept");
     Ok(())

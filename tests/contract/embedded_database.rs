@@ -1,32 +1,21 @@
-//! What only the embedded store on disk promises: what it keeps is there after a restart, it is bounded, it tells
-//! what is wrong with its file, and it outlives a disk that fails.
+//! What only the embedded store on disk promises: what it keeps is there after a restart, it is bounded, and it tells
+//! what is wrong with its file.
 
-use std::{
-    fs,
-    io::{self, Write as _},
-    path::Path,
-    sync::{
-        Arc, Condvar, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::{fs, io::Write as _, path::Path, time::Duration};
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result};
 use host_shim::disk_store::{DiskStore, Limits};
 use paddock::{
     memory_host::ManualClock,
-    session::Turn,
-    store::{ResponseCache as _, Sessions as _, Store as _, StoreError},
+    session::{SessionHead, Turn},
+    store::{ResponseCache as _, Sessions as _, StoreError},
 };
-use redb::{StorageBackend, TableDefinition, backends::InMemoryBackend};
+use redb::TableDefinition;
 use tempfile::TempDir;
 
-use crate::{OnDisk, ROOMY, Subject as _, answer, exchange, key, on_disk, session};
+use crate::{OnDisk, ROOMY, Subject as _, answer, exchange, key, on_disk, session, turns};
 
 const LONG: Duration = Duration::from_hours(1);
-/// How long the store may take to come back.
-const PATIENCE: Duration = Duration::from_mins(1);
 
 fn turn(id: &str) -> Turn {
     exchange(id, "q", "a")
@@ -53,18 +42,37 @@ async fn what_was_kept_is_there_after_a_restart_until_its_time_has_passed() -> R
     first.store.append_turn(&id, &turn("2"), LONG, 10).await?;
     first.pass(LONG / 2).await;
     // Only this read moves the end of the session.
-    first.store.turns(&id, LONG).await?;
+    turns(&first.store, &id).await?;
     let second = first.again().await?;
     assert_eq!(second.store.answer(&key("q")).await?, Some(answer("a")));
     second.pass(LONG / 2).await;
     assert_eq!(second.store.answer(&key("q")).await?, None);
-    assert_eq!(ids(&second.store.turns(&id, Duration::from_secs(1)).await?), ["1", "2"]);
+    assert_eq!(ids(&turns(&second.store, &id).await?), ["1", "2"]);
     let third = second.again().await?;
     third.store.append_turn(&id, &turn("2"), LONG, 10).await?;
     third.store.append_turn(&id, &turn("3"), LONG, 10).await?;
-    assert_eq!(ids(&third.store.turns(&id, LONG).await?), ["1", "2", "3"]);
+    assert_eq!(ids(&turns(&third.store, &id).await?), ["1", "2", "3"]);
     third.pass(LONG).await;
-    assert_eq!(third.again().await?.store.turns(&id, LONG).await?, []);
+    assert_eq!(turns(&third.again().await?.store, &id).await?, []);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_session_that_was_made_is_as_it_was_after_a_restart_and_a_deleted_one_is_gone() -> Result<()> {
+    let first = on_disk().await?;
+    let (made, deleted) = (session("made")?, session("deleted")?);
+    let head =
+        SessionHead { system: Some("be brief".to_owned()), ttl: Some(2 * LONG), ..SessionHead::default() };
+    for key in [&made, &deleted] {
+        first.store.create_session(key, &head, LONG).await?;
+        first.store.append_turn(key, &turn("1"), LONG, 10).await?;
+    }
+    assert!(first.store.delete_session(&deleted).await?);
+    let second = first.again().await?;
+    second.pass(LONG).await;
+    assert_eq!(second.store.session(&deleted, LONG).await?, None);
+    let found = second.store.session(&made, LONG).await?.context("it lasts longer")?;
+    assert_eq!((found.head, found.age, ids(&found.turns)), (head, LONG, vec!["1"]));
     Ok(())
 }
 
@@ -108,7 +116,7 @@ async fn a_session_is_never_dropped_for_another_and_one_without_room_is_refused(
     }
     assert!((30..=64).contains(&stored.len()), "{} of 200 sessions are kept", stored.len());
     for id in &stored {
-        assert_eq!(ids(&store.turns(&session(id)?, LONG).await?), [id.as_str()]);
+        assert_eq!(ids(&turns(&store, &session(id)?).await?), [id.as_str()]);
     }
     // A turn that takes the place of another has room, and so has everything once their time has passed.
     let first = exchange("again", &text, &text);
@@ -177,17 +185,17 @@ async fn a_value_of_another_version_is_passed_over() -> Result<()> {
 
     let store = DiskStore::open(directory.path(), ROOMY, clock.clone())?;
     assert_eq!(store.answer(&key("q")).await?, None);
-    assert_eq!(ids(&store.turns(&id, LONG).await?), ["1", "3"]);
-    assert_eq!(store.turns(&session("other")?, LONG).await?, []);
+    assert_eq!(ids(&turns(&store, &id).await?), ["1", "3"]);
+    assert_eq!(turns(&store, &session("other")?).await?, []);
     store.append_turn(&id, &turn("4"), LONG, 10).await?;
     store.append_turn(&session("other")?, &turn("5"), LONG, 10).await?;
     store.put_answer(&key("q"), &answer("new"), LONG).await?;
-    assert_eq!(ids(&store.turns(&id, LONG).await?), ["1", "3", "4"]);
-    assert_eq!(ids(&store.turns(&session("other")?, LONG).await?), ["5"]);
+    assert_eq!(ids(&turns(&store, &id).await?), ["1", "3", "4"]);
+    assert_eq!(ids(&turns(&store, &session("other")?).await?), ["5"]);
     assert_eq!(store.answer(&key("q")).await?, Some(answer("new")));
     clock.advance(LONG);
     store.append_turn(&id, &turn("6"), LONG, 10).await?;
-    assert_eq!(ids(&store.turns(&id, LONG).await?), ["6"]);
+    assert_eq!(ids(&turns(&store, &id).await?), ["6"]);
     Ok(())
 }
 
@@ -240,158 +248,5 @@ async fn an_unfinished_database_is_made_anew() -> Result<()> {
     fs::write(directory.path().join("paddock.redb.new"), [0; 5_000])?;
     let store = DiskStore::open(directory.path(), ROOMY, ManualClock::default())?;
     store.append_turn(&session("s")?, &turn("1"), LONG, 10).await?;
-    Ok(())
-}
-
-/// A disk that can be full, and that can hang.
-#[derive(Debug, Clone, Default)]
-struct Disk(Arc<Inner>);
-
-#[derive(Debug, Default)]
-struct Inner {
-    content: InMemoryBackend,
-    is_full: AtomicBool,
-    syncs: AtomicU64,
-    hangs: Mutex<bool>,
-    released: Condvar,
-}
-
-impl Disk {
-    fn store(&self, limits: Limits) -> Result<DiskStore<ManualClock>> {
-        let disk = self.clone();
-        DiskStore::over(move || Ok(disk.clone()), limits, ManualClock::default())
-    }
-
-    fn set_full(&self, is_full: bool) {
-        self.0.is_full.store(is_full, Ordering::SeqCst);
-    }
-
-    fn set_hanging(&self, hangs: bool) {
-        *self.0.hangs.lock().unwrap() = hangs;
-        self.0.released.notify_all();
-    }
-
-    fn syncs(&self) -> u64 {
-        self.0.syncs.load(Ordering::SeqCst)
-    }
-
-    fn check(&self) -> io::Result<()> {
-        if self.0.is_full.load(Ordering::SeqCst) { Err(io::ErrorKind::StorageFull.into()) } else { Ok(()) }
-    }
-}
-
-impl StorageBackend for Disk {
-    fn len(&self) -> io::Result<u64> {
-        self.0.content.len()
-    }
-
-    fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
-        self.0.content.read(offset, out)
-    }
-
-    fn set_len(&self, length: u64) -> io::Result<()> {
-        self.check()?;
-        self.0.content.set_len(length)
-    }
-
-    fn sync_data(&self) -> io::Result<()> {
-        self.0.syncs.fetch_add(1, Ordering::SeqCst);
-        let hangs = self.0.hangs.lock().unwrap();
-        drop(self.0.released.wait_while(hangs, |hangs| *hangs).unwrap());
-        self.0.content.sync_data()
-    }
-
-    fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
-        self.check()?;
-        self.0.content.write(offset, data)
-    }
-}
-
-/// Waits until it is so.
-async fn until(what: &str, is_so: impl Fn() -> bool) -> Result<()> {
-    let started = Instant::now();
-    while !is_so() {
-        ensure!(started.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        tokio::time::sleep(Duration::from_millis(5)).await;
-    }
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_full_disk_refuses_what_is_new_and_loses_nothing_when_there_is_room_again() -> Result<()> {
-    let disk = Disk::default();
-    let (store, id) = (disk.store(ROOMY)?, session("s")?);
-    store.append_turn(&id, &turn("1"), LONG, 10).await?;
-    disk.set_full(true);
-    assert_eq!(store.append_turn(&id, &turn("2"), LONG, 10).await, Err(StoreError::Full));
-    // It is spared for a while; that, too, says why.
-    assert_eq!(store.append_turn(&id, &turn("3"), LONG, 10).await, Err(StoreError::Full));
-    assert_eq!(store.put_answer(&key("q"), &answer("a"), LONG).await, Err(StoreError::Full));
-    disk.set_full(false);
-    let started = Instant::now();
-    while let Err(error) = store.append_turn(&id, &turn("4"), LONG, 10).await {
-        ensure!(started.elapsed() < PATIENCE, "{error}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    assert_eq!(ids(&store.turns(&id, LONG).await?), ["1", "4"]);
-    Ok(store.ping().await?)
-}
-
-#[tokio::test]
-async fn turns_that_wait_at_the_same_time_share_a_sync() -> Result<()> {
-    let disk = Disk::default();
-    let store = Arc::new(disk.store(ROOMY)?);
-    store.append_turn(&session("warm")?, &turn("1"), LONG, 10).await?;
-    disk.set_hanging(true);
-    let before = disk.syncs();
-    let append = |number: usize| {
-        let store = Arc::clone(&store);
-        async move {
-            store
-                .append_turn(&session("s")?, &turn(&number.to_string()), LONG, 100)
-                .await
-                .map_err(anyhow::Error::from)
-        }
-    };
-    let first = tokio::spawn(append(0));
-    until("the first is being synced", || disk.syncs() > before).await?;
-    let others: Vec<_> = (1..64).map(|number| tokio::spawn(append(number))).collect();
-    // All of them were polled once when this task gets its turn again, so all of them wait.
-    tokio::task::yield_now().await;
-    assert!(!first.is_finished() && !others.iter().any(tokio::task::JoinHandle::is_finished));
-    disk.set_hanging(false);
-    first.await??;
-    for other in others {
-        other.await??;
-    }
-    let syncs = disk.syncs() - before;
-    assert!(syncs <= 16, "{syncs} syncs for 64 turns");
-    assert_eq!(store.turns(&session("s")?, LONG).await?.len(), 64);
-    Ok(())
-}
-
-#[tokio::test]
-async fn a_disk_that_hangs_holds_nobody_beyond_the_limit_and_what_is_there_can_be_read() -> Result<()> {
-    let disk = Disk::default();
-    let (store, id) = (disk.store(Limits { wait: Duration::from_secs(2), ..ROOMY })?, session("s")?);
-    store.append_turn(&id, &turn("1"), LONG, 10).await?;
-    disk.set_hanging(true);
-    let append = async |number: &str| store.append_turn(&id, &turn(number), LONG, 10).await;
-    assert_eq!(append("2").await, Err(StoreError::TimedOut));
-    assert_eq!(ids(&store.turns(&id, LONG).await?), ["1"]);
-    // From now on nobody waits at all.
-    until("the disk counts as hanging", || {
-        futures::FutureExt::now_or_never(store.ping()) == Some(Err(StoreError::TimedOut))
-    })
-    .await?;
-    assert_eq!(futures::FutureExt::now_or_never(append("3")), Some(Err(StoreError::TimedOut)));
-    disk.set_hanging(false);
-    let started = Instant::now();
-    while let Err(error) = append("2").await {
-        ensure!(started.elapsed() < PATIENCE, "{error}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    // What was given up was written later, and is there once.
-    assert_eq!(ids(&store.turns(&id, LONG).await?), ["1", "2"]);
     Ok(())
 }

@@ -29,6 +29,7 @@ use contract;
 
 mod embedded;
 mod embedded_database;
+mod failing_disk;
 mod fleet;
 mod fleet_redis;
 mod metrics;
@@ -44,7 +45,7 @@ use paddock::{
     caller::Scope,
     memory_host::ManualClock,
     session::{Dialect, RawMessage, SessionKey, Turn},
-    store::{Store, memory::MemoryStore, redis::RedisStore},
+    store::{Sessions, Store, memory::MemoryStore, redis::RedisStore},
 };
 use paddock_tests::{redis_commands::Connection, redis_server::RedisServer, setup::Setup};
 use serde_json::{json, value::to_raw_value};
@@ -178,6 +179,12 @@ impl Subject for OverRedis {
     async fn pass(&self, time: Duration) {
         tokio::time::sleep(time).await;
     }
+}
+
+/// The turns of a session; none when there is no session.
+async fn turns(store: &impl Sessions, key: &SessionKey) -> Result<Vec<Turn>> {
+    let session = store.session(key, Duration::from_hours(1)).await?;
+    Ok(session.map(|session| session.turns).unwrap_or_default())
 }
 
 fn session(id: &str) -> Result<SessionKey> {

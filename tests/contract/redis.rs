@@ -5,12 +5,12 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use futures::future::join_all;
 use paddock::{
-    session::Turn,
+    session::{SessionHead, Turn},
     store::{ResponseCache as _, Sessions as _, Store as _, StoreError, redis::RedisStore},
 };
 use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
 
-use crate::{OverRedis, answer, exchange, key, over_redis, session};
+use crate::{OverRedis, answer, exchange, key, over_redis, session, turns};
 
 const LONG: Duration = Duration::from_hours(1);
 
@@ -72,8 +72,14 @@ async fn a_turn_of_another_version_is_passed_over() -> Result<()> {
         redis.connection.run(&["RPUSH", &name, value]).await?;
     }
     redis.store.append_turn(&id, &turn("2"), LONG, 10).await?;
-    let turns = redis.store.turns(&id, LONG).await?;
-    assert_eq!(turns.iter().map(|turn| turn.id.as_str()).collect::<Vec<_>>(), ["1", "2"]);
+    let found = turns(&redis.store, &id).await?;
+    assert_eq!(found.iter().map(|turn| turn.id.as_str()).collect::<Vec<_>>(), ["1", "2"]);
+    // A head that this version cannot read is an empty one, and its turns are there.
+    redis.connection.run(&["LSET", &name, "0", "later"]).await?;
+    redis.store.append_turn(&id, &turn("3"), LONG, 2).await?;
+    let session = redis.store.session(&id, LONG).await?.unwrap_or_default();
+    assert_eq!(session.head, SessionHead::default());
+    assert_eq!(session.turns.last().map(|turn| turn.id.as_str()), Some("3"));
     Ok(())
 }
 
@@ -87,7 +93,7 @@ async fn a_key_of_another_type_is_an_error_and_no_panic() -> Result<()> {
         redis.connection.run(&["HSET", &name, "a", "b"]).await?;
     }
     assert!(redis.store.answer(&key("q")).await.is_err());
-    assert!(redis.store.turns(&session("s")?, LONG).await.is_err());
+    assert!(turns(&redis.store, &session("s")?).await.is_err());
     assert!(redis.store.append_turn(&session("s")?, &turn("2"), LONG, 10).await.is_err());
     Ok(())
 }
@@ -102,12 +108,12 @@ async fn turns_of_many_connections_all_survive() -> Result<()> {
         stores.push(RedisStore::new(connection, &redis.prefix, Duration::from_secs(20)));
     }
     let id = session("s")?;
-    let turns: Vec<_> = (0..64).map(|number| turn(&format!("{number:032x}"))).collect();
-    let appends = turns.iter().zip(stores.iter().cycle());
+    let expected: Vec<_> = (0..64).map(|number| turn(&format!("{number:032x}"))).collect();
+    let appends = expected.iter().zip(stores.iter().cycle());
     for appended in join_all(appends.map(|(turn, store)| store.append_turn(&id, turn, LONG, 100))).await {
         appended?;
     }
-    assert_eq!(redis.store.turns(&id, LONG).await?.len(), 64);
+    assert_eq!(turns(&redis.store, &id).await?.len(), 64);
     Ok(())
 }
 
@@ -128,7 +134,7 @@ async fn a_silent_server_costs_the_limit_and_a_late_write_does_no_harm() -> Resu
     server.resume()?;
     // The turn that was given up may have been written; writing it again must not double it.
     patient.append_turn(&id, &turn("2"), LONG, 10).await?;
-    assert_eq!(patient.turns(&id, LONG).await?.len(), 2);
+    assert_eq!(turns(&patient, &id).await?.len(), 2);
     Ok(())
 }
 

@@ -5,11 +5,11 @@ use std::time::Duration;
 use anyhow::Result;
 use futures::future::join_all;
 use paddock::{
-    session::{Dialect, Turn},
+    session::{Dialect, SessionHead, Turn},
     store::{ResponseCache as _, Sessions as _, Store as _},
 };
 
-use crate::{Subject, answer, exchange, key, message, session};
+use crate::{Subject, answer, exchange, key, message, session, turns};
 
 const LONG: Duration = Duration::from_hours(1);
 const SHORT: Duration = Duration::from_millis(400);
@@ -59,7 +59,7 @@ async fn the_last_answer_put_is_the_answer(subject: impl Subject) -> Result<()> 
 
 async fn turns_come_back_in_order_and_whole(subject: impl Subject) -> Result<()> {
     let (store, key) = (subject.store(), session("s")?);
-    assert_eq!(store.turns(&key, LONG).await?, []);
+    assert_eq!(turns(store, &key).await?, []);
     let mut expected = vec![turn("1"), turn("2"), turn("3")];
     expected[1].messages[0] = message("user", "\"quoted\" \\ \n \0 熊猫");
     expected[2].system = Some("be brief".to_owned());
@@ -67,8 +67,8 @@ async fn turns_come_back_in_order_and_whole(subject: impl Subject) -> Result<()>
     for turn in &expected {
         store.append_turn(&key, turn, LONG, 10).await?;
     }
-    assert_eq!(store.turns(&key, LONG).await?, expected);
-    assert_eq!(store.turns(&session("other")?, LONG).await?, []);
+    assert_eq!(turns(store, &key).await?, expected);
+    assert_eq!(turns(store, &session("other")?).await?, []);
     Ok(())
 }
 
@@ -77,10 +77,10 @@ async fn only_the_newest_turns_are_kept(subject: impl Subject) -> Result<()> {
     for id in ["1", "2", "3", "4", "5"] {
         store.append_turn(&key, &turn(id), LONG, 3).await?;
     }
-    assert_eq!(ids(&store.turns(&key, LONG).await?), ["id-3", "id-4", "id-5"]);
+    assert_eq!(ids(&turns(store, &key).await?), ["id-3", "id-4", "id-5"]);
     // Even a limit of none keeps what was just said.
     store.append_turn(&key, &turn("6"), LONG, 0).await?;
-    assert_eq!(ids(&store.turns(&key, LONG).await?), ["id-6"]);
+    assert_eq!(ids(&turns(store, &key).await?), ["id-6"]);
     Ok(())
 }
 
@@ -89,19 +89,19 @@ async fn a_turn_that_is_appended_again_is_there_once(subject: impl Subject) -> R
     for id in ["1", "1", "2", "3", "1", "2"] {
         store.append_turn(&key, &turn(id), LONG, 10).await?;
     }
-    assert_eq!(ids(&store.turns(&key, LONG).await?), ["id-1", "id-2", "id-3"]);
+    assert_eq!(ids(&turns(store, &key).await?), ["id-1", "id-2", "id-3"]);
     Ok(())
 }
 
 async fn turns_appended_at_the_same_time_all_survive(subject: impl Subject) -> Result<()> {
     let (store, key) = (subject.store(), session("s")?);
-    let turns: Vec<_> = (0..64).map(|number| turn(&format!("{number:02}"))).collect();
-    for appended in join_all(turns.iter().map(|turn| store.append_turn(&key, turn, LONG, 100))).await {
+    let expected: Vec<_> = (0..64).map(|number| turn(&format!("{number:02}"))).collect();
+    for appended in join_all(expected.iter().map(|turn| store.append_turn(&key, turn, LONG, 100))).await {
         appended?;
     }
-    let mut found = store.turns(&key, LONG).await?;
+    let mut found = turns(store, &key).await?;
     found.sort_by(|left, right| left.id.cmp(&right.id));
-    assert_eq!(found, turns);
+    assert_eq!(found, expected);
     Ok(())
 }
 
@@ -109,10 +109,10 @@ async fn a_session_ends_when_its_time_has_passed(subject: impl Subject) -> Resul
     let (store, key) = (subject.store(), session("s")?);
     store.append_turn(&key, &turn("1"), SHORT, 10).await?;
     subject.pass(LATER).await;
-    assert_eq!(store.turns(&key, LONG).await?, []);
+    assert_eq!(turns(store, &key).await?, []);
     // What comes after is a new session.
     store.append_turn(&key, &turn("2"), LONG, 10).await?;
-    assert_eq!(ids(&store.turns(&key, LONG).await?), ["id-2"]);
+    assert_eq!(ids(&turns(store, &key).await?), ["id-2"]);
     Ok(())
 }
 
@@ -122,13 +122,92 @@ async fn every_use_of_a_session_renews_its_time(subject: impl Subject) -> Result
         let key = session(name)?;
         store.append_turn(&key, &turn("1"), SHORT, 10).await?;
         if name == "read" {
-            store.turns(&key, LONG).await?;
+            turns(store, &key).await?;
         } else {
             store.append_turn(&key, &turn(id), LONG, 10).await?;
         }
         subject.pass(LATER).await;
-        assert!(!store.turns(&key, LONG).await?.is_empty(), "{name}");
+        assert!(!turns(store, &key).await?.is_empty(), "{name}");
     }
+    Ok(())
+}
+
+fn head() -> SessionHead {
+    SessionHead {
+        system: Some("be \"brief\" 熊猫\n".to_owned()), model: Some("m:1b".to_owned()), ttl: None
+    }
+}
+
+async fn a_session_that_was_never_made_is_none(subject: impl Subject) -> Result<()> {
+    let (store, key) = (subject.store(), session("s")?);
+    assert_eq!(store.session(&key, LONG).await?, None);
+    assert!(!store.delete_session(&key).await?);
+    assert_eq!(store.session(&key, LONG).await?, None);
+    Ok(())
+}
+
+async fn a_session_that_is_made_is_there_before_its_first_turn(subject: impl Subject) -> Result<()> {
+    let (store, key) = (subject.store(), session("s")?);
+    store.create_session(&key, &head(), LONG).await?;
+    let found = store.session(&key, LONG).await?.unwrap_or_default();
+    assert_eq!((found.head, found.turns), (head(), vec![]));
+    for id in ["1", "2", "3", "4"] {
+        store.append_turn(&key, &turn(id), LONG, 2).await?;
+    }
+    // Dropping turns does not drop what holds for all of them.
+    let found = store.session(&key, LONG).await?.unwrap_or_default();
+    assert_eq!((found.head, ids(&found.turns)), (head(), vec!["id-3", "id-4"]));
+    assert_eq!(store.session(&session("other")?, LONG).await?, None);
+    Ok(())
+}
+
+async fn making_a_session_again_changes_nothing(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    let (made, begun) = (session("made")?, session("begun")?);
+    store.create_session(&made, &head(), LONG).await?;
+    store.append_turn(&made, &turn("1"), LONG, 10).await?;
+    store.append_turn(&begun, &turn("2"), LONG, 10).await?;
+    for (key, expected, id) in [(&made, head(), "id-1"), (&begun, SessionHead::default(), "id-2")] {
+        let other = SessionHead { system: Some("other".to_owned()), ..SessionHead::default() };
+        store.create_session(key, &other, LONG).await?;
+        let found = store.session(key, LONG).await?.unwrap_or_default();
+        assert_eq!((found.head, ids(&found.turns)), (expected, vec![id]));
+    }
+    Ok(())
+}
+
+async fn a_session_that_is_deleted_is_gone_and_a_later_turn_begins_another(
+    subject: impl Subject,
+) -> Result<()> {
+    let (store, key) = (subject.store(), session("s")?);
+    store.create_session(&key, &head(), LONG).await?;
+    store.append_turn(&key, &turn("1"), LONG, 10).await?;
+    assert!(store.delete_session(&key).await?);
+    assert_eq!(store.session(&key, LONG).await?, None);
+    assert!(!store.delete_session(&key).await?);
+    // Such as the one that was being answered meanwhile.
+    store.append_turn(&key, &turn("2"), LONG, 10).await?;
+    let found = store.session(&key, LONG).await?.unwrap_or_default();
+    assert_eq!((found.head, ids(&found.turns)), (SessionHead::default(), vec!["id-2"]));
+    Ok(())
+}
+
+async fn a_sessions_own_time_to_live_wins_over_its_users(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    let (brief, lasting) = (session("brief")?, session("lasting")?);
+    let own = |ttl| SessionHead { ttl: Some(ttl), ..head() };
+    store.create_session(&brief, &own(Duration::from_secs(1)), LONG).await?;
+    store.create_session(&lasting, &own(LONG), SHORT).await?;
+    for key in [&brief, &lasting] {
+        let ttl = if *key == brief { LONG } else { SHORT };
+        store.append_turn(key, &turn("1"), ttl, 10).await?;
+        assert!(store.session(key, ttl).await?.is_some());
+    }
+    subject.pass(Duration::from_millis(1100)).await;
+    assert_eq!(store.session(&brief, LONG).await?, None);
+    let found = store.session(&lasting, LONG).await?.unwrap_or_default();
+    assert_eq!((found.head, found.turns.len()), (own(LONG), 1));
+    assert!(found.age >= Duration::from_secs(1) && found.age < LONG, "{:?}", found.age);
     Ok(())
 }
 
@@ -158,6 +237,11 @@ crate::contract! {
     turns_appended_at_the_same_time_all_survive,
     a_session_ends_when_its_time_has_passed,
     every_use_of_a_session_renews_its_time,
+    a_session_that_was_never_made_is_none,
+    a_session_that_is_made_is_there_before_its_first_turn,
+    making_a_session_again_changes_nothing,
+    a_session_that_is_deleted_is_gone_and_a_later_turn_begins_another,
+    a_sessions_own_time_to_live_wins_over_its_users,
     turns_of_the_fleet_are_counted_from_0_and_given_once,
     a_store_that_is_there_says_so,
 }

@@ -141,6 +141,35 @@ impl<'t> Changes<'t> {
         Ok(Ok(()))
     }
 
+    /// Begins a session unless there is one.
+    pub(super) fn create(
+        &mut self,
+        key: &Key,
+        about: &[u8],
+        own_ttl: u64,
+        ttl: u64,
+    ) -> Result<Result<(), NoRoom>, StorageError> {
+        if self.living(key)?.is_some() {
+            return Ok(Ok(()));
+        }
+        let (mut head, cost) = self.begun(own_ttl, about.to_owned());
+        if !self.make_room(key, cost, 0)? {
+            return Ok(Err(NoRoom));
+        }
+        self.totals.sessions += cost;
+        head.cost = cost;
+        let end = head.end_after(self.now, ttl);
+        self.put_head(key, head, end)?;
+        Ok(Ok(()))
+    }
+
+    /// Deletes a session. Gives whether there was one.
+    pub(super) fn delete(&mut self, key: &Key) -> Result<bool, StorageError> {
+        let was_there = self.living(key)?.is_some();
+        self.drop_session(key)?;
+        Ok(was_there)
+    }
+
     /// The head of a session that begins now, and what it takes on disk.
     fn begun(&self, ttl: u64, about: Vec<u8>) -> (Head, u64) {
         let head = Head { began: self.now, ttl, about, ..Head::default() };

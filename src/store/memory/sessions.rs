@@ -8,28 +8,65 @@ use std::{
 use super::{ENTRY_OVERHEAD, Expiring, MemoryStore};
 use crate::{
     host::Clock,
-    session::{SessionKey, Turn},
+    session::{Session, SessionHead, SessionKey, Turn},
     store::{Sessions, StoreError, StoreResult},
 };
 
-impl<C: Clock> MemoryStore<C> {
-    fn put_session(&self, key: &SessionKey, turns: Arc<[Arc<Turn>]>, ttl: Duration) {
-        let bytes = turns.iter().map(|turn| {
-            let system = turn.system.as_ref().map_or(0, String::len);
-            (turn.bytes() + system) as u64 + ENTRY_OVERHEAD * (1 + turn.messages.len() as u64)
+/// What is kept of a session.
+#[derive(Debug)]
+pub(super) struct Kept {
+    head: Arc<SessionHead>,
+    /// When it began.
+    began: Duration,
+    turns: Vec<Arc<Turn>>,
+}
+
+impl Kept {
+    fn bytes(&self) -> u64 {
+        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len) as u64;
+        let turns = self.turns.iter().map(|turn| {
+            turn.bytes() as u64 + length(&turn.system) + ENTRY_OVERHEAD * (1 + turn.messages.len() as u64)
         });
-        let bytes = bytes.sum();
-        let expires = self.clock.now() + ttl;
-        self.sessions.insert(key.clone(), Expiring { value: turns, expires, bytes });
+        length(&self.head.system) + length(&self.head.model) + turns.sum::<u64>()
+    }
+}
+
+impl<C: Clock> MemoryStore<C> {
+    fn put_session(&self, key: &SessionKey, kept: Arc<Kept>, ttl: Duration) -> StoreResult<()> {
+        let expires = self.clock.now() + kept.head.ttl.unwrap_or(ttl);
+        let bytes = kept.bytes();
+        self.sessions.insert(key.clone(), Expiring { value: kept, expires, bytes });
+        // A session larger than the cache admits is refused silently; what is acknowledged must be there.
+        if self.sessions.peek(key).is_some() { Ok(()) } else { Err(StoreError::Full) }
     }
 }
 
 impl<C: Clock> Sessions for MemoryStore<C> {
-    async fn turns(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Vec<Turn>> {
+    async fn session(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Option<Session>> {
         let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(turns) = self.live(&self.sessions, key) else { return Ok(Vec::new()) };
-        self.put_session(key, turns.clone(), ttl);
-        Ok(turns.iter().map(|turn| Turn::clone(turn)).collect())
+        let Some(kept) = self.live(&self.sessions, key) else { return Ok(None) };
+        self.put_session(key, Arc::clone(&kept), ttl)?;
+        Ok(Some(Session {
+            head: SessionHead::clone(&kept.head),
+            age: self.clock.now().saturating_sub(kept.began),
+            turns: kept.turns.iter().map(|turn| Turn::clone(turn)).collect(),
+        }))
+    }
+
+    async fn create_session(&self, key: &SessionKey, head: &SessionHead, ttl: Duration) -> StoreResult<()> {
+        let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
+        if self.live(&self.sessions, key).is_some() {
+            return Ok(());
+        }
+        let kept = Kept { head: Arc::new(head.clone()), began: self.clock.now(), turns: Vec::new() };
+        self.put_session(key, Arc::new(kept), ttl)
+    }
+
+    async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
+        let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
+        let was_there = self.live(&self.sessions, key).is_some();
+        self.sessions.remove(key);
+        Ok(was_there)
     }
 
     async fn append_turn(
@@ -40,15 +77,16 @@ impl<C: Clock> Sessions for MemoryStore<C> {
         keep: usize,
     ) -> StoreResult<()> {
         let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
-        let turns = self.live(&self.sessions, key).unwrap_or_default();
-        let kept = if turns.iter().any(|known| known.id == turn.id) {
-            turns
-        } else {
-            let dropped = (turns.len() + 1).saturating_sub(keep.max(1));
-            turns.iter().skip(dropped).cloned().chain([Arc::new(turn.clone())]).collect()
+        let kept = match self.live(&self.sessions, key) {
+            Some(kept) if kept.turns.iter().any(|known| known.id == turn.id) => kept,
+            kept => {
+                let new = || Arc::new(Kept { head: Arc::default(), began: self.clock.now(), turns: vec![] });
+                let kept = kept.unwrap_or_else(new);
+                let dropped = (kept.turns.len() + 1).saturating_sub(keep.max(1));
+                let turns = kept.turns.iter().skip(dropped).cloned().chain([Arc::new(turn.clone())]);
+                Arc::new(Kept { head: Arc::clone(&kept.head), began: kept.began, turns: turns.collect() })
+            }
         };
-        self.put_session(key, kept, ttl);
-        // A session larger than the cache admits is refused silently; what is acknowledged must be there.
-        if self.sessions.peek(key).is_some() { Ok(()) } else { Err(StoreError::Full) }
+        self.put_session(key, kept, ttl)
     }
 }
