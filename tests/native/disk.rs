@@ -221,10 +221,11 @@ async fn chats_go_on_while_the_disk_is_full_and_turns_are_stored_again_when_it_i
                 refused += 1;
             }
         }
-        if refused >= 3 {
+        // What is there is still read, once the database is open again.
+        if refused >= 3 && ollama.last_conversation().contains(&"user: first".to_owned()) {
             break;
         }
-        ensure!(number < 1_000, "the disk is never full");
+        ensure!(number < 1_000, "the disk is never full, or cannot be read:\n{}", shim.logs());
     }
     limit_files(&shim, None)?;
     let started = Instant::now();

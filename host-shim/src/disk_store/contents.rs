@@ -266,24 +266,35 @@ impl<'t> Changes<'t> {
         }
         Ok(swept)
     }
-
-    /// Counts what is there.
-    pub(super) fn count(&mut self) -> Result<(), StorageError> {
-        self.totals = Totals::default();
-        for answer in self.answer_ends.iter()? {
-            self.totals.answers += answer?.1.value();
-        }
-        for session in self.sessions.iter()? {
-            self.totals.sessions += Head::from_bytes(session?.1.value()).map_or(0, |head| head.cost);
-        }
-        Ok(())
-    }
 }
 
 fn first<V: redb::Value + 'static>(
     places: &Table<'_, &'static LongKey, V>,
 ) -> Result<Option<LongKey>, StorageError> {
     Ok(places.first()?.map(|(place, _)| *place.value()))
+}
+
+/// Counts what is there; `None` where a table is missing.
+pub(super) fn count(transaction: &ReadTransaction) -> Result<Option<Totals>, redb::Error> {
+    let tables = (|| {
+        transaction.open_table(ANSWERS)?;
+        transaction.open_table(SESSION_ENDS)?;
+        transaction.open_table(TURNS)?;
+        Ok((transaction.open_table(ANSWER_ENDS)?, transaction.open_table(SESSIONS)?))
+    })();
+    let (answers, sessions) = match tables {
+        Ok(tables) => tables,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut totals = Totals::default();
+    for answer in answers.iter()? {
+        totals.answers += answer?.1.value();
+    }
+    for session in sessions.iter()? {
+        totals.sessions += Head::from_bytes(session?.1.value()).map_or(0, |head| head.cost);
+    }
+    Ok(Some(totals))
 }
 
 /// The answer under a key, unless its time has passed.

@@ -20,7 +20,7 @@ use redb::{Database, DatabaseError, Durability, ReadTransaction, ReadableDatabas
 use tokio::sync::oneshot;
 
 use super::{
-    contents::{Changes, NoRoom, Totals},
+    contents::{Changes, NoRoom, Totals, count},
     layout::Key,
     milliseconds,
 };
@@ -305,15 +305,16 @@ impl<C: Clock> Writer<C> {
     }
 }
 
-/// Makes the tables that are not there, and counts what is in them.
+/// Counts what is in the tables, and makes them where they are not there. A full disk must not keep those that are
+/// there from being read, so nothing is written without need.
 pub(super) fn prepare(database: &Database) -> Result<Totals, redb::Error> {
+    if let Some(totals) = count(&database.begin_read()?)? {
+        return Ok(totals);
+    }
     let transaction = database.begin_write()?;
-    let mut changes = Changes::new(&transaction, Totals::default(), 0, 0)?;
-    changes.count()?;
-    let totals = changes.totals;
-    drop(changes);
+    drop(Changes::new(&transaction, Totals::default(), 0, 0)?);
     transaction.commit()?;
-    Ok(totals)
+    Ok(count(&database.begin_read()?)?.unwrap_or_default())
 }
 
 /// That the database is not open now.
