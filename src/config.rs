@@ -91,6 +91,17 @@ pub struct Config {
     pub redis_prefix: String,
     /// Bytes for the embedded store.
     pub memory_limit: u64,
+    /// Where the embedded store survives a restart, if it does.
+    pub data: Option<DataConfig>,
+}
+
+/// The embedded store on disk.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DataConfig {
+    /// The directory.
+    pub directory: String,
+    /// What it may take there, in bytes.
+    pub limit: u64,
 }
 
 /// The largest body of a request, and the setting that says so.
@@ -228,6 +239,7 @@ impl Config {
                 Form::Native => reader.bytes("MEMORY_LIMIT"),
                 Form::Spin => 0,
             },
+            data: data(&mut reader),
         };
         reader.finish(config).map(|(config, warnings)| Loaded { config, warnings })
     }
@@ -248,6 +260,23 @@ impl Config {
             total: Some(limit),
         }
     }
+}
+
+fn data(reader: &mut Reader<'_, impl Settings>) -> Option<DataConfig> {
+    if reader.form() == Form::Spin {
+        return None;
+    }
+    let limit = reader.bytes("DATA_LIMIT");
+    if !reader.is_set("DATA_DIR") {
+        return None;
+    }
+    for name in ["REDIS_URL", "REDIS_HOST"] {
+        if reader.is_set(name) {
+            reader.warning(format!("DATA_DIR is ignored because {name} is set: state is kept in Redis"));
+            return None;
+        }
+    }
+    Some(DataConfig { directory: reader.text("DATA_DIR"), limit })
 }
 
 fn cache_modes(reader: &mut Reader<'_, impl Settings>) -> CacheModes {
@@ -463,6 +492,19 @@ mod tests {
         assert_eq!(loaded.config.redis.unwrap().urls, ["redis://redis:6379/0"]);
         assert_eq!(loaded.warnings.len(), 1);
         assert!(native(&[("REDIS_PORT", "tcp://10.0.0.1:6379")]).config.redis.is_none());
+    }
+
+    #[test]
+    fn the_directory_is_for_the_native_form_without_redis() {
+        let directory = ("DATA_DIR", "/data");
+        let data = DataConfig { directory: "/data".to_owned(), limit: 1 << 30 };
+        assert_eq!(native(&[directory]).config.data, Some(data));
+        assert_eq!(native(&[("DATA_LIMIT", "5MiB")]).config.data, None);
+        for redis in [("REDIS_URL", "redis://x"), ("REDIS_HOST", "x")] {
+            let loaded = native(&[directory, redis]);
+            assert_eq!((loaded.config.data, loaded.warnings.len()), (None, 1), "{redis:?}");
+        }
+        assert_eq!(load(&[directory], Form::Spin).unwrap().config.data, None);
     }
 
     #[test]

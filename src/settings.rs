@@ -277,6 +277,18 @@ pub const SETTINGS: &[Setting] = &[
         Scope::Native,
         "Bytes for the embedded store, half each for answers and sessions",
     ),
+    setting(
+        "DATA_DIR",
+        "",
+        Scope::Native,
+        "A directory in which the embedded store survives restarts; unset means memory only",
+    ),
+    setting(
+        "DATA_LIMIT",
+        "1GiB",
+        Scope::Native,
+        "Bytes for the embedded store in DATA_DIR, half each for answers and sessions",
+    ),
     setting("LISTEN", "0.0.0.0:8000", Scope::Native, "The address to listen on; port 0 takes a free one"),
     setting("DRAIN_TIMEOUT", "30", Scope::Native, "How long open requests may take after SIGTERM"),
     setting("LOG_FORMAT", "auto", Scope::Native, "auto, human or json; auto is human on a terminal"),

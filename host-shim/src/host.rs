@@ -3,7 +3,7 @@
 use std::{
     future::Future,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bytes::Bytes;
@@ -19,13 +19,23 @@ use tokio_util::task::TaskTracker;
 
 use crate::{log, store::NativeStore, timed_body::TimedBody, upstream::Client};
 
-/// Time since the process started.
+/// Time since 1970, as the machine had it when the process started, and steady since then.
 #[derive(Debug, Clone, Copy)]
-pub(crate) struct SystemClock(Instant);
+pub(crate) struct SystemClock {
+    started: Instant,
+    since_1970: Duration,
+}
+
+impl SystemClock {
+    fn start() -> Self {
+        let since_1970 = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+        Self { started: Instant::now(), since_1970 }
+    }
+}
 
 impl Clock for SystemClock {
     fn now(&self) -> Duration {
-        self.0.elapsed()
+        self.since_1970 + self.started.elapsed()
     }
 }
 
@@ -47,7 +57,7 @@ struct Parts {
 
 impl NativeHost {
     pub(crate) fn new(config: Config) -> anyhow::Result<Self> {
-        let clock = SystemClock(Instant::now());
+        let clock = SystemClock::start();
         let store = NativeStore::new(&config, clock)?;
         let fleet = store.fleet();
         fleet.set_hosts(config.fleet.hosts());

@@ -29,7 +29,7 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use clap::ArgMatches;
-use paddock::{Config, config::Loaded, settings::Form};
+use paddock::{Config, Host as _, config::Loaded, settings::Form};
 use tokio::{net::TcpListener, signal::unix, task::JoinSet};
 
 use crate::{host::NativeHost, resolver::Resolver, server::Server};
@@ -106,7 +106,9 @@ async fn run(mut config: Config, native: command_line::NativeSettings, demo: boo
         host.tasks().close();
         host.tasks().wait().await;
     });
-    if drained.await.is_ok() {
+    let drained = drained.await;
+    host.store().close().await;
+    if drained.is_ok() {
         tracing::info!("stopped");
     } else {
         tracing::warn!("stopped with requests still open");

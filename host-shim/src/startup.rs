@@ -13,8 +13,14 @@ use crate::{host::NativeHost, store::NativeStore};
 /// Tells it; the hosts are asked in the background so that the service answers meanwhile.
 pub(crate) fn announce(host: &NativeHost, demo: bool) {
     match host.store() {
-        NativeStore::Embedded(_) => {
-            tracing::info!("state is kept in memory: set REDIS_URL to share and keep it");
+        NativeStore::Memory(_) => {
+            tracing::info!(
+                "state is kept in memory: set DATA_DIR to keep it, or REDIS_URL to share it as well"
+            );
+        }
+        NativeStore::Disk(_) => {
+            let directory = host.config().data.as_ref().map(|data| data.directory.as_str());
+            tracing::info!(directory, "sessions and answers are kept on disk");
         }
         NativeStore::Redis(_) => tracing::info!("state is kept in Redis"),
     }
@@ -28,7 +34,7 @@ pub(crate) fn announce(host: &NativeHost, demo: bool) {
     host.spawn(async move {
         let (store, probes) = tokio::join!(asked.store().ping(), probe(&asked));
         if let Err(error) = store {
-            tracing::warn!(%error, "Redis does not answer: serving without cache and memory until it does");
+            tracing::warn!(%error, "the store does not answer: serving without cache and memory until it does");
         }
         report(&asked, &probes);
     });

@@ -1,8 +1,9 @@
-//! The store of the native form: Redis where one is configured, else the embedded one.
+//! The store of the native form: Redis where one is configured, else an embedded one, on disk where there is a directory.
 
-use std::{sync::Arc, time::Duration};
+use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
+use host_shim::disk_store::{DiskStore, Limits};
 use paddock::{
     Config,
     cache::{CacheKey, Entry, Epochs, Stored},
@@ -22,75 +23,83 @@ use paddock::{
 
 use crate::{host::SystemClock, redis_client::RedisClient};
 
-/// One of the two stores.
+/// How long a request waits for the disk, at most. A sync takes milliseconds, and seconds on a disk that is overloaded.
+const DISK_LIMIT: Duration = Duration::from_secs(5);
+
+/// One of the three stores.
 #[derive(Debug)]
 pub(crate) enum NativeStore {
-    Embedded(MemoryStore<SystemClock>),
+    Memory(MemoryStore<SystemClock>),
+    Disk(DiskStore<SystemClock>),
     Redis(RedisStore<Guard<RedisClient, SystemClock>>),
+}
+
+/// Asks whichever store it is.
+macro_rules! whichever {
+    ($self:expr, $store:ident => $asked:expr) => {
+        match $self {
+            Self::Memory($store) => $asked,
+            Self::Disk($store) => $asked,
+            Self::Redis($store) => $asked,
+        }
+    };
 }
 
 impl NativeStore {
     pub(crate) fn new(config: &Config, clock: SystemClock) -> anyhow::Result<Self> {
-        Ok(match &config.redis {
-            Some(redis) => {
-                let guard = Guard::new(RedisClient::new(redis)?, clock);
-                let store = RedisStore::new(guard, &config.redis_prefix, redis.limits);
-                Self::Redis(store.with_replicas(redis.wait_replicas))
-            }
-            None => Self::Embedded(MemoryStore::new(clock, config.memory_limit)),
-        })
+        if let Some(redis) = &config.redis {
+            let guard = Guard::new(RedisClient::new(redis)?, clock);
+            let store = RedisStore::new(guard, &config.redis_prefix, redis.limits);
+            return Ok(Self::Redis(store.with_replicas(redis.wait_replicas)));
+        }
+        let Some(data) = &config.data else {
+            return Ok(Self::Memory(MemoryStore::new(clock, config.memory_limit)));
+        };
+        let limits = Limits { memory: config.memory_limit, disk: data.limit, wait: DISK_LIMIT };
+        Ok(Self::Disk(DiskStore::open(Path::new(&data.directory), limits, clock)?))
     }
 
     /// What this process knows of the fleet.
     pub(crate) fn fleet(&self) -> Arc<FleetBook> {
         match self {
-            Self::Embedded(store) => Arc::clone(store.fleet()),
+            Self::Memory(store) => Arc::clone(store.fleet()),
+            Self::Disk(store) => Arc::clone(store.fleet()),
             Self::Redis(_) => Arc::default(),
+        }
+    }
+
+    /// Writes what waits to be written. Nothing is asked afterwards.
+    pub(crate) async fn close(&self) {
+        match self {
+            Self::Disk(store) => store.close().await,
+            Self::Memory(_) | Self::Redis(_) => {}
         }
     }
 }
 
 impl ResponseCache for NativeStore {
     async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
-        match self {
-            Self::Embedded(store) => store.epochs(model).await,
-            Self::Redis(store) => store.epochs(model).await,
-        }
+        whichever!(self, store => store.epochs(model).await)
     }
 
     async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
-        match self {
-            Self::Embedded(store) => store.purge(model).await,
-            Self::Redis(store) => store.purge(model).await,
-        }
+        whichever!(self, store => store.purge(model).await)
     }
 
     async fn answer(&self, key: &CacheKey) -> StoreResult<Option<Stored>> {
-        match self {
-            Self::Embedded(store) => store.answer(key).await,
-            Self::Redis(store) => store.answer(key).await,
-        }
+        whichever!(self, store => store.answer(key).await)
     }
 
     async fn answer_or_lead(&self, flight: &FlightKey, leader: &str) -> StoreResult<Found> {
-        match self {
-            Self::Embedded(store) => store.answer_or_lead(flight, leader).await,
-            Self::Redis(store) => store.answer_or_lead(flight, leader).await,
-        }
+        whichever!(self, store => store.answer_or_lead(flight, leader).await)
     }
 
     async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
-        match self {
-            Self::Embedded(store) => store.put_answer(key, entry, ttl).await,
-            Self::Redis(store) => store.put_answer(key, entry, ttl).await,
-        }
+        whichever!(self, store => store.put_answer(key, entry, ttl).await)
     }
 
     async fn publish(&self, flight: &FlightKey, leader: &str, events: &[Bytes]) -> StoreResult<Audience> {
-        match self {
-            Self::Embedded(store) => store.publish(flight, leader, events).await,
-            Self::Redis(store) => store.publish(flight, leader, events).await,
-        }
+        whichever!(self, store => store.publish(flight, leader, events).await)
     }
 
     async fn end_flight(
@@ -100,40 +109,25 @@ impl ResponseCache for NativeStore {
         events: &[Bytes],
         end: FlightEnd,
     ) -> StoreResult<()> {
-        match self {
-            Self::Embedded(store) => store.end_flight(flight, leader, events, end).await,
-            Self::Redis(store) => store.end_flight(flight, leader, events, end).await,
-        }
+        whichever!(self, store => store.end_flight(flight, leader, events, end).await)
     }
 
     async fn follow(&self, flight: &FlightKey, leader: &str, heard: usize) -> StoreResult<Followed> {
-        match self {
-            Self::Embedded(store) => store.follow(flight, leader, heard).await,
-            Self::Redis(store) => store.follow(flight, leader, heard).await,
-        }
+        whichever!(self, store => store.follow(flight, leader, heard).await)
     }
 }
 
 impl Sessions for NativeStore {
     async fn session(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Option<Session>> {
-        match self {
-            Self::Embedded(store) => store.session(key, ttl).await,
-            Self::Redis(store) => store.session(key, ttl).await,
-        }
+        whichever!(self, store => store.session(key, ttl).await)
     }
 
     async fn create_session(&self, key: &SessionKey, head: &SessionHead, ttl: Duration) -> StoreResult<()> {
-        match self {
-            Self::Embedded(store) => store.create_session(key, head, ttl).await,
-            Self::Redis(store) => store.create_session(key, head, ttl).await,
-        }
+        whichever!(self, store => store.create_session(key, head, ttl).await)
     }
 
     async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
-        match self {
-            Self::Embedded(store) => store.delete_session(key).await,
-            Self::Redis(store) => store.delete_session(key).await,
-        }
+        whichever!(self, store => store.delete_session(key).await)
     }
 
     async fn append_turn(
@@ -143,47 +137,29 @@ impl Sessions for NativeStore {
         ttl: Duration,
         keep: usize,
     ) -> StoreResult<()> {
-        match self {
-            Self::Embedded(store) => store.append_turn(key, turn, ttl, keep).await,
-            Self::Redis(store) => store.append_turn(key, turn, ttl, keep).await,
-        }
+        whichever!(self, store => store.append_turn(key, turn, ttl, keep).await)
     }
 }
 
 impl FleetState for NativeStore {
     async fn ledger(&self) -> StoreResult<Ledger> {
-        match self {
-            Self::Embedded(store) => store.ledger().await,
-            Self::Redis(store) => store.ledger().await,
-        }
+        whichever!(self, store => store.ledger().await)
     }
 
     async fn claim(&self, claim: &Claim<'_>) -> StoreResult<Option<Lease>> {
-        match self {
-            Self::Embedded(store) => store.claim(claim).await,
-            Self::Redis(store) => store.claim(claim).await,
-        }
+        whichever!(self, store => store.claim(claim).await)
     }
 
     async fn renew(&self, lease: &Lease) -> StoreResult<()> {
-        match self {
-            Self::Embedded(store) => store.renew(lease).await,
-            Self::Redis(store) => store.renew(lease).await,
-        }
+        whichever!(self, store => store.renew(lease).await)
     }
 
     async fn enter(&self, ticket: &Ticket, displaced: Option<&str>) -> StoreResult<()> {
-        match self {
-            Self::Embedded(store) => store.enter(ticket, displaced).await,
-            Self::Redis(store) => store.enter(ticket, displaced).await,
-        }
+        whichever!(self, store => store.enter(ticket, displaced).await)
     }
 
     async fn leave(&self, id: &str) -> StoreResult<()> {
-        match self {
-            Self::Embedded(store) => store.leave(id).await,
-            Self::Redis(store) => store.leave(id).await,
-        }
+        whichever!(self, store => store.leave(id).await)
     }
 
     async fn update(
@@ -193,60 +169,36 @@ impl FleetState for NativeStore {
         released: Option<&Lease>,
         change: impl Fn(&mut Facts, Duration) + Send + Sync,
     ) -> StoreResult<()> {
-        match self {
-            Self::Embedded(store) => store.update(host, known, released, change).await,
-            Self::Redis(store) => store.update(host, known, released, change).await,
-        }
+        whichever!(self, store => store.update(host, known, released, change).await)
     }
 
     async fn inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
-        match self {
-            Self::Embedded(store) => store.inventories().await,
-            Self::Redis(store) => store.inventories().await,
-        }
+        whichever!(self, store => store.inventories().await)
     }
 
     async fn put_inventory(&self, host: &str, inventory: &Inventory) -> StoreResult<()> {
-        match self {
-            Self::Embedded(store) => store.put_inventory(host, inventory).await,
-            Self::Redis(store) => store.put_inventory(host, inventory).await,
-        }
+        whichever!(self, store => store.put_inventory(host, inventory).await)
     }
 
     async fn lead_refresh(&self, time: Duration) -> StoreResult<bool> {
-        match self {
-            Self::Embedded(store) => store.lead_refresh(time).await,
-            Self::Redis(store) => store.lead_refresh(time).await,
-        }
+        whichever!(self, store => store.lead_refresh(time).await)
     }
 
     async fn decisions(&self) -> StoreResult<Vec<String>> {
-        match self {
-            Self::Embedded(store) => store.decisions().await,
-            Self::Redis(store) => store.decisions().await,
-        }
+        whichever!(self, store => store.decisions().await)
     }
 }
 
 impl Store for NativeStore {
     async fn next_turn(&self) -> StoreResult<u64> {
-        match self {
-            Self::Embedded(store) => store.next_turn().await,
-            Self::Redis(store) => store.next_turn().await,
-        }
+        whichever!(self, store => store.next_turn().await)
     }
 
     async fn ping(&self) -> StoreResult<()> {
-        match self {
-            Self::Embedded(store) => store.ping().await,
-            Self::Redis(store) => store.ping().await,
-        }
+        whichever!(self, store => store.ping().await)
     }
 
     fn outage(&self) -> &Outage {
-        match self {
-            Self::Embedded(store) => store.outage(),
-            Self::Redis(store) => store.outage(),
-        }
+        whichever!(self, store => store.outage())
     }
 }

@@ -8,19 +8,9 @@ use paddock::{
     store::{ResponseCache as _, Sessions as _, StoreError, memory::MemoryStore},
 };
 
-use crate::{answer, exchange, key, session, turns};
+use crate::{answer, exchange, key, noise, session, turns};
 
 const LONG: Duration = Duration::from_hours(1);
-
-/// 10,000 bytes that cannot be compressed.
-fn noise(seed: u32) -> String {
-    let mut state = u64::from(seed) + 1;
-    let letter = |_| {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-        char::from(b' ' + u8::try_from(state >> 58).unwrap_or_default())
-    };
-    (0..10_000).map(letter).collect()
-}
 
 #[tokio::test]
 async fn answers_stay_within_the_limit_and_the_latest_is_there() -> Result<()> {
@@ -28,7 +18,7 @@ async fn answers_stay_within_the_limit_and_the_latest_is_there() -> Result<()> {
     let mut keys = Vec::new();
     for number in 0..400 {
         let key = key(&number.to_string());
-        store.put_answer(&key, &answer(&noise(number)), LONG).await?;
+        store.put_answer(&key, &answer(&noise(number, 10_000)), LONG).await?;
         keys.push(key);
     }
     let mut kept = 0;

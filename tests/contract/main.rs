@@ -1,4 +1,5 @@
-//! What every store promises, held against the embedded one and against a real Redis, Valkey and Redis Cluster.
+//! What every store promises, held against the embedded one, in memory and on disk, and against a real Redis, Valkey and
+//! Redis Cluster.
 
 #![cfg(test)]
 
@@ -9,6 +10,12 @@ macro_rules! contract {
             $(#[tokio::test]
             async fn $promise() -> anyhow::Result<()> {
                 super::$promise(crate::embedded().await?).await
+            })*
+        }
+        mod embedded_database {
+            $(#[tokio::test]
+            async fn $promise() -> anyhow::Result<()> {
+                super::$promise(crate::on_disk().await?).await
             })*
         }
         mod redis {
@@ -34,6 +41,8 @@ macro_rules! contract {
 use contract;
 
 mod embedded;
+mod embedded_database;
+mod failing_disk;
 mod fleet;
 mod fleet_redis;
 mod metrics;
@@ -43,6 +52,7 @@ mod store;
 use std::{any::Any, sync::Arc, time::Duration};
 
 use anyhow::Result;
+use host_shim::disk_store::{DiskStore, Limits};
 use paddock::{
     cache::{CacheKey, Chat, Circumstances, Entry, Epochs, Form},
     caller::Scope,
@@ -58,6 +68,7 @@ use paddock_tests::{
     redis_cluster::RedisCluster, redis_commands::Connection, redis_server::RedisServer, setup::Setup,
 };
 use serde_json::{json, value::to_raw_value};
+use tempfile::TempDir;
 
 /// The key of a question that is nothing but its text.
 fn key(question: &str) -> CacheKey {
@@ -72,6 +83,16 @@ fn key(question: &str) -> CacheKey {
 
 fn answer(text: &str) -> Entry {
     Entry::new(Form::Whole, "application/json", text.to_owned().into())
+}
+
+/// So many bytes that cannot be compressed.
+fn noise(seed: u32, length: usize) -> String {
+    let mut state = u64::from(seed) + 1;
+    let letter = |_| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b' ' + u8::try_from(state >> 58).unwrap_or_default())
+    };
+    (0..length).map(letter).collect()
 }
 
 fn message(role: &str, content: &str) -> RawMessage {
@@ -110,6 +131,42 @@ async fn embedded() -> Result<Embedded> {
 
 impl Subject for Embedded {
     type Store = MemoryStore<ManualClock>;
+
+    fn store(&self) -> &Self::Store {
+        &self.store
+    }
+
+    async fn pass(&self, time: Duration) {
+        self.clock.advance(time);
+    }
+}
+
+struct OnDisk {
+    clock: ManualClock,
+    store: DiskStore<ManualClock>,
+    directory: TempDir,
+}
+
+/// Limits that no test meets by accident.
+const ROOMY: Limits = Limits { memory: 8 << 20, disk: 1 << 30, wait: Duration::from_secs(20) };
+
+async fn on_disk() -> Result<OnDisk> {
+    let (clock, directory) = (ManualClock::default(), TempDir::new()?);
+    Ok(OnDisk { store: DiskStore::open(directory.path(), ROOMY, clock.clone())?, clock, directory })
+}
+
+impl OnDisk {
+    /// Closes the database and opens it again, as a process does that follows another.
+    async fn again(self) -> Result<Self> {
+        self.store.close().await;
+        let Self { clock, store, directory } = self;
+        drop(store);
+        Ok(Self { store: DiskStore::open(directory.path(), ROOMY, clock.clone())?, clock, directory })
+    }
+}
+
+impl Subject for OnDisk {
+    type Store = DiskStore<ManualClock>;
 
     fn store(&self) -> &Self::Store {
         &self.store

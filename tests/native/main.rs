@@ -47,6 +47,7 @@ mod access;
 mod behaviors;
 mod command_line;
 mod connections;
+mod disk;
 mod fleet;
 mod logs;
 mod openapi;

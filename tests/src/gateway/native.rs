@@ -158,6 +158,12 @@ impl HostShim {
         Ok(kill_process(pid, Signal::TERM)?)
     }
 
+    /// Kills it, as a machine that runs out of memory does.
+    pub fn kill(&self) -> Result<()> {
+        let pid = Pid::from_raw(self.child.id().try_into()?).context("no process id")?;
+        Ok(kill_process(pid, Signal::KILL)?)
+    }
+
     /// Whether it has ended.
     pub fn ended(&mut self) -> Result<Option<ExitStatus>> {
         Ok(self.child.try_wait()?)

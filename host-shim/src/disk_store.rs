@@ -1,0 +1,342 @@
+//! The embedded store that survives a restart: answers and sessions in a database file, the rest in memory.
+//!
+//! A turn is acknowledged once it is on disk. An answer, and the new end of a session that was read, are on disk about
+//! a second later, or with the next turn: a crash may cost these, and never a turn. No call waits longer than it was
+//! allowed to; what was given up may still be written later.
+
+mod contents;
+mod directory;
+mod layout;
+mod writer;
+
+use std::{
+    future::Future,
+    path::Path,
+    sync::{
+        Arc,
+        mpsc::{SyncSender, sync_channel},
+    },
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use paddock::{
+    cache::{CacheKey, Entry, Epochs, Stored},
+    fleet::{
+        Facts, Inventory,
+        book::FleetBook,
+        ledger::{Claim, Lease, Ledger, Ticket},
+    },
+    host::{Clock, MaybeSend, MaybeSync},
+    session::{Session, SessionHead, SessionKey, Turn},
+    store::{
+        FleetState, Outage, ResponseCache, Sessions, Store, StoreError, StoreResult, memory::MemoryStore,
+    },
+};
+use redb::{Builder, DatabaseError, ReadTransaction, StorageBackend};
+use tokio::{
+    sync::{Semaphore, oneshot},
+    time::timeout,
+};
+
+use contents::{Append, Changes};
+use directory::Directory;
+use writer::{Open, Order, Outcome, Pending, Shared, Writer, closed, failure, prepare};
+
+/// Changes that may wait for the writer.
+const QUEUE: usize = 1024;
+/// Readers at the same time: each takes a thread while it reads.
+const READERS: usize = 32;
+
+/// What the store may take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Bytes of memory for pages of the database.
+    pub memory: u64,
+    /// Bytes on disk, half each for answers and sessions. The file may be somewhat larger.
+    pub disk: u64,
+    /// How long a call may wait for the disk.
+    pub wait: Duration,
+}
+
+/// The embedded store on disk. Its clock tells the time since 1970, so that an end means the same after a restart.
+#[derive(Debug)]
+pub struct DiskStore<C> {
+    shared: Arc<Shared>,
+    orders: SyncSender<Order>,
+    readers: Arc<Semaphore>,
+    clock: C,
+    wait: Duration,
+    /// What ends with the process: the fleet, and whether the store failed last.
+    local: MemoryStore<C>,
+}
+
+/// A time in whole ms.
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
+    /// Opens the database in `directory`, and makes both where they are not there. Checks all of it, which takes a
+    /// while where it is large.
+    ///
+    /// # Errors
+    /// A sentence: another process has it, it is damaged, or it cannot be written.
+    pub fn open(directory: &Path, limits: Limits, clock: C) -> anyhow::Result<Self> {
+        let directory = Arc::new(Directory::open(directory)?);
+        let opened = Arc::clone(&directory);
+        let store = Self::over(move || opened.database(), limits, clock);
+        store.map_err(|error| match error.downcast::<DatabaseError>() {
+            Ok(error) => directory.explain(&error),
+            Err(error) => error,
+        })
+    }
+
+    /// Opens a database over any storage, which is asked for again when it failed.
+    ///
+    /// # Errors
+    /// When it does not open.
+    pub fn over<B: StorageBackend>(
+        storage: impl Fn() -> Result<B, DatabaseError> + Send + 'static,
+        limits: Limits,
+        clock: C,
+    ) -> anyhow::Result<Self> {
+        let open: Open = Box::new(move || {
+            Builder::new()
+                .set_cache_size(usize::try_from(limits.memory).unwrap_or(usize::MAX))
+                // A file that was changed behind the database's back is found here, and not by a request.
+                .set_check_integrity_on_open(true)
+                .create_with_backend(storage()?)
+        });
+        let database = open()?;
+        let totals = prepare(&database)?;
+        let shared = Arc::new(Shared::new(database));
+        let writer = Writer {
+            shared: Arc::clone(&shared),
+            open,
+            clock: clock.clone(),
+            limit: limits.disk / 2,
+            totals,
+            unsynced: None,
+            spared: None,
+        };
+        let (orders, received) = sync_channel(QUEUE);
+        std::thread::Builder::new()
+            .name("disk-store".to_owned())
+            .spawn(move || writer.run(&received))
+            .context("no thread for the database")?;
+        Ok(Self {
+            shared,
+            orders,
+            readers: Arc::new(Semaphore::new(READERS)),
+            local: MemoryStore::new(clock.clone(), 0),
+            clock,
+            wait: limits.wait,
+        })
+    }
+
+    /// What this process knows of the fleet.
+    pub fn fleet(&self) -> &Arc<FleetBook> {
+        self.local.fleet()
+    }
+
+    /// Writes what waits, and closes the database.
+    pub async fn close(&self) {
+        let (done, closed) = oneshot::channel();
+        if self.orders.try_send(Order::Close(done)).is_ok() {
+            // Without an answer in time the next start checks the database, as after a crash.
+            let _ = timeout(self.wait, closed).await;
+        }
+    }
+
+    fn end(&self, ttl: Duration) -> u64 {
+        milliseconds(self.clock.now() + ttl).max(milliseconds(self.clock.now()) + 1)
+    }
+
+    /// Looks at the database as of the last commit, in a thread that may wait for the disk.
+    async fn read<T: Send + 'static>(
+        &self,
+        look: impl FnOnce(&Shared, &ReadTransaction) -> Result<T, redb::Error> + Send + 'static,
+    ) -> StoreResult<T> {
+        let (readers, shared) = (Arc::clone(&self.readers), Arc::clone(&self.shared));
+        let read = async move {
+            let permit = readers.acquire_owned().await.map_err(|_| closed())?;
+            let look = move || {
+                // Held by the thread, which may go on when nobody waits for it any more.
+                let _permit = permit;
+                look(&shared, &shared.view()?).map_err(failure)
+            };
+            tokio::task::spawn_blocking(look).await.map_err(|_| closed())?
+        };
+        timeout(self.wait, read).await.map_err(|_| StoreError::TimedOut)?
+    }
+
+    /// Has the writer make a change. Gives what it gave once it is committed, and on disk if it is `durable`.
+    async fn write<T: Send + 'static>(
+        &self,
+        durable: bool,
+        change: impl FnMut(&mut Changes<'_>) -> Outcome<T> + Send + 'static,
+    ) -> StoreResult<T> {
+        // A disk that hangs costs whoever met it first the limit, and others nothing.
+        if self.shared.busy() > self.wait {
+            return Err(StoreError::TimedOut);
+        }
+        let (waiting, written) = oneshot::channel();
+        let pending = Pending { change, outcome: None, waiting };
+        self.orders.try_send(Order::Change(Box::new(pending), durable)).map_err(|_| closed())?;
+        timeout(self.wait, written).await.map_err(|_| StoreError::TimedOut)?.map_err(|_| closed())?
+    }
+}
+
+impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskStore<C> {
+    async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
+        let model = model.to_owned();
+        let (all, model) = self.read(move |_, view| contents::epochs(view, &model)).await?;
+        Ok(Epochs { all, model })
+    }
+
+    async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
+        let model = model.unwrap_or_default().to_owned();
+        self.write(true, move |changes| Ok(Ok(changes.purge(&model)?))).await
+    }
+
+    async fn answer(&self, key: &CacheKey) -> StoreResult<Option<Stored>> {
+        let (key, now) = (*key.as_bytes(), milliseconds(self.clock.now()));
+        let found = self.read(move |_, view| contents::answer(view, &key, now)).await?;
+        Ok(found.and_then(|(bytes, left)| {
+            let (entry, ttl) = Entry::from_bytes(&bytes.into())?;
+            Some(Stored { entry, age: ttl.saturating_sub(Duration::from_millis(left)) })
+        }))
+    }
+
+    async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
+        let (key, end, bytes) = (*key.as_bytes(), self.end(ttl), entry.to_bytes(ttl));
+        self.write(false, move |changes| Ok(changes.put_answer(&key, end, &bytes)?)).await
+    }
+}
+
+impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
+    async fn session(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Option<Session>> {
+        let (key, now, ttl) = (*key.as_bytes(), milliseconds(self.clock.now()), milliseconds(ttl));
+        let read = move |shared: &Shared, view: &ReadTransaction| {
+            let head = contents::head(view, &key)?;
+            let Some(head) = head.filter(|head| shared.renewed(&key).unwrap_or(head.end) > now) else {
+                return Ok(None);
+            };
+            let turns = contents::turns(view, &key)?;
+            let session = Session {
+                head: SessionHead::from_json(&head.about).unwrap_or_default(),
+                age: Duration::from_millis(now.saturating_sub(head.began)),
+                turns: turns.iter().filter_map(|json| Turn::from_json(json)).collect(),
+            };
+            Ok(Some((session, shared.renew(key, head.end_after(now, ttl)))))
+        };
+        let Some((session, is_first)) = self.read(read).await? else { return Ok(None) };
+        if is_first {
+            // With a full queue the writer comes by anyway.
+            let _ = self.orders.try_send(Order::Renew);
+        }
+        Ok(Some(session))
+    }
+
+    async fn create_session(&self, key: &SessionKey, head: &SessionHead, ttl: Duration) -> StoreResult<()> {
+        let (key, about) = (*key.as_bytes(), head.to_json());
+        let (own, ttl) = (head.ttl.map_or(0, milliseconds), milliseconds(ttl));
+        self.write(true, move |changes| Ok(changes.create(&key, &about, own, ttl)?)).await
+    }
+
+    async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
+        let key = *key.as_bytes();
+        self.write(true, move |changes| Ok(Ok(changes.delete(&key)?))).await
+    }
+
+    async fn append_turn(
+        &self,
+        key: &SessionKey,
+        turn: &Turn,
+        ttl: Duration,
+        keep: usize,
+    ) -> StoreResult<()> {
+        let append = Append {
+            key: *key.as_bytes(),
+            id: turn.id.clone(),
+            json: turn.to_json(),
+            ttl: milliseconds(ttl),
+            keep: keep as u64,
+        };
+        self.write(true, move |changes| Ok(changes.append(&append)?)).await
+    }
+}
+
+impl<C: Clock + Clone + Send + Sync + 'static> FleetState for DiskStore<C> {
+    fn ledger(&self) -> impl Future<Output = StoreResult<Ledger>> + MaybeSend {
+        self.local.ledger()
+    }
+
+    fn claim(&self, claim: &Claim<'_>) -> impl Future<Output = StoreResult<Option<Lease>>> + MaybeSend {
+        self.local.claim(claim)
+    }
+
+    fn renew(&self, lease: &Lease) -> impl Future<Output = StoreResult<()>> + MaybeSend {
+        self.local.renew(lease)
+    }
+
+    fn enter(
+        &self,
+        ticket: &Ticket,
+        displaced: Option<&str>,
+    ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
+        self.local.enter(ticket, displaced)
+    }
+
+    fn leave(&self, id: &str) -> impl Future<Output = StoreResult<()>> + MaybeSend {
+        self.local.leave(id)
+    }
+
+    fn update(
+        &self,
+        host: &str,
+        known: (&Facts, Duration),
+        released: Option<&Lease>,
+        change: impl Fn(&mut Facts, Duration) + MaybeSend + MaybeSync,
+    ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
+        self.local.update(host, known, released, change)
+    }
+
+    fn inventories(&self) -> impl Future<Output = StoreResult<Vec<(String, Inventory)>>> + MaybeSend {
+        self.local.inventories()
+    }
+
+    fn put_inventory(
+        &self,
+        host: &str,
+        inventory: &Inventory,
+    ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
+        self.local.put_inventory(host, inventory)
+    }
+
+    fn lead_refresh(&self, time: Duration) -> impl Future<Output = StoreResult<bool>> + MaybeSend {
+        self.local.lead_refresh(time)
+    }
+
+    fn decisions(&self) -> impl Future<Output = StoreResult<Vec<String>>> + MaybeSend {
+        self.local.decisions()
+    }
+}
+
+impl<C: Clock + Clone + Send + Sync + 'static> Store for DiskStore<C> {
+    fn next_turn(&self) -> impl Future<Output = StoreResult<u64>> + MaybeSend {
+        self.local.next_turn()
+    }
+
+    async fn ping(&self) -> StoreResult<()> {
+        if self.shared.busy() > self.wait {
+            return Err(StoreError::TimedOut);
+        }
+        self.read(|_, _| Ok(())).await
+    }
+
+    fn outage(&self) -> &Outage {
+        self.local.outage()
+    }
+}

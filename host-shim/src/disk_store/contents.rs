@@ -1,0 +1,346 @@
+//! What is changed in one transaction: answers, sessions, what has ended, and how much there is of it.
+//!
+//! Every function leaves the tables and the totals in agreement, or fails; then the whole transaction is given up.
+
+use redb::{ReadTransaction, ReadableTable, StorageError, Table, TableError, WriteTransaction};
+
+use super::layout::{
+    ANSWER_ENDS, ANSWERS, EPOCHS, Head, Key, LongKey, SESSION_ENDS, SESSIONS, TURNS, cost, ended, ending,
+    numbered, turn_from_bytes, turn_to_bytes,
+};
+
+/// How many answers, and how many sessions, one transaction drops because their time has passed. The rest follows.
+const SWEEP: usize = 256;
+
+/// What is stored, by [`cost`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Totals {
+    pub(super) answers: u64,
+    pub(super) sessions: u64,
+}
+
+/// What there is no room for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct NoRoom;
+
+/// A turn to append.
+#[derive(Debug, Clone)]
+pub(super) struct Append {
+    pub(super) key: Key,
+    pub(super) id: String,
+    pub(super) json: Vec<u8>,
+    /// How long the session is kept after this, in ms, unless that is its own affair.
+    pub(super) ttl: u64,
+    /// How many turns stay.
+    pub(super) keep: u64,
+}
+
+/// The tables of a transaction, open.
+pub(super) struct Changes<'t> {
+    answers: Table<'t, &'static Key, (u64, &'static [u8])>,
+    answer_ends: Table<'t, &'static LongKey, u64>,
+    epochs: Table<'t, &'static str, u64>,
+    sessions: Table<'t, &'static Key, &'static [u8]>,
+    turns: Table<'t, &'static LongKey, &'static [u8]>,
+    session_ends: Table<'t, &'static LongKey, ()>,
+    /// What there will be.
+    pub(super) totals: Totals,
+    /// The limit of each half.
+    limit: u64,
+    now: u64,
+}
+
+impl<'t> Changes<'t> {
+    /// Opens the tables, which are made where they are not there.
+    pub(super) fn new(
+        transaction: &'t WriteTransaction,
+        totals: Totals,
+        limit: u64,
+        now: u64,
+    ) -> Result<Self, TableError> {
+        Ok(Self {
+            answers: transaction.open_table(ANSWERS)?,
+            answer_ends: transaction.open_table(ANSWER_ENDS)?,
+            epochs: transaction.open_table(EPOCHS)?,
+            sessions: transaction.open_table(SESSIONS)?,
+            turns: transaction.open_table(TURNS)?,
+            session_ends: transaction.open_table(SESSION_ENDS)?,
+            totals,
+            limit,
+            now,
+        })
+    }
+
+    /// Keeps an answer. Those that end soonest make room for it.
+    pub(super) fn put_answer(
+        &mut self,
+        key: &Key,
+        end: u64,
+        answer: &[u8],
+    ) -> Result<Result<(), NoRoom>, StorageError> {
+        self.drop_answer(key)?;
+        let cost = cost(answer.len());
+        if cost > self.limit {
+            return Ok(Err(NoRoom));
+        }
+        while self.totals.answers + cost > self.limit {
+            let Some(place) = first(&self.answer_ends)? else { break };
+            self.end_answer(&place)?;
+        }
+        self.answers.insert(key, (end, answer))?;
+        self.answer_ends.insert(&ending(end, key), cost)?;
+        self.totals.answers += cost;
+        Ok(Ok(()))
+    }
+
+    /// Forgets the answers of a model, or under an empty name all.
+    pub(super) fn purge(&mut self, model: &str) -> Result<(), StorageError> {
+        let before = self.epochs.get(model)?.map_or(0, |count| count.value());
+        self.epochs.insert(model, before + 1)?;
+        Ok(())
+    }
+
+    fn drop_answer(&mut self, key: &Key) -> Result<(), StorageError> {
+        let end = self.answers.get(key)?.map(|answer| answer.value().0);
+        if let Some(end) = end {
+            self.end_answer(&ending(end, key))?;
+        }
+        Ok(())
+    }
+
+    fn end_answer(&mut self, place: &LongKey) -> Result<(), StorageError> {
+        let (_, key) = ended(place);
+        let cost = self.answer_ends.remove(place)?.map_or(0, |cost| cost.value());
+        self.answers.remove(&key)?;
+        self.totals.answers = self.totals.answers.saturating_sub(cost);
+        Ok(())
+    }
+
+    /// Appends a turn unless it is there, drops the oldest beyond those to keep, and moves the end of the session.
+    /// Begins it when there is none.
+    pub(super) fn append(&mut self, append: &Append) -> Result<Result<(), NoRoom>, StorageError> {
+        let Append { key, id, json, ttl, keep } = append;
+        let (mut head, mut added) = match self.living(key)? {
+            Some(head) => (head, 0),
+            None => self.begun(0, Vec::new()),
+        };
+        let end = head.end_after(self.now, *ttl);
+        if self.has_turn(key, id)? {
+            self.put_head(key, head, end)?;
+            return Ok(Ok(()));
+        }
+        let value = turn_to_bytes(id, json);
+        added += cost(value.len());
+        let first = (head.next + 1).saturating_sub((*keep).max(1)).max(head.first);
+        let mut dropped = 0;
+        for turn in self.turns.range::<&LongKey>(&numbered(key, head.first)..&numbered(key, first))? {
+            dropped += cost(turn?.1.value().len());
+        }
+        if !self.make_room(key, added, dropped)? {
+            return Ok(Err(NoRoom));
+        }
+        self.turns
+            .retain_in::<&LongKey, _>(&numbered(key, head.first)..&numbered(key, first), |_, _| false)?;
+        self.turns.insert(&numbered(key, head.next), value.as_slice())?;
+        self.totals.sessions = (self.totals.sessions + added).saturating_sub(dropped);
+        head.cost = (head.cost + added).saturating_sub(dropped);
+        head.first = first;
+        head.next += 1;
+        self.put_head(key, head, end)?;
+        Ok(Ok(()))
+    }
+
+    /// Begins a session unless there is one.
+    pub(super) fn create(
+        &mut self,
+        key: &Key,
+        about: &[u8],
+        own_ttl: u64,
+        ttl: u64,
+    ) -> Result<Result<(), NoRoom>, StorageError> {
+        if self.living(key)?.is_some() {
+            return Ok(Ok(()));
+        }
+        let (mut head, cost) = self.begun(own_ttl, about.to_owned());
+        if !self.make_room(key, cost, 0)? {
+            return Ok(Err(NoRoom));
+        }
+        self.totals.sessions += cost;
+        head.cost = cost;
+        let end = head.end_after(self.now, ttl);
+        self.put_head(key, head, end)?;
+        Ok(Ok(()))
+    }
+
+    /// Deletes a session. Gives whether there was one.
+    pub(super) fn delete(&mut self, key: &Key) -> Result<bool, StorageError> {
+        let was_there = self.living(key)?.is_some();
+        self.drop_session(key)?;
+        Ok(was_there)
+    }
+
+    /// The head of a session that begins now, and what it takes on disk.
+    fn begun(&self, ttl: u64, about: Vec<u8>) -> (Head, u64) {
+        let head = Head { began: self.now, ttl, about, ..Head::default() };
+        let cost = cost(head.to_bytes().len());
+        (head, cost)
+    }
+
+    /// The head of a session, if there is one and its time has not passed; what is left of that one goes.
+    fn living(&mut self, key: &Key) -> Result<Option<Head>, StorageError> {
+        let head = self.head(key)?.filter(|head| head.end > self.now);
+        if head.is_none() {
+            self.drop_session(key)?;
+        }
+        Ok(head)
+    }
+
+    fn head(&self, key: &Key) -> Result<Option<Head>, StorageError> {
+        Ok(self.sessions.get(key)?.and_then(|head| Head::from_bytes(head.value())))
+    }
+
+    fn has_turn(&self, key: &Key, id: &str) -> Result<bool, StorageError> {
+        for turn in self.turns.range::<&LongKey>(&numbered(key, 0)..=&numbered(key, u64::MAX))?.rev() {
+            if turn_from_bytes(turn?.1.value()).is_some_and(|(known, _)| known == id.as_bytes()) {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether there is room for a session to grow. Those whose time has passed go for it; no other does.
+    fn make_room(&mut self, key: &Key, added: u64, dropped: u64) -> Result<bool, StorageError> {
+        loop {
+            if self.totals.sessions + added <= self.limit + dropped {
+                return Ok(true);
+            }
+            match first(&self.session_ends)? {
+                // The session itself lives: it was looked at.
+                Some(place) if ended(&place).0 <= self.now && ended(&place).1 != *key => {
+                    self.end_session(&place)?;
+                }
+                _ => return Ok(false),
+            }
+        }
+    }
+
+    fn put_head(&mut self, key: &Key, head: Head, end: u64) -> Result<(), StorageError> {
+        self.session_ends.remove(&ending(head.end, key))?;
+        self.session_ends.insert(&ending(end, key), ())?;
+        self.sessions.insert(key, Head { end, ..head }.to_bytes().as_slice())?;
+        Ok(())
+    }
+
+    /// Moves the end of a session that is there.
+    pub(super) fn renew(&mut self, key: &Key, end: u64) -> Result<(), StorageError> {
+        match self.head(key)? {
+            Some(head) => self.put_head(key, head, end),
+            None => Ok(()),
+        }
+    }
+
+    fn drop_session(&mut self, key: &Key) -> Result<(), StorageError> {
+        if let Some(head) = self.head(key)? {
+            self.session_ends.remove(&ending(head.end, key))?;
+            self.totals.sessions = self.totals.sessions.saturating_sub(head.cost);
+        }
+        self.sessions.remove(key)?;
+        self.turns.retain_in::<&LongKey, _>(&numbered(key, 0)..=&numbered(key, u64::MAX), |_, _| false)
+    }
+
+    /// Drops the session of a place in the order of ends, unless it has another one by now.
+    fn end_session(&mut self, place: &LongKey) -> Result<(), StorageError> {
+        let (end, key) = ended(place);
+        self.session_ends.remove(place)?;
+        match self.head(&key)? {
+            Some(head) if head.end != end => Ok(()),
+            _ => self.drop_session(&key),
+        }
+    }
+
+    /// Drops some of what has ended. Gives how much that was.
+    pub(super) fn sweep(&mut self) -> Result<usize, StorageError> {
+        let mut swept = 0;
+        for _ in 0..SWEEP {
+            let place = first(&self.answer_ends)?.filter(|place| ended(place).0 <= self.now);
+            let Some(place) = place else { break };
+            self.end_answer(&place)?;
+            swept += 1;
+        }
+        for _ in 0..SWEEP {
+            let place = first(&self.session_ends)?.filter(|place| ended(place).0 <= self.now);
+            let Some(place) = place else { break };
+            self.end_session(&place)?;
+            swept += 1;
+        }
+        Ok(swept)
+    }
+}
+
+fn first<V: redb::Value + 'static>(
+    places: &Table<'_, &'static LongKey, V>,
+) -> Result<Option<LongKey>, StorageError> {
+    Ok(places.first()?.map(|(place, _)| *place.value()))
+}
+
+/// Counts what is there; `None` where a table is missing.
+pub(super) fn count(transaction: &ReadTransaction) -> Result<Option<Totals>, redb::Error> {
+    let tables = (|| {
+        transaction.open_table(ANSWERS)?;
+        transaction.open_table(EPOCHS)?;
+        transaction.open_table(SESSION_ENDS)?;
+        transaction.open_table(TURNS)?;
+        Ok((transaction.open_table(ANSWER_ENDS)?, transaction.open_table(SESSIONS)?))
+    })();
+    let (answers, sessions) = match tables {
+        Ok(tables) => tables,
+        Err(TableError::TableDoesNotExist(_)) => return Ok(None),
+        Err(error) => return Err(error.into()),
+    };
+    let mut totals = Totals::default();
+    for answer in answers.iter()? {
+        totals.answers += answer?.1.value();
+    }
+    for session in sessions.iter()? {
+        totals.sessions += Head::from_bytes(session?.1.value()).map_or(0, |head| head.cost);
+    }
+    Ok(Some(totals))
+}
+
+/// The answer under a key and how long it is still kept, in ms, unless its time has passed.
+pub(super) fn answer(
+    transaction: &ReadTransaction,
+    key: &Key,
+    now: u64,
+) -> Result<Option<(Vec<u8>, u64)>, redb::Error> {
+    let answers = transaction.open_table(ANSWERS)?;
+    Ok(answers.get(key)?.and_then(|answer| {
+        let (end, bytes) = answer.value();
+        (end > now).then(|| (bytes.to_vec(), end - now))
+    }))
+}
+
+/// How often all answers were forgotten, and those of one model.
+pub(super) fn epochs(transaction: &ReadTransaction, model: &str) -> Result<(u64, u64), redb::Error> {
+    let epochs = transaction.open_table(EPOCHS)?;
+    let count = |name: &str| Ok::<_, redb::Error>(epochs.get(name)?.map_or(0, |count| count.value()));
+    Ok((count("")?, count(model)?))
+}
+
+/// The head of a session, if there is one. Its time may have passed.
+pub(super) fn head(transaction: &ReadTransaction, key: &Key) -> Result<Option<Head>, redb::Error> {
+    let sessions = transaction.open_table(SESSIONS)?;
+    Ok(sessions.get(key)?.and_then(|head| Head::from_bytes(head.value())))
+}
+
+/// The turns of a session as JSON, oldest first. What another version wrote is passed over.
+pub(super) fn turns(transaction: &ReadTransaction, key: &Key) -> Result<Vec<Vec<u8>>, redb::Error> {
+    let turns = transaction.open_table(TURNS)?;
+    let mut found = Vec::new();
+    for turn in turns.range::<&LongKey>(&numbered(key, 0)..=&numbered(key, u64::MAX))? {
+        if let Some((_, json)) = turn_from_bytes(turn?.1.value()) {
+            found.push(json.to_vec());
+        }
+    }
+    Ok(found)
+}

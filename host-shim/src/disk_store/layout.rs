@@ -1,0 +1,159 @@
+//! What is kept in which table, and how keys and values are written: pure.
+//!
+//! The name of a table carries the version of its layout, and a value its own: what another version wrote is read or
+//! passed over. It must never be an error.
+
+use redb::TableDefinition;
+
+/// The name of an answer or of a session.
+pub(super) type Key = [u8; 32];
+/// A key with a time ahead of it, or with a number behind it.
+pub(super) type LongKey = [u8; 40];
+
+/// Answers: when each ends, in ms, and its bytes.
+pub(super) const ANSWERS: TableDefinition<'_, &Key, (u64, &[u8])> = TableDefinition::new("answers:1");
+/// Answers by their end, with what each costs.
+pub(super) const ANSWER_ENDS: TableDefinition<'_, &LongKey, u64> = TableDefinition::new("answer-ends:1");
+/// How often answers were forgotten: of a model, or under an empty name of all.
+pub(super) const EPOCHS: TableDefinition<'_, &str, u64> = TableDefinition::new("epochs:1");
+/// The [`Head`] of each session.
+pub(super) const SESSIONS: TableDefinition<'_, &Key, &[u8]> = TableDefinition::new("sessions:1");
+/// Turns by their session and their number in it.
+pub(super) const TURNS: TableDefinition<'_, &LongKey, &[u8]> = TableDefinition::new("turns:1");
+/// Sessions by their end.
+pub(super) const SESSION_ENDS: TableDefinition<'_, &LongKey, ()> = TableDefinition::new("session-ends:1");
+
+/// The first byte of a head and of a turn.
+const VERSION: u8 = 1;
+/// A page of the database, in bytes.
+const PAGE: u64 = 4096;
+/// What an entry takes beside its value: its key, its place in the table, its line in the order of ends.
+const ENTRY: u64 = 128;
+
+fn long(parts: [&[u8]; 2]) -> LongKey {
+    let mut key = [0; 40];
+    for (to, from) in key.iter_mut().zip(parts.into_iter().flatten()) {
+        *to = *from;
+    }
+    key
+}
+
+/// The place of a key in the order of ends.
+pub(super) fn ending(end: u64, key: &Key) -> LongKey {
+    long([&end.to_be_bytes(), key])
+}
+
+/// The end and the key of such a place.
+pub(super) fn ended(place: &LongKey) -> (u64, Key) {
+    let (end, key) = place.split_first_chunk().unwrap_or((&[0; 8], &[]));
+    (u64::from_be_bytes(*end), key.first_chunk().copied().unwrap_or_default())
+}
+
+/// The key of a turn.
+pub(super) fn numbered(key: &Key, number: u64) -> LongKey {
+    long([key, &number.to_be_bytes()])
+}
+
+/// What a value of that many bytes takes on disk, roughly and rather too much: small ones fill two thirds of a page,
+/// a large one has a run of pages of its own, of which there are 1, 2, 4 and so on.
+pub(super) fn cost(bytes: usize) -> u64 {
+    let bytes = bytes as u64 + ENTRY;
+    if bytes * 2 > PAGE { bytes.next_power_of_two().max(PAGE) } else { bytes * 3 / 2 }
+}
+
+/// What is known of a session beside its turns. Times are in ms.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Head {
+    /// When it ends.
+    pub(super) end: u64,
+    /// The number of its first turn.
+    pub(super) first: u64,
+    /// The number of the turn that comes next.
+    pub(super) next: u64,
+    /// What it takes on disk, turns included.
+    pub(super) cost: u64,
+    /// When it began.
+    pub(super) began: u64,
+    /// How long it is kept after each use, if that is its own affair; 0 if it is its user's.
+    pub(super) ttl: u64,
+    /// What it was given when it was made, in the words of the core.
+    pub(super) about: Vec<u8>,
+}
+
+impl Head {
+    /// `None` for what another version wrote.
+    pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
+        let (numbers, about) = bytes.strip_prefix(&[VERSION])?.split_at_checked(6 * 8)?;
+        let [end, first, next, cost, began, ttl] = *numbers.as_chunks().0.first_chunk()?;
+        let [end, first, next, cost, began, ttl] =
+            [end, first, next, cost, began, ttl].map(u64::from_be_bytes);
+        Some(Self { end, first, next, cost, began, ttl, about: about.to_owned() })
+    }
+
+    pub(super) fn to_bytes(&self) -> Vec<u8> {
+        let Self { end, first, next, cost, began, ttl, ref about } = *self;
+        let numbers = [end, first, next, cost, began, ttl].map(u64::to_be_bytes);
+        [&[VERSION], numbers.as_flattened(), about].concat()
+    }
+
+    /// When it ends if it is used now by somebody who would keep it for `ttl`.
+    pub(super) fn end_after(&self, now: u64, ttl: u64) -> u64 {
+        now.saturating_add(if self.ttl > 0 { self.ttl } else { ttl.max(1) })
+    }
+}
+
+/// A turn as it is stored: its id ahead of it, so that it is found without being read.
+pub(super) fn turn_to_bytes(id: &str, json: &[u8]) -> Vec<u8> {
+    let length = (id.len() as u64).to_be_bytes();
+    [&[VERSION], length.as_slice(), id.as_bytes(), json].concat()
+}
+
+/// The id and the JSON of a turn; `None` for what another version wrote.
+pub(super) fn turn_from_bytes(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
+    let (length, rest) = bytes.strip_prefix(&[VERSION])?.split_first_chunk()?;
+    rest.split_at_checked(usize::try_from(u64::from_be_bytes(*length)).ok()?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_are_ordered_by_end_and_by_number() {
+        let key = [7; 32];
+        assert!(ending(255, &[9; 32]) < ending(256, &key));
+        assert_eq!(ended(&ending(256, &key)), (256, key));
+        assert!(numbered(&key, 255) < numbered(&key, 256));
+        assert!(numbered(&key, u64::MAX) < numbered(&[8; 32], 0));
+    }
+
+    #[test]
+    fn a_value_is_read_as_it_was_written_and_another_version_is_none() {
+        let mut head =
+            Head { end: u64::MAX, first: 2, next: 3, cost: 4, began: 5, ttl: 6, about: b"{}".to_vec() };
+        assert_eq!(Head::from_bytes(&head.to_bytes()), Some(head.clone()));
+        assert_eq!((head.end_after(10, 3), Head::default().end_after(10, 3)), (16, 13));
+        head.about.clear();
+        let written = head.to_bytes();
+        assert_eq!(Head::from_bytes(&written), Some(head));
+        let turn = turn_to_bytes("id", b"{}");
+        assert_eq!(turn_from_bytes(&turn), Some((&b"id"[..], &b"{}"[..])));
+        let mut other = [written.clone(), turn.clone()];
+        for bytes in &mut other {
+            bytes[0] = 2;
+        }
+        let short = [&written[..written.len() - 1], &turn[..10], &[VERSION], b"", &[VERSION, 255, 255]];
+        for bytes in other.iter().map(Vec::as_slice).chain(short) {
+            assert!(Head::from_bytes(bytes).is_none() && turn_from_bytes(bytes).is_none(), "{bytes:?}");
+        }
+    }
+
+    #[test]
+    fn the_cost_is_what_pages_take() {
+        for (bytes, expected) in
+            [(0, 192), (1_000, 1_692), (2_000, 4_096), (3_968, 4_096), (3_969, 8_192), (1 << 20, 2 << 20)]
+        {
+            assert_eq!(cost(bytes), expected, "{bytes}");
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! The one thread that writes: whatever waits at the same time is written at once and shares one sync of the disk.
+//!
+//! A change is told as made only after the commit that holds it. A database that fails is closed and opened again,
+//! and is spared for a while.
+
+use std::{
+    collections::HashMap,
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Mutex, PoisonError, RwLock,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    time::{Duration, Instant},
+};
+
+use paddock::{host::Clock, store::StoreError};
+use redb::{Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase as _};
+use tokio::sync::oneshot;
+
+use super::{
+    contents::{Changes, NoRoom, Totals, count},
+    layout::Key,
+    milliseconds,
+};
+
+/// The most changes that one transaction holds.
+const BATCH: usize = 256;
+/// How long what need not be on disk at once may wait for it.
+const SYNC_DELAY: Duration = Duration::from_secs(1);
+/// The pause between two looks at what has ended, when nothing else is to be done.
+const SWEEP_PAUSE: Duration = Duration::from_secs(30);
+/// How long a database that failed is spared, at first and at most.
+const SPARED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
+
+/// What a change gives: a value, or that there is no room.
+pub(super) type Outcome<T> = Result<Result<T, NoRoom>, redb::Error>;
+
+/// What readers and the writer share.
+#[derive(Debug)]
+pub(super) struct Shared {
+    /// None while it is opened again.
+    database: RwLock<Option<Database>>,
+    /// Ends of sessions that were read, which the writer has yet to write. They hold already.
+    renewals: Mutex<HashMap<Key, u64>>,
+    started: Instant,
+    /// When the writer began what it does, in ms from the start, and 1 more; 0 when it waits.
+    busy: AtomicU64,
+}
+
+impl Shared {
+    pub(super) fn new(database: Database) -> Self {
+        Self {
+            database: RwLock::new(Some(database)),
+            renewals: Mutex::default(),
+            started: Instant::now(),
+            busy: AtomicU64::new(0),
+        }
+    }
+
+    /// A view of the database as of the last commit.
+    pub(super) fn view(&self) -> Result<ReadTransaction, StoreError> {
+        match &*self.database.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(database) => database.begin_read().map_err(|error| failure(error.into())),
+            None => Err(closed()),
+        }
+    }
+
+    fn replace(&self, database: Option<Database>) -> Option<Database> {
+        std::mem::replace(&mut *self.database.write().unwrap_or_else(PoisonError::into_inner), database)
+    }
+
+    /// The end that a session was given since the last commit.
+    pub(super) fn renewed(&self, key: &Key) -> Option<u64> {
+        self.renewals.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied()
+    }
+
+    /// Gives a session another end. Whether it is the first since the writer looked, which must be told of it then.
+    pub(super) fn renew(&self, key: Key, end: u64) -> bool {
+        let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        let is_first = renewals.is_empty();
+        renewals.insert(key, end);
+        is_first
+    }
+
+    /// How long the writer has been at what it does.
+    pub(super) fn busy(&self) -> Duration {
+        match self.busy.load(Ordering::Relaxed) {
+            0 => Duration::ZERO,
+            since => self.started.elapsed().saturating_sub(Duration::from_millis(since - 1)),
+        }
+    }
+
+    fn set_busy(&self, is_busy: bool) {
+        let since = if is_busy { milliseconds(self.started.elapsed()) + 1 } else { 0 };
+        self.busy.store(since, Ordering::Relaxed);
+    }
+}
+
+/// A change that waits for its turn.
+pub(super) trait Change: Send {
+    /// Makes it.
+    fn make(&mut self, changes: &mut Changes<'_>) -> Result<(), redb::Error>;
+
+    /// Tells whoever waits how the commit went.
+    fn tell(self: Box<Self>, committed: Result<(), StoreError>);
+}
+
+/// What the writer is asked.
+pub(super) enum Order {
+    /// To make a change, and whether it must be on disk when it is told.
+    Change(Box<dyn Change>, bool),
+    /// To write the renewals.
+    Renew,
+    /// To end, with everything on disk.
+    Close(oneshot::Sender<()>),
+}
+
+/// A change with who waits for it.
+pub(super) struct Pending<T, F> {
+    pub(super) change: F,
+    pub(super) outcome: Option<Result<T, NoRoom>>,
+    pub(super) waiting: oneshot::Sender<Result<T, StoreError>>,
+}
+
+impl<T: Send, F: FnMut(&mut Changes<'_>) -> Outcome<T> + Send> Change for Pending<T, F> {
+    fn make(&mut self, changes: &mut Changes<'_>) -> Result<(), redb::Error> {
+        self.outcome = Some((self.change)(changes)?);
+        Ok(())
+    }
+
+    fn tell(self: Box<Self>, committed: Result<(), StoreError>) {
+        let outcome = match (committed, self.outcome) {
+            (Err(error), _) => Err(error),
+            (Ok(()), Some(outcome)) => outcome.map_err(|NoRoom| StoreError::Full),
+            (Ok(()), None) => Err(closed()),
+        };
+        // Nobody may wait any more.
+        let _ = self.waiting.send(outcome);
+    }
+}
+
+/// Opens the database, again if need be.
+pub(super) type Open = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
+
+/// The writer's own.
+pub(super) struct Writer<C> {
+    pub(super) shared: std::sync::Arc<Shared>,
+    pub(super) open: Open,
+    pub(super) clock: C,
+    /// The limit of each half, in bytes.
+    pub(super) limit: u64,
+    pub(super) totals: Totals,
+    /// Since when something is committed that is not on disk.
+    pub(super) unsynced: Option<Instant>,
+    pub(super) spared: Option<Spared>,
+}
+
+/// A database that failed.
+#[derive(Debug, Clone)]
+pub(super) struct Spared {
+    until: Instant,
+    pause: Duration,
+    error: StoreError,
+}
+
+impl<C: Clock> Writer<C> {
+    /// Writes until it is told to end, or nobody is left who could tell.
+    pub(super) fn run(mut self, orders: &Receiver<Order>) {
+        let mut closing = None;
+        while closing.is_none() {
+            let mut batch = Vec::new();
+            let mut durable = false;
+            let mut next = orders.recv_timeout(self.pause());
+            loop {
+                match next {
+                    Ok(Order::Change(change, is_durable)) => {
+                        durable |= is_durable;
+                        batch.push(change);
+                    }
+                    Ok(Order::Renew) => {}
+                    Ok(Order::Close(closed)) => closing = Some(Some(closed)),
+                    Err(RecvTimeoutError::Disconnected) => closing = Some(None),
+                    Err(RecvTimeoutError::Timeout) => break,
+                }
+                if closing.is_some() || batch.len() >= BATCH {
+                    break;
+                }
+                next = orders.try_recv().map_err(|_| RecvTimeoutError::Timeout);
+            }
+            self.shared.set_busy(true);
+            self.write(batch, durable || closing.is_some());
+            self.shared.set_busy(false);
+        }
+        if let Some(database) = self.shared.replace(None) {
+            // What was acknowledged is on disk; a database that was not closed is only checked at the next start.
+            let _ = database.close();
+        }
+        // With it goes the lock of the directory, which the next process may want at once.
+        drop(self);
+        if let Some(Some(closed)) = closing {
+            let _ = closed.send(());
+        }
+    }
+
+    /// How long it may wait for an order.
+    fn pause(&self) -> Duration {
+        let left = |until: Instant| until.saturating_duration_since(Instant::now());
+        match (&self.spared, self.unsynced) {
+            (Some(spared), _) => left(spared.until),
+            (None, Some(since)) => left(since + SYNC_DELAY),
+            (None, None) => SWEEP_PAUSE,
+        }
+    }
+
+    fn write(&mut self, mut batch: Vec<Box<dyn Change>>, durable: bool) {
+        let result = match &self.spared {
+            Some(spared) if Instant::now() < spared.until => Err(spared.error.clone()),
+            _ => {
+                let durable = durable || self.unsynced.is_some_and(|since| since.elapsed() >= SYNC_DELAY);
+                let committed = self.reopened().and_then(|()| {
+                    let commit = AssertUnwindSafe(|| self.commit(&mut batch, durable));
+                    catch_unwind(commit).unwrap_or_else(|_| Err(closed()))
+                });
+                match &committed {
+                    Ok(()) => self.spared = None,
+                    Err(error) => self.spare(error.clone()),
+                }
+                committed
+            }
+        };
+        for change in batch {
+            change.tell(result.clone());
+        }
+    }
+
+    /// Makes all changes in one transaction.
+    fn commit(&mut self, batch: &mut [Box<dyn Change>], durable: bool) -> Result<(), StoreError> {
+        let renewals = self.shared.renewals.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let guard = self.shared.database.read().unwrap_or_else(PoisonError::into_inner);
+        let database = guard.as_ref().ok_or_else(closed)?;
+        let mut made = || -> Result<Option<Totals>, redb::Error> {
+            let mut transaction = database.begin_write()?;
+            let durability = if durable { Durability::Immediate } else { Durability::None };
+            transaction.set_durability(durability)?;
+            let mut changes =
+                Changes::new(&transaction, self.totals, self.limit, milliseconds(self.clock.now()))?;
+            for (key, end) in &renewals {
+                changes.renew(key, *end)?;
+            }
+            for change in &mut *batch {
+                change.make(&mut changes)?;
+            }
+            let swept = changes.sweep()?;
+            let totals = changes.totals;
+            drop(changes);
+            let is_idle = batch.is_empty() && renewals.is_empty() && swept == 0;
+            if is_idle && !(durable && self.unsynced.is_some()) {
+                transaction.abort()?;
+                return Ok(None);
+            }
+            transaction.commit()?;
+            Ok(Some(totals))
+        };
+        let made = made().map_err(failure);
+        drop(guard);
+        if let Some(totals) = made? {
+            self.totals = totals;
+            self.unsynced = if durable { None } else { self.unsynced.or_else(|| Some(Instant::now())) };
+        }
+        let mut current = self.shared.renewals.lock().unwrap_or_else(PoisonError::into_inner);
+        current.retain(|key, end| renewals.get(key) != Some(end));
+        Ok(())
+    }
+
+    /// Spares the database for a while, and opens it again so that it can be read meanwhile.
+    fn spare(&mut self, error: StoreError) {
+        let (first, most) = SPARED;
+        let pause = self.spared.as_ref().map_or(first, |spared| (spared.pause * 2).min(most));
+        if let Some(database) = self.shared.replace(None) {
+            // It failed; what it says now changes nothing.
+            let _ = catch_unwind(AssertUnwindSafe(|| database.close()));
+        }
+        // The error that is told is the first one: the others follow from it.
+        let _ = self.reopened();
+        self.spared = Some(Spared { until: Instant::now() + pause, pause, error });
+    }
+
+    /// Makes sure that the database is open.
+    fn reopened(&mut self) -> Result<(), StoreError> {
+        if self.shared.database.read().unwrap_or_else(PoisonError::into_inner).is_some() {
+            return Ok(());
+        }
+        self.unsynced = None;
+        let opened = catch_unwind(AssertUnwindSafe(|| {
+            let database = (self.open)()?;
+            let totals = prepare(&database)?;
+            Ok::<_, redb::Error>((database, totals))
+        }));
+        let (database, totals) = opened.unwrap_or(Err(redb::Error::DatabaseClosed)).map_err(failure)?;
+        self.totals = totals;
+        self.shared.replace(Some(database));
+        Ok(())
+    }
+}
+
+/// Counts what is in the tables, and makes them where they are not there. A full disk must not keep those that are
+/// there from being read, so nothing is written without need.
+pub(super) fn prepare(database: &Database) -> Result<Totals, redb::Error> {
+    if let Some(totals) = count(&database.begin_read()?)? {
+        return Ok(totals);
+    }
+    let transaction = database.begin_write()?;
+    drop(Changes::new(&transaction, Totals::default(), 0, 0)?);
+    transaction.commit()?;
+    Ok(count(&database.begin_read()?)?.unwrap_or_default())
+}
+
+/// That the database is not open now.
+pub(super) fn closed() -> StoreError {
+    StoreError::Unavailable("the database is closed after an error".to_owned())
+}
+
+/// What the service is told of an error.
+#[expect(
+    clippy::wildcard_enum_match_arm,
+    reason = "the enum may grow; all but a full disk are told as they are"
+)]
+pub(super) fn failure(error: redb::Error) -> StoreError {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match error {
+        redb::Error::Io(error) if matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge) => {
+            StoreError::Full
+        }
+        error => StoreError::Unavailable(error.to_string()),
+    }
+}

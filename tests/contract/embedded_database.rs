@@ -1,0 +1,252 @@
+//! What only the embedded store on disk promises: what it keeps is there after a restart, it is bounded, and it tells
+//! what is wrong with its file.
+
+use std::{fs, io::Write as _, path::Path, time::Duration};
+
+use anyhow::{Context as _, Result};
+use host_shim::disk_store::{DiskStore, Limits};
+use paddock::{
+    memory_host::ManualClock,
+    session::{SessionHead, Turn},
+    store::{ResponseCache as _, Sessions as _, StoreError},
+};
+use redb::TableDefinition;
+use tempfile::TempDir;
+
+use crate::{OnDisk, ROOMY, Subject as _, answer, exchange, key, noise, on_disk, session, turns};
+
+const LONG: Duration = Duration::from_hours(1);
+
+fn turn(id: &str) -> Turn {
+    exchange(id, "q", "a")
+}
+
+fn ids(turns: &[Turn]) -> Vec<&str> {
+    turns.iter().map(|turn| turn.id.as_str()).collect()
+}
+
+fn small(disk: u64) -> Limits {
+    Limits { disk, ..ROOMY }
+}
+
+fn file(directory: &TempDir) -> std::path::PathBuf {
+    directory.path().join("paddock.redb")
+}
+
+#[tokio::test]
+async fn what_was_kept_is_there_after_a_restart_until_its_time_has_passed() -> Result<()> {
+    let first = on_disk().await?;
+    let id = session("s")?;
+    first.store.put_answer(&key("q"), &answer("a"), LONG).await?;
+    first.store.append_turn(&id, &turn("1"), LONG, 10).await?;
+    first.store.append_turn(&id, &turn("2"), LONG, 10).await?;
+    first.pass(LONG / 2).await;
+    // Only this read moves the end of the session.
+    turns(&first.store, &id).await?;
+    let second = first.again().await?;
+    assert_eq!(second.store.answer(&key("q")).await?.map(|found| found.entry), Some(answer("a")));
+    second.pass(LONG / 2).await;
+    assert_eq!(second.store.answer(&key("q")).await?, None);
+    assert_eq!(ids(&turns(&second.store, &id).await?), ["1", "2"]);
+    let third = second.again().await?;
+    third.store.append_turn(&id, &turn("2"), LONG, 10).await?;
+    third.store.append_turn(&id, &turn("3"), LONG, 10).await?;
+    assert_eq!(ids(&turns(&third.store, &id).await?), ["1", "2", "3"]);
+    third.pass(LONG).await;
+    assert_eq!(turns(&third.again().await?.store, &id).await?, []);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_session_that_was_made_is_as_it_was_after_a_restart_and_a_deleted_one_is_gone() -> Result<()> {
+    let first = on_disk().await?;
+    let (made, deleted) = (session("made")?, session("deleted")?);
+    let head =
+        SessionHead { system: Some("be brief".to_owned()), ttl: Some(2 * LONG), ..SessionHead::default() };
+    for key in [&made, &deleted] {
+        first.store.create_session(key, &head, LONG).await?;
+        first.store.append_turn(key, &turn("1"), LONG, 10).await?;
+    }
+    assert!(first.store.delete_session(&deleted).await?);
+    let second = first.again().await?;
+    second.pass(LONG).await;
+    assert_eq!(second.store.session(&deleted, LONG).await?, None);
+    let found = second.store.session(&made, LONG).await?.context("it lasts longer")?;
+    assert_eq!((found.head, found.age, ids(&found.turns)), (head, LONG, vec!["1"]));
+    Ok(())
+}
+
+#[tokio::test]
+async fn answers_stay_within_the_limit_and_those_that_end_soonest_go_first() -> Result<()> {
+    let (directory, clock) = (TempDir::new()?, ManualClock::default());
+    let store = DiskStore::open(directory.path(), small(8 << 20), clock.clone())?;
+    let text = noise(0, 10_000);
+    for number in 0..1_000_u64 {
+        let ttl = LONG + Duration::from_secs(number);
+        store.put_answer(&key(&number.to_string()), &answer(&text), ttl).await?;
+    }
+    let mut kept = Vec::new();
+    for number in 0..1_000 {
+        if store.answer(&key(&number.to_string())).await?.is_some() {
+            kept.push(number);
+        }
+    }
+    // Half of the limit is for answers: 4 MiB, of which each takes 16 KiB.
+    assert_eq!(kept, (744..1_000).collect::<Vec<_>>());
+    let too_large = answer(&noise(0, 5 << 20));
+    assert_eq!(store.put_answer(&key("large"), &too_large, LONG).await, Err(StoreError::Full));
+    store.close().await;
+    let size = fs::metadata(file(&directory))?.len();
+    assert!(size <= 2 * (8 << 20), "the file has {size} bytes");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_session_is_never_dropped_for_another_and_one_without_room_is_refused() -> Result<()> {
+    let (directory, clock) = (TempDir::new()?, ManualClock::default());
+    let store = DiskStore::open(directory.path(), small(2 << 20), clock.clone())?;
+    let text = "x".repeat(5_000);
+    let mut stored = Vec::new();
+    for number in 0..200 {
+        let id = number.to_string();
+        match store.append_turn(&session(&id)?, &exchange(&id, &text, &text), LONG, 10).await {
+            Ok(()) => stored.push(id),
+            Err(error) => assert_eq!(error, StoreError::Full),
+        }
+    }
+    assert!((30..=64).contains(&stored.len()), "{} of 200 sessions are kept", stored.len());
+    for id in &stored {
+        assert_eq!(ids(&turns(&store, &session(id)?).await?), [id.as_str()]);
+    }
+    // A turn that takes the place of another has room, and so has everything once their time has passed.
+    let first = exchange("again", &text, &text);
+    assert_eq!(store.append_turn(&session("0")?, &first, LONG, 1).await, Ok(()));
+    clock.advance(LONG);
+    for number in 0..30 {
+        let id = format!("later {number}");
+        store.append_turn(&session(&id)?, &exchange(&id, &text, &text), LONG, 10).await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn the_file_does_not_grow_without_end() -> Result<()> {
+    let (directory, clock) = (TempDir::new()?, ManualClock::default());
+    let store = DiskStore::open(directory.path(), small(4 << 20), clock.clone())?;
+    let mut sizes = Vec::new();
+    for round in 0..6 {
+        for number in 0..200 {
+            let text = "x".repeat(100 + number * 37);
+            let id = format!("{round} {number}");
+            store.put_answer(&key(&id), &answer(&text), LONG).await?;
+            if number % 4 == 0 {
+                store.append_turn(&session(&id)?, &exchange(&id, &text, &text), LONG, 10).await?;
+            }
+        }
+        clock.advance(LONG);
+        sizes.push(fs::metadata(file(&directory))?.len());
+    }
+    assert!(sizes.iter().all(|size| *size <= 2 * (4 << 20)), "{sizes:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_value_of_another_version_is_passed_over() -> Result<()> {
+    let first = on_disk().await?;
+    let id = session("s")?;
+    for number in ["1", "2", "3"] {
+        first.store.append_turn(&id, &turn(number), LONG, 10).await?;
+    }
+    first.store.append_turn(&session("other")?, &turn("1"), LONG, 10).await?;
+    first.store.put_answer(&key("q"), &answer("a"), LONG).await?;
+    first.store.close().await;
+    let OnDisk { clock, store, directory } = first;
+    drop(store);
+
+    let database = redb::Database::open(file(&directory))?;
+    let transaction = database.begin_write()?;
+    {
+        let mut answers =
+            transaction.open_table(TableDefinition::<&[u8; 32], (u64, &[u8])>::new("answers:1"))?;
+        answers.insert(key("q").as_bytes(), (u64::MAX, &b"of another version"[..]))?;
+        let mut turns = transaction.open_table(TableDefinition::<&[u8; 40], &[u8]>::new("turns:1"))?;
+        let mut second = [0; 40];
+        second[..32].copy_from_slice(id.as_bytes());
+        second[39] = 1;
+        turns.insert(&second, &b"\x09of another version"[..])?;
+        let mut sessions = transaction.open_table(TableDefinition::<&[u8; 32], &[u8]>::new("sessions:1"))?;
+        sessions.insert(session("other")?.as_bytes(), &b"\x09of another version"[..])?;
+        // What another version needs is left alone.
+        let mut later = transaction.open_table(TableDefinition::<&str, &str>::new("answers:2"))?;
+        later.insert("later", "later")?;
+    }
+    transaction.commit()?;
+    database.close()?;
+
+    let store = DiskStore::open(directory.path(), ROOMY, clock.clone())?;
+    assert_eq!(store.answer(&key("q")).await?, None);
+    assert_eq!(ids(&turns(&store, &id).await?), ["1", "3"]);
+    assert_eq!(turns(&store, &session("other")?).await?, []);
+    store.append_turn(&id, &turn("4"), LONG, 10).await?;
+    store.append_turn(&session("other")?, &turn("5"), LONG, 10).await?;
+    store.put_answer(&key("q"), &answer("new"), LONG).await?;
+    assert_eq!(ids(&turns(&store, &id).await?), ["1", "3", "4"]);
+    assert_eq!(ids(&turns(&store, &session("other")?).await?), ["5"]);
+    assert_eq!(store.answer(&key("q")).await?.map(|found| found.entry), Some(answer("new")));
+    clock.advance(LONG);
+    store.append_turn(&id, &turn("6"), LONG, 10).await?;
+    assert_eq!(ids(&turns(&store, &id).await?), ["6"]);
+    Ok(())
+}
+
+fn refusal(directory: &Path) -> Result<String> {
+    let opened = DiskStore::open(directory, ROOMY, ManualClock::default());
+    Ok(format!("{:#}", opened.err().context("it opened")?))
+}
+
+#[tokio::test]
+async fn a_database_that_is_damaged_is_told_and_left_as_it_is() -> Result<()> {
+    let whole = on_disk().await?;
+    for number in 0..50 {
+        whole.store.put_answer(&key(&number.to_string()), &answer(&noise(number, 3_000)), LONG).await?;
+    }
+    whole.store.close().await;
+    let directory = whole.directory;
+    drop(whole.store);
+    let bytes = fs::read(file(&directory))?;
+    let mut damaged = bytes.clone();
+    damaged.iter_mut().skip(8_192).for_each(|byte| *byte = byte.wrapping_add(1));
+    for bad in [&damaged[..], &bytes[..bytes.len() / 2], b"something else entirely"] {
+        fs::write(file(&directory), bad)?;
+        let told = refusal(directory.path())?;
+        assert!(told.contains("DATA_DIR") && told.contains("damaged"), "{told}");
+        assert!(told.contains(&directory.path().display().to_string()), "{told}");
+    }
+    fs::write(file(&directory), bytes)?;
+    let store = DiskStore::open(directory.path(), ROOMY, ManualClock::default())?;
+    assert!(store.answer(&key("7")).await?.is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_directory_is_for_one_store_and_must_be_writable() -> Result<()> {
+    let first = on_disk().await?;
+    let told = refusal(first.directory.path())?;
+    assert!(told.contains("another process") && told.contains("REDIS_URL"), "{told}");
+    let mut plain = tempfile::NamedTempFile::new()?;
+    plain.write_all(b"a file")?;
+    for unfit in [plain.path().to_owned(), plain.path().join("below"), "/proc/paddock".into()] {
+        let told = refusal(&unfit)?;
+        assert!(told.contains("DATA_DIR") && told.contains("directory"), "{told}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_unfinished_database_is_made_anew() -> Result<()> {
+    let directory = TempDir::new()?;
+    fs::write(directory.path().join("paddock.redb.new"), [0; 5_000])?;
+    let store = DiskStore::open(directory.path(), ROOMY, ManualClock::default())?;
+    store.append_turn(&session("s")?, &turn("1"), LONG, 10).await?;
+    Ok(())
+}
