@@ -28,10 +28,13 @@ const SESSIONS: usize = 16;
 /// More than all limits of a request together.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
+/// Where a replica listens, and what it lives by.
+type Running = (SocketAddr, Option<Box<dyn Gateway>>);
+
 /// Replicas of the native binary, any of which may be killed and replaced.
 pub(crate) struct Replicas {
     setup: Setup,
-    running: Mutex<Vec<(SocketAddr, Option<Box<dyn Gateway>>)>>,
+    running: Mutex<Vec<Running>>,
 }
 
 impl Replicas {
@@ -51,7 +54,7 @@ impl Replicas {
         Ok(replicas)
     }
 
-    async fn one(&self) -> Result<(SocketAddr, Option<Box<dyn Gateway>>)> {
+    async fn one(&self) -> Result<Running> {
         let gateway = Native { redis: true }.start(self.setup.clone()).await?;
         let address = gateway.url().context("no address")?.trim_start_matches("http://").parse()?;
         Ok((address, Some(gateway)))
@@ -101,7 +104,8 @@ pub(crate) async fn talk(
             let began = clock.elapsed();
             let reply = replicas.say(number, &format!("s{}", client % SESSIONS), &question).await;
             let ended = clock.elapsed();
-            ensure!(ended - began < DEADLINE, "{question} took {:?}", ended - began);
+            let took = ended.saturating_sub(began);
+            ensure!(took < DEADLINE, "{question} took {took:?}");
             if let Ok(reply) = &reply {
                 let text = reply.response();
                 ensure!(
