@@ -1,7 +1,7 @@
 # Everything a newcomer or a CI machine runs. Each target is a thin call into scripts/ or cargo.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test lint components image bench simulate clean
+.PHONY: help demo run test test-full lint components image bench simulate clean
 SHELL := bash
 
 # Where rustup cannot fetch the pinned toolchain by name, an installed one of the very same version will do.
@@ -11,7 +11,7 @@ export RUSTUP_TOOLCHAIN := $(TOOLCHAIN)
 endif
 
 help: ## list these targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## /{printf "  make %-11s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: ## build and try everything with no Ollama and no Redis: PORT=8000, DEMO_EXIT=1 to leave at once
 	@scripts/demo
@@ -21,6 +21,9 @@ run: ## build and run the service with the settings in the environment, e.g. OLL
 
 test: ## set up what the tests need and run all of them (REQUIRE_DOCKER=1: fail where Docker is missing)
 	@scripts/test
+
+test-full: ## what takes long: load while replicas and Redis fail, some two minutes
+	@scripts/test-full
 
 lint: ## formatting, clippy for native and wasm, documentation; warnings are errors
 	@scripts/lint

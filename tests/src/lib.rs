@@ -9,6 +9,7 @@
 //! | [`setup`] | what a form is started with |
 //! | [`artifacts`] | builds what tests run |
 //! | [`clients`] | the official Python clients of each protocol |
+//! | [`history`] | whether the turns of a session could have happened one after the other |
 //! | [`http_client`] | requests and replies |
 //! | [`prometheus`] | metrics through Prometheus' own Python parser |
 //! | [`redis_commands`] | the core's Redis port over redis-rs |
@@ -21,6 +22,7 @@
 pub mod artifacts;
 pub mod clients;
 pub mod gateway;
+pub mod history;
 pub mod http_client;
 pub mod ollama;
 pub mod prometheus;
