@@ -29,6 +29,8 @@ pub(crate) struct Account {
     pub(crate) started: Duration,
     pub(crate) model: Option<String>,
     pub(crate) cache: Option<CacheStatus>,
+    /// How old the answer is that came from the cache.
+    pub(crate) age: Option<Duration>,
     pub(crate) tokens: Option<Tokens>,
     /// From asking the host that answered to its first token.
     pub(crate) first_token: Option<Duration>,
@@ -71,6 +73,19 @@ impl Account {
     /// once.
     pub(crate) fn store_failed(&self) -> bool {
         !self.store_errors.is_empty()
+    }
+
+    /// Takes over what it took to bring the answer; of the store's failures the first `known` are in both.
+    pub(crate) fn absorb(&mut self, brought: Self, known: usize) {
+        let Self { cache, tokens, first_token, speed, attempts, host, store_errors, routes, .. } = brought;
+        self.cache = self.cache.and(cache).or(self.cache);
+        self.tokens = tokens;
+        self.first_token = first_token;
+        self.speed = speed;
+        self.attempts = attempts;
+        self.host = host.or_else(|| self.host.take());
+        self.routes = routes;
+        self.store_errors.extend(store_errors.into_iter().skip(known));
     }
 
     /// Writes the log line and adds to the counters.

@@ -1,4 +1,4 @@
-//! `POST /chat`: parse, load the session, look in the cache, else fly; then reply, in one piece or in many.
+//! `POST /chat`: parse, load the session, answer from the cache or by a flight; then reply, in one piece or in many.
 //!
 //! Store trouble never fails a chat: what the store cannot give is done without, and the reply says so.
 
@@ -15,16 +15,16 @@ use serde_json::value::RawValue;
 use crate::{
     account::Account,
     body,
-    cache::{CacheKey, CacheStatus, CachedAnswer, Question},
+    cache::{CacheKey, CacheStatus, CachedAnswer, Chat, Circumstances},
     caller::Scope,
-    conversation::{Memory, session_id},
+    conversation::session_id,
     error::Error,
     fleet::Work,
-    flight::{self, Commit, Destination, Flight, Landing, Order, Pieces, Rendering},
+    flight::{Destination, Landing, Order, Pieces, Rendering},
     host::{Host, MaybeSend},
+    inquiry::Inquiry,
     reply::{self, ReplyBody},
-    session::{Dialect, RawMessage},
-    store::ResponseCache,
+    session::{Dialect, History, RawMessage},
     wire::{
         members::Members,
         ollama::{self, Said},
@@ -60,50 +60,41 @@ where
     if request.session_id.is_empty() {
         session_id(headers)?.clone_into(&mut request.session_id);
     }
-    account.model.clone_from(&request.model);
-    let memory = Memory::load(host, &scope, &request.session_id, account).await?;
-    let model =
-        request.model.as_deref().or_else(|| memory.model()).unwrap_or(&config.default_model).to_owned();
-    account.model = Some(model.clone());
+    let named = request.model.as_deref().unwrap_or(&config.default_model);
+    account.model = Some(named.to_owned());
 
-    let history = memory.history(config.history);
+    let covers = |model: &str| config.cache_modes.of(Some(model)).covers(None, None);
+    let session = request.session_id.clone();
+    let mut inquiry = Inquiry::new(headers, "/chat", &scope, Some(named), &session, covers(named))?;
     let question = Said { role: "user", content: &request.message, images: &request.images }.message();
-    let system = request.system.as_deref().or(history.system);
-    let system = system.map(|content| Said { role: "system", content, images: &[] }.message());
-    let messages: Vec<RawMessage> =
-        system.into_iter().chain(history.messages(Dialect::Ollama)).chain([question.clone()]).collect();
-
-    let key = cache_key(&scope, &model, &messages, &request);
-    let cached = look_up(host, &key, account).await;
-    let commit = Commit {
-        cache: (account.cache == Some(CacheStatus::Miss)).then_some(key),
-        session: memory.commit(
-            Dialect::Ollama,
-            &history,
-            request.system.clone(),
-            vec![question],
-            config.history,
-        ),
+    let fresh = messages(&request, &History::default(), &question);
+    let key_of = |circumstances: &Circumstances<'_>, model: &str, messages: &[RawMessage]| {
+        Some(cache_key(circumstances, model, messages, &request))
     };
-    let pieces =
-        request.framing(headers).map(|framing| Pieces { framing, session_id: request.session_id.clone() });
-    if let Some(answer) = cached {
-        account.session = memory.status(flight::land(host, &answer, commit, account).await);
-        return Ok(match pieces {
-            Some(pieces) => replay(&pieces, &answer, account),
-            None => whole(&answer, &request.session_id),
-        });
+    let mut outset = inquiry.ask(host, account, |circumstances| key_of(circumstances, named, &fresh)).await?;
+    let model = request.model.as_deref().or_else(|| outset.memory.model()).unwrap_or(named).to_owned();
+    if model != named {
+        account.model = Some(model.clone());
+        inquiry.turn_to(host, account, &mut outset, &model, covers(&model)).await;
     }
-
+    account.cache = Some(if inquiry.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass });
+    let memory = &outset.memory;
+    let history = memory.history(config.history);
+    let messages = messages(&request, &history, &question);
+    let circumstances = inquiry.circumstances(host, outset.epochs());
+    let body_members = Members::parse(&body);
+    let fingerprint = || Some(CacheKey::of_request(&Circumstances::nowhere("/chat"), body_members.as_ref()?));
+    let keep = inquiry.keep(host, || key_of(&circumstances, &model, &messages), fingerprint);
+    let session_commit =
+        memory.commit(Dialect::Ollama, &history, request.system.clone(), vec![question], config.history);
+    let pieces = request.framing(headers).map(|framing| Pieces { framing, session_id: session.clone() });
     let prompt = messages.first().map(RawMessage::as_str).unwrap_or_default();
-    let members = Members::parse(&body);
-    let work = Some(Work::Answer);
     let destination = Destination::new(
         &scope,
-        &request.session_id,
-        work,
+        &session,
+        Some(Work::Answer),
         Some(&model),
-        members.as_ref(),
+        body_members.as_ref(),
         prompt.as_bytes(),
     );
     let content_type = pieces.as_ref().map_or(reply::EVENT_STREAM, Pieces::content_type);
@@ -112,23 +103,27 @@ where
         method: Method::POST,
         path: Cow::Borrowed("/api/chat"),
         body: upstream_body(&model, &messages, &request),
-        model: Some(model),
+        model: Some(model.clone()),
         protocol: Some(Protocol::OllamaChat),
         streams: true,
         rendering: pieces.map_or(Rendering::Whole, Rendering::Pieces),
     };
-    let flight = Flight { order, commit, account: account.clone(), forgetful: memory.is_unavailable() };
-    Ok(match flight.launch(host, account).await? {
-        Landing::Spoken(answer, session) => {
-            account.session = memory.status(session);
-            whole(&answer, &request.session_id)
+    let flight = inquiry.flight(order, keep, session_commit, memory, account);
+    Ok(match inquiry.answer(host, account, outset, flight).await? {
+        Landing::Spoken(answer, session_status) => {
+            account.session = session_status.or(account.session);
+            whole(&answer, &session)
         }
-        Landing::Streaming(_, inlet) => {
-            account.session = memory.status(None);
-            reply::streamed(content_type, inlet)
-        }
+        Landing::Streaming(_, inlet) => reply::streamed(content_type, inlet),
         Landing::Whole(original, _) => reply::typed(original.status, original.content_type, original.body),
     })
+}
+
+/// The conversation that goes upstream.
+fn messages(request: &ChatRequest<'_>, history: &History<'_>, question: &RawMessage) -> Vec<RawMessage> {
+    let system = request.system.as_deref().or(history.system);
+    let system = system.map(|content| Said { role: "system", content, images: &[] }.message());
+    system.into_iter().chain(history.messages(Dialect::Ollama)).chain([question.clone()]).collect()
 }
 
 fn upstream_body(model: &str, messages: &[RawMessage], request: &ChatRequest<'_>) -> Bytes {
@@ -138,7 +133,12 @@ fn upstream_body(model: &str, messages: &[RawMessage], request: &ChatRequest<'_>
     serde_json::to_vec(&body).unwrap_or_default().into()
 }
 
-fn cache_key(scope: &Scope, model: &str, messages: &[RawMessage], request: &ChatRequest<'_>) -> CacheKey {
+fn cache_key(
+    circumstances: &Circumstances<'_>,
+    model: &str,
+    messages: &[RawMessage],
+    request: &ChatRequest<'_>,
+) -> CacheKey {
     // Every field of the request is either in the key or changes nothing about the answer.
     let ChatRequest {
         message: _,
@@ -154,26 +154,7 @@ fn cache_key(scope: &Scope, model: &str, messages: &[RawMessage], request: &Chat
         keep_alive: _,
     } = *request;
     let messages: Vec<_> = messages.iter().map(RawMessage::as_str).collect();
-    CacheKey::of(&Question {
-        scope,
-        model,
-        messages: &messages,
-        format: format.map(RawValue::get),
-        options,
-        think,
-        tools,
-    })
-}
-
-async fn look_up<H: Host>(host: &H, key: &CacheKey, account: &mut Account) -> Option<CachedAnswer> {
-    account.cache = Some(CacheStatus::Bypass);
-    if !host.config().cache_enabled || account.store_failed() {
-        return None;
-    }
-    let found = host.store().answer(key).await;
-    let found = account.tolerate(host, "cache_get", found)?;
-    account.cache = Some(if found.is_some() { CacheStatus::Hit } else { CacheStatus::Miss });
-    found
+    CacheKey::of_chat(circumstances, &Chat { model, messages: &messages, format, options, think, tools })
 }
 
 /// The reply in one piece.
@@ -182,13 +163,4 @@ fn whole(answer: &CachedAnswer, session_id: &str) -> Response<ReplyBody> {
     let tool_calls = (!spoken.calls.is_empty()).then(|| spoken.calls_json());
     let reply = ChatReply { response: &spoken.text, session_id, thinking: &spoken.thinking, tool_calls };
     reply::json(StatusCode::OK, &reply)
-}
-
-/// A stored answer in pieces.
-fn replay(pieces: &Pieces, answer: &CachedAnswer, account: &Account) -> Response<ReplyBody> {
-    let (mut outlet, _, inlet) = reply::channel();
-    for piece in pieces.replay(answer, account, account.session) {
-        outlet.offer(piece);
-    }
-    reply::streamed(pieces.content_type(), inlet)
 }

@@ -13,6 +13,7 @@ use http::HeaderName;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{
+    cache::{CacheMode, CacheModes, CacheScope},
     caller::ApiKeys,
     fleet::{HostName, LoadBalancer, Policy},
     host::Limits,
@@ -43,10 +44,18 @@ pub struct Config {
     pub probe_connect_timeout: Duration,
     /// The model when a request names none.
     pub default_model: String,
-    /// Whether repeated questions are answered from the cache.
-    pub cache_enabled: bool,
+    /// Which questions are answered from the cache.
+    pub cache_modes: CacheModes,
+    /// Who shares answers.
+    pub cache_scope: CacheScope,
     /// How long an answer is kept.
     pub cache_ttl: Duration,
+    /// The largest answer that is kept, in bytes.
+    pub cache_max_entry: u64,
+    /// The pause behind each event of a stream from the cache; `None` for none.
+    pub cache_replay_pause: Option<Duration>,
+    /// How long the answer to a request with an `Idempotency-Key` is kept.
+    pub idempotency_ttl: Duration,
     /// How long a session is kept after its last use.
     pub session_ttl: Duration,
     /// Whether a turn of a session fails when the session store is down.
@@ -183,8 +192,12 @@ impl Config {
             },
             probe_connect_timeout: reader.duration("PROBE_CONNECT_TIMEOUT"),
             default_model: reader.text("DEFAULT_MODEL"),
-            cache_enabled: reader.flag("CACHE_ENABLED"),
+            cache_modes: cache_modes(&mut reader),
+            cache_scope: reader.parsed("CACHE_SCOPE", CacheScope::parse).unwrap_or_default(),
             cache_ttl: reader.duration("CACHE_TTL"),
+            cache_max_entry: reader.bytes("CACHE_MAX_ENTRY"),
+            cache_replay_pause: Some(reader.duration("CACHE_REPLAY_PAUSE")).filter(|pause| !pause.is_zero()),
+            idempotency_ttl: reader.duration("IDEMPOTENCY_TTL"),
             session_ttl: reader.duration("SESSION_TTL"),
             session_required: reader.flag("SESSION_REQUIRED"),
             history: Budget {
@@ -257,6 +270,16 @@ fn data(reader: &mut Reader<'_, impl Settings>) -> Option<DataConfig> {
         }
     }
     Some(DataConfig { directory: reader.text("DATA_DIR"), limit })
+}
+
+fn cache_modes(reader: &mut Reader<'_, impl Settings>) -> CacheModes {
+    let general = reader.parsed("CACHE_MODE", CacheMode::parse).unwrap_or_default();
+    let models = reader.parsed("CACHE_MODELS", CacheModes::parse_models).unwrap_or_default();
+    if reader.flag("CACHE_ENABLED") {
+        CacheModes::new(general, models)
+    } else {
+        CacheModes::new(CacheMode::Off, Vec::new())
+    }
 }
 
 fn redis(reader: &mut Reader<'_, impl Settings>) -> Option<RedisConfig> {
@@ -349,7 +372,9 @@ mod tests {
         assert_eq!((config.body_limits.other.bytes, config.body_limits.chat.bytes), (1 << 20, 20 << 20));
         assert_eq!(config.limits.first_byte, Duration::from_mins(5));
         assert_eq!(config.redis, None);
-        assert!(config.api_keys.is_open() && config.cache_enabled && !config.health_always_ok);
+        assert!(
+            config.api_keys.is_open() && config.cache_scope == CacheScope::Caller && !config.health_always_ok
+        );
     }
 
     #[test]

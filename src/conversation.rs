@@ -8,12 +8,11 @@ use serde_json::value::RawValue;
 
 use crate::{
     account::Account,
-    caller::Scope,
     error::Error,
     flight::SessionCommit,
     host::Host,
-    session::{Budget, Dialect, History, RawMessage, Session, SessionKey, SessionStatus},
-    store::Sessions,
+    session::{Budget, Dialect, History, RawMessage, Session, SessionKey},
+    store::{Sessions, StoreResult},
     wire::{
         dialect::{MessageRole, role, text},
         members::{Members, insert},
@@ -36,25 +35,34 @@ pub(crate) enum Memory {
 }
 
 impl Memory {
-    /// Loads the session called `id`; none when that is empty.
+    /// What the store has of a session.
+    pub(crate) async fn fetch<H: Host>(host: &H, key: &SessionKey) -> StoreResult<Option<Session>> {
+        host.store().session(key, host.config().session_ttl).await
+    }
+
+    /// What [`Memory::fetch`] gave; both are none where the request names no session.
     ///
     /// # Errors
-    /// [`Error::InvalidSessionId`], and [`Error::SessionUnavailable`] when the store is down and sessions are required.
-    pub(crate) async fn load<H: Host>(
+    /// [`Error::SessionUnavailable`] when the store is down and sessions are required.
+    pub(crate) fn loaded<H: Host>(
         host: &H,
-        scope: &Scope,
-        id: &str,
         account: &mut Account,
+        key: Option<SessionKey>,
+        session: Option<StoreResult<Option<Session>>>,
     ) -> Result<Self, Error> {
-        if id.is_empty() {
-            return Ok(Self::None);
-        }
-        let key = SessionKey::of(scope, id)?;
-        let session = host.store().session(&key, host.config().session_ttl).await;
+        let Some((key, session)) = key.zip(session) else { return Ok(Self::None) };
         match account.tolerate(host, "session_load", session) {
             Some(session) => Ok(Self::Loaded(key, session.unwrap_or_default())),
             None if host.config().session_required => Err(Error::SessionUnavailable),
             None => Ok(Self::Unavailable),
+        }
+    }
+
+    /// Whether the session has that turn.
+    pub(crate) fn has_turn(&self, id: &str) -> bool {
+        match self {
+            Self::Loaded(_, session) => session.turns.iter().any(|turn| turn.id == id),
+            Self::None | Self::Unavailable => false,
         }
     }
 
@@ -77,11 +85,6 @@ impl Memory {
         matches!(self, Self::Unavailable)
     }
 
-    /// What the session says of a turn: with a store that is down it is lost; an answer that is empty makes none.
-    pub(crate) fn status(&self, appended: Option<SessionStatus>) -> Option<SessionStatus> {
-        appended.or_else(|| self.is_unavailable().then_some(SessionStatus::Unavailable))
-    }
-
     /// The turn to be added once there is an answer.
     pub(crate) fn commit(
         &self,
@@ -93,7 +96,7 @@ impl Memory {
     ) -> Option<SessionCommit> {
         let Self::Loaded(key, _) = self else { return None };
         let system = history.system_to_store(system, budget.turns());
-        Some(SessionCommit { key: key.clone(), dialect, system, messages })
+        Some(SessionCommit { key: key.clone(), id: None, dialect, system, messages })
     }
 }
 

@@ -65,6 +65,20 @@ pub enum Error {
         "X-Paddock-Session works on /chat, /api/chat, /v1/chat/completions and /v1/messages; send this request without it"
     )]
     SessionUnsupported,
+    /// An `Idempotency-Key` that cannot be one.
+    #[error("the header Idempotency-Key must have 1 to 255 bytes")]
+    InvalidIdempotencyKey,
+    /// An `Idempotency-Key` that stands for another request already.
+    #[error(
+        "this Idempotency-Key was used for another request; use a new one for each request, and the same only to repeat it"
+    )]
+    IdempotencyKeyReused,
+    /// The client wants an answer from the cache alone, and there is none.
+    #[error("the answer is not in the cache, and Cache-Control: only-if-cached forbids to ask for it")]
+    NotCached,
+    /// The client read an answer that was shared with others too slowly.
+    #[error("this answer was shared with other clients, and this one read too slowly; ask again")]
+    FellBehind,
     /// A web page of another origin asks.
     #[error("requests from this origin are not allowed; CORS_ALLOW_ORIGINS names the origins that are")]
     ForeignOrigin,
@@ -231,7 +245,9 @@ impl Error {
             | Self::WrongType { .. }
             | Self::InvalidSessionId
             | Self::SessionUnsupported
+            | Self::InvalidIdempotencyKey
             | Self::AmbiguousCaller => StatusCode::BAD_REQUEST,
+            Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
             Self::ForeignOrigin | Self::ManagementForbidden | Self::UploadForbidden => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotFound | Self::ModelNotFound { .. } | Self::SessionNotFound => StatusCode::NOT_FOUND,
@@ -248,9 +264,10 @@ impl Error {
             Self::ModelUnavailable { .. }
             | Self::UpstreamBusy { .. }
             | Self::Overloaded { .. }
+            | Self::FellBehind
             | Self::SessionUnavailable
             | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-            Self::UpstreamTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
+            Self::NotCached | Self::UpstreamTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Misconfigured { .. } => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
@@ -269,6 +286,10 @@ impl Error {
             Self::UnsupportedMediaType => "unsupported_media_type",
             Self::UnsupportedEncoding => "unsupported_encoding",
             Self::SessionUnsupported => "session_unsupported",
+            Self::InvalidIdempotencyKey => "invalid_idempotency_key",
+            Self::IdempotencyKeyReused => "idempotency_key_reused",
+            Self::NotCached => "not_cached",
+            Self::FellBehind => "fell_behind",
             Self::ForeignOrigin => "foreign_origin",
             Self::ManagementForbidden => "management_forbidden",
             Self::UploadForbidden => "upload_forbidden",
@@ -306,6 +327,10 @@ impl Error {
             | Self::UnsupportedMediaType
             | Self::UnsupportedEncoding
             | Self::SessionUnsupported
+            | Self::InvalidIdempotencyKey
+            | Self::IdempotencyKeyReused
+            | Self::NotCached
+            | Self::FellBehind
             | Self::AmbiguousCaller
             | Self::MethodNotAllowed { .. }
             | Self::UpstreamRejected { .. }
@@ -340,6 +365,9 @@ impl Error {
             | Self::UnsupportedMediaType
             | Self::UnsupportedEncoding
             | Self::SessionUnsupported
+            | Self::InvalidIdempotencyKey
+            | Self::IdempotencyKeyReused
+            | Self::NotCached
             | Self::ForeignOrigin
             | Self::ManagementForbidden
             | Self::UploadForbidden
@@ -352,6 +380,7 @@ impl Error {
             | Self::ClientClosed
             | Self::Misconfigured { .. } => false,
             Self::IncompleteBody
+            | Self::FellBehind
             | Self::ModelUnavailable { .. }
             | Self::UpstreamUnreachable { .. }
             | Self::UpstreamBusy { .. }
@@ -379,6 +408,10 @@ impl Error {
             | Self::UnsupportedMediaType
             | Self::UnsupportedEncoding
             | Self::SessionUnsupported
+            | Self::InvalidIdempotencyKey
+            | Self::IdempotencyKeyReused
+            | Self::NotCached
+            | Self::FellBehind
             | Self::ForeignOrigin
             | Self::ManagementForbidden
             | Self::UploadForbidden
@@ -417,6 +450,10 @@ impl Error {
             | Self::UnsupportedMediaType
             | Self::UnsupportedEncoding
             | Self::SessionUnsupported
+            | Self::InvalidIdempotencyKey
+            | Self::IdempotencyKeyReused
+            | Self::NotCached
+            | Self::FellBehind
             | Self::ForeignOrigin
             | Self::ManagementForbidden
             | Self::UploadForbidden
@@ -458,6 +495,10 @@ impl Error {
             | Self::UnsupportedMediaType
             | Self::UnsupportedEncoding
             | Self::SessionUnsupported
+            | Self::InvalidIdempotencyKey
+            | Self::IdempotencyKeyReused
+            | Self::NotCached
+            | Self::FellBehind
             | Self::ForeignOrigin
             | Self::ManagementForbidden
             | Self::UploadForbidden

@@ -4,7 +4,7 @@
 //! whose reply does not stream. Nothing here fails: each error becomes a reply in the shape of its surface.
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, request::Parts};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header, request::Parts};
 use http_body::Body;
 
 use crate::{
@@ -93,6 +93,7 @@ impl Entry {
             started: host.now(),
             model: None,
             cache: None,
+            age: None,
             tokens: None,
             first_token: None,
             speed: None,
@@ -154,6 +155,7 @@ fn stamps(account: &Account, family: Family) -> Vec<(HeaderName, HeaderValue)> {
     let route = (!account.routes.is_empty()).then(|| account.routes.join(" | "));
     let route =
         route.and_then(|route| HeaderValue::from_str(route.get(..ROUTE_LIMIT).unwrap_or(&route)).ok());
+    let age = account.age.map(|age| HeaderValue::from(age.as_secs()));
     let session = account.session.map(SessionStatus::as_str).map(HeaderValue::from_static);
     [
         (REQUEST_ID, id.clone().filter(|_| family == Family::Anthropic)),
@@ -161,6 +163,7 @@ fn stamps(account: &Account, family: Family) -> Vec<(HeaderName, HeaderValue)> {
         (X_PADDOCK_HOST, backend),
         (X_PADDOCK_ROUTE, route),
         (X_CACHE, cache),
+        (header::AGE, age),
         (X_SESSION, session),
     ]
     .into_iter()

@@ -8,7 +8,7 @@ use std::{future::Future, time::Duration};
 use bytes::Bytes;
 use http_body::Body;
 
-pub use crate::flight::Orphans;
+pub use crate::flight::{Flights, Orphans};
 use crate::{config::Config, fleet::book::FleetBook, journal::Event, metrics::Metrics, store::Store};
 
 /// `Send` where threads exist, nothing on wasm, so that a Spin host may hold an `Rc`.
@@ -150,4 +150,6 @@ pub trait Host: Upstream + Clock + Timer + Entropy + Background + Journal + Clon
     fn fleet(&self) -> &FleetBook;
     /// The loads that are seen through although their clients left.
     fn orphans(&self) -> &Orphans;
+    /// The flights that others may join.
+    fn flights(&self) -> &Flights;
 }

@@ -34,6 +34,7 @@ mod flight;
 pub mod handle;
 pub mod health;
 pub mod host;
+mod inquiry;
 pub mod journal;
 mod listing;
 mod management;

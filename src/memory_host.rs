@@ -21,7 +21,9 @@ use futures::{StreamExt, stream::FuturesUnordered};
 use crate::{
     config::Config,
     fleet::book::FleetBook,
-    host::{Background, Clock, Entropy, Host, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
+    host::{
+        Background, Clock, Entropy, Flights, Host, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure,
+    },
     journal::Event,
     metrics::memory::MemoryMetrics,
     settings::Form,
@@ -88,6 +90,7 @@ struct Parts<U> {
     tasks: Mutex<Vec<Task>>,
     events: Mutex<Vec<String>>,
     orphans: Orphans,
+    flights: Flights,
 }
 
 impl<U> fmt::Debug for MemoryHost<U> {
@@ -112,6 +115,7 @@ impl<U: Upstream + 'static> MemoryHost<U> {
             tasks: Mutex::default(),
             events: Mutex::default(),
             orphans: Orphans::default(),
+            flights: Flights::default(),
         }))
     }
 
@@ -236,5 +240,9 @@ impl<U: Upstream + 'static> Host for MemoryHost<U> {
 
     fn orphans(&self) -> &Orphans {
         &self.0.orphans
+    }
+
+    fn flights(&self) -> &Flights {
+        &self.0.flights
     }
 }

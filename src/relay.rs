@@ -11,12 +11,13 @@ use http_body::Body;
 use crate::{
     account::Account,
     body,
-    cache::CacheStatus,
+    cache::{CacheKey, CacheStatus, Circumstances},
     caller::Scope,
     conversation::{Fresh, Memory, session_id},
     error::Error,
-    flight::{Commit, Destination, Flight, Landing, Order, Rendering},
+    flight::{Destination, Landing, Order, Rendering},
     host::{Host, MaybeSend},
+    inquiry::Inquiry,
     reply::{self, ReplyBody},
     surface::Surface,
     wire::members::Members,
@@ -35,9 +36,6 @@ where
 {
     let config = host.config();
     let scope = Scope::of(&parts.headers, config.caller_header.as_ref())?;
-    if surface.asks_a_model() {
-        account.cache = Some(CacheStatus::Bypass);
-    }
     let session = session_id(&parts.headers)?;
     if !session.is_empty() && surface.dialect().is_none() {
         return Err(Error::SessionUnsupported);
@@ -59,9 +57,20 @@ where
     let asked = members.as_ref().and_then(|members| members.boolean("stream"));
     let streams = surface.protocol().is_some() && asked.unwrap_or_else(|| surface.streams_by_default());
 
-    let memory = Memory::load(host, &scope, session, account).await?;
+    let mode = config.cache_modes.of(model.as_deref());
+    let is_covered = mode.covers(Some(surface), members.as_ref());
+    let inquiry =
+        Inquiry::new(&parts.headers, surface.path(), &scope, model.as_deref(), session, is_covered)?;
+    if surface.asks_a_model() {
+        account.cache = Some(if inquiry.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass });
+    }
+    let key_of = |circumstances: &Circumstances<'_>, body: &Bytes| {
+        Some(CacheKey::of_request(circumstances, &Members::parse(body)?))
+    };
+    let outset = inquiry.ask(host, account, |circumstances| key_of(circumstances, &body)).await?;
+    let memory = &outset.memory;
     let history = memory.history(config.history);
-    let fresh = match (&memory, &members, surface.dialect()) {
+    let fresh = match (memory, &members, surface.dialect()) {
         (Memory::Loaded(..), Some(members), Some(dialect)) => Fresh::of(&body, members, dialect),
         _ => None,
     };
@@ -71,35 +80,31 @@ where
     let prompt = prompt.map(|prompt| prompt.get().as_bytes()).unwrap_or_default();
     let destination =
         Destination::new(&scope, session, surface.work(), model.as_deref(), members.as_ref(), prompt);
-    let session = fresh.as_ref().and_then(|fresh| fresh.commit(&memory, &history, config.history));
+    let commit = fresh.as_ref().and_then(|fresh| fresh.commit(memory, &history, config.history));
+    let asked = fresh.map_or_else(|| body.clone(), |fresh| fresh.continuing(&history));
+    let circumstances = inquiry.circumstances(host, outset.epochs());
+    let fingerprint = || key_of(&Circumstances::nowhere(surface.path()), &body);
+    let keep = inquiry.keep(host, || key_of(&circumstances, &asked), fingerprint);
     let order = Order {
         method: surface.method(),
         path: match named {
             Some(_) => Cow::Owned(parts.uri.path().to_owned()),
             None => Cow::Borrowed(surface.path()),
         },
-        body: fresh.map_or_else(|| body.clone(), |fresh| fresh.continuing(&history)),
-        model,
+        body: asked,
+        model: model.clone(),
         destination,
         protocol: surface.protocol(),
         streams,
         rendering: Rendering::Unchanged,
     };
-    let flight = Flight {
-        order,
-        commit: Commit { cache: None, session },
-        account: account.clone(),
-        forgetful: memory.is_unavailable(),
-    };
-    match flight.launch(host, account).await? {
+    let flight = inquiry.flight(order, keep, commit, memory, account);
+    match inquiry.answer(host, account, outset, flight).await? {
         Landing::Whole(original, session) => {
-            account.session = memory.status(session);
+            account.session = session.or(account.session);
             Ok(reply::typed(original.status, original.content_type, original.body))
         }
-        Landing::Streaming(content_type, inlet) => {
-            account.session = memory.status(None);
-            Ok(reply::streamed(content_type, inlet))
-        }
+        Landing::Streaming(content_type, inlet) => Ok(reply::streamed(content_type, inlet)),
         Landing::Spoken(answer, _) => Ok(reply::complete(StatusCode::OK, "text/plain", answer.spoken.text)),
     }
 }

@@ -94,11 +94,6 @@ impl Presence {
             Either::Right(((), _)) => Err(ClientLeft),
         }
     }
-
-    /// Resolves when the client leaves.
-    pub(crate) async fn left(&mut self) {
-        self.0.cancellation().await;
-    }
 }
 
 impl Body for ReplyBody {

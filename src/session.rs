@@ -89,6 +89,7 @@ pub struct SessionHead {
     pub ttl: Option<Duration>,
 }
 
+#[expect(clippy::ref_option, reason = "serde gives it so")]
 fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
     time.map(|time| time.as_secs()).serialize(serializer)
 }

@@ -13,8 +13,10 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+
 use crate::{
-    cache::{CacheKey, CachedAnswer},
+    cache::{CacheKey, Entry, Epochs, Form, Stored},
     fleet::{
         Facts, Inventory,
         ledger::{Claim, Lease, Ledger, Ticket},
@@ -46,18 +48,137 @@ pub enum StoreError {
 /// What a store operation gives.
 pub type StoreResult<T> = Result<T, StoreError>;
 
-/// Answers by the question they belong to.
+/// Answers by the question they belong to, and who is asking for one that is not there yet.
+///
+/// A store that one process has for itself need not know of flights: see [`crate::host::Flights`].
 pub trait ResponseCache: MaybeSend + MaybeSync {
-    /// The answer stored under `key`, unless its time has passed. A value that another version wrote is none.
-    fn answer(&self, key: &CacheKey) -> impl Future<Output = StoreResult<Option<CachedAnswer>>> + MaybeSend;
+    /// How often the cache was emptied so far, by the model's name in its canonical spelling.
+    fn epochs(&self, model: &str) -> impl Future<Output = StoreResult<Epochs>> + MaybeSend;
 
-    /// Stores `answer` for `ttl`. Doing it twice, or late, is harmless.
+    /// Empties the cache, or forgets the answers of one model: whoever asks for the epochs from now on finds none.
+    fn purge(&self, model: Option<&str>) -> impl Future<Output = StoreResult<()>> + MaybeSend;
+
+    /// The answer stored under `key`, unless its time has passed. A value that another version wrote is none.
+    fn answer(&self, key: &CacheKey) -> impl Future<Output = StoreResult<Option<Stored>>> + MaybeSend;
+
+    /// As [`ResponseCache::answer`]; and where there is none, the lead of the flight that will bring it, for
+    /// [`FLIGHT_LEASE`], unless another has that.
+    fn answer_or_lead(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+    ) -> impl Future<Output = StoreResult<Found>> + MaybeSend {
+        async move {
+            let _ = leader;
+            Ok(self.answer(&flight.key).await?.map_or(Found::Lead, Found::Answer))
+        }
+    }
+
+    /// Stores an answer for `ttl`. Doing it twice, or late, is harmless.
     fn put_answer(
         &self,
         key: &CacheKey,
-        answer: &CachedAnswer,
+        entry: &Entry,
         ttl: Duration,
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
+
+    /// Holds the lead for longer and hands events over to those who follow, if any do; events that come before anybody
+    /// follows are not kept.
+    fn publish(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+        events: &[Bytes],
+    ) -> impl Future<Output = StoreResult<Audience>> + MaybeSend {
+        async move {
+            let _ = (flight, leader, events);
+            Ok(Audience::None)
+        }
+    }
+
+    /// Ends a flight: the last events, and how it ended, for those who follow.
+    fn end_flight(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+        events: &[Bytes],
+        end: FlightEnd,
+    ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
+        async move {
+            let _ = (flight, leader, events, end);
+            Ok(())
+        }
+    }
+
+    /// What the leader handed over, but for the first `heard` events.
+    fn follow(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+        heard: usize,
+    ) -> impl Future<Output = StoreResult<Followed>> + MaybeSend {
+        async move {
+            let _ = (flight, leader, heard);
+            Ok(Followed { events: Vec::new(), end: None, is_led: false })
+        }
+    }
+}
+
+/// How long the lead of a flight holds without being renewed: after a crash another leads.
+pub const FLIGHT_LEASE: Duration = Duration::from_secs(3);
+
+/// A flight that many may wait for: what it brings, and in which form.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct FlightKey {
+    /// The key of its answer.
+    pub key: CacheKey,
+    /// The form in which the answer is asked for.
+    pub form: Form,
+}
+
+/// What is there of an answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// The answer.
+    Answer(Stored),
+    /// Nothing: whoever asks leads the flight.
+    Lead,
+    /// A flight that is led by somebody else.
+    Follow {
+        /// Who leads.
+        leader: String,
+    },
+}
+
+/// Who listens to what is published.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Audience {
+    /// Nobody.
+    None,
+    /// Somebody.
+    Some,
+    /// The lead is lost.
+    Lost,
+}
+
+/// How a flight ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum FlightEnd {
+    /// With a complete answer.
+    Landed,
+    /// Without one: whoever follows asks by itself.
+    Failed,
+}
+
+/// What followers hear of a flight.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Followed {
+    /// The events since.
+    pub events: Vec<Bytes>,
+    /// How it ended, once it did.
+    pub end: Option<FlightEnd>,
+    /// Whether somebody still holds the lead.
+    pub is_led: bool,
 }
 
 /// Conversations.

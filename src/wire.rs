@@ -1,6 +1,7 @@
 //! Wire formats: pure framers and types, bytes in and values out.
 
 pub mod dialect;
+pub(crate) mod form;
 pub mod framer;
 pub mod members;
 pub mod ollama;

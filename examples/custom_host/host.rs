@@ -13,7 +13,7 @@ use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use paddock::{
     Config, Host,
     fleet::book::FleetBook,
-    host::{Background, Clock, Entropy, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
+    host::{Background, Clock, Entropy, Flights, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
     journal::Event,
     metrics::memory::MemoryMetrics,
     settings::Form,
@@ -41,6 +41,7 @@ struct Parts {
     store: MemoryStore<WallClock>,
     metrics: MemoryMetrics,
     orphans: Orphans,
+    flights: Flights,
 }
 
 impl TokioHost {
@@ -63,6 +64,7 @@ impl TokioHost {
             store,
             metrics: MemoryMetrics::default(),
             orphans: Orphans::default(),
+            flights: Flights::default(),
         })))
     }
 }
@@ -147,5 +149,9 @@ impl Host for TokioHost {
 
     fn orphans(&self) -> &Orphans {
         &self.0.orphans
+    }
+
+    fn flights(&self) -> &Flights {
+        &self.0.flights
     }
 }

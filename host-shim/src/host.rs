@@ -10,7 +10,7 @@ use bytes::Bytes;
 use paddock::{
     Config, Host,
     fleet::book::FleetBook,
-    host::{Background, Clock, Entropy, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
+    host::{Background, Clock, Entropy, Flights, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
     journal::Event,
     metrics::memory::MemoryMetrics,
     settings::Form,
@@ -52,6 +52,7 @@ struct Parts {
     tasks: TaskTracker,
     fleet: Arc<FleetBook>,
     orphans: Orphans,
+    flights: Flights,
 }
 
 impl NativeHost {
@@ -67,6 +68,7 @@ impl NativeHost {
             metrics: MemoryMetrics::default(),
             tasks: TaskTracker::new(),
             orphans: Orphans::default(),
+            flights: Flights::default(),
             clock,
             config,
         })))
@@ -146,5 +148,9 @@ impl Host for NativeHost {
 
     fn orphans(&self) -> &Orphans {
         &self.0.orphans
+    }
+
+    fn flights(&self) -> &Flights {
+        &self.0.flights
     }
 }

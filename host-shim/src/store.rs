@@ -2,10 +2,11 @@
 
 use std::{path::Path, sync::Arc, time::Duration};
 
+use bytes::Bytes;
 use host_shim::disk_store::{DiskStore, Limits};
 use paddock::{
     Config,
-    cache::{CacheKey, CachedAnswer},
+    cache::{CacheKey, Entry, Epochs, Stored},
     fleet::{
         Facts, Inventory,
         book::FleetBook,
@@ -13,8 +14,8 @@ use paddock::{
     },
     session::{Session, SessionHead, SessionKey, Turn},
     store::{
-        FleetState, Outage, ResponseCache, Sessions, Store, StoreResult, memory::MemoryStore,
-        redis::RedisStore,
+        Audience, FleetState, FlightEnd, FlightKey, Followed, Found, Outage, ResponseCache, Sessions, Store,
+        StoreResult, memory::MemoryStore, redis::RedisStore,
     },
 };
 
@@ -74,12 +75,42 @@ impl NativeStore {
 }
 
 impl ResponseCache for NativeStore {
-    async fn answer(&self, key: &CacheKey) -> StoreResult<Option<CachedAnswer>> {
+    async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
+        whichever!(self, store => store.epochs(model).await)
+    }
+
+    async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
+        whichever!(self, store => store.purge(model).await)
+    }
+
+    async fn answer(&self, key: &CacheKey) -> StoreResult<Option<Stored>> {
         whichever!(self, store => store.answer(key).await)
     }
 
-    async fn put_answer(&self, key: &CacheKey, answer: &CachedAnswer, ttl: Duration) -> StoreResult<()> {
-        whichever!(self, store => store.put_answer(key, answer, ttl).await)
+    async fn answer_or_lead(&self, flight: &FlightKey, leader: &str) -> StoreResult<Found> {
+        whichever!(self, store => store.answer_or_lead(flight, leader).await)
+    }
+
+    async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
+        whichever!(self, store => store.put_answer(key, entry, ttl).await)
+    }
+
+    async fn publish(&self, flight: &FlightKey, leader: &str, events: &[Bytes]) -> StoreResult<Audience> {
+        whichever!(self, store => store.publish(flight, leader, events).await)
+    }
+
+    async fn end_flight(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+        events: &[Bytes],
+        end: FlightEnd,
+    ) -> StoreResult<()> {
+        whichever!(self, store => store.end_flight(flight, leader, events, end).await)
+    }
+
+    async fn follow(&self, flight: &FlightKey, leader: &str, heard: usize) -> StoreResult<Followed> {
+        whichever!(self, store => store.follow(flight, leader, heard).await)
     }
 }
 

@@ -102,6 +102,8 @@ pub(super) struct Heard {
     spoken: Option<Spoken>,
     tokens: Option<Tokens>,
     durations: Durations,
+    /// Whether something was said that another could use.
+    is_useful: bool,
 }
 
 impl Heard {
@@ -115,6 +117,7 @@ impl Heard {
     pub(super) fn add(&mut self, chunk: &Chunk<'_>) -> Result<(), &'static str> {
         self.tokens = chunk.tokens.or(self.tokens);
         self.durations = chunk.durations.unwrap_or(self.durations);
+        self.is_useful |= !chunk.text.is_empty() || !chunk.calls.is_empty();
         if let Some(spoken) = &mut self.spoken {
             spoken.add(chunk);
             if spoken.bytes() > ANSWER_LIMIT {
@@ -135,6 +138,11 @@ impl Heard {
         u64::try_from((tokens * 1_000_000_000_000_000).checked_div(u128::from(nanos))?)
             .ok()
             .filter(|speed| *speed > 0)
+    }
+
+    /// Whether nothing was said that another could use.
+    pub(super) fn is_empty(&self) -> bool {
+        !self.is_useful
     }
 
     pub(super) fn tokens(&self) -> Option<Tokens> {

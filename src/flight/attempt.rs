@@ -16,6 +16,7 @@ use super::{
     answer::{Events, Heard, Opened},
     broken,
     dispatch::Dispatch,
+    feed::Feed,
     orphan,
     place::Place,
 };
@@ -24,7 +25,7 @@ use crate::{
     error::Original,
     fleet::{AttemptFailure, BackendHost},
     host::{Host, UpstreamFailure},
-    reply::{self, Presence},
+    reply,
     surface::framing,
     wire::{
         framer,
@@ -42,7 +43,7 @@ pub(super) async fn attempt<H: Host>(
     host: &H,
     dispatch: &Dispatch<'_, H>,
     order: &Order,
-    presence: &mut Presence,
+    feed: &Feed,
     mut place: Box<Place>,
     account: &Account,
 ) -> (Result<Opened<H::Body>, AttemptFailure>, Option<Box<Place>>) {
@@ -54,7 +55,7 @@ pub(super) async fn attempt<H: Host>(
     let sending = Box::pin(async move { sender.send(request, limits).await });
     let end = {
         let hung = Box::pin(dispatch.hung(&place, account));
-        match select(sending, select(pin!(presence.left()), hung)).await {
+        match select(sending, select(pin!(feed.left()), hung)).await {
             Either::Left((response, _)) => Ok(response),
             Either::Right((Either::Left(_), sending)) => Err(Some(sending)),
             Either::Right((Either::Right(_), _)) => Err(None),
@@ -72,7 +73,7 @@ pub(super) async fn attempt<H: Host>(
     if response.status().is_success() {
         place.note_first_byte(host);
     }
-    let opened = match presence.during(open(host, order, response)).await {
+    let opened = match feed.during(open(host, order, response)).await {
         Ok(opened) => opened,
         Err(left) => Err(left.into()),
     };

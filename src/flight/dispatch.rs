@@ -5,7 +5,10 @@
 
 use std::{sync::Arc, time::Duration};
 
-use futures::future::{Either, select};
+use futures::{
+    future::{Either, OptionFuture, select},
+    join,
+};
 
 use super::{
     Order,
@@ -15,7 +18,8 @@ use crate::{
     account::Account,
     error::Error,
     fleet::{
-        AttemptFailure, BackendHost, BreakerState, Failover, Policy, Ticket, Work,
+        AttemptFailure, BackendHost, BreakerState, Failover, ModelName, Policy, Ticket, Verdict, Work,
+        book::Inventories,
         ledger::{Claim, FleetView, Lease, Ledger, Retries},
         nearest,
         plan::{Choice, Demand, Plan, plan},
@@ -23,7 +27,7 @@ use crate::{
     },
     handle::random_id,
     host::Host,
-    store::{FleetState, Store},
+    store::{FleetState, Store, StoreResult},
     survey,
 };
 
@@ -52,10 +56,30 @@ pub(super) struct Dispatch<'a, H> {
     /// When it began to wait for a place, by the host's clock.
     waiting: Option<Duration>,
     renewed: Duration,
+    /// What was found out about the fleet ahead, for the first look.
+    foresight: Option<Foresight>,
+    /// A place that was taken ahead.
+    reserved: Option<Box<Place>>,
+}
+
+/// What is found out about the fleet together with everything else that the store is asked first.
+#[derive(Debug)]
+pub(crate) struct Foresight {
+    ledger: StoreResult<Ledger>,
+    turn: Option<StoreResult<u64>>,
+    inventories: Arc<Inventories>,
+}
+
+/// Looks at the fleet ahead of a request for `model`.
+pub(crate) async fn foresee<H: Host>(host: &H, model: Option<&ModelName>) -> Foresight {
+    let turn = (host.config().policy == Policy::RoundRobin).then(|| host.store().next_turn());
+    let (ledger, turn, inventories) =
+        join!(host.store().ledger(), OptionFuture::from(turn), survey::inventories(host, model));
+    Foresight { ledger, turn, inventories }
 }
 
 impl<'a, H: Host> Dispatch<'a, H> {
-    pub(super) fn new(host: &'a H, order: &'a Order) -> Self {
+    pub(super) fn new(host: &'a H, order: &'a Order, foresight: Option<Foresight>) -> Self {
         Self {
             host,
             order,
@@ -66,11 +90,45 @@ impl<'a, H: Host> Dispatch<'a, H> {
             is_refreshed: false,
             waiting: None,
             renewed: Duration::ZERO,
+            foresight,
+            reserved: None,
+        }
+    }
+
+    /// Takes a place ahead, if there is one at once.
+    pub(super) async fn reserve(&mut self, account: &mut Account) {
+        let Some(lane) = self.order.destination.lane() else { return };
+        if self.foresight.is_none() || self.reserved.is_some() {
+            return;
+        }
+        let (view, _) = self.view(account).await;
+        let plan = self.plan(&view, account).await;
+        let Some(first) = plan.choices.first() else { return };
+        let to = &self.order.destination;
+        let ticket = Ticket::new(&view, &self.id, &lane, first.host.url(), (&*to.caller, &*to.session));
+        if queue::has_turn(&view, &plan, &ticket)
+            && let Some(lease) = self.claim(&plan, &lane, false, account).await
+        {
+            let choice = plan.choices.iter().find(|choice| choice.host.url() == &*lease.0.host);
+            self.reserved = Some(self.place(&view, &plan, choice.unwrap_or(first), Some(lease), account));
+        }
+    }
+
+    /// Gives a place back that was taken ahead and is not needed.
+    pub(super) fn release(&mut self) {
+        if let Some(place) = self.reserved.take() {
+            self.tried.clear();
+            let host = self.host.clone();
+            // Whoever answers needs not wait for that.
+            self.host.spawn(async move { place.settle(&host, Verdict::Neutral).await });
         }
     }
 
     /// The next place, as soon as there is one.
     pub(super) async fn next(&mut self, failover: &Failover, account: &mut Account) -> Step {
+        if let Some(place) = self.reserved.take() {
+            return Step::Go(place);
+        }
         let mut pause = POLL.0;
         let to = &self.order.destination;
         loop {
@@ -125,7 +183,20 @@ impl<'a, H: Host> Dispatch<'a, H> {
     }
 
     /// The whole fleet as it is now, and how many requests were tried again.
-    async fn view(&self, account: &mut Account) -> (FleetView, Retries) {
+    async fn view(&mut self, account: &mut Account) -> (FleetView, Retries) {
+        match self.foresight.take() {
+            Some(Foresight { ledger, turn, inventories }) => {
+                let ledger = known(self.host, account, ledger);
+                self.turn =
+                    turn.and_then(|turn| account.tolerate(self.host, "next_turn", turn)).or(self.turn);
+                let retries = ledger.retries;
+                (FleetView::new(&self.host.fleet().hosts(), &inventories, ledger), retries)
+            }
+            None => self.look(account).await,
+        }
+    }
+
+    async fn look(&self, account: &mut Account) -> (FleetView, Retries) {
         let host = self.host;
         let ledger = ledger(host, account).await;
         let retries = ledger.retries;
@@ -337,7 +408,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
         loop {
             host.sleep(wait).await;
             let mut own = account.clone();
-            let (mut view, _) = self.view(&mut own).await;
+            let (mut view, _) = self.look(&mut own).await;
             let known = view.hosts.iter().find(|known| known.host == place.backend);
             let completed = known.map(|known| known.facts.completed()).unwrap_or_default();
             if completed > since {
@@ -358,14 +429,24 @@ impl<'a, H: Host> Dispatch<'a, H> {
 
 /// Everything that is shared about the fleet, or what this process knows of it while the store is away.
 async fn ledger<H: Host>(host: &H, account: &mut Account) -> Ledger {
-    if !account.store_failed() {
-        let ledger = host.store().ledger().await;
-        if let Some(ledger) = account.tolerate(host, "fleet_ledger", ledger) {
-            if host.config().redis.is_some() {
-                host.fleet().learn(host.now(), &ledger);
-            }
-            return ledger;
-        }
+    if account.store_failed() {
+        return host.fleet().ledger(host.now());
     }
-    host.fleet().ledger(host.now())
+    let ledger = host.store().ledger().await;
+    known(host, account, ledger)
+}
+
+/// What the store gave, or what this process knows.
+fn known<H: Host>(host: &H, account: &mut Account, ledger: StoreResult<Ledger>) -> Ledger {
+    // Of a store that is down, one failure tells enough.
+    if account.store_failed() {
+        return host.fleet().ledger(host.now());
+    }
+    let Some(ledger) = account.tolerate(host, "fleet_ledger", ledger) else {
+        return host.fleet().ledger(host.now());
+    };
+    if host.config().redis.is_some() {
+        host.fleet().learn(host.now(), &ledger);
+    }
+    ledger
 }

@@ -148,18 +148,6 @@ impl Pieces {
         };
         self.write("done", &done)
     }
-
-    /// A stored answer as a stream.
-    pub(crate) fn replay(
-        &self,
-        answer: &CachedAnswer,
-        account: &Account,
-        session: Option<SessionStatus>,
-    ) -> [Bytes; 2] {
-        let Spoken { thinking, text, calls, .. } = &answer.spoken;
-        let calls = (!calls.is_empty()).then(|| answer.spoken.calls_json());
-        [self.said(thinking, text, calls).into(), self.done(answer, account, session).into()]
-    }
 }
 
 impl Rendering {

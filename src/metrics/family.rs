@@ -7,6 +7,7 @@ pub(crate) enum Family {
     Latency,
     CacheHits,
     CacheMisses,
+    CacheCoalesced,
     CacheBypasses,
     Attempts,
     Failovers,
@@ -19,11 +20,12 @@ pub(crate) enum Family {
 }
 
 impl Family {
-    pub(crate) const ALL: [Self; 13] = [
+    pub(crate) const ALL: [Self; 14] = [
         Self::Requests,
         Self::Latency,
         Self::CacheHits,
         Self::CacheMisses,
+        Self::CacheCoalesced,
         Self::CacheBypasses,
         Self::Attempts,
         Self::Failovers,
@@ -41,6 +43,7 @@ impl Family {
             Self::Latency => "ollama_request_latency_seconds",
             Self::CacheHits => "paddock_cache_hits_total",
             Self::CacheMisses => "paddock_cache_misses_total",
+            Self::CacheCoalesced => "paddock_cache_coalesced_total",
             Self::CacheBypasses => "paddock_cache_bypasses_total",
             Self::Attempts => "paddock_upstream_attempts_total",
             Self::Failovers => "paddock_failovers_total",
@@ -59,6 +62,9 @@ impl Family {
             Self::Latency => "Seconds from a request's head to the last byte of its reply.",
             Self::CacheHits => "Requests answered from the response cache.",
             Self::CacheMisses => "Requests looked up in the response cache and not found.",
+            Self::CacheCoalesced => {
+                "Requests answered together with the same one, which had been asked before."
+            }
             Self::CacheBypasses => "Requests not looked up: the cache is off for them, or its store is down.",
             Self::Attempts => "Attempts at a backend host, by host and outcome.",
             Self::Failovers => {
@@ -76,7 +82,7 @@ impl Family {
     pub(crate) fn labels(self) -> &'static [&'static str] {
         match self {
             Self::Requests | Self::Latency => &["route", "model", "outcome"],
-            Self::CacheHits | Self::CacheMisses | Self::CacheBypasses => &[],
+            Self::CacheHits | Self::CacheMisses | Self::CacheCoalesced | Self::CacheBypasses => &[],
             Self::Attempts => &["host", "outcome"],
             Self::Failovers => &["host"],
             Self::ColdStarts => &["host", "model"],
@@ -96,6 +102,7 @@ impl Family {
             Self::Requests
             | Self::CacheHits
             | Self::CacheMisses
+            | Self::CacheCoalesced
             | Self::CacheBypasses
             | Self::Attempts
             | Self::Failovers

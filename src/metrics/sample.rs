@@ -88,6 +88,7 @@ impl Sample<'_> {
         add(Increment::observation(Family::Latency, &[route, model, outcome], micros(*latency)));
         match cache {
             Some(CacheStatus::Hit) => add(Increment::count(Family::CacheHits, &[])),
+            Some(CacheStatus::Coalesced) => add(Increment::count(Family::CacheCoalesced, &[])),
             Some(CacheStatus::Miss) => add(Increment::count(Family::CacheMisses, &[])),
             Some(CacheStatus::Bypass) => add(Increment::count(Family::CacheBypasses, &[])),
             None => {}

@@ -21,7 +21,7 @@ use quick_cache::{
 };
 
 use crate::{
-    cache::{CacheKey, CachedAnswer},
+    cache::{CacheKey, Entry},
     fleet::book::FleetBook,
     host::Clock,
     session::SessionKey,
@@ -57,7 +57,8 @@ type Bounded<K, T> = Cache<K, Expiring<T>, ByBytes>;
 #[derive(Debug)]
 pub struct MemoryStore<C> {
     clock: C,
-    answers: Bounded<CacheKey, Arc<CachedAnswer>>,
+    answers: Bounded<CacheKey, (Entry, Duration)>,
+    purges: cache::Purges,
     sessions: Bounded<SessionKey, Arc<sessions::Kept>>,
     /// Held while a session is replaced, so that turns appended at the same time all survive.
     appending: Mutex<()>,
@@ -90,6 +91,7 @@ impl<C: Clock> MemoryStore<C> {
         Self {
             clock,
             answers: bounded(limit / 2),
+            purges: cache::Purges::default(),
             sessions: bounded(limit / 2),
             appending: Mutex::new(()),
             turn: AtomicU64::new(0),

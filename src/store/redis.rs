@@ -57,12 +57,6 @@ impl<C: RedisCommands> RedisStore<C> {
     async fn execute(&self, command: &'static str, arguments: &[&[u8]]) -> StoreResult<Vec<RedisValue>> {
         self.commands.execute(command, arguments, self.limit).await
     }
-
-    fn key(&self, kind: &str, name: &[u8; 32]) -> Vec<u8> {
-        let mut key = format!("{}:{kind}:", self.prefix).into_bytes();
-        key.extend(name.iter().flat_map(|byte| hex(*byte)));
-        key
-    }
 }
 
 fn hex(byte: u8) -> [u8; 2] {

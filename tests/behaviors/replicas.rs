@@ -55,7 +55,7 @@ async fn what_lies_in_redis_expires_and_names_nobody(form: &dyn Form) -> Result<
     let redis = Connection::open(&*RedisServer::shared()?).await?;
     let keys = redis.run(&["KEYS", &format!("{}*", setup.prefix())]).await?;
     assert!(keys.iter().all(|key| !key.contains("secret")), "{keys:?}");
-    for (kind, limit) in [(":session:", 100_000), (":cache:", 200_000)] {
+    for (kind, limit) in [(":session:", 100_000), (":answer:", 200_000)] {
         let found: Vec<_> = keys.iter().filter(|key| key.contains(kind)).collect();
         assert_eq!(found.len(), 1, "{keys:?}");
         let left: i64 = redis.run(&["PTTL", found[0]]).await?.concat().parse()?;
@@ -87,7 +87,7 @@ async fn what_another_version_or_nobody_wrote_is_passed_over(form: &dyn Form) ->
     let gateway = form.start(setup.clone()).await?;
     gateway.say_in("s", "hello").await?;
     let redis = Connection::open(&*RedisServer::shared()?).await?;
-    for key in redis.run(&["KEYS", &format!("{}:cache:*", setup.prefix())]).await? {
+    for key in redis.run(&["KEYS", &format!("{}:*:answer:*", setup.prefix())]).await? {
         redis.run(&["SET", &key, "{\"version\": 99}"]).await?;
     }
     for key in redis.run(&["KEYS", &format!("{}:session:*", setup.prefix())]).await? {

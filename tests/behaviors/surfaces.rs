@@ -84,7 +84,7 @@ fn check(path: &str, reply: &Reply, status: u16, openai: &str, anthropic: &str) 
 async fn every_reply_tells_its_way(form: &dyn Form) -> Result<()> {
     let (first, second) = (FakeOllama::start().await?, FakeOllama::start().await?);
     first.refuse().await;
-    let gateway = form.start(Setup::new([&first, &second])).await?;
+    let gateway = form.start(Setup::new([&first, &second]).set("CACHE_MODE", "off")).await?;
     for (path, _) in QUESTIONS {
         for body in [question("llama3.2"), streamed("llama3.2")] {
             let reply = gateway.post_to(path, body.clone(), &[("x-request-id", "my-id:1")]).await?;
@@ -106,7 +106,7 @@ async fn every_reply_tells_its_way(form: &dyn Form) -> Result<()> {
 
 async fn an_error_tells_its_way_as_well(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
-    let gateway = form.start(Setup::new([&ollama])).await?;
+    let gateway = form.start(Setup::new([&ollama]).set("CACHE_MODE", "off")).await?;
     for (path, _) in QUESTIONS {
         ollama.answers(path, refusal(400)?);
         let reply = gateway.post_to(path, question("llama3.2"), &[("x-request-id", "my-id")]).await?;

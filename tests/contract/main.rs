@@ -41,7 +41,7 @@ use std::{sync::Arc, time::Duration};
 use anyhow::Result;
 use host_shim::disk_store::{DiskStore, Limits};
 use paddock::{
-    cache::{CacheKey, CachedAnswer, Question},
+    cache::{CacheKey, Chat, Circumstances, Entry, Epochs, Form},
     caller::Scope,
     memory_host::ManualClock,
     session::{Dialect, RawMessage, SessionKey, Turn},
@@ -54,22 +54,26 @@ use tempfile::TempDir;
 /// The key of a question that is nothing but its text.
 fn key(question: &str) -> CacheKey {
     let scope = Scope::public();
+    let circumstances =
+        Circumstances { surface: "/chat", scope: Some(&scope), digest: [0; 32], epochs: Epochs::default() };
     let messages = [question];
-    CacheKey::of(&Question {
-        scope: &scope,
-        model: "m",
-        messages: &messages,
-        format: None,
-        options: None,
-        think: None,
-        tools: None,
-    })
+    let chat =
+        Chat { model: "m", messages: &messages, format: None, options: None, think: None, tools: None };
+    CacheKey::of_chat(&circumstances, &chat)
 }
 
-fn answer(text: &str) -> CachedAnswer {
-    let mut answer = CachedAnswer::default();
-    text.clone_into(&mut answer.spoken.text);
-    answer
+fn answer(text: &str) -> Entry {
+    Entry::new(Form::Whole, "application/json", text.to_owned().into())
+}
+
+/// Text that nothing makes smaller.
+fn noise(bytes: usize, seed: u64) -> String {
+    let mut state = seed;
+    let letters = std::iter::repeat_with(|| {
+        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        char::from(b' ' + u8::try_from(state >> 58).unwrap_or_default())
+    });
+    letters.take(bytes).collect()
 }
 
 fn message(role: &str, content: &str) -> RawMessage {

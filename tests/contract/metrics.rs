@@ -19,7 +19,13 @@ use crate::over_redis;
 /// Adds a traffic of everything that can happen, with more models than may have a label.
 async fn add_all(metrics: &impl Metrics) -> Result<()> {
     let outcomes = ["ok", "upstream_busy", "wrong_type"];
-    let caches = [Some(CacheStatus::Hit), Some(CacheStatus::Miss), Some(CacheStatus::Bypass), None];
+    let caches = [
+        Some(CacheStatus::Hit),
+        Some(CacheStatus::Miss),
+        Some(CacheStatus::Coalesced),
+        Some(CacheStatus::Bypass),
+        None,
+    ];
     for number in 0..400_u64 {
         let place = usize::try_from(number)?;
         let attempts = [

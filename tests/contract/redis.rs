@@ -3,10 +3,15 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
+use bytes::Bytes;
 use futures::future::join_all;
 use paddock::{
+    cache::Form,
     session::{SessionHead, Turn},
-    store::{ResponseCache as _, Sessions as _, Store as _, StoreError, redis::RedisStore},
+    store::{
+        Audience, FLIGHT_LEASE, FlightEnd, FlightKey, Followed, Found, ResponseCache as _, Sessions as _,
+        Store as _, StoreError, redis::RedisStore,
+    },
 };
 use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
 
@@ -47,16 +52,54 @@ async fn a_value_of_another_version_is_none() -> Result<()> {
         redis.connection.run(&["SET", &name, value]).await?;
         assert_eq!(redis.store.answer(&key("q")).await?, None, "{value:?}");
     }
-    // A field that a later version added does not make it unreadable.
-    redis
-        .connection
-        .run(&[
-            "SET",
-            &name,
-            "{\"message\": {\"content\": \"a\", \"later\": 1}, \"done\": true, \"later\": 1}",
-        ])
-        .await?;
-    assert!(redis.store.answer(&key("q")).await?.is_some());
+    Ok(())
+}
+
+#[tokio::test]
+async fn those_who_follow_a_flight_hear_all_of_it_and_how_it_ended() -> Result<()> {
+    let redis = over_redis().await?;
+    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Stream });
+    let event = |text: &'static str| Bytes::from_static(text.as_bytes());
+    assert_eq!(store.answer_or_lead(&flight, "one").await?, Found::Lead);
+    let other = FlightKey { form: Form::Whole, ..flight };
+    assert_eq!(store.answer_or_lead(&other, "two").await?, Found::Lead, "another form is another flight");
+    assert_eq!(store.answer_or_lead(&flight, "two").await?, Found::Follow { leader: "one".into() });
+    assert_eq!(store.publish(&flight, "one", &[event("lost")]).await?, Audience::None);
+    let nothing = Followed { events: vec![], end: None, is_led: true };
+    assert_eq!(store.follow(&flight, "one", 0).await?, nothing);
+    assert_eq!(store.publish(&flight, "two", &[event("false")]).await?, Audience::Lost);
+    assert_eq!(store.publish(&flight, "one", &[event("a"), event("\0b")]).await?, Audience::Some);
+    let heard = Followed { events: vec![event("a"), event("\0b")], end: None, is_led: true };
+    assert_eq!(store.follow(&flight, "one", 0).await?, heard);
+    store.end_flight(&flight, "one", &[event("c")], FlightEnd::Landed).await?;
+    let rest = Followed { events: vec![event("c")], end: Some(FlightEnd::Landed), is_led: false };
+    assert_eq!(store.follow(&flight, "one", 2).await?, rest);
+    assert_eq!(store.answer_or_lead(&flight, "three").await?, Found::Lead);
+    store.end_flight(&flight, "one", &[], FlightEnd::Failed).await?;
+    assert_eq!(
+        store.publish(&flight, "three", &[]).await?,
+        Audience::None,
+        "what comes late changes nothing"
+    );
+    for key in keys(&redis).await? {
+        assert_ne!(redis.connection.run(&["PTTL", &key]).await?.concat(), "-1", "{key}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_leader_that_says_nothing_loses_the_lead() -> Result<()> {
+    let redis = over_redis().await?;
+    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Stream });
+    assert_eq!(store.answer_or_lead(&flight, "one").await?, Found::Lead);
+    let started = Instant::now();
+    while store.answer_or_lead(&flight, "two").await? != Found::Lead {
+        assert!(started.elapsed() < FLIGHT_LEASE * 10);
+        assert!(store.follow(&flight, "one", 0).await?.end.is_none());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(started.elapsed() > FLIGHT_LEASE / 2);
+    assert!(!store.follow(&flight, "one", 0).await?.is_led);
     Ok(())
 }
 

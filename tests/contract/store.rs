@@ -5,8 +5,9 @@ use std::time::Duration;
 use anyhow::Result;
 use futures::future::join_all;
 use paddock::{
+    cache::{Entry, Epochs, Form},
     session::{Dialect, SessionHead, Turn},
-    store::{ResponseCache as _, Sessions as _, Store as _},
+    store::{FlightEnd, FlightKey, Found, ResponseCache as _, Sessions as _, Store},
 };
 
 use crate::{Subject, answer, exchange, key, message, session, turns};
@@ -24,15 +25,19 @@ fn ids(turns: &[Turn]) -> Vec<&str> {
     turns.iter().map(|turn| turn.id.as_str()).collect()
 }
 
+async fn found(store: &impl Store, question: &str) -> Result<Option<Entry>> {
+    Ok(store.answer(&key(question)).await?.map(|stored| stored.entry))
+}
+
 async fn an_answer_is_given_until_its_time_has_passed(subject: impl Subject) -> Result<()> {
     let store = subject.store();
-    assert_eq!(store.answer(&key("q")).await?, None);
+    assert_eq!(found(store, "q").await?, None);
     store.put_answer(&key("q"), &answer("a"), SHORT).await?;
     store.put_answer(&key("other"), &answer("b"), LONG).await?;
-    assert_eq!(store.answer(&key("other")).await?, Some(answer("b")));
+    assert_eq!(found(store, "other").await?, Some(answer("b")));
     subject.pass(LATER).await;
-    assert_eq!(store.answer(&key("q")).await?, None);
-    assert_eq!(store.answer(&key("other")).await?, Some(answer("b")));
+    assert_eq!(found(store, "q").await?, None);
+    assert_eq!(found(store, "other").await?, Some(answer("b")));
     Ok(())
 }
 
@@ -41,9 +46,9 @@ async fn an_answer_survives_whatever_it_says(subject: impl Subject) -> Result<()
     for (index, text) in
         ["", "\0\u{1}\u{1f}", "\"\\\n", "熊猫🦙", &"x".repeat(1 << 20)].into_iter().enumerate()
     {
-        let key = key(&index.to_string());
-        store.put_answer(&key, &answer(text), LONG).await?;
-        assert_eq!(store.answer(&key).await?, Some(answer(text)));
+        let name = index.to_string();
+        store.put_answer(&key(&name), &answer(text), LONG).await?;
+        assert_eq!(found(store, &name).await?, Some(answer(text)));
     }
     Ok(())
 }
@@ -53,7 +58,43 @@ async fn the_last_answer_put_is_the_answer(subject: impl Subject) -> Result<()> 
     store.put_answer(&key("q"), &answer("first"), SHORT).await?;
     store.put_answer(&key("q"), &answer("second"), LONG).await?;
     subject.pass(LATER).await;
-    assert_eq!(store.answer(&key("q")).await?, Some(answer("second")));
+    assert_eq!(found(store, "q").await?, Some(answer("second")));
+    Ok(())
+}
+
+async fn an_answer_tells_its_age(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    store.put_answer(&key("q"), &answer("a"), LONG).await?;
+    subject.pass(LATER).await;
+    let age = store.answer(&key("q")).await?.map(|stored| stored.age);
+    assert!(age.is_some_and(|age| age >= LATER && age < LATER * 20), "{age:?}");
+    Ok(())
+}
+
+async fn emptying_the_cache_begins_a_new_epoch_of_all_or_of_one_model(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    let before = store.epochs("m:latest").await?;
+    assert_eq!(before, Epochs::default());
+    store.purge(Some("m:latest")).await?;
+    let after = store.epochs("m:latest").await?;
+    assert!(after.model != before.model && after.all == before.all, "{after:?}");
+    assert_eq!(store.epochs("n:latest").await?, before);
+    store.purge(None).await?;
+    assert_ne!(store.epochs("n:latest").await?.all, before.all);
+    assert_ne!(store.epochs("m:latest").await?.all, after.all);
+    Ok(())
+}
+
+async fn who_finds_no_answer_leads_or_finds_the_one_that_leads(subject: impl Subject) -> Result<()> {
+    let store = subject.store();
+    let flight = FlightKey { key: key("q"), form: Form::Whole };
+    assert_eq!(store.answer_or_lead(&flight, "first").await?, Found::Lead);
+    // Asking again, because the reply was lost, changes nothing.
+    assert_eq!(store.answer_or_lead(&flight, "first").await?, Found::Lead);
+    store.put_answer(&flight.key, &answer("a"), LONG).await?;
+    store.end_flight(&flight, "first", &[], FlightEnd::Landed).await?;
+    let found = store.answer_or_lead(&flight, "second").await?;
+    assert!(matches!(&found, Found::Answer(stored) if stored.entry == answer("a")), "{found:?}");
     Ok(())
 }
 
@@ -231,6 +272,9 @@ crate::contract! {
     an_answer_is_given_until_its_time_has_passed,
     an_answer_survives_whatever_it_says,
     the_last_answer_put_is_the_answer,
+    an_answer_tells_its_age,
+    emptying_the_cache_begins_a_new_epoch_of_all_or_of_one_model,
+    who_finds_no_answer_leads_or_finds_the_one_that_leads,
     turns_come_back_in_order_and_whole,
     only_the_newest_turns_are_kept,
     a_turn_that_is_appended_again_is_there_once,

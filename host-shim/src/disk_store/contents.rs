@@ -5,8 +5,8 @@
 use redb::{ReadTransaction, ReadableTable, StorageError, Table, TableError, WriteTransaction};
 
 use super::layout::{
-    ANSWER_ENDS, ANSWERS, Head, Key, LongKey, SESSION_ENDS, SESSIONS, TURNS, cost, ended, ending, numbered,
-    turn_from_bytes, turn_to_bytes,
+    ANSWER_ENDS, ANSWERS, Head, Key, LongKey, NUMBERS, SESSION_ENDS, SESSIONS, TURNS, cost, ended, ending,
+    numbered, turn_from_bytes, turn_to_bytes,
 };
 
 /// How many answers, and how many sessions, one transaction drops because their time has passed. The rest follows.
@@ -42,6 +42,7 @@ pub(super) struct Changes<'t> {
     sessions: Table<'t, &'static Key, &'static [u8]>,
     turns: Table<'t, &'static LongKey, &'static [u8]>,
     session_ends: Table<'t, &'static LongKey, ()>,
+    numbers: Table<'t, &'static str, u64>,
     /// What there will be.
     pub(super) totals: Totals,
     /// The limit of each half.
@@ -63,6 +64,7 @@ impl<'t> Changes<'t> {
             sessions: transaction.open_table(SESSIONS)?,
             turns: transaction.open_table(TURNS)?,
             session_ends: transaction.open_table(SESSION_ENDS)?,
+            numbers: transaction.open_table(NUMBERS)?,
             totals,
             limit,
             now,
@@ -89,6 +91,21 @@ impl<'t> Changes<'t> {
         self.answer_ends.insert(&ending(end, key), cost)?;
         self.totals.answers += cost;
         Ok(Ok(()))
+    }
+
+    /// Drops every answer.
+    pub(super) fn clear_answers(&mut self) -> Result<(), StorageError> {
+        self.answers.retain(|_, _| false)?;
+        self.answer_ends.retain(|_, _| false)?;
+        self.totals.answers = 0;
+        Ok(())
+    }
+
+    /// Adds 1 to a number, which is 0 at first.
+    pub(super) fn count_up(&mut self, name: &str) -> Result<(), StorageError> {
+        let number = self.numbers.get(name)?.map_or(0, |number| number.value());
+        self.numbers.insert(name, number + 1)?;
+        Ok(())
     }
 
     fn drop_answer(&mut self, key: &Key) -> Result<(), StorageError> {
@@ -280,6 +297,7 @@ pub(super) fn count(transaction: &ReadTransaction) -> Result<Option<Totals>, red
         transaction.open_table(ANSWERS)?;
         transaction.open_table(SESSION_ENDS)?;
         transaction.open_table(TURNS)?;
+        transaction.open_table(NUMBERS)?;
         Ok((transaction.open_table(ANSWER_ENDS)?, transaction.open_table(SESSIONS)?))
     })();
     let (answers, sessions) = match tables {
@@ -297,17 +315,30 @@ pub(super) fn count(transaction: &ReadTransaction) -> Result<Option<Totals>, red
     Ok(Some(totals))
 }
 
-/// The answer under a key, unless its time has passed.
+/// The answer under a key and when it ends, unless its time has passed.
 pub(super) fn answer(
     transaction: &ReadTransaction,
     key: &Key,
     now: u64,
-) -> Result<Option<Vec<u8>>, redb::Error> {
+) -> Result<Option<(Vec<u8>, u64)>, redb::Error> {
     let answers = transaction.open_table(ANSWERS)?;
     Ok(answers.get(key)?.and_then(|answer| {
         let (end, bytes) = answer.value();
-        (end > now).then(|| bytes.to_vec())
+        (end > now).then(|| (bytes.to_vec(), end))
     }))
+}
+
+/// Some numbers, each 0 if it was never counted up.
+pub(super) fn numbers<const N: usize>(
+    transaction: &ReadTransaction,
+    names: [&str; N],
+) -> Result<[u64; N], redb::Error> {
+    let table = transaction.open_table(NUMBERS)?;
+    let mut found = [0; N];
+    for (number, name) in found.iter_mut().zip(names) {
+        *number = table.get(name)?.map_or(0, |number| number.value());
+    }
+    Ok(found)
 }
 
 /// The head of a session, if there is one. Its time may have passed.

@@ -21,6 +21,9 @@ pub(super) const TURNS: TableDefinition<'_, &LongKey, &[u8]> = TableDefinition::
 /// Sessions by their end.
 pub(super) const SESSION_ENDS: TableDefinition<'_, &LongKey, ()> = TableDefinition::new("session-ends:1");
 
+/// Numbers that outlive everything, by their name.
+pub(super) const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers:1");
+
 /// The first byte of a head and of a turn.
 const VERSION: u8 = 1;
 /// A page of the database, in bytes.

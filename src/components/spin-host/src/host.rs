@@ -12,7 +12,7 @@ use paddock::{
     Config, Host,
     config::Loaded,
     fleet::book::FleetBook,
-    host::{Background, Clock, Entropy, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
+    host::{Background, Clock, Entropy, Flights, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
     journal::{Event, Level},
     metrics::redis::RedisMetrics,
     settings::Form,
@@ -34,6 +34,7 @@ struct Parts {
     metrics: RedisMetrics<SpinRedis>,
     fleet: FleetBook,
     orphans: Orphans,
+    flights: Flights,
 }
 
 impl SpinHost {
@@ -58,6 +59,7 @@ impl SpinHost {
             started: Instant::now(),
             fleet,
             orphans: Orphans::default(),
+            flights: Flights::default(),
             config,
         })))
     }
@@ -156,5 +158,9 @@ impl Host for SpinHost {
 
     fn orphans(&self) -> &Orphans {
         &self.0.orphans
+    }
+
+    fn flights(&self) -> &Flights {
+        &self.0.flights
     }
 }

@@ -1,0 +1,93 @@
+//! An answer added up from its pieces, in no protocol but Ollama's own.
+
+use serde::Serialize;
+
+use crate::{
+    metrics::Tokens,
+    wire::{
+        dialect::{Dialect, RawMessage},
+        protocol::{Durations, Protocol},
+        spoken::Spoken,
+    },
+};
+
+/// A complete answer, added up.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CachedAnswer {
+    /// What the model said.
+    pub spoken: Spoken,
+    /// Tokens, by Ollama's count.
+    pub tokens: Tokens,
+    /// How long Ollama took.
+    pub durations: Durations,
+}
+
+/// An answer as Ollama itself gives it in one piece, as far as it is read again.
+#[derive(Serialize)]
+struct Written<'a> {
+    message: RawMessage,
+    done: bool,
+    done_reason: Option<&'a str>,
+    total_duration: u64,
+    load_duration: u64,
+    prompt_eval_count: u64,
+    prompt_eval_duration: u64,
+    eval_count: u64,
+    eval_duration: u64,
+}
+
+impl CachedAnswer {
+    /// An answer with its counts.
+    pub fn new(spoken: Spoken, tokens: Tokens, durations: Durations) -> Self {
+        Self { spoken, tokens, durations }
+    }
+
+    /// The answer that [`CachedAnswer::to_json`] wrote; `None` for anything else.
+    pub fn from_json(json: &[u8]) -> Option<Self> {
+        let chunk = Protocol::OllamaChat.read_whole(json).filter(|chunk| chunk.end)?;
+        let mut spoken = Spoken::default();
+        spoken.add(&chunk);
+        Some(Self::new(spoken, chunk.tokens.unwrap_or_default(), chunk.durations.unwrap_or_default()))
+    }
+
+    /// The answer in the form of Ollama's own `/api/chat`.
+    pub fn to_json(&self) -> Vec<u8> {
+        let Self { spoken, tokens, durations } = self;
+        let written = Written {
+            message: self.message(Dialect::Ollama),
+            done: true,
+            done_reason: spoken.finish.as_deref(),
+            total_duration: durations.total,
+            load_duration: durations.load,
+            prompt_eval_count: tokens.prompt,
+            prompt_eval_duration: durations.prompt_eval,
+            eval_count: tokens.completion,
+            eval_duration: durations.eval,
+        };
+        serde_json::to_vec(&written).unwrap_or_default()
+    }
+
+    /// Whether the model said nothing that is worth keeping.
+    pub fn is_empty(&self) -> bool {
+        self.spoken.is_empty()
+    }
+
+    /// The answer as a message of a conversation.
+    pub fn message(&self, dialect: Dialect) -> RawMessage {
+        self.spoken.message(dialect)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_read_as_it_was_written() {
+        let line = br#"{"message":{"content":"a\n\"","thinking":"hm","tool_calls":[{"id":"c","function":{"index":0,"name":"f","arguments":{"x": 1}}}]},"done":true,"done_reason":"stop","total_duration":4,"load_duration":3,"prompt_eval_count":7,"prompt_eval_duration":2,"eval_count":9,"eval_duration":1}"#;
+        let answer = CachedAnswer::from_json(line).unwrap();
+        assert_eq!((answer.spoken.text.as_str(), answer.spoken.calls.len()), ("a\n\"", 1));
+        assert_eq!((answer.tokens, answer.durations.total), (Tokens { prompt: 7, completion: 9 }, 4));
+        assert_eq!(CachedAnswer::from_json(&answer.to_json()), Some(answer));
+    }
+}

@@ -1,0 +1,222 @@
+//! The key of an answer: everything that can change it, and who asks.
+//!
+//! It must never be shortened, and a field of [`Chat`] or [`Circumstances`] that it does not consider does not compile.
+
+use std::collections::BTreeMap;
+
+use serde_json::value::RawValue;
+use sha2::{Digest, Sha256};
+
+use crate::{
+    caller::Scope,
+    wire::members::{self, Members},
+};
+
+/// How deep a value may be for the order of its members not to matter.
+const DEPTH: usize = 16;
+/// Members whose own members count in their order: a grammar follows the order of a schema.
+const ORDERED: [&str; 2] = ["format", "response_format"];
+
+/// What counts for every question, whatever it is.
+#[derive(Debug, Clone, Copy)]
+pub struct Circumstances<'a> {
+    /// The surface that it came by.
+    pub surface: &'static str,
+    /// Who asks; `None` where all callers share their answers.
+    pub scope: Option<&'a Scope>,
+    /// What is known of the model's content: see [`digest_of`].
+    pub digest: [u8; 32],
+    /// How often the cache had been emptied.
+    pub epochs: Epochs,
+}
+
+impl Circumstances<'_> {
+    /// What tells apart what one caller asks on a surface, whatever is known of the model.
+    pub(crate) fn nowhere(surface: &'static str) -> Self {
+        Self { surface, scope: None, digest: [0; 32], epochs: Epochs::default() }
+    }
+}
+
+/// How often the cache was emptied: of everything, and of one model's answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Epochs {
+    /// Of everything.
+    pub all: u64,
+    /// Of one model's answers.
+    pub model: u64,
+}
+
+/// A question to `/chat`: everything that can change its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct Chat<'a> {
+    /// The model, as the caller spelled it.
+    pub model: &'a str,
+    /// The whole message list in Ollama's dialect, history, system message and images included.
+    pub messages: &'a [&'a str],
+    /// The form that the answer must have.
+    pub format: Option<&'a RawValue>,
+    /// The options of the run.
+    pub options: Option<&'a RawValue>,
+    /// Whether and how hard the model thinks first.
+    pub think: Option<&'a RawValue>,
+    /// The tools that the model may call.
+    pub tools: Option<&'a RawValue>,
+}
+
+/// The 256-bit name of an answer.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CacheKey([u8; 32]);
+
+impl std::fmt::Debug for CacheKey {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str("CacheKey(..)")
+    }
+}
+
+/// A hash of the sorted distinct digests that the hosts gave for one model: pulling the model anew changes it, and which
+/// of them are there does not.
+pub fn digest_of<'a>(digests: impl IntoIterator<Item = &'a str>) -> [u8; 32] {
+    let mut known: Vec<_> = digests.into_iter().collect();
+    known.sort_unstable();
+    known.dedup();
+    let mut encoding = Encoding(Sha256::new());
+    for digest in known {
+        encoding.string(digest);
+    }
+    encoding.0.finalize().into()
+}
+
+impl CacheKey {
+    /// SHA-256 over a canonical encoding: a version, then each field in a fixed order, each string behind its
+    /// length as 64 bits and each list behind its count, so that no two questions have the same encoding.
+    pub fn of_chat(circumstances: &Circumstances<'_>, question: &Chat<'_>) -> Self {
+        let Chat { model, messages, format, options, think, tools } = question;
+        let mut encoding = Encoding::of(circumstances);
+        encoding.string(model);
+        encoding.count(messages.len());
+        for message in *messages {
+            encoding.string(message);
+        }
+        encoding.value(format.unwrap_or(RawValue::NULL), DEPTH, Order::AsWritten);
+        for value in [options, think, tools] {
+            encoding.value(value.unwrap_or(RawValue::NULL), DEPTH, Order::ByName);
+        }
+        Self(encoding.0.finalize().into())
+    }
+
+    /// The key of a request that goes upstream as it is: every member counts, but for `stream`.
+    pub fn of_request(circumstances: &Circumstances<'_>, request: &Members<'_>) -> Self {
+        let mut encoding = Encoding::of(circumstances);
+        let mut sorted = BTreeMap::new();
+        for (name, value) in request.iter().filter(|(name, _)| name != "stream") {
+            sorted.insert(&**name, *value);
+        }
+        encoding.count(sorted.len());
+        for (name, value) in sorted {
+            encoding.string(name);
+            let order = if ORDERED.contains(&name) { Order::AsWritten } else { Order::ByName };
+            encoding.value(value, DEPTH, order);
+        }
+        Self(encoding.0.finalize().into())
+    }
+
+    /// The key of whatever has this `Idempotency-Key`.
+    pub fn of_repetition(surface: &str, scope: &Scope, key: &[u8]) -> Self {
+        let mut encoding = Encoding(Sha256::new());
+        encoding.string("paddock repetition 1");
+        encoding.string(surface);
+        encoding.0.update(scope.as_bytes());
+        encoding.0.update(key);
+        Self(encoding.0.finalize().into())
+    }
+
+    /// The 256 bits of the key.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// The key in hexadecimal.
+    pub fn to_hex(&self) -> String {
+        let digit = |nibble: u8| char::from_digit(nibble.into(), 16).unwrap_or_default();
+        self.0.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
+    }
+
+    /// The key that [`CacheKey::to_hex`] wrote; `None` for anything else.
+    pub(super) fn from_hex(hex: &str) -> Option<Self> {
+        let mut key = [0; 32];
+        if hex.len() != 64 {
+            return None;
+        }
+        for (byte, at) in key.iter_mut().zip((0..).step_by(2)) {
+            *byte = u8::from_str_radix(hex.get(at..at + 2)?, 16).ok()?;
+        }
+        Some(Self(key))
+    }
+}
+
+/// Whether the members of objects count by name alone or in the order in which they were written.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Order {
+    ByName,
+    AsWritten,
+}
+
+struct Encoding(Sha256);
+
+impl Encoding {
+    fn of(circumstances: &Circumstances<'_>) -> Self {
+        let Circumstances { surface, scope, digest, epochs: Epochs { all, model } } = circumstances;
+        let mut encoding = Self(Sha256::new());
+        encoding.string("paddock answer 3");
+        encoding.string(surface);
+        // A caller's scope is never all zeros.
+        encoding.0.update(scope.map_or(&[0; 32], Scope::as_bytes));
+        encoding.0.update(digest);
+        encoding.0.update(all.to_le_bytes());
+        encoding.0.update(model.to_le_bytes());
+        encoding
+    }
+
+    fn count(&mut self, count: usize) {
+        self.0.update((count as u64).to_le_bytes());
+    }
+
+    fn string(&mut self, string: &str) {
+        self.count(string.len());
+        self.0.update(string);
+    }
+
+    /// A value behind a letter for its kind. What is not read is taken as it was written, and so is what lies deeper than
+    /// `depth`.
+    fn value(&mut self, value: &RawValue, depth: usize, order: Order) {
+        if let Some(string) = members::string(value) {
+            self.0.update(b"s");
+            self.string(&string);
+        } else if let Some(values) = members::elements(value).filter(|_| depth > 0) {
+            self.0.update(b"a");
+            self.count(values.len());
+            for value in values {
+                self.value(value, depth - 1, order);
+            }
+        } else if let Some(members) = Members::of(value).filter(|_| depth > 0) {
+            self.0.update(b"o");
+            let mut list: Vec<_> = members.iter().map(|(name, value)| (&**name, *value)).collect();
+            if order == Order::ByName {
+                // Of a name that comes twice the last one counts.
+                let sorted: BTreeMap<_, _> = list.into_iter().collect();
+                list = sorted.into_iter().collect();
+            }
+            self.count(list.len());
+            for (name, value) in list {
+                self.string(name);
+                self.value(value, depth - 1, order);
+            }
+        } else {
+            self.0.update(b"d");
+            self.string(value.get());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

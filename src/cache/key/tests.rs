@@ -1,0 +1,176 @@
+use http::{HeaderMap, HeaderValue};
+use proptest::prelude::*;
+
+use super::*;
+
+fn raw(json: &str) -> Box<RawValue> {
+    RawValue::from_string(json.to_owned()).unwrap()
+}
+
+const HERE: Circumstances<'static> =
+    Circumstances { surface: "/chat", scope: None, digest: [1; 32], epochs: Epochs { all: 1, model: 2 } };
+
+fn question<'a>(model: &'a str, messages: &'a [&'a str]) -> Chat<'a> {
+    Chat { model, messages, format: None, options: None, think: None, tools: None }
+}
+
+fn key(model: &str, messages: &[&str]) -> CacheKey {
+    CacheKey::of_chat(&HERE, &question(model, messages))
+}
+
+fn of_request(json: &str) -> CacheKey {
+    CacheKey::of_request(&HERE, &Members::parse(json.as_bytes()).unwrap())
+}
+
+#[track_caller]
+fn all_differ(keys: &[(&str, CacheKey)]) {
+    for (index, (what, key)) in keys.iter().enumerate() {
+        for (other, earlier) in keys.iter().take(index) {
+            assert_ne!(key, earlier, "{what} {other}");
+        }
+    }
+}
+
+#[test]
+fn each_circumstance_changes_the_key() {
+    let scope = |credential| {
+        let mut headers = HeaderMap::new();
+        headers.insert("x-api-key", HeaderValue::from_static(credential));
+        Scope::of(&headers, None).unwrap()
+    };
+    let (ann, bob) = (scope("ann"), scope("bob"));
+    let chat = question("m", &["hi"]);
+    let body = Members::parse(br#"{"model":"m"}"#).unwrap();
+    let cases = [
+        ("shared", HERE),
+        ("ann", Circumstances { scope: Some(&ann), ..HERE }),
+        ("bob", Circumstances { scope: Some(&bob), ..HERE }),
+        ("surface", Circumstances { surface: "/api/chat", ..HERE }),
+        ("digest", Circumstances { digest: [2; 32], ..HERE }),
+        ("emptied", Circumstances { epochs: Epochs { all: 2, model: 2 }, ..HERE }),
+        ("model emptied", Circumstances { epochs: Epochs { all: 1, model: 3 }, ..HERE }),
+    ];
+    all_differ(&cases.map(|(what, here)| (what, CacheKey::of_chat(&here, &chat))));
+    all_differ(&cases.map(|(what, here)| (what, CacheKey::of_request(&here, &body))));
+    let repetition = |surface, scope, key: &str| CacheKey::of_repetition(surface, scope, key.as_bytes());
+    all_differ(&[
+        ("ann's", repetition("/chat", &ann, "1")),
+        ("bob's", repetition("/chat", &bob, "1")),
+        ("another", repetition("/chat", &ann, "2")),
+        ("elsewhere", repetition("/api/chat", &ann, "1")),
+    ]);
+}
+
+#[test]
+fn each_field_of_a_question_changes_the_key() {
+    let base = question("llama3.2", &["hi"]);
+    let (one, two) = (raw(r#"{"seed":1,"top_k":2}"#), raw(r#"{"seed":2,"top_k":2}"#));
+    let thinks = raw("false");
+    let cases = [
+        ("base", base),
+        ("model", Chat { model: "llama3.1", ..base }),
+        ("content", Chat { messages: &["hi "], ..base }),
+        ("history", Chat { messages: &["a", "b", "hi"], ..base }),
+        ("format", Chat { format: Some(&one), ..base }),
+        ("options", Chat { options: Some(&one), ..base }),
+        ("other options", Chat { options: Some(&two), ..base }),
+        ("think", Chat { think: Some(&thinks), ..base }),
+        ("the same value elsewhere", Chat { think: Some(&one), ..base }),
+        ("tools", Chat { tools: Some(&one), ..base }),
+    ];
+    all_differ(&cases.map(|(what, question)| (what, CacheKey::of_chat(&HERE, &question))));
+    assert_eq!(CacheKey::of_chat(&HERE, &base), key("llama3.2", &["hi"]));
+}
+
+#[test]
+fn each_member_of_a_request_changes_the_key_but_stream() {
+    let base = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
+    let with = |more: &str| of_request(&base.replacen('{', &format!("{{{more},"), 1));
+    all_differ(&[
+        ("base", of_request(base)),
+        ("system", with(r#""system":"be brief""#)),
+        ("temperature", with(r#""temperature":0"#)),
+        ("temperature, otherwise written", with(r#""temperature":0.0"#)),
+        ("options", with(r#""options":{"seed":1}"#)),
+        ("tools", with(r#""tools":[]"#)),
+        ("images", with(r#""images":["aGk="]"#)),
+        ("keep_alive", with(r#""keep_alive":5"#)),
+        ("whatever comes", with(r#""novelty":null"#)),
+    ]);
+    for stream in [r#""stream":true"#, r#""stream":false"#, r#""stream":null"#] {
+        assert_eq!(with(stream), of_request(base), "{stream}");
+    }
+}
+
+#[test]
+fn space_and_the_order_of_members_do_not_matter_but_in_a_schema() {
+    for (left, right) in [
+        (r#"{"a":1,"b":[2,{"c":3,"d":4}]}"#, r#"{ "b" : [2, {"d":4,"c":3}], "a":1}"#),
+        (r#"{"a":"\u0062"}"#, r#"{"a":"b"}"#),
+        (r#"{"format":{"a":1, "b":2}}"#, r#"{"format":{"a":1,"b":2}}"#),
+    ] {
+        assert_eq!(of_request(left), of_request(right), "{left}");
+    }
+    for (left, right) in [
+        (r#"{"a":[1,2]}"#, r#"{"a":[2,1]}"#),
+        (r#"{"a":"1"}"#, r#"{"a":1}"#),
+        (r#"{"a":null}"#, "{}"),
+        (r#"{"format":{"a":1,"b":2}}"#, r#"{"format":{"b":2,"a":1}}"#),
+        (r#"{"response_format":{"x":{"a":1,"b":2}}}"#, r#"{"response_format":{"x":{"b":2,"a":1}}}"#),
+    ] {
+        assert_ne!(of_request(left), of_request(right), "{left}");
+    }
+    // Deeper than anybody looks, a value is taken as it was written, and no stack runs out.
+    let deep = |inner: &str| format!("{{\"a\":{}{inner}{}}}", "[".repeat(10_000), "]".repeat(10_000));
+    assert_ne!(of_request(&deep("1")), of_request(&deep("2")));
+    assert_eq!(of_request(&deep("1")), of_request(&deep("1")));
+}
+
+#[test]
+fn the_digests_of_a_model_count_once_each_and_in_any_order() {
+    assert_eq!(digest_of(["a", "b", "a"]), digest_of(["b", "a"]));
+    for (left, right) in
+        [(&["a"][..], &["b"][..]), (&["a"], &["a", "b"]), (&[], &["a"]), (&["ab"], &["a", "b"])]
+    {
+        assert_ne!(digest_of(left.iter().copied()), digest_of(right.iter().copied()), "{left:?} {right:?}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn moving_a_boundary_between_neighbours_changes_the_key(
+        text in "[a-z]{2,12}", cut in 1usize..11, other in 1usize..11,
+    ) {
+        let (cut, other) = (cut.min(text.len() - 1), other.min(text.len() - 1));
+        prop_assume!(cut != other);
+        let split = |at: usize| key("m", &[&text[..at], &text[at..]]);
+        prop_assert_ne!(split(cut), split(other));
+        let with_model = |at: usize| key(&text[..at], &[&text[at..]]);
+        prop_assert_ne!(with_model(cut), with_model(other));
+        let member = |at: usize| of_request(&format!(r#"{{"{}":"{}"}}"#, &text[..at], &text[at..]));
+        prop_assert_ne!(member(cut), member(other));
+    }
+
+    #[test]
+    fn equal_questions_alone_share_a_key(
+        left in proptest::collection::vec("[ab\u{0}]{0,3}", 0..4),
+        right in proptest::collection::vec("[ab\u{0}]{0,3}", 0..4),
+    ) {
+        let of = |texts: &[String]| {
+            let messages: Vec<_> = texts.iter().map(String::as_str).collect();
+            key("m", &messages)
+        };
+        prop_assert_eq!(of(&left) == of(&right), left == right);
+    }
+
+    #[test]
+    fn equal_bodies_alone_share_a_key(
+        left in proptest::collection::btree_map("[a-c]{1,2}", any::<(u8, bool)>(), 0..4),
+        right in proptest::collection::btree_map("[a-c]{1,2}", any::<(u8, bool)>(), 0..4),
+    ) {
+        let body = |of: &std::collections::BTreeMap<String, (u8, bool)>| {
+            serde_json::to_string(of).unwrap()
+        };
+        prop_assert_eq!(of_request(&body(&left)) == of_request(&body(&right)), left == right);
+    }
+}

@@ -1,0 +1,279 @@
+//! When the cache may answer, and when it may keep an answer: the operator's modes, what is asked, and what the client
+//! wishes in `Cache-Control`.
+
+use std::time::Duration;
+
+use http::{HeaderMap, header};
+use serde_json::value::RawValue;
+
+use crate::{fleet::ModelName, surface::Surface, wire::members::Members};
+
+/// Which questions are answered from the cache.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CacheMode {
+    /// Those on `/chat`, embeddings, and those whose answer the client wants to be the same again: of temperature 0 or
+    /// with a seed, and without tools.
+    #[default]
+    Auto,
+    /// All.
+    All,
+    /// None.
+    Off,
+}
+
+impl CacheMode {
+    /// The mode of that name.
+    ///
+    /// # Errors
+    /// A sentence that names the modes.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        match name.trim().to_ascii_lowercase().as_str() {
+            "auto" => Ok(Self::Auto),
+            "all" => Ok(Self::All),
+            "off" => Ok(Self::Off),
+            _ => Err("must be auto, all or off".to_owned()),
+        }
+    }
+
+    /// Whether a request may be answered from the cache; `surface` is `None` for `/chat`.
+    pub(crate) fn covers(self, surface: Option<Surface>, request: Option<&Members<'_>>) -> bool {
+        match (self, surface) {
+            (Self::Off, _) => false,
+            (Self::Auto | Self::All, Some(surface)) if !surface.asks_a_model() => false,
+            // What is no object is Ollama's to refuse.
+            (Self::Auto | Self::All, Some(_)) if request.is_none() => false,
+            (Self::Auto | Self::All, None) | (Self::All, Some(_)) => true,
+            (Self::Auto, Some(surface)) => surface.protocol().is_none() || request.is_some_and(is_repeatable),
+        }
+    }
+}
+
+/// Who shares answers.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum CacheScope {
+    /// The requests of one caller.
+    #[default]
+    Caller,
+    /// All requests.
+    Shared,
+}
+
+impl CacheScope {
+    /// The scope of that name.
+    ///
+    /// # Errors
+    /// A sentence that names the scopes.
+    pub fn parse(name: &str) -> Result<Self, String> {
+        match name {
+            "caller" => Ok(Self::Caller),
+            "shared" => Ok(Self::Shared),
+            _ => Err("must be caller or shared".to_owned()),
+        }
+    }
+}
+
+/// The general mode, and those of single models.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct CacheModes {
+    /// Where nothing else is said.
+    pub general: CacheMode,
+    models: Vec<(ModelName, CacheMode)>,
+}
+
+impl CacheModes {
+    /// The modes of single models from a list such as `llama3.2=off,nomic-embed-text=all`.
+    ///
+    /// # Errors
+    /// A sentence about the first entry that is none.
+    pub fn parse_models(list: &str) -> Result<Vec<(ModelName, CacheMode)>, String> {
+        let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
+        let entry = |entry: &str| {
+            let (name, mode) = entry.split_once('=').unwrap_or((entry, ""));
+            let name = ModelName::parse(name.trim());
+            let name =
+                name.ok_or_else(|| "must be a list such as llama3.2=off,nomic-embed-text=all".to_owned())?;
+            let mode =
+                CacheMode::parse(mode).map_err(|_| format!("the mode of {name} must be auto, all or off"))?;
+            Ok((name, mode))
+        };
+        entries.map(entry).collect()
+    }
+
+    /// The modes that these are.
+    pub fn new(general: CacheMode, models: Vec<(ModelName, CacheMode)>) -> Self {
+        Self { general, models }
+    }
+
+    /// The mode of a model.
+    pub fn of(&self, model: Option<&str>) -> CacheMode {
+        let own = model.and_then(|model| self.models.iter().find(|(name, _)| name.is(model)));
+        own.map_or(self.general, |(_, mode)| *mode)
+    }
+}
+
+/// Whether the client wants the same answer again: of temperature 0 or with a seed, and without tools.
+fn is_repeatable(request: &Members<'_>) -> bool {
+    let options = request.object("options");
+    let find = |name: &str| request.raw(name).or_else(|| options.as_ref()?.raw(name));
+    let is_zero = |value: &RawValue| value.get().parse::<f64>().is_ok_and(|value| value == 0.0);
+    let has_tools = ["tools", "functions"]
+        .into_iter()
+        .any(|name| request.raw(name).is_some_and(|tools| tools.get().trim_start_matches('[').trim() != "]"));
+    // What goes before it is known to the server alone.
+    let has_unknown_history = request.raw("previous_response_id").is_some();
+    !has_tools && !has_unknown_history && (find("temperature").is_some_and(is_zero) || find("seed").is_some())
+}
+
+/// What the client wishes in `Cache-Control` (RFC 9111, 5.2.1).
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Wishes {
+    no_cache: bool,
+    no_store: bool,
+    max_age: Option<Duration>,
+    pub(crate) only_if_cached: bool,
+}
+
+impl Wishes {
+    pub(crate) fn of(headers: &HeaderMap) -> Self {
+        let mut wishes = Self::default();
+        let lists = headers.get_all(header::CACHE_CONTROL).into_iter().filter_map(|list| list.to_str().ok());
+        for directive in lists.flat_map(|list| list.split(',')) {
+            let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
+            match name.trim().to_ascii_lowercase().as_str() {
+                "no-cache" => wishes.no_cache = true,
+                "no-store" => wishes.no_store = true,
+                "only-if-cached" => wishes.only_if_cached = true,
+                "max-age" => {
+                    let seconds = value.trim().trim_matches('"').parse().ok();
+                    wishes.max_age = seconds.map(Duration::from_secs).or(wishes.max_age);
+                }
+                _ => {}
+            }
+        }
+        wishes
+    }
+}
+
+/// How one request uses the cache.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Usage {
+    /// It does not.
+    None,
+    /// Its answer is kept, and nothing else is.
+    Keep,
+    /// It may be answered by what is no older than that.
+    Answer { max_age: Option<Duration> },
+}
+
+impl Usage {
+    /// `is_covered`: whether the mode lets the cache answer.
+    pub(crate) fn of(is_covered: bool, wishes: &Wishes) -> Self {
+        match wishes {
+            _ if !is_covered => Self::None,
+            Wishes { no_store: true, .. } => Self::None,
+            Wishes { no_cache: true, .. } | Wishes { max_age: Some(Duration::ZERO), .. } => Self::Keep,
+            Wishes { max_age, .. } => Self::Answer { max_age: *max_age },
+        }
+    }
+
+    /// Whether an answer of this age is young enough.
+    pub(crate) fn takes(self, age: Duration) -> bool {
+        match self {
+            Self::None | Self::Keep => false,
+            Self::Answer { max_age } => max_age.is_none_or(|max_age| age <= max_age),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn the_cache_answers_what_is_wanted_the_same_again() {
+        use Surface::{
+            AnthropicMessages, OllamaChat, OllamaEmbed, OllamaGenerate, OllamaShow, OpenAiChat,
+            OpenAiEmbeddings,
+        };
+        for (surface, request, by_auto) in [
+            (None, "{}", true),
+            (Some(OllamaEmbed), "{}", true),
+            (Some(OpenAiEmbeddings), "{}", true),
+            (Some(OllamaChat), "{}", false),
+            (Some(OllamaChat), r#"{"options":{"temperature":0}}"#, true),
+            (Some(OllamaChat), r#"{"options":{"temperature":0.0,"top_k":1}}"#, true),
+            (Some(OllamaChat), r#"{"options":{"temperature":0.1}}"#, false),
+            (Some(OllamaChat), r#"{"options":{"seed":7}}"#, true),
+            (Some(OllamaChat), r#"{"options":{"seed":null}}"#, false),
+            (Some(OllamaChat), r#"{"options":{"seed":7},"tools":[{}]}"#, false),
+            (Some(OllamaChat), r#"{"options":{"seed":7},"tools":[ ]}"#, true),
+            (Some(OllamaGenerate), r#"{"options":{"seed":7}}"#, true),
+            (Some(OpenAiChat), r#"{"temperature":0}"#, true),
+            (Some(OpenAiChat), r#"{"temperature":"0"}"#, false),
+            (Some(OpenAiChat), r#"{"seed":1,"temperature":1}"#, true),
+            (Some(OpenAiChat), r#"{"seed":1,"functions":[{}]}"#, false),
+            (Some(AnthropicMessages), r#"{"temperature":0}"#, true),
+            (Some(AnthropicMessages), r#"{"temperature":1}"#, false),
+            (Some(Surface::OpenAiResponses), r#"{"temperature":0,"previous_response_id":"r"}"#, false),
+        ] {
+            let members = Members::parse(request.as_bytes()).unwrap();
+            let covers = |mode: CacheMode| mode.covers(surface, Some(&members));
+            let found = [CacheMode::Auto, CacheMode::All, CacheMode::Off].map(covers);
+            assert_eq!(found, [by_auto, true, false], "{surface:?} {request}");
+        }
+        assert!(!CacheMode::All.covers(Some(OllamaShow), Members::parse(b"{}").as_ref()));
+        assert!(!CacheMode::All.covers(Some(OllamaChat), None));
+    }
+
+    #[test]
+    fn a_model_may_have_a_mode_of_its_own() {
+        let models = CacheModes::parse_models("llama3.2=off, nomic-embed-text=ALL,").unwrap();
+        let known = CacheModes::new(CacheMode::Auto, models);
+        for (model, mode) in [
+            (Some("llama3.2"), CacheMode::Off),
+            (Some("llama3.2:latest"), CacheMode::Off),
+            (Some("llama3.2:1b"), CacheMode::Auto),
+            (Some("nomic-embed-text"), CacheMode::All),
+            (None, CacheMode::Auto),
+        ] {
+            assert_eq!(known.of(model), mode, "{model:?}");
+        }
+        for list in ["llama3.2", "llama3.2=perhaps", "=off"] {
+            assert!(CacheModes::parse_models(list).is_err(), "{list}");
+        }
+    }
+
+    #[test]
+    fn a_client_may_want_a_fresh_answer_or_none_that_is_kept() {
+        let ten = Some(Duration::from_secs(10));
+        for (control, usage, only_if_cached) in [
+            ("", Usage::Answer { max_age: None }, false),
+            ("no-cache", Usage::Keep, false),
+            ("no-store", Usage::None, false),
+            ("no-store, no-cache", Usage::None, false),
+            ("max-age=10", Usage::Answer { max_age: ten }, false),
+            ("max-age=0", Usage::Keep, false),
+            ("only-if-cached", Usage::Answer { max_age: None }, true),
+            ("ONLY-IF-CACHED, Max-Age=10", Usage::Answer { max_age: ten }, true),
+            ("max-age=soon", Usage::Answer { max_age: None }, false),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));
+            let wishes = Wishes::of(&headers);
+            assert_eq!(
+                (Usage::of(true, &wishes), wishes.only_if_cached),
+                (usage, only_if_cached),
+                "{control}"
+            );
+            assert_eq!(Usage::of(false, &wishes), Usage::None, "{control}");
+        }
+        let seconds = Duration::from_secs;
+        assert!(
+            Usage::Answer { max_age: ten }.takes(seconds(10))
+                && !Usage::Answer { max_age: ten }.takes(seconds(11))
+        );
+        assert!(Usage::Answer { max_age: None }.takes(seconds(11)) && !Usage::Keep.takes(Duration::ZERO));
+    }
+}

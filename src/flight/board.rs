@@ -1,0 +1,143 @@
+//! The flights of this process that others may join: whoever asks what is being asked waits for the same answer.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use super::feed::{Feed, Reader};
+use crate::{
+    cache::{CacheKey, Epochs},
+    store::FlightKey,
+};
+
+/// Models of which it is remembered how often their answers were forgotten.
+const EPOCHS_LIMIT: usize = 256;
+
+/// The flights of this process. Clones share them.
+#[derive(Debug, Clone, Default)]
+pub struct Flights(Arc<Mutex<Board>>);
+
+#[derive(Debug, Default)]
+struct Board {
+    /// Each with what is asked, where its key does not say that.
+    flights: BTreeMap<FlightKey, (Feed, Option<CacheKey>)>,
+    /// How often the cache had been emptied when the store was asked last, by model.
+    epochs: BTreeMap<String, Epochs>,
+}
+
+/// How a request takes part in a flight.
+#[derive(Debug)]
+pub(super) enum Boarding {
+    /// It waits for what another asked for.
+    Follow(Reader),
+    /// The key stands for another question.
+    Conflict,
+    /// It asks.
+    Lead(Feed, Reader, Seat),
+}
+
+/// The lead of a flight in this process; dropped when nobody may join it any more.
+#[derive(Debug)]
+pub(super) struct Seat {
+    flights: Flights,
+    key: FlightKey,
+    feed: Feed,
+}
+
+impl Flights {
+    fn board(&self) -> MutexGuard<'_, Board> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Joins the flight, or begins one whose feed keeps as many bytes. Where one request must not wake another, each leads.
+    pub(super) fn board_flight(&self, key: FlightKey, question: Option<CacheKey>, limit: usize) -> Boarding {
+        let mut board = self.board();
+        let known = board.flights.get(&key).filter(|_| cfg!(not(target_family = "wasm")));
+        if let Some((feed, asked)) = known
+            && let Some(reader) = feed.join()
+        {
+            return if *asked == question { Boarding::Follow(reader) } else { Boarding::Conflict };
+        }
+        let (feed, reader) = Feed::new(limit);
+        board.flights.insert(key, (feed.clone(), question));
+        Boarding::Lead(feed.clone(), reader, Seat { flights: self.clone(), key, feed })
+    }
+
+    /// How many flights others may join now.
+    pub fn count(&self) -> usize {
+        self.board().flights.len()
+    }
+
+    /// How often the cache had been emptied when the store was asked last; never, as long as it was not.
+    pub(crate) fn epochs(&self, model: &str) -> Epochs {
+        self.board().epochs.get(model).copied().unwrap_or_default()
+    }
+
+    /// Takes note of how often the cache was emptied.
+    pub(crate) fn note_epochs(&self, model: &str, epochs: Epochs) {
+        let mut board = self.board();
+        if board.epochs.get(model).copied().unwrap_or_default() == epochs {
+            return;
+        }
+        if board.epochs.len() >= EPOCHS_LIMIT {
+            board.epochs.clear();
+        }
+        board.epochs.insert(model.to_owned(), epochs);
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        let mut board = self.flights.board();
+        if board.flights.get(&self.key).is_some_and(|(known, _)| known.is(&self.feed)) {
+            board.flights.remove(&self.key);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        cache::{CacheKey, Form},
+        caller::Scope,
+    };
+
+    fn key(name: &str, form: Form) -> FlightKey {
+        FlightKey { key: CacheKey::of_repetition("/chat", &Scope::public(), name.as_bytes()), form }
+    }
+
+    #[test]
+    fn whoever_asks_the_same_in_the_same_form_follows_until_the_flight_is_over() {
+        let flights = Flights::default();
+        let a = key("a", Form::Whole);
+        let Boarding::Lead(feed, leader, seat) = flights.board_flight(a, None, 10) else { panic!() };
+        assert!(matches!(flights.board_flight(a, None, 10), Boarding::Follow(_)));
+        assert!(matches!(flights.board_flight(a, Some(a.key), 10), Boarding::Conflict));
+        for other in [key("a", Form::Stream), key("b", Form::Whole)] {
+            assert!(matches!(flights.board_flight(other, None, 10), Boarding::Lead(..)), "{other:?}");
+        }
+        // Its own seat ends with each.
+        assert_eq!(flights.count(), 1);
+        feed.end(Ok(()));
+        let Boarding::Lead(_, _, later) = flights.board_flight(a, None, 10) else { panic!() };
+        drop((leader, seat));
+        assert_eq!(flights.count(), 1, "the later one is still there");
+        drop(later);
+        assert_eq!(flights.count(), 0);
+    }
+
+    #[test]
+    fn it_is_remembered_how_often_the_cache_was_emptied() {
+        let flights = Flights::default();
+        assert_eq!(flights.epochs("m"), Epochs::default());
+        let epochs = Epochs { all: 1, model: 2 };
+        flights.note_epochs("m", epochs);
+        assert_eq!((flights.epochs("m"), flights.epochs("n")), (epochs, Epochs::default()));
+        for number in 0..2 * EPOCHS_LIMIT {
+            flights.note_epochs(&number.to_string(), epochs);
+        }
+        assert!(flights.board().epochs.len() <= EPOCHS_LIMIT);
+    }
+}

@@ -1,0 +1,416 @@
+//! A feed: what a flight brings, for all who wait for it.
+//!
+//! One writes, and every reader hears the whole from its beginning. The fastest reader sets the pace of the writer; one
+//! that falls further behind than what is kept hears that it did. Without readers the writer gives up. Waking happens
+//! within one request alone where requests must not wake each other: there nobody else is given a reader.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Poll, Waker},
+};
+
+use bytes::Bytes;
+use futures::future::{Either, select};
+use http::HeaderValue;
+
+use crate::{
+    cache::{CacheStatus, CachedAnswer, Stored},
+    error::{Error, Original},
+    fleet::BackendHost,
+    reply::ClientLeft,
+};
+
+/// How far the writer may be ahead of the fastest reader, in events.
+const AHEAD: usize = 1;
+
+/// What a flight brings first.
+#[derive(Debug, Clone)]
+pub(super) enum Opening {
+    /// Events, from now on.
+    Stream { content_type: HeaderValue },
+    /// The whole answer, added up.
+    Spoken(Arc<CachedAnswer>),
+    /// Upstream's whole reply as it came.
+    Whole(Original),
+    /// An answer that was stored meanwhile.
+    Found(Stored),
+    /// Nothing.
+    Failed(Error),
+}
+
+/// Where an answer comes from.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Source {
+    /// What the cache did for whoever leads.
+    pub(super) cache: Option<CacheStatus>,
+    pub(super) backend: Option<BackendHost>,
+    pub(super) routes: Vec<String>,
+}
+
+/// What a reader hears next.
+#[derive(Debug)]
+pub(super) enum Heard {
+    Event(Bytes),
+    /// The terminator; nothing follows.
+    Last(Bytes),
+    /// The end without a terminator, and whether an event has said so already.
+    Broken(Error, bool),
+    /// The reader fell behind.
+    Behind,
+}
+
+/// What a flight brings. Clones share it.
+#[derive(Debug, Clone)]
+pub(super) struct Feed(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    opening: Option<(Opening, Source)>,
+    events: VecDeque<Bytes>,
+    /// Events that are not kept any more.
+    dropped: usize,
+    bytes: usize,
+    /// Events are kept up to as many bytes for those who come later; 0 where nobody will.
+    limit: usize,
+    is_complete: bool,
+    /// Whether an event has told of a failure.
+    is_told: bool,
+    end: Option<Result<(), Error>>,
+    /// How many events each reader has heard.
+    readers: BTreeMap<u64, usize>,
+    readers_so_far: u64,
+    waiting: Vec<Waker>,
+}
+
+impl State {
+    fn written(&self) -> usize {
+        self.dropped + self.events.len()
+    }
+
+    fn is_over(&self) -> bool {
+        let is_stream = matches!(self.opening, None | Some((Opening::Stream { .. }, _)));
+        self.is_complete || self.end.is_some() || !is_stream
+    }
+
+    /// Forgets what everybody has heard, or what is too much; as long as all fits, all is kept for those who come.
+    fn trim(&mut self) {
+        let slowest = self.readers.values().copied().min().unwrap_or(self.dropped);
+        while self.bytes > self.limit
+            && (self.limit > 0 || self.dropped < slowest)
+            && let Some(event) = self.events.pop_front()
+        {
+            self.bytes -= event.len();
+            self.dropped += 1;
+        }
+    }
+}
+
+impl Feed {
+    /// A feed with its first reader. It keeps as many bytes for those who come later.
+    pub(super) fn new(limit: usize) -> (Self, Reader) {
+        let feed = Self(Arc::new(Mutex::new(State {
+            opening: None,
+            events: VecDeque::new(),
+            dropped: 0,
+            bytes: 0,
+            limit,
+            is_complete: false,
+            is_told: false,
+            end: None,
+            readers: BTreeMap::from([(0, 0)]),
+            readers_so_far: 1,
+            waiting: Vec::new(),
+        })));
+        let reader = Reader { feed: feed.clone(), id: 0 };
+        (feed, reader)
+    }
+
+    /// One more reader, unless the beginning is not kept any more, or all is over.
+    pub(super) fn join(&self) -> Option<Reader> {
+        let mut state = self.state();
+        if state.dropped > 0 || state.end.is_some() || state.readers.is_empty() {
+            return None;
+        }
+        let id = state.readers_so_far;
+        state.readers_so_far += 1;
+        state.readers.insert(id, 0);
+        Some(Reader { feed: self.clone(), id })
+    }
+
+    /// Whether they are the same.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        change(&mut state);
+        let waiting = std::mem::take(&mut state.waiting);
+        drop(state);
+        waiting.into_iter().for_each(Waker::wake);
+    }
+
+    /// Resolves with what `ready` gives, as soon as it gives something.
+    async fn until<T>(&self, mut ready: impl FnMut(&mut State) -> Option<T>) -> T {
+        poll_fn(|context| {
+            let mut state = self.state();
+            if let Some(found) = ready(&mut state) {
+                return Poll::Ready(found);
+            }
+            let waker = context.waker();
+            if !state.waiting.iter().any(|known| known.will_wake(waker)) {
+                state.waiting.push(waker.clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Says what the flight brings; the first word counts.
+    pub(super) fn open(&self, opening: Opening, source: Source) {
+        self.change(|state| {
+            state.opening.get_or_insert((opening, source));
+        });
+    }
+
+    /// Whether readers were told what the flight brings.
+    pub(super) fn is_open(&self) -> bool {
+        self.state().opening.is_some()
+    }
+
+    /// Writes one event, once a reader wants it.
+    pub(super) async fn write(&self, event: Bytes) -> Result<(), ClientLeft> {
+        self.room().await?;
+        self.change(|state| {
+            state.bytes += event.len();
+            state.events.push_back(event);
+            state.trim();
+        });
+        Ok(())
+    }
+
+    /// Writes an event that tells of a failure.
+    pub(super) async fn tell(&self, event: Bytes) -> Result<(), ClientLeft> {
+        self.change(|state| state.is_told = true);
+        self.write(event).await
+    }
+
+    /// Writes the terminator.
+    pub(super) fn complete(&self, event: Bytes) {
+        self.change(|state| {
+            state.bytes += event.len();
+            state.events.push_back(event);
+            state.is_complete = true;
+        });
+    }
+
+    /// Ends the feed: what the flight changes is stored, or it failed.
+    pub(super) fn end(&self, end: Result<(), Error>) {
+        self.change(|state| {
+            state.end.get_or_insert(end);
+        });
+    }
+
+    /// A feed of an answer that is there already.
+    pub(super) fn of(events: Vec<Bytes>) -> Reader {
+        let (feed, reader) = Self::new(usize::MAX);
+        feed.change(|state| {
+            state.bytes = events.iter().map(Bytes::len).sum();
+            state.events = events.into();
+            state.is_complete = true;
+            state.end = Some(Ok(()));
+        });
+        reader
+    }
+
+    /// Resolves when the writer has nothing more to say.
+    pub(super) async fn over(&self) {
+        self.until(|state| state.is_over().then_some(())).await;
+    }
+
+    /// Resolves when the whole answer is there in one piece, or nothing will be.
+    pub(super) async fn over_whole(&self) {
+        self.until(|state| (state.is_over() && !state.is_complete).then_some(())).await;
+    }
+
+    /// Whether it ended without an answer.
+    pub(super) fn has_failed(&self) -> bool {
+        let state = self.state();
+        matches!(state.opening, Some((Opening::Failed(_), _))) || matches!(state.end, Some(Err(_)))
+    }
+
+    /// Whether one reader at most is left.
+    pub(super) fn is_alone(&self) -> bool {
+        self.state().readers.len() <= 1
+    }
+
+    /// Resolves when one reader at most is left.
+    pub(super) async fn alone(&self) {
+        self.until(|state| (state.readers.len() <= 1).then_some(())).await;
+    }
+
+    /// Waits until a reader wants more.
+    async fn room(&self) -> Result<(), ClientLeft> {
+        self.until(|state| {
+            let Some(fastest) = state.readers.values().max() else { return Some(Err(ClientLeft)) };
+            (state.written() < fastest + AHEAD).then_some(Ok(()))
+        })
+        .await
+    }
+
+    /// Resolves when nobody reads any more.
+    pub(super) async fn left(&self) {
+        self.until(|state| state.readers.is_empty().then_some(())).await;
+    }
+
+    /// What `future` gives, unless everybody leaves first; then the future is dropped.
+    pub(super) async fn during<F: Future>(&self, future: F) -> Result<F::Output, ClientLeft> {
+        match select(pin!(future), pin!(self.left())).await {
+            Either::Left((output, _)) => Ok(output),
+            Either::Right(((), _)) => Err(ClientLeft),
+        }
+    }
+
+    /// The events so far but for the first `known`; `None` when they are not kept any more.
+    pub(super) fn events_since(&self, known: usize) -> Option<Vec<Bytes>> {
+        let state = self.state();
+        let skipped = known.checked_sub(state.dropped)?;
+        Some(state.events.iter().skip(skipped).cloned().collect())
+    }
+
+    /// The whole answer, as it came; `None` when its beginning is not kept any more.
+    pub(super) fn whole(&self) -> Option<Bytes> {
+        let events = self.events_since(0)?;
+        Some(events.concat().into())
+    }
+}
+
+/// One who waits for what a flight brings. Dropping it means that it left.
+#[derive(Debug)]
+pub(super) struct Reader {
+    feed: Feed,
+    id: u64,
+}
+
+impl Reader {
+    /// What the flight brings.
+    pub(super) async fn opening(&self) -> (Opening, Source) {
+        self.feed.until(|state| state.opening.clone()).await
+    }
+
+    /// What comes next.
+    pub(super) async fn next(&self) -> Heard {
+        self.feed
+            .until(|state| {
+                let heard = *state.readers.get(&self.id)?;
+                let Some(at) = heard.checked_sub(state.dropped) else { return Some(Heard::Behind) };
+                if let Some(event) = state.events.get(at).cloned() {
+                    state.readers.insert(self.id, heard + 1);
+                    let is_last = state.is_complete && at + 1 == state.events.len();
+                    // The writer waits for that.
+                    let waiting = std::mem::take(&mut state.waiting);
+                    waiting.into_iter().for_each(Waker::wake);
+                    state.trim();
+                    return Some(if is_last { Heard::Last(event) } else { Heard::Event(event) });
+                }
+                match &state.end {
+                    Some(Err(error)) => Some(Heard::Broken(error.clone(), state.is_told)),
+                    Some(Ok(())) | None => None,
+                }
+            })
+            .await
+    }
+
+    /// Resolves when what the flight changes is stored.
+    pub(super) async fn ended(&self) -> Result<(), Error> {
+        self.feed.until(|state| state.end.clone()).await
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        self.feed.change(|state| {
+            state.readers.remove(&self.id);
+            state.trim();
+        });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        future.now_or_never().unwrap()
+    }
+
+    fn event(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    fn next(reader: &Reader) -> Option<String> {
+        match reader.next().now_or_never()? {
+            Heard::Event(event) => Some(String::from_utf8_lossy(&event).into_owned()),
+            Heard::Last(event) => Some(format!("{} and no more", String::from_utf8_lossy(&event))),
+            Heard::Broken(error, _) => Some(error.code().to_owned()),
+            Heard::Behind => Some("behind".to_owned()),
+        }
+    }
+
+    #[test]
+    fn every_reader_hears_all_and_the_fastest_sets_the_pace() {
+        let (feed, first) = Feed::new(100);
+        let second = feed.join().unwrap();
+        now(feed.write(event("a"))).unwrap();
+        assert!(feed.write(event("b")).now_or_never().is_none(), "nobody has heard the first");
+        assert_eq!(next(&second).as_deref(), Some("a"));
+        now(feed.write(event("b"))).unwrap();
+        let late = feed.join().unwrap();
+        feed.complete(event("c"));
+        for reader in [&first, &late] {
+            let heard: Vec<_> = (0..3).map(|_| next(reader).unwrap()).collect();
+            assert_eq!(heard, ["a", "b", "c and no more"]);
+        }
+        assert_eq!(feed.whole().unwrap(), "abc");
+        assert!(first.ended().now_or_never().is_none());
+        feed.end(Ok(()));
+        assert_eq!(first.ended().now_or_never(), Some(Ok(())));
+        assert!(feed.join().is_none(), "what is over is in the store, or nowhere");
+    }
+
+    #[test]
+    fn a_reader_that_falls_behind_hears_so_and_nobody_joins_a_feed_without_a_beginning() {
+        let (feed, fast) = Feed::new(3);
+        let slow = feed.join().unwrap();
+        for text in ["aa", "bb", "cc"] {
+            now(feed.write(event(text))).unwrap();
+            assert_eq!(next(&fast).as_deref(), Some(text));
+        }
+        assert_eq!(next(&slow).as_deref(), Some("behind"));
+        assert!(feed.join().is_none() && feed.whole().is_none());
+    }
+
+    #[test]
+    fn without_readers_the_writer_gives_up_and_for_one_alone_nothing_is_kept() {
+        let (feed, reader) = Feed::new(0);
+        now(feed.write(event("a"))).unwrap();
+        assert_eq!(next(&reader).as_deref(), Some("a"));
+        assert_eq!(feed.events_since(1), Some(Vec::new()));
+        assert_eq!(feed.events_since(0), None);
+        feed.end(Err(Error::ShuttingDown));
+        assert_eq!(next(&reader), Some(Error::ShuttingDown.code().to_owned()));
+        assert!(feed.left().now_or_never().is_none());
+        drop(reader);
+        assert!(now(feed.write(event("b"))).is_err());
+        assert_eq!(now(feed.during(std::future::pending::<()>())), Err(ClientLeft));
+    }
+}

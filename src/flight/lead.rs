@@ -1,0 +1,383 @@
+//! The lead of a flight: it finds out whether the answer is there or another brings it, else asks upstream, and writes
+//! what comes to the feed.
+//!
+//! It owns the upstream body. Until the first event of an answer is there nothing has reached a client, and a failed
+//! attempt may be followed by another. An answer is kept only when it is complete. When everybody left, upstream is
+//! dropped at once and nothing is kept.
+
+use bytes::Bytes;
+use futures::{future::OptionFuture, join};
+
+use super::{
+    Keep, NO_EVENT, Order, UNFINISHED,
+    answer::{Events, Heard, Opened},
+    attempt,
+    board::Seat,
+    broken,
+    dispatch::{Dispatch, Foresight, Step},
+    feed::{Feed, Opening, Source},
+    follow::{Followed, follow},
+    place::Place,
+    publisher::Publisher,
+    replay::replay,
+};
+use crate::{
+    account::Account,
+    cache::{CacheStatus, CachedAnswer, Entry, Form},
+    error::{Error, Original},
+    fleet::{AttemptFailure, Failover, Verdict},
+    handle::random_id,
+    host::Host,
+    journal::Event,
+    metrics::Attempt,
+    reply::ClientLeft,
+    store::{FlightKey, Found, ResponseCache, StoreResult},
+    wire::{framer, members::Members, protocol},
+};
+
+/// The lead of a flight.
+pub(super) struct Lead<'a, H> {
+    pub(super) host: &'a H,
+    pub(super) order: &'a Order,
+    pub(super) feed: Feed,
+    /// Where others may join.
+    pub(super) seat: Option<Seat>,
+    pub(super) keep: Option<Keep>,
+    pub(super) foresight: Option<Foresight>,
+    pub(super) account: Account,
+}
+
+/// Who brings the answer.
+enum Role {
+    /// This one, with the lead among all replicas or without it.
+    Lead(Option<String>),
+    Follow(String),
+    /// It is told already.
+    Told,
+}
+
+impl<H: Host> Lead<'_, H> {
+    /// Brings the answer; gives the account of what that took.
+    pub(super) async fn fly(mut self) -> Account {
+        let mut dispatch = Dispatch::new(self.host, self.order, self.foresight.take());
+        let mut role = self.role(&mut dispatch).await;
+        while let Role::Follow(leader) = role {
+            dispatch.release();
+            let flight = self.flight_key();
+            let followed = match flight {
+                Some(flight) => Box::pin(follow(self.host, self.order, &self.feed, &flight, &leader)).await,
+                None => Followed::Failed,
+            };
+            role = match followed {
+                Followed::Told => Role::Told,
+                Followed::Failed => Role::Lead(None),
+                Followed::Vanished => self.role(&mut dispatch).await,
+            };
+        }
+        match role {
+            Role::Lead(leader) => self.ask(dispatch, leader).await,
+            Role::Told | Role::Follow(_) => dispatch.release(),
+        }
+        drop(self.seat);
+        self.account
+    }
+
+    fn flight_key(&self) -> Option<FlightKey> {
+        let keep = self.keep.as_ref().filter(|keep| keep.is_shared)?;
+        Some(FlightKey { key: keep.key, form: Form::of(self.order.streams_to_client()) })
+    }
+
+    /// Looks for the answer, and takes a place ahead, in case that there is none.
+    async fn role(&mut self, dispatch: &mut Dispatch<'_, H>) -> Role {
+        let (Some(flight), Some(keep)) = (self.flight_key(), self.keep) else { return Role::Lead(None) };
+        if self.account.store_failed() {
+            self.account.cache = Some(CacheStatus::Bypass);
+            return Role::Lead(None);
+        }
+        let leader = random_id(self.host);
+        let mut ahead = self.account.clone();
+        let looking = self.host.store().answer_or_lead(&flight, &leader);
+        let (found, ()) = join!(Box::pin(looking), Box::pin(dispatch.reserve(&mut ahead)));
+        self.account = ahead;
+        let found: StoreResult<Found> = found;
+        match self.account.tolerate(self.host, "cache_get", found) {
+            Some(Found::Answer(stored)) => {
+                if keep.question.is_some() && stored.entry.question() != keep.question {
+                    self.fail(Error::IdempotencyKeyReused);
+                    return Role::Told;
+                }
+                if !keep.usage.takes(stored.age) || replay(self.order, &stored.entry).is_none() {
+                    return Role::Lead(None);
+                }
+                self.account.cache = Some(CacheStatus::Hit);
+                self.open(Opening::Found(stored));
+                self.feed.end(Ok(()));
+                Role::Told
+            }
+            Some(Found::Lead) => Role::Lead(Some(leader)),
+            Some(Found::Follow { leader }) => {
+                self.account.cache = Some(CacheStatus::Coalesced);
+                Role::Follow(leader)
+            }
+            None => {
+                self.account.cache = Some(CacheStatus::Bypass);
+                Role::Lead(None)
+            }
+        }
+    }
+
+    fn open(&self, opening: Opening) {
+        let Account { cache, host, routes, .. } = &self.account;
+        self.feed.open(opening, Source { cache: *cache, backend: host.clone(), routes: routes.clone() });
+    }
+
+    fn fail(&self, error: Error) {
+        self.open(Opening::Failed(error.clone()));
+        self.feed.end(Err(error));
+    }
+
+    /// Asks upstream, and tells other replicas where there are any.
+    async fn ask(&mut self, dispatch: Dispatch<'_, H>, leader: Option<String>) {
+        if self.account.cache == Some(CacheStatus::Coalesced) {
+            self.account.cache = Some(CacheStatus::Miss);
+        }
+        let publisher = leader
+            .zip(self.flight_key())
+            .and_then(|(leader, flight)| Publisher::new(self.host, &self.feed, flight, leader));
+        let feed = self.feed.clone();
+        let publishing = OptionFuture::from(publisher.map(|publisher| Box::pin(publisher.publish())));
+        let (end, _) = join!(Box::pin(self.bring(dispatch)), publishing);
+        feed.end(end);
+    }
+
+    /// Asks upstream and writes what comes; what the answer changes is stored when it returns.
+    async fn bring(&mut self, dispatch: Dispatch<'_, H>) -> Result<(), Error> {
+        let opened = Box::pin(self.attempts(dispatch)).await;
+        let (opened, place) = match opened {
+            Ok(opened) => opened,
+            Err(error) => {
+                self.fail(error.clone());
+                return Err(error);
+            }
+        };
+        match opened {
+            Opened::Stream { content_type, first, events } => {
+                let kind = content_type.to_str().unwrap_or_default().to_owned();
+                self.open(Opening::Stream { content_type });
+                let mut place = Some(place);
+                let (end, verdict) = self.relay(&kind, first, events, &mut place).await;
+                if let Err(error) = &end {
+                    self.feed.end(Err(error.clone()));
+                }
+                if let Some(place) = place {
+                    place.settle(self.host, verdict).await;
+                }
+                end
+            }
+            Opened::Spoken(mut heard) => {
+                let answer = heard.answer();
+                let entry = self
+                    .keep
+                    .filter(|_| !answer.is_empty())
+                    .map(|_| Entry::new(Form::Whole, "application/json", answer.to_json().into()));
+                self.open(Opening::Spoken(answer.into()));
+                self.conclude(entry, place).await;
+                Ok(())
+            }
+            Opened::Whole(original) => {
+                let entry = self.entry_of(&original);
+                self.open(Opening::Whole(original));
+                self.conclude(entry, place).await;
+                Ok(())
+            }
+        }
+    }
+
+    async fn attempts(
+        &mut self,
+        mut dispatch: Dispatch<'_, H>,
+    ) -> Result<(Opened<H::Body>, Box<Place>), Error> {
+        let (host, order) = (self.host, self.order);
+        let (feed, account) = (&self.feed, &mut self.account);
+        let mut failover = Failover::default();
+        let mut failed = Vec::new();
+        let mut missing = None;
+        while failover.may_go_on() {
+            let step = feed.during(Box::pin(dispatch.next(&failover, account))).await;
+            let Ok(step) = step else {
+                dispatch.leave().await;
+                return Err(Error::ClientClosed);
+            };
+            let place = match step {
+                Step::Go(place) => place,
+                Step::Refuse(error) => return Err(error),
+                Step::None(error) => {
+                    missing = error;
+                    break;
+                }
+            };
+            let backend = place.backend.clone();
+            // Counted as given up until the attempt has an end, for a client may leave at any time.
+            let attempt = Attempt {
+                host: backend.url().to_owned(),
+                outcome: "cancelled",
+                cold: place.cold && place.is_taken(),
+            };
+            account.attempts.push(attempt);
+            let (outcome, place) = attempt::attempt(host, &dispatch, order, feed, place, account).await;
+            if let Some(attempt) = account.attempts.last_mut() {
+                attempt.outcome = outcome.as_ref().map_or_else(AttemptFailure::word, |_| "ok");
+            }
+            // Without one the request is seen through although its client left.
+            let Some(place) = place else { return Err(Error::ClientClosed) };
+            match outcome {
+                Ok(opened) => {
+                    for failed in failed {
+                        Place::blame(&failed, host).await;
+                    }
+                    account.host = Some(backend);
+                    account.first_token = place.first_byte().filter(|_| order.streams && place.is_taken());
+                    if let Opened::Spoken(heard) = &opened {
+                        account.tokens = heard.tokens();
+                        account.speed = heard.speed(place.since_first_byte(host));
+                    }
+                    return Ok((opened, place));
+                }
+                Err(failure) => {
+                    if failure == AttemptFailure::ClientLeft {
+                        place.settle(host, Verdict::Neutral).await;
+                        return Err(Error::ClientClosed);
+                    }
+                    host.record(&Event::AttemptFailed {
+                        request_id: &account.request_id,
+                        host: backend.url(),
+                        outcome: failure.word(),
+                        detail: &failure.detail(),
+                    });
+                    place.settle(host, failure.verdict()).await;
+                    // Its own words may be what the client reads in the end.
+                    if matches!(failure, AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. }) {
+                        account.host = Some(backend.clone());
+                    }
+                    if matches!(failure, AttemptFailure::Failed { .. }) {
+                        failed.push(backend);
+                    } else if failure == AttemptFailure::NotFound {
+                        dispatch.forget(&backend).await;
+                    }
+                    failover.failed(failure);
+                }
+            }
+        }
+        Err(failover.verdict(missing))
+    }
+
+    /// Writes the events of an answer to the feed, and stores what the answer changes.
+    async fn relay(
+        &mut self,
+        content_type: &str,
+        first: Bytes,
+        mut events: Events<H::Body>,
+        place: &mut Option<Box<Place>>,
+    ) -> (Result<(), Error>, Verdict) {
+        let mut heard = Heard::new(false);
+        let end = self.relay_events(first, &mut events, &mut heard).await;
+        self.account.tokens = heard.tokens();
+        if let Some(attempt) = self.account.attempts.last_mut() {
+            attempt.outcome = end.as_ref().map_or_else(AttemptFailure::word, |_| "ok");
+        }
+        match end {
+            Ok(last) => {
+                let since = place.as_ref().and_then(|place| place.since_first_byte(self.host));
+                self.account.speed = heard.speed(since);
+                self.feed.complete(last);
+                let body = self.keep.filter(|_| !heard.is_empty()).and_then(|_| self.feed.whole());
+                let entry = body.map(|body| Entry::new(Form::Stream, content_type, body));
+                if let Some(place) = place.take() {
+                    self.conclude(entry, place).await;
+                }
+                events.drain(self.host);
+                (Ok(()), Verdict::Answered)
+            }
+            Err(failure) => {
+                let verdict = failure.verdict();
+                (Err(failure.into_error()), verdict)
+            }
+        }
+    }
+
+    /// Writes every event but the terminator, which is given back.
+    async fn relay_events(
+        &mut self,
+        first: Bytes,
+        events: &mut Events<H::Body>,
+        heard: &mut Heard,
+    ) -> Result<Bytes, AttemptFailure> {
+        let mut event = first;
+        loop {
+            let data = framer::data(events.framing(), &event);
+            if let (Some(data), Some(protocol)) = (&data, self.order.protocol) {
+                let chunk = protocol.read(data).ok_or_else(|| broken(NO_EVENT))?;
+                heard.add(&chunk).map_err(broken)?;
+                if let Some(error) = &chunk.error {
+                    let failure = AttemptFailure::told(error);
+                    self.feed.tell(event.clone()).await?;
+                    return Err(failure);
+                }
+                if chunk.end {
+                    return Ok(event);
+                }
+                if events.has_ended() {
+                    return Err(broken(UNFINISHED));
+                }
+            }
+            self.feed.write(event).await?;
+            let next = self.feed.during(events.next()).await??;
+            event = next.ok_or_else(|| broken(UNFINISHED))?;
+        }
+    }
+
+    /// Stores what an answer changes and gives its place back, at the same time, before a client has the end of it:
+    /// whoever reads that and goes on at once must find the place free.
+    async fn conclude(&mut self, entry: Option<Entry>, place: Box<Place>) {
+        let (store, config) = (self.host.store(), self.host.config());
+        let wanted = self
+            .keep
+            .filter(|_| self.account.cache != Some(CacheStatus::Bypass) || !self.account.store_failed());
+        let kept = wanted.zip(entry).filter(|(_, entry)| entry.size() as u64 <= config.cache_max_entry);
+        let kept = kept.map(|(keep, entry)| (keep, entry.to_question(keep.question)));
+        let put = kept.as_ref().map(|(keep, entry)| store.put_answer(&keep.key, entry, keep.ttl));
+        let (put, ()) = join!(OptionFuture::from(put), place.settle(self.host, Verdict::Answered));
+        if let Some(result) = put {
+            self.account.tolerate(self.host, "cache_put", result);
+        }
+    }
+
+    /// What is kept of upstream's whole reply: only what is complete and says something.
+    fn entry_of(&mut self, original: &Original) -> Option<Entry> {
+        let said = match self.order.protocol {
+            Some(protocol) => {
+                let chunk = protocol.read_whole(&original.body)?;
+                self.account.tokens = chunk.tokens;
+                let mut heard = Heard::new(false);
+                heard.add(&chunk).ok()?;
+                chunk.end && chunk.error.is_none() && !heard.is_empty()
+            }
+            None => Members::parse(&original.body).is_some_and(|reply| protocol::failure(&reply).is_none()),
+        };
+        self.keep.filter(|_| said)?;
+        let content_type = original.content_type.as_ref().and_then(|kind| kind.to_str().ok());
+        Some(Entry::new(Form::Whole, content_type.unwrap_or_default(), original.body.clone()))
+    }
+}
+
+impl From<CachedAnswer> for Opening {
+    fn from(answer: CachedAnswer) -> Self {
+        Self::Spoken(answer.into())
+    }
+}
+
+impl From<ClientLeft> for Error {
+    fn from(_: ClientLeft) -> Self {
+        Self::ClientClosed
+    }
+}

@@ -1,0 +1,312 @@
+//! A passenger: the part of one client in a flight, from what it hears first until its turn is stored and its last byte
+//! handed over.
+//!
+//! It never asks upstream. Until something has reached its client, every failure is a status of its own; from then on an
+//! error is the last event. What its answer changes in its session is stored before its terminator is handed over.
+
+use std::pin::{Pin, pin};
+
+use bytes::Bytes;
+use futures::{
+    channel::oneshot,
+    future::{Either, OptionFuture, poll_immediate, select},
+    join,
+};
+use http::{HeaderValue, StatusCode};
+
+use super::{
+    Arrival, COMMENT, EARLY_HEAD, KEEP_ALIVE, Landing, NO_EVENT, Order, SessionCommit, UNFINISHED,
+    answer::Heard as Added,
+    broken,
+    feed::{Feed, Heard, Opening, Reader, Source},
+    replay::{Replay, added_up, replay},
+};
+use crate::{
+    account::Account,
+    cache::{CacheStatus, CachedAnswer, Stored},
+    error::Error,
+    handle::random_id,
+    host::Host,
+    reply::{self, ClientLeft, Outlet, Presence},
+    session::{SessionStatus, Turn},
+    store::Sessions,
+    surface::framing,
+    wire::framer,
+};
+
+/// One client of a flight.
+pub(super) struct Passenger<'a, H> {
+    pub(super) host: &'a H,
+    pub(super) order: &'a Order,
+    /// Until it listens.
+    pub(super) reader: Option<Reader>,
+    pub(super) outlet: Outlet,
+    pub(super) presence: Presence,
+    pub(super) session: Option<SessionCommit>,
+    /// Whether it waits for what another asked for.
+    pub(super) follows: bool,
+    pub(super) account: Account,
+    pub(super) door: Option<oneshot::Sender<Arrival>>,
+}
+
+/// How the part of one client ended.
+pub(super) enum PassengerEnd {
+    /// Whoever waits for the flight is told.
+    Complete(Result<Landing, Error>),
+    /// The reply streamed to its end.
+    Streamed(Result<(), Error>),
+}
+
+impl<H: Host> Passenger<'_, H> {
+    /// Hears the flight out. A client that left is missed by nobody from then on.
+    pub(super) async fn listen(&mut self) -> PassengerEnd {
+        let Some(reader) = self.reader.take() else {
+            return PassengerEnd::Complete(Err(Error::ShuttingDown));
+        };
+        self.hear(&reader).await
+    }
+
+    async fn hear(&mut self, reader: &Reader) -> PassengerEnd {
+        let (opening, source) = match self.opening(reader).await {
+            Ok(opening) => opening,
+            Err(ClientLeft) => return PassengerEnd::Complete(Err(Error::ClientClosed)),
+        };
+        self.note(source);
+        let streaming = match opening {
+            Opening::Failed(error) => Err(PassengerEnd::Complete(Err(error))),
+            Opening::Stream { content_type } => Ok((content_type, None)),
+            Opening::Spoken(answer) => Err(self.spoken(reader, CachedAnswer::clone(&answer)).await),
+            Opening::Whole(original) => Err(self.whole(reader, original).await),
+            Opening::Found(stored) => self.found(reader, &stored).await,
+        };
+        match streaming {
+            Ok((content_type, replayed)) => {
+                self.leave_by(content_type);
+                PassengerEnd::Streamed(self.relay(replayed.as_ref().unwrap_or(reader)).await)
+            }
+            Err(end) => end,
+        }
+    }
+
+    /// Takes note of where the answer comes from.
+    fn note(&mut self, source: Source) {
+        let Source { cache, backend, routes } = source;
+        self.account.cache = match (self.follows, cache) {
+            (true, Some(CacheStatus::Miss | CacheStatus::Bypass | CacheStatus::Coalesced)) => {
+                Some(CacheStatus::Coalesced)
+            }
+            (_, cache) => cache.or(self.account.cache),
+        };
+        self.account.host = backend;
+        self.account.routes = routes;
+    }
+
+    /// Tells whoever waits that the reply streams from now on.
+    fn leave_by(&mut self, content_type: HeaderValue) {
+        if let Some(door) = self.door.take() {
+            let account = Box::new(self.account.clone());
+            // Whoever does not listen any more has left, which shows later.
+            let _ = door.send(Arrival::Streaming { content_type, account });
+        }
+    }
+
+    /// What the flight brings; the client gets a head and comment lines once there was silence for [`EARLY_HEAD`].
+    async fn opening(&mut self, reader: &Reader) -> Result<(Opening, Source), ClientLeft> {
+        let is_patient = self.order.rendering.speaks_early(self.order);
+        let mut opening = Box::pin(reader.opening());
+        let mut pause = Box::pin(self.host.sleep(EARLY_HEAD));
+        loop {
+            let next = select(Pin::as_mut(&mut opening), Pin::as_mut(&mut pause));
+            match self.presence.during(next).await? {
+                Either::Left((opening, _)) => return Ok(opening),
+                Either::Right(((), _)) if is_patient => {
+                    if let Some(door) = self.door.take() {
+                        let account = Box::new(self.account.clone());
+                        let _ = door.send(Arrival::Streaming { content_type: reply::EVENT_STREAM, account });
+                    }
+                    self.outlet.offer(COMMENT);
+                    pause = Box::pin(self.host.sleep(KEEP_ALIVE));
+                }
+                Either::Right(((), _)) => return self.presence.during(opening).await,
+            }
+        }
+    }
+
+    /// The whole answer, added up.
+    async fn spoken(&mut self, reader: &Reader, answer: CachedAnswer) -> PassengerEnd {
+        let (status, ended) = self.conclude(reader, &answer).await;
+        PassengerEnd::Complete(ended.map(|()| Landing::Spoken(answer, status)))
+    }
+
+    /// Upstream's whole reply.
+    async fn whole(&mut self, reader: &Reader, original: crate::error::Original) -> PassengerEnd {
+        let answer = self.session.is_some().then(|| self.read_whole(&original.body)).flatten();
+        let (status, ended) = self.conclude(reader, &answer.unwrap_or_default()).await;
+        PassengerEnd::Complete(ended.map(|()| Landing::Whole(original, status)))
+    }
+
+    fn read_whole(&self, body: &Bytes) -> Option<CachedAnswer> {
+        let chunk = self.order.protocol?.read_whole(body).filter(|chunk| chunk.end)?;
+        let mut added = Added::new(true);
+        added.add(&chunk).ok()?;
+        Some(added.answer())
+    }
+
+    /// A stored answer; gives the type of a stream that follows.
+    async fn found(
+        &mut self,
+        reader: &Reader,
+        stored: &Stored,
+    ) -> Result<(HeaderValue, Option<Reader>), PassengerEnd> {
+        self.account.age = Some(stored.age).filter(|_| self.account.cache == Some(CacheStatus::Hit));
+        match replay(self.order, &stored.entry) {
+            Some(Replay::Events(content_type, events)) => {
+                // What is there already is stored before the head goes out, which tells of it.
+                if self.session.is_some()
+                    && let Some(answer) = self.order.protocol.and_then(|protocol| added_up(protocol, &events))
+                {
+                    let (status, ended) = self.conclude(reader, &answer).await;
+                    self.account.session = status.or(self.account.session);
+                    ended.map_err(|error| PassengerEnd::Complete(Err(error)))?;
+                }
+                Ok((content_type, Some(Feed::of(events))))
+            }
+            Some(Replay::Spoken(answer)) => Err(self.spoken(reader, answer).await),
+            Some(Replay::Whole(original)) => Err(self.whole(reader, original).await),
+            None => Err(PassengerEnd::Complete(Err(broken("a stored answer was damaged").into_error()))),
+        }
+    }
+
+    /// Stores the client's turn while the flight stores what it changes.
+    async fn conclude(
+        &mut self,
+        reader: &Reader,
+        answer: &CachedAnswer,
+    ) -> (Option<SessionStatus>, Result<(), Error>) {
+        let turn = self.session.take().filter(|_| !answer.is_empty()).map(|commit| {
+            let SessionCommit { key, id, dialect, system, mut messages } = commit;
+            messages.push(answer.message(dialect));
+            let id = id.unwrap_or_else(|| random_id(self.host));
+            (key, Turn { id, dialect, system, messages })
+        });
+        let config = self.host.config();
+        let append = turn.as_ref().map(|(key, turn)| {
+            self.host.store().append_turn(key, turn, config.session_ttl, config.history.turns())
+        });
+        let (append, ended) = join!(OptionFuture::from(append), reader.ended());
+        let status = append.map(|result| match self.account.tolerate(self.host, "session_append", result) {
+            Some(()) => SessionStatus::Stored,
+            None => SessionStatus::Unavailable,
+        });
+        // Whoever wants nothing to be forgotten is not told that all went well.
+        let is_lost = status == Some(SessionStatus::Unavailable) && config.session_required;
+        (status, if is_lost { ended.and(Err(Error::SessionUnavailable)) } else { ended })
+    }
+
+    /// Hands the events over, one after the other.
+    async fn relay(&mut self, reader: &Reader) -> Result<(), Error> {
+        let end = self.relay_events(reader).await;
+        let Err((error, is_told)) = end else { return Ok(()) };
+        if !is_told && error != Error::ClientClosed {
+            let event = self.order.rendering.failure(&error, self.order.protocol, &self.account.request_id);
+            let _ = self.hand_over(event).await;
+        }
+        Err(error)
+    }
+
+    async fn relay_events(&mut self, reader: &Reader) -> Result<(), (Error, bool)> {
+        let left = |_: ClientLeft| (Error::ClientClosed, true);
+        let is_own = self.order.rendering.is_own();
+        let keeps = self.session.is_some() || is_own;
+        let mut added = Added::new(keeps);
+        let pace =
+            self.host.config().cache_replay_pause.filter(|_| self.account.cache == Some(CacheStatus::Hit));
+        loop {
+            let (event, is_last) = match self.presence.during(reader.next()).await.map_err(left)? {
+                Heard::Event(event) => (event, false),
+                Heard::Last(event) => (event, true),
+                Heard::Broken(error, is_told) => return Err((error, is_told && !is_own)),
+                Heard::Behind => return Err((Error::FellBehind, false)),
+            };
+            let Some(protocol) = self.order.protocol.filter(|_| keeps || is_last) else {
+                self.hand_over(event).await.map_err(left)?;
+                continue;
+            };
+            let data = framer::data(framing(protocol), &event);
+            let chunk = match &data {
+                Some(data) => protocol.read(data),
+                None if is_own => continue,
+                None => {
+                    self.hand_over(event).await.map_err(left)?;
+                    continue;
+                }
+            };
+            let fault = |detail: &str| (broken(detail).into_error(), false);
+            let chunk = chunk.ok_or_else(|| fault(NO_EVENT))?;
+            added.add(&chunk).map_err(fault)?;
+            if is_last {
+                if !chunk.end {
+                    return Err(fault(UNFINISHED));
+                }
+                let answer = added.answer();
+                let (session, ended) = self.conclude(reader, &answer).await;
+                ended.map_err(|error| (error, false))?;
+                let session = session.or(self.account.session);
+                let last = self.order.rendering.last(event.clone(), &chunk, &answer, &self.account, session);
+                return self.hand_over(last).await.map_err(left);
+            }
+            if chunk.error.is_some() && is_own {
+                continue;
+            }
+            if let Some(piece) = self.order.rendering.piece(&event, &chunk) {
+                self.hand_over(piece).await.map_err(left)?;
+                if let Some(pace) = pace {
+                    self.presence.during(self.host.sleep(pace)).await.map_err(left)?;
+                }
+            }
+        }
+    }
+
+    /// Hands over one piece; a client that reads nothing for too long counts as gone.
+    async fn hand_over(&mut self, piece: Bytes) -> Result<(), ClientLeft> {
+        let mut sending = pin!(self.outlet.send(piece));
+        if let Some(sent) = poll_immediate(sending.as_mut()).await {
+            return sent;
+        }
+        match select(sending, pin!(self.host.sleep(self.host.config().client_timeout))).await {
+            Either::Left((sent, _)) => sent,
+            Either::Right(((), _)) => Err(ClientLeft),
+        }
+    }
+
+    /// Closes the account, or lets whoever waits do so; `own` is the client's part of it.
+    pub(super) async fn close(mut self, end: PassengerEnd) {
+        let end = match end {
+            PassengerEnd::Streamed(end) => end,
+            PassengerEnd::Complete(result) => {
+                if let Some(door) = self.door.take() {
+                    let account = self.account;
+                    // The client may have left while the answer was stored.
+                    if let Err(Arrival::Complete(complete)) =
+                        door.send(Arrival::Complete(Box::new((result, account))))
+                    {
+                        complete.1.close(self.host, Err(&Error::ClientClosed)).await;
+                    }
+                    return;
+                }
+                // The head is out already, so that only an event can tell.
+                let error = match result {
+                    Err(error) => error,
+                    Ok(_) => broken("the answer is no event stream").into_error(),
+                };
+                if error != Error::ClientClosed {
+                    let (rendering, protocol) = (&self.order.rendering, self.order.protocol);
+                    let event = rendering.failure(&error, protocol, &self.account.request_id);
+                    let _ = self.outlet.send(event).await;
+                }
+                Err(error)
+            }
+        };
+        self.account.close(self.host, end.as_ref().map(|()| StatusCode::OK)).await;
+    }
+}

@@ -1,0 +1,130 @@
+//! The publisher: hands a flight over to those who follow it in other processes, through the shared store.
+//!
+//! While nobody follows it hands nothing over and asks five times a second whether anybody does. It keeps the lead, and
+//! keeps the flight going when its own clients left while others follow. Of one flight, what is kept of its feed goes
+//! through the store once at most.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures::future::{Either, select};
+
+use super::feed::{Feed, Heard, Reader};
+use crate::{
+    host::Host,
+    store::{Audience, FlightEnd, FlightKey, ResponseCache},
+};
+
+/// How often it is asked whether anybody follows, and the lead renewed.
+const CALL: Duration = Duration::from_millis(200);
+/// How long events are gathered for those who follow.
+const GATHER: Duration = Duration::from_millis(50);
+
+/// The publisher of one flight.
+pub(super) struct Publisher<'a, H> {
+    host: &'a H,
+    feed: Feed,
+    /// It hears the flight as everybody does, so that the flight goes on while it is needed.
+    reader: Option<Reader>,
+    flight: FlightKey,
+    leader: String,
+}
+
+impl<'a, H: Host> Publisher<'a, H> {
+    /// `None` where there are no other processes.
+    pub(super) fn new(host: &'a H, feed: &Feed, flight: FlightKey, leader: String) -> Option<Self> {
+        host.config().redis.as_ref()?;
+        Some(Self { host, feed: feed.clone(), reader: feed.join(), flight, leader })
+    }
+
+    /// Runs until the flight is over, and tells those who follow how it ended.
+    pub(super) async fn publish(mut self) {
+        let mut pending = Vec::new();
+        let end = match self.wait().await {
+            Some(end) => end,
+            None => self.hand_over(&mut pending).await,
+        };
+        let store = self.host.store();
+        // A leader that cannot say so is found out by its lead's end.
+        let _ = store.end_flight(&self.flight, &self.leader, &pending, end).await;
+    }
+
+    /// Waits until somebody follows; gives how the flight ended before.
+    async fn wait(&mut self) -> Option<FlightEnd> {
+        loop {
+            {
+                let alone = Box::pin(self.feed.alone());
+                let pause = select(alone, Box::pin(self.host.sleep(CALL)));
+                if let Either::Left(_) = select(Box::pin(self.feed.over()), pause).await {
+                    return Some(self.end());
+                }
+            }
+            match self.host.store().publish(&self.flight, &self.leader, &[]).await {
+                Ok(Audience::Some) => return None,
+                Ok(Audience::None | Audience::Lost) | Err(_) => {
+                    if self.feed.is_alone() {
+                        return Some(self.desert().await);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Lets the flight go: nobody anywhere waits for it any more.
+    async fn desert(&mut self) -> FlightEnd {
+        self.reader = None;
+        self.feed.over().await;
+        FlightEnd::Failed
+    }
+
+    /// Hands over what comes until the flight ends or nobody follows any more; what is left is `pending`.
+    async fn hand_over(&mut self, pending: &mut Vec<Bytes>) -> FlightEnd {
+        loop {
+            if let Some(end) = self.gather(pending).await {
+                return end;
+            }
+            match self.host.store().publish(&self.flight, &self.leader, pending).await {
+                Ok(Audience::Some) => pending.clear(),
+                Ok(Audience::None | Audience::Lost) if self.feed.is_alone() => return self.desert().await,
+                // Whoever listens next hears it all, and what could not be handed over goes with what follows.
+                Ok(Audience::None | Audience::Lost) | Err(_) => {
+                    let waiting: usize = pending.iter().map(Bytes::len).sum();
+                    if waiting as u64 > self.host.config().cache_max_entry {
+                        pending.clear();
+                        return FlightEnd::Failed;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Gathers what comes within [`GATHER`], if anything does within [`CALL`]; gives how the flight ended.
+    async fn gather(&mut self, pending: &mut Vec<Bytes>) -> Option<FlightEnd> {
+        let reader = self.reader.as_ref()?;
+        let mut pause = Box::pin(self.host.sleep(if pending.is_empty() { CALL } else { GATHER }));
+        loop {
+            let next = select(Box::pin(reader.next()), Box::pin(self.feed.over_whole()));
+            match select(next, pause.as_mut()).await {
+                Either::Left((Either::Left((Heard::Event(event), _)), _)) => {
+                    if pending.is_empty() {
+                        pause = Box::pin(self.host.sleep(GATHER));
+                    }
+                    pending.push(event);
+                }
+                Either::Left((Either::Left((Heard::Last(event), _)), _)) => {
+                    pending.push(event);
+                    return Some(FlightEnd::Landed);
+                }
+                Either::Left((Either::Left((Heard::Broken(..) | Heard::Behind, _)), _)) => {
+                    return Some(FlightEnd::Failed);
+                }
+                Either::Left((Either::Right(((), _)), _)) => return Some(self.end()),
+                Either::Right(_) => return None,
+            }
+        }
+    }
+
+    fn end(&self) -> FlightEnd {
+        if self.feed.has_failed() { FlightEnd::Failed } else { FlightEnd::Landed }
+    }
+}

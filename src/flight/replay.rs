@@ -1,0 +1,88 @@
+//! A stored answer, in the form in which it is asked for: its own bytes, or what is built of them without a loss.
+//!
+//! Pure. What cannot be built is none, and is asked for anew.
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+
+use super::{Order, answer::Heard as Added};
+use crate::{
+    cache::{CachedAnswer, Entry, Form},
+    error::Original,
+    reply,
+    surface::framing,
+    wire::{
+        form,
+        framer::{self, Framer},
+        protocol::Protocol,
+    },
+};
+
+/// A stored answer as it is asked for.
+pub(super) enum Replay {
+    /// Upstream's events.
+    Events(HeaderValue, Vec<Bytes>),
+    /// The answer, added up.
+    Spoken(CachedAnswer),
+    /// Upstream's whole reply.
+    Whole(Original),
+}
+
+/// The answer that an entry holds, as `order` asks for it.
+pub(super) fn replay(order: &Order, entry: &Entry) -> Option<Replay> {
+    let body = entry.body()?;
+    let content_type = HeaderValue::from_str(entry.content_type()).ok();
+    let is_own = order.rendering.is_own();
+    if order.rendering.is_whole() {
+        return Some(Replay::Spoken(match entry.form() {
+            Form::Whole => CachedAnswer::from_json(&body)?,
+            Form::Stream => added_up(order.protocol?, &events(order.protocol?, &body)?)?,
+        }));
+    }
+    match (Form::of(order.streams), entry.form()) {
+        (Form::Whole, Form::Whole) => {
+            Some(Replay::Whole(Original { status: StatusCode::OK, content_type, body }))
+        }
+        (Form::Whole, Form::Stream) => {
+            let body = form::whole(order.protocol?, &body)?;
+            let content_type = Some(HeaderValue::from_static("application/json; charset=utf-8"));
+            Some(Replay::Whole(Original { status: StatusCode::OK, content_type, body }))
+        }
+        (Form::Stream, Form::Stream) => {
+            Some(Replay::Events(content_type.unwrap_or(reply::NDJSON), events(order.protocol?, &body)?))
+        }
+        // Of our own the last line may say all.
+        (Form::Stream, Form::Whole) if is_own => Some(Replay::Events(reply::NDJSON, vec![body])),
+        (Form::Stream, Form::Whole) => {
+            let protocol = order.protocol?;
+            let events = form::stream(protocol, &body, &order.body)?;
+            let content_type = match framing(protocol) {
+                framer::Framing::Lines => reply::NDJSON,
+                framer::Framing::Events => reply::EVENT_STREAM,
+            };
+            Some(Replay::Events(content_type, events))
+        }
+    }
+}
+
+/// The events of a stream that was stored.
+fn events(protocol: Protocol, body: &Bytes) -> Option<Vec<Bytes>> {
+    let mut framer = Framer::new(framing(protocol), body.len());
+    framer.push(body.clone());
+    let mut events = Vec::new();
+    while let Some(event) = framer.next_event().ok()? {
+        events.push(event);
+    }
+    events.extend(framer.finish());
+    Some(events)
+}
+
+/// What the events of an answer say.
+pub(super) fn added_up(protocol: Protocol, events: &[Bytes]) -> Option<CachedAnswer> {
+    let mut added = Added::new(true);
+    for event in events {
+        let Some(data) = framer::data(framing(protocol), event) else { continue };
+        added.add(&protocol.read(&data)?).ok()?;
+    }
+    Some(added.answer())
+}
