@@ -15,6 +15,7 @@ use crate::{
     journal::{Event, Level, RequestRecord},
     metrics::{Attempt, Metrics, Sample, Tokens},
     session::SessionStatus,
+    settings::Form,
     store::{Outage, Store, StoreError, StoreResult, Transition},
 };
 
@@ -130,17 +131,36 @@ impl Account {
     }
 }
 
+fn cluster_problem(form: Form) -> String {
+    let way_out = match form {
+        Form::Native => "set REDIS_CLUSTER=true",
+        Form::Spin => "Spin cannot use one, name a single server",
+    };
+    format!("the Redis server is a node of a Redis Cluster: {way_out}; it is done without")
+}
+
 /// Tells the operator when the store went away or came back.
 pub(crate) fn note_outage<H: Host, T>(host: &H, operation: &'static str, result: &StoreResult<T>) {
     let outage: &Outage = host.store().outage();
     match result {
         Ok(_) => {
+            outage.accepts(operation);
             if outage.note(true) == Some(Transition::Ended) {
                 host.record(&Event::StoreUp);
             }
         }
         // Neither says anything about the store's state.
         Err(StoreError::Absent | StoreError::Full) => {}
+        Err(StoreError::Refused(detail)) => {
+            if outage.refuses(operation) {
+                host.record(&Event::StoreRefuses { operation, detail });
+            }
+        }
+        Err(StoreError::Cluster) => {
+            if outage.note(false) == Some(Transition::Began) {
+                host.record(&Event::Misconfigured { problems: &[cluster_problem(host.form())] });
+            }
+        }
         Err(error) => {
             if outage.note(false) == Some(Transition::Began) {
                 let detail = error.to_string();

@@ -20,6 +20,7 @@ use crate::{
     origin::Origins,
     session::Budget,
     settings::{Form, Settings},
+    store::redis::RedisLimits,
 };
 pub use reader::Reader;
 
@@ -150,15 +151,21 @@ impl BodyLimits {
 /// Where Redis is and how long it may take.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisConfig {
-    /// `redis://` or `rediss://` with credentials and database.
-    pub url: String,
-    /// Limit for each exchange.
-    pub timeout: Duration,
+    /// `redis://` or `rediss://` with credentials and database: the server, or nodes of the cluster.
+    pub urls: Vec<String>,
+    /// Whether the servers are a Redis Cluster; natively only.
+    pub is_cluster: bool,
+    /// A file of certificates that alone may vouch for a server with TLS; natively only.
+    pub ca_file: Option<String>,
+    /// How many replicas must have a turn before it is acknowledged.
+    pub wait_replicas: u32,
+    /// How long it may take.
+    pub limits: RedisLimits,
 }
 
 impl std::fmt::Debug for RedisConfig {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("RedisConfig").field("timeout", &self.timeout).finish_non_exhaustive()
+        formatter.debug_struct("RedisConfig").field("limits", &self.limits).finish_non_exhaustive()
     }
 }
 
@@ -283,21 +290,51 @@ fn cache_modes(reader: &mut Reader<'_, impl Settings>) -> CacheModes {
 }
 
 fn redis(reader: &mut Reader<'_, impl Settings>) -> Option<RedisConfig> {
-    let timeout = reader.duration("REDIS_TIMEOUT");
-    let from_url = reader.form() == Form::Native && reader.is_set("REDIS_URL");
-    let url = if from_url {
-        let url = reader.text("REDIS_URL");
-        if !["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme)) {
-            reader.problem("REDIS_URL", "must begin with redis:// or rediss://");
-        }
-        if reader.is_set("REDIS_HOST") {
-            reader.warning("REDIS_HOST is ignored because REDIS_URL is set".to_owned());
-        }
-        url
+    let limits =
+        RedisLimits { ask: reader.duration("REDIS_TIMEOUT"), keep: reader.duration("REDIS_WRITE_TIMEOUT") };
+    if reader.text("REDIS_PREFIX").contains(['{', '}']) {
+        reader.problem("REDIS_PREFIX", "must hold no braces, which would part keys that belong together");
+    }
+    let wait_replicas = reader.number("SESSION_WAIT_REPLICAS");
+    let is_native = reader.form() == Form::Native;
+    let is_cluster = is_native && reader.flag("REDIS_CLUSTER");
+    let ca_file = Some(reader.text("REDIS_CA_FILE")).filter(|path| is_native && !path.is_empty());
+    let urls = if is_native && reader.is_set("REDIS_URL") {
+        redis_urls(reader, is_cluster)
     } else {
-        redis_from_parts(reader)?
+        vec![redis_from_parts(reader)?]
     };
-    Some(RedisConfig { url, timeout })
+    if is_cluster && urls.iter().any(|url| !matches!(database(url), "" | "0")) {
+        reader.problem(
+            "REDIS_CLUSTER",
+            "must be false for a database other than 0, the only one a cluster has",
+        );
+    }
+    if ca_file.is_some() && !urls.iter().all(|url| url.starts_with("rediss://")) {
+        reader.problem("REDIS_CA_FILE", "is for TLS: the address must begin with rediss://");
+    }
+    Some(RedisConfig { urls, is_cluster, ca_file, wait_replicas, limits })
+}
+
+fn redis_urls(reader: &mut Reader<'_, impl Settings>, is_cluster: bool) -> Vec<String> {
+    let text = reader.text("REDIS_URL");
+    let urls: Vec<_> = text.split(',').map(|url| url.trim().to_owned()).collect();
+    if !urls.iter().all(|url| ["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme))) {
+        reader.problem("REDIS_URL", "must begin with redis:// or rediss://; a comma in a password is %2C");
+    } else if urls.len() > 1 && !is_cluster {
+        reader.problem("REDIS_URL", "may name several nodes of a cluster only: set REDIS_CLUSTER=true");
+    }
+    if reader.is_set("REDIS_HOST") {
+        reader.warning("REDIS_HOST is ignored because REDIS_URL is set".to_owned());
+    }
+    urls
+}
+
+/// The database in an address, as text.
+fn database(url: &str) -> &str {
+    let (_, rest) = url.split_once("://").unwrap_or_default();
+    let (_, path) = rest.rsplit_once('@').unwrap_or(("", rest)).1.split_once('/').unwrap_or_default();
+    path.split('?').next().unwrap_or_default()
 }
 
 /// The URL of the single settings, which Spin needs: its outbound rules take no credentials.
@@ -407,7 +444,7 @@ mod tests {
 
     #[test]
     fn redis_is_made_of_its_parts_with_credentials_encoded() {
-        let redis = |pairs: &[(&str, &str)]| native(pairs).config.redis.map(|redis| redis.url);
+        let redis = |pairs: &[(&str, &str)]| native(pairs).config.redis.map(|redis| redis.urls.concat());
         assert_eq!(redis(&[("REDIS_HOST", "r")]).as_deref(), Some("redis://r:6379/0"));
         assert_eq!(
             redis(&[
@@ -422,14 +459,37 @@ mod tests {
             Some("rediss://u:p%40s%2Fs@r:7000/3")
         );
         let both = native(&[("REDIS_URL", "redis://x/1"), ("REDIS_HOST", "r")]);
-        assert_eq!(both.config.redis.unwrap().url, "redis://x/1");
+        assert_eq!(both.config.redis.unwrap().urls, ["redis://x/1"]);
         assert_eq!(both.warnings.len(), 1);
+    }
+
+    #[test]
+    fn a_cluster_may_have_several_nodes_and_only_database_0() {
+        let several = "redis://u:p@a:1, redis://b:2/0";
+        let cluster = native(&[("REDIS_URL", several), ("REDIS_CLUSTER", "true")]).config.redis.unwrap();
+        assert!(cluster.is_cluster);
+        assert_eq!(cluster.urls, ["redis://u:p@a:1", "redis://b:2/0"]);
+        for (pairs, setting) in [
+            (&[("REDIS_URL", several)][..], "REDIS_URL"),
+            (&[("REDIS_URL", "redis://u:p@a:1,b:2"), ("REDIS_CLUSTER", "true")], "REDIS_URL"),
+            (&[("REDIS_URL", "redis://u:p/@a:1/3"), ("REDIS_CLUSTER", "true")], "REDIS_CLUSTER"),
+            (&[("REDIS_HOST", "a"), ("REDIS_DB", "3"), ("REDIS_CLUSTER", "true")], "REDIS_CLUSTER"),
+            (&[("REDIS_URL", "redis://a"), ("REDIS_CA_FILE", "ca.pem")], "REDIS_CA_FILE"),
+            (&[("REDIS_PREFIX", "a{b}")], "REDIS_PREFIX"),
+            (&[("REDIS_HOST", "a"), ("SESSION_WAIT_REPLICAS", "-1")], "SESSION_WAIT_REPLICAS"),
+        ] {
+            let problems = load(pairs, Form::Native).unwrap_err();
+            assert!(
+                problems.len() == 1 && problems.concat().starts_with(setting),
+                "{pairs:?}: {problems:#?}"
+            );
+        }
     }
 
     #[test]
     fn the_port_that_kubernetes_injects_is_ignored_with_a_warning() {
         let loaded = native(&[("REDIS_HOST", "redis"), ("REDIS_PORT", "tcp://10.0.0.1:6379")]);
-        assert_eq!(loaded.config.redis.unwrap().url, "redis://redis:6379/0");
+        assert_eq!(loaded.config.redis.unwrap().urls, ["redis://redis:6379/0"]);
         assert_eq!(loaded.warnings.len(), 1);
         assert!(native(&[("REDIS_PORT", "tcp://10.0.0.1:6379")]).config.redis.is_none());
     }

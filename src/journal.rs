@@ -47,6 +47,13 @@ pub enum Event<'a> {
     },
     /// The store answers again.
     StoreUp,
+    /// A living store refuses an operation. Once, until that operation succeeds.
+    StoreRefuses {
+        /// The operation.
+        operation: &'static str,
+        /// What the store said.
+        detail: &'a str,
+    },
     /// The settings do not hold; every problem is listed.
     Misconfigured {
         /// One sentence per problem.
@@ -59,7 +66,7 @@ impl Event<'_> {
     pub fn level(&self) -> Level {
         match self {
             Self::Request(record) => record.level,
-            Self::AttemptFailed { .. } | Self::StoreDown { .. } => Level::Warn,
+            Self::AttemptFailed { .. } | Self::StoreDown { .. } | Self::StoreRefuses { .. } => Level::Warn,
             Self::StoreUp => Level::Info,
             Self::Misconfigured { .. } => Level::Error,
         }
@@ -72,6 +79,7 @@ impl Event<'_> {
             Self::AttemptFailed { .. } => "attempt failed",
             Self::StoreDown { .. } => "store is down: serving without cache and history",
             Self::StoreUp => "store is back",
+            Self::StoreRefuses { .. } => "store refuses an operation: serving without it",
             Self::Misconfigured { .. } => "settings do not hold",
         }
     }

@@ -99,9 +99,10 @@ pub(crate) async fn metrics<H: Host, B: RequestBody>(host: &H, request: Admitted
 
 /// Answers `GET /metrics`. A store that is down is a fact to show, not an error.
 async fn scrape<H: Host>(host: &H) -> Response<ReplyBody> {
-    let (snapshot, ping, hosts) =
-        futures::join!(host.metrics().snapshot(), host.store().ping(), standing::gauges(host));
+    // First the look, which is let through while the store is not asked because it failed.
+    let ping = host.store().ping().await;
     note_outage(host, "ping", &ping);
+    let (snapshot, hosts) = futures::join!(host.metrics().snapshot(), standing::gauges(host));
     let gauges = Gauges { store_up: ping.is_ok(), form: host.form(), hosts };
     let text = metrics::encode(&snapshot.unwrap_or_default(), &gauges);
     reply::complete(StatusCode::OK, metrics::CONTENT_TYPE, text)

@@ -232,7 +232,14 @@ pub const SETTINGS: &[Setting] = &[
     secret(
         "REDIS_URL",
         Scope::Native,
-        "Redis, as redis://user:password@host:6379/0 or rediss://; wins over REDIS_HOST",
+        "Redis, as redis://user:password@host:6379/0 or rediss://; wins over REDIS_HOST; of a cluster several nodes, comma-separated",
+    ),
+    setting("REDIS_CLUSTER", "false", Scope::Native, "Whether the server is a node of a Redis Cluster"),
+    setting(
+        "REDIS_CA_FILE",
+        "",
+        Scope::Native,
+        "Certificates (PEM) that vouch for rediss:// servers, instead of the usual ones",
     ),
     setting("REDIS_SCHEME", "redis", Scope::Both, "redis, or rediss for TLS"),
     setting(
@@ -248,9 +255,21 @@ pub const SETTINGS: &[Setting] = &[
     setting("REDIS_PREFIX", "paddock", Scope::Both, "What every Redis key begins with"),
     setting(
         "REDIS_TIMEOUT",
+        "30ms",
+        Scope::Both,
+        "Limit for what Redis is asked before Ollama is, connecting included; what takes longer is done without",
+    ),
+    setting(
+        "REDIS_WRITE_TIMEOUT",
         "250ms",
         Scope::Both,
-        "Limit for each exchange with Redis; what takes longer is done without",
+        "Limit for what Redis is given when there is an answer",
+    ),
+    setting(
+        "SESSION_WAIT_REPLICAS",
+        "0",
+        Scope::Both,
+        "How many replicas of Redis must have a turn before it counts as stored",
     ),
     setting(
         "MEMORY_LIMIT",

@@ -8,8 +8,12 @@ pub mod memory;
 pub mod redis;
 
 use std::{
+    collections::BTreeSet,
     future::Future,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     time::Duration,
 };
 
@@ -31,9 +35,15 @@ pub enum StoreError {
     /// The limit passed. A write may still happen later.
     #[error("no answer in time")]
     TimedOut,
-    /// There is no connection, or the server refuses.
+    /// There is no connection, or the server serves nobody.
     #[error("unavailable: {0}")]
     Unavailable(String),
+    /// The server answers, but not this: it is full, read-only, or does not permit it.
+    #[error("refused: {0}")]
+    Refused(String),
+    /// The server belongs to a Redis Cluster, and what talks to it knows of none.
+    #[error("the server is a node of a Redis Cluster")]
+    Cluster,
     /// The server answered something else than the command's reply.
     #[error("unexpected reply to {0}")]
     UnexpectedReply(&'static str),
@@ -278,9 +288,14 @@ pub trait Store: ResponseCache + Sessions + FleetState {
     fn outage(&self) -> &Outage;
 }
 
-/// Remembers whether the store failed last, so that an outage is logged once.
+/// Remembers whether the store failed last and what it refuses, so that each is logged once.
 #[derive(Debug, Default)]
-pub struct Outage(AtomicBool);
+pub struct Outage {
+    is_down: AtomicBool,
+    /// Whether `refused` holds anything.
+    refuses: AtomicBool,
+    refused: Mutex<BTreeSet<&'static str>>,
+}
 
 /// A change that the operator should know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -295,14 +310,33 @@ impl Outage {
     /// Takes note of one result.
     pub fn note(&self, succeeded: bool) -> Option<Transition> {
         // A plain load first: results agree nearly always, and a swap would make every core wait for the line.
-        if self.0.load(Ordering::Relaxed) != succeeded {
+        if self.is_down.load(Ordering::Relaxed) != succeeded {
             return None;
         }
-        match (self.0.swap(!succeeded, Ordering::Relaxed), succeeded) {
+        match (self.is_down.swap(!succeeded, Ordering::Relaxed), succeeded) {
             (true, true) => Some(Transition::Ended),
             (false, false) => Some(Transition::Began),
             (true, false) | (false, true) => None,
         }
+    }
+
+    /// Takes note that a living store refused an operation; whether that is new.
+    pub fn refuses(&self, operation: &'static str) -> bool {
+        self.refuses.store(true, Ordering::Relaxed);
+        self.refused().insert(operation)
+    }
+
+    /// Takes note that an operation succeeded.
+    pub fn accepts(&self, operation: &'static str) {
+        if self.refuses.load(Ordering::Relaxed) {
+            let mut refused = self.refused();
+            refused.remove(operation);
+            self.refuses.store(!refused.is_empty(), Ordering::Relaxed);
+        }
+    }
+
+    fn refused(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
+        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -316,5 +350,13 @@ mod tests {
         let told: Vec<_> =
             [true, false, false, true, true].into_iter().map(|succeeded| outage.note(succeeded)).collect();
         assert_eq!(told, [None, Some(Transition::Began), None, Some(Transition::Ended), None]);
+    }
+
+    #[test]
+    fn a_refusal_is_told_once_until_the_operation_succeeds() {
+        let outage = Outage::default();
+        assert!(outage.refuses("put") && !outage.refuses("put") && outage.refuses("append"));
+        outage.accepts("put");
+        assert!(outage.refuses("put") && !outage.refuses("append"));
     }
 }

@@ -69,7 +69,9 @@ pub(crate) fn write(event: &Event<'_>) {
         Event::AttemptFailed { request_id, host, outcome, detail } => {
             line!(level, request_id, host, outcome, detail, "{summary}");
         }
-        Event::StoreDown { operation, detail } => line!(level, operation, detail, "{summary}"),
+        Event::StoreDown { operation, detail } | Event::StoreRefuses { operation, detail } => {
+            line!(level, operation, detail, "{summary}");
+        }
         Event::StoreUp => line!(level, "{summary}"),
         Event::Misconfigured { problems } => line!(level, problems = problems.join("; "), "{summary}"),
     }

@@ -1,28 +1,57 @@
-//! Redis through redis-rs: one multiplexed connection that all requests share and that comes back by itself.
+//! Redis through redis-rs: one multiplexed connection, to a server or to a cluster, that all requests share.
 //!
-//! Every command has its limit, connection included, and none waits for a reconnection longer than that.
+//! Every command has its limit, connection included. Connecting goes on in the background when the command that wanted
+//! it gave up, and a connection on which nothing came back in time is replaced: its peer may be gone for good.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use anyhow::Context as _;
+use futures::{
+    FutureExt as _,
+    future::{BoxFuture, Shared},
+};
 use paddock::{
     config::RedisConfig,
     store::{
         StoreError, StoreResult,
-        redis::{RedisCommands, RedisValue},
+        redis::{RedisCommands, RedisValue, server_error},
     },
 };
-use redis::{
-    Client, Cmd, RedisError, Value,
-    aio::{ConnectionManager, ConnectionManagerConfig},
-};
+use redis::{Cmd, RedisError, Value};
+
+mod connection;
+
+use self::connection::{Connection, Opener};
 
 /// Limit for making a connection, which may outlive the command that wanted it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// Connections for writes that wait for replicas, kept when they are idle.
+const IDLE_LIMIT: usize = 16;
 
-/// The shared connection.
+/// A connection that is being made, or that was made.
+type Opening = Shared<BoxFuture<'static, StoreResult<Connection>>>;
+
+/// The shared connection. Clones share it.
 #[derive(Clone)]
-pub(crate) struct RedisClient(ConnectionManager);
+pub(crate) struct RedisClient(Arc<Parts>);
+
+struct Parts {
+    opener: Opener,
+    shared: Mutex<Numbered>,
+    /// Connections on which nobody waits now for replicas, which would hold up what others send.
+    waiting: Mutex<Vec<Connection>>,
+}
+
+#[derive(Default)]
+struct Numbered {
+    number: u64,
+    opening: Option<Opening>,
+}
 
 impl std::fmt::Debug for RedisClient {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -30,33 +59,134 @@ impl std::fmt::Debug for RedisClient {
     }
 }
 
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl RedisClient {
     /// A client that connects at the first command.
     ///
     /// # Errors
-    /// When the address cannot be one. Its text is never part of the error: it may hold a password.
+    /// When the address cannot be one, or the certificates cannot be read. The address is never part of the error: it
+    /// may hold a password.
     pub(crate) fn new(config: &RedisConfig) -> anyhow::Result<Self> {
-        let client = Client::open(config.url.as_str())
-            .map_err(|_| anyhow::anyhow!("REDIS_URL or one of the REDIS_ settings is no Redis address"))?;
-        // No retries: a command that meets a dead connection starts a new one, and the next finds it.
-        let manager = ConnectionManagerConfig::new()
-            .set_number_of_retries(0)
-            .set_connection_timeout(Some(CONNECT_LIMIT))
-            .set_response_timeout(None);
-        let manager = ConnectionManager::new_lazy_with_config(client, manager).context("no Redis client")?;
-        Ok(Self(manager))
+        let parts =
+            Parts { opener: Opener::new(config)?, shared: Mutex::default(), waiting: Mutex::default() };
+        Ok(Self(Arc::new(parts)))
     }
 
-    async fn send(&self, command: &Cmd) -> Result<Value, RedisError> {
-        let mut connection = self.0.clone();
-        match connection.send_packed_command(command).await {
-            // The connection died while it lay idle. Every command is harmless when it is sent twice.
-            Err(error) if error.is_connection_dropped() || error.is_io_error() => {
-                connection.send_packed_command(command).await
+    /// The connection, and whether it was there already; else it is being made.
+    fn shared(&self) -> (u64, Opening, bool) {
+        let mut shared = lock(&self.0.shared);
+        if let Some(opening) = &shared.opening {
+            match opening.peek() {
+                Some(Ok(_)) => return (shared.number, opening.clone(), true),
+                None => return (shared.number, opening.clone(), false),
+                Some(Err(_)) => {}
             }
-            result => result,
+        }
+        let opener = self.0.opener.clone();
+        let opening = async move { opener.open().await }.boxed().shared();
+        come_about(opening.clone());
+        *shared = Numbered { number: shared.number + 1, opening: Some(opening.clone()) };
+        (shared.number, opening, false)
+    }
+
+    /// Gives up a connection, unless another has taken its place.
+    fn forget(&self, number: u64) {
+        let mut shared = lock(&self.0.shared);
+        if shared.number == number {
+            shared.opening = None;
         }
     }
+
+    /// `used` is set to the connection that was there already.
+    async fn send(&self, command: &Cmd, used: &AtomicU64) -> StoreResult<Value> {
+        let (number, opening, is_known) = self.shared();
+        if is_known {
+            used.store(number, Ordering::Relaxed);
+        }
+        match opening.await?.send(command).await {
+            Err(error) if is_gone(&error) => {
+                self.forget(number);
+                if !is_known {
+                    return Err(self.fault(&error));
+                }
+            }
+            result => return result.map_err(|error| self.fault(&error)),
+        }
+        // It died while it lay idle. Every command is harmless when it is sent twice.
+        let (number, opening, _) = self.shared();
+        let result = opening.await?.send(command).await;
+        result.map_err(|error| {
+            if is_gone(&error) {
+                self.forget(number);
+            }
+            self.fault(&error)
+        })
+    }
+
+    async fn send_replicated(&self, command: &Cmd, wait: &Cmd) -> StoreResult<(Value, Value)> {
+        let idle = lock(&self.0.waiting).pop();
+        if let Some(mut connection) = idle {
+            match connection.send_both(command, wait).await {
+                Err(error) if is_gone(&error) => lock(&self.0.waiting).clear(),
+                result => return self.kept(connection, result),
+            }
+        }
+        let mut connection = self.0.opener.open().await?;
+        let result = connection.send_both(command, wait).await;
+        self.kept(connection, result)
+    }
+
+    /// Keeps a connection that works for the next write.
+    fn kept(
+        &self,
+        connection: Connection,
+        result: Result<(Value, Value), RedisError>,
+    ) -> StoreResult<(Value, Value)> {
+        let both = result.map_err(|error| self.fault(&error))?;
+        let mut waiting = lock(&self.0.waiting);
+        if waiting.len() < IDLE_LIMIT {
+            waiting.push(connection);
+        }
+        Ok(both)
+    }
+
+    fn fault(&self, error: &RedisError) -> StoreError {
+        fault(error, self.0.opener.is_cluster())
+    }
+}
+
+/// Has a connection made although whoever wanted it gives up.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "it has a limit of its own, and nothing is lost when it is cut"
+)]
+fn come_about(opening: Opening) {
+    tokio::spawn(opening);
+}
+
+fn is_gone(error: &RedisError) -> bool {
+    error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error()
+}
+
+/// What went wrong. In a cluster a key that moved is found by the client; that it was not yet says nothing.
+fn fault(error: &RedisError, is_cluster: bool) -> StoreError {
+    let text = error.to_string();
+    match error.code() {
+        Some(_) if is_cluster && error.is_cluster_error() => StoreError::Unavailable(text),
+        Some(code) => server_error(code, text),
+        None => StoreError::Unavailable(text),
+    }
+}
+
+fn packed(command: &'static str, arguments: &[&[u8]]) -> Cmd {
+    let mut packed = redis::cmd(command);
+    for argument in arguments {
+        packed.arg(*argument);
+    }
+    packed
 }
 
 impl RedisCommands for RedisClient {
@@ -66,16 +196,38 @@ impl RedisCommands for RedisClient {
         arguments: &[&[u8]],
         limit: Duration,
     ) -> StoreResult<Vec<RedisValue>> {
-        let mut packed = redis::cmd(command);
-        for argument in arguments {
-            packed.arg(*argument);
-        }
-        let value =
-            tokio::time::timeout(limit, self.send(&packed)).await.map_err(|_| StoreError::TimedOut)?;
-        let value = value.map_err(|error| StoreError::Unavailable(error.to_string()))?;
+        let (packed, used) = (packed(command, arguments), AtomicU64::new(0));
+        let Ok(sent) = tokio::time::timeout(limit, self.send(&packed, &used)).await else {
+            self.forget(used.into_inner());
+            return Err(StoreError::TimedOut);
+        };
         let mut flat = Vec::new();
-        flatten(command, value, &mut flat)?;
+        flatten(command, sent?, &mut flat)?;
         Ok(flat)
+    }
+
+    async fn execute_replicated(
+        &self,
+        command: &'static str,
+        arguments: &[&[u8]],
+        replicas: u32,
+        limit: Duration,
+    ) -> StoreResult<(Vec<RedisValue>, u32)> {
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(replicas).arg(limit.as_millis().max(1).to_string());
+        let packed = packed(command, arguments);
+        let sent = self.send_replicated(&packed, &wait);
+        let (reply, waited) = tokio::time::timeout(limit, sent).await.map_err(|_| StoreError::TimedOut)??;
+        let mut flat = Vec::new();
+        flatten(command, reply, &mut flat)?;
+        let mut reached = Vec::new();
+        flatten("WAIT", waited, &mut reached)?;
+        match reached.first() {
+            Some(RedisValue::Integer(reached)) => Ok((flat, u32::try_from(*reached).unwrap_or_default())),
+            Some(RedisValue::Nil | RedisValue::Status(_) | RedisValue::Bytes(_)) | None => {
+                Err(StoreError::UnexpectedReply("WAIT"))
+            }
+        }
     }
 }
 
@@ -92,7 +244,7 @@ fn flatten(command: &'static str, value: Value, flat: &mut Vec<RedisValue>) -> S
                 flatten(command, value, flat)?;
             }
         }
-        Value::ServerError(error) => return Err(StoreError::Unavailable(error.to_string())),
+        Value::ServerError(error) => return Err(server_error(error.code(), error.to_string())),
         _ => return Err(StoreError::UnexpectedReply(command)),
     }
     Ok(())

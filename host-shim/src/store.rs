@@ -15,7 +15,9 @@ use paddock::{
     session::{Session, SessionHead, SessionKey, Turn},
     store::{
         Audience, FleetState, FlightEnd, FlightKey, Followed, Found, Outage, ResponseCache, Sessions, Store,
-        StoreResult, memory::MemoryStore, redis::RedisStore,
+        StoreResult,
+        memory::MemoryStore,
+        redis::{Guard, RedisStore},
     },
 };
 
@@ -29,7 +31,7 @@ const DISK_LIMIT: Duration = Duration::from_secs(5);
 pub(crate) enum NativeStore {
     Memory(MemoryStore<SystemClock>),
     Disk(DiskStore<SystemClock>),
-    Redis(RedisStore<RedisClient>),
+    Redis(RedisStore<Guard<RedisClient, SystemClock>>),
 }
 
 /// Asks whichever store it is.
@@ -46,8 +48,9 @@ macro_rules! whichever {
 impl NativeStore {
     pub(crate) fn new(config: &Config, clock: SystemClock) -> anyhow::Result<Self> {
         if let Some(redis) = &config.redis {
-            let client = RedisClient::new(redis)?;
-            return Ok(Self::Redis(RedisStore::new(client, &config.redis_prefix, redis.timeout)));
+            let guard = Guard::new(RedisClient::new(redis)?, clock);
+            let store = RedisStore::new(guard, &config.redis_prefix, redis.limits);
+            return Ok(Self::Redis(store.with_replicas(redis.wait_replicas)));
         }
         let Some(data) = &config.data else {
             return Ok(Self::Memory(MemoryStore::new(clock, config.memory_limit)));

@@ -3,12 +3,16 @@
 //! One hash holds all series and one set the models that have a label; both lie in one hash slot, and one script
 //! adds a whole request. A histogram takes a field a bucket and one for its sum.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::BTreeMap,
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 use crate::{
     metrics::{
         Family, Histogram, MODEL_LIMIT, Metrics, OTHER_MODEL, Sample, Snapshot, Value,
-        series::{Amount, SEPARATOR},
+        series::{Amount, Increment, SEPARATOR},
     },
     store::{
         StoreResult,
@@ -49,7 +53,12 @@ pub struct RedisMetrics<C> {
     counters: String,
     models: String,
     limit: Duration,
+    waiting: Mutex<Waiting>,
 }
+
+/// Failures of the store by operation, which wait for a sample that can be added: while Redis is away they cannot be
+/// counted there. One that was given up and added after all is counted twice.
+type Waiting = BTreeMap<&'static str, u64>;
 
 impl<C: RedisCommands> RedisMetrics<C> {
     /// Counters under keys that begin with `prefix`; each exchange takes `limit` at most.
@@ -59,6 +68,19 @@ impl<C: RedisCommands> RedisMetrics<C> {
             counters: format!("{prefix}:{{metrics}}:1:counters"),
             models: format!("{prefix}:{{metrics}}:1:models"),
             limit,
+            waiting: Mutex::default(),
+        }
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Keeps failures for the next sample.
+    fn wait(&self, failures: Waiting, store_errors: &[&'static str]) {
+        let mut waiting = self.waiting();
+        for (operation, count) in failures.into_iter().chain(store_errors.iter().map(|name| (*name, 1))) {
+            *waiting.entry(operation).or_default() += count;
         }
     }
 }
@@ -125,7 +147,13 @@ fn number(bytes: &[u8]) -> Option<u64> {
 
 impl<C: RedisCommands> Metrics for RedisMetrics<C> {
     async fn add(&self, sample: &Sample<'_>) -> StoreResult<()> {
-        let fields = fields(sample);
+        let mut fields = fields(sample);
+        let waiting = std::mem::take(&mut *self.waiting());
+        fields.extend(waiting.iter().map(|(operation, count)| {
+            let mut key = String::new();
+            Increment::count(Family::StoreErrors, &[operation]).write_key(&mut key);
+            (key, *count)
+        }));
         let limit = MODEL_LIMIT.to_string();
         let amounts: Vec<_> = fields.iter().map(|(_, amount)| amount.to_string()).collect();
         let model = sample.model_label().unwrap_or_default();
@@ -144,8 +172,8 @@ impl<C: RedisCommands> Metrics for RedisMetrics<C> {
             arguments.extend(around_model(field));
             arguments.push(amount.as_bytes());
         }
-        self.commands.execute("EVAL", &arguments, self.limit).await?;
-        Ok(())
+        let added = self.commands.execute("EVAL", &arguments, self.limit).await;
+        added.map(drop).inspect_err(|_| self.wait(waiting, sample.store_errors))
     }
 
     async fn snapshot(&self) -> StoreResult<Snapshot> {
@@ -154,7 +182,8 @@ impl<C: RedisCommands> Metrics for RedisMetrics<C> {
     }
 }
 
-#[cfg(all(test, feature = "memory"))]
+#[cfg(test)]
+#[cfg(feature = "memory")]
 mod tests {
     use super::*;
     use crate::metrics::{Attempt, Tokens, memory::MemoryMetrics};
@@ -221,6 +250,63 @@ mod tests {
         let in_memory = MemoryMetrics::default();
         in_memory.add(&sample).await.unwrap();
         assert_eq!(parse(&reply), in_memory.snapshot().await.unwrap());
+    }
+
+    /// Refuses until it is told to answer, and remembers what it was sent.
+    #[derive(Debug, Default)]
+    struct Scripted {
+        answers: std::sync::atomic::AtomicBool,
+        sent: Mutex<Vec<Vec<Vec<u8>>>>,
+    }
+
+    impl RedisCommands for &Scripted {
+        async fn execute(
+            &self,
+            _: &'static str,
+            words: &[&[u8]],
+            _: Duration,
+        ) -> StoreResult<Vec<RedisValue>> {
+            self.sent.lock().unwrap().push(words.iter().map(|word| word.to_vec()).collect());
+            let answers = self.answers.load(std::sync::atomic::Ordering::Relaxed);
+            if answers { Ok(Vec::new()) } else { Err(crate::store::StoreError::TimedOut) }
+        }
+
+        async fn execute_replicated(
+            &self,
+            _: &'static str,
+            _: &[&[u8]],
+            _: u32,
+            _: Duration,
+        ) -> StoreResult<(Vec<RedisValue>, u32)> {
+            Err(crate::store::StoreError::Absent)
+        }
+    }
+
+    impl Scripted {
+        /// What the last script adds to the failures of `cache_get`, as amounts.
+        fn failures(&self) -> Vec<String> {
+            let sent = self.sent.lock().unwrap();
+            let field = format!("paddock_store_errors_total{SEPARATOR}cache_get");
+            let words: Vec<_> =
+                sent.last().unwrap().iter().map(|word| String::from_utf8_lossy(word)).collect();
+            let found = words.windows(4).filter(|words| *words[0] == *field);
+            found.map(|words| words[3].clone().into_owned()).collect()
+        }
+    }
+
+    #[tokio::test]
+    async fn failures_that_cannot_be_added_wait_for_the_next_sample_that_can() {
+        let redis = Scripted::default();
+        let metrics = RedisMetrics::new(&redis, "p", Duration::from_secs(1));
+        let attempts = attempts();
+        for _ in 0..2 {
+            metrics.add(&sample(&attempts)).await.unwrap_err();
+        }
+        redis.answers.store(true, std::sync::atomic::Ordering::Relaxed);
+        metrics.add(&sample(&attempts)).await.unwrap();
+        assert_eq!(redis.failures(), ["1", "2"]);
+        metrics.add(&sample(&attempts)).await.unwrap();
+        assert_eq!(redis.failures(), ["1"]);
     }
 
     #[test]

@@ -3,8 +3,11 @@
 //! It speaks through [`RedisCommands`], which the Spin host and the native host implement. Every command and
 //! script touches one key or one hash slot, no command blocks, and each carries its limit.
 
+mod breaker;
 mod cache;
+mod fault;
 mod fleet;
+mod guard;
 mod sessions;
 
 use std::{future::Future, time::Duration};
@@ -13,6 +16,8 @@ use crate::{
     host::{MaybeSend, MaybeSync},
     store::{Outage, Store, StoreError, StoreResult},
 };
+pub use fault::{error_text, server_error};
+pub use guard::Guard;
 
 /// One element of a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +42,25 @@ pub trait RedisCommands: MaybeSend + MaybeSync {
         arguments: &[&[u8]],
         limit: Duration,
     ) -> impl Future<Output = StoreResult<Vec<RedisValue>>> + MaybeSend;
+
+    /// Executes one write and waits until so many replicas have it, both within `limit`, on a connection that carries
+    /// nothing else meanwhile. Gives the reply and how many replicas have it.
+    fn execute_replicated(
+        &self,
+        command: &'static str,
+        arguments: &[&[u8]],
+        replicas: u32,
+        limit: Duration,
+    ) -> impl Future<Output = StoreResult<(Vec<RedisValue>, u32)>> + MaybeSend;
+}
+
+/// How long a command may take, connection included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RedisLimits {
+    /// What is asked before an upstream is: a request waits for it.
+    pub ask: Duration,
+    /// What is kept when there is an answer.
+    pub keep: Duration,
 }
 
 /// The store over Redis.
@@ -44,18 +68,44 @@ pub trait RedisCommands: MaybeSend + MaybeSync {
 pub struct RedisStore<C> {
     commands: C,
     prefix: String,
-    limit: Duration,
+    limits: RedisLimits,
+    replicas: u32,
     outage: Outage,
 }
 
 impl<C: RedisCommands> RedisStore<C> {
-    /// A store whose keys begin with `prefix` and whose commands take `limit` at most.
-    pub fn new(commands: C, prefix: &str, limit: Duration) -> Self {
-        Self { commands, prefix: prefix.to_owned(), limit, outage: Outage::default() }
+    /// A store whose keys begin with `prefix`.
+    pub fn new(commands: C, prefix: &str, limits: RedisLimits) -> Self {
+        Self { commands, prefix: prefix.to_owned(), limits, replicas: 0, outage: Outage::default() }
     }
 
-    async fn execute(&self, command: &'static str, arguments: &[&[u8]]) -> StoreResult<Vec<RedisValue>> {
-        self.commands.execute(command, arguments, self.limit).await
+    /// A store that acknowledges a turn only when so many replicas have it.
+    #[must_use]
+    pub fn with_replicas(self, replicas: u32) -> Self {
+        Self { replicas, ..self }
+    }
+
+    /// Executes what a request waits for before an upstream is asked.
+    async fn ask(&self, command: &'static str, arguments: &[&[u8]]) -> StoreResult<Vec<RedisValue>> {
+        self.commands.execute(command, arguments, self.limits.ask).await
+    }
+
+    /// Executes what keeps something, or what nobody waits for.
+    async fn keep(&self, command: &'static str, arguments: &[&[u8]]) -> StoreResult<Vec<RedisValue>> {
+        self.commands.execute(command, arguments, self.limits.keep).await
+    }
+
+    /// Keeps what is to survive the server that was given it.
+    async fn keep_safe(&self, command: &'static str, arguments: &[&[u8]]) -> StoreResult<Vec<RedisValue>> {
+        if self.replicas == 0 {
+            return self.keep(command, arguments).await;
+        }
+        let (replicas, limit) = (self.replicas, self.limits.keep);
+        let (reply, reached) = self.commands.execute_replicated(command, arguments, replicas, limit).await?;
+        if reached < replicas {
+            return Err(StoreError::Refused(format!("{reached} of {replicas} replicas have it")));
+        }
+        Ok(reply)
     }
 }
 
@@ -71,7 +121,7 @@ fn milliseconds(duration: Duration) -> String {
 impl<C: RedisCommands> Store for RedisStore<C> {
     async fn next_turn(&self) -> StoreResult<u64> {
         let key = format!("{}:turn:1", self.prefix);
-        let reply = self.execute("INCR", &[key.as_bytes()]).await?;
+        let reply = self.ask("INCR", &[key.as_bytes()]).await?;
         match reply.first() {
             Some(RedisValue::Integer(count)) => Ok(u64::try_from(count - 1).unwrap_or_default()),
             Some(RedisValue::Nil | RedisValue::Status(_) | RedisValue::Bytes(_)) | None => {
@@ -81,7 +131,7 @@ impl<C: RedisCommands> Store for RedisStore<C> {
     }
 
     async fn ping(&self) -> StoreResult<()> {
-        self.execute("PING", &[]).await?;
+        self.keep(guard::PROBE, &[]).await?;
         Ok(())
     }
 

@@ -28,11 +28,13 @@ mod relaying;
 mod replay;
 mod replicas;
 mod routing;
+mod servers;
 mod sessions;
 mod sharing;
 mod streaming;
 mod surface_sessions;
 mod surfaces;
+mod trouble;
 
 /// What every behaviour needs.
 pub(crate) mod prelude {

@@ -59,7 +59,8 @@ async fn a_stopped_redis_costs_cache_and_memory_but_no_answer(form: &dyn Form) -
 async fn a_silent_redis_costs_its_limit_and_no_answer(form: &dyn Form) -> Result<()> {
     let redis = Arc::new(RedisServer::start()?);
     let hosts = [FakeOllama::start().await?];
-    let setup = Setup::new(&hosts).redis(&redis).set("REDIS_TIMEOUT", "500ms");
+    let setup =
+        Setup::new(&hosts).redis(&redis).set("REDIS_TIMEOUT", "500ms").set("REDIS_WRITE_TIMEOUT", "500ms");
     let gateway = form.start(setup).await?;
     gateway.until("s", |reply| reply.header("x-session") == "stored").await?;
     redis.pause()?;

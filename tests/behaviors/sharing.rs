@@ -103,7 +103,11 @@ async fn the_place_of_a_replica_that_was_killed_is_free_when_its_lease_ends(form
 async fn whoever_waits_when_the_store_goes_away_is_answered(form: &dyn Form) -> Result<()> {
     let redis = Arc::new(RedisServer::start()?);
     let ollama = FakeOllama::start().await?;
-    let setup = Setup::new([&ollama]).redis(&redis).set("HOST_PARALLEL", "1").set("REDIS_TIMEOUT", "500ms");
+    let setup = Setup::new([&ollama])
+        .redis(&redis)
+        .set("HOST_PARALLEL", "1")
+        .set("REDIS_TIMEOUT", "500ms")
+        .set("REDIS_WRITE_TIMEOUT", "500ms");
     let gateway = form.start(setup).await?;
     let gate = Gate::default();
     ollama.next_chat(Scripted::saying("one two three")?.gated(&gate));

@@ -110,7 +110,8 @@ async fn chats_go_on_while_the_redis_container_is_frozen() -> Result<()> {
     }
     let (container, redis) = redis().await?;
     let hosts = [FakeOllama::start().await?];
-    let setup = Setup::new(&hosts).redis(&redis).set("REDIS_TIMEOUT", "500ms");
+    let setup =
+        Setup::new(&hosts).redis(&redis).set("REDIS_TIMEOUT", "500ms").set("REDIS_WRITE_TIMEOUT", "500ms");
     let gateway = Native { redis: true }.start(setup).await?;
     is_back(gateway.as_ref()).await?;
     container.pause().await?;

@@ -16,7 +16,7 @@ use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
 use crate::{
     OverRedis,
     fleet::{HOST, LANE, claim, facts, place, taken, ticket, waiting},
-    over_redis,
+    limits, over_redis,
 };
 
 impl OverRedis {
@@ -231,7 +231,7 @@ async fn claims_of_many_connections_never_exceed_the_limit() -> Result<()> {
     let mut stores = Vec::new();
     for _ in 0..8 {
         let connection = Connection::open(&server).await?;
-        stores.push(RedisStore::new(connection, &redis.prefix, Duration::from_secs(20)));
+        stores.push(RedisStore::new(connection, &redis.prefix, limits(Duration::from_secs(20))));
     }
     let ids: Vec<_> = (0..64).map(|number| number.to_string()).collect();
     let claims: Vec<_> =

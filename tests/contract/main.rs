@@ -1,4 +1,5 @@
-//! What every store promises, held against the embedded one, in memory and on disk, and against a real Redis.
+//! What every store promises, held against the embedded one, in memory and on disk, and against a real Redis, Valkey
+//! and Redis Cluster.
 
 #![cfg(test)]
 
@@ -23,6 +24,18 @@ macro_rules! contract {
                 super::$promise(crate::over_redis().await?).await
             })*
         }
+        mod cluster {
+            $(#[tokio::test]
+            async fn $promise() -> anyhow::Result<()> {
+                super::$promise(crate::over_cluster().await?).await
+            })*
+        }
+        mod valkey {
+            $(#[tokio::test]
+            async fn $promise() -> anyhow::Result<()> {
+                super::$promise(crate::over_valkey().await?).await
+            })*
+        }
     };
 }
 use contract;
@@ -36,7 +49,7 @@ mod metrics;
 mod redis;
 mod store;
 
-use std::{sync::Arc, time::Duration};
+use std::{any::Any, sync::Arc, time::Duration};
 
 use anyhow::Result;
 use host_shim::disk_store::{DiskStore, Limits};
@@ -45,9 +58,15 @@ use paddock::{
     caller::Scope,
     memory_host::ManualClock,
     session::{Dialect, RawMessage, SessionKey, Turn},
-    store::{Sessions, Store, memory::MemoryStore, redis::RedisStore},
+    store::{
+        Sessions, Store,
+        memory::MemoryStore,
+        redis::{RedisLimits, RedisStore},
+    },
 };
-use paddock_tests::{redis_commands::Connection, redis_server::RedisServer, setup::Setup};
+use paddock_tests::{
+    redis_cluster::RedisCluster, redis_commands::Connection, redis_server::RedisServer, setup::Setup,
+};
 use serde_json::{json, value::to_raw_value};
 use tempfile::TempDir;
 
@@ -162,15 +181,30 @@ struct OverRedis {
     store: RedisStore<Connection>,
     connection: Connection,
     prefix: String,
-    _server: Arc<RedisServer>,
+    _server: Arc<dyn Any + Send + Sync>,
 }
 
 async fn over_redis() -> Result<OverRedis> {
     let server = RedisServer::shared()?;
-    let connection = Connection::open(&server).await?;
-    let prefix = Setup::new([]).prefix().to_owned();
-    let store = RedisStore::new(connection.clone(), &prefix, Duration::from_secs(20));
-    Ok(OverRedis { store, connection, prefix, _server: server })
+    Ok(OverRedis::new(Connection::open(&server).await?, server))
+}
+
+async fn over_cluster() -> Result<OverRedis> {
+    let cluster = RedisCluster::shared().await?;
+    Ok(OverRedis::new(Connection::open_cluster(&cluster).await?, cluster))
+}
+
+async fn over_valkey() -> Result<OverRedis> {
+    let server = RedisServer::shared_valkey()?;
+    Ok(OverRedis::new(Connection::open(&server).await?, server))
+}
+
+impl OverRedis {
+    fn new(connection: Connection, server: Arc<dyn Any + Send + Sync>) -> Self {
+        let prefix = Setup::new([]).prefix().to_owned();
+        let store = RedisStore::new(connection.clone(), &prefix, limits(Duration::from_secs(20)));
+        Self { store, connection, prefix, _server: server }
+    }
 }
 
 impl Subject for OverRedis {
@@ -189,6 +223,11 @@ impl Subject for OverRedis {
 async fn turns(store: &impl Sessions, key: &SessionKey) -> Result<Vec<Turn>> {
     let session = store.session(key, Duration::from_hours(1)).await?;
     Ok(session.map(|session| session.turns).unwrap_or_default())
+}
+
+/// One limit for everything.
+fn limits(limit: Duration) -> RedisLimits {
+    RedisLimits { ask: limit, keep: limit }
 }
 
 fn session(id: &str) -> Result<SessionKey> {

@@ -15,7 +15,7 @@ use paddock::{
 };
 use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
 
-use crate::{OverRedis, answer, exchange, key, over_redis, session, turns};
+use crate::{OverRedis, answer, exchange, key, limits, over_redis, session, turns};
 
 const LONG: Duration = Duration::from_hours(1);
 
@@ -148,7 +148,7 @@ async fn turns_of_many_connections_all_survive() -> Result<()> {
     let mut stores = Vec::new();
     for _ in 0..8 {
         let connection = Connection::open(&server).await?;
-        stores.push(RedisStore::new(connection, &redis.prefix, Duration::from_secs(20)));
+        stores.push(RedisStore::new(connection, &redis.prefix, limits(Duration::from_secs(20))));
     }
     let id = session("s")?;
     let expected: Vec<_> = (0..64).map(|number| turn(&format!("{number:032x}"))).collect();
@@ -165,8 +165,8 @@ async fn a_silent_server_costs_the_limit_and_a_late_write_does_no_harm() -> Resu
     let server = RedisServer::start()?;
     let connection = Connection::open(&server).await?;
     let limit = Duration::from_millis(200);
-    let store = RedisStore::new(connection.clone(), "late", limit);
-    let patient = RedisStore::new(connection, "late", Duration::from_secs(20));
+    let store = RedisStore::new(connection.clone(), "late", limits(limit));
+    let patient = RedisStore::new(connection, "late", limits(Duration::from_secs(20)));
     let id = session("s")?;
     patient.append_turn(&id, &turn("1"), LONG, 10).await?;
     server.pause()?;
@@ -184,7 +184,7 @@ async fn a_silent_server_costs_the_limit_and_a_late_write_does_no_harm() -> Resu
 #[tokio::test]
 async fn a_server_that_went_away_is_an_error() -> Result<()> {
     let server = RedisServer::start()?;
-    let store = RedisStore::new(Connection::open(&server).await?, "gone", Duration::from_secs(20));
+    let store = RedisStore::new(Connection::open(&server).await?, "gone", limits(Duration::from_secs(20)));
     store.ping().await?;
     server.stop()?;
     assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));

@@ -52,5 +52,6 @@ mod fleet;
 mod logs;
 mod openapi;
 mod readme;
+mod redis;
 mod shutdown;
 mod streams;

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`ollama`] | an upstream that replays recorded answers and fails as it is told |
 //! | [`redis_server`] | a real Redis that can be stopped and paused |
+//! | [`redis_tls`] | TLS in front of a Redis |
 //! | [`mod@gateway`] | the service in memory, as a native process and on Spin, behind one door |
 //! | [`setup`] | what a form is started with |
 //! | [`artifacts`] | builds what tests run |
@@ -11,6 +12,8 @@
 //! | [`http_client`] | requests and replies |
 //! | [`prometheus`] | metrics through Prometheus' own Python parser |
 //! | [`redis_commands`] | the core's Redis port over redis-rs |
+//! | [`redis_cluster`] | a real Redis Cluster |
+//! | [`redis_proxy`] | a proxy before a Redis that holds replies and counts waves |
 //! | [`spin`] | Spin in a test |
 //!
 //! Nothing here uses a fixed port, and every process ends with the value that stands for it.
@@ -21,7 +24,10 @@ pub mod gateway;
 pub mod http_client;
 pub mod ollama;
 pub mod prometheus;
+pub mod redis_cluster;
 pub mod redis_commands;
+pub mod redis_proxy;
 pub mod redis_server;
+pub mod redis_tls;
 pub mod setup;
 pub mod spin;

@@ -5,15 +5,23 @@ use std::time::Duration;
 use anyhow::{Context as _, Result};
 use paddock::store::{
     StoreError, StoreResult,
-    redis::{RedisCommands, RedisValue},
+    redis::{RedisCommands, RedisValue, server_error},
 };
-use redis::{Cmd, Value, aio::MultiplexedConnection};
+use redis::{
+    Cmd, Value, aio::MultiplexedConnection, cluster::ClusterClient, cluster_async::ClusterConnection,
+};
 
-use crate::redis_server::RedisServer;
+use crate::{redis_cluster::RedisCluster, redis_server::RedisServer};
 
-/// A connection to a server.
+/// A connection to a server or to a cluster.
 #[derive(Clone)]
-pub struct Connection(MultiplexedConnection);
+pub struct Connection(Peer);
+
+#[derive(Clone)]
+enum Peer {
+    Server(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
 
 impl std::fmt::Debug for Connection {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -25,7 +33,21 @@ impl Connection {
     /// Connects.
     pub async fn open(server: &RedisServer) -> Result<Self> {
         let client = redis::Client::open(server.url().as_str())?;
-        Ok(Self(client.get_multiplexed_async_connection().await.context("connecting to Redis")?))
+        let connection = client.get_multiplexed_async_connection().await.context("connecting to Redis")?;
+        Ok(Self(Peer::Server(connection)))
+    }
+
+    /// Connects to a cluster.
+    pub async fn open_cluster(cluster: &RedisCluster) -> Result<Self> {
+        let client = ClusterClient::new(cluster.urls().split(',').collect::<Vec<_>>())?;
+        Ok(Self(Peer::Cluster(client.get_async_connection().await.context("connecting to the cluster")?)))
+    }
+
+    async fn value(&self, command: &Cmd) -> redis::RedisResult<Value> {
+        match self.0.clone() {
+            Peer::Server(mut connection) => command.query_async(&mut connection).await,
+            Peer::Cluster(mut connection) => command.query_async(&mut connection).await,
+        }
     }
 
     /// Runs any command and gives its reply as text, nested lists flat.
@@ -35,7 +57,7 @@ impl Connection {
         for argument in arguments {
             packed.arg(*argument);
         }
-        let value = packed.query_async(&mut self.0.clone()).await?;
+        let value = self.value(&packed).await?;
         let mut flat = Vec::new();
         flatten(value, &mut flat)?;
         let text = |value| match value {
@@ -48,8 +70,11 @@ impl Connection {
     }
 
     async fn query(&self, command: &Cmd) -> StoreResult<Vec<RedisValue>> {
-        let value = command.query_async(&mut self.0.clone()).await;
-        let value = value.map_err(|error: redis::RedisError| StoreError::Unavailable(error.to_string()))?;
+        let value = self.value(command).await;
+        let value = value.map_err(|error| match error.code() {
+            Some(code) => server_error(code, error.to_string()),
+            None => StoreError::Unavailable(error.to_string()),
+        })?;
         let mut flat = Vec::new();
         flatten(value, &mut flat).map_err(|error| StoreError::Unavailable(error.to_string()))?;
         Ok(flat)
@@ -68,6 +93,22 @@ impl RedisCommands for Connection {
             packed.arg(*argument);
         }
         tokio::time::timeout(limit, self.query(&packed)).await.map_err(|_| StoreError::TimedOut)?
+    }
+
+    async fn execute_replicated(
+        &self,
+        command: &'static str,
+        arguments: &[&[u8]],
+        replicas: u32,
+        limit: Duration,
+    ) -> StoreResult<(Vec<RedisValue>, u32)> {
+        let reply = self.execute(command, arguments, limit).await?;
+        let (replicas, time) = (replicas.to_string(), limit.as_millis().to_string());
+        let reached = self.execute("WAIT", &[replicas.as_bytes(), time.as_bytes()], limit).await?;
+        match reached.first() {
+            Some(RedisValue::Integer(reached)) => Ok((reply, u32::try_from(*reached).unwrap_or_default())),
+            _ => Err(StoreError::UnexpectedReply("WAIT")),
+        }
     }
 }
 

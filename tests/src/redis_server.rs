@@ -1,6 +1,6 @@
 //! A real Redis for tests: a process of our own on a free port, or the server that `REDIS_URL` names.
 //!
-//! The program is `PADDOCK_REDIS_SERVER`, else `redis-server` on the `PATH`. Every test has keys of its own, so that
+//! The program is `PADDOCK_REDIS_SERVER`, else `redis-server` on the `PATH`; a Valkey is `PADDOCK_VALKEY_SERVER`. Every test has keys of its own, so that
 //! all tests of a process share one server; a test that stops or pauses its server starts one for itself.
 
 use std::{
@@ -32,6 +32,8 @@ pub struct RedisServer {
 
 #[derive(Debug)]
 struct Process {
+    program: String,
+    options: Vec<String>,
     /// While the server is stopped, connections are refused and nobody else can take the port.
     port: TcpSocket,
     directory: TempDir,
@@ -62,16 +64,40 @@ impl RedisServer {
 
     /// A server of one's own.
     pub fn start() -> Result<Self> {
-        let server = Self::stopped()?;
+        Self::start_with(&[])
+    }
+
+    /// A server of one's own with these options more, as its command line takes them.
+    pub fn start_with(options: &[&str]) -> Result<Self> {
+        let server = Self::of(program(), options)?;
         server.restart()?;
+        Ok(server)
+    }
+
+    /// The Valkey that all tests of this process share.
+    pub fn shared_valkey() -> Result<Arc<Self>> {
+        static SHARED: Mutex<Weak<RedisServer>> = Mutex::new(Weak::new());
+        let mut shared = SHARED.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(server) = shared.upgrade() {
+            return Ok(server);
+        }
+        let program = std::env::var("PADDOCK_VALKEY_SERVER").ok().filter(|path| !path.is_empty());
+        let server = Arc::new(Self::of(program.unwrap_or_else(|| "valkey-server".to_owned()), &[])?);
+        server.restart()?;
+        *shared = Arc::downgrade(&server);
         Ok(server)
     }
 
     /// A server that does not run yet; its port refuses connections.
     pub fn stopped() -> Result<Self> {
+        Self::of(program(), &[])
+    }
+
+    fn of(program: String, options: &[&str]) -> Result<Self> {
+        let options = options.iter().map(|option| (*option).to_owned()).collect();
         let port = kept_port()?;
         let url = Url::parse(&format!("redis://{}/0", port.local_addr()?))?;
-        let process = Process { port, directory: tempfile::tempdir()?, child: None };
+        let process = Process { program, options, port, directory: tempfile::tempdir()?, child: None };
         Ok(Self { url, process: Some(Mutex::new(process)) })
     }
 
@@ -89,7 +115,7 @@ impl RedisServer {
         Ok(())
     }
 
-    /// Starts the process again on the same port, empty.
+    /// Starts the process again on the same port, empty unless its options say that it keeps a file.
     pub fn restart(&self) -> Result<()> {
         let mut process = self.process()?;
         if process.child.is_some() {
@@ -97,7 +123,7 @@ impl RedisServer {
         }
         let address = process.port.local_addr()?;
         let log = process.directory.path().join("log");
-        let mut command = Command::new(program());
+        let mut command = Command::new(&process.program);
         command
             .args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--daemonize", "no"])
             .arg("--port")
@@ -106,14 +132,15 @@ impl RedisServer {
             .arg(process.directory.path())
             .arg("--logfile")
             .arg(&log)
+            .args(&process.options)
             .stdin(Stdio::null())
             .stdout(Stdio::null())
             .stderr(Stdio::null());
         let child = command.spawn().with_context(|| {
             format!(
-                "the tests need a Redis: set REDIS_URL, PADDOCK_REDIS_SERVER or install redis-server \
+                "the tests need a Redis and a Valkey: scripts/test-tools finds them, and says what to set \
                  ('{}' does not start)",
-                program()
+                process.program
             )
         })?;
         let child = process.child.insert(child);
@@ -175,6 +202,6 @@ fn ping(address: SocketAddr) -> Result<()> {
     stream.write_all(b"PING\r\n")?;
     let mut reply = [0; 7];
     stream.read_exact(&mut reply)?;
-    ensure!(&reply == b"+PONG\r\n", "this is no Redis");
+    ensure!(&reply == b"+PONG\r\n" || &reply == b"-NOAUTH", "this is no Redis, or none that serves");
     Ok(())
 }

@@ -50,6 +50,7 @@ impl Setup {
         };
         setup
             .set("REDIS_TIMEOUT", "5")
+            .set("REDIS_WRITE_TIMEOUT", "5")
             .set("CONNECT_TIMEOUT", "10")
             .set("HEALTH_TIMEOUT", "10")
             .set("PROBE_CONNECT_TIMEOUT", "10")

@@ -112,7 +112,7 @@ impl<C: RedisCommands> RedisStore<C> {
         arguments.extend(keys.iter().map(String::as_bytes));
         arguments.extend([leader.as_bytes(), hold.as_bytes(), log.as_bytes()]);
         arguments.extend(entries.iter().map(Vec::as_slice));
-        match self.execute("EVAL", &arguments).await?.first() {
+        match self.keep("EVAL", &arguments).await?.first() {
             Some(RedisValue::Integer(0)) => Ok(Audience::None),
             Some(RedisValue::Integer(1)) => Ok(Audience::Some),
             Some(RedisValue::Integer(2)) => Ok(Audience::Lost),
@@ -135,7 +135,7 @@ fn logged(kind: u8, bytes: &[u8]) -> Vec<u8> {
 impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
         let key = self.epochs_key();
-        let reply = self.execute("HMGET", &[key.as_bytes(), b"", model.as_bytes()]).await?;
+        let reply = self.ask("HMGET", &[key.as_bytes(), b"", model.as_bytes()]).await?;
         let epoch = |value: Option<&RedisValue>| match value {
             Some(RedisValue::Bytes(text)) => {
                 std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or_default()
@@ -148,14 +148,14 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
         let (key, hold) = (self.epochs_key(), milliseconds(EPOCH));
         let model = model.unwrap_or_default().as_bytes();
-        self.execute("EVAL", &[PURGE, b"1", key.as_bytes(), model, hold.as_bytes()]).await?;
+        self.keep("EVAL", &[PURGE, b"1", key.as_bytes(), model, hold.as_bytes()]).await?;
         Ok(())
     }
 
     async fn answer(&self, key: &CacheKey) -> StoreResult<Option<Stored>> {
         let key = self.question_key("answer:3", key);
         let key = [key.as_bytes()];
-        let (value, left) = futures::join!(self.execute("GET", &key), self.execute("PTTL", &key));
+        let (value, left) = futures::join!(self.ask("GET", &key), self.ask("PTTL", &key));
         let left = left?;
         match value?.into_iter().next() {
             Some(RedisValue::Bytes(value)) => match left.first() {
@@ -173,7 +173,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
         let hold = milliseconds(FLIGHT_LEASE);
         let arguments: [&[u8]; 6] =
             [ANSWER_OR_LEAD, b"2", answer.as_bytes(), key.as_bytes(), leader.as_bytes(), hold.as_bytes()];
-        let mut reply = self.execute("EVAL", &arguments).await?.into_iter();
+        let mut reply = self.ask("EVAL", &arguments).await?.into_iter();
         match (reply.next(), reply.next(), reply.next()) {
             (
                 Some(RedisValue::Integer(1)),
@@ -191,7 +191,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
         let key = self.question_key("answer:3", key);
         let value = entry.to_bytes(ttl);
-        self.execute("SET", &[key.as_bytes(), &value, b"PX", milliseconds(ttl).as_bytes()]).await?;
+        self.keep("SET", &[key.as_bytes(), &value, b"PX", milliseconds(ttl).as_bytes()]).await?;
         Ok(())
     }
 
@@ -222,7 +222,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
         let mut arguments: Vec<&[u8]> = vec![FOLLOW, b"3"];
         arguments.extend(keys.iter().map(String::as_bytes));
         arguments.extend([leader.as_bytes(), heard.as_bytes(), attention.as_bytes()]);
-        let mut reply = self.execute("EVAL", &arguments).await?.into_iter();
+        let mut reply = self.keep("EVAL", &arguments).await?.into_iter();
         let Some(RedisValue::Integer(is_led)) = reply.next() else {
             return Err(StoreError::UnexpectedReply("a flight"));
         };

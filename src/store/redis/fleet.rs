@@ -165,6 +165,13 @@ redis.call('PEXPIRE', KEYS[1], 86400000)
 return 1
 ";
 
+/// Which limit a script has.
+#[derive(Clone, Copy)]
+enum Pace {
+    Ask,
+    Keep,
+}
+
 /// The elements of a reply, one after the other.
 struct Elements {
     script: &'static str,
@@ -244,8 +251,7 @@ impl<C: RedisCommands> RedisStore<C> {
     /// Runs a script over the keys of these kinds.
     async fn script(
         &self,
-        script: &'static [u8],
-        name: &'static str,
+        (script, name, pace): (&'static [u8], &'static str, Pace),
         kinds: &[&str],
         arguments: &[&[u8]],
     ) -> StoreResult<Elements> {
@@ -254,14 +260,18 @@ impl<C: RedisCommands> RedisStore<C> {
         let mut all: Vec<&[u8]> = vec![script, count.as_bytes()];
         all.extend(keys.iter().map(String::as_bytes));
         all.extend(arguments);
-        Ok(Elements { script: name, values: self.execute("EVAL", &all).await?.into_iter() })
+        let values = match pace {
+            Pace::Ask => self.ask("EVAL", &all).await?,
+            Pace::Keep => self.keep("EVAL", &all).await?,
+        };
+        Ok(Elements { script: name, values: values.into_iter() })
     }
 
-    async fn queue(&self, come: &str, gone: &[&str]) -> StoreResult<()> {
+    async fn queue(&self, pace: Pace, come: &str, gone: &[&str]) -> StoreResult<()> {
         let hold = milliseconds(TICKET);
         let mut arguments = vec![hold.as_bytes(), come.as_bytes()];
         arguments.extend(gone.iter().map(|id| id.as_bytes()));
-        self.script(QUEUE, "the queue", &["tickets", "leases"], &arguments).await?;
+        self.script((QUEUE, "the queue", pace), &["tickets", "leases"], &arguments).await?;
         Ok(())
     }
 }
@@ -270,7 +280,7 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
     async fn ledger(&self) -> StoreResult<Ledger> {
         let window = BUDGET_WINDOW.as_secs().to_string();
         let kinds = ["facts", "leases", "tickets", "served", "budget"];
-        let mut reply = self.script(LEDGER, "the ledger", &kinds, &[window.as_bytes()]).await?;
+        let mut reply = self.script((LEDGER, "the ledger", Pace::Ask), &kinds, &[window.as_bytes()]).await?;
         let mut ledger = Ledger { now: reply.time()?, ..Ledger::default() };
         for _ in 0..reply.number()? / 2 {
             let (host, facts) = (reply.text()?, reply.bytes()?);
@@ -308,7 +318,7 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
             arguments.extend([place.host.as_bytes(), limit.as_bytes(), marks]);
         }
         let kinds = ["leases", "tickets", "served", "budget", "decisions"];
-        let mut reply = self.script(CLAIM, "a claim", &kinds, &arguments).await?;
+        let mut reply = self.script((CLAIM, "a claim", Pace::Ask), &kinds, &arguments).await?;
         let (number, began) = (reply.number()?, reply.time()?);
         let place = usize::try_from(number).ok().and_then(|number| places.get(number.checked_sub(1)?));
         Ok(place.map(|place| Lease {
@@ -323,17 +333,18 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
 
     async fn renew(&self, lease: &Lease) -> StoreResult<()> {
         let (lease, hold) = (lease_text(lease), milliseconds(LEASE));
-        self.script(RENEW, "a renewal", &["leases"], &[lease.as_bytes(), hold.as_bytes()]).await?;
+        self.script((RENEW, "a renewal", Pace::Keep), &["leases"], &[lease.as_bytes(), hold.as_bytes()])
+            .await?;
         Ok(())
     }
 
     async fn enter(&self, ticket: &Ticket, displaced: Option<&str>) -> StoreResult<()> {
         let gone: Vec<_> = displaced.into_iter().chain([&*ticket.id]).collect();
-        self.queue(&ticket_text(ticket), &gone).await
+        self.queue(Pace::Ask, &ticket_text(ticket), &gone).await
     }
 
     async fn leave(&self, id: &str) -> StoreResult<()> {
-        self.queue("", &[id]).await
+        self.queue(Pace::Keep, "", &[id]).await
     }
 
     async fn update(
@@ -352,7 +363,8 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
             change(&mut facts, now);
             let new = facts.to_json();
             let arguments: [&[u8]; 4] = [host.as_bytes(), &old, &new, released.as_bytes()];
-            let mut reply = self.script(UPDATE, "an update", &["facts", "leases"], &arguments).await?;
+            let mut reply =
+                self.script((UPDATE, "an update", Pace::Keep), &["facts", "leases"], &arguments).await?;
             if reply.number()? == 1 {
                 return Ok(());
             }
@@ -366,10 +378,8 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
 
     async fn inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
         let key = self.fleet_key("inventory");
-        let mut reply = Elements {
-            script: "HGETALL",
-            values: self.execute("HGETALL", &[key.as_bytes()]).await?.into_iter(),
-        };
+        let mut reply =
+            Elements { script: "HGETALL", values: self.ask("HGETALL", &[key.as_bytes()]).await?.into_iter() };
         let mut inventories = Vec::new();
         while reply.values.len() > 1 {
             let (host, inventory) = (reply.text()?, reply.bytes()?);
@@ -380,19 +390,19 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
 
     async fn put_inventory(&self, host: &str, inventory: &Inventory) -> StoreResult<()> {
         let arguments: [&[u8]; 2] = [host.as_bytes(), &inventory.to_json()];
-        self.script(INVENTORY, "an inventory", &["inventory"], &arguments).await?;
+        self.script((INVENTORY, "an inventory", Pace::Keep), &["inventory"], &arguments).await?;
         Ok(())
     }
 
     async fn lead_refresh(&self, time: Duration) -> StoreResult<bool> {
         let (key, time) = (self.fleet_key("refresh"), milliseconds(time));
-        let reply = self.execute("SET", &[key.as_bytes(), b"1", b"NX", b"PX", time.as_bytes()]).await?;
+        let reply = self.ask("SET", &[key.as_bytes(), b"1", b"NX", b"PX", time.as_bytes()]).await?;
         Ok(matches!(reply.first(), Some(RedisValue::Status(_))))
     }
 
     async fn decisions(&self) -> StoreResult<Vec<String>> {
         let key = self.fleet_key("decisions");
-        let reply = self.execute("LRANGE", &[key.as_bytes(), b"0", b"-1"]).await?;
+        let reply = self.keep("LRANGE", &[key.as_bytes(), b"0", b"-1"]).await?;
         Ok(reply
             .into_iter()
             .filter_map(|value| match value {

@@ -81,9 +81,14 @@ impl<C: RedisCommands> RedisStore<C> {
         ttl: Duration,
         rest: &[&[u8]],
     ) -> StoreResult<Vec<RedisValue>> {
-        let (script, key, ttl) = ([HEAD, script].concat(), self.session_key(key), milliseconds(ttl));
-        let arguments: [&[u8]; 4] = [script.as_bytes(), b"1", &key, ttl.as_bytes()];
-        self.execute("EVAL", &[&arguments[..], rest].concat()).await
+        let (text, key, ttl) = ([HEAD, script].concat(), self.session_key(key), milliseconds(ttl));
+        let arguments: [&[u8]; 4] = [text.as_bytes(), b"1", &key, ttl.as_bytes()];
+        let arguments = [&arguments[..], rest].concat();
+        if script == LOAD {
+            self.ask("EVAL", &arguments).await
+        } else {
+            self.keep_safe("EVAL", &arguments).await
+        }
     }
 }
 
@@ -109,7 +114,7 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
     }
 
     async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
-        let reply = self.execute("DEL", &[&self.session_key(key)]).await?;
+        let reply = self.keep_safe("DEL", &[&self.session_key(key)]).await?;
         Ok(matches!(*reply, [RedisValue::Integer(1)]))
     }
 

@@ -35,7 +35,7 @@ impl Form for Native {
             let mut settings = setup.settings.clone();
             settings.entry("OLLAMA_HOSTS".to_owned()).or_insert_with(|| setup.host_list());
             if let Some(server) = &server {
-                settings.insert("REDIS_URL".to_owned(), server.url().to_string());
+                settings.entry("REDIS_URL".to_owned()).or_insert_with(|| server.url().to_string());
                 settings.insert("REDIS_PREFIX".to_owned(), setup.prefix().to_owned());
             }
             let shim = HostShim::start(&settings).await?;

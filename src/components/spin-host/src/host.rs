@@ -16,12 +16,25 @@ use paddock::{
     journal::{Event, Level},
     metrics::redis::RedisMetrics,
     settings::Form,
-    store::redis::RedisStore,
+    store::redis::{Guard, RedisLimits, RedisStore},
 };
 use serde::Serialize;
 use spin_sdk::wasip3;
 
 use crate::{background, body::SpinBody, redis::SpinRedis, settings::SpinSettings, upstream};
+
+/// Redis, and whether it is worth asking.
+type Redis = Guard<SpinRedis, SpinClock>;
+
+/// Time since the instance started.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct SpinClock(Instant);
+
+impl Clock for SpinClock {
+    fn now(&self) -> Duration {
+        self.0.elapsed()
+    }
+}
 
 /// The host of one instance. Clones share everything.
 #[derive(Clone)]
@@ -29,9 +42,9 @@ pub(crate) struct SpinHost(Rc<Parts>);
 
 struct Parts {
     config: Config,
-    started: Instant,
-    store: RedisStore<SpinRedis>,
-    metrics: RedisMetrics<SpinRedis>,
+    started: SpinClock,
+    store: RedisStore<Redis>,
+    metrics: RedisMetrics<Redis>,
     fleet: FleetBook,
     orphans: Orphans,
     flights: Flights,
@@ -49,14 +62,18 @@ impl SpinHost {
         for warning in warnings {
             write(Level::Warn, &warning, None);
         }
-        let timeout = config.redis.as_ref().map_or(Duration::ZERO, |redis| redis.timeout);
+        let started = SpinClock(Instant::now());
         let fleet = FleetBook::default();
         fleet.set_hosts(config.fleet.hosts());
-        let redis = SpinRedis::new(config.redis.as_ref().map(|redis| redis.url.clone()));
+        let address = config.redis.as_ref().and_then(|redis| redis.urls.first().cloned());
+        let redis = Guard::new(SpinRedis::new(address), started);
+        let none = RedisLimits { ask: Duration::ZERO, keep: Duration::ZERO };
+        let limits = config.redis.as_ref().map_or(none, |redis| redis.limits);
+        let replicas = config.redis.as_ref().map_or(0, |redis| redis.wait_replicas);
         Ok(Self(Rc::new(Parts {
-            store: RedisStore::new(redis.clone(), &config.redis_prefix, timeout),
-            metrics: RedisMetrics::new(redis, &config.redis_prefix, timeout),
-            started: Instant::now(),
+            store: RedisStore::new(redis.clone(), &config.redis_prefix, limits).with_replicas(replicas),
+            metrics: RedisMetrics::new(redis, &config.redis_prefix, limits.keep),
+            started,
             fleet,
             orphans: Orphans::default(),
             flights: Flights::default(),
@@ -104,7 +121,7 @@ impl Upstream for SpinHost {
 
 impl Clock for SpinHost {
     fn now(&self) -> Duration {
-        self.0.started.elapsed()
+        self.0.started.now()
     }
 }
 
@@ -133,8 +150,8 @@ impl Journal for SpinHost {
 }
 
 impl Host for SpinHost {
-    type Store = RedisStore<SpinRedis>;
-    type Metrics = RedisMetrics<SpinRedis>;
+    type Store = RedisStore<Redis>;
+    type Metrics = RedisMetrics<Redis>;
 
     fn form(&self) -> Form {
         Form::Spin

@@ -1,19 +1,27 @@
 //! Redis through Spin: one connection an instance, opened when it is needed and given up when it fails.
 //!
 //! Spin sets no limits and never reconnects, so every exchange is raced with a timer. Commands of several requests
-//! share the connection, which pipelines them; a request that finds none opens one.
+//! share the connection, which pipelines them; a request that finds none opens one. What its limit cut short goes on
+//! as a task of that request: no other request waits for it.
 
-use std::{cell::RefCell, rc::Rc, time::Duration};
+use std::{cell::RefCell, future::Future, pin::Pin, rc::Rc, time::Duration};
 
 use futures::future::{Either, select};
 use paddock::store::{
     StoreError, StoreResult,
-    redis::{RedisCommands, RedisValue},
+    redis::{RedisCommands, RedisValue, error_text},
 };
 use spin_sdk::{
     redis::{Connection, Error, RedisParameter, RedisResult},
     time::sleep,
 };
+
+use crate::background;
+
+/// Limit for opening a connection, which may outlive the command that wanted it.
+const CONNECT_LIMIT: Duration = Duration::from_secs(2);
+/// Connections for writes that wait for replicas, kept when they are idle.
+const IDLE_LIMIT: usize = 4;
 
 /// The connection of this instance. Clones share it.
 #[derive(Clone)]
@@ -22,23 +30,46 @@ pub(crate) struct SpinRedis(Rc<Shared>);
 struct Shared {
     address: Option<String>,
     connection: RefCell<Option<Rc<Connection>>>,
+    /// Connections on which nobody waits now for replicas, which would hold up what others send.
+    waiting: RefCell<Vec<Rc<Connection>>>,
 }
+
+type Opening = Pin<Box<dyn Future<Output = Result<Connection, Error>>>>;
 
 impl SpinRedis {
     /// No address means no Redis: every command says so.
     pub(crate) fn new(address: Option<String>) -> Self {
-        Self(Rc::new(Shared { address, connection: RefCell::new(None) }))
+        Self(Rc::new(Shared { address, connection: RefCell::default(), waiting: RefCell::default() }))
     }
 
-    fn known(&self) -> Option<Rc<Connection>> {
-        self.0.connection.borrow().clone()
+    fn opening(&self) -> StoreResult<Opening> {
+        let address = self.0.address.clone().ok_or(StoreError::Absent)?;
+        Ok(Box::pin(async move { Connection::open(address).await }))
     }
 
-    async fn open(&self) -> Result<Rc<Connection>, Error> {
-        let address = self.0.address.as_deref().unwrap_or_default();
-        let connection = Rc::new(Connection::open(address).await?);
+    /// Keeps a connection for the commands that come.
+    fn keep(&self, connection: Connection) -> Rc<Connection> {
+        let connection = Rc::new(connection);
         self.0.connection.replace(Some(connection.clone()));
-        Ok(connection)
+        connection
+    }
+
+    /// A new connection, or none when the limit passed: then it is still made, for the commands that come later.
+    async fn open(&self, limit: Duration) -> StoreResult<Rc<Connection>> {
+        match select(self.opening()?, Box::pin(sleep(limit))).await {
+            Either::Left((opened, _)) => Ok(self.keep(opened.map_err(fault)?)),
+            Either::Right(((), opening)) => {
+                let redis = self.clone();
+                background::spawn(async move {
+                    if let Either::Left((Ok(opened), _)) =
+                        select(opening, Box::pin(sleep(CONNECT_LIMIT))).await
+                    {
+                        redis.keep(opened);
+                    }
+                });
+                Err(StoreError::TimedOut)
+            }
+        }
     }
 
     /// Gives up a connection that failed, unless another has taken its place.
@@ -49,16 +80,25 @@ impl SpinRedis {
         }
     }
 
-    async fn send(&self, command: &str, arguments: &[&[u8]]) -> Result<Vec<RedisResult>, Error> {
-        if let Some(known) = self.known() {
-            match execute(&known, command, arguments).await {
-                // It may have died while it lay idle. Every command is harmless when it is sent twice.
-                Err(Error::Other(_)) => self.forget(&known),
-                result => return result,
+    /// An exchange on a connection; one that fails is given up. `None` when the limit passed.
+    async fn exchange(
+        &self,
+        connection: &Rc<Connection>,
+        command: &str,
+        arguments: &[&[u8]],
+        limit: Duration,
+    ) -> Option<StoreResult<Vec<RedisValue>>> {
+        let exchange = Box::pin(execute(connection, command, arguments));
+        match select(exchange, Box::pin(sleep(limit))).await {
+            Either::Left((reply, _)) => {
+                let reply = reply.map_err(fault);
+                if matches!(reply, Err(StoreError::Unavailable(_))) {
+                    self.forget(connection);
+                }
+                Some(reply.map(|values| values.into_iter().map(value).collect()))
             }
+            Either::Right(_) => None,
         }
-        let fresh = self.open().await?;
-        execute(&fresh, command, arguments).await.inspect_err(|_| self.forget(&fresh))
     }
 }
 
@@ -71,6 +111,22 @@ async fn execute(
     connection.execute(command, arguments).await
 }
 
+/// What is left of a limit.
+struct Limit {
+    began: std::time::Instant,
+    limit: Duration,
+}
+
+impl Limit {
+    fn new(limit: Duration) -> Self {
+        Self { began: std::time::Instant::now(), limit }
+    }
+
+    fn left(&self) -> Duration {
+        self.limit.saturating_sub(self.began.elapsed())
+    }
+}
+
 impl RedisCommands for SpinRedis {
     async fn execute(
         &self,
@@ -78,32 +134,74 @@ impl RedisCommands for SpinRedis {
         arguments: &[&[u8]],
         limit: Duration,
     ) -> StoreResult<Vec<RedisValue>> {
-        if self.0.address.is_none() {
-            return Err(StoreError::Absent);
+        let limit = Limit::new(limit);
+        let known = self.0.connection.borrow().clone();
+        if let Some(known) = known {
+            match self.exchange(&known, command, arguments, limit.left()).await {
+                None => {
+                    // The peer may be gone for good; the next command tries a new connection.
+                    self.forget(&known);
+                    return Err(StoreError::TimedOut);
+                }
+                // It may have died while it lay idle. Every command is harmless when it is sent twice.
+                Some(Err(StoreError::Unavailable(_))) => {}
+                Some(reply) => return reply,
+            }
         }
-        let reply = {
-            let exchange = Box::pin(self.send(command, arguments));
-            match select(exchange, Box::pin(sleep(limit))).await {
-                Either::Left((reply, _)) => Some(reply),
-                Either::Right(_) => None,
+        let fresh = self.open(limit.left()).await?;
+        self.exchange(&fresh, command, arguments, limit.left()).await.unwrap_or(Err(StoreError::TimedOut))
+    }
+
+    async fn execute_replicated(
+        &self,
+        command: &'static str,
+        arguments: &[&[u8]],
+        replicas: u32,
+        limit: Duration,
+    ) -> StoreResult<(Vec<RedisValue>, u32)> {
+        let limit = Limit::new(limit);
+        let idle = self.0.waiting.borrow_mut().pop();
+        let idle_reply = match &idle {
+            Some(idle) => self.exchange(idle, command, arguments, limit.left()).await,
+            None => None,
+        };
+        let (connection, reply) = match (idle, idle_reply) {
+            (Some(idle), Some(Ok(reply))) => (idle, reply),
+            (Some(_), None) => return Err(StoreError::TimedOut),
+            (Some(_), Some(Err(error))) if !matches!(error, StoreError::Unavailable(_)) => return Err(error),
+            _ => {
+                let opened = match select(self.opening()?, Box::pin(sleep(limit.left()))).await {
+                    Either::Left((opened, _)) => Rc::new(opened.map_err(fault)?),
+                    Either::Right(_) => return Err(StoreError::TimedOut),
+                };
+                let reply = self.exchange(&opened, command, arguments, limit.left()).await;
+                (opened, reply.unwrap_or(Err(StoreError::TimedOut))?)
             }
         };
-        let Some(reply) = reply else {
-            // The peer may be gone for good; the next command tries a new connection.
-            self.0.connection.replace(None);
-            return Err(StoreError::TimedOut);
+        // Only once the write is done: sent together, one could overtake the other here.
+        let (replicas, time) = (replicas.to_string(), limit.left().as_millis().max(1).to_string());
+        let wait: [&[u8]; 2] = [replicas.as_bytes(), time.as_bytes()];
+        let waited = self.exchange(&connection, "WAIT", &wait, limit.left()).await;
+        let waited = waited.unwrap_or(Err(StoreError::TimedOut))?;
+        let Some(RedisValue::Integer(reached)) = waited.first() else {
+            return Err(StoreError::UnexpectedReply("WAIT"));
         };
-        let values = reply.map_err(|error| StoreError::Unavailable(describe(error)))?;
-        Ok(values.into_iter().map(value).collect())
+        let mut idle = self.0.waiting.borrow_mut();
+        if idle.len() < IDLE_LIMIT {
+            idle.push(connection);
+        }
+        Ok((reply, u32::try_from(*reached).unwrap_or_default()))
     }
 }
 
-fn describe(error: Error) -> String {
+fn fault(error: Error) -> StoreError {
     match error {
-        Error::InvalidAddress => "the address is invalid, or spin.toml does not allow it".to_owned(),
-        Error::TooManyConnections => "too many connections".to_owned(),
-        Error::TypeError => "the reply has another type".to_owned(),
-        Error::Other(text) => text,
+        Error::InvalidAddress => {
+            StoreError::Unavailable("the address is invalid, or spin.toml does not allow it".to_owned())
+        }
+        Error::TooManyConnections => StoreError::Unavailable("too many connections".to_owned()),
+        Error::TypeError => StoreError::Refused("the reply has another type".to_owned()),
+        Error::Other(text) => error_text(text),
     }
 }
 

@@ -1,0 +1,121 @@
+//! How a connection is made, and what is sent on it: to one server, or to the nodes of a cluster.
+
+use anyhow::Context as _;
+use paddock::{
+    config::RedisConfig,
+    store::{StoreError, StoreResult},
+};
+use redis::{
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, TlsCertificates, Value,
+    aio::{ConnectionLike as _, MultiplexedConnection},
+    cluster::{ClusterClient, ClusterClientBuilder},
+    cluster_async::ClusterConnection,
+};
+
+use super::CONNECT_LIMIT;
+
+/// How often the client of a cluster follows a key that moved, or tries a node again, within a command's limit.
+const CLUSTER_RETRIES: u32 = 3;
+/// The pauses between such tries, in milliseconds, from and to.
+const CLUSTER_PAUSES: (u64, u64) = (5, 50);
+
+/// Makes connections.
+#[derive(Clone)]
+pub(super) enum Opener {
+    Single(Box<Client>),
+    Cluster(Box<ClusterClient>),
+}
+
+/// A connection. Clones share it.
+#[derive(Clone)]
+pub(super) enum Connection {
+    Single(MultiplexedConnection),
+    Cluster(ClusterConnection),
+}
+
+impl Opener {
+    pub(super) fn new(config: &RedisConfig) -> anyhow::Result<Self> {
+        let authority = match &config.ca_file {
+            Some(path) => Some(std::fs::read(path).with_context(|| format!("REDIS_CA_FILE {path}"))?),
+            None => None,
+        };
+        let certificates = authority.map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
+        Self::build(config, certificates).map_err(|error| {
+            // The error's own text may repeat the address, with its password; its category does not.
+            anyhow::anyhow!("the REDIS_ settings do not hold: {}", error.category())
+        })
+    }
+
+    fn build(config: &RedisConfig, certificates: Option<TlsCertificates>) -> Result<Self, RedisError> {
+        if config.is_cluster {
+            let (from, to) = CLUSTER_PAUSES;
+            let mut builder = ClusterClientBuilder::new(config.urls.iter().map(String::as_str))
+                .connection_timeout(CONNECT_LIMIT)
+                .response_timeout(CONNECT_LIMIT)
+                .retries(CLUSTER_RETRIES)
+                .min_retry_wait(from)
+                .max_retry_wait(to);
+            if let Some(certificates) = certificates {
+                builder = builder.certs(certificates);
+            }
+            return Ok(Self::Cluster(Box::new(builder.build()?)));
+        }
+        let url = config.urls.first().map(String::as_str).unwrap_or_default();
+        match certificates {
+            Some(certificates) => Client::build_with_tls(url, certificates),
+            None => Client::open(url),
+        }
+        .map(|client| Self::Single(Box::new(client)))
+    }
+
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Self::Cluster(_))
+    }
+
+    /// Makes a connection.
+    pub(super) async fn open(&self) -> StoreResult<Connection> {
+        let opened = tokio::time::timeout(CONNECT_LIMIT, async {
+            match self {
+                Self::Single(client) => {
+                    let config =
+                        AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
+                    let opened = client.get_multiplexed_async_connection_with_config(&config).await;
+                    opened.map(Connection::Single)
+                }
+                Self::Cluster(client) => client.get_async_connection().await.map(Connection::Cluster),
+            }
+        });
+        let opened = opened.await.map_err(|_| StoreError::TimedOut)?;
+        // Whatever the server says to a greeting: it does not serve us.
+        opened.map_err(|error| StoreError::Unavailable(error.to_string()))
+    }
+}
+
+impl Connection {
+    pub(super) async fn send(mut self, command: &Cmd) -> Result<Value, RedisError> {
+        match &mut self {
+            Self::Single(connection) => connection.req_packed_command(command).await,
+            Self::Cluster(connection) => connection.req_packed_command(command).await,
+        }
+    }
+
+    /// Sends a command and what waits for it, together and to the same server.
+    pub(super) async fn send_both(
+        &mut self,
+        command: &Cmd,
+        wait: &Cmd,
+    ) -> Result<(Value, Value), RedisError> {
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.add_command(command.clone()).add_command(wait.clone());
+        let replies = match self {
+            Self::Single(connection) => connection.req_packed_commands(&pipeline, 0, 2).await?,
+            // The first command that has a key chooses the node.
+            Self::Cluster(connection) => connection.req_packed_commands(&pipeline, 0, 2).await?,
+        };
+        let mut replies = replies.into_iter();
+        match (replies.next(), replies.next()) {
+            (Some(first), Some(second)) => Ok((first, second)),
+            _ => Err((ErrorKind::UnexpectedReturnType, "two commands, but not two replies").into()),
+        }
+    }
+}

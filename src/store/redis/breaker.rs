@@ -1,0 +1,133 @@
+//! Whether Redis is asked at all: a circuit breaker, as plain data and arithmetic.
+//!
+//! One command that met no living server opens it for a second; then one command tries, and each trial that fails
+//! doubles the pause. It holds no future and wakes nobody, so that the requests of a Spin instance can share it.
+
+use std::time::Duration;
+
+/// The first pause.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(10);
+
+/// What a command may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It is sent.
+    Send,
+    /// It fails at once.
+    Refuse,
+}
+
+/// How an exchange ended, as far as it says something about the server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Sign {
+    /// The server answered, be it with an error.
+    Lives,
+    /// Nobody answered in time, or there is no connection.
+    Gone,
+}
+
+/// Times are of one clock that never goes back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Breaker {
+    /// How often in a row the server was found gone, each after the pause before; none means closed.
+    failures: u32,
+    /// When the next command tries. A trial moves it on, so that one that never ends is followed by another.
+    next: Duration,
+}
+
+impl Breaker {
+    /// Whether a command may be sent now.
+    pub(super) fn admit(&mut self, now: Duration) -> Admission {
+        if self.failures == 0 {
+            return Admission::Send;
+        }
+        if now < self.next {
+            return Admission::Refuse;
+        }
+        self.next = now + pause(self.failures);
+        Admission::Send
+    }
+
+    /// Takes note of how an exchange ended that began at `began`.
+    pub(super) fn note(&mut self, sign: Sign, began: Duration, now: Duration) {
+        match sign {
+            Sign::Lives => *self = Self::default(),
+            // Commands sent together fail together; that is one failure.
+            Sign::Gone if self.failures > 0 && began < self.opened() => {}
+            Sign::Gone => {
+                self.failures = self.failures.saturating_add(1);
+                self.next = now + pause(self.failures);
+            }
+        }
+    }
+
+    /// When the trial that is under way began, or when the breaker opened.
+    fn opened(&self) -> Duration {
+        self.next.saturating_sub(pause(self.failures))
+    }
+}
+
+fn pause(failures: u32) -> Duration {
+    let doublings = failures.saturating_sub(1).min(8);
+    (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(milliseconds: u64) -> Duration {
+        Duration::from_millis(milliseconds)
+    }
+
+    /// A breaker whose server was found gone at each of these times, by an exchange of 30 ms.
+    fn failed(times: &[u64]) -> Breaker {
+        let mut breaker = Breaker::default();
+        for time in times {
+            assert_eq!(breaker.admit(at(*time)), Admission::Send, "{time}");
+            breaker.note(Sign::Gone, at(*time), at(*time + 30));
+        }
+        breaker
+    }
+
+    #[test]
+    fn the_pause_doubles_from_one_second_to_ten() {
+        for (failures, seconds) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 10), (40, 10), (u32::MAX, 10)] {
+            assert_eq!(pause(failures), Duration::from_secs(seconds), "{failures}");
+        }
+    }
+
+    #[test]
+    fn while_it_is_open_nothing_is_sent_and_then_one_command_tries() {
+        for (failures, asked, sent) in [
+            (&[][..], &[0, 1, 2][..], &[true, true, true][..]),
+            (&[0], &[30, 500, 1029, 1030, 1031, 2029], &[false, false, false, true, false, false]),
+            (&[0, 1030], &[1060, 3059, 3060, 3061], &[false, false, true, false]),
+            // A trial that never ends is followed by another.
+            (&[0], &[1030, 2029, 2030], &[true, false, true]),
+        ] {
+            let mut breaker = failed(failures);
+            let admitted: Vec<_> =
+                asked.iter().map(|time| breaker.admit(at(*time)) == Admission::Send).collect();
+            assert_eq!(admitted, sent, "{failures:?}");
+        }
+    }
+
+    #[test]
+    fn an_answer_closes_it() {
+        let mut breaker = failed(&[0, 1030, 3060]);
+        breaker.note(Sign::Lives, at(7100), at(7101));
+        assert_eq!(breaker, Breaker::default());
+    }
+
+    #[test]
+    fn commands_that_fail_together_are_one_failure() {
+        let mut breaker = failed(&[0]);
+        for _ in 0..5 {
+            breaker.note(Sign::Gone, at(1), at(31));
+        }
+        assert_eq!(breaker, failed(&[0]));
+    }
+}
