@@ -76,6 +76,11 @@ fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
+/// The name of the number that tells how often the cache was emptied, or the answers of a model were.
+fn epoch(model: Option<&str>) -> String {
+    model.map_or_else(|| "epoch".to_owned(), |model| format!("epoch:{model}"))
+}
+
 impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
     /// Opens the database in `directory`, and makes both where they are not there. Checks all of it, which takes a
     /// while where it is large.
@@ -149,10 +154,6 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
         }
     }
 
-    fn end(&self, ttl: Duration) -> u64 {
-        milliseconds(self.clock.now() + ttl).max(milliseconds(self.clock.now()) + 1)
-    }
-
     /// Looks at the database as of the last commit, in a thread that may wait for the disk.
     async fn read<T: Send + 'static>(
         &self,
@@ -190,27 +191,35 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
 
 impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskStore<C> {
     async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
-        let model = model.to_owned();
-        let (all, model) = self.read(move |_, view| contents::epochs(view, &model)).await?;
+        let name = epoch(Some(model));
+        let [all, model] = self.read(move |_, view| contents::numbers(view, [&epoch(None), &name])).await?;
         Ok(Epochs { all, model })
     }
 
     async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
-        let model = model.unwrap_or_default().to_owned();
-        self.write(true, move |changes| Ok(Ok(changes.purge(&model)?))).await
+        let (name, is_all) = (epoch(model), model.is_none());
+        let purge = move |changes: &mut Changes<'_>| {
+            changes.count_up(&name)?;
+            if is_all {
+                changes.clear_answers()?;
+            }
+            Ok(Ok(()))
+        };
+        self.write(true, purge).await
     }
 
     async fn answer(&self, key: &CacheKey) -> StoreResult<Option<Stored>> {
         let (key, now) = (*key.as_bytes(), milliseconds(self.clock.now()));
         let found = self.read(move |_, view| contents::answer(view, &key, now)).await?;
-        Ok(found.and_then(|(bytes, left)| {
+        Ok(found.and_then(|(bytes, end)| {
             let (entry, ttl) = Entry::from_bytes(&bytes.into())?;
-            Some(Stored { entry, age: ttl.saturating_sub(Duration::from_millis(left)) })
+            Some(Stored { entry, age: ttl.saturating_sub(Duration::from_millis(end.saturating_sub(now))) })
         }))
     }
 
     async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
-        let (key, end, bytes) = (*key.as_bytes(), self.end(ttl), entry.to_bytes(ttl));
+        let (key, bytes) = (*key.as_bytes(), entry.to_bytes(ttl));
+        let end = milliseconds(self.clock.now()).saturating_add(milliseconds(ttl).max(1));
         self.write(false, move |changes| Ok(changes.put_answer(&key, end, &bytes)?)).await
     }
 }

@@ -18,7 +18,7 @@ async fn answers_stay_within_the_limit_and_the_latest_is_there() -> Result<()> {
     let mut keys = Vec::new();
     for number in 0..400 {
         let key = key(&number.to_string());
-        store.put_answer(&key, &answer(&noise(number, 10_000)), LONG).await?;
+        store.put_answer(&key, &answer(&noise(10_000, number)), LONG).await?;
         keys.push(key);
     }
     let mut kept = 0;

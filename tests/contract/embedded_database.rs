@@ -44,7 +44,8 @@ async fn what_was_kept_is_there_after_a_restart_until_its_time_has_passed() -> R
     // Only this read moves the end of the session.
     turns(&first.store, &id).await?;
     let second = first.again().await?;
-    assert_eq!(second.store.answer(&key("q")).await?.map(|found| found.entry), Some(answer("a")));
+    let found = second.store.answer(&key("q")).await?.context("it is there")?;
+    assert_eq!((found.entry, found.age), (answer("a"), LONG / 2));
     second.pass(LONG / 2).await;
     assert_eq!(second.store.answer(&key("q")).await?, None);
     assert_eq!(ids(&turns(&second.store, &id).await?), ["1", "2"]);
@@ -77,11 +78,26 @@ async fn a_session_that_was_made_is_as_it_was_after_a_restart_and_a_deleted_one_
 }
 
 #[tokio::test]
+async fn an_epoch_outlives_a_restart() -> Result<()> {
+    let first = on_disk().await?;
+    first.store.purge(Some("m")).await?;
+    first.store.put_answer(&key("q"), &answer("a"), LONG).await?;
+    first.store.purge(None).await?;
+    let before = (first.store.epochs("m").await?, first.store.epochs("other").await?);
+    assert_ne!(before.0, before.1);
+    let second = first.again().await?;
+    assert_eq!((second.store.epochs("m").await?, second.store.epochs("other").await?), before);
+    // What nobody can ask for any more takes no room.
+    assert_eq!(second.store.answer(&key("q")).await?, None);
+    Ok(())
+}
+
+#[tokio::test]
 async fn answers_stay_within_the_limit_and_those_that_end_soonest_go_first() -> Result<()> {
     let (directory, clock) = (TempDir::new()?, ManualClock::default());
     let store = DiskStore::open(directory.path(), small(8 << 20), clock.clone())?;
-    let text = noise(0, 10_000);
     for number in 0..1_000_u64 {
+        let text = noise(12_000, number);
         let ttl = LONG + Duration::from_secs(number);
         store.put_answer(&key(&number.to_string()), &answer(&text), ttl).await?;
     }
@@ -93,7 +109,7 @@ async fn answers_stay_within_the_limit_and_those_that_end_soonest_go_first() -> 
     }
     // Half of the limit is for answers: 4 MiB, of which each takes 16 KiB.
     assert_eq!(kept, (744..1_000).collect::<Vec<_>>());
-    let too_large = answer(&noise(0, 5 << 20));
+    let too_large = answer(&noise(6 << 20, 0));
     assert_eq!(store.put_answer(&key("large"), &too_large, LONG).await, Err(StoreError::Full));
     store.close().await;
     let size = fs::metadata(file(&directory))?.len();
@@ -136,7 +152,7 @@ async fn the_file_does_not_grow_without_end() -> Result<()> {
     let mut sizes = Vec::new();
     for round in 0..6 {
         for number in 0..200 {
-            let text = "x".repeat(100 + number * 37);
+            let text = noise(100 + number * 37, number as u64);
             let id = format!("{round} {number}");
             store.put_answer(&key(&id), &answer(&text), LONG).await?;
             if number % 4 == 0 {
@@ -192,7 +208,7 @@ async fn a_value_of_another_version_is_passed_over() -> Result<()> {
     store.put_answer(&key("q"), &answer("new"), LONG).await?;
     assert_eq!(ids(&turns(&store, &id).await?), ["1", "3", "4"]);
     assert_eq!(ids(&turns(&store, &session("other")?).await?), ["5"]);
-    assert_eq!(store.answer(&key("q")).await?.map(|found| found.entry), Some(answer("new")));
+    assert_eq!(store.answer(&key("q")).await?.map(|stored| stored.entry), Some(answer("new")));
     clock.advance(LONG);
     store.append_turn(&id, &turn("6"), LONG, 10).await?;
     assert_eq!(ids(&turns(&store, &id).await?), ["6"]);
@@ -208,7 +224,7 @@ fn refusal(directory: &Path) -> Result<String> {
 async fn a_database_that_is_damaged_is_told_and_left_as_it_is() -> Result<()> {
     let whole = on_disk().await?;
     for number in 0..50 {
-        whole.store.put_answer(&key(&number.to_string()), &answer(&noise(number, 3_000)), LONG).await?;
+        whole.store.put_answer(&key(&number.to_string()), &answer(&noise(3_000, number)), LONG).await?;
     }
     whole.store.close().await;
     let directory = whole.directory;

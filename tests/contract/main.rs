@@ -1,5 +1,5 @@
-//! What every store promises, held against the embedded one, in memory and on disk, and against a real Redis, Valkey and
-//! Redis Cluster.
+//! What every store promises, held against the embedded one, in memory and on disk, and against a real Redis, Valkey
+//! and Redis Cluster.
 
 #![cfg(test)]
 
@@ -85,14 +85,14 @@ fn answer(text: &str) -> Entry {
     Entry::new(Form::Whole, "application/json", text.to_owned().into())
 }
 
-/// So many bytes that cannot be compressed.
-fn noise(seed: u32, length: usize) -> String {
-    let mut state = u64::from(seed) + 1;
-    let letter = |_| {
+/// Text that nothing makes smaller.
+fn noise(bytes: usize, seed: u64) -> String {
+    let mut state = seed;
+    let letters = std::iter::repeat_with(|| {
         state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         char::from(b' ' + u8::try_from(state >> 58).unwrap_or_default())
-    };
-    (0..length).map(letter).collect()
+    });
+    letters.take(bytes).collect()
 }
 
 fn message(role: &str, content: &str) -> RawMessage {

@@ -5,7 +5,7 @@
 use redb::{ReadTransaction, ReadableTable, StorageError, Table, TableError, WriteTransaction};
 
 use super::layout::{
-    ANSWER_ENDS, ANSWERS, EPOCHS, Head, Key, LongKey, SESSION_ENDS, SESSIONS, TURNS, cost, ended, ending,
+    ANSWER_ENDS, ANSWERS, Head, Key, LongKey, NUMBERS, SESSION_ENDS, SESSIONS, TURNS, cost, ended, ending,
     numbered, turn_from_bytes, turn_to_bytes,
 };
 
@@ -39,10 +39,10 @@ pub(super) struct Append {
 pub(super) struct Changes<'t> {
     answers: Table<'t, &'static Key, (u64, &'static [u8])>,
     answer_ends: Table<'t, &'static LongKey, u64>,
-    epochs: Table<'t, &'static str, u64>,
     sessions: Table<'t, &'static Key, &'static [u8]>,
     turns: Table<'t, &'static LongKey, &'static [u8]>,
     session_ends: Table<'t, &'static LongKey, ()>,
+    numbers: Table<'t, &'static str, u64>,
     /// What there will be.
     pub(super) totals: Totals,
     /// The limit of each half.
@@ -61,10 +61,10 @@ impl<'t> Changes<'t> {
         Ok(Self {
             answers: transaction.open_table(ANSWERS)?,
             answer_ends: transaction.open_table(ANSWER_ENDS)?,
-            epochs: transaction.open_table(EPOCHS)?,
             sessions: transaction.open_table(SESSIONS)?,
             turns: transaction.open_table(TURNS)?,
             session_ends: transaction.open_table(SESSION_ENDS)?,
+            numbers: transaction.open_table(NUMBERS)?,
             totals,
             limit,
             now,
@@ -93,10 +93,18 @@ impl<'t> Changes<'t> {
         Ok(Ok(()))
     }
 
-    /// Forgets the answers of a model, or under an empty name all.
-    pub(super) fn purge(&mut self, model: &str) -> Result<(), StorageError> {
-        let before = self.epochs.get(model)?.map_or(0, |count| count.value());
-        self.epochs.insert(model, before + 1)?;
+    /// Drops every answer.
+    pub(super) fn clear_answers(&mut self) -> Result<(), StorageError> {
+        self.answers.retain(|_, _| false)?;
+        self.answer_ends.retain(|_, _| false)?;
+        self.totals.answers = 0;
+        Ok(())
+    }
+
+    /// Adds 1 to a number, which is 0 at first.
+    pub(super) fn count_up(&mut self, name: &str) -> Result<(), StorageError> {
+        let number = self.numbers.get(name)?.map_or(0, |number| number.value());
+        self.numbers.insert(name, number + 1)?;
         Ok(())
     }
 
@@ -287,9 +295,9 @@ fn first<V: redb::Value + 'static>(
 pub(super) fn count(transaction: &ReadTransaction) -> Result<Option<Totals>, redb::Error> {
     let tables = (|| {
         transaction.open_table(ANSWERS)?;
-        transaction.open_table(EPOCHS)?;
         transaction.open_table(SESSION_ENDS)?;
         transaction.open_table(TURNS)?;
+        transaction.open_table(NUMBERS)?;
         Ok((transaction.open_table(ANSWER_ENDS)?, transaction.open_table(SESSIONS)?))
     })();
     let (answers, sessions) = match tables {
@@ -307,7 +315,7 @@ pub(super) fn count(transaction: &ReadTransaction) -> Result<Option<Totals>, red
     Ok(Some(totals))
 }
 
-/// The answer under a key and how long it is still kept, in ms, unless its time has passed.
+/// The answer under a key and when it ends, unless its time has passed.
 pub(super) fn answer(
     transaction: &ReadTransaction,
     key: &Key,
@@ -316,15 +324,21 @@ pub(super) fn answer(
     let answers = transaction.open_table(ANSWERS)?;
     Ok(answers.get(key)?.and_then(|answer| {
         let (end, bytes) = answer.value();
-        (end > now).then(|| (bytes.to_vec(), end - now))
+        (end > now).then(|| (bytes.to_vec(), end))
     }))
 }
 
-/// How often all answers were forgotten, and those of one model.
-pub(super) fn epochs(transaction: &ReadTransaction, model: &str) -> Result<(u64, u64), redb::Error> {
-    let epochs = transaction.open_table(EPOCHS)?;
-    let count = |name: &str| Ok::<_, redb::Error>(epochs.get(name)?.map_or(0, |count| count.value()));
-    Ok((count("")?, count(model)?))
+/// Some numbers, each 0 if it was never counted up.
+pub(super) fn numbers<const N: usize>(
+    transaction: &ReadTransaction,
+    names: [&str; N],
+) -> Result<[u64; N], redb::Error> {
+    let table = transaction.open_table(NUMBERS)?;
+    let mut found = [0; N];
+    for (number, name) in found.iter_mut().zip(names) {
+        *number = table.get(name)?.map_or(0, |number| number.value());
+    }
+    Ok(found)
 }
 
 /// The head of a session, if there is one. Its time may have passed.

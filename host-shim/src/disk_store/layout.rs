@@ -14,14 +14,15 @@ pub(super) type LongKey = [u8; 40];
 pub(super) const ANSWERS: TableDefinition<'_, &Key, (u64, &[u8])> = TableDefinition::new("answers:1");
 /// Answers by their end, with what each costs.
 pub(super) const ANSWER_ENDS: TableDefinition<'_, &LongKey, u64> = TableDefinition::new("answer-ends:1");
-/// How often answers were forgotten: of a model, or under an empty name of all.
-pub(super) const EPOCHS: TableDefinition<'_, &str, u64> = TableDefinition::new("epochs:1");
 /// The [`Head`] of each session.
 pub(super) const SESSIONS: TableDefinition<'_, &Key, &[u8]> = TableDefinition::new("sessions:1");
 /// Turns by their session and their number in it.
 pub(super) const TURNS: TableDefinition<'_, &LongKey, &[u8]> = TableDefinition::new("turns:1");
 /// Sessions by their end.
 pub(super) const SESSION_ENDS: TableDefinition<'_, &LongKey, ()> = TableDefinition::new("session-ends:1");
+
+/// Numbers that outlive everything, by their name.
+pub(super) const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers:1");
 
 /// The first byte of a head and of a turn.
 const VERSION: u8 = 1;
