@@ -21,9 +21,11 @@ use crate::{
     settings::{Form, Settings},
 };
 pub use reader::Reader;
+pub(crate) use reader::duration;
 
 /// The checked settings.
 #[derive(Debug, Clone)]
+#[expect(clippy::struct_excessive_bools, reason = "each is a setting of its own")]
 pub struct Config {
     /// The backend hosts that are named directly, and the choice among them; at least one, unless there are names.
     pub fleet: LoadBalancer,

@@ -66,6 +66,9 @@ entries! {
     /// is.
     models => part::models;
 
+    /// As [`handle()`], alone what is kept for callers: their sessions.
+    sessions => part::sessions;
+
     /// As [`handle()`], `/health`, `/livez` and `/fleet` alone.
     health => part::health;
 

@@ -47,6 +47,7 @@ mod relay;
 mod reply;
 mod route;
 pub mod session;
+mod sessions;
 pub mod settings;
 mod standing;
 pub mod store;

@@ -4,7 +4,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 pub use crate::wire::dialect::{Dialect, RawMessage};
@@ -76,28 +76,36 @@ impl Turn {
 }
 
 /// What a session was given when it was made; a session that its first turn made was given nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SessionHead {
     /// The system message that holds until a turn has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
     /// The model of its turns that name none, where naming none is possible.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// How long it is kept after its last use, in whole seconds.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "seconds")]
     pub ttl: Option<Duration>,
 }
 
-fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    time.map(|time| time.as_secs()).serialize(serializer)
+#[derive(Serialize)]
+struct StoredHead<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl: Option<u64>,
 }
 
 impl SessionHead {
     /// The head as JSON.
     pub fn to_json(&self) -> Vec<u8> {
+        let stored = StoredHead {
+            system: self.system.as_deref(),
+            model: self.model.as_deref(),
+            ttl: self.ttl.map(|ttl| ttl.as_secs()),
+        };
         // Strings and a number alone: writing them cannot fail.
-        serde_json::to_vec(self).unwrap_or_default()
+        serde_json::to_vec(&stored).unwrap_or_default()
     }
 
     /// A head as it was written; `None` for anything else. What a later version added is left out.

@@ -2,6 +2,7 @@
 
 pub mod dialect;
 pub mod framer;
+pub(crate) mod markdown;
 pub mod members;
 pub mod ollama;
 pub mod protocol;

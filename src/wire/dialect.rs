@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use super::{members::Members, spoken::Call};
 
+pub(super) use read::read;
 pub(super) use write::{calls, write};
 
 /// The form of a chat protocol's messages.

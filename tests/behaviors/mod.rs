@@ -28,6 +28,7 @@ mod relaying;
 mod replay;
 mod replicas;
 mod routing;
+mod session_routes;
 mod sessions;
 mod sharing;
 mod streaming;
