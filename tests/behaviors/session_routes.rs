@@ -1,14 +1,12 @@
 //! `/sessions`: made, shown, written out, deleted, and whose they are.
 
-use paddock_tests::redis_server::RedisServer;
-
 use crate::behaviors::prelude::*;
 
 const ANN: (&str, &str) = ("x-api-key", "ann");
 const BOB: (&str, &str) = ("authorization", "Bearer bob");
 
 /// Makes a session; gives its id.
-async fn made(gateway: &dyn Gateway, body: &str, caller: &[(&str, &str)]) -> Result<String> {
+pub(super) async fn made(gateway: &dyn Gateway, body: &str, caller: &[(&str, &str)]) -> Result<String> {
     let reply = gateway.request(Method::POST, "/sessions", body.to_owned(), caller).await?;
     ensure!(reply.status == 201, "{} {}", reply.status, reply.text());
     let id = reply.at("/session_id");
@@ -270,39 +268,6 @@ async fn a_sessions_own_time_to_live_holds_on_every_surface(form: &dyn Form) -> 
     Ok(())
 }
 
-async fn without_its_store_a_session_is_unavailable(form: &dyn Form) -> Result<()> {
-    let redis = std::sync::Arc::new(RedisServer::start()?);
-    let ollama = FakeOllama::start().await?;
-    let setup = Setup::new([&ollama]).redis(&redis).set("SESSION_REQUIRED", "true");
-    let gateway = form.start(setup).await?;
-    let id = made(gateway.as_ref(), "", &[]).await?;
-    gateway.until(&id, |reply| reply.header("x-session") == "stored").await?;
-    let asked = ollama.count(CHAT);
-    redis.stop()?;
-    let path = format!("/sessions/{id}");
-    let body = json!({"message": "forget me not", "session_id": id});
-    for reply in [
-        gateway.chat(body.clone()).await?,
-        gateway.request(Method::POST, "/sessions", "", &[]).await?,
-        gateway.get(&path).await?,
-        gateway.get(&format!("{path}/export")).await?,
-        ask(gateway.as_ref(), Method::DELETE, &path, &[]).await?,
-    ] {
-        assert_eq!(reply.outcome(), (503, "session_unavailable".to_owned()));
-        assert_eq!(reply.header("retry-after"), "1");
-    }
-    assert_eq!(ollama.count(CHAT), asked, "Ollama is not asked for nothing");
-    // What is no turn of a session is answered all the same.
-    assert_eq!(gateway.say("hello").await?.cache(), "bypass");
-    redis.restart()?;
-    let started = Instant::now();
-    while gateway.chat(body.clone()).await?.header("x-session") != "stored" {
-        ensure!(started.elapsed() < PATIENCE, "not available again");
-        tokio::time::sleep(Duration::from_millis(20)).await;
-    }
-    Ok(())
-}
-
 on_every_form! {
     a_session_is_made_with_an_id_that_cannot_be_guessed,
     what_a_session_was_given_holds_for_its_turns,
@@ -316,8 +281,4 @@ on_every_form! {
     a_turn_that_is_answered_while_its_session_is_deleted_brings_nothing_back,
     a_session_is_written_out_for_programs_and_for_people,
     a_sessions_own_time_to_live_holds_on_every_surface,
-}
-
-over_redis! {
-    without_its_store_a_session_is_unavailable,
 }
