@@ -66,7 +66,9 @@ where
         request.model.as_deref().or_else(|| memory.model()).unwrap_or(&config.default_model).to_owned();
     account.model = Some(model.clone());
 
-    let history = memory.history(config.history);
+    let members = Members::parse(&body);
+    let history = memory.history(config.history, members.as_ref(), Some(Dialect::Ollama), Some(&model));
+    account.left_out = history.left_out;
     let question = Said { role: "user", content: &request.message, images: &request.images }.message();
     let system = request.system.as_deref().or(history.system);
     let system = system.map(|content| Said { role: "system", content, images: &[] }.message());
@@ -96,7 +98,6 @@ where
     }
 
     let prompt = messages.first().map(RawMessage::as_str).unwrap_or_default();
-    let members = Members::parse(&body);
     let work = Some(Work::Answer);
     let destination = Destination::new(
         &scope,

@@ -53,6 +53,7 @@ mod standing;
 pub mod store;
 mod surface;
 pub mod survey;
+mod window;
 pub mod wire;
 
 pub use config::Config;
