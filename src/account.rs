@@ -43,6 +43,8 @@ pub(crate) struct Account {
     pub(crate) store_errors: Vec<&'static str>,
     /// What became of the session's turn, as far as it is known when the head goes out.
     pub(crate) session: Option<SessionStatus>,
+    /// How many turns of the session did not go ahead of the request.
+    pub(crate) left_out: usize,
     /// Whether the caller wants to know why its host was chosen, and may.
     pub(crate) explains: bool,
     /// Why the hosts were chosen, one plan an attempt, if the caller wants to know.

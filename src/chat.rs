@@ -79,10 +79,11 @@ where
     }
     account.cache = Some(if inquiry.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass });
     let memory = &outset.memory;
-    let history = memory.history(config.history);
+    let body_members = Members::parse(&body);
+    let history = memory.history(config.history, body_members.as_ref(), Some(Dialect::Ollama), Some(&model));
+    account.left_out = history.left_out;
     let messages = messages(&request, &history, &question);
     let circumstances = inquiry.circumstances(host, outset.epochs());
-    let body_members = Members::parse(&body);
     let fingerprint = || Some(CacheKey::of_request(&Circumstances::nowhere("/chat"), body_members.as_ref()?));
     let keep = inquiry.keep(host, || key_of(&circumstances, &model, &messages), fingerprint);
     let session_commit =

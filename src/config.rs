@@ -23,6 +23,7 @@ use crate::{
     store::redis::RedisLimits,
 };
 pub use reader::Reader;
+pub(crate) use reader::duration;
 
 /// The checked settings.
 #[derive(Debug, Clone)]
@@ -210,6 +211,8 @@ impl Config {
             history: Budget {
                 messages: reader.number("HISTORY_MAX_MESSAGES"),
                 bytes: usize::try_from(reader.bytes("HISTORY_MAX_BYTES")).unwrap_or(usize::MAX),
+                // What a model's window leaves is known with the request.
+                tokens: usize::MAX,
             },
             body_limits: BodyLimits::read(&mut reader),
             limits: Limits {

@@ -2,6 +2,8 @@
 //!
 //! A request that brings its own history keeps it: nothing is prepended and nothing is stored.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
 use serde_json::value::RawValue;
@@ -9,10 +11,12 @@ use serde_json::value::RawValue;
 use crate::{
     account::Account,
     error::Error,
+    fleet::book::Inventories,
     flight::SessionCommit,
     host::Host,
     session::{Budget, Dialect, History, RawMessage, Session, SessionKey},
     store::{Sessions, StoreResult},
+    window,
     wire::{
         dialect::{MessageRole, role, text},
         members::{Members, insert},
@@ -28,8 +32,9 @@ pub(crate) const X_PADDOCK_SESSION: HeaderName = HeaderName::from_static("x-padd
 pub(crate) enum Memory {
     /// The request names none.
     None,
-    /// What is stored of it; nothing when it is new.
-    Loaded(SessionKey, Session),
+    /// What is stored of it, nothing when it is new; and what is known of the hosts, which says how much of it models
+    /// can read.
+    Loaded(SessionKey, Session, Arc<Inventories>),
     /// The store is down. Without its history a session is not written to either.
     Unavailable,
 }
@@ -52,7 +57,7 @@ impl Memory {
     ) -> Result<Self, Error> {
         let Some((key, session)) = key.zip(session) else { return Ok(Self::None) };
         match account.tolerate(host, "session_load", session) {
-            Some(session) => Ok(Self::Loaded(key, session.unwrap_or_default())),
+            Some(session) => Ok(Self::Loaded(key, session.unwrap_or_default(), host.fleet().inventories())),
             None if host.config().session_required => Err(Error::SessionUnavailable),
             None => Ok(Self::Unavailable),
         }
@@ -61,7 +66,7 @@ impl Memory {
     /// Whether the session has that turn.
     pub(crate) fn has_turn(&self, id: &str) -> bool {
         match self {
-            Self::Loaded(_, session) => session.turns.iter().any(|turn| turn.id == id),
+            Self::Loaded(_, session, _) => session.turns.iter().any(|turn| turn.id == id),
             Self::None | Self::Unavailable => false,
         }
     }
@@ -69,15 +74,25 @@ impl Memory {
     /// The model of the session's turns that name none.
     pub(crate) fn model(&self) -> Option<&str> {
         match self {
-            Self::Loaded(_, session) => session.head.model.as_deref(),
+            Self::Loaded(_, session, _) => session.head.model.as_deref(),
             Self::None | Self::Unavailable => None,
         }
     }
 
-    pub(crate) fn history(&self, budget: Budget) -> History<'_> {
-        match self {
-            Self::Loaded(_, session) => History::new(session, budget),
-            Self::None | Self::Unavailable => History::default(),
+    /// What of the session goes ahead of a request for `model`, within the budget and the model's window.
+    pub(crate) fn history(
+        &self,
+        budget: Budget,
+        request: Option<&Members<'_>>,
+        dialect: Option<Dialect>,
+        model: Option<&str>,
+    ) -> History<'_> {
+        match (self, request, dialect) {
+            (Self::Loaded(_, session, inventories), Some(request), Some(dialect)) => {
+                let tokens = window::room(request, dialect, model, inventories);
+                History::new(session, Budget { tokens, ..budget })
+            }
+            (Self::None | Self::Unavailable | Self::Loaded(..), _, _) => History::default(),
         }
     }
 
@@ -94,7 +109,7 @@ impl Memory {
         messages: Vec<RawMessage>,
         budget: Budget,
     ) -> Option<SessionCommit> {
-        let Self::Loaded(key, _) = self else { return None };
+        let Self::Loaded(key, ..) = self else { return None };
         let system = history.system_to_store(system, budget.turns());
         Some(SessionCommit { key: key.clone(), id: None, dialect, system, messages })
     }
@@ -184,7 +199,7 @@ mod tests {
     use super::*;
     use crate::session::Turn;
 
-    const BUDGET: Budget = Budget { messages: 10, bytes: 10_000 };
+    const BUDGET: Budget = Budget { messages: 10, bytes: 10_000, tokens: 10_000 };
 
     fn turn(dialect: Dialect, system: Option<&str>) -> Turn {
         let said = |role, content| Said { role, content, images: &[] }.message();

@@ -25,6 +25,7 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const X_SESSION: HeaderName = HeaderName::from_static("x-session");
+const X_SESSION_LEFT_OUT: HeaderName = HeaderName::from_static("x-session-left-out");
 const X_PADDOCK_EXPLAIN: HeaderName = HeaderName::from_static("x-paddock-explain");
 const X_PADDOCK_ROUTE: HeaderName = HeaderName::from_static("x-paddock-route");
 const X_PADDOCK_HOST: HeaderName = HeaderName::from_static("x-paddock-host");
@@ -66,6 +67,9 @@ entries! {
     /// is.
     models => part::models;
 
+    /// As [`handle()`], alone what is kept for callers: their sessions.
+    sessions => part::sessions;
+
     /// As [`handle()`], `/health`, `/livez` and `/fleet` alone.
     health => part::health;
 
@@ -101,6 +105,7 @@ impl Entry {
             host: None,
             store_errors: Vec::new(),
             session: None,
+            left_out: 0,
             explains: explains(host, &parts.headers),
             routes: Vec::new(),
             handed_over: false,
@@ -157,6 +162,7 @@ fn stamps(account: &Account, family: Family) -> Vec<(HeaderName, HeaderValue)> {
         route.and_then(|route| HeaderValue::from_str(route.get(..ROUTE_LIMIT).unwrap_or(&route)).ok());
     let age = account.age.map(|age| HeaderValue::from(age.as_secs()));
     let session = account.session.map(SessionStatus::as_str).map(HeaderValue::from_static);
+    let left_out = (account.left_out > 0).then(|| HeaderValue::from(account.left_out));
     [
         (REQUEST_ID, id.clone().filter(|_| family == Family::Anthropic)),
         (X_REQUEST_ID, id),
@@ -165,6 +171,7 @@ fn stamps(account: &Account, family: Family) -> Vec<(HeaderName, HeaderValue)> {
         (X_CACHE, cache),
         (header::AGE, age),
         (X_SESSION, session),
+        (X_SESSION_LEFT_OUT, left_out),
     ]
     .into_iter()
     .filter_map(|(name, value)| Some((name, value?)))

@@ -133,7 +133,7 @@ impl<'a> Inquiry<'a> {
             if looks_ahead {
                 return Some(foresee(host, model.as_ref()).await);
             }
-            if self.uses_cache() {
+            if self.uses_cache() || !self.session.is_empty() {
                 survey::inventories(host, model.as_ref()).await;
             }
             None

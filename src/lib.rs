@@ -48,11 +48,13 @@ mod relay;
 mod reply;
 mod route;
 pub mod session;
+mod sessions;
 pub mod settings;
 mod standing;
 pub mod store;
 mod surface;
 pub mod survey;
+mod window;
 pub mod wire;
 
 pub use config::Config;

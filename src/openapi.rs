@@ -33,7 +33,8 @@ mod tests {
     fn it_describes_every_route_with_its_methods_and_nothing_else() {
         let described = described();
         for (path, methods) in &described {
-            let route = Route::of(&path.replace("{model}", "m").replace("{digest}", "sha256:0"));
+            let route =
+                Route::of(&path.replace("{model}", "m").replace("{id}", "s").replace("{digest}", "sha256:0"));
             assert!(!matches!(route, Route::Unknown(_)), "{path}");
             let allowed: BTreeSet<_> = route.allow().split(", ").map(str::to_owned).collect();
             assert_eq!(methods, &allowed, "{path}");

@@ -38,7 +38,7 @@ const HEADERS: HeaderValue = HeaderValue::from_static(
 );
 /// What a page may read beside the body.
 const EXPOSED: HeaderValue =
-    HeaderValue::from_static("X-Request-Id,X-Cache,X-Session,X-Paddock-Host,Retry-After");
+    HeaderValue::from_static("X-Request-Id,X-Cache,X-Session,X-Session-Left-Out,X-Paddock-Host,Retry-After");
 /// For how long a browser need not ask again: Ollama's 12 hours, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("43200");
 

@@ -2,7 +2,7 @@
 //! parts that it leaves to others. To a part the routes of the others are unknown.
 
 use bytes::Bytes;
-use http::{Response, StatusCode, request::Parts};
+use http::{Method, Response, StatusCode, request::Parts};
 use http_body::Body;
 
 use crate::{
@@ -16,7 +16,7 @@ use crate::{
     openapi, relay,
     reply::{self, ReplyBody},
     route::Route,
-    standing,
+    sessions, standing,
     store::Store,
 };
 
@@ -45,6 +45,7 @@ pub(crate) async fn whole<H: Host, B: RequestBody>(host: &H, request: Admitted<'
             models(host, request).await
         }
         Route::Health | Route::Livez | Route::Fleet => health(host, request).await,
+        Route::Sessions | Route::Session | Route::SessionExport => sessions(host, request).await,
         Route::Metrics => metrics(host, request).await,
         Route::Unknown(_) => Err(Error::NotFound),
     }
@@ -77,6 +78,19 @@ pub(crate) async fn models<H: Host, B: RequestBody>(host: &H, request: Admitted<
             management::manage(host, operation, &parts.headers, body, account).await
         }
         Route::Upload(_) => Err(Error::UploadForbidden),
+        _ => Err(Error::NotFound),
+    }
+}
+
+/// What is kept for callers: their sessions. It asks no host.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the other parts' routes")]
+pub(crate) async fn sessions<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
+    let Admitted { route, parts, body, account } = request;
+    match route {
+        Route::Sessions => sessions::create(host, &parts.headers, body, account).await,
+        Route::Session if parts.method == Method::DELETE => sessions::delete(host, parts, account).await,
+        Route::Session => sessions::show(host, parts, account).await,
+        Route::SessionExport => sessions::export(host, parts, account).await,
         _ => Err(Error::NotFound),
     }
 }

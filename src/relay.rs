@@ -69,11 +69,12 @@ where
     };
     let outset = inquiry.ask(host, account, |circumstances| key_of(circumstances, &body)).await?;
     let memory = &outset.memory;
-    let history = memory.history(config.history);
+    let history = memory.history(config.history, members.as_ref(), surface.dialect(), model.as_deref());
     let fresh = match (memory, &members, surface.dialect()) {
         (Memory::Loaded(..), Some(members), Some(dialect)) => Fresh::of(&body, members, dialect),
         _ => None,
     };
+    account.left_out = fresh.as_ref().map_or(0, |_| history.left_out);
     let prompt = members
         .as_ref()
         .and_then(|members| ["messages", "prompt", "input"].into_iter().find_map(|name| members.raw(name)));

@@ -14,6 +14,12 @@ pub(crate) enum Route {
     Metrics,
     /// How the fleet stands.
     Fleet,
+    /// `POST /sessions`.
+    Sessions,
+    /// One session, by its id.
+    Session,
+    /// A session to be kept elsewhere.
+    SessionExport,
     /// The description of this API.
     OpenApi,
     /// `GET /`, by which Ollama's clients see that somebody is there.
@@ -84,6 +90,22 @@ impl Operation {
     }
 }
 
+const SESSIONS: &str = "/sessions/";
+const EXPORT: &str = "/export";
+
+/// The id of the session that a path names, as it stands there.
+pub(crate) fn session_id(path: &str) -> Option<&str> {
+    session(path).map(|(id, _)| id)
+}
+
+/// The same, and whether the path asks for an export.
+fn session(path: &str) -> Option<(&str, bool)> {
+    let rest = path.strip_prefix(SESSIONS)?;
+    let exported = rest.strip_suffix(EXPORT);
+    let id = exported.unwrap_or(rest);
+    (!id.is_empty() && !id.contains('/')).then_some((id, exported.is_some()))
+}
+
 const UPLOADS: [&str; 2] = ["/api/push", "/api/blobs/"];
 
 impl Route {
@@ -94,9 +116,10 @@ impl Route {
             "/livez" => Some(Self::Livez),
             "/metrics" => Some(Self::Metrics),
             "/fleet" => Some(Self::Fleet),
+            "/sessions" => Some(Self::Sessions),
             "/openapi.json" => Some(Self::OpenApi),
             "/" => Some(Self::Banner),
-            _ => None,
+            _ => session(path).map(|(_, export)| if export { Self::SessionExport } else { Self::Session }),
         };
         let is = |known: &str| {
             // A path that ends in a slash stands for all that begin with it and go on.
@@ -116,9 +139,9 @@ impl Route {
     /// Every route that is known.
     #[cfg(test)]
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        let own =
-            [Self::Chat, Self::Health, Self::Livez, Self::Metrics, Self::Fleet, Self::OpenApi, Self::Banner];
+        let own = [Self::Chat, Self::Health, Self::Livez, Self::Metrics, Self::Fleet];
         own.into_iter()
+            .chain([Self::Sessions, Self::Session, Self::SessionExport, Self::OpenApi, Self::Banner])
             .chain(Surface::ALL.into_iter().map(Self::Relay))
             .chain(List::ALL.into_iter().map(Self::List))
             .chain(Operation::ALL.into_iter().map(Self::Manage))
@@ -133,6 +156,9 @@ impl Route {
             Self::Livez => "/livez",
             Self::Metrics => "/metrics",
             Self::Fleet => "/fleet",
+            Self::Sessions => "/sessions",
+            Self::Session => "/sessions/{id}",
+            Self::SessionExport => "/sessions/{id}/export",
             Self::OpenApi => "/openapi.json",
             Self::Banner => "/",
             Self::List(list) => list.path(),
@@ -149,11 +175,13 @@ impl Route {
             Self::Relay(surface) => surface.method(),
             Self::Manage(operation) => operation.method(),
             Self::Upload("/api/blobs/") => return "HEAD, POST",
-            Self::Chat | Self::Upload(_) => Method::POST,
+            Self::Session => return "DELETE, GET, HEAD",
+            Self::Chat | Self::Sessions | Self::Upload(_) => Method::POST,
             Self::Health
             | Self::Livez
             | Self::Metrics
             | Self::Fleet
+            | Self::SessionExport
             | Self::OpenApi
             | Self::Banner
             | Self::List(_)
@@ -184,6 +212,9 @@ impl Route {
             | Self::Livez
             | Self::Metrics
             | Self::Fleet
+            | Self::Sessions
+            | Self::Session
+            | Self::SessionExport
             | Self::OpenApi
             | Self::Banner
             | Self::List(_)
@@ -196,9 +227,15 @@ impl Route {
     /// Whose errors it has.
     pub(crate) fn family(self) -> Family {
         match self {
-            Self::Chat | Self::Health | Self::Livez | Self::Metrics | Self::Fleet | Self::OpenApi => {
-                Family::Own
-            }
+            Self::Chat
+            | Self::Health
+            | Self::Livez
+            | Self::Metrics
+            | Self::Fleet
+            | Self::Sessions
+            | Self::Session
+            | Self::SessionExport
+            | Self::OpenApi => Family::Own,
             Self::Relay(surface) => surface.family(),
             Self::List(list) => Family::of(list.path()),
             Self::Banner | Self::Manage(_) | Self::Upload(_) => Family::Ollama,
@@ -223,6 +260,15 @@ mod tests {
             ("/v1/models", "/v1/models", "GET, HEAD"),
             ("/v1/models/a/b:c", "/v1/models/{model}", "GET, HEAD"),
             ("/v1/models/", "other", "GET, HEAD"),
+            ("/sessions", "/sessions", "POST"),
+            ("/sessions/a%2Fb", "/sessions/{id}", "DELETE, GET, HEAD"),
+            ("/sessions/a/export", "/sessions/{id}/export", "GET, HEAD"),
+            ("/sessions/export", "/sessions/{id}", "DELETE, GET, HEAD"),
+            ("/sessions/export/export", "/sessions/{id}/export", "GET, HEAD"),
+            ("/sessions/", "other", "GET, HEAD"),
+            ("/sessions//export", "other", "GET, HEAD"),
+            ("/sessions/a/b", "other", "GET, HEAD"),
+            ("/sessions/a/", "other", "GET, HEAD"),
             ("/api/chat/", "other", "GET, HEAD"),
             ("/API/chat", "other", "GET, HEAD"),
         ] {

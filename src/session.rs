@@ -4,14 +4,18 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use serde::{Serialize, Serializer};
+use serde::Serialize;
 use sha2::{Digest, Sha256};
 
 pub use crate::wire::dialect::{Dialect, RawMessage};
 use crate::{
     caller::Scope,
     error::Error,
-    wire::{dialect, members::Members},
+    window,
+    wire::{
+        dialect::{self, MessageRole, Weight},
+        members::Members,
+    },
 };
 
 /// The longest session id, in characters.
@@ -69,6 +73,16 @@ impl Turn {
         serde_json::to_vec(self).unwrap_or_default()
     }
 
+    /// What its messages have of what a model reads.
+    pub(crate) fn weight(&self) -> Weight {
+        self.messages.iter().map(|message| Weight::of(message.as_raw())).sum()
+    }
+
+    /// Whether it begins with the result of a tool, which says nothing without the call before it.
+    fn answers_a_call(&self) -> bool {
+        self.messages.first().is_some_and(|message| dialect::role(message.as_raw()) == MessageRole::Tool)
+    }
+
     /// The size of its messages as JSON, in bytes.
     pub fn bytes(&self) -> usize {
         self.messages.iter().map(|message| message.as_str().len()).sum()
@@ -76,29 +90,36 @@ impl Turn {
 }
 
 /// What a session was given when it was made; a session that its first turn made was given nothing.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SessionHead {
     /// The system message that holds until a turn has one.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
     /// The model of its turns that name none, where naming none is possible.
-    #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<String>,
     /// How long it is kept after its last use, in whole seconds.
-    #[serde(skip_serializing_if = "Option::is_none", serialize_with = "seconds")]
     pub ttl: Option<Duration>,
 }
 
-#[expect(clippy::ref_option, reason = "serde gives it so")]
-fn seconds<S: Serializer>(time: &Option<Duration>, serializer: S) -> Result<S::Ok, S::Error> {
-    time.map(|time| time.as_secs()).serialize(serializer)
+#[derive(Serialize)]
+struct StoredHead<'a> {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    ttl: Option<u64>,
 }
 
 impl SessionHead {
     /// The head as JSON.
     pub fn to_json(&self) -> Vec<u8> {
+        let stored = StoredHead {
+            system: self.system.as_deref(),
+            model: self.model.as_deref(),
+            ttl: self.ttl.map(|ttl| ttl.as_secs()),
+        };
         // Strings and a number alone: writing them cannot fail.
-        serde_json::to_vec(self).unwrap_or_default()
+        serde_json::to_vec(&stored).unwrap_or_default()
     }
 
     /// A head as it was written; `None` for anything else. What a later version added is left out.
@@ -172,6 +193,8 @@ pub struct Budget {
     pub messages: usize,
     /// Bytes of messages as JSON at most, the system message included.
     pub bytes: usize,
+    /// Tokens at most, by estimate, the system message included.
+    pub tokens: usize,
 }
 
 impl Budget {
@@ -190,31 +213,40 @@ pub struct History<'a> {
     system_age: Option<usize>,
     /// The newest turns, oldest first.
     pub turns: &'a [Turn],
+    /// How many older turns of the session did not fit.
+    pub left_out: usize,
 }
 
 impl<'a> History<'a> {
     /// The history that fits the budget.
     ///
     /// The newest system message always stays, even over the budget. Of the turns the newest stay, whole and without
-    /// a gap: the first that does not fit ends the history.
+    /// a gap: the first that does not fit ends the history. A turn that begins with the result of a tool stays with the
+    /// turn that called it, or goes with it.
     pub fn new(session: &'a Session, budget: Budget) -> Self {
         let turns = &*session.turns;
         let system = session.system();
         let mut messages = usize::from(system.is_some());
         let mut bytes = system.map_or(0, str::len);
+        let mut tokens = system.map_or(0, |system| window::tokens(Weight::of_text(system)));
         let mut kept = 0;
-        for turn in turns.iter().rev() {
+        for (count, turn) in (1..).zip(turns.iter().rev()) {
             messages += turn.messages.len();
             bytes += turn.bytes();
-            if messages > budget.messages || bytes > budget.bytes {
+            tokens += window::tokens(turn.weight());
+            if messages > budget.messages || bytes > budget.bytes || tokens > budget.tokens {
                 break;
             }
-            kept += 1;
+            if !turn.answers_a_call() {
+                kept = count;
+            }
         }
+        let left_out = turns.len() - kept;
         Self {
             system,
             system_age: turns.iter().rev().position(|turn| turn.system.is_some()),
-            turns: turns.get(turns.len() - kept..).unwrap_or_default(),
+            turns: turns.get(left_out..).unwrap_or_default(),
+            left_out,
         }
     }
 
@@ -246,6 +278,8 @@ mod tests {
 
     use super::*;
 
+    const WIDE: Budget = Budget { messages: 40, bytes: 1000, tokens: usize::MAX };
+
     fn message(role: &str, text: &str) -> RawMessage {
         RawMessage::from_raw(&to_raw_value(&json!({"role": role, "content": text})).unwrap())
     }
@@ -273,7 +307,7 @@ mod tests {
 
     #[track_caller]
     fn check(turns: &[Turn], messages: usize, bytes: usize, kept: &[&str]) {
-        assert_eq!(ids(&History::new(&session(turns), Budget { messages, bytes })), kept);
+        assert_eq!(ids(&History::new(&session(turns), Budget { messages, bytes, tokens: usize::MAX })), kept);
     }
 
     #[test]
@@ -289,18 +323,44 @@ mod tests {
     }
 
     #[test]
+    fn turns_are_kept_within_their_tokens_and_those_left_out_are_counted() {
+        let session = session(&[exchange("1"), exchange("2"), exchange("3")]);
+        let each = window::tokens(session.turns[0].weight());
+        for (tokens, kept) in [(3 * each, 3), (3 * each - 1, 2), (2 * each, 2), (each - 1, 0)] {
+            let history = History::new(&session, Budget { tokens, ..WIDE });
+            assert_eq!((history.turns.len(), history.left_out), (kept, 3 - kept), "{tokens}");
+        }
+        let head = SessionHead { system: Some("s".repeat(300)), ..SessionHead::default() };
+        let session = Session { head, ..session };
+        let history = History::new(&session, Budget { tokens: 3 * each, ..WIDE });
+        assert!(history.turns.is_empty() && history.system.is_some());
+    }
+
+    #[test]
+    fn the_result_of_a_tool_stays_with_its_call_or_goes_with_it() {
+        let call = Turn { messages: vec![message("user", "q"), message("assistant", "")], ..exchange("2") };
+        let result =
+            Turn { messages: vec![message("tool", "r"), message("assistant", "a")], ..exchange("3") };
+        let session = session(&[exchange("1"), call, result, exchange("4")]);
+        for (messages, kept) in [(8, vec!["1", "2", "3", "4"]), (6, vec!["2", "3", "4"]), (4, vec!["4"])] {
+            let history = History::new(&session, Budget { messages, ..WIDE });
+            assert_eq!(ids(&history), kept, "{messages}");
+        }
+    }
+
+    #[test]
     fn the_newest_system_message_holds_whatever_the_budget() {
         let session = session(&[with_system("1", "old"), with_system("2", "new"), exchange("3")]);
-        let history = History::new(&session, Budget { messages: 3, bytes: 1000 });
+        let history = History::new(&session, Budget { messages: 3, ..WIDE });
         assert_eq!((history.system, ids(&history)), (Some("new"), vec!["3"]));
-        let none = History::new(&session, Budget { messages: 0, bytes: 0 });
+        let none = History::new(&session, Budget { messages: 0, bytes: 0, tokens: 0 });
         assert_eq!((none.system, ids(&none)), (Some("new"), vec![]));
     }
 
     #[test]
     fn a_system_message_is_stored_when_it_is_new_or_about_to_be_dropped() {
         let session = session(&[with_system("1", "s"), exchange("2"), exchange("3")]);
-        let history = History::new(&session, Budget { messages: 40, bytes: 1000 });
+        let history = History::new(&session, WIDE);
         for (fresh, keep, stored) in [
             (None, 20, None),
             (Some("s"), 20, None),
@@ -319,7 +379,7 @@ mod tests {
     #[test]
     fn the_heads_system_message_holds_until_a_turn_has_one_and_is_not_stored_again() {
         let head = SessionHead { system: Some("s".into()), ..SessionHead::default() };
-        let budget = Budget { messages: 3, bytes: 1000 };
+        let budget = Budget { messages: 3, ..WIDE };
         let mut session = Session { head, turns: vec![exchange("1"), exchange("2")], ..Session::default() };
         let history = History::new(&session, budget);
         assert_eq!((history.system, ids(&history)), (Some("s"), vec!["2"]));
@@ -376,7 +436,7 @@ mod tests {
             let turn = |(has, text): &(bool, String)| if *has { with_system(text, text) } else { exchange(text) };
             let turns: Vec<_> = texts.iter().map(turn).collect();
             let session = session(&turns);
-            let history = History::new(&session, Budget { messages, bytes });
+            let history = History::new(&session, Budget { messages, bytes, tokens: usize::MAX });
             prop_assert_eq!(history.turns, &turns[turns.len() - history.turns.len()..]);
             let newest = turns.iter().rev().find_map(|turn| turn.system.as_deref());
             prop_assert_eq!(history.system, newest);

@@ -3,6 +3,7 @@
 pub mod dialect;
 pub(crate) mod form;
 pub mod framer;
+pub(crate) mod markdown;
 pub mod members;
 pub mod ollama;
 pub mod protocol;

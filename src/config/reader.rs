@@ -110,12 +110,7 @@ impl<'a, S: Settings> Reader<'a, S> {
     /// Seconds as a number, or a number with a unit such as `250ms` or `90m`; more than none.
     pub fn duration(&mut self, name: &'static str) -> Duration {
         let parse = |text: &str| {
-            let seconds = text.parse().map(Duration::from_secs);
-            seconds
-                .or_else(|_| humantime::parse_duration(text))
-                .ok()
-                .filter(|duration| !duration.is_zero() && *duration <= DURATION_LIMIT)
-                .ok_or_else(|| "must be a time such as 30, 250ms or 90m, more than 0".to_owned())
+            duration(text).ok_or_else(|| "must be a time such as 30, 250ms or 90m, more than 0".to_owned())
         };
         self.parsed(name, parse).unwrap_or_default()
     }
@@ -136,6 +131,13 @@ impl<'a, S: Settings> Reader<'a, S> {
     pub fn finish<T>(self, read: T) -> Result<(T, Vec<String>), Vec<String>> {
         if self.problems.is_empty() { Ok((read, self.warnings)) } else { Err(self.problems) }
     }
+}
+
+/// Seconds as a number, or a number with a unit such as `250ms` or `90m`; more than none, and a year at most.
+pub(crate) fn duration(text: &str) -> Option<Duration> {
+    let seconds = text.parse().map(Duration::from_secs);
+    let duration = seconds.or_else(|_| humantime::parse_duration(text)).ok()?;
+    (!duration.is_zero() && duration <= DURATION_LIMIT).then_some(duration)
 }
 
 fn default(name: &str) -> &'static str {

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 
 use super::{members::Members, spoken::Call};
 
+pub(super) use read::read;
 pub(super) use write::{calls, write};
 
 /// The form of a chat protocol's messages.
@@ -140,6 +141,42 @@ pub fn text(message: &RawValue) -> String {
     match Members::of(message) {
         Some(members) => members.raw("content").map_or_else(|| read::part(message), read::text),
         None => read::text(message),
+    }
+}
+
+/// How much of a message a model reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Weight {
+    /// How many messages it is of.
+    pub messages: usize,
+    /// Bytes of text, thinking and calls.
+    pub bytes: usize,
+    /// How many images it has; their size says nothing of what a model makes of them.
+    pub images: usize,
+}
+
+impl Weight {
+    /// The weight of a message, or of any JSON that is none, such as a description of tools.
+    pub fn of(message: &RawValue) -> Self {
+        let said = read::read(message);
+        let calls = said.calls.iter().map(|call| call.name.len() + call.arguments.len());
+        let bytes = said.text.len() + said.thinking.len() + calls.sum::<usize>();
+        Self { messages: 1, bytes, images: said.images.len() }
+    }
+
+    /// The weight of a message that is a text alone.
+    pub fn of_text(text: &str) -> Self {
+        Self { messages: 1, bytes: text.len(), images: 0 }
+    }
+}
+
+impl std::iter::Sum for Weight {
+    fn sum<I: Iterator<Item = Self>>(weights: I) -> Self {
+        weights.fold(Self::default(), |sum, weight| Self {
+            messages: sum.messages + weight.messages,
+            bytes: sum.bytes + weight.bytes,
+            images: sum.images + weight.images,
+        })
     }
 }
 

@@ -29,6 +29,7 @@ mod replay;
 mod replicas;
 mod routing;
 mod servers;
+mod session_routes;
 mod sessions;
 mod sharing;
 mod streaming;

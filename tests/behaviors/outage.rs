@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use paddock_tests::{prometheus::Scrape, redis_server::RedisServer};
 
-use crate::behaviors::{prelude::*, surfaces};
+use crate::behaviors::{prelude::*, session_routes, surfaces};
 
 /// More than all limits together, less than any test's patience.
 const SOON: Duration = Duration::from_secs(10);
@@ -140,7 +140,41 @@ async fn without_its_store_a_session_is_unavailable_and_the_request_goes_as_it_c
     Ok(())
 }
 
+async fn a_required_session_is_never_done_without(form: &dyn Form) -> Result<()> {
+    let redis = Arc::new(RedisServer::start()?);
+    let ollama = FakeOllama::start().await?;
+    let setup = Setup::new([&ollama]).redis(&redis).set("SESSION_REQUIRED", "true");
+    let gateway = form.start(setup).await?;
+    let id = session_routes::made(gateway.as_ref(), "", &[]).await?;
+    gateway.until(&id, |reply| reply.header("x-session") == "stored").await?;
+    let asked = ollama.count(CHAT);
+    redis.stop()?;
+    let path = format!("/sessions/{id}");
+    let body = json!({"message": "forget me not", "session_id": id});
+    for reply in [
+        gateway.chat(body.clone()).await?,
+        gateway.request(Method::POST, "/sessions", "", &[]).await?,
+        gateway.get(&path).await?,
+        gateway.get(&format!("{path}/export")).await?,
+        gateway.request(Method::DELETE, &path, "", &[]).await?,
+    ] {
+        assert_eq!(reply.outcome(), (503, "session_unavailable".to_owned()));
+        assert_eq!(reply.header("retry-after"), "1");
+    }
+    assert_eq!(ollama.count(CHAT), asked, "Ollama is not asked for nothing");
+    // What is no turn of a session is answered all the same.
+    assert_eq!(gateway.say("hello").await?.cache(), "bypass");
+    redis.restart()?;
+    let started = Instant::now();
+    while gateway.chat(body.clone()).await?.header("x-session") != "stored" {
+        ensure!(started.elapsed() < PATIENCE, "not available again");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    Ok(())
+}
+
 over_redis! {
+    a_required_session_is_never_done_without,
     a_stopped_redis_costs_cache_and_memory_but_no_answer,
     a_silent_redis_costs_its_limit_and_no_answer,
     a_redis_that_was_never_there_is_done_without,

@@ -100,6 +100,40 @@ async fn the_history_is_trimmed_to_its_bytes_without_splitting_a_turn(form: &dyn
     Ok(())
 }
 
+async fn the_history_is_trimmed_to_the_models_window_and_the_reply_says_so(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    let texts = ["a", "b", "c"].map(|letter| letter.repeat(300));
+    for text in &texts {
+        let reply = gateway.say_in("s", text).await?;
+        assert_eq!(reply.header("x-session-left-out"), "", "all of it has room");
+    }
+    // A quarter of the window is the answer's, and a turn is some 220 tokens.
+    let options = json!({"num_ctx": 800});
+    let body = json!({"message": "and now?", "session_id": "s", "options": options});
+    let reply = gateway.chat(body).await?;
+    assert_eq!((reply.status.as_u16(), reply.header("x-session-left-out")), (200, "1"));
+    let said = ollama.last_conversation();
+    assert_eq!((said.len(), &said[0]), (5, &format!("user: {}", texts[1])));
+    let messages = json!([{"role": "user", "content": "and here?"}]);
+    for (path, ask, left_out) in [
+        (CHAT, json!({"options": {"num_ctx": 500}}), "2"),
+        (CHAT, json!({"options": {"num_ctx": 4000}}), ""),
+        // Ollama takes no options there: its least window has room for all.
+        ("/v1/chat/completions", json!({"options": {"num_ctx": 500}}), ""),
+    ] {
+        let mut body = json!({"model": "llama3.2", "messages": messages, "stream": true});
+        body["options"] = ask["options"].clone();
+        let reply = gateway.post_to(path, body, &[("x-paddock-session", "s")]).await?;
+        assert_eq!(
+            (reply.status.as_u16(), reply.header("x-session-left-out")),
+            (200, left_out),
+            "{path} {ask}"
+        );
+    }
+    Ok(())
+}
+
 async fn a_foreign_session_is_an_empty_session_of_ones_own(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama])).await?;
@@ -148,6 +182,7 @@ on_every_form! {
     sixteen_turns_at_once_all_survive,
     the_history_is_trimmed_to_its_messages_without_splitting_a_turn,
     the_history_is_trimmed_to_its_bytes_without_splitting_a_turn,
+    the_history_is_trimmed_to_the_models_window_and_the_reply_says_so,
     a_foreign_session_is_an_empty_session_of_ones_own,
     a_session_is_forgotten_when_its_time_has_passed,
     a_failed_turn_is_not_remembered,

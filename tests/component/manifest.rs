@@ -59,9 +59,13 @@ fn no_component_reaches_further_than_it_must() -> Result<()> {
     let ollama: BTreeSet<_> = ollama.collect();
     let redis = BTreeSet::from([redis]);
     let everything = &ollama | &redis;
-    for (id, allowed) in
-        [("chat", &everything), ("models", &ollama), ("health", &everything), ("metrics", &redis)]
-    {
+    for (id, allowed) in [
+        ("chat", &everything),
+        ("models", &ollama),
+        ("sessions", &redis),
+        ("health", &everything),
+        ("metrics", &redis),
+    ] {
         let hosts: BTreeSet<_> = component(&manifest, id)?.allowed_outbound_hosts.iter().cloned().collect();
         assert_eq!(&hosts, allowed, "{id}");
     }
@@ -75,6 +79,8 @@ fn no_component_reaches_further_than_it_must() -> Result<()> {
     }
     let models = &component(&manifest, "models")?.variables;
     assert!(!models.keys().any(|name| name.starts_with("redis_")), "{models:?}");
+    let sessions = &component(&manifest, "sessions")?.variables;
+    assert!(!sessions.keys().any(|name| name.starts_with("ollama_")), "{sessions:?}");
     let metrics = &component(&manifest, "metrics")?.variables;
     // The names of the hosts are labels of its gauges; it reaches none of them.
     let is_needed = |name: &String| {
@@ -107,6 +113,8 @@ fn the_routes_are_those_of_the_core() -> Result<()> {
         ("/api/delete", "models"),
         ("/api/push", "models"),
         ("/api/blobs/...", "models"),
+        ("/sessions", "sessions"),
+        ("/sessions/...", "sessions"),
         ("/health", "health"),
         ("/livez", "health"),
         ("/fleet", "health"),

@@ -12,7 +12,7 @@ use crate::wire::{
 };
 
 /// Reads a message. One of an unknown role, or none at all, is the user's.
-pub(super) fn read(message: &RawValue) -> Said<'_> {
+pub(in crate::wire) fn read(message: &RawValue) -> Said<'_> {
     let role = match role(message) {
         MessageRole::Other => MessageRole::User,
         known @ (MessageRole::System | MessageRole::User | MessageRole::Assistant | MessageRole::Tool) => {

@@ -40,6 +40,11 @@ pub async fn models(request: Request) -> impl IntoResponse {
     serve(request, paddock::handle::models).await
 }
 
+/// Answers one request to the component `sessions`.
+pub async fn sessions(request: Request) -> impl IntoResponse {
+    serve(request, paddock::handle::sessions).await
+}
+
 /// Answers one request to the component `health`.
 pub async fn health(request: Request) -> impl IntoResponse {
     serve(request, paddock::handle::health).await

@@ -1,0 +1,147 @@
+//! How much of a model's context window is left for a session's history. Pure.
+//!
+//! Tokens are estimated, rather too many than too few: what does not fit into the window Ollama cuts off without a word.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    fleet::{Inventory, ModelName},
+    wire::{
+        dialect::{Dialect, Weight},
+        members::{self, Members},
+    },
+};
+
+/// The window in tokens of a model that no host has loaded: the least of Ollama's own defaults, which grow with the
+/// machine's memory (`OLLAMA_CONTEXT_LENGTH`).
+const UNKNOWN: u64 = 4096;
+/// The part of the window that is left for an answer when the request does not say how long it may be.
+const ANSWER: u64 = 4;
+/// The part of the window that an answer is left at most: a client that allows a very long one wants its history, too.
+const LONGEST_ANSWER: u64 = 2;
+/// Bytes of text that are one token: 4 in English prose, fewer in code and in most other languages.
+const BYTES: usize = 3;
+/// Tokens that a model's template adds to a message.
+const TEMPLATE: usize = 8;
+/// Tokens of an image: models make from 256 to some 1,600 of one.
+const IMAGE: usize = 1600;
+
+/// The estimated tokens of a weight.
+pub(crate) fn tokens(weight: Weight) -> usize {
+    weight.bytes.div_ceil(BYTES) + weight.messages * TEMPLATE + weight.images * IMAGE
+}
+
+/// How many tokens of history have room ahead of a request for `model`.
+pub(crate) fn room(
+    request: &Members<'_>,
+    dialect: Dialect,
+    model: Option<&str>,
+    inventories: &BTreeMap<String, impl AsRef<Inventory>>,
+) -> usize {
+    // Ollama takes options on its own surface alone.
+    let options = request.object("options").filter(|_| dialect == Dialect::Ollama);
+    let option = |name| options.as_ref()?.number(name).filter(|number| *number > 0);
+    let window = option("num_ctx").or_else(|| loaded(model, inventories)).unwrap_or(UNKNOWN);
+    let asked = ["max_completion_tokens", "max_tokens"].into_iter().find_map(|name| request.number(name));
+    let asked = option("num_predict").or_else(|| asked.filter(|_| dialect != Dialect::Ollama));
+    let answer = asked.unwrap_or(window / ANSWER).min(window / LONGEST_ANSWER);
+    let left = usize::try_from(window - answer).unwrap_or(usize::MAX);
+    left.saturating_sub(tokens(own(request)))
+}
+
+/// The least context that the model is loaded with on any host.
+fn loaded(model: Option<&str>, inventories: &BTreeMap<String, impl AsRef<Inventory>>) -> Option<u64> {
+    let name = ModelName::parse(model?)?;
+    let loaded = inventories.values().filter_map(|inventory| inventory.as_ref().loaded(&name));
+    loaded.map(|model| model.context_length).filter(|length| *length > 0).min()
+}
+
+/// What a request brings of its own: messages, on `/chat` the one message and its images, a system message, tools, a
+/// schema.
+fn own(request: &Members<'_>) -> Weight {
+    let messages = request.array("messages").unwrap_or_default();
+    let message = ["message", "system"].into_iter().filter_map(|name| request.raw(name));
+    let images = request.array("images").unwrap_or_default().len();
+    let other = ["tools", "format", "response_format"].into_iter().filter_map(|name| request.raw(name));
+    let other = other.map(|value| Weight { bytes: value.get().len(), ..Weight::default() });
+    let text =
+        |value| members::string(value).map_or_else(|| Weight::of(value), |text| Weight::of_text(&text));
+    messages
+        .into_iter()
+        .map(Weight::of)
+        .chain(message.map(text))
+        .chain(other)
+        .chain([Weight { images, ..Weight::default() }])
+        .sum()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::fleet::LoadedModel;
+
+    fn inventories(lengths: &[u64]) -> BTreeMap<String, Arc<Inventory>> {
+        let inventory = |length| {
+            let loaded =
+                LoadedModel { name: "m:latest".into(), context_length: length, expires_at: String::new() };
+            Arc::new(Inventory { loaded: vec![loaded], ..Inventory::default() })
+        };
+        lengths.iter().map(|length| (length.to_string(), inventory(*length))).collect()
+    }
+
+    #[track_caller]
+    fn check(dialect: Dialect, body: &str, lengths: &[u64], expected: usize) {
+        let members = Members::parse(body.as_bytes()).unwrap();
+        assert_eq!(room(&members, dialect, Some("m"), &inventories(lengths)), expected, "{body}");
+    }
+
+    #[test]
+    fn the_window_is_the_requests_else_the_loaded_models_else_the_least_there_is() {
+        let options = r#"{"options":{"num_ctx":1000}}"#;
+        check(Dialect::Ollama, options, &[8000], 750);
+        check(Dialect::OpenAi, options, &[8000], 6000);
+        check(Dialect::Ollama, "{}", &[8000, 4000, 0], 3000);
+        check(Dialect::Ollama, "{}", &[], 3072);
+        check(Dialect::Ollama, r#"{"options":{"num_ctx":-1}}"#, &[0], 3072);
+    }
+
+    #[test]
+    fn the_answer_gets_what_is_asked_for_it_up_to_half_else_a_quarter() {
+        for (dialect, body, expected) in [
+            (Dialect::Ollama, r#"{"options":{"num_predict":100}}"#, 900),
+            (Dialect::Ollama, r#"{"options":{"num_predict":-1}}"#, 750),
+            (Dialect::Ollama, r#"{"max_tokens":100}"#, 750),
+            (Dialect::OpenAi, r#"{"max_tokens":100}"#, 900),
+            (Dialect::OpenAi, r#"{"max_tokens":100,"max_completion_tokens":200}"#, 800),
+            (Dialect::Anthropic, r#"{"max_tokens":4096}"#, 500),
+        ] {
+            check(dialect, body, &[1000], expected);
+        }
+    }
+
+    #[test]
+    fn what_the_request_brings_is_taken_off() {
+        let (text, image) = ("x".repeat(300), 1600);
+        for (dialect, body, expected) in [
+            (Dialect::Ollama, format!("{{\"message\":\"{text}\"}}"), 108),
+            (Dialect::Ollama, format!("{{\"message\":\"{text}\",\"system\":\"{text}\"}}"), 216),
+            (Dialect::Ollama, "{\"message\":\"\",\"images\":[\"aGk=\"]}".to_owned(), 8 + image),
+            (
+                Dialect::OpenAi,
+                format!("{{\"messages\":[{{\"role\":\"user\",\"content\":\"{text}\"}}],\"tools\":[1,2]}}"),
+                110,
+            ),
+            (
+                Dialect::Anthropic,
+                format!("{{\"system\":[{{\"type\":\"text\",\"text\":\"{text}\"}}],\"messages\":[]}}"),
+                108,
+            ),
+        ] {
+            check(dialect, &body, &[8000], 6000 - expected);
+        }
+        // A request that fills the window leaves no room.
+        check(Dialect::Ollama, &format!("{{\"message\":\"{}\"}}", "x".repeat(20_000)), &[8000], 0);
+    }
+}
