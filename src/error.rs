@@ -79,6 +79,14 @@ pub enum Error {
     /// The client read an answer that was shared with others too slowly.
     #[error("this answer was shared with other clients, and this one read too slowly; ask again")]
     FellBehind,
+    /// Emptying the cache is not allowed to this caller.
+    #[error(
+        "emptying the cache needs ADMIN_TOKEN: send it as 'Authorization: Bearer TOKEN', or have the operator set it"
+    )]
+    PurgeForbidden,
+    /// What was asked for cannot be done without the store, which is down.
+    #[error("the store of this service does not answer; try again later")]
+    StoreUnavailable,
     /// A web page of another origin asks.
     #[error("requests from this origin are not allowed; CORS_ALLOW_ORIGINS names the origins that are")]
     ForeignOrigin,
@@ -248,7 +256,10 @@ impl Error {
             | Self::InvalidIdempotencyKey
             | Self::AmbiguousCaller => StatusCode::BAD_REQUEST,
             Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::ForeignOrigin | Self::ManagementForbidden | Self::UploadForbidden => StatusCode::FORBIDDEN,
+            Self::ForeignOrigin
+            | Self::ManagementForbidden
+            | Self::PurgeForbidden
+            | Self::UploadForbidden => StatusCode::FORBIDDEN,
             Self::Unauthorized => StatusCode::UNAUTHORIZED,
             Self::NotFound | Self::ModelNotFound { .. } | Self::SessionNotFound => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
@@ -266,6 +277,7 @@ impl Error {
             | Self::Overloaded { .. }
             | Self::FellBehind
             | Self::SessionUnavailable
+            | Self::StoreUnavailable
             | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
             Self::NotCached | Self::UpstreamTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
             Self::Misconfigured { .. } => StatusCode::INTERNAL_SERVER_ERROR,
@@ -292,6 +304,8 @@ impl Error {
             Self::FellBehind => "fell_behind",
             Self::ForeignOrigin => "foreign_origin",
             Self::ManagementForbidden => "management_forbidden",
+            Self::PurgeForbidden => "purge_forbidden",
+            Self::StoreUnavailable => "store_unavailable",
             Self::UploadForbidden => "upload_forbidden",
             Self::Unauthorized => "unauthorized",
             Self::AmbiguousCaller => "ambiguous_caller",
@@ -335,7 +349,10 @@ impl Error {
             | Self::MethodNotAllowed { .. }
             | Self::UpstreamRejected { .. }
             | Self::ClientClosed => "invalid_request_error",
-            Self::ForeignOrigin | Self::ManagementForbidden | Self::UploadForbidden => "permission_error",
+            Self::ForeignOrigin
+            | Self::ManagementForbidden
+            | Self::PurgeForbidden
+            | Self::UploadForbidden => "permission_error",
             Self::Unauthorized => "authentication_error",
             Self::NotFound | Self::ModelNotFound { .. } | Self::SessionNotFound => "not_found_error",
             Self::ModelUnavailable { .. }
@@ -347,6 +364,7 @@ impl Error {
             | Self::ManagementFailed { .. }
             | Self::UpstreamProtocol { .. }
             | Self::SessionUnavailable
+            | Self::StoreUnavailable
             | Self::Misconfigured { .. }
             | Self::ShuttingDown => "api_error",
         }
@@ -370,6 +388,7 @@ impl Error {
             | Self::NotCached
             | Self::ForeignOrigin
             | Self::ManagementForbidden
+            | Self::PurgeForbidden
             | Self::UploadForbidden
             | Self::Unauthorized
             | Self::AmbiguousCaller
@@ -390,6 +409,7 @@ impl Error {
             | Self::ManagementFailed { .. }
             | Self::UpstreamProtocol { .. }
             | Self::SessionUnavailable
+            | Self::StoreUnavailable
             | Self::ShuttingDown => true,
         }
     }
@@ -414,6 +434,7 @@ impl Error {
             | Self::FellBehind
             | Self::ForeignOrigin
             | Self::ManagementForbidden
+            | Self::PurgeForbidden
             | Self::UploadForbidden
             | Self::Unauthorized
             | Self::AmbiguousCaller
@@ -425,6 +446,7 @@ impl Error {
             Self::UpstreamBusy { .. }
             | Self::Overloaded { .. }
             | Self::SessionUnavailable
+            | Self::StoreUnavailable
             | Self::ShuttingDown => Level::Warn,
             Self::ModelUnavailable { .. }
             | Self::UpstreamUnreachable { .. }
@@ -456,6 +478,7 @@ impl Error {
             | Self::FellBehind
             | Self::ForeignOrigin
             | Self::ManagementForbidden
+            | Self::PurgeForbidden
             | Self::UploadForbidden
             | Self::Unauthorized
             | Self::AmbiguousCaller
@@ -471,6 +494,7 @@ impl Error {
             | Self::ManagementFailed { .. }
             | Self::UpstreamProtocol { .. }
             | Self::SessionUnavailable
+            | Self::StoreUnavailable
             | Self::Misconfigured { .. }
             | Self::ShuttingDown => None,
         }
@@ -501,6 +525,7 @@ impl Error {
             | Self::FellBehind
             | Self::ForeignOrigin
             | Self::ManagementForbidden
+            | Self::PurgeForbidden
             | Self::UploadForbidden
             | Self::Unauthorized
             | Self::AmbiguousCaller
@@ -513,6 +538,7 @@ impl Error {
             | Self::UpstreamFailed { .. }
             | Self::ManagementFailed { .. }
             | Self::SessionUnavailable
+            | Self::StoreUnavailable
             | Self::Misconfigured { .. }
             | Self::ShuttingDown => None,
         }

@@ -67,7 +67,7 @@ entries! {
     /// is.
     models => part::models;
 
-    /// As [`handle()`], alone what is kept for callers: their sessions.
+    /// As [`handle()`], alone what is kept: sessions, and answers that are to be forgotten.
     sessions => part::sessions;
 
     /// As [`handle()`], `/health`, `/livez` and `/fleet` alone.

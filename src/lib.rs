@@ -44,6 +44,8 @@ pub mod metrics;
 mod openapi;
 mod origin;
 mod part;
+mod purge;
+mod query;
 mod relay;
 mod reply;
 mod route;

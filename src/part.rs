@@ -13,7 +13,7 @@ use crate::{
     host::{Host, MaybeSend},
     listing, management,
     metrics::{self, Gauges, Metrics},
-    openapi, relay,
+    openapi, purge, relay,
     reply::{self, ReplyBody},
     route::Route,
     sessions, standing,
@@ -45,7 +45,9 @@ pub(crate) async fn whole<H: Host, B: RequestBody>(host: &H, request: Admitted<'
             models(host, request).await
         }
         Route::Health | Route::Livez | Route::Fleet => health(host, request).await,
-        Route::Sessions | Route::Session | Route::SessionExport => sessions(host, request).await,
+        Route::Cache | Route::Sessions | Route::Session | Route::SessionExport => {
+            sessions(host, request).await
+        }
         Route::Metrics => metrics(host, request).await,
         Route::Unknown(_) => Err(Error::NotFound),
     }
@@ -82,11 +84,12 @@ pub(crate) async fn models<H: Host, B: RequestBody>(host: &H, request: Admitted<
     }
 }
 
-/// What is kept for callers: their sessions. It asks no host.
+/// What is kept: sessions, and answers that are to be forgotten. It asks no host.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other parts' routes")]
 pub(crate) async fn sessions<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
     let Admitted { route, parts, body, account } = request;
     match route {
+        Route::Cache => purge::purge(host, parts, account).await,
         Route::Sessions => sessions::create(host, &parts.headers, body, account).await,
         Route::Session if parts.method == Method::DELETE => sessions::delete(host, parts, account).await,
         Route::Session => sessions::show(host, parts, account).await,

@@ -14,6 +14,8 @@ pub(crate) enum Route {
     Metrics,
     /// How the fleet stands.
     Fleet,
+    /// `DELETE /cache`.
+    Cache,
     /// `POST /sessions`.
     Sessions,
     /// One session, by its id.
@@ -116,6 +118,7 @@ impl Route {
             "/livez" => Some(Self::Livez),
             "/metrics" => Some(Self::Metrics),
             "/fleet" => Some(Self::Fleet),
+            "/cache" => Some(Self::Cache),
             "/sessions" => Some(Self::Sessions),
             "/openapi.json" => Some(Self::OpenApi),
             "/" => Some(Self::Banner),
@@ -141,7 +144,14 @@ impl Route {
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let own = [Self::Chat, Self::Health, Self::Livez, Self::Metrics, Self::Fleet];
         own.into_iter()
-            .chain([Self::Sessions, Self::Session, Self::SessionExport, Self::OpenApi, Self::Banner])
+            .chain([
+                Self::Cache,
+                Self::Sessions,
+                Self::Session,
+                Self::SessionExport,
+                Self::OpenApi,
+                Self::Banner,
+            ])
             .chain(Surface::ALL.into_iter().map(Self::Relay))
             .chain(List::ALL.into_iter().map(Self::List))
             .chain(Operation::ALL.into_iter().map(Self::Manage))
@@ -156,6 +166,7 @@ impl Route {
             Self::Livez => "/livez",
             Self::Metrics => "/metrics",
             Self::Fleet => "/fleet",
+            Self::Cache => "/cache",
             Self::Sessions => "/sessions",
             Self::Session => "/sessions/{id}",
             Self::SessionExport => "/sessions/{id}/export",
@@ -176,6 +187,7 @@ impl Route {
             Self::Manage(operation) => operation.method(),
             Self::Upload("/api/blobs/") => return "HEAD, POST",
             Self::Session => return "DELETE, GET, HEAD",
+            Self::Cache => Method::DELETE,
             Self::Chat | Self::Sessions | Self::Upload(_) => Method::POST,
             Self::Health
             | Self::Livez
@@ -212,6 +224,7 @@ impl Route {
             | Self::Livez
             | Self::Metrics
             | Self::Fleet
+            | Self::Cache
             | Self::Sessions
             | Self::Session
             | Self::SessionExport
@@ -232,6 +245,7 @@ impl Route {
             | Self::Livez
             | Self::Metrics
             | Self::Fleet
+            | Self::Cache
             | Self::Sessions
             | Self::Session
             | Self::SessionExport
@@ -260,6 +274,7 @@ mod tests {
             ("/v1/models", "/v1/models", "GET, HEAD"),
             ("/v1/models/a/b:c", "/v1/models/{model}", "GET, HEAD"),
             ("/v1/models/", "other", "GET, HEAD"),
+            ("/cache", "/cache", "DELETE"),
             ("/sessions", "/sessions", "POST"),
             ("/sessions/a%2Fb", "/sessions/{id}", "DELETE, GET, HEAD"),
             ("/sessions/a/export", "/sessions/{id}/export", "GET, HEAD"),

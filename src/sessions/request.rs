@@ -9,6 +9,7 @@ use serde_json::value::RawValue;
 use crate::{
     config,
     error::Error,
+    query::parameter,
     route,
     session::{SessionHead, Turn},
     wire::members::{self, Members},
@@ -54,13 +55,6 @@ fn time(value: &RawValue) -> Option<Duration> {
 pub(super) fn id(path: &str) -> Result<String, Error> {
     let id = percent_decode_str(route::session_id(path).ok_or(Error::NotFound)?);
     id.decode_utf8().map(Cow::into_owned).map_err(|_| Error::InvalidSessionId)
-}
-
-/// The value of a parameter of the query, decoded; the first one counts.
-fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
-    let mut pairs = query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let (_, value) = pairs.find(|(key, _)| *key == name)?;
-    Some(percent_decode_str(value).decode_utf8_lossy())
 }
 
 /// Which turns are shown.

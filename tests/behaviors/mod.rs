@@ -23,6 +23,7 @@ mod management;
 mod metrics;
 mod origins;
 mod outage;
+mod purging;
 mod queueing;
 mod relaying;
 mod replay;
