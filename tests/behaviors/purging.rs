@@ -1,7 +1,5 @@
 //! Emptying the cache: at once, for all replicas, and only by whoever may.
 
-use http::Method;
-
 use crate::behaviors::prelude::*;
 
 const TOKEN: [(&str, &str); 1] = [("authorization", "Bearer the-admin")];
@@ -56,12 +54,13 @@ async fn nobody_without_the_token_empties_the_cache(form: &dyn Form) -> Result<(
 async fn an_answer_that_is_on_its_way_when_the_cache_is_emptied_is_not_kept(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama]).set("ADMIN_TOKEN", "the-admin")).await?;
-    let held = ollama.hold_chats();
+    let gate = Gate::default();
+    ollama.next_chat(Scripted::saying("late")?.behind(&gate));
     let asking = gateway.say("hello");
     let emptying = async {
         ollama.wait_for_requests(CHAT, 1, PATIENCE).await?;
         let emptied = purge(gateway.as_ref(), "", &TOKEN).await?;
-        drop(held);
+        gate.open(1);
         Ok::<_, anyhow::Error>(emptied)
     };
     let (asked, emptied) = futures::try_join!(asking, emptying)?;
