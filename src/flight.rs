@@ -38,9 +38,13 @@ use crate::{
     journal::Event,
     metrics::Attempt,
     reply::{self, ClientLeft, Inlet, Outlet, Presence},
-    session::{RawMessage, SessionKey, SessionStatus, Turn},
+    session::{PromptCount, RawMessage, SessionKey, SessionStatus, Turn},
     store::{ResponseCache, Sessions},
-    wire::{dialect::Dialect, framer, protocol::Protocol},
+    wire::{
+        dialect::{Dialect, Weight},
+        framer,
+        protocol::Protocol,
+    },
 };
 use answer::{Events, Heard, Opened};
 pub(crate) use destination::Destination;
@@ -111,6 +115,8 @@ pub(crate) struct SessionCommit {
     pub(crate) dialect: Dialect,
     pub(crate) system: Option<String>,
     pub(crate) messages: Vec<RawMessage>,
+    /// Of all that goes upstream with it.
+    pub(crate) prompt: Weight,
 }
 
 /// What the client can be told.
@@ -470,9 +476,10 @@ pub(crate) async fn land<H: Host>(
     let (store, config) = (host.store(), host.config());
     let Commit { cache, session } = commit;
     let put = cache.as_ref().map(|key| store.put_answer(key, answer, config.cache_ttl));
-    let turn = session.map(|SessionCommit { key, dialect, system, mut messages }| {
+    let turn = session.map(|SessionCommit { key, dialect, system, mut messages, prompt }| {
         messages.push(answer.message(dialect));
-        (key, Turn { id: random_id(host), dialect, system, messages })
+        let prompt = PromptCount::of(answer.tokens.prompt, prompt);
+        (key, Turn { id: random_id(host), dialect, system, messages, prompt })
     });
     let append = turn
         .as_ref()
