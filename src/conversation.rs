@@ -14,11 +14,11 @@ use crate::{
     fleet::book::Inventories,
     flight::SessionCommit,
     host::Host,
-    session::{Budget, Dialect, History, RawMessage, Session, SessionKey},
+    session::{Budget, Dialect, History, RawMessage, Session, SessionKey, Turn},
     store::{Sessions, StoreResult},
-    window,
+    window::{self, Rate},
     wire::{
-        dialect::{MessageRole, role, text},
+        dialect::{MessageRole, Weight, role, text},
         members::{Members, insert},
         ollama::Said,
     },
@@ -89,7 +89,8 @@ impl Memory {
     ) -> History<'_> {
         match (self, request, dialect) {
             (Self::Loaded(_, session, inventories), Some(request), Some(dialect)) => {
-                let tokens = window::room(request, dialect, model, inventories);
+                let rate = Rate::of(&session.turns);
+                let tokens = window::room(request, dialect, model, inventories, rate);
                 History::new(session, Budget { tokens, ..budget })
             }
             (Self::None | Self::Unavailable | Self::Loaded(..), _, _) => History::default(),
@@ -110,8 +111,11 @@ impl Memory {
         budget: Budget,
     ) -> Option<SessionCommit> {
         let Self::Loaded(key, ..) = self else { return None };
+        let told = system.as_deref().or(history.system).map(Weight::of_text);
+        let asked = messages.iter().map(|message| Weight::of(message.as_raw()));
+        let prompt = told.into_iter().chain(history.turns.iter().map(Turn::weight)).chain(asked).sum();
         let system = history.system_to_store(system, budget.turns());
-        Some(SessionCommit { key: key.clone(), id: None, dialect, system, messages })
+        Some(SessionCommit { key: key.clone(), id: None, dialect, system, messages, prompt })
     }
 }
 
@@ -197,7 +201,6 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::session::Turn;
 
     const BUDGET: Budget = Budget { messages: 10, bytes: 10_000, tokens: 10_000 };
 
@@ -208,6 +211,7 @@ mod tests {
             dialect,
             system: system.map(str::to_owned),
             messages: vec![said("user", "a"), said("assistant", "b")],
+            prompt: None,
         }
     }
 

@@ -33,9 +33,12 @@ use crate::{
     fleet::AttemptFailure,
     host::{Host, Limits},
     reply::{self, Inlet},
-    session::{Dialect, RawMessage, SessionKey, SessionStatus},
+    session::{RawMessage, SessionKey, SessionStatus},
     store::FlightKey,
-    wire::protocol::Protocol,
+    wire::{
+        dialect::{Dialect, Weight},
+        protocol::Protocol,
+    },
 };
 use board::Boarding;
 pub use board::Flights;
@@ -117,6 +120,8 @@ pub(crate) struct SessionCommit {
     pub(crate) dialect: Dialect,
     pub(crate) system: Option<String>,
     pub(crate) messages: Vec<RawMessage>,
+    /// Of all that goes upstream with it.
+    pub(crate) prompt: Weight,
 }
 
 /// What the client can be told.

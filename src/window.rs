@@ -6,6 +6,7 @@ use std::collections::BTreeMap;
 
 use crate::{
     fleet::{Inventory, ModelName},
+    session::{PromptCount, Turn},
     wire::{
         dialect::{Dialect, Weight},
         members::{self, Members},
@@ -19,16 +20,43 @@ const UNKNOWN: u64 = 4096;
 const ANSWER: u64 = 4;
 /// The part of the window that an answer is left at most: a client that allows a very long one wants its history, too.
 const LONGEST_ANSWER: u64 = 2;
-/// Bytes of text that are one token: 4 in English prose, fewer in code and in most other languages.
-const BYTES: usize = 3;
+/// Tokens of 1,000 bytes of text: 250 in English prose, more in code and in most other languages.
+const USUAL: u64 = 334;
+/// The least and the most that are believed.
+const RATES: std::ops::RangeInclusive<u64> = 150..=1000;
+/// The shortest prompt, in bytes, whose count says something of its text: in a shorter one the template prevails.
+const TELLING: u64 = 500;
 /// Tokens that a model's template adds to a message.
 const TEMPLATE: usize = 8;
 /// Tokens of an image: models make from 256 to some 1,600 of one.
 const IMAGE: usize = 1600;
 
-/// The estimated tokens of a weight.
-pub(crate) fn tokens(weight: Weight) -> usize {
-    weight.bytes.div_ceil(BYTES) + weight.messages * TEMPLATE + weight.images * IMAGE
+/// How many tokens a text probably has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Rate(u64);
+
+impl Default for Rate {
+    fn default() -> Self {
+        Self(USUAL)
+    }
+}
+
+impl Rate {
+    /// As Ollama counted the newest prompt of the session that says something. Counts that are out of the ordinary, such as
+    /// those of a prompt that Ollama cut or of a model that counts only what it had not cached, are believed within limits.
+    pub(crate) fn of(turns: &[Turn]) -> Self {
+        let counts = turns.iter().rev().filter_map(|turn| turn.prompt);
+        let mut telling = counts.filter(|count| count.bytes >= TELLING);
+        telling.next().map_or_else(Self::default, |PromptCount { tokens, bytes }| {
+            Self((tokens.saturating_mul(1000) / bytes).clamp(*RATES.start(), *RATES.end()))
+        })
+    }
+
+    /// The estimated tokens of a weight.
+    pub(crate) fn tokens(self, weight: Weight) -> usize {
+        let text = (weight.bytes as u64).saturating_mul(self.0).div_ceil(1000);
+        usize::try_from(text).unwrap_or(usize::MAX) + weight.messages * TEMPLATE + weight.images * IMAGE
+    }
 }
 
 /// How many tokens of history have room ahead of a request for `model`.
@@ -37,6 +65,7 @@ pub(crate) fn room(
     dialect: Dialect,
     model: Option<&str>,
     inventories: &BTreeMap<String, impl AsRef<Inventory>>,
+    rate: Rate,
 ) -> usize {
     // Ollama takes options on its own surface alone.
     let options = request.object("options").filter(|_| dialect == Dialect::Ollama);
@@ -46,7 +75,7 @@ pub(crate) fn room(
     let asked = option("num_predict").or_else(|| asked.filter(|_| dialect != Dialect::Ollama));
     let answer = asked.unwrap_or(window / ANSWER).min(window / LONGEST_ANSWER);
     let left = usize::try_from(window - answer).unwrap_or(usize::MAX);
-    left.saturating_sub(tokens(own(request)))
+    left.saturating_sub(rate.tokens(own(request)))
 }
 
 /// The least context that the model is loaded with on any host.
@@ -94,7 +123,11 @@ mod tests {
     #[track_caller]
     fn check(dialect: Dialect, body: &str, lengths: &[u64], expected: usize) {
         let members = Members::parse(body.as_bytes()).unwrap();
-        assert_eq!(room(&members, dialect, Some("m"), &inventories(lengths)), expected, "{body}");
+        assert_eq!(
+            room(&members, dialect, Some("m"), &inventories(lengths), Rate::default()),
+            expected,
+            "{body}"
+        );
     }
 
     #[test]
@@ -125,8 +158,8 @@ mod tests {
     fn what_the_request_brings_is_taken_off() {
         let (text, image) = ("x".repeat(300), 1600);
         for (dialect, body, expected) in [
-            (Dialect::Ollama, format!("{{\"message\":\"{text}\"}}"), 108),
-            (Dialect::Ollama, format!("{{\"message\":\"{text}\",\"system\":\"{text}\"}}"), 216),
+            (Dialect::Ollama, format!("{{\"message\":\"{text}\"}}"), 109),
+            (Dialect::Ollama, format!("{{\"message\":\"{text}\",\"system\":\"{text}\"}}"), 217),
             (Dialect::Ollama, "{\"message\":\"\",\"images\":[\"aGk=\"]}".to_owned(), 8 + image),
             (
                 Dialect::OpenAi,
@@ -136,7 +169,7 @@ mod tests {
             (
                 Dialect::Anthropic,
                 format!("{{\"system\":[{{\"type\":\"text\",\"text\":\"{text}\"}}],\"messages\":[]}}"),
-                108,
+                109,
             ),
         ] {
             check(dialect, &body, &[8000], 6000 - expected);

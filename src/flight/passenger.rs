@@ -28,7 +28,7 @@ use crate::{
     handle::random_id,
     host::Host,
     reply::{self, ClientLeft, Outlet, Presence},
-    session::{SessionStatus, Turn},
+    session::{PromptCount, SessionStatus, Turn},
     store::Sessions,
     surface::framing,
     wire::framer,
@@ -184,10 +184,11 @@ impl<H: Host> Passenger<'_, H> {
         answer: &CachedAnswer,
     ) -> (Option<SessionStatus>, Result<(), Error>) {
         let turn = self.session.take().filter(|_| !answer.is_empty()).map(|commit| {
-            let SessionCommit { key, id, dialect, system, mut messages } = commit;
+            let SessionCommit { key, id, dialect, system, mut messages, prompt } = commit;
             messages.push(answer.message(dialect));
             let id = id.unwrap_or_else(|| random_id(self.host));
-            (key, Turn { id, dialect, system, messages })
+            let prompt = PromptCount::of(answer.tokens.prompt, prompt);
+            (key, Turn { id, dialect, system, messages, prompt })
         });
         let config = self.host.config();
         let append = turn.as_ref().map(|(key, turn)| {

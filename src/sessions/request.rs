@@ -174,6 +174,7 @@ mod tests {
             dialect: Dialect::Ollama,
             system: None,
             messages: Vec::new(),
+            prompt: None,
         };
         (1..=count).map(turn).collect()
     }

@@ -43,6 +43,7 @@ mod tests {
             dialect,
             system: system.map(str::to_owned),
             messages: messages.iter().map(raw).collect(),
+            prompt: None,
         }
     }
 

@@ -108,8 +108,8 @@ async fn the_history_is_trimmed_to_the_models_window_and_the_reply_says_so(form:
         let reply = gateway.say_in("s", text).await?;
         assert_eq!(reply.header("x-session-left-out"), "", "all of it has room");
     }
-    // A quarter of the window is the answer's, and a turn is some 220 tokens.
-    let options = json!({"num_ctx": 800});
+    // A quarter of the window is the answer's. By what the stand-in counts a turn is some 110 tokens.
+    let options = json!({"num_ctx": 400});
     let body = json!({"message": "and now?", "session_id": "s", "options": options});
     let reply = gateway.chat(body).await?;
     assert_eq!((reply.status.as_u16(), reply.header("x-session-left-out")), (200, "1"));
@@ -117,10 +117,10 @@ async fn the_history_is_trimmed_to_the_models_window_and_the_reply_says_so(form:
     assert_eq!((said.len(), &said[0]), (5, &format!("user: {}", texts[1])));
     let messages = json!([{"role": "user", "content": "and here?"}]);
     for (path, ask, left_out) in [
-        (CHAT, json!({"options": {"num_ctx": 500}}), "2"),
+        (CHAT, json!({"options": {"num_ctx": 200}}), "2"),
         (CHAT, json!({"options": {"num_ctx": 4000}}), ""),
         // Ollama takes no options there: its least window has room for all.
-        ("/v1/chat/completions", json!({"options": {"num_ctx": 500}}), ""),
+        ("/v1/chat/completions", json!({"options": {"num_ctx": 200}}), ""),
     ] {
         let mut body = json!({"model": "llama3.2", "messages": messages, "stream": true});
         body["options"] = ask["options"].clone();

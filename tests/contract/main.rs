@@ -106,6 +106,7 @@ fn exchange(id: &str, question: &str, answer: &str) -> Turn {
         dialect: Dialect::Ollama,
         system: None,
         messages: vec![message("user", question), message("assistant", answer)],
+        prompt: None,
     }
 }
 
