@@ -66,9 +66,7 @@ where
     let is_covered = config.cache_modes.of(Some(&model)).covers(None, None);
     let session = request.session_id.clone();
     let inquiry = Inquiry::new(headers, "/chat", &scope, Some(&model), &session, is_covered)?;
-    if inquiry.uses_cache() || !is_covered {
-        account.cache = Some(if inquiry.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass });
-    }
+    account.cache = Some(if inquiry.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass });
     let question = Said { role: "user", content: &request.message, images: &request.images }.message();
     let fresh = messages(&request, &History::default(), &question);
     let key_of = |circumstances: &Circumstances<'_>, messages: &[RawMessage]| {

@@ -83,10 +83,16 @@ impl ResponseCache for NativeStore {
         }
     }
 
-    async fn publish(&self, flight: &FlightKey, leader: &str, events: &[Bytes]) -> StoreResult<Audience> {
+    async fn publish(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+        from: usize,
+        events: &[Bytes],
+    ) -> StoreResult<Audience> {
         match self {
-            Self::Embedded(store) => store.publish(flight, leader, events).await,
-            Self::Redis(store) => store.publish(flight, leader, events).await,
+            Self::Embedded(store) => store.publish(flight, leader, from, events).await,
+            Self::Redis(store) => store.publish(flight, leader, from, events).await,
         }
     }
 
@@ -94,12 +100,13 @@ impl ResponseCache for NativeStore {
         &self,
         flight: &FlightKey,
         leader: &str,
+        from: usize,
         events: &[Bytes],
         end: FlightEnd,
     ) -> StoreResult<()> {
         match self {
-            Self::Embedded(store) => store.end_flight(flight, leader, events, end).await,
-            Self::Redis(store) => store.end_flight(flight, leader, events, end).await,
+            Self::Embedded(store) => store.end_flight(flight, leader, from, events, end).await,
+            Self::Redis(store) => store.end_flight(flight, leader, from, events, end).await,
         }
     }
 
