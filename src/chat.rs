@@ -66,6 +66,7 @@ where
     let covers = |model: &str| config.cache_modes.of(Some(model)).covers(None, None);
     let session = request.session_id.clone();
     let mut inquiry = Inquiry::new(headers, "/chat", &scope, Some(named), &session, covers(named))?;
+    account.cache = Some(if inquiry.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass });
     let question = Said { role: "user", content: &request.message, images: &request.images }.message();
     let fresh = messages(&request, &History::default(), &question);
     let key_of = |circumstances: &Circumstances<'_>, model: &str, messages: &[RawMessage]| {
@@ -76,8 +77,8 @@ where
     if model != named {
         account.model = Some(model.clone());
         inquiry.turn_to(host, account, &mut outset, &model, covers(&model)).await;
+        account.cache = Some(if inquiry.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass });
     }
-    account.cache = Some(if inquiry.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass });
     let memory = &outset.memory;
     let body_members = Members::parse(&body);
     let history = memory.history(config.history, body_members.as_ref(), Some(Dialect::Ollama), Some(&model));

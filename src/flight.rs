@@ -147,8 +147,9 @@ impl Flight {
         let limit = usize::try_from(host.config().cache_max_entry).unwrap_or(usize::MAX);
         let form = Form::of(self.order.streams_to_client());
         let (reader, lead) = match self.keep {
-            Some(Keep { key, question, is_shared: true, .. }) => {
-                match host.flights().board_flight(FlightKey { key, form }, question, limit) {
+            Some(Keep { key, question, usage, is_shared: true, .. }) => {
+                let gate = (FlightKey { key, form }, usage.max_age());
+                match host.flights().board_flight(gate, question, limit) {
                     Boarding::Lead(feed, reader, seat) => (reader, Some((feed, Some(seat)))),
                     Boarding::Follow(reader) => {
                         self.account.cache = Some(CacheStatus::Coalesced);

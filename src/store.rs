@@ -93,15 +93,16 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
     /// Holds the lead for longer and hands events over to those who follow, if any do; events that come before anybody
-    /// follows are not kept.
+    /// follows are not kept. `from` is how many were handed over before: doing it twice, or late, is harmless.
     fn publish(
         &self,
         flight: &FlightKey,
         leader: &str,
+        from: usize,
         events: &[Bytes],
     ) -> impl Future<Output = StoreResult<Audience>> + MaybeSend {
         async move {
-            let _ = (flight, leader, events);
+            let _ = (flight, leader, from, events);
             Ok(Audience::None)
         }
     }
@@ -111,11 +112,12 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
         &self,
         flight: &FlightKey,
         leader: &str,
+        from: usize,
         events: &[Bytes],
         end: FlightEnd,
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
         async move {
-            let _ = (flight, leader, events, end);
+            let _ = (flight, leader, from, events, end);
             Ok(())
         }
     }

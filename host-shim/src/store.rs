@@ -98,18 +98,25 @@ impl ResponseCache for NativeStore {
         whichever!(self, store => store.put_answer(key, entry, ttl).await)
     }
 
-    async fn publish(&self, flight: &FlightKey, leader: &str, events: &[Bytes]) -> StoreResult<Audience> {
-        whichever!(self, store => store.publish(flight, leader, events).await)
+    async fn publish(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+        from: usize,
+        events: &[Bytes],
+    ) -> StoreResult<Audience> {
+        whichever!(self, store => store.publish(flight, leader, from, events).await)
     }
 
     async fn end_flight(
         &self,
         flight: &FlightKey,
         leader: &str,
+        from: usize,
         events: &[Bytes],
         end: FlightEnd,
     ) -> StoreResult<()> {
-        whichever!(self, store => store.end_flight(flight, leader, events, end).await)
+        whichever!(self, store => store.end_flight(flight, leader, from, events, end).await)
     }
 
     async fn follow(&self, flight: &FlightKey, leader: &str, heard: usize) -> StoreResult<Followed> {

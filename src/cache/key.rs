@@ -2,7 +2,7 @@
 //!
 //! It must never be shortened, and a field of [`Chat`] or [`Circumstances`] that it does not consider does not compile.
 
-use std::collections::BTreeMap;
+use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -15,7 +15,7 @@ use crate::{
 /// How deep a value may be for the order of its members not to matter.
 const DEPTH: usize = 16;
 /// Members whose own members count in their order: a grammar follows the order of a schema.
-const ORDERED: [&str; 2] = ["format", "response_format"];
+const ORDERED: [&str; 3] = ["format", "response_format", "text"];
 
 /// What counts for every question, whatever it is.
 #[derive(Debug, Clone, Copy)]
@@ -107,15 +107,13 @@ impl CacheKey {
     /// The key of a request that goes upstream as it is: every member counts, but for `stream`.
     pub fn of_request(circumstances: &Circumstances<'_>, request: &Members<'_>) -> Self {
         let mut encoding = Encoding::of(circumstances);
-        let mut sorted = BTreeMap::new();
-        for (name, value) in request.iter().filter(|(name, _)| name != "stream") {
-            sorted.insert(&**name, *value);
-        }
-        encoding.count(sorted.len());
-        for (name, value) in sorted {
+        let mut list = sorted(request);
+        list.retain(|(name, _)| folded(name) != "stream");
+        encoding.count(list.len());
+        for (name, value) in list {
             encoding.string(name);
-            let order = if ORDERED.contains(&name) { Order::AsWritten } else { Order::ByName };
-            encoding.value(value, DEPTH, order);
+            let is_ordered = ORDERED.contains(&&*folded(name));
+            encoding.value(value, DEPTH, if is_ordered { Order::AsWritten } else { Order::ByName });
         }
         Self(encoding.0.finalize().into())
     }
@@ -161,6 +159,23 @@ enum Order {
     AsWritten,
 }
 
+/// The members by their names. Those of one name stay in the order in which they were written, for Ollama takes the last
+/// of some and joins others; and it does not tell names apart by case.
+fn sorted<'a>(members: &'a Members<'_>) -> Vec<(&'a str, &'a RawValue)> {
+    let mut list: Vec<_> = members.iter().map(|(name, value)| (&**name, *value)).collect();
+    list.sort_by(|(left, _), (right, _)| folded(left).cmp(&folded(right)));
+    list
+}
+
+/// A name without its case.
+fn folded(name: &str) -> Cow<'_, str> {
+    if name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
+        return Cow::Borrowed(name);
+    }
+    // By way of upper case, for some letters have two lower ones.
+    Cow::Owned(name.to_uppercase().to_lowercase())
+}
+
 struct Encoding(Sha256);
 
 impl Encoding {
@@ -200,12 +215,10 @@ impl Encoding {
             }
         } else if let Some(members) = Members::of(value).filter(|_| depth > 0) {
             self.0.update(b"o");
-            let mut list: Vec<_> = members.iter().map(|(name, value)| (&**name, *value)).collect();
-            if order == Order::ByName {
-                // Of a name that comes twice the last one counts.
-                let sorted: BTreeMap<_, _> = list.into_iter().collect();
-                list = sorted.into_iter().collect();
-            }
+            let list = match order {
+                Order::ByName => sorted(&members),
+                Order::AsWritten => members.iter().map(|(name, value)| (&**name, *value)).collect(),
+            };
             self.count(list.len());
             for (name, value) in list {
                 self.string(name);

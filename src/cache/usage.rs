@@ -176,6 +176,14 @@ impl Usage {
         }
     }
 
+    /// How old an answer may be; `None` where that does not matter.
+    pub(crate) fn max_age(self) -> Option<Duration> {
+        match self {
+            Self::None | Self::Keep => None,
+            Self::Answer { max_age } => max_age,
+        }
+    }
+
     /// Whether an answer of this age is young enough.
     pub(crate) fn takes(self, age: Duration) -> bool {
         match self {

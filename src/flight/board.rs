@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
 };
 
 use super::feed::{Feed, Reader};
@@ -21,10 +22,14 @@ pub struct Flights(Arc<Mutex<Board>>);
 #[derive(Debug, Default)]
 struct Board {
     /// Each with what is asked, where its key does not say that.
-    flights: BTreeMap<FlightKey, (Feed, Option<CacheKey>)>,
+    flights: BTreeMap<Gate, (Feed, Option<CacheKey>)>,
     /// How often the cache had been emptied when the store was asked last, by model.
     epochs: BTreeMap<String, Epochs>,
 }
+
+/// What a flight is for, and how old a stored answer may be that it brings instead: whoever wants a younger one takes
+/// another.
+pub(super) type Gate = (FlightKey, Option<Duration>);
 
 /// How a request takes part in a flight.
 #[derive(Debug)]
@@ -41,7 +46,7 @@ pub(super) enum Boarding {
 #[derive(Debug)]
 pub(super) struct Seat {
     flights: Flights,
-    key: FlightKey,
+    gate: Gate,
     feed: Feed,
 }
 
@@ -51,17 +56,17 @@ impl Flights {
     }
 
     /// Joins the flight, or begins one whose feed keeps as many bytes. Where one request must not wake another, each leads.
-    pub(super) fn board_flight(&self, key: FlightKey, question: Option<CacheKey>, limit: usize) -> Boarding {
+    pub(super) fn board_flight(&self, gate: Gate, question: Option<CacheKey>, limit: usize) -> Boarding {
         let mut board = self.board();
-        let known = board.flights.get(&key).filter(|_| cfg!(not(target_family = "wasm")));
+        let known = board.flights.get(&gate).filter(|_| cfg!(not(target_family = "wasm")));
         if let Some((feed, asked)) = known
             && let Some(reader) = feed.join()
         {
             return if *asked == question { Boarding::Follow(reader) } else { Boarding::Conflict };
         }
         let (feed, reader) = Feed::new(limit);
-        board.flights.insert(key, (feed.clone(), question));
-        Boarding::Lead(feed.clone(), reader, Seat { flights: self.clone(), key, feed })
+        board.flights.insert(gate, (feed.clone(), question));
+        Boarding::Lead(feed.clone(), reader, Seat { flights: self.clone(), gate, feed })
     }
 
     /// How many flights others may join now.
@@ -90,8 +95,8 @@ impl Flights {
 impl Drop for Seat {
     fn drop(&mut self) {
         let mut board = self.flights.board();
-        if board.flights.get(&self.key).is_some_and(|(known, _)| known.is(&self.feed)) {
-            board.flights.remove(&self.key);
+        if board.flights.get(&self.gate).is_some_and(|(known, _)| known.is(&self.feed)) {
+            board.flights.remove(&self.gate);
         }
     }
 }
@@ -104,18 +109,19 @@ mod tests {
         caller::Scope,
     };
 
-    fn key(name: &str, form: Form) -> FlightKey {
-        FlightKey { key: CacheKey::of_repetition("/chat", &Scope::public(), name.as_bytes()), form }
+    fn gate(name: &str, form: Form) -> Gate {
+        (FlightKey { key: CacheKey::of_repetition("/chat", &Scope::public(), name.as_bytes()), form }, None)
     }
 
     #[test]
     fn whoever_asks_the_same_in_the_same_form_follows_until_the_flight_is_over() {
         let flights = Flights::default();
-        let a = key("a", Form::Whole);
+        let a = gate("a", Form::Whole);
+        let younger = (a.0, Some(Duration::from_secs(1)));
         let Boarding::Lead(feed, leader, seat) = flights.board_flight(a, None, 10) else { panic!() };
         assert!(matches!(flights.board_flight(a, None, 10), Boarding::Follow(_)));
-        assert!(matches!(flights.board_flight(a, Some(a.key), 10), Boarding::Conflict));
-        for other in [key("a", Form::Stream), key("b", Form::Whole)] {
+        assert!(matches!(flights.board_flight(a, Some(a.0.key), 10), Boarding::Conflict));
+        for other in [gate("a", Form::Stream), gate("b", Form::Whole), younger] {
             assert!(matches!(flights.board_flight(other, None, 10), Boarding::Lead(..)), "{other:?}");
         }
         // Its own seat ends with each.

@@ -95,11 +95,13 @@ impl State {
         self.is_complete || self.end.is_some() || !is_stream
     }
 
-    /// Forgets what everybody has heard, or what is too much; as long as all fits, all is kept for those who come.
+    /// Forgets what is too much and was heard: by everybody where nobody comes later, else by one at least. As long as all
+    /// fits, all is kept for those who come.
     fn trim(&mut self) {
-        let slowest = self.readers.values().copied().min().unwrap_or(self.dropped);
+        let heard = self.readers.values().copied();
+        let heard = if self.limit > 0 { heard.max() } else { heard.min() }.unwrap_or(self.dropped);
         while self.bytes > self.limit
-            && (self.limit > 0 || self.dropped < slowest)
+            && self.dropped < heard
             && let Some(event) = self.events.pop_front()
         {
             self.bytes -= event.len();
@@ -397,6 +399,18 @@ mod tests {
         }
         assert_eq!(next(&slow).as_deref(), Some("behind"));
         assert!(feed.join().is_none() && feed.whole().is_none());
+    }
+
+    #[test]
+    fn an_event_that_is_more_than_what_is_kept_is_heard_all_the_same() {
+        let (feed, reader) = Feed::new(1);
+        for text in ["aa", "bb"] {
+            now(feed.write(event(text))).unwrap();
+            assert_eq!(next(&reader).as_deref(), Some(text));
+        }
+        feed.complete(event("cc"));
+        assert_eq!(next(&reader).as_deref(), Some("cc and no more"));
+        assert_eq!(feed.whole(), None);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     cache::CacheStatus,
     error::Error,
+    fleet::AttemptFailure,
     host::Host,
     reply,
     store::{FlightEnd, FlightKey, ResponseCache},
@@ -102,9 +103,10 @@ async fn write(order: &Order, feed: &Feed, event: Bytes) -> Result<bool, Error> 
             feed.end(Ok(()));
             return Ok(true);
         }
-        if chunk.error.is_some() {
+        if let Some(error) = &chunk.error {
+            let failure = AttemptFailure::told(error).into_error();
             feed.tell(event.clone()).await?;
-            return Ok(false);
+            return Err(failure);
         }
     }
     feed.write(event.clone()).await?;

@@ -94,7 +94,9 @@ impl<H: Host> Lead<'_, H> {
             self.account.cache = Some(CacheStatus::Bypass);
             return Role::Lead(None);
         }
-        let leader = random_id(self.host);
+        // Whoever follows must know what is asked where the key does not say that.
+        let asked = keep.question.map(|question| question.to_hex());
+        let leader = [random_id(self.host), asked.clone().unwrap_or_default()].join(":");
         let mut ahead = self.account.clone();
         let looking = self.host.store().answer_or_lead(&flight, &leader);
         let (found, ()) = join!(Box::pin(looking), Box::pin(dispatch.reserve(&mut ahead)));
@@ -115,6 +117,12 @@ impl<H: Host> Lead<'_, H> {
                 Role::Told
             }
             Some(Found::Lead) => Role::Lead(Some(leader)),
+            Some(Found::Follow { leader })
+                if asked.as_ref().is_some_and(|asked| !leader.ends_with(asked)) =>
+            {
+                self.fail(Error::IdempotencyKeyReused);
+                Role::Told
+            }
             Some(Found::Follow { leader }) => {
                 self.account.cache = Some(CacheStatus::Coalesced);
                 Role::Follow(leader)

@@ -222,7 +222,12 @@ impl<H: Host> Passenger<'_, H> {
         let mut added = Added::new(keeps);
         let pace =
             self.host.config().cache_replay_pause.filter(|_| self.account.cache == Some(CacheStatus::Hit));
+        let mut is_first = true;
         loop {
+            if let Some(pace) = pace.filter(|_| !is_first) {
+                self.presence.during(self.host.sleep(pace)).await.map_err(left)?;
+            }
+            is_first = false;
             let (event, is_last) = match self.presence.during(reader.next()).await.map_err(left)? {
                 Heard::Event(event) => (event, false),
                 Heard::Last(event) => (event, true),
@@ -261,9 +266,6 @@ impl<H: Host> Passenger<'_, H> {
             }
             if let Some(piece) = self.order.rendering.piece(&event, &chunk) {
                 self.hand_over(piece).await.map_err(left)?;
-                if let Some(pace) = pace {
-                    self.presence.during(self.host.sleep(pace)).await.map_err(left)?;
-                }
             }
         }
     }

@@ -28,13 +28,15 @@ pub(super) struct Publisher<'a, H> {
     reader: Option<Reader>,
     flight: FlightKey,
     leader: String,
+    /// How many events were handed over.
+    handed: usize,
 }
 
 impl<'a, H: Host> Publisher<'a, H> {
     /// `None` where there are no other processes.
     pub(super) fn new(host: &'a H, feed: &Feed, flight: FlightKey, leader: String) -> Option<Self> {
         host.config().redis.as_ref()?;
-        Some(Self { host, feed: feed.clone(), reader: feed.join(), flight, leader })
+        Some(Self { host, feed: feed.clone(), reader: feed.join(), flight, leader, handed: 0 })
     }
 
     /// Runs until the flight is over, and tells those who follow how it ended.
@@ -46,7 +48,7 @@ impl<'a, H: Host> Publisher<'a, H> {
         };
         let store = self.host.store();
         // A leader that cannot say so is found out by its lead's end.
-        let _ = store.end_flight(&self.flight, &self.leader, &pending, end).await;
+        let _ = store.end_flight(&self.flight, &self.leader, self.handed, &pending, end).await;
     }
 
     /// Waits until somebody follows; gives how the flight ended before.
@@ -59,7 +61,7 @@ impl<'a, H: Host> Publisher<'a, H> {
                     return Some(self.end());
                 }
             }
-            match self.host.store().publish(&self.flight, &self.leader, &[]).await {
+            match self.host.store().publish(&self.flight, &self.leader, self.handed, &[]).await {
                 Ok(Audience::Some) => return None,
                 Ok(Audience::None | Audience::Lost) | Err(_) => {
                     if self.feed.is_alone() {
@@ -83,8 +85,11 @@ impl<'a, H: Host> Publisher<'a, H> {
             if let Some(end) = self.gather(pending).await {
                 return end;
             }
-            match self.host.store().publish(&self.flight, &self.leader, pending).await {
-                Ok(Audience::Some) => pending.clear(),
+            match self.host.store().publish(&self.flight, &self.leader, self.handed, pending).await {
+                Ok(Audience::Some) => {
+                    self.handed += pending.len();
+                    pending.clear();
+                }
                 Ok(Audience::None | Audience::Lost) if self.feed.is_alone() => return self.desert().await,
                 // Whoever listens next hears it all, and what could not be handed over goes with what follows.
                 Ok(Audience::None | Audience::Lost) | Err(_) => {

@@ -36,7 +36,8 @@ pub(crate) fn stream(protocol: Protocol, body: &[u8], request: &[u8]) -> Option<
 /// The whole answer that says what the stream `body` does.
 pub(crate) fn whole(protocol: Protocol, body: &[u8]) -> Option<Bytes> {
     match protocol {
-        Protocol::OllamaChat | Protocol::OllamaGenerate => ollama_whole(body),
+        Protocol::OllamaChat => ollama_whole(body, true),
+        Protocol::OllamaGenerate => ollama_whole(body, false),
         // Their streams do not tell all that their whole answers do.
         Protocol::OpenAiChat
         | Protocol::OpenAiCompletion
@@ -156,7 +157,7 @@ impl<'a> Sum<'a> {
     }
 }
 
-fn ollama_whole(body: &[u8]) -> Option<Bytes> {
+fn ollama_whole(body: &[u8], is_chat: bool) -> Option<Bytes> {
     let lines: Vec<_> =
         body.split(|byte| *byte == b'\n').filter(|line| !line.trim_ascii().is_empty()).collect();
     let lines = lines.iter().map(|line| Members::parse(line)).collect::<Option<Vec<_>>>()?;
@@ -169,7 +170,6 @@ fn ollama_whole(body: &[u8]) -> Option<Bytes> {
         return None;
     }
     let mut sum = Sum::default();
-    let is_chat = last.raw("message").is_some();
     for line in &lines {
         if is_chat {
             let message = line.object("message")?;
@@ -373,6 +373,7 @@ mod tests {
                 "{\"message\":{},\"done\":false,\"novelty\":1}\n{\"message\":{},\"done\":true}",
             ),
             (Protocol::OllamaChat, "{\"message\":{},\"done\":false}"),
+            (Protocol::OllamaChat, "{\"message\":{\"content\":\"a\"},\"done\":false}\n{\"done\":true}"),
             (Protocol::OllamaGenerate, "{\"response\":5,\"done\":true}"),
             (Protocol::OpenAiChat, "data: [DONE]\n\n"),
         ] {

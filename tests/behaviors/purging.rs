@@ -2,9 +2,9 @@
 
 use crate::behaviors::prelude::*;
 
-const TOKEN: [(&str, &str); 1] = [("authorization", "Bearer the-admin")];
+pub(crate) const TOKEN: [(&str, &str); 1] = [("authorization", "Bearer the-admin")];
 
-async fn purge(gateway: &dyn Gateway, query: &str, headers: &[(&str, &str)]) -> Result<Reply> {
+pub(crate) async fn purge(gateway: &dyn Gateway, query: &str, headers: &[(&str, &str)]) -> Result<Reply> {
     gateway.request(Method::DELETE, &format!("/cache{query}"), "", headers).await
 }
 
@@ -69,23 +69,8 @@ async fn an_answer_that_is_on_its_way_when_the_cache_is_emptied_is_not_kept(form
     Ok(())
 }
 
-async fn one_replica_empties_the_cache_of_all(form: &dyn Form) -> Result<()> {
-    let ollama = FakeOllama::start().await?;
-    let setup = Setup::new([&ollama]).set("ADMIN_TOKEN", "the-admin");
-    let (first, second) = (form.start(setup.clone()).await?, form.start(setup).await?);
-    assert_eq!(first.say("hello").await?.cache(), "miss");
-    assert_eq!(second.say("hello").await?.cache(), "hit");
-    assert_eq!(purge(first.as_ref(), "", &TOKEN).await?.status, 204);
-    assert_eq!(second.say("hello").await?.cache(), "miss");
-    Ok(())
-}
-
 on_every_form! {
     the_cache_is_emptied_at_once_of_all_or_of_one_model,
     nobody_without_the_token_empties_the_cache,
     an_answer_that_is_on_its_way_when_the_cache_is_emptied_is_not_kept,
-}
-
-over_redis! {
-    one_replica_empties_the_cache_of_all,
 }

@@ -2,7 +2,10 @@
 
 use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
 
-use crate::behaviors::prelude::*;
+use crate::behaviors::{
+    prelude::*,
+    purging::{TOKEN, purge},
+};
 
 async fn replicas_share_answers_and_conversations(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
@@ -99,8 +102,20 @@ async fn what_another_version_or_nobody_wrote_is_passed_over(form: &dyn Form) ->
     Ok(())
 }
 
+async fn one_replica_empties_the_cache_of_all(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let setup = Setup::new([&ollama]).set("ADMIN_TOKEN", "the-admin");
+    let (first, second) = (form.start(setup.clone()).await?, form.start(setup).await?);
+    assert_eq!(first.say("hello").await?.cache(), "miss");
+    assert_eq!(second.say("hello").await?.cache(), "hit");
+    assert_eq!(purge(first.as_ref(), "", &TOKEN).await?.status, 204);
+    assert_eq!(second.say("hello").await?.cache(), "miss");
+    Ok(())
+}
+
 over_redis! {
     replicas_share_answers_and_conversations,
+    one_replica_empties_the_cache_of_all,
     replicas_take_turns_together,
     turns_of_two_replicas_in_one_session_all_survive,
     what_lies_in_redis_expires_and_names_nobody,

@@ -3,8 +3,8 @@
 use anyhow::Result;
 use futures::future::join_all;
 use paddock_tests::{
-    gateway::{Gateway, SpinGateway},
-    ollama::{FakeOllama, Scripted},
+    gateway::{Gateway, PATIENCE, SpinGateway},
+    ollama::{CHAT, FakeOllama, Gate, Scripted},
     setup::Setup,
 };
 use std::time::Duration;
@@ -105,6 +105,42 @@ async fn what_must_outlive_an_instance_is_in_redis() -> Result<()> {
     let scrape = paddock_tests::prometheus::Scrape::of(one).await?;
     assert_eq!(scrape.count("ollama_requests_total", &[]), 2, "both are counted together");
     assert_eq!(scrape.label_values("paddock_build_info", "form"), ["spin"]);
+    Ok(())
+}
+
+#[tokio::test]
+async fn sixteen_instances_that_are_asked_the_same_at_once_make_one_call() -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let setup = Setup::new([&ollama]).set("REDIS_TIMEOUT", "30").at_once_in_an_instance(1);
+    let spin = SpinGateway::start(setup).await?;
+    let gateway: &dyn Gateway = &spin;
+    gateway.say("warm up").await?;
+    for (turn, stream) in [true, false].into_iter().enumerate() {
+        let (asked, before, gate) = (ollama.count(CHAT), spin.app().instances("chat"), Gate::default());
+        // Nobody gets a head before all have asked.
+        ollama.next_chat(Scripted::saying("one two three")?.behind(&gate));
+        let body = serde_json::json!({"message": format!("together {stream}"), "stream": stream});
+        let crowd = join_all((0..16).map(|_| gateway.post_to("/chat", body.clone(), &[])));
+        let answer = async {
+            ollama.wait_for_requests(CHAT, asked + 1, PATIENCE).await?;
+            let started = std::time::Instant::now();
+            while spin.app().instances("chat") < before + 15 {
+                anyhow::ensure!(started.elapsed() < PATIENCE, "{} instances", spin.app().instances("chat"));
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            gate.open(1);
+            anyhow::Ok(())
+        };
+        let (crowd, answered) = futures::join!(crowd, answer);
+        answered?;
+        let mut misses = 0;
+        for reply in crowd {
+            let reply = reply?;
+            assert!(reply.status == 200 && reply.text().contains("three"), "{turn} {}", reply.text());
+            misses += usize::from(reply.cache() == "miss");
+        }
+        assert_eq!((misses, ollama.count(CHAT)), (1, asked + 1), "{stream}");
+    }
     Ok(())
 }
 

@@ -64,20 +64,27 @@ async fn those_who_follow_a_flight_hear_all_of_it_and_how_it_ended() -> Result<(
     let other = FlightKey { form: Form::Whole, ..flight };
     assert_eq!(store.answer_or_lead(&other, "two").await?, Found::Lead, "another form is another flight");
     assert_eq!(store.answer_or_lead(&flight, "two").await?, Found::Follow { leader: "one".into() });
-    assert_eq!(store.publish(&flight, "one", &[event("lost")]).await?, Audience::None);
+    assert_eq!(store.publish(&flight, "one", 0, &[event("lost")]).await?, Audience::None);
     let nothing = Followed { events: vec![], end: None, is_led: true };
     assert_eq!(store.follow(&flight, "one", 0).await?, nothing);
-    assert_eq!(store.publish(&flight, "two", &[event("false")]).await?, Audience::Lost);
-    assert_eq!(store.publish(&flight, "one", &[event("a"), event("\0b")]).await?, Audience::Some);
+    assert_eq!(store.publish(&flight, "two", 0, &[event("false")]).await?, Audience::Lost);
+    assert_eq!(store.publish(&flight, "one", 0, &[event("a"), event("\0b")]).await?, Audience::Some);
     let heard = Followed { events: vec![event("a"), event("\0b")], end: None, is_led: true };
     assert_eq!(store.follow(&flight, "one", 0).await?, heard);
-    store.end_flight(&flight, "one", &[event("c")], FlightEnd::Landed).await?;
+    // What was given up may have been done all the same, and comes once more with what follows.
+    let again = [event("a"), event("\0b"), event("d")];
+    assert_eq!(store.publish(&flight, "one", 0, &again).await?, Audience::Some);
+    let heard = Followed { events: vec![event("d")], end: None, is_led: true };
+    assert_eq!(store.follow(&flight, "one", 2).await?, heard);
+    let gap = store.publish(&flight, "one", 4, &[event("e")]).await?;
+    assert_eq!(gap, Audience::Lost, "nobody hears an answer without its beginning");
+    store.end_flight(&flight, "one", 2, &[event("d"), event("c")], FlightEnd::Landed).await?;
     let rest = Followed { events: vec![event("c")], end: Some(FlightEnd::Landed), is_led: false };
-    assert_eq!(store.follow(&flight, "one", 2).await?, rest);
+    assert_eq!(store.follow(&flight, "one", 3).await?, rest);
     assert_eq!(store.answer_or_lead(&flight, "three").await?, Found::Lead);
-    store.end_flight(&flight, "one", &[], FlightEnd::Failed).await?;
+    store.end_flight(&flight, "one", 3, &[], FlightEnd::Failed).await?;
     assert_eq!(
-        store.publish(&flight, "three", &[]).await?,
+        store.publish(&flight, "three", 0, &[]).await?,
         Audience::None,
         "what comes late changes nothing"
     );

@@ -45,6 +45,7 @@ macro_rules! over_redis {
 mod access;
 #[path = "../behaviors/mod.rs"]
 mod behaviors;
+mod coalescing;
 mod command_line;
 mod connections;
 mod disk;

@@ -19,6 +19,7 @@ pub struct Setup {
     pub(crate) settings: BTreeMap<String, String>,
     pub(crate) redis: RedisChoice,
     pub(crate) single_instance: bool,
+    pub(crate) requests_at_once: Option<usize>,
     weights: Vec<u64>,
     prefix: String,
 }
@@ -45,6 +46,7 @@ impl Setup {
             settings: BTreeMap::new(),
             redis: RedisChoice::Shared,
             single_instance: false,
+            requests_at_once: None,
             weights: Vec::new(),
             prefix,
         };
@@ -84,6 +86,12 @@ impl Setup {
     #[must_use]
     pub fn in_one_instance(self) -> Self {
         Self { single_instance: true, ..self }
+    }
+
+    /// On Spin, serves at most so many requests in one instance at once.
+    #[must_use]
+    pub fn at_once_in_an_instance(self, requests: usize) -> Self {
+        Self { requests_at_once: Some(requests), ..self }
     }
 
     /// What every key of this set-up begins with in Redis.

@@ -120,6 +120,19 @@ fn space_and_the_order_of_members_do_not_matter_but_in_a_schema() {
     ] {
         assert_ne!(of_request(left), of_request(right), "{left}");
     }
+    // Names that Ollama does not tell apart keep their order, for it takes the last one or joins them.
+    for (left, right) in [
+        (r#"{"a":1,"a":2}"#, r#"{"a":2,"a":1}"#),
+        (r#"{"a":1,"a":2}"#, r#"{"a":2}"#),
+        (r#"{"o":{"a":1},"o":{"b":1}}"#, r#"{"o":{"a":2},"o":{"b":1}}"#),
+        (r#"{"temperature":0,"Temperature":1}"#, r#"{"Temperature":1,"temperature":0}"#),
+        (r#"{"o":{"s":0,"\u017f":1}}"#, r#"{"o":{"\u017f":1,"s":0}}"#),
+        (r#"{"Format":{"a":1,"b":2}}"#, r#"{"Format":{"b":2,"a":1}}"#),
+        (r#"{"text":{"format":{"a":1,"b":2}}}"#, r#"{"text":{"format":{"b":2,"a":1}}}"#),
+    ] {
+        assert_ne!(of_request(left), of_request(right), "{left}");
+    }
+    assert_eq!(of_request(r#"{"a":1,"Stream":true}"#), of_request(r#"{"a":1}"#));
     // Deeper than anybody looks, a value is taken as it was written, and no stack runs out.
     let deep = |inner: &str| format!("{{\"a\":{}{inner}{}}}", "[".repeat(10_000), "]".repeat(10_000));
     assert_ne!(of_request(&deep("1")), of_request(&deep("2")));

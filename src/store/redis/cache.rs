@@ -34,13 +34,17 @@ redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return {2}
 ";
 
-/// KEYS: flight, log, audience. ARGV: who leads, how long in ms, how long the log is kept in ms, entries of the log.
-/// Gives 0 when nobody listens, 1 when somebody does, 2 when somebody else leads.
+/// KEYS: flight, log, audience. ARGV: who leads, how long in ms, how long the log is kept in ms, how many entries it had
+/// before, further entries. Those that it has already are passed over.
+/// Gives 0 when nobody listens, 1 when somebody does, 2 when somebody else leads or the log has a gap.
 const PUBLISH: &[u8] = b"
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 2 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
 if redis.call('EXISTS', KEYS[3]) == 0 then return 0 end
-for i = 4, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
+local known = redis.call('LLEN', KEYS[2]) - tonumber(ARGV[4])
+if known < 0 then return 2 end
+for i = 5 + known, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1
 ";
@@ -50,7 +54,9 @@ const END: &[u8] = b"
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 2 end
 redis.call('DEL', KEYS[1])
 if redis.call('EXISTS', KEYS[3]) == 0 then return 0 end
-for i = 4, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
+local known = redis.call('LLEN', KEYS[2]) - tonumber(ARGV[4])
+if known < 0 then return 2 end
+for i = 5 + known, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1
 ";
@@ -104,13 +110,14 @@ impl<C: RedisCommands> RedisStore<C> {
         script: &'static [u8],
         flight: &FlightKey,
         leader: &str,
+        from: usize,
         entries: &[Vec<u8>],
     ) -> StoreResult<Audience> {
         let keys = self.flight_keys(flight, leader);
-        let (hold, log) = (milliseconds(FLIGHT_LEASE), milliseconds(LOG));
+        let (hold, log, from) = (milliseconds(FLIGHT_LEASE), milliseconds(LOG), from.to_string());
         let mut arguments: Vec<&[u8]> = vec![script, b"3"];
         arguments.extend(keys.iter().map(String::as_bytes));
-        arguments.extend([leader.as_bytes(), hold.as_bytes(), log.as_bytes()]);
+        arguments.extend([leader.as_bytes(), hold.as_bytes(), log.as_bytes(), from.as_bytes()]);
         arguments.extend(entries.iter().map(Vec::as_slice));
         match self.keep("EVAL", &arguments).await?.first() {
             Some(RedisValue::Integer(0)) => Ok(Audience::None),
@@ -195,15 +202,22 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
         Ok(())
     }
 
-    async fn publish(&self, flight: &FlightKey, leader: &str, events: &[Bytes]) -> StoreResult<Audience> {
+    async fn publish(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+        from: usize,
+        events: &[Bytes],
+    ) -> StoreResult<Audience> {
         let entries: Vec<_> = events.iter().map(|event| logged(EVENT, event)).collect();
-        self.hand_over(PUBLISH, flight, leader, &entries).await
+        self.hand_over(PUBLISH, flight, leader, from, &entries).await
     }
 
     async fn end_flight(
         &self,
         flight: &FlightKey,
         leader: &str,
+        from: usize,
         events: &[Bytes],
         end: FlightEnd,
     ) -> StoreResult<()> {
@@ -212,7 +226,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
             FlightEnd::Landed => LANDED,
             FlightEnd::Failed => FAILED,
         }]);
-        self.hand_over(END, flight, leader, &entries).await?;
+        self.hand_over(END, flight, leader, from, &entries).await?;
         Ok(())
     }
 

@@ -41,6 +41,9 @@ impl SpinGateway {
         if setup.single_instance {
             app = app.single_instance();
         }
+        if let Some(requests) = setup.requests_at_once {
+            app = app.max_instance_concurrent_reuse(requests);
+        }
         for (name, value) in variables(&setup, &redis)? {
             app = app.variable(name, value);
         }

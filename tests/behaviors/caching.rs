@@ -1,0 +1,694 @@
+//! The response cache on the surfaces that Ollama speaks, what clients may wish of it, and repetitions.
+
+use serde_json::Value;
+
+use crate::behaviors::prelude::*;
+
+/// The surfaces whose answers can come in pieces.
+const SPOKEN: [&str; 5] = [CHAT, "/api/generate", "/v1/chat/completions", "/v1/completions", "/v1/messages"];
+/// Those that embed.
+const EMBEDDING: [&str; 3] = ["/api/embed", "/api/embeddings", "/v1/embeddings"];
+/// Those that a conversation comes by.
+const CONVERSATIONS: [&str; 4] = ["/chat", CHAT, "/v1/chat/completions", "/v1/messages"];
+
+/// A question that every surface understands, with more in it.
+fn asking(stream: bool, more: &Value) -> Value {
+    let mut body = json!({
+        "model": "llama3.2", "max_tokens": 64, "stream": stream, "message": "one two three",
+        "messages": [{"role": "user", "content": "one two three"}], "prompt": "one two three", "input": "one two three",
+    });
+    for (name, value) in more.as_object().into_iter().flatten() {
+        body[name] = value.clone();
+    }
+    body
+}
+
+/// The same with a seed, wherever a surface looks for one.
+fn seeded(stream: bool) -> Value {
+    // Anthropic's protocol knows no seed.
+    asking(stream, &json!({"seed": 7, "temperature": 0, "options": {"seed": 7}}))
+}
+
+async fn ask(gateway: &dyn Gateway, path: &str, body: &Value) -> Result<Reply> {
+    let reply = gateway.post_to(path, body.clone(), &[]).await?;
+    ensure!(reply.status == 200, "{path}: {} {}", reply.status, reply.text());
+    Ok(reply)
+}
+
+/// What the cache did for a body.
+async fn cached(gateway: &dyn Gateway, path: &str, body: &Value) -> Result<String> {
+    Ok(ask(gateway, path, body).await?.cache().to_owned())
+}
+
+async fn wishing(gateway: &dyn Gateway, path: &str, wish: &'static str, body: &Value) -> Result<Reply> {
+    gateway.post_to(path, body.clone(), &[("cache-control", wish)]).await
+}
+
+async fn what_is_wanted_the_same_again_is_answered_with_the_same_bytes(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    let wishes = [
+        json!({"seed": 7, "options": {"seed": 7}}),
+        json!({"temperature": 0, "options": {"temperature": 0.0}}),
+    ];
+    for path in SPOKEN {
+        for (index, wish) in
+            wishes.iter().enumerate().filter(|(index, _)| path != "/v1/messages" || *index == 1)
+        {
+            for stream in [false, true] {
+                // A word of its own, for an answer may serve the other form, too.
+                let mut body = asking(stream, wish);
+                let text = format!("one two {index} {stream}");
+                body["prompt"] = json!(text);
+                body["messages"] = json!([{"role": "user", "content": text}]);
+                let (first, second) =
+                    (ask(&*gateway, path, &body).await?, ask(&*gateway, path, &body).await?);
+                assert_eq!((first.cache(), second.cache()), ("miss", "hit"), "{path} {body}");
+                assert_eq!(first.body, second.body, "{path}");
+                for name in ["content-type", "content-length"] {
+                    assert_eq!(first.header(name), second.header(name), "{path}");
+                }
+                assert_eq!((first.header("age"), second.header("x-paddock-host")), ("", ""), "{path}");
+                assert!(!second.header("age").is_empty(), "{path}");
+            }
+        }
+    }
+    for path in EMBEDDING {
+        let body = asking(false, &json!({}));
+        let (first, second) = (ask(&*gateway, path, &body).await?, ask(&*gateway, path, &body).await?);
+        assert_eq!((first.cache(), second.cache(), &first.body), ("miss", "hit", &second.body), "{path}");
+        assert_eq!(ollama.count(path), 1);
+    }
+    Ok(())
+}
+
+async fn what_may_differ_each_time_is_asked_each_time(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    let tools = json!([{"type": "function", "name": "f", "function": {"name": "f", "parameters": {}}}]);
+    let bodies = [
+        json!({}),
+        json!({"temperature": 0.1, "options": {"temperature": 1}}),
+        json!({"seed": null}),
+        json!({"seed": 7, "temperature": 0, "options": {"seed": 7}, "tools": tools}),
+    ];
+    for path in SPOKEN {
+        for more in &bodies {
+            for _ in 0..2 {
+                assert_eq!(cached(&*gateway, path, &asking(false, more)).await?, "bypass", "{path} {more}");
+            }
+        }
+        assert_eq!(ollama.count(path), 8, "{path}");
+    }
+    Ok(())
+}
+
+async fn the_operator_says_what_is_cached(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    ollama.has_models(&["llama3.2:latest", "qwen3:latest"]);
+    let twice = async |setup: Setup, path: &str, more: Value| {
+        let gateway = form.start(setup).await?;
+        let body = asking(false, &more);
+        let first = cached(&*gateway, path, &body).await?;
+        anyhow::Ok((first, cached(&*gateway, path, &body).await?))
+    };
+    let set = |name: &str, value: &str| Setup::new([&ollama]).set(name, value);
+    let of = |first: &str, second: &str| (first.to_owned(), second.to_owned());
+    let (hit, bypass) = (of("miss", "hit"), of("bypass", "bypass"));
+    let qwen = json!({"model": "qwen3", "seed": 1, "options": {"seed": 1}});
+    for (setup, path, more, expected) in [
+        (set("CACHE_MODE", "all"), CHAT, json!({}), &hit),
+        (set("CACHE_MODE", "off"), "/chat", json!({}), &bypass),
+        (set("CACHE_MODE", "off"), "/api/embed", json!({}), &bypass),
+        (set("CACHE_MODELS", "qwen3=off"), CHAT, qwen.clone(), &bypass),
+        (set("CACHE_MODELS", "qwen3=off"), "/chat", qwen.clone(), &bypass),
+        (set("CACHE_MODELS", "llama3.2:latest=all"), CHAT, json!({}), &hit),
+        (set("CACHE_MODE", "off").set("CACHE_MODELS", "qwen3=auto"), CHAT, qwen.clone(), &hit),
+        (set("CACHE_MODELS", "qwen3=all").set("CACHE_ENABLED", "false"), CHAT, qwen, &bypass),
+    ] {
+        let settings = format!("{path} {more} {setup:?}");
+        assert_eq!(&twice(setup, path, more).await?, expected, "{settings}");
+    }
+    Ok(())
+}
+
+async fn callers_share_answers_where_the_operator_says_so(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let setup = Setup::new([&ollama]);
+    for (scope, second) in [("caller", "miss"), ("shared", "hit")] {
+        let gateway = form.start(setup.clone().set("CACHE_SCOPE", scope)).await?;
+        for path in ["/chat", CHAT, "/api/embed"] {
+            for (caller, expected) in [("ann", "miss"), ("bob", second), ("ann", "hit")] {
+                let reply = gateway.post_to(path, seeded(false), &[("x-api-key", caller)]).await?;
+                assert_eq!(reply.cache(), expected, "{scope} {path} {caller}");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn one_answer_serves_both_forms_where_nothing_is_lost(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    for (path, first, expected) in [
+        (CHAT, false, "hit"),
+        (CHAT, true, "hit"),
+        ("/api/generate", false, "hit"),
+        ("/api/generate", true, "hit"),
+        ("/v1/chat/completions", false, "hit"),
+        ("/v1/chat/completions", true, "miss"),
+        ("/v1/completions", false, "hit"),
+        ("/v1/completions", true, "miss"),
+        ("/v1/messages", false, "miss"),
+        ("/v1/messages", true, "miss"),
+        ("/chat", false, "hit"),
+        ("/chat", true, "hit"),
+    ] {
+        let mut body = seeded(first);
+        // Whoever asks another way asks another question.
+        body["prompt"] = json!(format!("one two {first}"));
+        body["message"] = body["prompt"].clone();
+        body["messages"] = json!([{"role": "user", "content": body["prompt"]}]);
+        assert_eq!(cached(&*gateway, path, &body).await?, "miss", "{path} {first}");
+        body["stream"] = json!(!first);
+        let other = ask(&*gateway, path, &body).await?;
+        assert_eq!(other.cache(), expected, "{path} {first}");
+        let said = words(path, &other);
+        assert!(said.starts_with(&format!("echo of one two {first} #")), "{path} {first}: {said}");
+        // What was built is what is built again, and what was asked anew is kept as well.
+        assert_eq!(cached(&*gateway, path, &body).await?, "hit", "{path} {first}");
+    }
+    Ok(())
+}
+
+/// What the model said, in any form of any protocol.
+fn words(path: &str, reply: &Reply) -> String {
+    let text = reply.text();
+    let lines = text.lines().map(|line| line.strip_prefix("data: ").unwrap_or(line));
+    let places: &[&str] = match path {
+        "/chat" => &["/response", "/delta"],
+        CHAT => &["/message/content"],
+        "/api/generate" => &["/response"],
+        "/v1/messages" => &["/content/0/text", "/delta/text"],
+        _ => &["/choices/0/message/content", "/choices/0/delta/content", "/choices/0/text"],
+    };
+    let objects = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    objects
+        .flat_map(|object| {
+            places
+                .iter()
+                .filter_map(|place| object.pointer(place)?.as_str().map(str::to_owned))
+                .collect::<Vec<_>>()
+        })
+        .collect()
+}
+
+/// The pieces of two replies to the same question, the second from the cache, and how long that took.
+async fn streamed_twice(gateway: &dyn Gateway, path: &str) -> Result<([Vec<bytes::Bytes>; 2], Duration)> {
+    let mut replies = [Vec::new(), Vec::new()];
+    let mut time = Duration::ZERO;
+    for (pieces, expected) in replies.iter_mut().zip(["miss", "hit"]) {
+        let started = Instant::now();
+        let mut reply = gateway.open_post(path, seeded(true), &[]).await?;
+        assert_eq!(reply.header("x-cache"), expected, "{path}");
+        while let Some(piece) = reply.next().await? {
+            pieces.push(piece);
+        }
+        time = started.elapsed();
+    }
+    Ok((replies, time))
+}
+
+async fn a_streamed_hit_has_the_events_of_the_first_time(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    for path in ["/chat"].into_iter().chain(SPOKEN) {
+        let (replies, _) = streamed_twice(&*gateway, path).await?;
+        let [first, second] = replies.map(|pieces| String::from_utf8_lossy(&pieces.concat()).into_owned());
+        assert_eq!(first.replace("\"cache\":\"miss\"", "\"cache\":\"hit\""), second, "{path}");
+        // Five words and the end.
+        assert!(second.lines().count() > 5, "{path}: {second}");
+    }
+    Ok(())
+}
+
+async fn a_streamed_hit_can_be_paced(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("CACHE_REPLAY_PAUSE", "40ms")).await?;
+    for path in [CHAT, "/chat"] {
+        let ([_, pieces], time) = streamed_twice(&*gateway, path).await?;
+        assert!(pieces.len() >= 5, "{path}: {pieces:?}");
+        assert!(time >= Duration::from_millis(5 * 40), "{path}: {time:?}");
+    }
+    Ok(())
+}
+
+async fn a_client_may_want_a_fresh_answer_which_is_kept(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    for path in ["/chat", CHAT] {
+        let body = seeded(false);
+        let old = ask(&*gateway, path, &body).await?;
+        for wish in ["no-cache", "max-age=0"] {
+            let fresh = wishing(&*gateway, path, wish, &body).await?;
+            assert_eq!((fresh.cache(), fresh.header("age")), ("miss", ""), "{path} {wish}");
+            assert_ne!(fresh.body, old.body, "{path} {wish}");
+            let kept = ask(&*gateway, path, &body).await?;
+            assert_eq!((kept.cache(), &kept.body), ("hit", &fresh.body), "{path} {wish}");
+        }
+    }
+    Ok(())
+}
+
+async fn a_client_may_want_that_nothing_is_kept(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    for path in ["/chat", CHAT, "/api/embed"] {
+        for stream in [false, true] {
+            let body = seeded(stream);
+            let secret = wishing(&*gateway, path, "no-store", &body).await?;
+            assert_eq!((secret.status.as_u16(), secret.cache()), (200, "bypass"), "{path}");
+            assert_eq!(wishing(&*gateway, path, "only-if-cached", &body).await?.status, 504, "{path}");
+        }
+        let kept = ask(&*gateway, path, &seeded(false)).await?;
+        let other = wishing(&*gateway, path, "no-store", &seeded(false)).await?;
+        assert_eq!((kept.cache(), other.cache()), ("miss", "bypass"), "{path}");
+        let again = ask(&*gateway, path, &seeded(false)).await?;
+        assert_eq!((again.cache(), &again.body), ("hit", &kept.body), "{path}");
+    }
+    Ok(())
+}
+
+async fn an_answer_may_be_too_old_for_a_client(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    let age = |reply: &Reply| reply.header("age").parse::<u64>().context("no age");
+    for path in ["/chat", CHAT] {
+        let body = seeded(false);
+        let old = ask(&*gateway, path, &body).await?;
+        gateway.pass(Duration::from_millis(2100)).await;
+        let hit = wishing(&*gateway, path, "max-age=3600", &body).await?;
+        assert_eq!((hit.cache(), &hit.body), ("hit", &old.body), "{path}");
+        assert!(age(&hit)? >= 2, "{path} {}", age(&hit)?);
+        let cached = wishing(&*gateway, path, "only-if-cached, max-age=1", &body).await?;
+        assert_eq!(cached.status, 504, "{path}");
+        let young = wishing(&*gateway, path, "max-age=1", &body).await?;
+        assert_eq!((young.cache(), young.header("age")), ("miss", ""), "{path}");
+        let kept = ask(&*gateway, path, &body).await?;
+        assert_eq!((kept.cache(), &kept.body), ("hit", &young.body), "{path}");
+    }
+    Ok(())
+}
+
+async fn a_client_may_want_the_cache_alone_to_answer(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    for path in ["/chat", CHAT, "/v1/chat/completions", "/v1/messages", "/api/embed"] {
+        for stream in [false, true] {
+            let mut body = seeded(stream);
+            body["message"] = json!(format!("only {stream}"));
+            body["messages"] = json!([{"role": "user", "content": format!("only {stream}")}]);
+            body["input"] = json!(format!("only {stream}"));
+            let before = ollama.count(path);
+            let none = wishing(&*gateway, path, "only-if-cached", &body).await?;
+            assert_eq!((none.status.as_u16(), none.cache()), (504, "miss"), "{path}");
+            if path == "/chat" || path.starts_with("/v1/chat") {
+                assert_eq!(none.at("/error/code"), "not_cached", "{path}");
+            }
+            assert_eq!(ollama.count(path), before, "{path}");
+            ask(&*gateway, path, &body).await?;
+            let hit = wishing(&*gateway, path, "only-if-cached", &body).await?;
+            assert_eq!((hit.status.as_u16(), hit.cache()), (200, "hit"), "{path}");
+            assert!(!hit.header("age").is_empty(), "{path}");
+        }
+        // What is not looked up is not there.
+        let tools = asking(false, &json!({"tools": [{"type": "function", "function": {"name": "f"}}]}));
+        if path.starts_with("/v1/") || path == CHAT {
+            assert_eq!(wishing(&*gateway, path, "only-if-cached", &tools).await?.status, 504, "{path}");
+        }
+    }
+    Ok(())
+}
+
+async fn only_what_is_complete_and_says_something_is_kept(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    let mut number = 0;
+    for path in ["/chat", CHAT] {
+        for stream in [true, false] {
+            let mut faults =
+                vec![Scripted::crashed_in_stream()?, Scripted::cut()?, Scripted::unfinished(End::Clean)?];
+            faults.extend([Scripted::stream("llama3.2", "", 0)?, refusal(500)?]);
+            if path == CHAT && !stream {
+                faults = vec![Scripted::single("llama3.2", "", 0)?, refusal(500)?, refusal(404)?];
+                faults.push(
+                    Scripted::single("llama3.2", "half", 0)?
+                        .ending_after(1, End::Cut)
+                        .in_pieces_of(20)
+                        .ending_after(2, End::Cut),
+                );
+            }
+            for fault in faults {
+                number += 1;
+                let mut body = seeded(stream);
+                body["message"] = json!(format!("question {number}"));
+                body["messages"] = json!([{"role": "user", "content": format!("question {number}")}]);
+                ollama.next_chat(fault.clone());
+                // It may break before its end.
+                drop(gateway.post_to(path, body.clone(), &[]).await);
+                let reply = ask(&*gateway, path, &body).await?;
+                assert_eq!(reply.cache(), "miss", "{path} {stream} {fault:?}");
+                assert!(words(path, &reply).starts_with(&format!("echo of question {number} #")), "{path}");
+            }
+        }
+    }
+    for path in EMBEDDING {
+        ollama.next(path, whole("18-embed-dimensions", &json!({"error": "out of memory"}))?);
+        drop(gateway.post_to(path, seeded(false), &[]).await);
+        assert_eq!(cached(&*gateway, path, &seeded(false)).await?, "miss", "{path}");
+    }
+    Ok(())
+}
+
+async fn what_is_larger_than_is_kept_is_answered_and_not_kept(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let setup = Setup::new([&ollama]);
+    for (limit, expected) in [("10", "miss"), ("100KiB", "hit")] {
+        let gateway = form.start(setup.clone().set("CACHE_MAX_ENTRY", limit)).await?;
+        for path in ["/chat", CHAT, "/v1/chat/completions"] {
+            for stream in [false, true] {
+                let mut body = seeded(stream);
+                body["message"] = json!(format!("one two three {limit} {stream}"));
+                body["messages"] = json!([{"role": "user", "content": body["message"]}]);
+                let first = ask(&*gateway, path, &body).await?;
+                let said = words(path, &first);
+                assert!(
+                    said.starts_with(&format!("echo of one two three {limit} {stream} #")),
+                    "{path}: {said}"
+                );
+                assert_eq!(cached(&*gateway, path, &body).await?, expected, "{path} {limit} {stream}");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn whatever_differs_is_another_question_on_every_surface(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    ollama.has_models(&["llama3.2:latest", "qwen3:latest"]);
+    let gateway = form.start(Setup::new([&ollama]).set("CACHE_MODE", "all")).await?;
+    let tool = |name: &str| json!([{"type": "function", "name": name, "input_schema": {}, "function": {"name": name, "parameters": {}}}]);
+    let said = |history: &str| json!([{"role": "user", "content": history}, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "why?"}]);
+    let system =
+        |words: &str| json!([{"role": "system", "content": words}, {"role": "user", "content": "why?"}]);
+    let image = |data: &str| json!([{"role": "user", "content": "why?", "images": [data]}]);
+    let (base, pair) = (
+        json!([{"role": "user", "content": "why?"}]),
+        |path: &str, name: &str, value: Value| {
+            let mut body = json!({"model": "llama3.2", "stream": false, "max_tokens": 9, "temperature": 0, "options": {"seed": 1}});
+            if path == "/chat" {
+                body = json!({"model": "llama3.2", "message": "why?", "options": {"seed": 1}});
+            }
+            body[name] = value;
+            body
+        },
+    );
+    for path in CONVERSATIONS {
+        let mut bodies = vec![
+            pair(path, "model", json!("qwen3")),
+            pair(path, "options", json!({"seed": 2})),
+            pair(path, "options", json!({"seed": 1, "top_k": 3})),
+            pair(path, "tools", tool("a")),
+            pair(path, "tools", tool("b")),
+            pair(path, "system", json!("be brief")),
+            pair(path, "system", json!("be long")),
+        ];
+        if path == "/chat" {
+            bodies.push(pair(path, "images", json!(["aGVsbG8="])));
+            bodies.push(pair(path, "images", json!(["aGFsbG8="])));
+            bodies.push(pair(path, "think", json!(false)));
+            bodies.push(pair(path, "format", json!("json")));
+        } else {
+            for body in &mut bodies {
+                body["messages"] = base.clone();
+            }
+            for messages in [said("it is so"), said("it is not so"), image("aGVsbG8="), image("aGFsbG8=")] {
+                bodies.push(pair(path, "messages", messages));
+            }
+            if path != "/v1/messages" {
+                bodies.extend(
+                    [system("be brief"), system("be long")].map(|messages| pair(path, "messages", messages)),
+                );
+            }
+            bodies.push(pair(path, "messages", base.clone()));
+        }
+        let asked = ollama.requests().len();
+        for body in &bodies {
+            assert_eq!(cached(&*gateway, path, body).await?, "miss", "{path} {body}");
+        }
+        for body in &bodies {
+            assert_eq!(cached(&*gateway, path, body).await?, "hit", "{path} {body}");
+            for headers in [&[("x-api-key", "ann")][..], &[("authorization", "Bearer bob")]] {
+                let reply = gateway
+                    .post_to(path, body.clone(), &[headers, &[("cache-control", "only-if-cached")]].concat())
+                    .await?;
+                assert_eq!(reply.status, 504, "{path} {body} {headers:?}");
+            }
+        }
+        let chats = ollama.requests().iter().skip(asked).filter(|request| request.method == "POST").count();
+        assert_eq!(chats, bodies.len(), "{path}");
+    }
+    Ok(())
+}
+
+/// A recorded answer in one piece with another body.
+fn whole(recorded: &str, body: &Value) -> Result<Scripted> {
+    let mut scripted = Scripted::recorded(recorded)?.in_pieces_of(usize::MAX);
+    scripted.pieces.first_mut().context("no piece")?.bytes = body.to_string().into();
+    // The length is told anew.
+    Ok(scripted.ending_after(1, End::Clean))
+}
+
+/// A list of the one model, with this content.
+fn tags(digest: &str) -> Result<Scripted> {
+    let model = json!({"name": "llama3.2:latest", "model": "llama3.2:latest", "digest": digest, "size": 1});
+    whole("04-tags", &json!({"models": [model]}))
+}
+
+async fn a_model_that_was_pulled_anew_is_asked_anew_and_an_outage_is_nothing_new(
+    form: &dyn Form,
+) -> Result<()> {
+    let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
+    hosts[0].lists(tags("aa")?);
+    hosts[1].lists(tags("bb")?);
+    let gateway = form.start(Setup::new(&hosts)).await?;
+    gateway.look_at_all_hosts().await?;
+    let again = Duration::from_millis(2500);
+    let paths = ["/chat", CHAT, "/api/embed"];
+    let mut first = Vec::new();
+    for path in paths {
+        first.push(ask(&*gateway, path, &seeded(false)).await?.body);
+    }
+    hosts[1].refuse().await;
+    for _ in 0..2 {
+        for (path, body) in paths.iter().zip(&first) {
+            let hit = ask(&*gateway, path, &seeded(false)).await?;
+            assert_eq!((hit.cache(), &hit.body), ("hit", body), "{path}");
+        }
+        // By then the hosts were asked what they have once more.
+        gateway.pass(again).await;
+    }
+    hosts[0].lists(tags("cc")?);
+    let started = Instant::now();
+    // A hit until somebody has looked.
+    while wishing(&*gateway, CHAT, "only-if-cached", &seeded(false)).await?.status == 200 {
+        ensure!(started.elapsed() < PATIENCE, "still a hit");
+        gateway.pass(Duration::from_millis(50)).await;
+    }
+    for path in paths {
+        assert_eq!(cached(&*gateway, path, &seeded(false)).await?, "miss", "{path}");
+        assert_eq!(cached(&*gateway, path, &seeded(false)).await?, "hit", "{path}");
+    }
+    Ok(())
+}
+
+/// A request with this key in a session.
+async fn repeat(gateway: &dyn Gateway, path: &str, key: &str, body: &Value) -> Result<Reply> {
+    let session = if body["session_id"].is_null() { "s" } else { "" };
+    let headers = [("idempotency-key", key), ("x-paddock-session", session)];
+    gateway.post_to(path, body.clone(), &headers[..=usize::from(!session.is_empty())]).await
+}
+
+async fn a_repetition_asks_once_and_adds_one_turn(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let setup = Setup::new([&ollama]);
+    for mode in ["auto", "off"] {
+        let gateway = form.start(setup.clone().set("CACHE_MODE", mode)).await?;
+        for path in CONVERSATIONS {
+            for stream in [false, true] {
+                let asked = ollama.requests().len();
+                let session = format!("{mode} {path} {stream}").replace(['/', ' '], "-");
+                let headers = [("idempotency-key", "k"), ("x-paddock-session", &*session)];
+                let body = asking(
+                    stream,
+                    &json!({"message": "once", "messages": [{"role": "user", "content": "once"}]}),
+                );
+                let first = gateway.post_to(path, body.clone(), &headers).await?;
+                let second = gateway.post_to(path, body.clone(), &headers).await?;
+                assert_eq!((first.status.as_u16(), second.status.as_u16()), (200, 200), "{path}");
+                assert_eq!((first.cache(), second.cache()), ("miss", "hit"), "{mode} {path} {stream}");
+                let told = |reply: &Reply| reply.text().replace("\"cache\":\"miss\"", "\"cache\":\"hit\"");
+                assert_eq!(told(&first), told(&second), "{path}");
+                if !stream {
+                    assert_eq!(
+                        (first.header("x-session"), second.header("x-session")),
+                        ("stored", "stored"),
+                        "{path}"
+                    );
+                }
+                let next = asking(
+                    false,
+                    &json!({"message": "next", "messages": [{"role": "user", "content": "next"}]}),
+                );
+                gateway.post_to(path, next, &headers[1..]).await?;
+                let posts: Vec<_> = ollama
+                    .requests()
+                    .into_iter()
+                    .skip(asked)
+                    .filter(|request| request.method == "POST")
+                    .collect();
+                assert_eq!(posts.len(), 2, "{mode} {path} {stream}");
+                let conversation = posts.last().map(Recorded::messages).unwrap_or_default();
+                assert_eq!(conversation.len(), 3, "{path}: {conversation:?}");
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn a_repetition_follows_the_first_while_that_is_on_its_way(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("CACHE_MODE", "off")).await?;
+    for path in ["/chat", CHAT] {
+        for stream in [false, true] {
+            let asked = ollama.count(CHAT);
+            let gate = Gate::default();
+            let body = asking(
+                stream,
+                &json!({"message": "slow", "messages": [{"role": "user", "content": "slow"}]}),
+            );
+            let held = if stream || path == "/chat" {
+                Scripted::saying("at last")?
+            } else {
+                Scripted::single("llama3.2", "at last", 0)?
+            };
+            ollama.next_chat(held.behind(&gate));
+            let key = format!("{path} {stream}");
+            let first = repeat(&*gateway, path, &key, &body);
+            let others = async {
+                ollama.wait_for_requests(CHAT, asked + 1, PATIENCE).await?;
+                let mut reused = body.clone();
+                reused["message"] = json!("another");
+                reused["messages"] = json!([{"role": "user", "content": "another"}]);
+                let conflict = repeat(&*gateway, path, &key, &reused).await?;
+                assert_eq!(conflict.status, 422, "{path} {stream}: {}", conflict.text());
+                let again = repeat(&*gateway, path, &key, &body);
+                let open = async {
+                    // Whoever repeats may be there or not when the answer comes.
+                    tokio::task::yield_now().await;
+                    gate.open(1);
+                };
+                anyhow::Ok(futures::join!(again, open).0?)
+            };
+            let (first, others) = futures::join!(first, others);
+            let (first, second) = (first?, others?);
+            assert_eq!(words(path, &first), "at last");
+            assert_eq!(words(path, &second), "at last");
+            assert!(["coalesced", "hit"].contains(&second.cache()), "{path} {}", second.cache());
+            assert_eq!(ollama.count(CHAT), asked + 1, "{path} {stream}");
+        }
+    }
+    gateway.say_in("s", "how many turns?").await?;
+    let conversation = ollama.last_conversation();
+    assert_eq!(conversation.iter().filter(|message| *message == "user: slow").count(), 4, "{conversation:?}");
+    Ok(())
+}
+
+async fn a_key_of_a_repetition_stands_for_one_request_of_one_caller(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    for path in CONVERSATIONS {
+        let body = |text: &str| {
+            asking(false, &json!({"message": text, "messages": [{"role": "user", "content": text}]}))
+        };
+        let ask =
+            async |headers: &[(&str, &str)], text: &str| gateway.post_to(path, body(text), headers).await;
+        let key = ("idempotency-key", "k");
+        assert_eq!(ask(&[key], "hello").await?.cache(), "miss", "{path}");
+        assert_eq!(ask(&[key], "hello").await?.cache(), "hit", "{path}");
+        let reused = ask(&[key], "goodbye").await?;
+        assert_eq!(reused.status, 422, "{path}");
+        if path == "/chat" || path.starts_with("/v1/chat") {
+            assert_eq!(reused.at("/error/code"), "idempotency_key_reused", "{path}");
+        }
+        let other = ask(&[key, ("x-api-key", "ann")], "goodbye").await?;
+        assert_eq!((other.status.as_u16(), other.cache()), (200, "miss"), "{path}");
+        assert!(words(path, &other).starts_with("echo of goodbye #"), "{path}");
+        assert_eq!(ask(&[key, ("x-api-key", "ann")], "goodbye").await?.body, other.body, "{path}");
+        // In another session it is another.
+        assert_eq!(ask(&[key, ("x-paddock-session", "s")], "goodbye").await?.cache(), "miss", "{path}");
+        for wrong in [&*"k".repeat(256), ""] {
+            let denied = ask(&[("idempotency-key", wrong)], "hello").await?;
+            assert_eq!(denied.status, 400, "{path}");
+        }
+        assert_eq!(ask(&[("idempotency-key", &*"k".repeat(255))], "hello").await?.status, 200, "{path}");
+    }
+    Ok(())
+}
+
+async fn a_repetition_of_what_failed_asks_again(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    for stream in [false, true] {
+        let body = asking(stream, &json!({"session_id": format!("s{stream}")}));
+        for fault in [refusal(500)?, Scripted::crashed_in_stream()?] {
+            ollama.next_chat(fault);
+            drop(repeat(&*gateway, "/chat", "k", &body).await?);
+        }
+        let reply = repeat(&*gateway, "/chat", "k", &body).await?;
+        assert_eq!((reply.status.as_u16(), reply.cache()), (200, "miss"));
+        assert_eq!(repeat(&*gateway, "/chat", "k", &body).await?.cache(), "hit");
+    }
+    assert_eq!(ollama.count(CHAT), 6);
+    Ok(())
+}
+
+on_every_form! {
+    what_is_wanted_the_same_again_is_answered_with_the_same_bytes,
+    what_may_differ_each_time_is_asked_each_time,
+    the_operator_says_what_is_cached,
+    callers_share_answers_where_the_operator_says_so,
+    one_answer_serves_both_forms_where_nothing_is_lost,
+    a_streamed_hit_has_the_events_of_the_first_time,
+    a_client_may_want_a_fresh_answer_which_is_kept,
+    a_client_may_want_that_nothing_is_kept,
+    an_answer_may_be_too_old_for_a_client,
+    a_client_may_want_the_cache_alone_to_answer,
+    only_what_is_complete_and_says_something_is_kept,
+    what_is_larger_than_is_kept_is_answered_and_not_kept,
+    whatever_differs_is_another_question_on_every_surface,
+    a_model_that_was_pulled_anew_is_asked_anew_and_an_outage_is_nothing_new,
+    a_repetition_asks_once_and_adds_one_turn,
+    a_repetition_follows_the_first_while_that_is_on_its_way,
+    a_key_of_a_repetition_stands_for_one_request_of_one_caller,
+    a_repetition_of_what_failed_asks_again,
+}
+
+/// In memory time passes by hand.
+mod pacing {
+    use super::a_streamed_hit_can_be_paced;
+
+    over_http! {
+        a_streamed_hit_can_be_paced,
+    }
+}
