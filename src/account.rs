@@ -151,8 +151,8 @@ pub(crate) fn note_outage<H: Host, T>(host: &H, operation: &'static str, result:
                 host.record(&Event::StoreUp);
             }
         }
-        // Neither says anything about the store's state.
-        Err(StoreError::Absent | StoreError::Full) => {}
+        // None of these says anything new about the store.
+        Err(StoreError::Absent | StoreError::Full | StoreError::Spared) => {}
         Err(StoreError::Refused(detail)) => {
             if outage.refuses(operation) {
                 host.record(&Event::StoreRefuses { operation, detail });

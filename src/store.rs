@@ -50,6 +50,9 @@ pub enum StoreError {
     /// The value does not fit.
     #[error("no room for the value")]
     Full,
+    /// It was not asked: it did not answer before, and soon it is tried again.
+    #[error("it did not answer before; soon it is asked again")]
+    Spared,
     /// There is no store.
     #[error("no store is configured")]
     Absent,

@@ -40,7 +40,8 @@ fn settings(ollama: &FakeOllama, directory: &Path) -> BTreeMap<String, String> {
 }
 
 async fn say(shim: &HostShim, session: &str, message: &str) -> Result<Reply> {
-    let body = json!({"message": message, "session_id": session}).to_string();
+    let body =
+        json!({"message": message, "session_id": session, "options": {"num_ctx": 10_000_000}}).to_string();
     http_client::send(shim.address(), http::Request::post("/chat").body(body.into())?).await
 }
 

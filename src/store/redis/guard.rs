@@ -50,7 +50,7 @@ impl<C: RedisCommands, K: Clock> Guard<C, K> {
         if command == PROBE || state.breaker.admit(now) == Admission::Send {
             return Ok(());
         }
-        Err(StoreError::Unavailable("it did not answer before; soon it is asked again".to_owned()))
+        Err(StoreError::Spared)
     }
 
     fn note<T>(&self, began: Duration, result: &StoreResult<T>) {
@@ -65,7 +65,7 @@ impl<C: RedisCommands, K: Clock> Guard<C, K> {
                 state.is_unfit = true;
                 return;
             }
-            Err(StoreError::Absent) => return,
+            Err(StoreError::Absent | StoreError::Spared) => return,
         };
         state.breaker.note(sign, began, now);
     }
