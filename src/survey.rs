@@ -108,10 +108,17 @@ pub(crate) async fn inventories<H: Host>(host: &H, model: Option<&ModelName>) ->
     let book = host.fleet();
     let own = book.inventories();
     let is_watched = book.watches();
-    if book.is_watched() || !is_watched && !book.is_due(host.now(), FRESH) {
+    let is_due = is_watched || book.is_due(host.now(), FRESH);
+    // Beside a request that looks for the first time, others must not go on as if nothing were known.
+    if book.is_watched() || !is_due && !own.is_empty() {
         return own;
     }
-    let (known, hosts) = (known(host).await, book.hosts());
+    // Without the store's clock nothing looks old to an instance that has only just begun.
+    let (known, ()) = join!(known(host), learn(host));
+    if !is_due {
+        return known;
+    }
+    let hosts = book.hosts();
     if known.is_empty() || is_watched {
         refresh(host, |_, found| model.is_none_or(|model| found.has(model))).await;
         return book.inventories();

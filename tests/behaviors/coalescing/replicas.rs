@@ -5,13 +5,13 @@ use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
 use super::{ask, hears, open, question, told};
 use crate::behaviors::prelude::*;
 
-/// Waits until somebody follows through Redis.
-async fn wait_for_audience(setup: &Setup, count: usize) -> Result<()> {
+/// Waits until somebody follows through Redis, for the first time in this set-up.
+async fn wait_for_audience(setup: &Setup) -> Result<()> {
     let redis = Connection::open(&*RedisServer::shared()?).await?;
     let started = Instant::now();
     loop {
         let keys = redis.run(&["KEYS", &format!("{}:*:audience:*", setup.prefix())]).await?;
-        if keys.len() >= count {
+        if !keys.is_empty() {
             return Ok(());
         }
         ensure!(started.elapsed() < PATIENCE, "nobody follows");
@@ -43,13 +43,22 @@ async fn replicas_ask_once_together_and_stream_live(form: &dyn Form) -> Result<(
         assert_eq!(told(&first), told(&second), "{path}");
         assert_eq!(ollama.count(CHAT), asked + 1, "{path}");
     }
+    Ok(())
+}
+
+async fn replicas_ask_once_together_for_a_whole_answer(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let setup = Setup::new([&ollama]);
+    let (one, two) = (form.start(setup.clone()).await?, form.start(setup.clone()).await?);
+    one.say("warm up").await?;
+    assert_eq!(two.say("warm up").await?.cache(), "hit");
     let gate = Gate::default();
     let asked = ollama.count(CHAT);
     ollama.next_chat(Scripted::saying("one two")?.behind(&gate));
     let follow = async {
         ollama.wait_for_requests(CHAT, asked + 1, PATIENCE).await?;
         let open = async {
-            wait_for_audience(&setup, 1).await?;
+            wait_for_audience(&setup).await?;
             gate.open(1);
             anyhow::Ok(())
         };
@@ -126,7 +135,7 @@ async fn whoever_follows_a_replica_that_was_killed_asks_another_time(form: &dyn 
     let follow = async {
         ollama.wait_for_requests(CHAT, asked + 1, PATIENCE).await?;
         let kill = async {
-            wait_for_audience(&setup, 1).await?;
+            wait_for_audience(&setup).await?;
             assert_eq!(ollama.count(CHAT), asked + 1);
             anyhow::Ok(())
         };
@@ -176,6 +185,7 @@ async fn whoever_heard_a_part_of_a_replica_that_was_killed_hears_an_error(form: 
 
 over_redis! {
     replicas_ask_once_together_and_stream_live,
+    replicas_ask_once_together_for_a_whole_answer,
     a_key_that_another_replica_is_busy_with_stands_for_that_alone,
     a_client_that_leaves_stops_nobody_in_another_replica,
     whoever_follows_a_replica_that_was_killed_asks_another_time,
