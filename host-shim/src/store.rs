@@ -88,11 +88,12 @@ impl ResponseCache for NativeStore {
         flight: &FlightKey,
         leader: &str,
         from: usize,
+        forget: usize,
         events: &[Bytes],
     ) -> StoreResult<Audience> {
         match self {
-            Self::Embedded(store) => store.publish(flight, leader, from, events).await,
-            Self::Redis(store) => store.publish(flight, leader, from, events).await,
+            Self::Embedded(store) => store.publish(flight, leader, from, forget, events).await,
+            Self::Redis(store) => store.publish(flight, leader, from, forget, events).await,
         }
     }
 

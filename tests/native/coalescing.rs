@@ -94,9 +94,9 @@ async fn without_its_redis_a_process_still_asks_once() -> Result<()> {
         let gateway = crate::REDIS.start(setup).await?;
         gateway.until("s", |reply| reply.header("x-session") == "stored").await?;
         if pauses {
-            redis.pause()?
+            redis.pause()?;
         } else {
-            redis.stop()?
+            redis.stop()?;
         }
         let asked = ollama.count(CHAT);
         let gate = Gate::default();
