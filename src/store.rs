@@ -96,16 +96,18 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
     /// Holds the lead for longer and hands events over to those who follow, if any do; events that come before anybody
-    /// follows are not kept. `from` is how many were handed over before: doing it twice, or late, is harmless.
+    /// follows are not kept. `from` is how many were handed over before: doing it twice, or late, is harmless. The first
+    /// `forget` of all need not be kept any more; whoever has not heard them fell behind.
     fn publish(
         &self,
         flight: &FlightKey,
         leader: &str,
         from: usize,
+        forget: usize,
         events: &[Bytes],
     ) -> impl Future<Output = StoreResult<Audience>> + MaybeSend {
         async move {
-            let _ = (flight, leader, from, events);
+            let _ = (flight, leader, from, forget, events);
             Ok(Audience::None)
         }
     }

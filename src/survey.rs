@@ -127,11 +127,14 @@ pub(crate) async fn inventories<H: Host>(host: &H, model: Option<&ModelName>) ->
     let is_old = |backend: &BackendHost| {
         known.get(backend.url()).is_none_or(|known| now.saturating_sub(known.seen) >= FRESH)
     };
-    // A store that is down makes everybody ask.
-    if hosts.iter().any(is_old) && host.store().lead_refresh(FRESH).await.unwrap_or(true) {
+    if hosts.iter().any(is_old) {
         let asking = host.clone();
+        // Whoever waits for an answer needs not wait for that.
         host.spawn(async move {
-            refresh(&asking, |_, _| false).await;
+            // A store that is down makes everybody ask.
+            if asking.store().lead_refresh(FRESH).await.unwrap_or(true) {
+                refresh(&asking, |_, _| false).await;
+            }
         });
     }
     known

@@ -103,9 +103,10 @@ impl ResponseCache for NativeStore {
         flight: &FlightKey,
         leader: &str,
         from: usize,
+        forget: usize,
         events: &[Bytes],
     ) -> StoreResult<Audience> {
-        whichever!(self, store => store.publish(flight, leader, from, events).await)
+        whichever!(self, store => store.publish(flight, leader, from, forget, events).await)
     }
 
     async fn end_flight(

@@ -1,10 +1,10 @@
 //! The publisher: hands a flight over to those who follow it in other processes, through the shared store.
 //!
 //! While nobody follows it hands nothing over and asks five times a second whether anybody does. It keeps the lead, and
-//! keeps the flight going when its own clients left while others follow. Of one flight, what is kept of its feed goes
-//! through the store once at most.
+//! keeps the flight going when its own clients left while others follow. Each event goes through the store once, and the
+//! store keeps of them what a process keeps, `CACHE_MAX_ENTRY`, and one more hand-over, which is no larger.
 
-use std::time::Duration;
+use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use futures::future::{Either, select};
@@ -30,13 +30,25 @@ pub(super) struct Publisher<'a, H> {
     leader: String,
     /// How many events were handed over.
     handed: usize,
+    /// How many of them need not be kept any more, and how long the others are.
+    forgotten: usize,
+    kept: VecDeque<usize>,
 }
 
 impl<'a, H: Host> Publisher<'a, H> {
     /// `None` where there are no other processes.
     pub(super) fn new(host: &'a H, feed: &Feed, flight: FlightKey, leader: String) -> Option<Self> {
         host.config().redis.as_ref()?;
-        Some(Self { host, feed: feed.clone(), reader: feed.join(), flight, leader, handed: 0 })
+        Some(Self {
+            host,
+            feed: feed.clone(),
+            reader: feed.join(),
+            flight,
+            leader,
+            handed: 0,
+            forgotten: 0,
+            kept: VecDeque::new(),
+        })
     }
 
     /// Runs until the flight is over, and tells those who follow how it ended.
@@ -61,7 +73,7 @@ impl<'a, H: Host> Publisher<'a, H> {
                     return Some(self.end());
                 }
             }
-            match self.host.store().publish(&self.flight, &self.leader, self.handed, &[]).await {
+            match self.host.store().publish(&self.flight, &self.leader, self.handed, 0, &[]).await {
                 Ok(Audience::Some) => return None,
                 Ok(Audience::None | Audience::Lost) | Err(_) => {
                     if self.feed.is_alone() {
@@ -85,9 +97,14 @@ impl<'a, H: Host> Publisher<'a, H> {
             if let Some(end) = self.gather(pending).await {
                 return end;
             }
-            match self.host.store().publish(&self.flight, &self.leader, self.handed, pending).await {
+            match self
+                .host
+                .store()
+                .publish(&self.flight, &self.leader, self.handed, self.forgotten, pending)
+                .await
+            {
                 Ok(Audience::Some) => {
-                    self.handed += pending.len();
+                    self.note(pending);
                     pending.clear();
                 }
                 Ok(Audience::None | Audience::Lost) if self.feed.is_alone() => return self.desert().await,
@@ -100,6 +117,21 @@ impl<'a, H: Host> Publisher<'a, H> {
                     }
                 }
             }
+        }
+    }
+
+    /// Takes note of what was handed over: of what is too much the oldest is forgotten, as it is in this process.
+    fn note(&mut self, events: &[Bytes]) {
+        self.handed += events.len();
+        self.kept.extend(events.iter().map(Bytes::len));
+        let mut bytes: usize = self.kept.iter().sum();
+        // The last one stays, for it tells how many there were.
+        while bytes as u64 > self.host.config().cache_max_entry
+            && self.kept.len() > 1
+            && let Some(length) = self.kept.pop_front()
+        {
+            bytes -= length;
+            self.forgotten += 1;
         }
     }
 

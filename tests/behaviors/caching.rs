@@ -1,6 +1,10 @@
-//! The response cache on the surfaces that Ollama speaks, what clients may wish of it, and repetitions.
+//! The response cache on the surfaces that Ollama speaks.
+
+mod repetition;
+mod wishes;
 
 use serde_json::Value;
+use wishes::wishing;
 
 use crate::behaviors::prelude::*;
 
@@ -38,10 +42,6 @@ async fn ask(gateway: &dyn Gateway, path: &str, body: &Value) -> Result<Reply> {
 /// What the cache did for a body.
 async fn cached(gateway: &dyn Gateway, path: &str, body: &Value) -> Result<String> {
     Ok(ask(gateway, path, body).await?.cache().to_owned())
-}
-
-async fn wishing(gateway: &dyn Gateway, path: &str, wish: &'static str, body: &Value) -> Result<Reply> {
-    gateway.post_to(path, body.clone(), &[("cache-control", wish)]).await
 }
 
 async fn what_is_wanted_the_same_again_is_answered_with_the_same_bytes(form: &dyn Form) -> Result<()> {
@@ -243,93 +243,6 @@ async fn a_streamed_hit_can_be_paced(form: &dyn Form) -> Result<()> {
     Ok(())
 }
 
-async fn a_client_may_want_a_fresh_answer_which_is_kept(form: &dyn Form) -> Result<()> {
-    let ollama = FakeOllama::start().await?;
-    let gateway = form.start(Setup::new([&ollama])).await?;
-    for path in ["/chat", CHAT] {
-        let body = seeded(false);
-        let old = ask(&*gateway, path, &body).await?;
-        for wish in ["no-cache", "max-age=0"] {
-            let fresh = wishing(&*gateway, path, wish, &body).await?;
-            assert_eq!((fresh.cache(), fresh.header("age")), ("miss", ""), "{path} {wish}");
-            assert_ne!(fresh.body, old.body, "{path} {wish}");
-            let kept = ask(&*gateway, path, &body).await?;
-            assert_eq!((kept.cache(), &kept.body), ("hit", &fresh.body), "{path} {wish}");
-        }
-    }
-    Ok(())
-}
-
-async fn a_client_may_want_that_nothing_is_kept(form: &dyn Form) -> Result<()> {
-    let ollama = FakeOllama::start().await?;
-    let gateway = form.start(Setup::new([&ollama])).await?;
-    for path in ["/chat", CHAT, "/api/embed"] {
-        for stream in [false, true] {
-            let body = seeded(stream);
-            let secret = wishing(&*gateway, path, "no-store", &body).await?;
-            assert_eq!((secret.status.as_u16(), secret.cache()), (200, "bypass"), "{path}");
-            assert_eq!(wishing(&*gateway, path, "only-if-cached", &body).await?.status, 504, "{path}");
-        }
-        let kept = ask(&*gateway, path, &seeded(false)).await?;
-        let other = wishing(&*gateway, path, "no-store", &seeded(false)).await?;
-        assert_eq!((kept.cache(), other.cache()), ("miss", "bypass"), "{path}");
-        let again = ask(&*gateway, path, &seeded(false)).await?;
-        assert_eq!((again.cache(), &again.body), ("hit", &kept.body), "{path}");
-    }
-    Ok(())
-}
-
-async fn an_answer_may_be_too_old_for_a_client(form: &dyn Form) -> Result<()> {
-    let ollama = FakeOllama::start().await?;
-    let gateway = form.start(Setup::new([&ollama])).await?;
-    let age = |reply: &Reply| reply.header("age").parse::<u64>().context("no age");
-    for path in ["/chat", CHAT] {
-        let body = seeded(false);
-        let old = ask(&*gateway, path, &body).await?;
-        gateway.pass(Duration::from_millis(2100)).await;
-        let hit = wishing(&*gateway, path, "max-age=3600", &body).await?;
-        assert_eq!((hit.cache(), &hit.body), ("hit", &old.body), "{path}");
-        assert!(age(&hit)? >= 2, "{path} {}", age(&hit)?);
-        let cached = wishing(&*gateway, path, "only-if-cached, max-age=1", &body).await?;
-        assert_eq!(cached.status, 504, "{path}");
-        let young = wishing(&*gateway, path, "max-age=1", &body).await?;
-        assert_eq!((young.cache(), young.header("age")), ("miss", ""), "{path}");
-        let kept = ask(&*gateway, path, &body).await?;
-        assert_eq!((kept.cache(), &kept.body), ("hit", &young.body), "{path}");
-    }
-    Ok(())
-}
-
-async fn a_client_may_want_the_cache_alone_to_answer(form: &dyn Form) -> Result<()> {
-    let ollama = FakeOllama::start().await?;
-    let gateway = form.start(Setup::new([&ollama])).await?;
-    for path in ["/chat", CHAT, "/v1/chat/completions", "/v1/messages", "/api/embed"] {
-        for stream in [false, true] {
-            let mut body = seeded(stream);
-            body["message"] = json!(format!("only {stream}"));
-            body["messages"] = json!([{"role": "user", "content": format!("only {stream}")}]);
-            body["input"] = json!(format!("only {stream}"));
-            let before = ollama.count(path);
-            let none = wishing(&*gateway, path, "only-if-cached", &body).await?;
-            assert_eq!((none.status.as_u16(), none.cache()), (504, "miss"), "{path}");
-            if path == "/chat" || path.starts_with("/v1/chat") {
-                assert_eq!(none.at("/error/code"), "not_cached", "{path}");
-            }
-            assert_eq!(ollama.count(path), before, "{path}");
-            ask(&*gateway, path, &body).await?;
-            let hit = wishing(&*gateway, path, "only-if-cached", &body).await?;
-            assert_eq!((hit.status.as_u16(), hit.cache()), (200, "hit"), "{path}");
-            assert!(!hit.header("age").is_empty(), "{path}");
-        }
-        // What is not looked up is not there.
-        let tools = asking(false, &json!({"tools": [{"type": "function", "function": {"name": "f"}}]}));
-        if path.starts_with("/v1/") || path == CHAT {
-            assert_eq!(wishing(&*gateway, path, "only-if-cached", &tools).await?.status, 504, "{path}");
-        }
-    }
-    Ok(())
-}
-
 async fn only_what_is_complete_and_says_something_is_kept(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama])).await?;
@@ -512,157 +425,6 @@ async fn a_model_that_was_pulled_anew_is_asked_anew_and_an_outage_is_nothing_new
     Ok(())
 }
 
-/// A request with this key in a session.
-async fn repeat(gateway: &dyn Gateway, path: &str, key: &str, body: &Value) -> Result<Reply> {
-    let session = if body["session_id"].is_null() { "s" } else { "" };
-    let headers = [("idempotency-key", key), ("x-paddock-session", session)];
-    gateway.post_to(path, body.clone(), &headers[..=usize::from(!session.is_empty())]).await
-}
-
-async fn a_repetition_asks_once_and_adds_one_turn(form: &dyn Form) -> Result<()> {
-    let ollama = FakeOllama::start().await?;
-    let setup = Setup::new([&ollama]);
-    for mode in ["auto", "off"] {
-        let gateway = form.start(setup.clone().set("CACHE_MODE", mode)).await?;
-        for path in CONVERSATIONS {
-            for stream in [false, true] {
-                let asked = ollama.requests().len();
-                let session = format!("{mode} {path} {stream}").replace(['/', ' '], "-");
-                let headers = [("idempotency-key", "k"), ("x-paddock-session", &*session)];
-                let body = asking(
-                    stream,
-                    &json!({"message": "once", "messages": [{"role": "user", "content": "once"}]}),
-                );
-                let first = gateway.post_to(path, body.clone(), &headers).await?;
-                let second = gateway.post_to(path, body.clone(), &headers).await?;
-                assert_eq!((first.status.as_u16(), second.status.as_u16()), (200, 200), "{path}");
-                assert_eq!((first.cache(), second.cache()), ("miss", "hit"), "{mode} {path} {stream}");
-                let told = |reply: &Reply| reply.text().replace("\"cache\":\"miss\"", "\"cache\":\"hit\"");
-                assert_eq!(told(&first), told(&second), "{path}");
-                if !stream {
-                    assert_eq!(
-                        (first.header("x-session"), second.header("x-session")),
-                        ("stored", "stored"),
-                        "{path}"
-                    );
-                }
-                let next = asking(
-                    false,
-                    &json!({"message": "next", "messages": [{"role": "user", "content": "next"}]}),
-                );
-                gateway.post_to(path, next, &headers[1..]).await?;
-                let posts: Vec<_> = ollama
-                    .requests()
-                    .into_iter()
-                    .skip(asked)
-                    .filter(|request| request.method == "POST")
-                    .collect();
-                assert_eq!(posts.len(), 2, "{mode} {path} {stream}");
-                let conversation = posts.last().map(Recorded::messages).unwrap_or_default();
-                assert_eq!(conversation.len(), 3, "{path}: {conversation:?}");
-            }
-        }
-    }
-    Ok(())
-}
-
-async fn a_repetition_follows_the_first_while_that_is_on_its_way(form: &dyn Form) -> Result<()> {
-    let ollama = FakeOllama::start().await?;
-    let gateway = form.start(Setup::new([&ollama]).set("CACHE_MODE", "off")).await?;
-    for path in ["/chat", CHAT] {
-        for stream in [false, true] {
-            let asked = ollama.count(CHAT);
-            let gate = Gate::default();
-            let body = asking(
-                stream,
-                &json!({"message": "slow", "messages": [{"role": "user", "content": "slow"}]}),
-            );
-            let held = if stream || path == "/chat" {
-                Scripted::saying("at last")?
-            } else {
-                Scripted::single("llama3.2", "at last", 0)?
-            };
-            ollama.next_chat(held.behind(&gate));
-            let key = format!("{path} {stream}");
-            let first = repeat(&*gateway, path, &key, &body);
-            let others = async {
-                ollama.wait_for_requests(CHAT, asked + 1, PATIENCE).await?;
-                let mut reused = body.clone();
-                reused["message"] = json!("another");
-                reused["messages"] = json!([{"role": "user", "content": "another"}]);
-                let conflict = repeat(&*gateway, path, &key, &reused).await?;
-                assert_eq!(conflict.status, 422, "{path} {stream}: {}", conflict.text());
-                let again = repeat(&*gateway, path, &key, &body);
-                let open = async {
-                    // Whoever repeats may be there or not when the answer comes.
-                    tokio::task::yield_now().await;
-                    gate.open(1);
-                };
-                anyhow::Ok(futures::join!(again, open).0?)
-            };
-            let (first, others) = futures::join!(first, others);
-            let (first, second) = (first?, others?);
-            assert_eq!(words(path, &first), "at last");
-            assert_eq!(words(path, &second), "at last");
-            assert!(["coalesced", "hit"].contains(&second.cache()), "{path} {}", second.cache());
-            assert_eq!(ollama.count(CHAT), asked + 1, "{path} {stream}");
-        }
-    }
-    gateway.say_in("s", "how many turns?").await?;
-    let conversation = ollama.last_conversation();
-    assert_eq!(conversation.iter().filter(|message| *message == "user: slow").count(), 4, "{conversation:?}");
-    Ok(())
-}
-
-async fn a_key_of_a_repetition_stands_for_one_request_of_one_caller(form: &dyn Form) -> Result<()> {
-    let ollama = FakeOllama::start().await?;
-    let gateway = form.start(Setup::new([&ollama])).await?;
-    for path in CONVERSATIONS {
-        let body = |text: &str| {
-            asking(false, &json!({"message": text, "messages": [{"role": "user", "content": text}]}))
-        };
-        let ask =
-            async |headers: &[(&str, &str)], text: &str| gateway.post_to(path, body(text), headers).await;
-        let key = ("idempotency-key", "k");
-        assert_eq!(ask(&[key], "hello").await?.cache(), "miss", "{path}");
-        assert_eq!(ask(&[key], "hello").await?.cache(), "hit", "{path}");
-        let reused = ask(&[key], "goodbye").await?;
-        assert_eq!(reused.status, 422, "{path}");
-        if path == "/chat" || path.starts_with("/v1/chat") {
-            assert_eq!(reused.at("/error/code"), "idempotency_key_reused", "{path}");
-        }
-        let other = ask(&[key, ("x-api-key", "ann")], "goodbye").await?;
-        assert_eq!((other.status.as_u16(), other.cache()), (200, "miss"), "{path}");
-        assert!(words(path, &other).starts_with("echo of goodbye #"), "{path}");
-        assert_eq!(ask(&[key, ("x-api-key", "ann")], "goodbye").await?.body, other.body, "{path}");
-        // In another session it is another.
-        assert_eq!(ask(&[key, ("x-paddock-session", "s")], "goodbye").await?.cache(), "miss", "{path}");
-        for wrong in [&*"k".repeat(256), ""] {
-            let denied = ask(&[("idempotency-key", wrong)], "hello").await?;
-            assert_eq!(denied.status, 400, "{path}");
-        }
-        assert_eq!(ask(&[("idempotency-key", &*"k".repeat(255))], "hello").await?.status, 200, "{path}");
-    }
-    Ok(())
-}
-
-async fn a_repetition_of_what_failed_asks_again(form: &dyn Form) -> Result<()> {
-    let ollama = FakeOllama::start().await?;
-    let gateway = form.start(Setup::new([&ollama])).await?;
-    for stream in [false, true] {
-        let body = asking(stream, &json!({"session_id": format!("s{stream}")}));
-        for fault in [refusal(500)?, Scripted::crashed_in_stream()?] {
-            ollama.next_chat(fault);
-            drop(repeat(&*gateway, "/chat", "k", &body).await?);
-        }
-        let reply = repeat(&*gateway, "/chat", "k", &body).await?;
-        assert_eq!((reply.status.as_u16(), reply.cache()), (200, "miss"));
-        assert_eq!(repeat(&*gateway, "/chat", "k", &body).await?.cache(), "hit");
-    }
-    assert_eq!(ollama.count(CHAT), 6);
-    Ok(())
-}
-
 on_every_form! {
     what_is_wanted_the_same_again_is_answered_with_the_same_bytes,
     what_may_differ_each_time_is_asked_each_time,
@@ -670,18 +432,10 @@ on_every_form! {
     callers_share_answers_where_the_operator_says_so,
     one_answer_serves_both_forms_where_nothing_is_lost,
     a_streamed_hit_has_the_events_of_the_first_time,
-    a_client_may_want_a_fresh_answer_which_is_kept,
-    a_client_may_want_that_nothing_is_kept,
-    an_answer_may_be_too_old_for_a_client,
-    a_client_may_want_the_cache_alone_to_answer,
     only_what_is_complete_and_says_something_is_kept,
     what_is_larger_than_is_kept_is_answered_and_not_kept,
     whatever_differs_is_another_question_on_every_surface,
     a_model_that_was_pulled_anew_is_asked_anew_and_an_outage_is_nothing_new,
-    a_repetition_asks_once_and_adds_one_turn,
-    a_repetition_follows_the_first_while_that_is_on_its_way,
-    a_key_of_a_repetition_stands_for_one_request_of_one_caller,
-    a_repetition_of_what_failed_asks_again,
 }
 
 /// In memory time passes by hand.

@@ -64,19 +64,19 @@ async fn those_who_follow_a_flight_hear_all_of_it_and_how_it_ended() -> Result<(
     let other = FlightKey { form: Form::Whole, ..flight };
     assert_eq!(store.answer_or_lead(&other, "two").await?, Found::Lead, "another form is another flight");
     assert_eq!(store.answer_or_lead(&flight, "two").await?, Found::Follow { leader: "one".into() });
-    assert_eq!(store.publish(&flight, "one", 0, &[event("lost")]).await?, Audience::None);
+    assert_eq!(store.publish(&flight, "one", 0, 0, &[event("lost")]).await?, Audience::None);
     let nothing = Followed { events: vec![], end: None, is_led: true };
     assert_eq!(store.follow(&flight, "one", 0).await?, nothing);
-    assert_eq!(store.publish(&flight, "two", 0, &[event("false")]).await?, Audience::Lost);
-    assert_eq!(store.publish(&flight, "one", 0, &[event("a"), event("\0b")]).await?, Audience::Some);
+    assert_eq!(store.publish(&flight, "two", 0, 0, &[event("false")]).await?, Audience::Lost);
+    assert_eq!(store.publish(&flight, "one", 0, 0, &[event("a"), event("\0b")]).await?, Audience::Some);
     let heard = Followed { events: vec![event("a"), event("\0b")], end: None, is_led: true };
     assert_eq!(store.follow(&flight, "one", 0).await?, heard);
     // What was given up may have been done all the same, and comes once more with what follows.
     let again = [event("a"), event("\0b"), event("d")];
-    assert_eq!(store.publish(&flight, "one", 0, &again).await?, Audience::Some);
+    assert_eq!(store.publish(&flight, "one", 0, 0, &again).await?, Audience::Some);
     let heard = Followed { events: vec![event("d")], end: None, is_led: true };
     assert_eq!(store.follow(&flight, "one", 2).await?, heard);
-    let gap = store.publish(&flight, "one", 4, &[event("e")]).await?;
+    let gap = store.publish(&flight, "one", 4, 0, &[event("e")]).await?;
     assert_eq!(gap, Audience::Lost, "nobody hears an answer without its beginning");
     store.end_flight(&flight, "one", 2, &[event("d"), event("c")], FlightEnd::Landed).await?;
     let rest = Followed { events: vec![event("c")], end: Some(FlightEnd::Landed), is_led: false };
@@ -84,13 +84,40 @@ async fn those_who_follow_a_flight_hear_all_of_it_and_how_it_ended() -> Result<(
     assert_eq!(store.answer_or_lead(&flight, "three").await?, Found::Lead);
     store.end_flight(&flight, "one", 3, &[], FlightEnd::Failed).await?;
     assert_eq!(
-        store.publish(&flight, "three", 0, &[]).await?,
+        store.publish(&flight, "three", 0, 0, &[]).await?,
         Audience::None,
         "what comes late changes nothing"
     );
     for key in keys(&redis).await? {
         assert_ne!(redis.connection.run(&["PTTL", &key]).await?.concat(), "-1", "{key}");
     }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_nobody_needs_any_more_is_forgotten_and_whoever_did_hears_that_it_fell_behind() -> Result<()> {
+    let redis = over_redis().await?;
+    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Stream });
+    let event = |text: &'static str| Bytes::from_static(text.as_bytes());
+    store.answer_or_lead(&flight, "one").await?;
+    store.follow(&flight, "one", 0).await?;
+    for (from, forget, text) in [(0, 0, "a"), (1, 0, "b"), (2, 1, "c"), (3, 2, "d")] {
+        assert_eq!(store.publish(&flight, "one", from, forget, &[event(text)]).await?, Audience::Some);
+    }
+    // Doing it late changes nothing.
+    assert_eq!(store.publish(&flight, "one", 1, 0, &[event("b")]).await?, Audience::Some);
+    for (heard, events, end) in [
+        (0, vec![], Some(FlightEnd::Failed)),
+        (1, vec![], Some(FlightEnd::Failed)),
+        (2, vec![event("c"), event("d")], None),
+        (3, vec![event("d")], None),
+        (4, vec![], None),
+    ] {
+        assert_eq!(store.follow(&flight, "one", heard).await?, Followed { events, end, is_led: true });
+    }
+    store.end_flight(&flight, "one", 4, &[event("e")], FlightEnd::Landed).await?;
+    let rest = Followed { events: vec![event("e")], end: Some(FlightEnd::Landed), is_led: false };
+    assert_eq!(store.follow(&flight, "one", 4).await?, rest);
     Ok(())
 }
 

@@ -56,3 +56,4 @@ mod readme;
 mod redis;
 mod shutdown;
 mod streams;
+mod waves;

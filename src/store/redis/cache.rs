@@ -34,17 +34,21 @@ redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return {2}
 ";
 
-/// KEYS: flight, log, audience. ARGV: who leads, how long in ms, how long the log is kept in ms, how many entries it had
-/// before, further entries. Those that it has already are passed over.
+/// KEYS: flight, log, audience. ARGV: who leads, how long in ms, how long the log is kept in ms, how many entries were
+/// handed over before, how many of all are forgotten, further entries. Those that were handed over are passed over. Each
+/// entry begins with its number, so that the first one tells how many were forgotten.
 /// Gives 0 when nobody listens, 1 when somebody does, 2 when somebody else leads or the log has a gap.
 const PUBLISH: &[u8] = b"
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 2 end
 redis.call('PEXPIRE', KEYS[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 if redis.call('EXISTS', KEYS[3]) == 0 then return 0 end
-local known = redis.call('LLEN', KEYS[2]) - tonumber(ARGV[4])
+local first = redis.call('LINDEX', KEYS[2], 0)
+local base = first and tonumber(string.sub(first, 1, 8)) or 0
+local known = base + redis.call('LLEN', KEYS[2]) - tonumber(ARGV[4])
 if known < 0 then return 2 end
-for i = 5 + known, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
+for i = 6 + known, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
+if tonumber(ARGV[5]) > base then redis.call('LTRIM', KEYS[2], ARGV[5] - base, -1) end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1
 ";
@@ -54,9 +58,12 @@ const END: &[u8] = b"
 if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 2 end
 redis.call('DEL', KEYS[1])
 if redis.call('EXISTS', KEYS[3]) == 0 then return 0 end
-local known = redis.call('LLEN', KEYS[2]) - tonumber(ARGV[4])
+local first = redis.call('LINDEX', KEYS[2], 0)
+local base = first and tonumber(string.sub(first, 1, 8)) or 0
+local known = base + redis.call('LLEN', KEYS[2]) - tonumber(ARGV[4])
 if known < 0 then return 2 end
-for i = 5 + known, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
+for i = 6 + known, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
+if tonumber(ARGV[5]) > base then redis.call('LTRIM', KEYS[2], ARGV[5] - base, -1) end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
 return 1
 ";
@@ -66,7 +73,11 @@ return 1
 const FOLLOW: &[u8] = b"
 local is_led = redis.call('GET', KEYS[1]) == ARGV[1] and 1 or 0
 if is_led == 1 then redis.call('SET', KEYS[3], '1', 'PX', ARGV[3]) end
-local reply = redis.call('LRANGE', KEYS[2], ARGV[2], -1)
+local first = redis.call('LINDEX', KEYS[2], 0)
+local base = first and tonumber(string.sub(first, 1, 8)) or 0
+local from = tonumber(ARGV[2]) - base
+if from < 0 then return {is_led, string.sub(first, 1, 8) .. 'f'} end
+local reply = redis.call('LRANGE', KEYS[2], from, -1)
 table.insert(reply, 1, is_led)
 return reply
 ";
@@ -80,7 +91,9 @@ redis.call('PEXPIRE', KEYS[1], ARGV[2])
 return 1
 ";
 
-/// What stands ahead of each entry of a log.
+/// How many digits the number of an entry has, as the scripts read it.
+const NUMBER: usize = 8;
+/// What stands behind the number of each entry of a log.
 const EVENT: u8 = b'e';
 const LANDED: u8 = b'l';
 const FAILED: u8 = b'f';
@@ -110,14 +123,15 @@ impl<C: RedisCommands> RedisStore<C> {
         script: &'static [u8],
         flight: &FlightKey,
         leader: &str,
-        from: usize,
+        (from, forget): (usize, usize),
         entries: &[Vec<u8>],
     ) -> StoreResult<Audience> {
         let keys = self.flight_keys(flight, leader);
-        let (hold, log, from) = (milliseconds(FLIGHT_LEASE), milliseconds(LOG), from.to_string());
+        let (hold, log) = (milliseconds(FLIGHT_LEASE), milliseconds(LOG));
+        let (from, forget) = (from.to_string(), forget.to_string());
         let mut arguments: Vec<&[u8]> = vec![script, b"3"];
         arguments.extend(keys.iter().map(String::as_bytes));
-        arguments.extend([leader.as_bytes(), hold.as_bytes(), log.as_bytes(), from.as_bytes()]);
+        arguments.extend([leader, &hold, &log, &from, &forget].map(str::as_bytes));
         arguments.extend(entries.iter().map(Vec::as_slice));
         match self.keep("EVAL", &arguments).await?.first() {
             Some(RedisValue::Integer(0)) => Ok(Audience::None),
@@ -135,8 +149,13 @@ fn stored(value: Vec<u8>, left: i64) -> Option<Stored> {
     Some(Stored { entry, age: ttl.saturating_sub(left) })
 }
 
-fn logged(kind: u8, bytes: &[u8]) -> Vec<u8> {
-    [&[kind], bytes].concat()
+/// An entry of a log: its number, what it is, and what it says.
+fn entry(number: usize, kind: u8, bytes: &[u8]) -> Vec<u8> {
+    [format!("{number:0NUMBER$}").as_bytes(), &[kind], bytes].concat()
+}
+
+fn logged(from: usize, events: &[Bytes]) -> Vec<Vec<u8>> {
+    (from..).zip(events).map(|(number, event)| entry(number, EVENT, event)).collect()
 }
 
 impl<C: RedisCommands> ResponseCache for RedisStore<C> {
@@ -207,10 +226,10 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
         flight: &FlightKey,
         leader: &str,
         from: usize,
+        forget: usize,
         events: &[Bytes],
     ) -> StoreResult<Audience> {
-        let entries: Vec<_> = events.iter().map(|event| logged(EVENT, event)).collect();
-        self.hand_over(PUBLISH, flight, leader, from, &entries).await
+        self.hand_over(PUBLISH, flight, leader, (from, forget), &logged(from, events)).await
     }
 
     async fn end_flight(
@@ -221,12 +240,13 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
         events: &[Bytes],
         end: FlightEnd,
     ) -> StoreResult<()> {
-        let mut entries: Vec<_> = events.iter().map(|event| logged(EVENT, event)).collect();
-        entries.push(vec![match end {
+        let end = match end {
             FlightEnd::Landed => LANDED,
             FlightEnd::Failed => FAILED,
-        }]);
-        self.hand_over(END, flight, leader, from, &entries).await?;
+        };
+        let mut entries = logged(from, events);
+        entries.push(entry(from + events.len(), end, b""));
+        self.hand_over(END, flight, leader, (from, 0), &entries).await?;
         Ok(())
     }
 
@@ -244,8 +264,8 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
         for value in reply {
             let RedisValue::Bytes(entry) = value else { return Err(StoreError::UnexpectedReply("a flight")) };
             let entry = Bytes::from(entry);
-            match entry.first() {
-                Some(&EVENT) => followed.events.push(entry.slice(1..)),
+            match entry.get(NUMBER) {
+                Some(&EVENT) => followed.events.push(entry.slice(NUMBER + 1..)),
                 Some(&LANDED) => followed.end = Some(FlightEnd::Landed),
                 // Whatever another version says is no help.
                 _ => followed.end = Some(FlightEnd::Failed),
