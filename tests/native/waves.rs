@@ -20,18 +20,20 @@ struct Scene {
     ollama: FakeOllama,
     proxy: WaveProxy,
     gateway: Box<dyn Gateway>,
+    _redis: RedisServer,
 }
 
 /// A replica that has heard of its host and has a connection; nothing but requests asks Redis.
 async fn scene() -> Result<Scene> {
     let ollama = FakeOllama::start().await?;
-    let proxy = WaveProxy::start(&*RedisServer::shared()?).await?;
+    let redis = RedisServer::start()?;
+    let proxy = WaveProxy::start(&redis).await?;
     let setup = Setup::new([&ollama]).redis(&proxy.server()?);
     let setup =
         setup.set("REDIS_TIMEOUT", "60").set("REDIS_WRITE_TIMEOUT", "60").set("PROBE_INTERVAL", "600");
     let gateway = crate::REDIS.start(setup).await?;
-    gateway.say_in("s", "warm up").await?;
-    Ok(Scene { ollama, proxy, gateway })
+    assert_eq!(gateway.say_in("s", "warm up").await?.header("x-session"), "stored");
+    Ok(Scene { ollama, proxy, gateway, _redis: redis })
 }
 
 impl Scene {
