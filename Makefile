@@ -1,7 +1,7 @@
 # Everything a newcomer or a CI machine runs. Each target is a thin call into scripts/ or cargo.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo run test test-full lint components image bench simulate clean
+.PHONY: help demo run test test-full lint components image bench simulate clean fuzz
 SHELL := bash
 
 # Where rustup cannot fetch the pinned toolchain by name, an installed one of the very same version will do.
@@ -40,6 +40,9 @@ bench: ## measure upstream, nginx, host-shim and the component side by side; pri
 
 simulate: ## play the routing policies on a simulated herd; prints tables and writes docs/simulation.svg
 	@cargo run --locked --profile bench -p paddock-simulation
+
+fuzz: ## look for two questions with one cache key; FUZZ_SECONDS=60
+	@scripts/fuzz
 
 clean: ## remove what was built, the tests' Python environment and the locally assembled test images
 	@cargo clean

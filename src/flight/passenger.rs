@@ -98,7 +98,8 @@ impl<H: Host> Passenger<'_, H> {
             (_, cache) => cache.or(self.account.cache),
         };
         self.account.host = backend;
-        self.account.routes = routes;
+        // Whoever asked first may have been allowed to know what this one may not.
+        self.account.routes = if self.account.explains { routes } else { Vec::new() };
     }
 
     /// Tells whoever waits that the reply streams from now on.

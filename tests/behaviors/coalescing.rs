@@ -267,7 +267,29 @@ async fn a_slow_one_holds_up_nobody_and_hears_that_it_fell_behind(form: &dyn For
     Ok(())
 }
 
+async fn who_may_not_know_why_a_host_was_chosen_is_not_told_by_whoever_may(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let setup = Setup::new([&ollama]).set("CACHE_SCOPE", "shared").set("ADMIN_TOKEN", "the-admin");
+    let gateway = form.start(setup).await?;
+    gateway.say("warm up").await?;
+    let gate = Gate::default();
+    ollama.next_chat(Scripted::saying("one two three")?.gated(&gate));
+    let admin = [("authorization", "Bearer the-admin"), ("x-paddock-explain", "1")];
+    let mut first = gateway.open_post("/chat", question("why there?", true), &admin).await?;
+    hears(&mut first, "one ").await?;
+    let curious = [("x-paddock-explain", "1")];
+    let mut second = gateway.open_post("/chat", question("why there?", true), &curious).await?;
+    hears(&mut second, "one ").await?;
+    assert!(!first.header("x-paddock-route").is_empty());
+    assert_eq!((second.header("x-cache"), second.header("x-paddock-route")), ("coalesced", ""));
+    gate.open(100);
+    first.rest().await?;
+    second.rest().await?;
+    Ok(())
+}
+
 on_every_form! {
+    who_may_not_know_why_a_host_was_chosen_is_not_told_by_whoever_may,
     many_who_ask_the_same_at_once_get_one_stream_live,
     many_who_ask_the_same_at_once_get_one_whole_answer,
     another_form_caller_or_question_is_another_flight,

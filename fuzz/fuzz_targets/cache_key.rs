@@ -1,0 +1,71 @@
+//! Two bodies that a client may send: a key that they share means that they ask the same, and how a body is written does
+//! not change its key.
+#![no_main]
+
+use libfuzzer_sys::fuzz_target;
+use paddock::{
+    cache::{CacheKey, Circumstances, Epochs},
+    wire::members::Members,
+};
+use serde_json::Value;
+
+const HERE: Circumstances<'static> =
+    Circumstances { surface: "/api/chat", scope: None, digest: [0; 32], epochs: Epochs { all: 0, model: 0 } };
+
+/// The key of a body and what it asks, if it is one object for the service and for another reader alike.
+fn read(body: &[u8]) -> Option<(CacheKey, Value)> {
+    let key = CacheKey::of_request(&HERE, &Members::parse(body)?);
+    let mut asked: Value = serde_json::from_slice(body).ok()?;
+    asked.as_object_mut()?.retain(|name, _| !name.eq_ignore_ascii_case("stream"));
+    Some((key, asked))
+}
+
+/// The same value with its members in the opposite order, and space between everything.
+fn rewritten(value: &Value) -> String {
+    match value {
+        Value::Array(values) => {
+            let values: Vec<_> = values.iter().map(rewritten).collect();
+            format!("[ {} ]", values.join(" , "))
+        }
+        Value::Object(members) => {
+            let members = members.iter().rev().map(|(name, value)| {
+                format!("{} : {}", Value::from(name.as_str()), rewritten(value))
+            });
+            format!("{{ {} }}", members.collect::<Vec<_>>().join(" , "))
+        }
+        plain => plain.to_string(),
+    }
+}
+
+/// Whether every name in it is there once, however it is spelled, and none orders its members.
+fn is_plain(value: &Value) -> bool {
+    match value {
+        Value::Object(members) => {
+            let mut names: Vec<_> = members.keys().map(|name| name.to_lowercase()).collect();
+            names.sort_unstable();
+            let count = names.len();
+            names.dedup();
+            names.len() == count
+                && !names.iter().any(|name| ["format", "response_format", "text"].contains(&&**name))
+                && members.values().all(is_plain)
+        }
+        Value::Array(values) => values.iter().all(is_plain),
+        _ => true,
+    }
+}
+
+fuzz_target!(|data: &[u8]| {
+    let mut bodies = data.splitn(2, |byte| *byte == 0);
+    let (Some(left), Some(right)) = (bodies.next().and_then(read), bodies.next().and_then(read)) else { return };
+    if left.0 == right.0 {
+        assert_eq!(left.1, right.1, "one key for two questions");
+    }
+    // Numbers are read as another reader writes them only where both are sure to agree.
+    let (_, asked) = left;
+    let once = asked.to_string();
+    if is_plain(&asked)
+        && let (Some(first), Some(again)) = (read(once.as_bytes()), read(rewritten(&asked).as_bytes()))
+    {
+        assert_eq!(first.0, again.0, "one question has two keys");
+    }
+});
