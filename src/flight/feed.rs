@@ -82,7 +82,9 @@ struct State {
     /// How many events each reader has heard.
     readers: BTreeMap<u64, usize>,
     readers_so_far: u64,
-    waiting: Vec<Waker>,
+    /// Readers that wait for more, and whoever waits for readers: hundreds may read, and one that reads on wakes no other.
+    listening: Vec<Waker>,
+    watching: Vec<Waker>,
 }
 
 impl State {
@@ -124,7 +126,8 @@ impl Feed {
             end: None,
             readers: BTreeMap::from([(0, 0)]),
             readers_so_far: 1,
-            waiting: Vec::new(),
+            listening: Vec::new(),
+            watching: Vec::new(),
         })));
         let reader = Reader { feed: feed.clone(), id: 0 };
         (feed, reader)
@@ -154,25 +157,40 @@ impl Feed {
     fn change(&self, change: impl FnOnce(&mut State)) {
         let mut state = self.state();
         change(&mut state);
-        let waiting = std::mem::take(&mut state.waiting);
+        let listening = std::mem::take(&mut state.listening);
+        let watching = std::mem::take(&mut state.watching);
         drop(state);
-        waiting.into_iter().for_each(Waker::wake);
+        listening.into_iter().chain(watching).for_each(Waker::wake);
     }
 
-    /// Resolves with what `ready` gives, as soon as it gives something.
-    async fn until<T>(&self, mut ready: impl FnMut(&mut State) -> Option<T>) -> T {
+    /// Resolves with what `ready` gives, as soon as it gives something; `side` says whose waiting it is.
+    async fn until<T>(
+        &self,
+        side: impl Fn(&mut State) -> &mut Vec<Waker>,
+        mut ready: impl FnMut(&mut State) -> Option<T>,
+    ) -> T {
         poll_fn(|context| {
             let mut state = self.state();
             if let Some(found) = ready(&mut state) {
                 return Poll::Ready(found);
             }
-            let waker = context.waker();
-            if !state.waiting.iter().any(|known| known.will_wake(waker)) {
-                state.waiting.push(waker.clone());
+            let (waiting, waker) = (side(&mut state), context.waker());
+            if !waiting.iter().any(|known| known.will_wake(waker)) {
+                waiting.push(waker.clone());
             }
             Poll::Pending
         })
         .await
+    }
+
+    /// Resolves for a reader.
+    async fn heard<T>(&self, ready: impl FnMut(&mut State) -> Option<T>) -> T {
+        self.until(|state| &mut state.listening, ready).await
+    }
+
+    /// Resolves for whoever waits for readers, or for the end.
+    async fn seen<T>(&self, ready: impl FnMut(&mut State) -> Option<T>) -> T {
+        self.until(|state| &mut state.watching, ready).await
     }
 
     /// Says what the flight brings; the first word counts.
@@ -234,12 +252,12 @@ impl Feed {
 
     /// Resolves when the writer has nothing more to say.
     pub(super) async fn over(&self) {
-        self.until(|state| state.is_over().then_some(())).await;
+        self.seen(|state| state.is_over().then_some(())).await;
     }
 
     /// Resolves when the whole answer is there in one piece, or nothing will be.
     pub(super) async fn over_whole(&self) {
-        self.until(|state| (state.is_over() && !state.is_complete).then_some(())).await;
+        self.seen(|state| (state.is_over() && !state.is_complete).then_some(())).await;
     }
 
     /// Whether it ended without an answer.
@@ -255,12 +273,12 @@ impl Feed {
 
     /// Resolves when one reader at most is left.
     pub(super) async fn alone(&self) {
-        self.until(|state| (state.readers.len() <= 1).then_some(())).await;
+        self.seen(|state| (state.readers.len() <= 1).then_some(())).await;
     }
 
     /// Waits until a reader wants more.
     async fn room(&self) -> Result<(), ClientLeft> {
-        self.until(|state| {
+        self.seen(|state| {
             let Some(fastest) = state.readers.values().max() else { return Some(Err(ClientLeft)) };
             (state.written() < fastest + AHEAD).then_some(Ok(()))
         })
@@ -269,7 +287,7 @@ impl Feed {
 
     /// Resolves when nobody reads any more.
     pub(super) async fn left(&self) {
-        self.until(|state| state.readers.is_empty().then_some(())).await;
+        self.seen(|state| state.readers.is_empty().then_some(())).await;
     }
 
     /// What `future` gives, unless everybody leaves first; then the future is dropped.
@@ -304,21 +322,21 @@ pub(super) struct Reader {
 impl Reader {
     /// What the flight brings.
     pub(super) async fn opening(&self) -> (Opening, Source) {
-        self.feed.until(|state| state.opening.clone()).await
+        self.feed.heard(|state| state.opening.clone()).await
     }
 
     /// What comes next.
     pub(super) async fn next(&self) -> Heard {
         self.feed
-            .until(|state| {
+            .heard(|state| {
                 let heard = *state.readers.get(&self.id)?;
                 let Some(at) = heard.checked_sub(state.dropped) else { return Some(Heard::Behind) };
                 if let Some(event) = state.events.get(at).cloned() {
                     state.readers.insert(self.id, heard + 1);
                     let is_last = state.is_complete && at + 1 == state.events.len();
                     // The writer waits for that.
-                    let waiting = std::mem::take(&mut state.waiting);
-                    waiting.into_iter().for_each(Waker::wake);
+                    let watching = std::mem::take(&mut state.watching);
+                    watching.into_iter().for_each(Waker::wake);
                     state.trim();
                     return Some(if is_last { Heard::Last(event) } else { Heard::Event(event) });
                 }
@@ -332,16 +350,18 @@ impl Reader {
 
     /// Resolves when what the flight changes is stored.
     pub(super) async fn ended(&self) -> Result<(), Error> {
-        self.feed.until(|state| state.end.clone()).await
+        self.feed.heard(|state| state.end.clone()).await
     }
 }
 
 impl Drop for Reader {
     fn drop(&mut self) {
-        self.feed.change(|state| {
-            state.readers.remove(&self.id);
-            state.trim();
-        });
+        let mut state = self.feed.state();
+        state.readers.remove(&self.id);
+        state.trim();
+        let watching = std::mem::take(&mut state.watching);
+        drop(state);
+        watching.into_iter().for_each(Waker::wake);
     }
 }
 
