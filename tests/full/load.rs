@@ -78,7 +78,9 @@ impl Replicas {
             let running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
             running.get(number % running.len()).context("no replica")?.0
         };
-        let body = json!({"message": question, "session_id": session}).to_string();
+        // A window that holds it all: what the history would be trimmed of would look lost.
+        let options = json!({"num_ctx": 100_000_000});
+        let body = json!({"message": question, "session_id": session, "options": options}).to_string();
         let request = Request::post("/chat").header("content-type", "application/json").body(body.into())?;
         http_client::send(address, request).await
     }
