@@ -1,0 +1,127 @@
+use super::*;
+
+pub(super) fn load(pairs: &[(&str, &str)], form: Form) -> Result<Loaded, Vec<String>> {
+    let value = |name: &str| {
+        let found = pairs.iter().find(|(key, _)| *key == name);
+        found.map(|(_, value)| (*value).to_owned())
+    };
+    Config::load(&value, form)
+}
+
+fn native(pairs: &[(&str, &str)]) -> Loaded {
+    load(pairs, Form::Native).unwrap()
+}
+
+fn urls(config: &Config) -> Vec<&str> {
+    config.fleet.hosts().iter().map(crate::BackendHost::url).collect()
+}
+
+#[test]
+fn nothing_set_means_the_defaults_of_the_table() {
+    let config = native(&[]).config;
+    assert_eq!(urls(&config), ["http://127.0.0.1:11434"]);
+    assert_eq!(config.default_model, "llama3.2");
+    assert_eq!(config.cache_ttl, Duration::from_hours(1));
+    assert_eq!((config.body_limits.other.bytes, config.body_limits.chat.bytes), (1 << 20, 20 << 20));
+    assert_eq!(config.limits.first_byte, Duration::from_mins(5));
+    assert_eq!(config.redis, None);
+    assert!(
+        config.api_keys.is_open() && config.cache_scope == CacheScope::Caller && !config.health_always_ok
+    );
+}
+
+#[test]
+fn the_general_limit_of_a_body_holds_for_every_surface_that_has_none_of_its_own() {
+    let limits = native(&[("BODY_LIMIT", "2KiB"), ("API_BODY_LIMIT", "3KiB")]).config.body_limits;
+    assert_eq!(limits.chat, BodyLimit { setting: "BODY_LIMIT", bytes: 2048 });
+    assert_eq!(limits.ollama, BodyLimit { setting: "API_BODY_LIMIT", bytes: 3072 });
+    assert_eq!((limits.anthropic.bytes, limits.other.bytes), (2048, 2048));
+}
+
+#[test]
+fn every_mistake_is_reported_at_once_and_no_secret_is_repeated() {
+    let problems = load(
+        &[
+            ("OLLAMA_HOSTS", "http://user:hunter2@a"),
+            ("CACHE_TTL", "soon"),
+            ("CACHE_ENABLED", "perhaps"),
+            ("BODY_LIMIT", "big"),
+            ("LB_POLICY", "best"),
+            ("REDIS_URL", "http://:hunter2@r"),
+            ("CALLER_HEADER", "not a header"),
+            ("HISTORY_MAX_MESSAGES", "-1"),
+        ],
+        Form::Native,
+    )
+    .unwrap_err();
+    assert_eq!(problems.len(), 8, "{problems:#?}");
+    assert!(!problems.concat().contains("hunter2"), "{problems:#?}");
+}
+
+#[test]
+fn redis_is_made_of_its_parts_with_credentials_encoded() {
+    let redis = |pairs: &[(&str, &str)]| native(pairs).config.redis.map(|redis| redis.urls.concat());
+    assert_eq!(redis(&[("REDIS_HOST", "r")]).as_deref(), Some("redis://r:6379/0"));
+    assert_eq!(
+        redis(&[
+            ("REDIS_HOST", "r"),
+            ("REDIS_PORT", "7000"),
+            ("REDIS_SCHEME", "rediss"),
+            ("REDIS_USERNAME", "u"),
+            ("REDIS_PASSWORD", "p@s/s"),
+            ("REDIS_DB", "3"),
+        ])
+        .as_deref(),
+        Some("rediss://u:p%40s%2Fs@r:7000/3")
+    );
+    let both = native(&[("REDIS_URL", "redis://x/1"), ("REDIS_HOST", "r")]);
+    assert_eq!(both.config.redis.unwrap().urls, ["redis://x/1"]);
+    assert_eq!(both.warnings.len(), 1);
+}
+
+#[test]
+fn a_cluster_may_have_several_nodes_and_only_database_0() {
+    let several = "redis://u:p@a:1, redis://b:2/0";
+    let cluster = native(&[("REDIS_URL", several), ("REDIS_CLUSTER", "true")]).config.redis.unwrap();
+    assert!(cluster.is_cluster);
+    assert_eq!(cluster.urls, ["redis://u:p@a:1", "redis://b:2/0"]);
+    for (pairs, setting) in [
+        (&[("REDIS_URL", several)][..], "REDIS_URL"),
+        (&[("REDIS_URL", "redis://u:p@a:1,b:2"), ("REDIS_CLUSTER", "true")], "REDIS_URL"),
+        (&[("REDIS_URL", "redis://u:p/@a:1/3"), ("REDIS_CLUSTER", "true")], "REDIS_CLUSTER"),
+        (&[("REDIS_HOST", "a"), ("REDIS_DB", "3"), ("REDIS_CLUSTER", "true")], "REDIS_CLUSTER"),
+        (&[("REDIS_URL", "redis://a"), ("REDIS_CA_FILE", "ca.pem")], "REDIS_CA_FILE"),
+        (&[("REDIS_PREFIX", "a{b}")], "REDIS_PREFIX"),
+        (&[("REDIS_HOST", "a"), ("SESSION_WAIT_REPLICAS", "-1")], "SESSION_WAIT_REPLICAS"),
+    ] {
+        let problems = load(pairs, Form::Native).unwrap_err();
+        assert!(problems.len() == 1 && problems.concat().starts_with(setting), "{pairs:?}: {problems:#?}");
+    }
+}
+
+#[test]
+fn the_port_that_kubernetes_injects_is_ignored_with_a_warning() {
+    let loaded = native(&[("REDIS_HOST", "redis"), ("REDIS_PORT", "tcp://10.0.0.1:6379")]);
+    assert_eq!(loaded.config.redis.unwrap().urls, ["redis://redis:6379/0"]);
+    assert_eq!(loaded.warnings.len(), 1);
+    assert!(native(&[("REDIS_PORT", "tcp://10.0.0.1:6379")]).config.redis.is_none());
+}
+
+#[test]
+fn the_directory_is_for_the_native_form_without_redis() {
+    let directory = ("DATA_DIR", "/data");
+    let data = DataConfig { directory: "/data".to_owned(), limit: 1 << 30 };
+    assert_eq!(native(&[directory]).config.data, Some(data));
+    assert_eq!(native(&[("DATA_LIMIT", "5MiB")]).config.data, None);
+    for redis in [("REDIS_URL", "redis://x"), ("REDIS_HOST", "x")] {
+        let loaded = native(&[directory, redis]);
+        assert_eq!((loaded.config.data, loaded.warnings.len()), (None, 1), "{redis:?}");
+    }
+    assert_eq!(load(&[directory], Form::Spin).unwrap().config.data, None);
+}
+
+#[test]
+fn on_spin_redis_must_have_a_host_where_it_has_a_variable() {
+    assert_eq!(load(&[("REDIS_HOST", "")], Form::Spin).unwrap_err().len(), 1);
+    assert!(load(&[], Form::Spin).unwrap().config.redis.is_none());
+}
