@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use crate::{
     account::Account,
     body,
-    cache::{CacheKey, CacheStatus, CachedAnswer, Chat, Circumstances},
+    cache::{CacheKey, CachedAnswer, Chat, Circumstances},
     caller::Scope,
     conversation::session_id,
     error::Error,
@@ -66,7 +66,7 @@ where
     let covers = |model: &str| config.cache_modes.of(Some(model)).covers(None, None);
     let session = request.session_id.clone();
     let mut inquiry = Inquiry::new(headers, "/chat", &scope, Some(named), &session, covers(named))?;
-    account.cache = Some(if inquiry.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass });
+    account.cache = Some(inquiry.cache_status());
     let question = Said { role: "user", content: &request.message, images: &request.images }.message();
     let fresh = messages(&request, &History::default(), &question);
     let key_of = |circumstances: &Circumstances<'_>, model: &str, messages: &[RawMessage]| {
@@ -77,16 +77,16 @@ where
     if model != named {
         account.model = Some(model.clone());
         inquiry.turn_to(host, account, &mut outset, &model, covers(&model)).await;
-        account.cache = Some(if inquiry.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass });
+        account.cache = Some(inquiry.cache_status());
     }
     let memory = &outset.memory;
     let body_members = Members::parse(&body);
     let history = memory.history(config.history, body_members.as_ref(), Some(Dialect::Ollama), Some(&model));
     account.left_out = history.left_out;
     let messages = messages(&request, &history, &question);
-    let circumstances = inquiry.circumstances(host, outset.epochs());
     let fingerprint = || Some(CacheKey::of_request(&Circumstances::nowhere("/chat"), body_members.as_ref()?));
-    let keep = inquiry.keep(host, || key_of(&circumstances, &model, &messages), fingerprint);
+    let keep =
+        inquiry.keep(host, &outset, |circumstances| key_of(circumstances, &model, &messages), fingerprint);
     let session_commit =
         memory.commit(Dialect::Ollama, &history, request.system.clone(), vec![question], config.history);
     let pieces = request.framing(headers).map(|framing| Pieces { framing, session_id: session.clone() });

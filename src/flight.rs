@@ -50,6 +50,7 @@ pub use orphan::Orphans;
 use passenger::{Passenger, PassengerEnd};
 pub(crate) use place::update_facts;
 pub(crate) use rendering::{Pieces, Rendering};
+pub(crate) use replay::Replay;
 
 /// On a surface of server-sent events, how long upstream may stay silent until the client gets a head: from then on a
 /// platform that tells of a departed client only when it is written to can tell.
@@ -171,12 +172,12 @@ impl Flight {
         mut self,
         host: &H,
         account: &mut Account,
-        stored: Stored,
+        (replayed, age): (Replay, Duration),
     ) -> Result<Landing, Error> {
         self.account.cache = Some(CacheStatus::Hit);
         let (feed, reader) = Feed::new(0);
         let source = Source { cache: Some(CacheStatus::Hit), ..Source::default() };
-        feed.open(Opening::Found(stored), source);
+        feed.open(Opening::Found(replayed, age), source);
         feed.end(Ok(()));
         if self.order.streams_to_client() {
             return self.depart(host, account, reader, None).await;
@@ -187,7 +188,6 @@ impl Flight {
         let mut passenger = Passenger {
             host,
             order: &order,
-            reader: Some(reader),
             outlet,
             presence,
             session,
@@ -195,7 +195,7 @@ impl Flight {
             account: begun,
             door: None,
         };
-        let end = Box::pin(passenger.listen()).await;
+        let end = Box::pin(passenger.listen(reader)).await;
         *account = passenger.account;
         match end {
             PassengerEnd::Complete(result) => result,
@@ -203,9 +203,9 @@ impl Flight {
         }
     }
 
-    /// Whether what was stored is an answer in the form that is asked for.
-    pub(crate) fn is_answered_by(&self, stored: &Stored) -> bool {
-        replay::replay(&self.order, &stored.entry).is_some()
+    /// What was stored, in the form that is asked for; `None` where it cannot be built.
+    pub(crate) fn replay(&self, stored: &Stored) -> Option<Replay> {
+        replay::replay(&self.order, &stored.entry)
     }
 
     async fn depart<H: Host>(
@@ -230,7 +230,6 @@ impl Flight {
             let mut passenger = Passenger {
                 host,
                 order: &order,
-                reader: Some(reader),
                 outlet,
                 presence,
                 session,
@@ -239,9 +238,9 @@ impl Flight {
                 door: Some(door),
             };
             let end = match lead {
-                None => passenger.listen().await,
+                None => passenger.listen(reader).await,
                 Some(lead) => {
-                    let (brought, end) = join!(Box::pin(lead.fly()), Box::pin(passenger.listen()));
+                    let (brought, end) = join!(Box::pin(lead.fly()), Box::pin(passenger.listen(reader)));
                     passenger.account.absorb(brought, known_errors);
                     end
                 }

@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderName};
 
 use crate::{
     account::Account,
-    cache::{CacheKey, CacheScope, Circumstances, Epochs, Stored, Usage, Wishes, digest_of},
+    cache::{CacheKey, CacheScope, CacheStatus, Circumstances, Epochs, Stored, Usage, Wishes, digest_of},
     caller::Scope,
     conversation::Memory,
     error::Error,
@@ -40,11 +40,13 @@ pub(crate) struct Inquiry<'a> {
 }
 
 /// What the store gave.
-pub(crate) struct Outset {
+pub(crate) struct Outset<'a> {
     pub(crate) memory: Memory,
     foresight: Option<Foresight>,
     epochs: Epochs,
-    /// What was found under the key that was guessed.
+    /// The key of the answer where no history belongs to the question, and under which circumstances that is.
+    guess: Option<(Circumstances<'a>, CacheKey)>,
+    /// What was found under that key, or under a repetition's.
     guessed: Option<(CacheKey, Stored)>,
 }
 
@@ -78,8 +80,13 @@ impl<'a> Inquiry<'a> {
     }
 
     /// Whether the cache has anything to do with it.
-    pub(crate) fn uses_cache(&self) -> bool {
+    fn uses_cache(&self) -> bool {
         self.usage != Usage::None || self.repetition.is_some()
+    }
+
+    /// What the cache does for it, unless it finds something.
+    pub(crate) fn cache_status(&self) -> CacheStatus {
+        if self.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass }
     }
 
     /// The id of the turn that a repetition adds, so that it is added once.
@@ -88,7 +95,7 @@ impl<'a> Inquiry<'a> {
     }
 
     /// What counts besides the question itself.
-    pub(crate) fn circumstances<H: Host>(&self, host: &H, epochs: Epochs) -> Circumstances<'a> {
+    fn circumstances<H: Host>(&self, host: &H, epochs: Epochs) -> Circumstances<'a> {
         let scope = Some(self.scope).filter(|_| host.config().cache_scope == CacheScope::Caller);
         let digest = self
             .model
@@ -111,16 +118,18 @@ impl<'a> Inquiry<'a> {
         host: &H,
         account: &mut Account,
         key: impl Fn(&Circumstances<'_>) -> Option<CacheKey>,
-    ) -> Result<Outset, Error> {
+    ) -> Result<Outset<'a>, Error> {
         let name = self.epoch_name();
         let is_known = !host.fleet().inventories().is_empty();
         let guess = match self.usage {
-            _ if self.repetition.is_some() => self.repetition,
+            _ if self.repetition.is_some() => None,
             Usage::Answer { .. } if self.session.is_empty() && is_known => {
-                key(&self.circumstances(host, host.flights().epochs(&name)))
+                let circumstances = self.circumstances(host, host.flights().epochs(&name));
+                key(&circumstances).map(|key| (circumstances, key))
             }
             Usage::Answer { .. } | Usage::Keep | Usage::None => None,
         };
+        let likely = self.repetition.or_else(|| guess.map(|(_, key)| key));
         let session = match self.session {
             "" => None,
             id => Some(SessionKey::of(self.scope, id)?),
@@ -139,7 +148,7 @@ impl<'a> Inquiry<'a> {
             None
         };
         let epochs = self.uses_cache().then(|| store.epochs(&name));
-        let guessed = guess.as_ref().map(|key| store.answer(key));
+        let guessed = likely.as_ref().map(|key| store.answer(key));
         let (turns, epochs, guessed, foresight) = join!(
             OptionFuture::from(session.as_ref().map(|key| Memory::fetch(host, key))),
             OptionFuture::from(epochs),
@@ -152,7 +161,8 @@ impl<'a> Inquiry<'a> {
             host.flights().note_epochs(&name, epochs);
         }
         let guessed = guessed.and_then(|found| tolerate(host, account, "cache_get", found)).flatten();
-        Ok(Outset { memory, foresight, epochs: epochs.unwrap_or_default(), guessed: guess.zip(guessed) })
+        let (epochs, guessed) = (epochs.unwrap_or_default(), likely.zip(guessed));
+        Ok(Outset { memory, foresight, epochs, guess, guessed })
     }
 
     /// Turns to the model of the session, which the request did not name.
@@ -160,7 +170,7 @@ impl<'a> Inquiry<'a> {
         &mut self,
         host: &H,
         account: &mut Account,
-        outset: &mut Outset,
+        outset: &mut Outset<'_>,
         model: &str,
         is_covered: bool,
     ) {
@@ -172,11 +182,12 @@ impl<'a> Inquiry<'a> {
         }
     }
 
-    /// How the answer to the question of that key is kept; `fingerprint` says what a repetition repeats.
+    /// How the answer to the question of that `key` is kept; `fingerprint` says what a repetition repeats.
     pub(crate) fn keep<H: Host>(
         &self,
         host: &H,
-        key: impl FnOnce() -> Option<CacheKey>,
+        outset: &Outset<'_>,
+        key: impl FnOnce(&Circumstances<'_>) -> Option<CacheKey>,
         fingerprint: impl FnOnce() -> Option<CacheKey>,
     ) -> Option<Keep> {
         let config = host.config();
@@ -190,7 +201,11 @@ impl<'a> Inquiry<'a> {
             Usage::Keep => false,
             Usage::Answer { .. } => true,
         };
-        Some(Keep { key: key()?, question: None, ttl: config.cache_ttl, usage: self.usage, is_shared })
+        let circumstances = self.circumstances(host, outset.epochs);
+        // What was guessed rightly is not computed again.
+        let guess = outset.guess.filter(|(guessed, _)| *guessed == circumstances);
+        let key = guess.map(|(_, key)| key).or_else(|| key(&circumstances))?;
+        Some(Keep { key, question: None, ttl: config.cache_ttl, usage: self.usage, is_shared })
     }
 
     /// What is asked, ready to fly.
@@ -221,7 +236,7 @@ impl<'a> Inquiry<'a> {
         &self,
         host: &H,
         account: &mut Account,
-        outset: Outset,
+        outset: Outset<'_>,
         mut flight: Flight,
     ) -> Result<Landing, Error> {
         let Outset { foresight, guessed, .. } = outset;
@@ -238,8 +253,10 @@ impl<'a> Inquiry<'a> {
                 if keep.question.is_some() && stored.entry.question() != keep.question {
                     return Err(Error::IdempotencyKeyReused);
                 }
-                if keep.usage.takes(stored.age) && flight.is_answered_by(&stored) {
-                    return flight.land(host, account, stored).await;
+                if keep.usage.takes(stored.age)
+                    && let Some(replayed) = flight.replay(&stored)
+                {
+                    return flight.land(host, account, (replayed, stored.age)).await;
                 }
             }
         }
@@ -248,13 +265,6 @@ impl<'a> Inquiry<'a> {
         }
         flight.foresight = foresight;
         flight.launch(host, account).await
-    }
-}
-
-impl Outset {
-    /// How often the cache had been emptied.
-    pub(crate) fn epochs(&self) -> Epochs {
-        self.epochs
     }
 }
 

@@ -11,7 +11,7 @@ use http_body::Body;
 use crate::{
     account::Account,
     body,
-    cache::{CacheKey, CacheStatus, Circumstances},
+    cache::{CacheKey, Circumstances},
     caller::Scope,
     conversation::{Fresh, Memory, session_id},
     error::Error,
@@ -62,7 +62,7 @@ where
     let inquiry =
         Inquiry::new(&parts.headers, surface.path(), &scope, model.as_deref(), session, is_covered)?;
     if surface.asks_a_model() {
-        account.cache = Some(if inquiry.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass });
+        account.cache = Some(inquiry.cache_status());
     }
     let key_of = |circumstances: &Circumstances<'_>, body: &Bytes| {
         Some(CacheKey::of_request(circumstances, &Members::parse(body)?))
@@ -83,9 +83,8 @@ where
         Destination::new(&scope, session, surface.work(), model.as_deref(), members.as_ref(), prompt);
     let commit = fresh.as_ref().and_then(|fresh| fresh.commit(memory, &history, config.history));
     let asked = fresh.map_or_else(|| body.clone(), |fresh| fresh.continuing(&history));
-    let circumstances = inquiry.circumstances(host, outset.epochs());
     let fingerprint = || key_of(&Circumstances::nowhere(surface.path()), &body);
-    let keep = inquiry.keep(host, || key_of(&circumstances, &asked), fingerprint);
+    let keep = inquiry.keep(host, &outset, |circumstances| key_of(circumstances, &asked), fingerprint);
     let order = Order {
         method: surface.method(),
         path: match named {

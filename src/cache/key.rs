@@ -18,7 +18,7 @@ const DEPTH: usize = 16;
 const ORDERED: [&str; 3] = ["format", "response_format", "text"];
 
 /// What counts for every question, whatever it is.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Circumstances<'a> {
     /// The surface that it came by.
     pub surface: &'static str,

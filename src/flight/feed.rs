@@ -10,14 +10,16 @@ use std::{
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     task::{Poll, Waker},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures::future::{Either, select};
 use http::HeaderValue;
 
+use super::replay::Replay;
 use crate::{
-    cache::{CacheStatus, CachedAnswer, Stored},
+    cache::{CacheStatus, CachedAnswer},
     error::{Error, Original},
     fleet::BackendHost,
     reply::ClientLeft,
@@ -35,8 +37,8 @@ pub(super) enum Opening {
     Spoken(Arc<CachedAnswer>),
     /// Upstream's whole reply as it came.
     Whole(Original),
-    /// An answer that was stored meanwhile.
-    Found(Stored),
+    /// An answer that was stored so long ago.
+    Found(Replay, Duration),
     /// Nothing.
     Failed(Error),
 }

@@ -116,13 +116,14 @@ async fn write(order: &Order, feed: &Feed, event: Bytes) -> Result<bool, Error> 
 /// The answer went to the cache, unless it is one that is not kept.
 async fn landed<H: Host>(host: &H, order: &Order, feed: &Feed, flight: &FlightKey) -> Followed {
     match host.store().answer(&flight.key).await {
-        Ok(Some(stored)) if replay(order, &stored.entry).is_some() => {
+        Ok(Some(stored)) => {
+            let Some(replayed) = replay(order, &stored.entry) else { return Followed::Failed };
             let source = Source { cache: Some(CacheStatus::Coalesced), ..Source::default() };
-            feed.open(Opening::Found(stored), source);
+            feed.open(Opening::Found(replayed, stored.age), source);
             feed.end(Ok(()));
             Followed::Told
         }
-        Ok(_) | Err(_) => Followed::Failed,
+        Ok(None) | Err(_) => Followed::Failed,
     }
 }
 

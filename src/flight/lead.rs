@@ -23,7 +23,7 @@ use super::{
 };
 use crate::{
     account::Account,
-    cache::{CacheStatus, CachedAnswer, Entry, Form},
+    cache::{CacheStatus, Entry, Form},
     error::{Error, Original},
     fleet::{AttemptFailure, Failover, Verdict},
     handle::random_id,
@@ -108,11 +108,10 @@ impl<H: Host> Lead<'_, H> {
                     self.fail(Error::IdempotencyKeyReused);
                     return Role::Told;
                 }
-                if !keep.usage.takes(stored.age) || replay(self.order, &stored.entry).is_none() {
-                    return Role::Lead(None);
-                }
+                let replayed = replay(self.order, &stored.entry).filter(|_| keep.usage.takes(stored.age));
+                let Some(replayed) = replayed else { return Role::Lead(None) };
                 self.account.cache = Some(CacheStatus::Hit);
-                self.open(Opening::Found(stored));
+                self.open(Opening::Found(replayed, stored.age));
                 self.feed.end(Ok(()));
                 Role::Told
             }
@@ -375,12 +374,6 @@ impl<H: Host> Lead<'_, H> {
         self.keep.filter(|_| said)?;
         let content_type = original.content_type.as_ref().and_then(|kind| kind.to_str().ok());
         Some(Entry::new(Form::Whole, content_type.unwrap_or_default(), original.body.clone()))
-    }
-}
-
-impl From<CachedAnswer> for Opening {
-    fn from(answer: CachedAnswer) -> Self {
-        Self::Spoken(answer.into())
     }
 }
 

@@ -4,7 +4,10 @@
 //! It never asks upstream. Until something has reached its client, every failure is a status of its own; from then on an
 //! error is the last event. What its answer changes in its session is stored before its terminator is handed over.
 
-use std::pin::{Pin, pin};
+use std::{
+    pin::{Pin, pin},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use futures::{
@@ -19,11 +22,11 @@ use super::{
     answer::Heard as Added,
     broken,
     feed::{Feed, Heard, Opening, Reader, Source},
-    replay::{Replay, added_up, replay},
+    replay::{Replay, added_up},
 };
 use crate::{
     account::Account,
-    cache::{CacheStatus, CachedAnswer, Stored},
+    cache::{CacheStatus, CachedAnswer},
     error::Error,
     handle::random_id,
     host::Host,
@@ -38,8 +41,6 @@ use crate::{
 pub(super) struct Passenger<'a, H> {
     pub(super) host: &'a H,
     pub(super) order: &'a Order,
-    /// Until it listens.
-    pub(super) reader: Option<Reader>,
     pub(super) outlet: Outlet,
     pub(super) presence: Presence,
     pub(super) session: Option<SessionCommit>,
@@ -59,10 +60,7 @@ pub(super) enum PassengerEnd {
 
 impl<H: Host> Passenger<'_, H> {
     /// Hears the flight out. A client that left is missed by nobody from then on.
-    pub(super) async fn listen(&mut self) -> PassengerEnd {
-        let Some(reader) = self.reader.take() else {
-            return PassengerEnd::Complete(Err(Error::ShuttingDown));
-        };
+    pub(super) async fn listen(&mut self, reader: Reader) -> PassengerEnd {
         self.hear(&reader).await
     }
 
@@ -77,7 +75,7 @@ impl<H: Host> Passenger<'_, H> {
             Opening::Stream { content_type } => Ok((content_type, None)),
             Opening::Spoken(answer) => Err(self.spoken(reader, CachedAnswer::clone(&answer)).await),
             Opening::Whole(original) => Err(self.whole(reader, original).await),
-            Opening::Found(stored) => self.found(reader, &stored).await,
+            Opening::Found(replayed, age) => self.found(reader, replayed, age).await,
         };
         match streaming {
             Ok((content_type, replayed)) => {
@@ -121,10 +119,7 @@ impl<H: Host> Passenger<'_, H> {
             match self.presence.during(next).await? {
                 Either::Left((opening, _)) => return Ok(opening),
                 Either::Right(((), _)) if is_patient => {
-                    if let Some(door) = self.door.take() {
-                        let account = Box::new(self.account.clone());
-                        let _ = door.send(Arrival::Streaming { content_type: reply::EVENT_STREAM, account });
-                    }
+                    self.leave_by(reply::EVENT_STREAM);
                     self.outlet.offer(COMMENT);
                     pause = Box::pin(self.host.sleep(KEEP_ALIVE));
                 }
@@ -157,11 +152,12 @@ impl<H: Host> Passenger<'_, H> {
     async fn found(
         &mut self,
         reader: &Reader,
-        stored: &Stored,
+        replayed: Replay,
+        age: Duration,
     ) -> Result<(HeaderValue, Option<Reader>), PassengerEnd> {
-        self.account.age = Some(stored.age).filter(|_| self.account.cache == Some(CacheStatus::Hit));
-        match replay(self.order, &stored.entry) {
-            Some(Replay::Events(content_type, events)) => {
+        self.account.age = Some(age).filter(|_| self.account.cache == Some(CacheStatus::Hit));
+        match replayed {
+            Replay::Events(content_type, events) => {
                 // What is there already is stored before the head goes out, which tells of it.
                 if self.session.is_some()
                     && let Some(answer) = self.order.protocol.and_then(|protocol| added_up(protocol, &events))
@@ -172,9 +168,8 @@ impl<H: Host> Passenger<'_, H> {
                 }
                 Ok((content_type, Some(Feed::of(events))))
             }
-            Some(Replay::Spoken(answer)) => Err(self.spoken(reader, answer).await),
-            Some(Replay::Whole(original)) => Err(self.whole(reader, original).await),
-            None => Err(PassengerEnd::Complete(Err(broken("a stored answer was damaged").into_error()))),
+            Replay::Spoken(answer) => Err(self.spoken(reader, answer).await),
+            Replay::Whole(original) => Err(self.whole(reader, original).await),
         }
     }
 

@@ -19,7 +19,8 @@ use crate::{
 };
 
 /// A stored answer as it is asked for.
-pub(super) enum Replay {
+#[derive(Debug, Clone)]
+pub(crate) enum Replay {
     /// Upstream's events.
     Events(HeaderValue, Vec<Bytes>),
     /// The answer, added up.

@@ -34,39 +34,37 @@ redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return {2}
 ";
 
+/// Hands entries of a log over; what happens to the lead and the log before anybody is known to listen is `$lead`.
+macro_rules! handing_over {
+    ($lead:literal) => {
+        concat!(
+            "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 2 end\n",
+            $lead,
+            "
+if redis.call('EXISTS', KEYS[3]) == 0 then return 0 end
+local first = redis.call('LINDEX', KEYS[2], 0)
+local base = first and tonumber(string.sub(first, 1, 8)) or 0
+local known = base + redis.call('LLEN', KEYS[2]) - tonumber(ARGV[4])
+if known < 0 then return 2 end
+for i = 6 + known, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
+if tonumber(ARGV[5]) > base then redis.call('LTRIM', KEYS[2], ARGV[5] - base, -1) end
+redis.call('PEXPIRE', KEYS[2], ARGV[3])
+return 1
+"
+        )
+        .as_bytes()
+    };
+}
+
 /// KEYS: flight, log, audience. ARGV: who leads, how long in ms, how long the log is kept in ms, how many entries were
 /// handed over before, how many of all are forgotten, further entries. Those that were handed over are passed over. Each
 /// entry begins with its number, so that the first one tells how many were forgotten.
 /// Gives 0 when nobody listens, 1 when somebody does, 2 when somebody else leads or the log has a gap.
-const PUBLISH: &[u8] = b"
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 2 end
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-if redis.call('EXISTS', KEYS[3]) == 0 then return 0 end
-local first = redis.call('LINDEX', KEYS[2], 0)
-local base = first and tonumber(string.sub(first, 1, 8)) or 0
-local known = base + redis.call('LLEN', KEYS[2]) - tonumber(ARGV[4])
-if known < 0 then return 2 end
-for i = 6 + known, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
-if tonumber(ARGV[5]) > base then redis.call('LTRIM', KEYS[2], ARGV[5] - base, -1) end
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-return 1
-";
+const PUBLISH: &[u8] =
+    handing_over!("redis.call('PEXPIRE', KEYS[1], ARGV[2]) redis.call('PEXPIRE', KEYS[2], ARGV[3])");
 
 /// As the former; the flight is over, and whoever came to listen meanwhile finds how it ended.
-const END: &[u8] = b"
-if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 2 end
-redis.call('DEL', KEYS[1])
-if redis.call('EXISTS', KEYS[3]) == 0 then return 0 end
-local first = redis.call('LINDEX', KEYS[2], 0)
-local base = first and tonumber(string.sub(first, 1, 8)) or 0
-local known = base + redis.call('LLEN', KEYS[2]) - tonumber(ARGV[4])
-if known < 0 then return 2 end
-for i = 6 + known, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
-if tonumber(ARGV[5]) > base then redis.call('LTRIM', KEYS[2], ARGV[5] - base, -1) end
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-return 1
-";
+const END: &[u8] = handing_over!("redis.call('DEL', KEYS[1])");
 
 /// KEYS: flight, log, audience. ARGV: who leads, how many entries are known, how long the attention holds in ms.
 /// Gives 1 while that one leads, else 0; then the entries since.
