@@ -8,6 +8,7 @@ use std::time::Duration;
 use http::{Method, StatusCode};
 
 use crate::{
+    budget::TimeBudget,
     cache::CacheStatus,
     error::Error,
     fleet::BackendHost,
@@ -18,6 +19,18 @@ use crate::{
     settings::Form,
     store::{Outage, Store, StoreError, StoreResult, Transition},
 };
+
+/// Why the store is not asked any more in a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
+pub(crate) enum StoreTrouble {
+    /// It is asked.
+    #[default]
+    None,
+    /// The request's time for it is spent; what is kept afterwards has its own.
+    OutOfTime,
+    /// It failed: one failure tells enough, and costs enough.
+    AtFault,
+}
 
 /// What happened to one request.
 #[derive(Debug, Clone)]
@@ -41,6 +54,10 @@ pub(crate) struct Account {
     /// The host that answered.
     pub(crate) host: Option<BackendHost>,
     pub(crate) store_errors: Vec<&'static str>,
+    /// Why the store is not asked any more.
+    pub(crate) store_trouble: StoreTrouble,
+    /// How long the request may still wait for the store before upstream is asked.
+    pub(crate) budget: TimeBudget,
     /// What became of the session's turn, as far as it is known when the head goes out.
     pub(crate) session: Option<SessionStatus>,
     /// How many turns of the session did not go ahead of the request.
@@ -65,21 +82,33 @@ impl Account {
         match result {
             Ok(value) => Some(value),
             Err(StoreError::Absent) => None,
-            Err(_) => {
+            Err(error) => {
                 self.store_errors.push(operation);
+                let is_late = error == StoreError::OutOfTime;
+                let trouble = if is_late { StoreTrouble::OutOfTime } else { StoreTrouble::AtFault };
+                self.store_trouble = self.store_trouble.max(trouble);
                 None
             }
         }
     }
 
-    /// Whether the store failed in this request: then it is not asked again, so that an outage costs its limit
-    /// once.
+    /// Whether the store failed in this request, or its time for it is spent: then it is not asked again, so that an
+    /// outage costs its limit once.
     pub(crate) fn store_failed(&self) -> bool {
-        !self.store_errors.is_empty()
+        self.store_trouble != StoreTrouble::None
+    }
+
+    /// Gives the request its time for the store anew: it waited for something else, for which there is no limit here.
+    pub(crate) fn renew_budget(&mut self) {
+        self.budget.renew();
+        if self.store_trouble == StoreTrouble::OutOfTime {
+            self.store_trouble = StoreTrouble::None;
+        }
     }
 
     /// Takes over what it took to bring the answer; of the store's failures the first `known` are in both.
     pub(crate) fn absorb(&mut self, brought: Self, known: usize) {
+        self.store_trouble = self.store_trouble.max(brought.store_trouble);
         let Self { cache, tokens, first_token, speed, attempts, host, store_errors, routes, .. } = brought;
         self.cache = self.cache.and(cache).or(self.cache);
         self.tokens = tokens;
@@ -152,7 +181,7 @@ pub(crate) fn note_outage<H: Host, T>(host: &H, operation: &'static str, result:
             }
         }
         // None of these says anything new about the store.
-        Err(StoreError::Absent | StoreError::Full | StoreError::Spared) => {}
+        Err(StoreError::OutOfTime | StoreError::Absent | StoreError::Full | StoreError::Spared) => {}
         Err(StoreError::Refused(detail)) => {
             if outage.refuses(operation) {
                 host.record(&Event::StoreRefuses { operation, detail });

@@ -10,6 +10,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     account::Account,
+    budget::TimeBudget,
     error::Error,
     fleet::book::Inventories,
     flight::SessionCommit,
@@ -41,8 +42,12 @@ pub(crate) enum Memory {
 
 impl Memory {
     /// What the store has of a session.
-    pub(crate) async fn fetch<H: Host>(host: &H, key: &SessionKey) -> StoreResult<Option<Session>> {
-        host.store().session(key, host.config().session_ttl).await
+    pub(crate) async fn fetch<H: Host>(
+        host: &H,
+        budget: &TimeBudget,
+        key: &SessionKey,
+    ) -> StoreResult<Option<Session>> {
+        budget.ask(host).session(key, host.config().session_ttl).await
     }
 
     /// What [`Memory::fetch`] gave; both are none where the request names no session.

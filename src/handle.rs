@@ -8,7 +8,8 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header
 use http_body::Body;
 
 use crate::{
-    account::Account,
+    account::{Account, StoreTrouble},
+    budget::TimeBudget,
     cache::CacheStatus,
     error::{Error, Family},
     fleet::BackendHost,
@@ -104,6 +105,8 @@ impl Entry {
             attempts: Vec::new(),
             host: None,
             store_errors: Vec::new(),
+            store_trouble: StoreTrouble::None,
+            budget: TimeBudget::new(host),
             session: None,
             left_out: 0,
             explains: explains(host, &parts.headers),

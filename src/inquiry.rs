@@ -137,20 +137,20 @@ impl<'a> Inquiry<'a> {
         let model = self.model.as_deref().and_then(ModelName::parse);
         // A round trip to another server is worth looking ahead; what is in this process can be looked at any time.
         let looks_ahead = host.config().redis.is_some();
-        let store = host.store();
+        let budget = account.budget.clone();
         let fleet = async {
             if looks_ahead {
-                return Some(foresee(host, model.as_ref()).await);
+                return Some(foresee(host, &budget, model.as_ref()).await);
             }
             if self.uses_cache() || !self.session.is_empty() {
-                survey::inventories(host, model.as_ref()).await;
+                survey::inventories(host, &budget, model.as_ref()).await;
             }
             None
         };
-        let epochs = self.uses_cache().then(|| store.epochs(&name));
-        let guessed = likely.as_ref().map(|key| store.answer(key));
+        let epochs = self.uses_cache().then_some(async { budget.ask(host).epochs(&name).await });
+        let guessed = likely.as_ref().map(|key| async { budget.ask(host).answer(key).await });
         let (turns, epochs, guessed, foresight) = join!(
-            OptionFuture::from(session.as_ref().map(|key| Memory::fetch(host, key))),
+            OptionFuture::from(session.as_ref().map(|key| Memory::fetch(host, &budget, key))),
             OptionFuture::from(epochs),
             OptionFuture::from(guessed),
             Box::pin(fleet),
@@ -177,7 +177,7 @@ impl<'a> Inquiry<'a> {
         self.model = Some(Cow::Owned(model.to_owned()));
         self.usage = Usage::of(is_covered, &self.wishes);
         if self.uses_cache() && !account.store_failed() {
-            let epochs = host.store().epochs(&self.epoch_name()).await;
+            let epochs = account.budget.ask(host).epochs(&self.epoch_name()).await;
             outset.epochs = account.tolerate(host, "cache_epochs", epochs).unwrap_or_default();
         }
     }
@@ -244,7 +244,7 @@ impl<'a> Inquiry<'a> {
             let guessed = guessed.filter(|(key, _)| *key == keep.key).map(|(_, stored)| stored);
             let found = match guessed {
                 None if self.wishes.only_if_cached && keep.is_shared && !account.store_failed() => {
-                    let found = host.store().answer(&keep.key).await;
+                    let found = account.budget.ask(host).answer(&keep.key).await;
                     account.tolerate(host, "cache_get", found).flatten()
                 }
                 guessed => guessed,

@@ -23,6 +23,7 @@
 
 mod account;
 mod body;
+mod budget;
 pub mod cache;
 pub mod caller;
 mod chat;

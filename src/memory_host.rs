@@ -102,7 +102,11 @@ impl<U> fmt::Debug for MemoryHost<U> {
 impl<U: Upstream + 'static> MemoryHost<U> {
     /// A host with these settings that asks `upstream`.
     pub fn new(config: Config, upstream: U) -> Self {
-        let clock = ManualClock::default();
+        Self::with_clock(config, upstream, ManualClock::default())
+    }
+
+    /// The same, by a clock that others share.
+    pub fn with_clock(config: Config, upstream: U, clock: ManualClock) -> Self {
         let store = MemoryStore::new(clock.clone(), config.memory_limit);
         store.fleet().set_hosts(config.fleet.hosts());
         Self(Arc::new(Parts {

@@ -257,7 +257,7 @@ pub const SETTINGS: &[Setting] = &[
         "REDIS_TIMEOUT",
         "30ms",
         Scope::Both,
-        "Limit for what Redis is asked before Ollama is, connecting included; what takes longer is done without",
+        "Limit for all that one request asks Redis before Ollama, connecting included; what takes longer is done without",
     ),
     setting(
         "REDIS_WRITE_TIMEOUT",

@@ -9,6 +9,7 @@ use serde::Serialize;
 
 use crate::{
     account::note_outage,
+    budget::TimeBudget,
     error::Error,
     fleet::{
         BreakerState,
@@ -115,7 +116,7 @@ pub(crate) async fn gauges<H: Host>(host: &H) -> Vec<HostGauge> {
 
 /// The view, from what was found out before: whoever looks at it asks no host.
 async fn view<H: Host>(host: &H) -> (FleetView, Retries) {
-    let inventories = survey::known(host).await;
+    let inventories = survey::known(host, &TimeBudget::unhurried(host)).await;
     let ledger = host.store().ledger().await;
     note_outage(host, "fleet_ledger", &ledger);
     let ledger = ledger.unwrap_or_else(|_| host.fleet().ledger(host.now()));

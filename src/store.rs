@@ -10,6 +10,7 @@ pub mod redis;
 use std::{
     collections::BTreeSet,
     future::Future,
+    ops::Deref,
     sync::{
         Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
@@ -35,6 +36,10 @@ pub enum StoreError {
     /// The limit passed. A write may still happen later.
     #[error("no answer in time")]
     TimedOut,
+    /// What was left of the request's time for the store passed, or nothing was left of it: that says nothing about the
+    /// store. A write may still happen later.
+    #[error("no answer in what was left of the time")]
+    OutOfTime,
     /// There is no connection, or the server serves nobody.
     #[error("unavailable: {0}")]
     Unavailable(String),
@@ -283,8 +288,56 @@ pub trait FleetState: MaybeSend + MaybeSync {
     fn decisions(&self) -> impl Future<Output = StoreResult<Vec<String>>> + MaybeSend;
 }
 
+/// How long an answer may be waited for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TimeLimit {
+    /// The time.
+    pub time: Duration,
+    /// Whether a server that lives answers in so much time; else it is what something before has left, and that it passes
+    /// says nothing.
+    pub is_whole: bool,
+}
+
+impl TimeLimit {
+    /// A time in which a server that lives answers.
+    pub fn whole(time: Duration) -> Self {
+        Self { time, is_whole: true }
+    }
+
+    /// What it means that the time passed.
+    pub fn passed(self) -> StoreError {
+        if self.is_whole { StoreError::TimedOut } else { StoreError::OutOfTime }
+    }
+}
+
+/// A store whose answers are waited for so long and no longer.
+#[derive(Debug)]
+pub enum Within<'a, S> {
+    /// One that has nothing to wait for.
+    Same(&'a S),
+    /// One with that limit.
+    Limited(S),
+}
+
+impl<S> Deref for Within<'_, S> {
+    type Target = S;
+
+    fn deref(&self) -> &S {
+        match self {
+            Self::Same(store) => store,
+            Self::Limited(store) => store,
+        }
+    }
+}
+
 /// Everything that is shared between requests, instances and replicas.
-pub trait Store: ResponseCache + Sessions + FleetState {
+pub trait Store: ResponseCache + Sessions + FleetState + Sized {
+    /// The same store, which gives what is asked before upstream is within `limit`. What is kept has its own limit.
+    fn within(&self, limit: TimeLimit) -> Within<'_, Self> {
+        let _ = limit;
+        Within::Same(self)
+    }
+
     /// Counts one more routed request; gives how many went before.
     fn next_turn(&self) -> impl Future<Output = StoreResult<u64>> + MaybeSend;
 

@@ -17,6 +17,7 @@ use http::{Request, StatusCode};
 use http_body_util::{BodyExt, Limited};
 
 use crate::{
+    budget::TimeBudget,
     fleet::{BackendHost, BreakerState, Cause, Facts, Inventory, ModelName, book::Inventories},
     flight::update_facts,
     host::{Host, Phase, UpstreamFailure},
@@ -59,11 +60,11 @@ pub async fn probe<H: Host>(host: &H) -> Vec<Probe> {
 pub async fn watch<H: Host>(host: &H) {
     host.fleet().watch();
     // The time of what the hosts say is told by the store's clock.
-    learn(host).await;
+    learn(host, &TimeBudget::unhurried(host)).await;
     let keep_learning = async {
         loop {
             pause(host).await;
-            learn(host).await;
+            learn(host, &TimeBudget::unhurried(host)).await;
         }
     };
     join!(keep_asking(host), keep_learning);
@@ -104,7 +105,11 @@ async fn pause<H: Host>(host: &H) {
 }
 
 /// What the hosts have, as far as it is known now; where nothing is, as soon as one has the model.
-pub(crate) async fn inventories<H: Host>(host: &H, model: Option<&ModelName>) -> Arc<Inventories> {
+pub(crate) async fn inventories<H: Host>(
+    host: &H,
+    budget: &TimeBudget,
+    model: Option<&ModelName>,
+) -> Arc<Inventories> {
     let book = host.fleet();
     let own = book.inventories();
     let is_watched = book.watches();
@@ -114,7 +119,7 @@ pub(crate) async fn inventories<H: Host>(host: &H, model: Option<&ModelName>) ->
         return own;
     }
     // Without the store's clock nothing looks old to an instance that has only just begun.
-    let (known, ()) = join!(known(host), learn(host));
+    let (known, ()) = join!(known(host, budget), learn(host, budget));
     if !is_due {
         return known;
     }
@@ -141,10 +146,10 @@ pub(crate) async fn inventories<H: Host>(host: &H, model: Option<&ModelName>) ->
 }
 
 /// What the hosts have, as far as anybody has found out.
-pub(crate) async fn known<H: Host>(host: &H) -> Arc<Inventories> {
+pub(crate) async fn known<H: Host>(host: &H, budget: &TimeBudget) -> Arc<Inventories> {
     let (book, hosts) = (host.fleet(), host.fleet().hosts());
     if !book.is_watched()
-        && let Ok(found) = host.store().inventories().await
+        && let Ok(found) = budget.ask(host).inventories().await
     {
         for (url, inventory) in
             found.into_iter().filter(|(url, _)| hosts.iter().any(|host| host.url() == url))
@@ -156,11 +161,11 @@ pub(crate) async fn known<H: Host>(host: &H) -> Arc<Inventories> {
 }
 
 /// Asks all hosts at the same time, until one has said what is `enough`; gives the failures of those that did not answer.
+/// Whoever wants that has taken over before what others know, and the time by their clock.
 pub(crate) async fn refresh<H: Host>(
     host: &H,
     enough: impl Fn(&BackendHost, &Inventory) -> bool,
 ) -> Vec<UpstreamFailure> {
-    learn(host).await;
     let hosts = host.fleet().hosts();
     let mut asked: FuturesUnordered<_> =
         hosts.iter().map(|backend| async move { (backend, examine(host, backend).await) }).collect();
@@ -189,9 +194,9 @@ pub(crate) async fn refresh<H: Host>(
 }
 
 /// Takes over what others know, and the time by their clock.
-async fn learn<H: Host>(host: &H) {
+async fn learn<H: Host>(host: &H, budget: &TimeBudget) {
     if host.config().redis.is_some()
-        && let Ok(ledger) = host.store().ledger().await
+        && let Ok(ledger) = budget.ask(host).ledger().await
     {
         host.fleet().learn(host.now(), &ledger);
     }
@@ -222,18 +227,32 @@ async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Invento
         }
         Err(unanswered) => Err(unanswered.into()),
     };
-    note(host, backend, inventory.as_ref().err()).await;
+    let inventory = inventory.map(|mut inventory| {
+        if inventory.version.is_empty() {
+            inventory.version = known;
+        }
+        Arc::new(inventory)
+    });
+    if book.watches() {
+        note(host, backend, inventory.as_ref().err()).await;
+    }
     book.note_examined(backend.url());
-    let mut inventory = inventory?;
-    if inventory.version.is_empty() {
-        inventory.version = known;
-    }
-    let inventory = Arc::new(inventory);
-    book.note_inventory(backend.url(), Arc::clone(&inventory));
     if !book.is_watched() {
-        // Nobody waits for it, and the next refresh makes up for what is lost.
-        let _ = host.store().put_inventory(backend.url(), &inventory).await;
+        let (host, backend, inventory, is_noted) =
+            (host.clone(), backend.clone(), inventory.clone(), book.watches());
+        // A request that waits for what the host says need not wait until others know.
+        host.clone().spawn(async move {
+            if !is_noted {
+                note(&host, &backend, inventory.as_ref().err()).await;
+            }
+            if let Ok(inventory) = inventory {
+                // The next refresh makes up for what is lost.
+                let _ = host.store().put_inventory(backend.url(), &inventory).await;
+            }
+        });
     }
+    let inventory = inventory?;
+    book.note_inventory(backend.url(), Arc::clone(&inventory));
     Ok(inventory)
 }
 

@@ -18,7 +18,7 @@ use futures::{
 use paddock::{
     config::RedisConfig,
     store::{
-        StoreError, StoreResult,
+        StoreError, StoreResult, TimeLimit,
         redis::{RedisCommands, RedisValue, server_error},
     },
 };
@@ -194,12 +194,14 @@ impl RedisCommands for RedisClient {
         &self,
         command: &'static str,
         arguments: &[&[u8]],
-        limit: Duration,
+        limit: TimeLimit,
     ) -> StoreResult<Vec<RedisValue>> {
         let (packed, used) = (packed(command, arguments), AtomicU64::new(0));
-        let Ok(sent) = tokio::time::timeout(limit, self.send(&packed, &used)).await else {
-            self.forget(used.into_inner());
-            return Err(StoreError::TimedOut);
+        let Ok(sent) = tokio::time::timeout(limit.time, self.send(&packed, &used)).await else {
+            if limit.is_whole {
+                self.forget(used.into_inner());
+            }
+            return Err(limit.passed());
         };
         let mut flat = Vec::new();
         flatten(command, sent?, &mut flat)?;
@@ -211,13 +213,13 @@ impl RedisCommands for RedisClient {
         command: &'static str,
         arguments: &[&[u8]],
         replicas: u32,
-        limit: Duration,
+        limit: TimeLimit,
     ) -> StoreResult<(Vec<RedisValue>, u32)> {
         let mut wait = redis::cmd("WAIT");
-        wait.arg(replicas).arg(limit.as_millis().max(1).to_string());
+        wait.arg(replicas).arg(limit.time.as_millis().max(1).to_string());
         let packed = packed(command, arguments);
         let sent = self.send_replicated(&packed, &wait);
-        let (reply, waited) = tokio::time::timeout(limit, sent).await.map_err(|_| StoreError::TimedOut)??;
+        let (reply, waited) = tokio::time::timeout(limit.time, sent).await.map_err(|_| limit.passed())??;
         let mut flat = Vec::new();
         flatten(command, reply, &mut flat)?;
         let mut reached = Vec::new();

@@ -15,7 +15,7 @@ use paddock::{
     session::{Session, SessionHead, SessionKey, Turn},
     store::{
         Audience, FleetState, FlightEnd, FlightKey, Followed, Found, Outage, ResponseCache, Sessions, Store,
-        StoreResult,
+        StoreResult, TimeLimit, Within,
         memory::MemoryStore,
         redis::{Guard, RedisStore},
     },
@@ -198,6 +198,16 @@ impl FleetState for NativeStore {
 }
 
 impl Store for NativeStore {
+    fn within(&self, limit: TimeLimit) -> Within<'_, Self> {
+        match self {
+            Self::Redis(store) => match store.within(limit) {
+                Within::Limited(store) => Within::Limited(Self::Redis(store)),
+                Within::Same(_) => Within::Same(self),
+            },
+            Self::Memory(_) | Self::Disk(_) => Within::Same(self),
+        }
+    }
+
     async fn next_turn(&self) -> StoreResult<u64> {
         whichever!(self, store => store.next_turn().await)
     }

@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     account::Account,
+    budget::TimeBudget,
     error::Error,
     fleet::{
         AttemptFailure, BackendHost, BreakerState, Failover, ModelName, Policy, Ticket, Verdict, Work,
@@ -27,7 +28,7 @@ use crate::{
     },
     handle::random_id,
     host::Host,
-    store::{FleetState, Store, StoreResult},
+    store::{FleetState, Store, StoreError, StoreResult},
     survey,
 };
 
@@ -71,10 +72,12 @@ pub(crate) struct Foresight {
 }
 
 /// Looks at the fleet ahead of a request for `model`.
-pub(crate) async fn foresee<H: Host>(host: &H, model: Option<&ModelName>) -> Foresight {
-    let turn = (host.config().policy == Policy::RoundRobin).then(|| host.store().next_turn());
+pub(crate) async fn foresee<H: Host>(host: &H, budget: &TimeBudget, model: Option<&ModelName>) -> Foresight {
+    let ledger = async { budget.ask(host).ledger().await };
+    let turn =
+        (host.config().policy == Policy::RoundRobin).then_some(async { budget.ask(host).next_turn().await });
     let (ledger, turn, inventories) =
-        join!(host.store().ledger(), OptionFuture::from(turn), survey::inventories(host, model));
+        join!(ledger, OptionFuture::from(turn), survey::inventories(host, budget, model));
     Foresight { ledger, turn, inventories }
 }
 
@@ -130,8 +133,13 @@ impl<'a, H: Host> Dispatch<'a, H> {
             return Step::Go(place);
         }
         let mut pause = POLL.0;
-        let to = &self.order.destination;
+        let order = self.order;
+        let to = &order.destination;
         loop {
+            // What it looks at while it waits for its turn is no part of what the store may add.
+            if self.waiting.is_some() {
+                account.renew_budget();
+            }
             let changed = self.host.fleet().changed();
             let (mut view, retries) = self.view(account).await;
             view.hosts.retain(|known| !self.is_tried(&known.host));
@@ -159,6 +167,9 @@ impl<'a, H: Host> Dispatch<'a, H> {
             let flow = (&*to.caller, &*to.session);
             let ticket = own.unwrap_or_else(|| Ticket::new(&view, &self.id, &lane, first.host.url(), flow));
             let has_turn = queue::has_turn(&view, &plan, &ticket);
+            if is_waiting {
+                account.renew_budget();
+            }
             if has_turn && let Some(lease) = self.claim(&plan, &lane, failover.is_retry(), account).await {
                 self.waiting = None;
                 let choice = plan.choices.iter().find(|choice| choice.host.url() == &*lease.0.host);
@@ -200,7 +211,8 @@ impl<'a, H: Host> Dispatch<'a, H> {
         let host = self.host;
         let ledger = ledger(host, account).await;
         let retries = ledger.retries;
-        let inventories = survey::inventories(host, self.order.destination.model.as_ref()).await;
+        let inventories =
+            survey::inventories(host, &account.budget, self.order.destination.model.as_ref()).await;
         (FleetView::new(&host.fleet().hosts(), &inventories, ledger), retries)
     }
 
@@ -208,7 +220,8 @@ impl<'a, H: Host> Dispatch<'a, H> {
         let host = self.host;
         let policy = host.config().policy;
         if policy == Policy::RoundRobin && self.turn.is_none() {
-            let turn = if account.store_failed() { None } else { Some(host.store().next_turn().await) };
+            let is_asked = !account.store_failed();
+            let turn = if is_asked { Some(account.budget.ask(host).next_turn().await) } else { None };
             // Without the shared counter chance spreads as well.
             self.turn = turn.and_then(|turn| account.tolerate(host, "next_turn", turn)).or(Some(self.seed));
         }
@@ -276,15 +289,16 @@ impl<'a, H: Host> Dispatch<'a, H> {
     }
 
     async fn claim(
-        &self,
+        &mut self,
         plan: &Plan,
         lane: &str,
         is_retry: bool,
         account: &mut Account,
     ) -> Option<(Lease, bool)> {
-        let (host, to) = (self.host, &self.order.destination);
+        let (host, order, id) = (self.host, self.order, self.id.clone());
+        let to = &order.destination;
         let claim = Claim {
-            id: &self.id,
+            id: &id,
             lane,
             places: plan.places(),
             flow: (&to.caller, &to.session),
@@ -292,12 +306,26 @@ impl<'a, H: Host> Dispatch<'a, H> {
             reason: &plan.to_string(),
         };
         if !account.store_failed() {
-            let claimed = host.store().claim(&claim).await;
+            let claimed = account.budget.ask(host).claim(&claim).await;
+            let is_given_up = matches!(claimed, Err(StoreError::TimedOut | StoreError::OutOfTime));
             if let Some(claimed) = account.tolerate(host, "fleet_claim", claimed) {
                 return claimed.map(|lease| (lease, false));
             }
+            if is_given_up {
+                self.take_back();
+            }
         }
+        let claim = Claim { id: &self.id, ..claim };
         host.fleet().claim(host.now(), &claim).map(|lease| (lease, true))
+    }
+
+    /// Gives a place back that may be taken although nobody waited for that: it would look taken until its lease ends.
+    fn take_back(&mut self) {
+        let (host, id) = (self.host.clone(), std::mem::replace(&mut self.id, random_id(self.host)));
+        self.host.spawn(async move {
+            // What cannot be given back ends by itself.
+            let _ = host.store().leave(&id).await;
+        });
     }
 
     /// Waits for a place: enters the queue, or keeps the ticket alive.
@@ -330,7 +358,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
         // What it would take first may have changed while it waited.
         ticket.host = Arc::clone(first.host.shared_url());
         if !account.store_failed() {
-            let entered = host.store().enter(&ticket, displaced.as_deref()).await;
+            let entered = account.budget.ask(host).enter(&ticket, displaced.as_deref()).await;
             if account.tolerate(host, "fleet_queue", entered).is_some() {
                 return Ok(());
             }
@@ -383,15 +411,18 @@ impl<'a, H: Host> Dispatch<'a, H> {
     }
 
     /// Takes note that a host does not have the model after all.
-    pub(super) async fn forget(&self, backend: &BackendHost) {
+    pub(super) fn forget(&self, backend: &BackendHost) {
         let (book, Some(model)) = (self.host.fleet(), &self.order.destination.model) else { return };
         book.forget_model(backend.url(), model);
         // Where hosts are asked on demand, all go by what lies in the store.
         if !book.is_watched()
-            && let Some(known) = book.inventories().get(backend.url())
+            && let Some(known) = book.inventories().get(backend.url()).cloned()
         {
-            // What is lost is found out again at the next request.
-            let _ = self.host.store().put_inventory(backend.url(), known).await;
+            let (host, url) = (self.host.clone(), backend.url().to_owned());
+            self.host.spawn(async move {
+                // What is lost is found out again at the next request.
+                let _ = host.store().put_inventory(&url, &known).await;
+            });
         }
     }
 
@@ -407,7 +438,8 @@ impl<'a, H: Host> Dispatch<'a, H> {
         let mut wait = patience;
         loop {
             host.sleep(wait).await;
-            let mut own = account.clone();
+            // Nothing waits for this.
+            let mut own = Account { budget: TimeBudget::unhurried(host), ..account.clone() };
             let (mut view, _) = self.look(&mut own).await;
             let known = view.hosts.iter().find(|known| known.host == place.backend);
             let completed = known.map(|known| known.facts.completed()).unwrap_or_default();
@@ -432,7 +464,7 @@ async fn ledger<H: Host>(host: &H, account: &mut Account) -> Ledger {
     if account.store_failed() {
         return host.fleet().ledger(host.now());
     }
-    let ledger = host.store().ledger().await;
+    let ledger = account.budget.ask(host).ledger().await;
     known(host, account, ledger)
 }
 

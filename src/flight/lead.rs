@@ -6,7 +6,15 @@
 //! dropped at once and nothing is kept.
 
 use bytes::Bytes;
-use futures::{future::OptionFuture, join};
+use futures::{
+    StreamExt as _,
+    channel::{
+        mpsc::{UnboundedSender, unbounded},
+        oneshot,
+    },
+    future::OptionFuture,
+    join,
+};
 
 use super::{
     Keep, NO_EVENT, Order, UNFINISHED,
@@ -22,16 +30,16 @@ use super::{
     replay::replay,
 };
 use crate::{
-    account::Account,
+    account::{Account, StoreTrouble},
     cache::{CacheStatus, Entry, Form},
     error::{Error, Original},
-    fleet::{AttemptFailure, Failover, Verdict},
+    fleet::{AttemptFailure, BackendHost, Failover, Verdict},
     handle::random_id,
     host::Host,
     journal::Event,
     metrics::Attempt,
     reply::ClientLeft,
-    store::{FlightKey, Found, ResponseCache, StoreResult},
+    store::{FlightKey, Found, ResponseCache, StoreError, StoreResult},
     wire::{framer, members::Members, protocol},
 };
 
@@ -56,6 +64,23 @@ enum Role {
     Told,
 }
 
+/// What is left to be done for an attempt that failed.
+enum Aftermath {
+    /// Its place is given back, and how it ended noted.
+    Settle(Box<Place>, Verdict),
+    /// Another host answered what it failed.
+    Blame(BackendHost),
+}
+
+impl Aftermath {
+    async fn note<H: Host>(self, host: &H) {
+        match self {
+            Self::Settle(place, verdict) => place.settle(host, verdict).await,
+            Self::Blame(backend) => Place::blame(&backend, host).await,
+        }
+    }
+}
+
 impl<H: Host> Lead<'_, H> {
     /// Brings the answer; gives the account of what that took.
     pub(super) async fn fly(mut self) -> Account {
@@ -63,6 +88,8 @@ impl<H: Host> Lead<'_, H> {
         let mut role = self.role(&mut dispatch).await;
         while let Role::Follow(leader) = role {
             dispatch.release();
+            // Following has no limit.
+            self.account.renew_budget();
             let flight = self.flight_key();
             let followed = match flight {
                 Some(flight) => Box::pin(follow(self.host, self.order, &self.feed, &flight, &leader)).await,
@@ -98,10 +125,14 @@ impl<H: Host> Lead<'_, H> {
         let asked = keep.question.map(|question| question.to_hex());
         let leader = [random_id(self.host), asked.clone().unwrap_or_default()].join(":");
         let mut ahead = self.account.clone();
-        let looking = self.host.store().answer_or_lead(&flight, &leader);
+        let host = self.host;
+        let budget = ahead.budget.clone();
+        let looking = async { budget.ask(host).answer_or_lead(&flight, &leader).await };
         let (found, ()) = join!(Box::pin(looking), Box::pin(dispatch.reserve(&mut ahead)));
         self.account = ahead;
         let found: StoreResult<Found> = found;
+        // It may have the lead by now; a publisher finds that out, and ends it.
+        let may_lead = found == Err(StoreError::OutOfTime);
         match self.account.tolerate(self.host, "cache_get", found) {
             Some(Found::Answer(stored)) => {
                 if keep.question.is_some() && stored.entry.question() != keep.question {
@@ -128,7 +159,7 @@ impl<H: Host> Lead<'_, H> {
             }
             None => {
                 self.account.cache = Some(CacheStatus::Bypass);
-                Role::Lead(None)
+                Role::Lead(Some(leader).filter(|_| may_lead))
             }
         }
     }
@@ -159,14 +190,30 @@ impl<H: Host> Lead<'_, H> {
 
     /// Asks upstream and writes what comes; what the answer changes is stored when it returns.
     async fn bring(&mut self, dispatch: Dispatch<'_, H>) -> Result<(), Error> {
-        let opened = Box::pin(self.attempts(dispatch)).await;
-        let (opened, place) = match opened {
-            Ok(opened) => opened,
-            Err(error) => {
-                self.fail(error.clone());
-                return Err(error);
+        let host = self.host;
+        let (aftermath, failures) = unbounded();
+        let (is_noted, noted) = oneshot::channel();
+        // The next attempt does not wait until the one before is noted, and no answer does.
+        let noting = async {
+            failures.for_each_concurrent(None, |failure: Aftermath| failure.note(host)).await;
+            let _ = is_noted.send(());
+        };
+        let bringing = async {
+            match self.attempts(dispatch, aftermath).await {
+                Ok((opened, place)) => self.hand_over(opened, place).await,
+                Err(error) => {
+                    // Whoever reads that and goes on at once must find the places free.
+                    let _ = noted.await;
+                    self.fail(error.clone());
+                    Err(error)
+                }
             }
         };
+        join!(Box::pin(bringing), Box::pin(noting)).0
+    }
+
+    /// Writes what was opened; what it changes is stored when it returns.
+    async fn hand_over(&mut self, opened: Opened<H::Body>, place: Box<Place>) -> Result<(), Error> {
         match opened {
             Opened::Stream { content_type, first, events } => {
                 let kind = content_type.to_str().unwrap_or_default().to_owned();
@@ -203,6 +250,7 @@ impl<H: Host> Lead<'_, H> {
     async fn attempts(
         &mut self,
         mut dispatch: Dispatch<'_, H>,
+        aftermath: UnboundedSender<Aftermath>,
     ) -> Result<(Opened<H::Body>, Box<Place>), Error> {
         let (host, order) = (self.host, self.order);
         let (feed, account) = (&self.feed, &mut self.account);
@@ -240,7 +288,7 @@ impl<H: Host> Lead<'_, H> {
             match outcome {
                 Ok(opened) => {
                     for failed in failed {
-                        Place::blame(&failed, host).await;
+                        let _ = aftermath.unbounded_send(Aftermath::Blame(failed));
                     }
                     account.host = Some(backend);
                     account.first_token = place.first_byte().filter(|_| order.streams && place.is_taken());
@@ -252,7 +300,7 @@ impl<H: Host> Lead<'_, H> {
                 }
                 Err(failure) => {
                     if failure == AttemptFailure::ClientLeft {
-                        place.settle(host, Verdict::Neutral).await;
+                        let _ = aftermath.unbounded_send(Aftermath::Settle(place, Verdict::Neutral));
                         return Err(Error::ClientClosed);
                     }
                     host.record(&Event::AttemptFailed {
@@ -261,7 +309,7 @@ impl<H: Host> Lead<'_, H> {
                         outcome: failure.word(),
                         detail: &failure.detail(),
                     });
-                    place.settle(host, failure.verdict()).await;
+                    let _ = aftermath.unbounded_send(Aftermath::Settle(place, failure.verdict()));
                     // Its own words may be what the client reads in the end.
                     if matches!(failure, AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. }) {
                         account.host = Some(backend.clone());
@@ -269,7 +317,7 @@ impl<H: Host> Lead<'_, H> {
                     if matches!(failure, AttemptFailure::Failed { .. }) {
                         failed.push(backend);
                     } else if failure == AttemptFailure::NotFound {
-                        dispatch.forget(&backend).await;
+                        dispatch.forget(&backend);
                     }
                     failover.failed(failure);
                 }
@@ -347,9 +395,9 @@ impl<H: Host> Lead<'_, H> {
     /// whoever reads that and goes on at once must find the place free.
     async fn conclude(&mut self, entry: Option<Entry>, place: Box<Place>) {
         let (store, config) = (self.host.store(), self.host.config());
-        let wanted = self
-            .keep
-            .filter(|_| self.account.cache != Some(CacheStatus::Bypass) || !self.account.store_failed());
+        // What was not looked for in time can be kept all the same.
+        let is_down = self.account.store_trouble == StoreTrouble::AtFault;
+        let wanted = self.keep.filter(|_| self.account.cache != Some(CacheStatus::Bypass) || !is_down);
         let kept = wanted.zip(entry).filter(|(_, entry)| entry.size() as u64 <= config.cache_max_entry);
         let kept = kept.map(|(keep, entry)| (keep, entry.to_question(keep.question)));
         let put = kept.as_ref().map(|(keep, entry)| store.put_answer(&keep.key, entry, keep.ttl));

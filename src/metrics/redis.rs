@@ -15,7 +15,7 @@ use crate::{
         series::{Amount, Increment, SEPARATOR},
     },
     store::{
-        StoreResult,
+        StoreResult, TimeLimit,
         redis::{RedisCommands, RedisValue},
     },
 };
@@ -52,7 +52,7 @@ pub struct RedisMetrics<C> {
     commands: C,
     counters: String,
     models: String,
-    limit: Duration,
+    limit: TimeLimit,
     waiting: Mutex<Waiting>,
 }
 
@@ -67,7 +67,7 @@ impl<C: RedisCommands> RedisMetrics<C> {
             commands,
             counters: format!("{prefix}:{{metrics}}:1:counters"),
             models: format!("{prefix}:{{metrics}}:1:models"),
-            limit,
+            limit: TimeLimit::whole(limit),
             waiting: Mutex::default(),
         }
     }
@@ -264,7 +264,7 @@ mod tests {
             &self,
             _: &'static str,
             words: &[&[u8]],
-            _: Duration,
+            _: TimeLimit,
         ) -> StoreResult<Vec<RedisValue>> {
             self.sent.lock().unwrap().push(words.iter().map(|word| word.to_vec()).collect());
             let answers = self.answers.load(std::sync::atomic::Ordering::Relaxed);
@@ -276,7 +276,7 @@ mod tests {
             _: &'static str,
             _: &[&[u8]],
             _: u32,
-            _: Duration,
+            _: TimeLimit,
         ) -> StoreResult<(Vec<RedisValue>, u32)> {
             Err(crate::store::StoreError::Absent)
         }

@@ -10,11 +10,11 @@ mod fleet;
 mod guard;
 mod sessions;
 
-use std::{future::Future, time::Duration};
+use std::{future::Future, sync::Arc, time::Duration};
 
 use crate::{
     host::{MaybeSend, MaybeSync},
-    store::{Outage, Store, StoreError, StoreResult},
+    store::{Outage, Store, StoreError, StoreResult, TimeLimit, Within},
 };
 pub use fault::{error_text, server_error};
 pub use guard::Guard;
@@ -40,7 +40,7 @@ pub trait RedisCommands: MaybeSend + MaybeSync {
         &self,
         command: &'static str,
         arguments: &[&[u8]],
-        limit: Duration,
+        limit: TimeLimit,
     ) -> impl Future<Output = StoreResult<Vec<RedisValue>>> + MaybeSend;
 
     /// Executes one write and waits until so many replicas have it, both within `limit`, on a connection that carries
@@ -50,33 +50,35 @@ pub trait RedisCommands: MaybeSend + MaybeSync {
         command: &'static str,
         arguments: &[&[u8]],
         replicas: u32,
-        limit: Duration,
+        limit: TimeLimit,
     ) -> impl Future<Output = StoreResult<(Vec<RedisValue>, u32)>> + MaybeSend;
 }
 
-/// How long a command may take, connection included.
+/// How long Redis may take, connections included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RedisLimits {
-    /// What is asked before an upstream is: a request waits for it.
+    /// Everything together that a request asks before an upstream is asked.
     pub ask: Duration,
-    /// What is kept when there is an answer.
+    /// Each command that keeps something when there is an answer.
     pub keep: Duration,
 }
 
-/// The store over Redis.
-#[derive(Debug)]
+/// The store over Redis. Clones share it.
+#[derive(Debug, Clone)]
 pub struct RedisStore<C> {
     commands: C,
-    prefix: String,
-    limits: RedisLimits,
+    prefix: Arc<str>,
+    ask: TimeLimit,
+    keep: TimeLimit,
     replicas: u32,
-    outage: Outage,
+    outage: Arc<Outage>,
 }
 
 impl<C: RedisCommands> RedisStore<C> {
     /// A store whose keys begin with `prefix`.
     pub fn new(commands: C, prefix: &str, limits: RedisLimits) -> Self {
-        Self { commands, prefix: prefix.to_owned(), limits, replicas: 0, outage: Outage::default() }
+        let (ask, keep) = (TimeLimit::whole(limits.ask), TimeLimit::whole(limits.keep));
+        Self { commands, prefix: prefix.into(), ask, keep, replicas: 0, outage: Arc::default() }
     }
 
     /// A store that acknowledges a turn only when so many replicas have it.
@@ -87,12 +89,15 @@ impl<C: RedisCommands> RedisStore<C> {
 
     /// Executes what a request waits for before an upstream is asked.
     async fn ask(&self, command: &'static str, arguments: &[&[u8]]) -> StoreResult<Vec<RedisValue>> {
-        self.commands.execute(command, arguments, self.limits.ask).await
+        if self.ask.time.is_zero() {
+            return Err(self.ask.passed());
+        }
+        self.commands.execute(command, arguments, self.ask).await
     }
 
     /// Executes what keeps something, or what nobody waits for.
     async fn keep(&self, command: &'static str, arguments: &[&[u8]]) -> StoreResult<Vec<RedisValue>> {
-        self.commands.execute(command, arguments, self.limits.keep).await
+        self.commands.execute(command, arguments, self.keep).await
     }
 
     /// Keeps what is to survive the server that was given it.
@@ -100,7 +105,7 @@ impl<C: RedisCommands> RedisStore<C> {
         if self.replicas == 0 {
             return self.keep(command, arguments).await;
         }
-        let (replicas, limit) = (self.replicas, self.limits.keep);
+        let (replicas, limit) = (self.replicas, self.keep);
         let (reply, reached) = self.commands.execute_replicated(command, arguments, replicas, limit).await?;
         if reached < replicas {
             return Err(StoreError::Refused(format!("{reached} of {replicas} replicas have it")));
@@ -118,7 +123,11 @@ fn milliseconds(duration: Duration) -> String {
     duration.as_millis().max(1).to_string()
 }
 
-impl<C: RedisCommands> Store for RedisStore<C> {
+impl<C: RedisCommands + Clone> Store for RedisStore<C> {
+    fn within(&self, limit: TimeLimit) -> Within<'_, Self> {
+        Within::Limited(Self { ask: limit, ..self.clone() })
+    }
+
     async fn next_turn(&self) -> StoreResult<u64> {
         let key = format!("{}:turn:1", self.prefix);
         let reply = self.ask("INCR", &[key.as_bytes()]).await?;

@@ -1,10 +1,8 @@
 //! The core's Redis port over redis-rs, and the same connection for looking at what the service stored.
 
-use std::time::Duration;
-
 use anyhow::{Context as _, Result};
 use paddock::store::{
-    StoreError, StoreResult,
+    StoreError, StoreResult, TimeLimit,
     redis::{RedisCommands, RedisValue, server_error},
 };
 use redis::{
@@ -86,13 +84,13 @@ impl RedisCommands for Connection {
         &self,
         command: &'static str,
         arguments: &[&[u8]],
-        limit: Duration,
+        limit: TimeLimit,
     ) -> StoreResult<Vec<RedisValue>> {
         let mut packed = redis::cmd(command);
         for argument in arguments {
             packed.arg(*argument);
         }
-        tokio::time::timeout(limit, self.query(&packed)).await.map_err(|_| StoreError::TimedOut)?
+        tokio::time::timeout(limit.time, self.query(&packed)).await.map_err(|_| limit.passed())?
     }
 
     async fn execute_replicated(
@@ -100,10 +98,10 @@ impl RedisCommands for Connection {
         command: &'static str,
         arguments: &[&[u8]],
         replicas: u32,
-        limit: Duration,
+        limit: TimeLimit,
     ) -> StoreResult<(Vec<RedisValue>, u32)> {
         let reply = self.execute(command, arguments, limit).await?;
-        let (replicas, time) = (replicas.to_string(), limit.as_millis().to_string());
+        let (replicas, time) = (replicas.to_string(), limit.time.as_millis().to_string());
         let reached = self.execute("WAIT", &[replicas.as_bytes(), time.as_bytes()], limit).await?;
         match reached.first() {
             Some(RedisValue::Integer(reached)) => Ok((reply, u32::try_from(*reached).unwrap_or_default())),

@@ -396,7 +396,7 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
 
     async fn lead_refresh(&self, time: Duration) -> StoreResult<bool> {
         let (key, time) = (self.fleet_key("refresh"), milliseconds(time));
-        let reply = self.ask("SET", &[key.as_bytes(), b"1", b"NX", b"PX", time.as_bytes()]).await?;
+        let reply = self.keep("SET", &[key.as_bytes(), b"1", b"NX", b"PX", time.as_bytes()]).await?;
         Ok(matches!(reply.first(), Some(RedisValue::Status(_))))
     }
 

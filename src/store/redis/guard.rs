@@ -10,7 +10,7 @@ use std::{
 use crate::{
     host::Clock,
     store::{
-        StoreError, StoreResult,
+        StoreError, StoreResult, TimeLimit,
         redis::{
             RedisCommands, RedisValue,
             breaker::{Admission, Breaker, Sign},
@@ -65,7 +65,7 @@ impl<C: RedisCommands, K: Clock> Guard<C, K> {
                 state.is_unfit = true;
                 return;
             }
-            Err(StoreError::Absent | StoreError::Spared) => return,
+            Err(StoreError::OutOfTime | StoreError::Absent | StoreError::Spared) => return,
         };
         state.breaker.note(sign, began, now);
     }
@@ -76,7 +76,7 @@ impl<C: RedisCommands, K: Clock> RedisCommands for Guard<C, K> {
         &self,
         command: &'static str,
         arguments: &[&[u8]],
-        limit: Duration,
+        limit: TimeLimit,
     ) -> StoreResult<Vec<RedisValue>> {
         let began = self.clock.now();
         self.admit(command, began)?;
@@ -90,7 +90,7 @@ impl<C: RedisCommands, K: Clock> RedisCommands for Guard<C, K> {
         command: &'static str,
         arguments: &[&[u8]],
         replicas: u32,
-        limit: Duration,
+        limit: TimeLimit,
     ) -> StoreResult<(Vec<RedisValue>, u32)> {
         let began = self.clock.now();
         self.admit(command, began)?;
@@ -116,7 +116,7 @@ mod tests {
     }
 
     impl RedisCommands for Scripted {
-        async fn execute(&self, _: &'static str, _: &[&[u8]], _: Duration) -> StoreResult<Vec<RedisValue>> {
+        async fn execute(&self, _: &'static str, _: &[&[u8]], _: TimeLimit) -> StoreResult<Vec<RedisValue>> {
             self.sent.fetch_add(1, Ordering::Relaxed);
             self.reply.lock().unwrap().clone().map_or_else(|| Ok(Vec::new()), Err)
         }
@@ -126,7 +126,7 @@ mod tests {
             command: &'static str,
             arguments: &[&[u8]],
             replicas: u32,
-            limit: Duration,
+            limit: TimeLimit,
         ) -> StoreResult<(Vec<RedisValue>, u32)> {
             Ok((self.execute(command, arguments, limit).await?, replicas))
         }
@@ -146,7 +146,7 @@ mod tests {
         }
 
         async fn send(&self, command: &'static str) -> StoreResult<Vec<RedisValue>> {
-            self.guard.execute(command, &[], Duration::from_millis(30)).await
+            self.guard.execute(command, &[], TimeLimit::whole(Duration::from_millis(30))).await
         }
 
         fn sent(&self) -> usize {
@@ -167,6 +167,7 @@ mod tests {
             (StoreError::Refused(text()), 3),
             (StoreError::UnexpectedReply("GET"), 3),
             (StoreError::Full, 3),
+            (StoreError::OutOfTime, 3),
             (StoreError::Absent, 3),
         ] {
             let scene = Scene::new(Some(error.clone()));

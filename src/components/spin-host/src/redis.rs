@@ -8,7 +8,7 @@ use std::{cell::RefCell, future::Future, pin::Pin, rc::Rc, time::Duration};
 
 use futures::future::{Either, select};
 use paddock::store::{
-    StoreError, StoreResult,
+    StoreError, StoreResult, TimeLimit,
     redis::{RedisCommands, RedisValue, error_text},
 };
 use spin_sdk::{
@@ -55,8 +55,8 @@ impl SpinRedis {
     }
 
     /// A new connection, or none when the limit passed: then it is still made, for the commands that come later.
-    async fn open(&self, limit: Duration) -> StoreResult<Rc<Connection>> {
-        match select(self.opening()?, Box::pin(sleep(limit))).await {
+    async fn open(&self, limit: &Limit) -> StoreResult<Rc<Connection>> {
+        match select(self.opening()?, Box::pin(sleep(limit.left()))).await {
             Either::Left((opened, _)) => Ok(self.keep(opened.map_err(fault)?)),
             Either::Right(((), opening)) => {
                 let redis = self.clone();
@@ -67,7 +67,7 @@ impl SpinRedis {
                         redis.keep(opened);
                     }
                 });
-                Err(StoreError::TimedOut)
+                Err(limit.passed())
             }
         }
     }
@@ -114,16 +114,20 @@ async fn execute(
 /// What is left of a limit.
 struct Limit {
     began: std::time::Instant,
-    limit: Duration,
+    limit: TimeLimit,
 }
 
 impl Limit {
-    fn new(limit: Duration) -> Self {
+    fn new(limit: TimeLimit) -> Self {
         Self { began: std::time::Instant::now(), limit }
     }
 
     fn left(&self) -> Duration {
-        self.limit.saturating_sub(self.began.elapsed())
+        self.limit.time.saturating_sub(self.began.elapsed())
+    }
+
+    fn passed(&self) -> StoreError {
+        self.limit.passed()
     }
 }
 
@@ -132,7 +136,7 @@ impl RedisCommands for SpinRedis {
         &self,
         command: &'static str,
         arguments: &[&[u8]],
-        limit: Duration,
+        limit: TimeLimit,
     ) -> StoreResult<Vec<RedisValue>> {
         let limit = Limit::new(limit);
         let known = self.0.connection.borrow().clone();
@@ -140,16 +144,18 @@ impl RedisCommands for SpinRedis {
             match self.exchange(&known, command, arguments, limit.left()).await {
                 None => {
                     // The peer may be gone for good; the next command tries a new connection.
-                    self.forget(&known);
-                    return Err(StoreError::TimedOut);
+                    if limit.limit.is_whole {
+                        self.forget(&known);
+                    }
+                    return Err(limit.passed());
                 }
                 // It may have died while it lay idle. Every command is harmless when it is sent twice.
                 Some(Err(StoreError::Unavailable(_))) => {}
                 Some(reply) => return reply,
             }
         }
-        let fresh = self.open(limit.left()).await?;
-        self.exchange(&fresh, command, arguments, limit.left()).await.unwrap_or(Err(StoreError::TimedOut))
+        let fresh = self.open(&limit).await?;
+        self.exchange(&fresh, command, arguments, limit.left()).await.unwrap_or_else(|| Err(limit.passed()))
     }
 
     async fn execute_replicated(
@@ -157,7 +163,7 @@ impl RedisCommands for SpinRedis {
         command: &'static str,
         arguments: &[&[u8]],
         replicas: u32,
-        limit: Duration,
+        limit: TimeLimit,
     ) -> StoreResult<(Vec<RedisValue>, u32)> {
         let limit = Limit::new(limit);
         let idle = self.0.waiting.borrow_mut().pop();
@@ -167,22 +173,22 @@ impl RedisCommands for SpinRedis {
         };
         let (connection, reply) = match (idle, idle_reply) {
             (Some(idle), Some(Ok(reply))) => (idle, reply),
-            (Some(_), None) => return Err(StoreError::TimedOut),
+            (Some(_), None) => return Err(limit.passed()),
             (Some(_), Some(Err(error))) if !matches!(error, StoreError::Unavailable(_)) => return Err(error),
             _ => {
                 let opened = match select(self.opening()?, Box::pin(sleep(limit.left()))).await {
                     Either::Left((opened, _)) => Rc::new(opened.map_err(fault)?),
-                    Either::Right(_) => return Err(StoreError::TimedOut),
+                    Either::Right(_) => return Err(limit.passed()),
                 };
                 let reply = self.exchange(&opened, command, arguments, limit.left()).await;
-                (opened, reply.unwrap_or(Err(StoreError::TimedOut))?)
+                (opened, reply.unwrap_or_else(|| Err(limit.passed()))?)
             }
         };
         // Only once the write is done: sent together, one could overtake the other here.
         let (replicas, time) = (replicas.to_string(), limit.left().as_millis().max(1).to_string());
         let wait: [&[u8]; 2] = [replicas.as_bytes(), time.as_bytes()];
         let waited = self.exchange(&connection, "WAIT", &wait, limit.left()).await;
-        let waited = waited.unwrap_or(Err(StoreError::TimedOut))?;
+        let waited = waited.unwrap_or_else(|| Err(limit.passed()))?;
         let Some(RedisValue::Integer(reached)) = waited.first() else {
             return Err(StoreError::UnexpectedReply("WAIT"));
         };
