@@ -66,6 +66,8 @@ pub(crate) struct Account {
     pub(crate) explains: bool,
     /// Why the hosts were chosen, one plan an attempt, if the caller wants to know.
     pub(crate) routes: Vec<String>,
+    /// The store's failures that are in the counters with the request, once that was counted.
+    pub(crate) tallied: Option<Vec<&'static str>>,
     /// Whether a flight has the account now and closes it, because the reply streams.
     pub(crate) handed_over: bool,
 }
@@ -140,26 +142,58 @@ impl Account {
             attempts: self.attempts.len(),
             detail: detail.as_deref(),
         }));
-        if self.counted {
-            let sample = Sample {
-                route: self.route,
-                model: self.model.as_deref(),
-                outcome,
-                latency,
-                cache: self.cache,
-                attempts: &self.attempts,
-                first_token: self.first_token,
-                speed: self.speed,
-                tokens: self.tokens,
-                store_errors: &self.store_errors,
-            };
-            let added = host.metrics().add(&sample).await;
-            // Counters may live elsewhere than the store: that they work does not say that the store does.
-            if added.is_err() {
-                note_outage(host, "metrics_add", &added);
+        match &self.tallied {
+            None => self.tally(host, outcome, latency).await,
+            Some(tallied) => {
+                let late = without(&self.store_errors, tallied);
+                if !late.is_empty() {
+                    host.metrics().add_store_errors(&late);
+                }
             }
         }
     }
+
+    /// Adds a request to the counters whose answer is complete, while what the answer changes is stored: what is counted
+    /// is certain then, but for the failures of that, which [`Account::close`] adds.
+    pub(crate) async fn tally_answer<H: Host>(&self, host: &H) {
+        self.tally(host, "ok", host.now().saturating_sub(self.started)).await;
+    }
+
+    async fn tally<H: Host>(&self, host: &H, outcome: &'static str, latency: Duration) {
+        if !self.counted {
+            return;
+        }
+        let sample = Sample {
+            route: self.route,
+            model: self.model.as_deref(),
+            outcome,
+            latency,
+            cache: self.cache,
+            attempts: &self.attempts,
+            first_token: self.first_token,
+            speed: self.speed,
+            tokens: self.tokens,
+            store_errors: &self.store_errors,
+        };
+        let added = host.metrics().add(&sample).await;
+        // Counters may live elsewhere than the store: that they work does not say that the store does.
+        if added.is_err() {
+            note_outage(host, "metrics_add", &added);
+        }
+    }
+}
+
+/// What is in `all` beyond what is in `known`, each as often as it is.
+fn without(all: &[&'static str], known: &[&'static str]) -> Vec<&'static str> {
+    let mut known = known.to_vec();
+    let is_new = |operation: &&&'static str| match known.iter().position(|known| known == *operation) {
+        Some(index) => {
+            known.swap_remove(index);
+            false
+        }
+        None => true,
+    };
+    all.iter().filter(is_new).copied().collect()
 }
 
 fn cluster_problem(form: Form) -> String {
@@ -197,6 +231,23 @@ pub(crate) fn note_outage<H: Host, T>(host: &H, operation: &'static str, result:
                 let detail = error.to_string();
                 host.record(&Event::StoreDown { operation, detail: &detail });
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_that_was_counted_with_its_request_is_not_counted_again() {
+        for (all, known, late) in [
+            (&["a", "b"][..], &[][..], &["a", "b"][..]),
+            (&["a", "b", "a"], &["a"], &["b", "a"]),
+            (&["b", "a"], &["a", "b"], &[]),
+            (&["a"], &["c"], &["a"]),
+        ] {
+            assert_eq!(without(all, known), late, "{all:?} {known:?}");
         }
     }
 }

@@ -193,6 +193,7 @@ impl Flight {
             session,
             follows: false,
             account: begun,
+            brought: None,
             door: None,
         };
         let end = Box::pin(passenger.listen(reader)).await;
@@ -222,9 +223,10 @@ impl Flight {
             let Self { order, keep, session, foresight, account } = self;
             let host = &task_host;
             let follows = lead.is_none();
+            let (bringing, brought) = oneshot::channel();
             let lead = lead.map(|(feed, seat)| {
-                let account = account.clone();
-                Lead { host, order: &order, feed, seat, keep, foresight, account }
+                let (account, bringing) = (account.clone(), Some(bringing));
+                Lead { host, order: &order, feed, seat, keep, foresight, account, bringing }
             });
             let known_errors = account.store_errors.len();
             let mut passenger = Passenger {
@@ -235,6 +237,7 @@ impl Flight {
                 session,
                 follows,
                 account,
+                brought: lead.as_ref().map(|_| (brought, known_errors)),
                 door: Some(door),
             };
             let end = match lead {

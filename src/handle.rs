@@ -111,6 +111,7 @@ impl Entry {
             left_out: 0,
             explains: explains(host, &parts.headers),
             routes: Vec::new(),
+            tallied: None,
             handed_over: false,
         };
         let visitor = host.config().origins.judge(&parts);

@@ -37,6 +37,10 @@ pub trait Metrics: MaybeSend + MaybeSync {
     /// Adds one request, all of it or nothing.
     fn add(&self, sample: &Sample<'_>) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
+    /// Adds failures of the store that came too late for their request's sample. Where they cannot be added at once they
+    /// wait for the next sample.
+    fn add_store_errors(&self, store_errors: &[&'static str]);
+
     /// All counters as they stand.
     fn snapshot(&self) -> impl Future<Output = StoreResult<Snapshot>> + MaybeSend;
 }

@@ -53,6 +53,8 @@ pub(super) struct Lead<'a, H> {
     pub(super) keep: Option<Keep>,
     pub(super) foresight: Option<Foresight>,
     pub(super) account: Account,
+    /// Tells the own client's part what it took to bring a complete answer, as soon as there is one.
+    pub(super) bringing: Option<oneshot::Sender<Account>>,
 }
 
 /// Who brings the answer.
@@ -169,6 +171,14 @@ impl<H: Host> Lead<'_, H> {
         self.feed.open(opening, Source { cache: *cache, backend: host.clone(), routes: routes.clone() });
     }
 
+    /// The answer is complete, and what comes now only stores it.
+    fn tell_account(&mut self) {
+        if let Some(bringing) = self.bringing.take() {
+            // A client that left needs no account.
+            let _ = bringing.send(self.account.clone());
+        }
+    }
+
     fn fail(&self, error: Error) {
         self.open(Opening::Failed(error.clone()));
         self.feed.end(Err(error));
@@ -234,12 +244,14 @@ impl<H: Host> Lead<'_, H> {
                     .keep
                     .filter(|_| !answer.is_empty())
                     .map(|_| Entry::new(Form::Whole, "application/json", answer.to_json().into()));
+                self.tell_account();
                 self.open(Opening::Spoken(answer.into()));
                 self.conclude(entry, place).await;
                 Ok(())
             }
             Opened::Whole(original) => {
                 let entry = self.entry_of(&original);
+                self.tell_account();
                 self.open(Opening::Whole(original));
                 self.conclude(entry, place).await;
                 Ok(())
@@ -344,6 +356,7 @@ impl<H: Host> Lead<'_, H> {
             Ok(last) => {
                 let since = place.as_ref().and_then(|place| place.since_first_byte(self.host));
                 self.account.speed = heard.speed(since);
+                self.tell_account();
                 self.feed.complete(last);
                 let body = self.keep.filter(|_| !heard.is_empty()).and_then(|_| self.feed.whole());
                 let entry = body.map(|body| Entry::new(Form::Stream, content_type, body));

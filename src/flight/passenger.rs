@@ -47,6 +47,8 @@ pub(super) struct Passenger<'a, H> {
     /// Whether it waits for what another asked for.
     pub(super) follows: bool,
     pub(super) account: Account,
+    /// Where its own lead tells what it took to bring a complete answer, and how many of the store's failures both know.
+    pub(super) brought: Option<(oneshot::Receiver<Account>, usize)>,
     pub(super) door: Option<oneshot::Sender<Arrival>>,
 }
 
@@ -173,12 +175,31 @@ impl<H: Host> Passenger<'_, H> {
         }
     }
 
-    /// Stores the client's turn while the flight stores what it changes.
+    /// The account of a complete answer, to be counted while what it changes is stored; `None` where it is not certain yet.
+    fn tallied(&mut self) -> Option<Account> {
+        // Whether that is an answer shows when the turn is stored.
+        if self.session.is_some() && self.host.config().session_required {
+            return None;
+        }
+        let mut account = self.account.clone();
+        if let Some((mut brought, known)) = self.brought.take() {
+            match brought.try_recv() {
+                Ok(Some(brought)) => account.absorb(brought, known),
+                // Nobody was asked.
+                Ok(None) | Err(_) if account.cache == Some(CacheStatus::Hit) => {}
+                Ok(None) | Err(_) => return None,
+            }
+        }
+        Some(account)
+    }
+
+    /// Stores the client's turn, and counts its request, while the flight stores what it changes.
     async fn conclude(
         &mut self,
         reader: &Reader,
         answer: &CachedAnswer,
     ) -> (Option<SessionStatus>, Result<(), Error>) {
+        let tallied = self.tallied();
         let turn = self.session.take().filter(|_| !answer.is_empty()).map(|commit| {
             let SessionCommit { key, id, dialect, system, mut messages, prompt } = commit;
             messages.push(answer.message(dialect));
@@ -190,7 +211,9 @@ impl<H: Host> Passenger<'_, H> {
         let append = turn.as_ref().map(|(key, turn)| {
             self.host.store().append_turn(key, turn, config.session_ttl, config.history.turns())
         });
-        let (append, ended) = join!(OptionFuture::from(append), reader.ended());
+        let tally = tallied.as_ref().map(|account| account.tally_answer(self.host));
+        let (append, ended, _) = join!(OptionFuture::from(append), reader.ended(), OptionFuture::from(tally));
+        self.account.tallied = tallied.map(|account| account.store_errors);
         let status = append.map(|result| match self.account.tolerate(self.host, "session_append", result) {
             Some(()) => SessionStatus::Stored,
             None => SessionStatus::Unavailable,

@@ -6,7 +6,10 @@ use std::{
 };
 
 use crate::{
-    metrics::{Histogram, MODEL_LIMIT, Metrics, OTHER_MODEL, Sample, Snapshot, Value, series::Amount},
+    metrics::{
+        Family, Histogram, MODEL_LIMIT, Metrics, OTHER_MODEL, Sample, Snapshot, Value,
+        series::{Amount, Increment},
+    },
     store::StoreResult,
 };
 
@@ -23,26 +26,28 @@ struct Counters {
 }
 
 impl Counters {
+    fn add_increment(&mut self, increment: Increment<'_>) {
+        let Self { series, key, .. } = self;
+        key.clear();
+        increment.write_key(key);
+        if !series.contains_key(key.as_str()) {
+            series.insert(key.clone(), Value::zero(increment.family));
+        }
+        if let Some(value) = series.get_mut(key.as_str()) {
+            value.add(increment.amount);
+        }
+    }
+
     fn add(&mut self, sample: &Sample<'_>) {
-        let Self { models, series, key } = self;
         let label = match sample.model_label() {
-            Some(name) if models.contains(name) => name,
-            Some(name) if sample.succeeded() && models.len() < MODEL_LIMIT => {
-                models.insert(name.to_owned());
+            Some(name) if self.models.contains(name) => name,
+            Some(name) if sample.succeeded() && self.models.len() < MODEL_LIMIT => {
+                self.models.insert(name.to_owned());
                 name
             }
             Some(_) | None => OTHER_MODEL,
         };
-        sample.increments(label, |increment| {
-            key.clear();
-            increment.write_key(key);
-            if !series.contains_key(key.as_str()) {
-                series.insert(key.clone(), Value::zero(increment.family));
-            }
-            if let Some(value) = series.get_mut(key.as_str()) {
-                value.add(increment.amount);
-            }
-        });
+        sample.increments(label, |increment| self.add_increment(increment));
     }
 }
 
@@ -67,6 +72,13 @@ impl Metrics for MemoryMetrics {
     async fn add(&self, sample: &Sample<'_>) -> StoreResult<()> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).add(sample);
         Ok(())
+    }
+
+    fn add_store_errors(&self, store_errors: &[&'static str]) {
+        let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        for operation in store_errors {
+            counters.add_increment(Increment::count(Family::StoreErrors, &[operation]));
+        }
     }
 
     async fn snapshot(&self) -> StoreResult<Snapshot> {

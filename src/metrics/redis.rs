@@ -176,6 +176,10 @@ impl<C: RedisCommands> Metrics for RedisMetrics<C> {
         added.map(drop).inspect_err(|_| self.wait(waiting, sample.store_errors))
     }
 
+    fn add_store_errors(&self, store_errors: &[&'static str]) {
+        self.wait(Waiting::new(), store_errors);
+    }
+
     async fn snapshot(&self) -> StoreResult<Snapshot> {
         let reply = self.commands.execute("HGETALL", &[self.counters.as_bytes()], self.limit).await?;
         Ok(parse(&reply))
@@ -307,6 +311,18 @@ mod tests {
         assert_eq!(redis.failures(), ["1", "2"]);
         metrics.add(&sample(&attempts)).await.unwrap();
         assert_eq!(redis.failures(), ["1"]);
+    }
+
+    #[tokio::test]
+    async fn failures_that_come_too_late_for_their_sample_wait_for_the_next() {
+        let redis = Scripted { answers: true.into(), ..Scripted::default() };
+        let metrics = RedisMetrics::new(&redis, "p", Duration::from_secs(1));
+        metrics.add_store_errors(&["cache_get", "cache_get"]);
+        let sample = Sample { store_errors: &[], ..sample(&[]) };
+        for failures in [&["2"][..], &[]] {
+            metrics.add(&sample).await.unwrap();
+            assert_eq!(redis.failures(), failures);
+        }
     }
 
     #[test]

@@ -22,7 +22,7 @@ pub struct Sample<'a> {
     pub model: Option<&'a str>,
     /// `ok` or the error's code.
     pub outcome: &'static str,
-    /// From the request's head until the last byte of the reply was handed over.
+    /// From the request's head until its answer was complete, or what went wrong instead was certain.
     pub latency: Duration,
     /// What the cache did.
     pub cache: Option<CacheStatus>,

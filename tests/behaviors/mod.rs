@@ -39,6 +39,7 @@ mod streaming;
 mod surface_sessions;
 mod surfaces;
 mod trouble;
+mod waves;
 
 /// What every behaviour needs.
 pub(crate) mod prelude {

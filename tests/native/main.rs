@@ -56,4 +56,3 @@ mod readme;
 mod redis;
 mod shutdown;
 mod streams;
-mod waves;

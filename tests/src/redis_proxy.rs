@@ -45,7 +45,7 @@ struct State {
 
 #[derive(Debug, Default)]
 struct Seen {
-    /// Commands since the last wave ended.
+    /// Commands since the last wave ended; scripts and what sets a key with the first key.
     wave: Vec<String>,
     connections: usize,
     delay: Duration,
@@ -209,15 +209,19 @@ async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State,
     }
 }
 
-/// The name of the first command and how many bytes it takes, once it is there as a whole.
+/// The name of the first command, for a script and what sets a key with the first key, and how many bytes it takes, once it
+/// is there as a whole.
 fn command(bytes: &[u8]) -> Option<(String, usize)> {
     let (words, mut at) = number(bytes, 0, b'*')?;
-    let mut name = String::new();
+    let (mut name, mut key) = (String::new(), None);
     for word in 0..words {
         let (length, start) = number(bytes, at, b'$')?;
         let text = bytes.get(start..start + length)?;
         if word == 0 {
             name = String::from_utf8_lossy(text).to_ascii_uppercase();
+            key = [("SET", 1), ("EVAL", 3)].into_iter().find_map(|(with, at)| (name == with).then_some(at));
+        } else if Some(word) == key {
+            name = format!("{name} {}", String::from_utf8_lossy(text));
         }
         at = start + length + 2;
     }

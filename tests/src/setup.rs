@@ -20,6 +20,7 @@ pub struct Setup {
     pub(crate) redis: RedisChoice,
     pub(crate) single_instance: bool,
     pub(crate) requests_at_once: Option<usize>,
+    pub(crate) rarely_probes: bool,
     weights: Vec<u64>,
     prefix: String,
 }
@@ -47,6 +48,7 @@ impl Setup {
             redis: RedisChoice::Shared,
             single_instance: false,
             requests_at_once: None,
+            rarely_probes: false,
             weights: Vec::new(),
             prefix,
         };
@@ -86,6 +88,12 @@ impl Setup {
     #[must_use]
     pub fn in_one_instance(self) -> Self {
         Self { single_instance: true, ..self }
+    }
+
+    /// Where hosts are asked in the background what they have, does so once.
+    #[must_use]
+    pub fn rarely_probes(self) -> Self {
+        Self { rarely_probes: true, ..self }
     }
 
     /// On Spin, serves at most so many requests in one instance at once.

@@ -33,6 +33,9 @@ impl Form for Native {
         async move {
             let server = if self.redis { Some(setup.server()?) } else { None };
             let mut settings = setup.settings.clone();
+            if setup.rarely_probes {
+                settings.insert("PROBE_INTERVAL".to_owned(), "600".to_owned());
+            }
             settings.entry("OLLAMA_HOSTS".to_owned()).or_insert_with(|| setup.host_list());
             if let Some(server) = &server {
                 settings.entry("REDIS_URL".to_owned()).or_insert_with(|| server.url().to_string());
