@@ -192,8 +192,9 @@ impl<'a> Inquiry<'a> {
     ) -> Option<Keep> {
         let config = host.config();
         if let Some(repetition) = self.repetition {
-            let (question, ttl) = (fingerprint(), config.idempotency_ttl);
-            let usage = Usage::Answer { max_age: None };
+            // What says nothing, such as a GET, repeats nothing.
+            let question = Some(fingerprint()?);
+            let (ttl, usage) = (config.idempotency_ttl, Usage::Answer { max_age: None });
             return Some(Keep { key: repetition, question, ttl, usage, is_shared: true });
         }
         let is_shared = match self.usage {

@@ -1,9 +1,10 @@
 //! Changes of models, made on every host: pull, create, copy and delete.
 //!
 //! Progress comes from all hosts at the same time and names its host; there is one final success, and only when no host
-//! failed. A host that does not have the model has nothing to copy or delete, while another has.
+//! failed. A host that does not have the model has nothing to copy or delete, while another has. Before success is told,
+//! answers of the former model are forgotten: it must not be that somebody who read of it gets one.
 
-use std::{future::Future, time::Duration};
+use std::{borrow::Cow, future::Future, time::Duration};
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -17,8 +18,10 @@ use crate::{
     error::{Error, Family},
     fleet::{AttemptFailure, BackendHost, no_host},
     host::{Host, Limits, MaybeSend, UpstreamFailure},
+    inquiry::epoch_name,
     reply::{self, ClientLeft, Outlet, ReplyBody},
     route::Operation,
+    store::ResponseCache,
     wire::{
         framer::{self, Framer, Framing},
         members::Members,
@@ -55,6 +58,7 @@ where
 {
     let body = body::read(host, headers, body, host.config().body_limits.other).await?;
     let members = Members::parse(&body);
+    let model = members.as_ref().and_then(|members| changed(operation, members));
     let streams = match operation {
         Operation::Pull | Operation::Create => {
             members.and_then(|members| members.boolean("stream")).unwrap_or(true)
@@ -62,15 +66,34 @@ where
         Operation::Copy | Operation::Delete => false,
     };
     if streams {
-        return Ok(progress(host, operation, body, account));
+        return Ok(progress(host, operation, model, body, account));
     }
     let hosts = host.fleet().hosts();
     let changes = hosts.iter().map(|backend| named(backend, change(host, backend, operation, &body)));
-    verdict(join_all(changes).await)?;
+    let outcomes = join_all(changes).await;
+    forget_answers(host, account, model).await;
+    verdict(outcomes)?;
     Ok(match operation {
         Operation::Pull | Operation::Create => reply::complete(StatusCode::OK, "application/json", SUCCESS),
         Operation::Copy | Operation::Delete => reply::typed(StatusCode::OK, None, Bytes::new()),
     })
+}
+
+/// The model that is another one after the change.
+fn changed(operation: Operation, request: &Members<'_>) -> Option<String> {
+    let names: &[_] = match operation {
+        Operation::Copy => &["destination"],
+        Operation::Pull | Operation::Create | Operation::Delete => &["model", "name"],
+    };
+    names.iter().find_map(|name| request.string(name)).map(Cow::into_owned)
+}
+
+/// Forgets what the model said before the change, whether every host or only some made it.
+async fn forget_answers<H: Host>(host: &H, account: &mut Account, model: Option<String>) {
+    if let Some(model) = model {
+        let purged = host.store().purge(Some(&epoch_name(&model))).await;
+        account.tolerate(host, "cache_purge", purged);
+    }
 }
 
 /// How a change went, with the host that it went so on.
@@ -105,11 +128,12 @@ fn verdict(outcomes: Vec<(&BackendHost, Outcome)>) -> Result<(), Error> {
 fn progress<H: Host>(
     host: &H,
     operation: Operation,
+    model: Option<String>,
     body: Bytes,
     account: &mut Account,
 ) -> Response<ReplyBody> {
     let (mut outlet, mut presence, inlet) = reply::channel();
-    let (task_host, task_account) = (host.clone(), account.clone());
+    let (task_host, mut task_account) = (host.clone(), account.clone());
     account.handed_over = true;
     host.spawn(async move {
         let host = &task_host;
@@ -125,6 +149,7 @@ fn progress<H: Host>(
             Ok(outcomes) => verdict(outcomes),
             Err(ClientLeft) => Err(Error::ClientClosed),
         };
+        forget_answers(host, &mut task_account, model).await;
         let last = match &end {
             Ok(()) => SUCCESS.to_vec(),
             Err(error) => error.body(Family::Ollama, &task_account.request_id),

@@ -4,9 +4,12 @@
 use std::time::Duration;
 
 use http::{HeaderMap, header};
-use serde_json::value::RawValue;
 
-use crate::{fleet::ModelName, surface::Surface, wire::members::Members};
+use crate::{
+    fleet::ModelName,
+    surface::Surface,
+    wire::{members::Members, protocol::Protocol},
+};
 
 /// Which questions are answered from the cache.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -43,7 +46,11 @@ impl CacheMode {
             // What is no object is Ollama's to refuse.
             (Self::Auto | Self::All, Some(_)) if request.is_none() => false,
             (Self::Auto | Self::All, None) | (Self::All, Some(_)) => true,
-            (Self::Auto, Some(surface)) => surface.protocol().is_none() || request.is_some_and(is_repeatable),
+            (Self::Auto, Some(surface)) => {
+                let is_repeatable =
+                    |protocol| request.is_some_and(|request| is_repeatable(protocol, request));
+                surface.protocol().is_none_or(is_repeatable)
+            }
         }
     }
 }
@@ -111,17 +118,24 @@ impl CacheModes {
     }
 }
 
-/// Whether the client wants the same answer again: of temperature 0 or with a seed, and without tools.
-fn is_repeatable(request: &Members<'_>) -> bool {
+/// Whether the client wants the same answer again: of temperature 0 or with a seed, where Ollama reads them on that
+/// surface, and without tools.
+fn is_repeatable(protocol: Protocol, request: &Members<'_>) -> bool {
     let options = request.object("options");
-    let find = |name: &str| request.raw(name).or_else(|| options.as_ref()?.raw(name));
-    let is_zero = |value: &RawValue| value.get().parse::<f64>().is_ok_and(|value| value == 0.0);
+    let (place, reads_seed) = match protocol {
+        Protocol::OllamaChat | Protocol::OllamaGenerate => (options.as_ref(), true),
+        Protocol::OpenAiChat | Protocol::OpenAiCompletion => (Some(request), true),
+        Protocol::OpenAiResponse | Protocol::AnthropicMessage => (Some(request), false),
+    };
+    let number = |name: &str| place?.raw(name)?.get().parse::<f64>().ok();
     let has_tools = ["tools", "functions"]
         .into_iter()
         .any(|name| request.raw(name).is_some_and(|tools| tools.get().trim_start_matches('[').trim() != "]"));
     // What goes before it is known to the server alone.
     let has_unknown_history = request.raw("previous_response_id").is_some();
-    !has_tools && !has_unknown_history && (find("temperature").is_some_and(is_zero) || find("seed").is_some())
+    // A negative seed, which is Ollama's default, is another one each time.
+    let is_seeded = reads_seed && number("seed").is_some_and(|seed| seed >= 0.0);
+    !has_tools && !has_unknown_history && (is_seeded || number("temperature") == Some(0.0))
 }
 
 /// What the client wishes in `Cache-Control` (RFC 9111, 5.2.1).
@@ -144,8 +158,10 @@ impl Wishes {
                 "no-store" => wishes.no_store = true,
                 "only-if-cached" => wishes.only_if_cached = true,
                 "max-age" => {
-                    let seconds = value.trim().trim_matches('"').parse().ok();
-                    wishes.max_age = seconds.map(Duration::from_secs).or(wishes.max_age);
+                    // What cannot be read is taken for the strictest that it may mean.
+                    let seconds = value.trim().trim_matches('"').parse().unwrap_or_default();
+                    let seconds = Duration::from_secs(seconds);
+                    wishes.max_age = Some(wishes.max_age.map_or(seconds, |other| other.min(seconds)));
                 }
                 _ => {}
             }
@@ -215,6 +231,9 @@ mod tests {
             (Some(OllamaChat), r#"{"options":{"temperature":0.1}}"#, false),
             (Some(OllamaChat), r#"{"options":{"seed":7}}"#, true),
             (Some(OllamaChat), r#"{"options":{"seed":null}}"#, false),
+            (Some(OllamaChat), r#"{"options":{"seed":0}}"#, true),
+            (Some(OllamaChat), r#"{"options":{"seed":-1}}"#, false),
+            (Some(OllamaChat), r#"{"temperature":0,"seed":1}"#, false),
             (Some(OllamaChat), r#"{"options":{"seed":7},"tools":[{}]}"#, false),
             (Some(OllamaChat), r#"{"options":{"seed":7},"tools":[ ]}"#, true),
             (Some(OllamaGenerate), r#"{"options":{"seed":7}}"#, true),
@@ -222,7 +241,9 @@ mod tests {
             (Some(OpenAiChat), r#"{"temperature":"0"}"#, false),
             (Some(OpenAiChat), r#"{"seed":1,"temperature":1}"#, true),
             (Some(OpenAiChat), r#"{"seed":1,"functions":[{}]}"#, false),
+            (Some(OpenAiChat), r#"{"options":{"temperature":0,"seed":1}}"#, false),
             (Some(AnthropicMessages), r#"{"temperature":0}"#, true),
+            (Some(AnthropicMessages), r#"{"seed":1}"#, false),
             (Some(AnthropicMessages), r#"{"temperature":1}"#, false),
             (Some(Surface::OpenAiResponses), r#"{"temperature":0,"previous_response_id":"r"}"#, false),
         ] {
@@ -265,7 +286,10 @@ mod tests {
             ("max-age=0", Usage::Keep, false),
             ("only-if-cached", Usage::Answer { max_age: None }, true),
             ("ONLY-IF-CACHED, Max-Age=10", Usage::Answer { max_age: ten }, true),
-            ("max-age=soon", Usage::Answer { max_age: None }, false),
+            ("max-age=60, max-age=10", Usage::Answer { max_age: ten }, false),
+            ("max-age=soon", Usage::Keep, false),
+            ("max-age=-1", Usage::Keep, false),
+            ("max-age", Usage::Keep, false),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));

@@ -430,7 +430,7 @@ impl<H: Host> Lead<'_, H> {
                 heard.add(&chunk).ok()?;
                 chunk.end && chunk.error.is_none() && !heard.is_empty()
             }
-            None => Members::parse(&original.body).is_some_and(|reply| protocol::failure(&reply).is_none()),
+            None => Members::parse(&original.body).is_some_and(|reply| protocol::says_something(&reply)),
         };
         self.keep.filter(|_| said)?;
         let content_type = original.content_type.as_ref().and_then(|kind| kind.to_str().ok());

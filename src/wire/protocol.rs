@@ -117,6 +117,12 @@ pub(crate) fn failure<'a>(of: &Members<'a>) -> Option<Cow<'a, str>> {
     Some(words.unwrap_or(Cow::Borrowed("error without a message")))
 }
 
+/// Whether the answer to something other than a conversation is one: no failure, and not an empty list of embeddings.
+pub(crate) fn says_something(of: &Members<'_>) -> bool {
+    let is_empty = |name: &&str| of.array(name).is_some_and(|list| list.is_empty());
+    failure(of).is_none() && !["embeddings", "embedding", "data"].iter().any(is_empty)
+}
+
 /// The counts of a `usage` object, unless they are the zeros of a placeholder.
 fn usage(of: &Members<'_>, prompt: &str, completion: &str) -> Option<Tokens> {
     let usage = of.object("usage")?;
@@ -173,6 +179,22 @@ mod tests {
             let nothing = protocol.read(b"{}").unwrap();
             assert!(!nothing.end && nothing.error.is_none() && nothing.tokens.is_none());
             assert!(!protocol.read_whole(b"{}").unwrap().end);
+        }
+    }
+
+    #[test]
+    fn neither_a_failure_nor_an_empty_list_of_embeddings_says_something() {
+        for (answer, expected) in [
+            (r#"{"embeddings":[[0.1]],"model":"m"}"#, true),
+            (r#"{"embedding":[0.1]}"#, true),
+            (r#"{"object":"list","data":[{"embedding":[0.1]}]}"#, true),
+            (r#"{"version":"0.12.0"}"#, true),
+            (r#"{"embeddings":[],"model":"m"}"#, false),
+            (r#"{"embedding":[ ]}"#, false),
+            (r#"{"object":"list","data":[]}"#, false),
+            (r#"{"error":"full"}"#, false),
+        ] {
+            assert_eq!(says_something(&Members::parse(answer.as_bytes()).unwrap()), expected, "{answer}");
         }
     }
 

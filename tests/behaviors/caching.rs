@@ -275,10 +275,17 @@ async fn only_what_is_complete_and_says_something_is_kept(form: &dyn Form) -> Re
             }
         }
     }
-    for path in EMBEDDING {
-        ollama.next(path, whole("18-embed-dimensions", &json!({"error": "out of memory"}))?);
-        drop(gateway.post_to(path, seeded(false), &[]).await);
-        assert_eq!(cached(&*gateway, path, &seeded(false)).await?, "miss", "{path}");
+    for (question, answer) in [
+        ("a", json!({"error": "out of memory"})),
+        ("b", json!({"embeddings": [], "embedding": [], "data": []})),
+    ] {
+        for path in EMBEDDING {
+            let mut body = seeded(false);
+            (body["input"], body["prompt"]) = (json!(question), json!(question));
+            ollama.next(path, whole("18-embed-dimensions", &answer)?);
+            drop(gateway.post_to(path, body.clone(), &[]).await);
+            assert_eq!(cached(&*gateway, path, &body).await?, "miss", "{path}");
+        }
     }
     Ok(())
 }

@@ -249,6 +249,27 @@ async fn progress_comes_while_it_is_made(form: &dyn Form) -> Result<()> {
     Ok(())
 }
 
+async fn what_a_model_said_before_it_was_changed_is_forgotten_when_success_is_told(
+    form: &dyn Form,
+) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    ollama.has_models(&["llama3.2:latest", "qwen3:latest"]);
+    let gateway = form.start(Setup::new([&ollama]).set("ALLOW_MODEL_MANAGEMENT", "true")).await?;
+    let ask = async |model: &str| {
+        let reply = gateway.chat(json!({"message": "hello", "model": model})).await?;
+        anyhow::Ok(reply.cache().to_owned())
+    };
+    assert_eq!((ask("llama3.2").await?, ask("qwen3").await?), ("miss".to_owned(), "miss".to_owned()));
+    for change in changes("qwen3") {
+        let path = change.1;
+        assert_eq!(ask("qwen3").await?, "hit", "{path}");
+        assert_eq!(self::change(gateway.as_ref(), change, &[]).await?.status, 200, "{path}");
+        assert_eq!(ask("qwen3").await?, "miss", "{path}");
+    }
+    assert_eq!(ask("llama3.2").await?, "hit");
+    Ok(())
+}
+
 on_every_form! {
     nobody_changes_models_unless_that_is_allowed,
     uploads_are_never_passed_on,
@@ -257,4 +278,5 @@ on_every_form! {
     a_host_that_fails_is_named_and_there_is_no_success,
     a_host_without_the_model_has_nothing_to_copy_or_delete,
     progress_comes_while_it_is_made,
+    what_a_model_said_before_it_was_changed_is_forgotten_when_success_is_told,
 }

@@ -1,14 +1,12 @@
 //! Whether Redis is asked at all: a circuit breaker, as plain data and arithmetic.
 //!
-//! One command that met no living server opens it for a second; then one command tries, and each trial that fails
-//! doubles the pause. It holds no future and wakes nobody, so that the requests of a Spin instance can share it.
+//! One command that met no living server opens it for a second; then one command tries, and after a trial that fails
+//! the pause is two. It holds no future and wakes nobody, so that the requests of a Spin instance can share it.
 
 use std::time::Duration;
 
 /// The first pause.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
-/// The longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(10);
 
 /// What a command may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -70,8 +68,7 @@ impl Breaker {
 }
 
 fn pause(failures: u32) -> Duration {
-    let doublings = failures.saturating_sub(1).min(8);
-    (FIRST_PAUSE * (1 << doublings)).min(LONGEST_PAUSE)
+    FIRST_PAUSE * failures.clamp(1, 2)
 }
 
 #[cfg(test)]
@@ -93,8 +90,8 @@ mod tests {
     }
 
     #[test]
-    fn the_pause_doubles_from_one_second_to_ten() {
-        for (failures, seconds) in [(1, 1), (2, 2), (3, 4), (4, 8), (5, 10), (40, 10), (u32::MAX, 10)] {
+    fn the_pause_doubles_once() {
+        for (failures, seconds) in [(1, 1), (2, 2), (3, 2), (40, 2), (u32::MAX, 2)] {
             assert_eq!(pause(failures), Duration::from_secs(seconds), "{failures}");
         }
     }

@@ -130,6 +130,9 @@ async fn a_key_of_a_repetition_stands_for_one_request_of_one_caller(form: &dyn F
         assert_eq!(ask(&[key, ("x-api-key", "ann")], "goodbye").await?.body, other.body, "{path}");
         // In another session it is another.
         assert_eq!(ask(&[key, ("x-paddock-session", "s")], "goodbye").await?.cache(), "miss", "{path}");
+        // What changes nothing is none.
+        let version = gateway.request(Method::GET, "/api/version", "", &[key]).await?;
+        assert_eq!((version.status.as_u16(), version.cache()), (200, ""), "{path}");
         for wrong in [&*"k".repeat(256), ""] {
             let wrong = ask(&[("idempotency-key", wrong)], "hello").await?;
             assert_eq!(wrong.status, 400, "{path}");
