@@ -58,9 +58,11 @@ pub async fn probe<H: Host>(host: &H) -> Vec<Probe> {
 /// Asks every host in the background, forever, and keeps what they say: a host that refuses connections is out of
 /// rotation without a request paying for it, and one that comes back is in again.
 pub async fn watch<H: Host>(host: &H) {
+    // The time of what the hosts say is told by the store's clock; and what a host had before counts for the keys of
+    // answers until it says otherwise, be it down as long as it may. Until then requests look for themselves.
+    let budget = TimeBudget::unhurried(host);
+    join!(known(host, &budget), learn(host, &budget));
     host.fleet().watch();
-    // The time of what the hosts say is told by the store's clock.
-    learn(host, &TimeBudget::unhurried(host)).await;
     let keep_learning = async {
         loop {
             pause(host).await;
@@ -151,9 +153,12 @@ pub(crate) async fn known<H: Host>(host: &H, budget: &TimeBudget) -> Arc<Invento
     if !book.is_watched()
         && let Ok(found) = budget.ask(host).inventories().await
     {
-        for (url, inventory) in
+        let now = book.time(host.now());
+        for (url, mut inventory) in
             found.into_iter().filter(|(url, _)| hosts.iter().any(|host| host.url() == url))
         {
+            // Where the clock was set back, what comes is newer all the same.
+            inventory.seen = inventory.seen.min(now);
             book.note_inventory(&url, Arc::new(inventory));
         }
     }
@@ -205,7 +210,8 @@ async fn learn<H: Host>(host: &H, budget: &TimeBudget) {
 /// Asks a host what it has and takes note of what it says.
 async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Inventory>, UpstreamFailure> {
     let book = host.fleet();
-    let known = book.inventories().get(backend.url()).map(|known| known.version.clone()).unwrap_or_default();
+    let former = book.inventories().get(backend.url()).cloned();
+    let known = former.as_ref().map(|former| former.version.clone()).unwrap_or_default();
     // A first byte that comes while it answers is newer than what it says.
     let seen = book.time(host.now());
     // One after the other, over one connection.
@@ -237,7 +243,8 @@ async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Invento
         note(host, backend, inventory.as_ref().err()).await;
     }
     book.note_examined(backend.url());
-    if !book.is_watched() {
+    let has_changed = |found: &Arc<Inventory>| former.is_none_or(|former| former.models != found.models);
+    if !book.watches() || inventory.as_ref().is_ok_and(has_changed) {
         let (host, backend, inventory, is_noted) =
             (host.clone(), backend.clone(), inventory.clone(), book.watches());
         // A request that waits for what the host says need not wait until others know.
@@ -246,7 +253,7 @@ async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Invento
                 note(&host, &backend, inventory.as_ref().err()).await;
             }
             if let Ok(inventory) = inventory {
-                // The next refresh makes up for what is lost.
+                // What is lost is told when the host has other models, or by the next instance.
                 let _ = host.store().put_inventory(backend.url(), &inventory).await;
             }
         });

@@ -67,7 +67,7 @@ pub struct DiskStore<C> {
     readers: Arc<Semaphore>,
     clock: C,
     wait: Duration,
-    /// What ends with the process: the fleet, and whether the store failed last.
+    /// What ends with the process: the fleet but for its inventories, and whether the store failed last.
     local: MemoryStore<C>,
 }
 
@@ -312,16 +312,15 @@ impl<C: Clock + Clone + Send + Sync + 'static> FleetState for DiskStore<C> {
         self.local.update(host, known, released, change)
     }
 
-    fn inventories(&self) -> impl Future<Output = StoreResult<Vec<(String, Inventory)>>> + MaybeSend {
-        self.local.inventories()
+    async fn inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
+        let found = self.read(|_, view| contents::inventories(view)).await?;
+        let read = |(host, json): (_, Vec<u8>)| Some((host, Inventory::from_json(&json)?));
+        Ok(found.into_iter().filter_map(read).collect())
     }
 
-    fn put_inventory(
-        &self,
-        host: &str,
-        inventory: &Inventory,
-    ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
-        self.local.put_inventory(host, inventory)
+    async fn put_inventory(&self, host: &str, inventory: &Inventory) -> StoreResult<()> {
+        let (host, inventory) = (host.to_owned(), inventory.to_json());
+        self.write(false, move |changes| Ok(Ok(changes.put_inventory(&host, &inventory)?))).await
     }
 
     fn lead_refresh(&self, time: Duration) -> impl Future<Output = StoreResult<bool>> + MaybeSend {

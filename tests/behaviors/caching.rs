@@ -432,6 +432,25 @@ async fn a_model_that_was_pulled_anew_is_asked_anew_and_an_outage_is_nothing_new
     Ok(())
 }
 
+async fn a_replica_that_begins_in_an_outage_finds_the_answers_of_before(form: &dyn Form) -> Result<()> {
+    let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
+    hosts[0].lists(tags("aa")?);
+    hosts[1].lists(tags("bb")?);
+    let setup = Setup::new(&hosts);
+    let first = form.start(setup.clone()).await?;
+    first.look_at_all_hosts().await?;
+    let answer = ask(&*first, "/chat", &seeded(false)).await?;
+    hosts[1].refuse().await;
+    let second = form.start(setup.clone()).await?;
+    let hit = ask(&*second, "/chat", &seeded(false)).await?;
+    assert_eq!((hit.cache(), &hit.body), ("hit", &answer.body));
+    hosts[0].refuse().await;
+    let third = form.start(setup).await?;
+    let hit = ask(&*third, "/chat", &seeded(false)).await?;
+    assert_eq!((hit.cache(), &hit.body), ("hit", &answer.body));
+    Ok(())
+}
+
 on_every_form! {
     what_is_wanted_the_same_again_is_answered_with_the_same_bytes,
     what_may_differ_each_time_is_asked_each_time,
@@ -451,5 +470,14 @@ mod pacing {
 
     over_http! {
         a_streamed_hit_can_be_paced,
+    }
+}
+
+/// What replicas learn of hosts is in the store that they share.
+mod outages {
+    use super::a_replica_that_begins_in_an_outage_finds_the_answers_of_before;
+
+    over_redis! {
+        a_replica_that_begins_in_an_outage_finds_the_answers_of_before,
     }
 }

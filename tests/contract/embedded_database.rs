@@ -6,9 +6,10 @@ use std::{fs, io::Write as _, path::Path, time::Duration};
 use anyhow::{Context as _, Result};
 use host_shim::disk_store::{DiskStore, Limits};
 use paddock::{
+    fleet::Inventory,
     memory_host::ManualClock,
     session::{SessionHead, Turn},
-    store::{ResponseCache as _, Sessions as _, StoreError},
+    store::{FleetState as _, ResponseCache as _, Sessions as _, StoreError},
 };
 use redb::TableDefinition;
 use tempfile::TempDir;
@@ -89,6 +90,22 @@ async fn an_epoch_outlives_a_restart() -> Result<()> {
     assert_eq!((second.store.epochs("m").await?, second.store.epochs("other").await?), before);
     // What nobody can ask for any more takes no room.
     assert_eq!(second.store.answer(&key("q")).await?, None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_hosts_have_outlives_a_restart() -> Result<()> {
+    let first = on_disk().await?;
+    let inventory = |version: &str| Inventory { version: version.to_owned(), ..Inventory::default() };
+    for (host, version) in [("http://a:1", "1"), ("http://b:1", "1"), ("http://a:1", "2")] {
+        first.store.put_inventory(host, &inventory(version)).await?;
+    }
+    let second = first.again().await?;
+    let expected = [("http://a:1", inventory("2")), ("http://b:1", inventory("1"))];
+    assert_eq!(
+        second.store.inventories().await?,
+        expected.map(|(host, inventory)| (host.to_owned(), inventory))
+    );
     Ok(())
 }
 

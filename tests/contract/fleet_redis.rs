@@ -91,7 +91,7 @@ async fn every_key_has_the_prefix_lies_in_one_slot_and_ends() -> Result<()> {
         ("budget", 2 * BUDGET_WINDOW),
         ("decisions", Duration::from_hours(24)),
         ("facts", Duration::from_hours(24)),
-        ("inventory", Duration::from_hours(24)),
+        ("inventory", Duration::from_hours(24 * 30)),
         ("leases", 2 * LEASE),
         ("refresh", Duration::from_secs(5)),
         ("served", Duration::from_mins(2)),

@@ -96,6 +96,21 @@ async fn a_stop_keeps_what_was_not_on_disk_yet() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_start_in_an_outage_of_all_hosts_finds_the_answers_of_before() -> Result<()> {
+    let (ollama, directory) = (FakeOllama::start().await?, TempDir::new()?);
+    let settings = settings(&ollama, directory.path());
+    let mut shim = HostShim::start(&settings).await?;
+    let first = say(&shim, "", "cached").await?;
+    shim.terminate()?;
+    assert!(shim.wait().await?.success());
+    ollama.refuse().await;
+    let shim = HostShim::start(&settings).await?;
+    let hit = say(&shim, "", "cached").await?;
+    assert_eq!((hit.cache(), &hit.body), ("hit", &first.body));
+    Ok(())
+}
+
 /// One client: says one thing after the other until the service is gone. Gives what was acknowledged.
 async fn client(
     shim: &HostShim,

@@ -2,15 +2,20 @@
 //!
 //! Every function leaves the tables and the totals in agreement, or fails; then the whole transaction is given up.
 
-use redb::{ReadTransaction, ReadableTable, StorageError, Table, TableError, WriteTransaction};
+use redb::{
+    ReadTransaction, ReadableTable, ReadableTableMetadata, StorageError, Table, TableError, WriteTransaction,
+};
 
 use super::layout::{
-    ANSWER_ENDS, ANSWERS, Head, Key, LongKey, NUMBERS, SESSION_ENDS, SESSIONS, TURNS, cost, ended, ending,
-    numbered, turn_from_bytes, turn_to_bytes,
+    ANSWER_ENDS, ANSWERS, Head, INVENTORIES, Key, LongKey, NUMBERS, SESSION_ENDS, SESSIONS, TURNS, cost,
+    ended, ending, numbered, turn_from_bytes, turn_to_bytes,
 };
 
 /// How many answers, and how many sessions, one transaction drops because their time has passed. The rest follows.
 const SWEEP: usize = 256;
+
+/// Hosts of which it is remembered what they have.
+const HOSTS: u64 = 256;
 
 /// What is stored, by [`cost`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -43,6 +48,7 @@ pub(super) struct Changes<'t> {
     turns: Table<'t, &'static LongKey, &'static [u8]>,
     session_ends: Table<'t, &'static LongKey, ()>,
     numbers: Table<'t, &'static str, u64>,
+    inventories: Table<'t, &'static str, &'static [u8]>,
     /// What there will be.
     pub(super) totals: Totals,
     /// The limit of each half.
@@ -65,6 +71,7 @@ impl<'t> Changes<'t> {
             turns: transaction.open_table(TURNS)?,
             session_ends: transaction.open_table(SESSION_ENDS)?,
             numbers: transaction.open_table(NUMBERS)?,
+            inventories: transaction.open_table(INVENTORIES)?,
             totals,
             limit,
             now,
@@ -105,6 +112,15 @@ impl<'t> Changes<'t> {
     pub(super) fn count_up(&mut self, name: &str) -> Result<(), StorageError> {
         let number = self.numbers.get(name)?.map_or(0, |number| number.value());
         self.numbers.insert(name, number + 1)?;
+        Ok(())
+    }
+
+    /// Keeps what a host has. Hosts that come and go by their addresses do not add up.
+    pub(super) fn put_inventory(&mut self, host: &str, inventory: &[u8]) -> Result<(), StorageError> {
+        if self.inventories.len()? >= HOSTS {
+            self.inventories.retain(|_, _| false)?;
+        }
+        self.inventories.insert(host, inventory)?;
         Ok(())
     }
 
@@ -298,6 +314,7 @@ pub(super) fn count(transaction: &ReadTransaction) -> Result<Option<Totals>, red
         transaction.open_table(SESSION_ENDS)?;
         transaction.open_table(TURNS)?;
         transaction.open_table(NUMBERS)?;
+        transaction.open_table(INVENTORIES)?;
         Ok((transaction.open_table(ANSWER_ENDS)?, transaction.open_table(SESSIONS)?))
     })();
     let (answers, sessions) = match tables {
@@ -339,6 +356,16 @@ pub(super) fn numbers<const N: usize>(
         *number = table.get(name)?.map_or(0, |number| number.value());
     }
     Ok(found)
+}
+
+/// What hosts said they have, by their base URLs.
+pub(super) fn inventories(transaction: &ReadTransaction) -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
+    let table = transaction.open_table(INVENTORIES)?;
+    let entry = |entry: Result<_, StorageError>| {
+        let (host, inventory): (redb::AccessGuard<'_, &str>, redb::AccessGuard<'_, &[u8]>) = entry?;
+        Ok((host.value().to_owned(), inventory.value().to_vec()))
+    };
+    table.iter()?.map(entry).collect()
 }
 
 /// The head of a session, if there is one. Its time may have passed.

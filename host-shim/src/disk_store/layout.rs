@@ -24,6 +24,9 @@ pub(super) const SESSION_ENDS: TableDefinition<'_, &LongKey, ()> = TableDefiniti
 /// Numbers that outlive everything, by their name.
 pub(super) const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers:1");
 
+/// What each host said it has, in the words of the core, by its base URL.
+pub(super) const INVENTORIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("inventories:1");
+
 /// The first byte of a head and of a turn.
 const VERSION: u8 = 1;
 /// A page of the database, in bytes.
