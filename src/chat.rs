@@ -79,9 +79,11 @@ where
         inquiry.turn_to(host, account, &mut outset, &model, covers(&model)).await;
         account.cache = Some(inquiry.cache_status());
     }
-    let memory = &outset.memory;
     let body_members = Members::parse(&body);
-    let history = memory.history(config.history, body_members.as_ref(), Some(Dialect::Ollama), Some(&model));
+    let (members, dialect) = (body_members.as_ref(), Some(Dialect::Ollama));
+    Box::pin(outset.memory.learn_window(host, members, dialect, Some(&model))).await;
+    let memory = &outset.memory;
+    let history = memory.history(config.history, members, dialect, Some(&model));
     account.left_out = history.left_out;
     let messages = messages(&request, &history, &question);
     let fingerprint = || Some(CacheKey::of_request(&Circumstances::nowhere("/chat"), body_members.as_ref()?));

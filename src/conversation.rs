@@ -11,11 +11,12 @@ use serde_json::value::RawValue;
 use crate::{
     account::Account,
     error::Error,
-    fleet::book::Inventories,
+    fleet::{ModelName, book::Inventories},
     flight::SessionCommit,
     host::Host,
     session::{Budget, Dialect, History, RawMessage, Session, SessionKey, Turn},
     store::{Sessions, StoreResult},
+    survey,
     window::{self, Rate},
     wire::{
         dialect::{MessageRole, Weight, role, text},
@@ -76,6 +77,31 @@ impl Memory {
         match self {
             Self::Loaded(_, session, _) => session.head.model.as_deref(),
             Self::None | Self::Unavailable => None,
+        }
+    }
+
+    /// Finds out how much the model reads, where it depends on that what of the session goes ahead of a request.
+    pub(crate) async fn learn_window<H: Host>(
+        &mut self,
+        host: &H,
+        request: Option<&Members<'_>>,
+        dialect: Option<Dialect>,
+        model: Option<&str>,
+    ) {
+        let Self::Loaded(_, session, inventories) = self else { return };
+        let Some(((request, dialect), name)) = request.zip(dialect).zip(model.and_then(ModelName::parse))
+        else {
+            return;
+        };
+        let rate = Rate::of(&session.turns);
+        let Some(room) = window::certain_room(request, dialect, &name, inventories, rate) else { return };
+        let left_out = |tokens| {
+            let budget = Budget { tokens, ..host.config().history };
+            History::new(session, budget).left_out
+        };
+        if left_out(room) > left_out(usize::MAX) {
+            survey::learn_contexts(host, &name).await;
+            *inventories = host.fleet().inventories();
         }
     }
 

@@ -67,13 +67,17 @@ where
     let key_of = |circumstances: &Circumstances<'_>, body: &Bytes| {
         Some(CacheKey::of_request(circumstances, &Members::parse(body)?))
     };
-    let outset = inquiry.ask(host, account, |circumstances| key_of(circumstances, &body)).await?;
-    let memory = &outset.memory;
-    let history = memory.history(config.history, members.as_ref(), surface.dialect(), model.as_deref());
-    let fresh = match (memory, &members, surface.dialect()) {
+    let mut outset = inquiry.ask(host, account, |circumstances| key_of(circumstances, &body)).await?;
+    let fresh = match (&outset.memory, &members, surface.dialect()) {
         (Memory::Loaded(..), Some(members), Some(dialect)) => Fresh::of(&body, members, dialect),
         _ => None,
     };
+    if fresh.is_some() {
+        let (members, dialect) = (members.as_ref(), surface.dialect());
+        Box::pin(outset.memory.learn_window(host, members, dialect, model.as_deref())).await;
+    }
+    let memory = &outset.memory;
+    let history = memory.history(config.history, members.as_ref(), surface.dialect(), model.as_deref());
     account.left_out = fresh.as_ref().map_or(0, |_| history.left_out);
     let prompt = members
         .as_ref()

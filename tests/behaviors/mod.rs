@@ -39,6 +39,7 @@ mod streaming;
 mod surface_sessions;
 mod surfaces;
 mod trouble;
+mod windows;
 
 /// What every behaviour needs.
 pub(crate) mod prelude {
