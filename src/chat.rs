@@ -37,6 +37,8 @@ use request::ChatRequest;
 struct ChatReply<'a> {
     response: &'a str,
     session_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<usize>,
     #[serde(skip_serializing_if = "str::is_empty")]
     thinking: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -116,7 +118,7 @@ where
     Ok(match inquiry.answer(host, account, outset, flight).await? {
         Landing::Spoken(answer, session_status) => {
             account.session = session_status.or(account.session);
-            whole(&answer, &session)
+            whole(&answer, &session, account.left_out)
         }
         Landing::Streaming(_, inlet) => reply::streamed(content_type, inlet),
         Landing::Whole(original, _) => reply::typed(original.status, original.content_type, original.body),
@@ -162,9 +164,11 @@ fn cache_key(
 }
 
 /// The reply in one piece.
-fn whole(answer: &CachedAnswer, session_id: &str) -> Response<ReplyBody> {
+fn whole(answer: &CachedAnswer, session_id: &str, left_out: usize) -> Response<ReplyBody> {
     let spoken = &answer.spoken;
     let tool_calls = (!spoken.calls.is_empty()).then(|| spoken.calls_json());
-    let reply = ChatReply { response: &spoken.text, session_id, thinking: &spoken.thinking, tool_calls };
+    let left_out = Some(left_out).filter(|turns| *turns > 0);
+    let reply =
+        ChatReply { response: &spoken.text, session_id, left_out, thinking: &spoken.thinking, tool_calls };
     reply::json(StatusCode::OK, &reply)
 }
