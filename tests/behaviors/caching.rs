@@ -425,7 +425,7 @@ async fn a_model_that_was_pulled_anew_is_asked_anew_and_an_outage_is_nothing_new
     Ok(())
 }
 
-on_every_form! {
+on_every_store! {
     what_is_wanted_the_same_again_is_answered_with_the_same_bytes,
     what_may_differ_each_time_is_asked_each_time,
     the_operator_says_what_is_cached,

@@ -268,7 +268,7 @@ async fn a_sessions_own_time_to_live_holds_on_every_surface(form: &dyn Form) -> 
     Ok(())
 }
 
-on_every_form! {
+on_every_store! {
     a_session_is_made_with_an_id_that_cannot_be_guessed,
     what_a_session_was_given_holds_for_its_turns,
     a_sessions_system_message_goes_ahead_on_ollamas_surfaces_as_well,

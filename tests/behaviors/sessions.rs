@@ -201,7 +201,7 @@ async fn a_failed_turn_is_not_remembered(form: &dyn Form) -> Result<()> {
     Ok(())
 }
 
-on_every_form! {
+on_every_store! {
     the_history_goes_ahead_of_the_message,
     without_a_session_nothing_is_remembered,
     a_turn_that_the_cache_answered_is_remembered_as_well,
