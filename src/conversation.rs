@@ -178,10 +178,14 @@ impl<'a> Fresh<'a> {
         Some(Self { body, dialect, system, messages, at })
     }
 
-    /// The body with the history ahead of its messages; every other byte stays as it came.
-    pub(crate) fn continuing(&self, history: &History<'_>) -> Bytes {
+    /// The body with the history ahead of its messages, and with the session's model where it names none; every other byte
+    /// stays as it came.
+    pub(crate) fn continuing(&self, history: &History<'_>, model: Option<&str>) -> Bytes {
         let mut ahead = Vec::new();
         let mut beginning = Vec::new();
+        if let Some(model) = model {
+            beginning.extend(member("model", model));
+        }
         if let (Some(content), None) = (history.system, &self.system) {
             match self.dialect {
                 Dialect::Ollama | Dialect::OpenAi => {
@@ -190,8 +194,7 @@ impl<'a> Fresh<'a> {
                 }
                 // Anthropic's system message is a member beside the messages.
                 Dialect::Anthropic => {
-                    let content = serde_json::to_vec(content).unwrap_or_default();
-                    beginning = [b"\"system\":", &*content, b","].concat();
+                    beginning.extend(member("system", content));
                 }
             }
         }
@@ -212,6 +215,12 @@ impl<'a> Fresh<'a> {
         let messages = self.messages.iter().map(|message| RawMessage::from_raw(message)).collect();
         memory.commit(self.dialect, history, self.system.clone(), messages, budget)
     }
+}
+
+/// A member with what parts it from the next.
+fn member(name: &str, text: &str) -> Vec<u8> {
+    let text = serde_json::to_vec(text).unwrap_or_default();
+    [b"\"", name.as_bytes(), b"\":", &*text, b","].concat()
 }
 
 /// The session that a request names in its header; empty when it names none.
@@ -247,7 +256,7 @@ mod tests {
         let members = Members::parse(&body).unwrap();
         let fresh = Fresh::of(&body, &members, dialect).unwrap();
         let session = Session { turns: turns.to_vec(), ..Session::default() };
-        let spliced = fresh.continuing(&History::new(&session, BUDGET));
+        let spliced = fresh.continuing(&History::new(&session, BUDGET), None);
         assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), *expected);
     }
 
@@ -283,6 +292,18 @@ mod tests {
     }
 
     #[test]
+    fn the_sessions_model_goes_first_where_the_request_names_none() {
+        let body = Bytes::from_static(br#"{ "messages":[{"role":"user","content":"c"}]}"#);
+        let members = Members::parse(&body).unwrap();
+        let fresh = Fresh::of(&body, &members, Dialect::Anthropic).unwrap();
+        let session = Session { turns: vec![turn(Dialect::Anthropic, Some("old"))], ..Session::default() };
+        let spliced =
+            fresh.continuing(&History::new(&session, Budget { messages: 1, ..BUDGET }), Some("a\"b"));
+        let expected = br#"{"model":"a\"b","system":"old", "messages":[{"role":"user","content":"c"}]}"#;
+        assert_eq!(spliced, expected.as_slice());
+    }
+
+    #[test]
     fn whoever_brings_a_history_keeps_it() {
         for body in [
             r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"}]}"#,
@@ -305,6 +326,6 @@ mod tests {
         );
         let members = Members::parse(&body).unwrap();
         let fresh = Fresh::of(&body, &members, Dialect::Ollama).unwrap();
-        assert_eq!(fresh.continuing(&History::default()), body);
+        assert_eq!(fresh.continuing(&History::default(), None), body);
     }
 }
