@@ -136,12 +136,13 @@ impl Memory {
         messages: Vec<RawMessage>,
         budget: Budget,
     ) -> Option<SessionCommit> {
-        let Self::Loaded(key, ..) = self else { return None };
+        let Self::Loaded(key, session, _) = self else { return None };
         let told = system.as_deref().or(history.system).map(Weight::of_text);
         let asked = messages.iter().map(|message| Weight::of(message.as_raw()));
         let prompt = told.into_iter().chain(history.turns.iter().map(Turn::weight)).chain(asked).sum();
         let system = history.system_to_store(system, budget.turns());
-        Some(SessionCommit { key: key.clone(), id: None, dialect, system, messages, prompt })
+        let (key, origin) = (key.clone(), session.origin);
+        Some(SessionCommit { key, origin, id: None, dialect, system, messages, prompt })
     }
 }
 

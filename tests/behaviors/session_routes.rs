@@ -280,10 +280,33 @@ async fn a_turn_that_is_answered_while_its_session_is_deleted_brings_nothing_bac
         Ok::<_, anyhow::Error>(deleted)
     };
     let (turn, deleted) = futures::join!(turn, deletion);
-    assert_eq!((turn?.header("x-session"), deleted?.status.as_u16()), ("stored", 204));
-    // It begins a session of its own under the same id.
-    let shown = gateway.get(&format!("/sessions/{id}")).await?;
-    assert_eq!((shown.at("/system"), questions(&shown)), (String::new(), vec!["two".to_owned()]));
+    let turn = turn?;
+    assert_eq!((turn.status.as_u16(), turn.header("x-session")), (200, "unavailable"));
+    assert_eq!(deleted?.status, 204);
+    let gone = gateway.get(&format!("/sessions/{id}")).await?;
+    assert_eq!(gone.outcome(), (404, "session_not_found".to_owned()));
+    Ok(())
+}
+
+async fn a_turn_of_a_deleted_session_is_none_of_the_next_ones(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("SESSION_REQUIRED", "true")).await?;
+    gateway.say_in("s", "one").await?;
+    let gate = Gate::default();
+    ollama.next_chat(Scripted::saying("late")?.behind(&gate));
+    let late = gateway.say_in("s", "two");
+    let others = async {
+        ollama.wait_for_requests(CHAT, 2, PATIENCE).await?;
+        ask(gateway.as_ref(), Method::DELETE, "/sessions/s", &[]).await?;
+        gateway.pass(Duration::from_millis(5)).await;
+        let next = gateway.say_in("s", "three").await?;
+        gate.open(1);
+        Ok::<_, anyhow::Error>(next)
+    };
+    let (late, next) = futures::join!(late, others);
+    // What was deleted is no outage.
+    assert_eq!((late?.header("x-session"), next?.header("x-session")), ("unavailable", "stored"));
+    assert_eq!(questions(&gateway.get("/sessions/s").await?), ["three"]);
     Ok(())
 }
 
@@ -351,6 +374,7 @@ on_every_store! {
     api_keys_guard_sessions,
     a_session_that_is_deleted_is_forgotten,
     a_turn_that_is_answered_while_its_session_is_deleted_brings_nothing_back,
+    a_turn_of_a_deleted_session_is_none_of_the_next_ones,
     a_session_is_written_out_for_programs_and_for_people,
     a_sessions_own_time_to_live_holds_on_every_surface,
 }
