@@ -37,6 +37,8 @@ use request::ChatRequest;
 struct ChatReply<'a> {
     response: &'a str,
     session_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<usize>,
     #[serde(skip_serializing_if = "str::is_empty")]
     thinking: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -79,9 +81,11 @@ where
         inquiry.turn_to(host, account, &mut outset, &model, covers(&model)).await;
         account.cache = Some(inquiry.cache_status());
     }
-    let memory = &outset.memory;
     let body_members = Members::parse(&body);
-    let history = memory.history(config.history, body_members.as_ref(), Some(Dialect::Ollama), Some(&model));
+    let (members, dialect) = (body_members.as_ref(), Some(Dialect::Ollama));
+    Box::pin(outset.memory.learn_window(host, members, dialect, Some(&model))).await;
+    let memory = &outset.memory;
+    let history = memory.history(config.history, members, dialect, Some(&model));
     account.left_out = history.left_out;
     let messages = messages(&request, &history, &question);
     let fingerprint = || Some(CacheKey::of_request(&Circumstances::nowhere("/chat"), body_members.as_ref()?));
@@ -114,7 +118,7 @@ where
     Ok(match inquiry.answer(host, account, outset, flight).await? {
         Landing::Spoken(answer, session_status) => {
             account.session = session_status.or(account.session);
-            whole(&answer, &session)
+            whole(&answer, &session, account.left_out)
         }
         Landing::Streaming(_, inlet) => reply::streamed(content_type, inlet),
         Landing::Whole(original, _) => reply::typed(original.status, original.content_type, original.body),
@@ -160,9 +164,11 @@ fn cache_key(
 }
 
 /// The reply in one piece.
-fn whole(answer: &CachedAnswer, session_id: &str) -> Response<ReplyBody> {
+fn whole(answer: &CachedAnswer, session_id: &str, left_out: usize) -> Response<ReplyBody> {
     let spoken = &answer.spoken;
     let tool_calls = (!spoken.calls.is_empty()).then(|| spoken.calls_json());
-    let reply = ChatReply { response: &spoken.text, session_id, thinking: &spoken.thinking, tool_calls };
+    let left_out = Some(left_out).filter(|turns| *turns > 0);
+    let reply =
+        ChatReply { response: &spoken.text, session_id, left_out, thinking: &spoken.thinking, tool_calls };
     reply::json(StatusCode::OK, &reply)
 }

@@ -12,11 +12,12 @@ use crate::{
     account::Account,
     budget::TimeBudget,
     error::Error,
-    fleet::book::Inventories,
+    fleet::{ModelName, book::Inventories},
     flight::SessionCommit,
     host::Host,
     session::{Budget, Dialect, History, RawMessage, Session, SessionKey, Turn},
     store::{Sessions, StoreResult},
+    survey,
     window::{self, Rate},
     wire::{
         dialect::{MessageRole, Weight, role, text},
@@ -84,6 +85,31 @@ impl Memory {
         }
     }
 
+    /// Finds out how much the model reads, where it depends on that what of the session goes ahead of a request.
+    pub(crate) async fn learn_window<H: Host>(
+        &mut self,
+        host: &H,
+        request: Option<&Members<'_>>,
+        dialect: Option<Dialect>,
+        model: Option<&str>,
+    ) {
+        let Self::Loaded(_, session, inventories) = self else { return };
+        let Some(((request, dialect), name)) = request.zip(dialect).zip(model.and_then(ModelName::parse))
+        else {
+            return;
+        };
+        let rate = Rate::of(&session.turns);
+        let Some(room) = window::certain_room(request, dialect, &name, inventories, rate) else { return };
+        let left_out = |tokens| {
+            let budget = Budget { tokens, ..host.config().history };
+            History::new(session, budget).left_out
+        };
+        if left_out(room) > left_out(usize::MAX) {
+            survey::learn_contexts(host, &name).await;
+            *inventories = host.fleet().inventories();
+        }
+    }
+
     /// What of the session goes ahead of a request for `model`, within the budget and the model's window.
     pub(crate) fn history(
         &self,
@@ -115,12 +141,13 @@ impl Memory {
         messages: Vec<RawMessage>,
         budget: Budget,
     ) -> Option<SessionCommit> {
-        let Self::Loaded(key, ..) = self else { return None };
+        let Self::Loaded(key, session, _) = self else { return None };
         let told = system.as_deref().or(history.system).map(Weight::of_text);
         let asked = messages.iter().map(|message| Weight::of(message.as_raw()));
         let prompt = told.into_iter().chain(history.turns.iter().map(Turn::weight)).chain(asked).sum();
         let system = history.system_to_store(system, budget.turns());
-        Some(SessionCommit { key: key.clone(), id: None, dialect, system, messages, prompt })
+        let (key, origin) = (key.clone(), session.origin);
+        Some(SessionCommit { key, origin, id: None, dialect, system, messages, prompt })
     }
 }
 
@@ -157,10 +184,14 @@ impl<'a> Fresh<'a> {
         Some(Self { body, dialect, system, messages, at })
     }
 
-    /// The body with the history ahead of its messages; every other byte stays as it came.
-    pub(crate) fn continuing(&self, history: &History<'_>) -> Bytes {
+    /// The body with the history ahead of its messages, and with the session's model where it names none; every other byte
+    /// stays as it came.
+    pub(crate) fn continuing(&self, history: &History<'_>, model: Option<&str>) -> Bytes {
         let mut ahead = Vec::new();
         let mut beginning = Vec::new();
+        if let Some(model) = model {
+            beginning.extend(member("model", model));
+        }
         if let (Some(content), None) = (history.system, &self.system) {
             match self.dialect {
                 Dialect::Ollama | Dialect::OpenAi => {
@@ -169,8 +200,7 @@ impl<'a> Fresh<'a> {
                 }
                 // Anthropic's system message is a member beside the messages.
                 Dialect::Anthropic => {
-                    let content = serde_json::to_vec(content).unwrap_or_default();
-                    beginning = [b"\"system\":", &*content, b","].concat();
+                    beginning.extend(member("system", content));
                 }
             }
         }
@@ -191,6 +221,12 @@ impl<'a> Fresh<'a> {
         let messages = self.messages.iter().map(|message| RawMessage::from_raw(message)).collect();
         memory.commit(self.dialect, history, self.system.clone(), messages, budget)
     }
+}
+
+/// A member with what parts it from the next.
+fn member(name: &str, text: &str) -> Vec<u8> {
+    let text = serde_json::to_vec(text).unwrap_or_default();
+    [b"\"", name.as_bytes(), b"\":", &*text, b","].concat()
 }
 
 /// The session that a request names in its header; empty when it names none.
@@ -226,7 +262,7 @@ mod tests {
         let members = Members::parse(&body).unwrap();
         let fresh = Fresh::of(&body, &members, dialect).unwrap();
         let session = Session { turns: turns.to_vec(), ..Session::default() };
-        let spliced = fresh.continuing(&History::new(&session, BUDGET));
+        let spliced = fresh.continuing(&History::new(&session, BUDGET), None);
         assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), *expected);
     }
 
@@ -262,6 +298,18 @@ mod tests {
     }
 
     #[test]
+    fn the_sessions_model_goes_first_where_the_request_names_none() {
+        let body = Bytes::from_static(br#"{ "messages":[{"role":"user","content":"c"}]}"#);
+        let members = Members::parse(&body).unwrap();
+        let fresh = Fresh::of(&body, &members, Dialect::Anthropic).unwrap();
+        let session = Session { turns: vec![turn(Dialect::Anthropic, Some("old"))], ..Session::default() };
+        let spliced =
+            fresh.continuing(&History::new(&session, Budget { messages: 1, ..BUDGET }), Some("a\"b"));
+        let expected = br#"{"model":"a\"b","system":"old", "messages":[{"role":"user","content":"c"}]}"#;
+        assert_eq!(spliced, expected.as_slice());
+    }
+
+    #[test]
     fn whoever_brings_a_history_keeps_it() {
         for body in [
             r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"}]}"#,
@@ -284,6 +332,6 @@ mod tests {
         );
         let members = Members::parse(&body).unwrap();
         let fresh = Fresh::of(&body, &members, Dialect::Ollama).unwrap();
-        assert_eq!(fresh.continuing(&History::default()), body);
+        assert_eq!(fresh.continuing(&History::default(), None), body);
     }
 }

@@ -7,13 +7,14 @@
 //! | [`plan`](mod@plan) | which hosts a request tries, in which order, and why |
 //! | `breaker` | whether a host is sent requests after what it did with those before |
 //! | `facts` | how fast a host is with a model, what proves that it is loaded, how many requests it takes |
-//! | `inventory`, `name` | what a host says it has, and which spellings mean the same model |
+//! | `inventory`, `context`, `name` | what a host says it has, and which spellings mean the same model |
 //! | [`queue`] | whose turn it is when all places are taken |
 //! | `roster` | which hosts there are where names stand for addresses |
 //! | [`ledger`], [`book`] | what instances and replicas share, and one process's copy of it |
 
 pub mod book;
 mod breaker;
+mod context;
 mod facts;
 mod failover;
 mod hash;
@@ -29,6 +30,7 @@ use std::sync::Arc;
 use http::Uri;
 
 pub use breaker::{Breaker, BreakerState, Cause};
+pub use context::Context;
 pub use facts::{Facts, LaneFacts, Report, Run, Verdict};
 pub(crate) use failover::{AttemptFailure, Failover, no_host};
 use hash::{SPLIT_MIX_GAMMA, split_mix};

@@ -116,6 +116,8 @@ pub(crate) struct Keep {
 #[derive(Debug)]
 pub(crate) struct SessionCommit {
     pub(crate) key: SessionKey,
+    /// Of the session that the turn read; `None` when there was none, which it begins.
+    pub(crate) origin: Option<u64>,
     /// The turn's id, where a repetition must have the same.
     pub(crate) id: Option<String>,
     pub(crate) dialect: Dialect,

@@ -52,28 +52,40 @@ where
     let named = parts.uri.path().strip_prefix(Surface::OpenAiModel.path()).map(str::to_owned);
     let model = named.clone().or_else(|| member("model"));
     // Where clients of old call it so.
-    let model = model.or_else(|| member("name").filter(|_| surface == Surface::OllamaShow));
+    let mut model = model.or_else(|| member("name").filter(|_| surface == Surface::OllamaShow));
     account.model.clone_from(&model);
     let asked = members.as_ref().and_then(|members| members.boolean("stream"));
     let streams = surface.protocol().is_some() && asked.unwrap_or_else(|| surface.streams_by_default());
 
-    let mode = config.cache_modes.of(model.as_deref());
-    let is_covered = mode.covers(Some(surface), members.as_ref());
-    let inquiry =
-        Inquiry::new(&parts.headers, surface.path(), &scope, model.as_deref(), session, is_covered)?;
+    let covers = |model| config.cache_modes.of(model).covers(Some(surface), members.as_ref());
+    let is_covered = covers(model.as_deref());
+    let asked_for = model.clone();
+    let mut inquiry =
+        Inquiry::new(&parts.headers, surface.path(), &scope, asked_for.as_deref(), session, is_covered)?;
     if surface.asks_a_model() {
         account.cache = Some(inquiry.cache_status());
     }
     let key_of = |circumstances: &Circumstances<'_>, body: &Bytes| {
         Some(CacheKey::of_request(circumstances, &Members::parse(body)?))
     };
-    let outset = inquiry.ask(host, account, |circumstances| key_of(circumstances, &body)).await?;
-    let memory = &outset.memory;
-    let history = memory.history(config.history, members.as_ref(), surface.dialect(), model.as_deref());
-    let fresh = match (memory, &members, surface.dialect()) {
+    let mut outset = inquiry.ask(host, account, |circumstances| key_of(circumstances, &body)).await?;
+    let fresh = match (&outset.memory, &members, surface.dialect()) {
         (Memory::Loaded(..), Some(members), Some(dialect)) => Fresh::of(&body, members, dialect),
         _ => None,
     };
+    let own_model = outset.memory.model().filter(|_| fresh.is_some() && model.is_none()).map(str::to_owned);
+    if let Some(own) = &own_model {
+        inquiry.turn_to(host, account, &mut outset, own, covers(Some(own))).await;
+        account.cache = Some(inquiry.cache_status());
+        account.model = Some(own.clone());
+        model = own_model.clone();
+    }
+    if fresh.is_some() {
+        let (members, dialect) = (members.as_ref(), surface.dialect());
+        Box::pin(outset.memory.learn_window(host, members, dialect, model.as_deref())).await;
+    }
+    let memory = &outset.memory;
+    let history = memory.history(config.history, members.as_ref(), surface.dialect(), model.as_deref());
     account.left_out = fresh.as_ref().map_or(0, |_| history.left_out);
     let prompt = members
         .as_ref()
@@ -82,7 +94,7 @@ where
     let destination =
         Destination::new(&scope, session, surface.work(), model.as_deref(), members.as_ref(), prompt);
     let commit = fresh.as_ref().and_then(|fresh| fresh.commit(memory, &history, config.history));
-    let asked = fresh.map_or_else(|| body.clone(), |fresh| fresh.continuing(&history));
+    let asked = fresh.map_or_else(|| body.clone(), |fresh| fresh.continuing(&history, own_model.as_deref()));
     let fingerprint = || key_of(&Circumstances::nowhere(surface.path()), &body);
     let keep = inquiry.keep(host, &outset, |circumstances| key_of(circumstances, &asked), fingerprint);
     let order = Order {

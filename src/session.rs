@@ -173,6 +173,8 @@ pub struct Session {
     pub head: SessionHead,
     /// How long ago it was made.
     pub age: Duration,
+    /// When it was made, as its store counts; tells it from another of the same key, if the store knows it.
+    pub origin: Option<u64>,
     /// Its turns, oldest first.
     pub turns: Vec<Turn>,
 }

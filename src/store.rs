@@ -223,19 +223,31 @@ pub trait Sessions: MaybeSend + MaybeSync {
         ttl: Duration,
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// Deletes a session with all its turns; gives whether there was one. A turn that is appended later begins a new
-    /// session, which knows nothing of the old one.
+    /// Deletes a session with all its turns; gives whether there was one.
     fn delete_session(&self, key: &SessionKey) -> impl Future<Output = StoreResult<bool>> + MaybeSend;
 
-    /// Appends a turn and keeps the newest `keep`, all at once: turns appended at the same time all survive. Begins the
-    /// session when there is none. Appending a turn again, by its id, is harmless.
+    /// As [`Sessions::append_turn_to`], to whatever session there is; begins it when there is none.
     fn append_turn(
         &self,
         key: &SessionKey,
         turn: &Turn,
         ttl: Duration,
         keep: usize,
-    ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
+    ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
+        async move { self.append_turn_to(key, None, turn, ttl, keep).await.map(|_| ()) }
+    }
+
+    /// Appends a turn and keeps the newest `keep`, all at once: turns appended at the same time all survive. Appending a turn
+    /// again, by its id, is harmless. Where an origin is given, it does nothing unless the session is of that origin, and gives
+    /// whether it is: a session that was deleted is not begun anew by a turn that read it.
+    fn append_turn_to(
+        &self,
+        key: &SessionKey,
+        origin: Option<u64>,
+        turn: &Turn,
+        ttl: Duration,
+        keep: usize,
+    ) -> impl Future<Output = StoreResult<bool>> + MaybeSend;
 }
 
 /// What instances and replicas know of the fleet. Times are by the store's clock.

@@ -4,6 +4,8 @@
 //! that finds the answers old starts the next questions and goes on with the old answers; one at a time does so. What a
 //! host says is never trusted to be well-formed, and each question is bounded in time and size.
 
+mod contexts;
+
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
 use bytes::Bytes;
@@ -13,7 +15,7 @@ use futures::{
     join,
     stream::{self, FuturesUnordered, unfold},
 };
-use http::{Request, StatusCode};
+use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 
 use crate::{
@@ -23,6 +25,8 @@ use crate::{
     host::{Host, Phase, UpstreamFailure},
     store::FleetState,
 };
+
+pub(crate) use contexts::learn_contexts;
 
 /// The largest answer that is read, in bytes.
 const ANSWER_LIMIT: usize = 8 << 20;
@@ -237,7 +241,7 @@ async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Invento
         if inventory.version.is_empty() {
             inventory.version = known;
         }
-        Arc::new(inventory)
+        book.note_inventory(backend.url(), Arc::new(inventory))
     });
     if book.watches() {
         note(host, backend, inventory.as_ref().err()).await;
@@ -258,9 +262,7 @@ async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Invento
             }
         });
     }
-    let inventory = inventory?;
-    book.note_inventory(backend.url(), Arc::clone(&inventory));
-    Ok(inventory)
+    inventory
 }
 
 /// Opens the breaker of a host that refuses connections and closes it for one that takes them again.
@@ -319,8 +321,24 @@ pub(crate) async fn answer<H: Host>(
 }
 
 async fn ask<H: Host>(host: &H, backend: &BackendHost, path: &str) -> Result<Bytes, Unanswered> {
+    put(host, backend, path, None).await
+}
+
+/// Puts a question, by `POST` where there is something to tell.
+async fn put<H: Host>(
+    host: &H,
+    backend: &BackendHost,
+    path: &str,
+    told: Option<Bytes>,
+) -> Result<Bytes, Unanswered> {
     let uri = backend.endpoint(path).map_err(|fault| Unanswered::Failed(UpstreamFailure::Protocol(fault)))?;
-    let request = Request::get(uri).body(Bytes::new()).map_err(|error| protocol(&error))?;
+    let request = match &told {
+        None => Request::get(uri),
+        Some(told) => Request::post(uri)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_LENGTH, told.len()),
+    };
+    let request = request.body(told.unwrap_or_default()).map_err(|error| protocol(&error))?;
     let response = host.send(request, host.config().probe_limits()).await.map_err(Unanswered::Failed)?;
     if response.status() != StatusCode::OK {
         return Err(Unanswered::Refused(response.status()));

@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use crate::{
-    fleet::{Inventory, ModelName},
+    fleet::{Context, Inventory, ModelName},
     session::{PromptCount, Turn},
     wire::{
         dialect::{Dialect, Weight},
@@ -13,9 +13,11 @@ use crate::{
     },
 };
 
-/// The window in tokens of a model that no host has loaded: the least of Ollama's own defaults, which grow with the
-/// machine's memory (`OLLAMA_CONTEXT_LENGTH`).
+/// The window in tokens of a model that no host has loaded and whose Modelfile sets none: the least of Ollama's own
+/// defaults, which grow with the machine's memory (`OLLAMA_CONTEXT_LENGTH`).
 const UNKNOWN: u64 = 4096;
+/// What every model is taken to read: what fits into it needs no question to a host.
+const LEAST: u64 = 2048;
 /// The part of the window that is left for an answer when the request does not say how long it may be.
 const ANSWER: u64 = 4;
 /// The part of the window that an answer is left at most: a client that allows a very long one wants its history, too.
@@ -67,22 +69,74 @@ pub(crate) fn room(
     inventories: &BTreeMap<String, impl AsRef<Inventory>>,
     rate: Rate,
 ) -> usize {
-    // Ollama takes options on its own surface alone.
-    let options = request.object("options").filter(|_| dialect == Dialect::Ollama);
-    let option = |name| options.as_ref()?.number(name).filter(|number| *number > 0);
-    let window = option("num_ctx").or_else(|| loaded(model, inventories)).unwrap_or(UNKNOWN);
+    let wished = option(request, dialect, "num_ctx");
+    room_in(window(wished, model, inventories), request, dialect, rate)
+}
+
+/// How many have room whatever the model reads; `None` where that need not be asked, because nothing is left to learn.
+pub(crate) fn certain_room(
+    request: &Members<'_>,
+    dialect: Dialect,
+    model: &ModelName,
+    inventories: &BTreeMap<String, impl AsRef<Inventory>>,
+    rate: Rate,
+) -> Option<usize> {
+    let wished = option(request, dialect, "num_ctx");
+    let is_known = match wished {
+        Some(wished) => wished <= LEAST,
+        None => loaded(model, inventories).is_some(),
+    };
+    let is_known = is_known || contexts(model, inventories).all(|context| context.is_some());
+    (!is_known).then(|| room_in(LEAST, request, dialect, rate))
+}
+
+/// An option of a request, where it is more than nothing. Ollama takes options on its own surface alone.
+fn option(request: &Members<'_>, dialect: Dialect, name: &str) -> Option<u64> {
+    let options = request.object("options").filter(|_| dialect == Dialect::Ollama)?;
+    options.number(name).filter(|number| *number > 0)
+}
+
+/// How many of `window` tokens are left for history.
+fn room_in(window: u64, request: &Members<'_>, dialect: Dialect, rate: Rate) -> usize {
     let asked = ["max_completion_tokens", "max_tokens"].into_iter().find_map(|name| request.number(name));
-    let asked = option("num_predict").or_else(|| asked.filter(|_| dialect != Dialect::Ollama));
+    let asked =
+        option(request, dialect, "num_predict").or_else(|| asked.filter(|_| dialect != Dialect::Ollama));
     let answer = asked.unwrap_or(window / ANSWER).min(window / LONGEST_ANSWER);
     let left = usize::try_from(window - answer).unwrap_or(usize::MAX);
     left.saturating_sub(rate.tokens(own(request)))
 }
 
+/// The window of a model, the least of all hosts: what the request wishes, else what it is loaded with, else what its
+/// Modelfile sets; never more than it was trained with.
+fn window(
+    wished: Option<u64>,
+    model: Option<&str>,
+    inventories: &BTreeMap<String, impl AsRef<Inventory>>,
+) -> u64 {
+    let Some(name) = model.and_then(ModelName::parse) else { return wished.unwrap_or(UNKNOWN) };
+    let wished = wished.or_else(|| loaded(&name, inventories));
+    let windows = contexts(&name, inventories).map(|context| {
+        let Context { set, longest } = context.unwrap_or_default();
+        wished.or(set).unwrap_or(UNKNOWN).min(longest.unwrap_or(u64::MAX))
+    });
+    windows.min().unwrap_or_else(|| wished.unwrap_or(UNKNOWN))
+}
+
 /// The least context that the model is loaded with on any host.
-fn loaded(model: Option<&str>, inventories: &BTreeMap<String, impl AsRef<Inventory>>) -> Option<u64> {
-    let name = ModelName::parse(model?)?;
-    let loaded = inventories.values().filter_map(|inventory| inventory.as_ref().loaded(&name));
+fn loaded(name: &ModelName, inventories: &BTreeMap<String, impl AsRef<Inventory>>) -> Option<u64> {
+    let loaded = inventories.values().filter_map(|inventory| inventory.as_ref().loaded(name));
     loaded.map(|model| model.context_length).filter(|length| *length > 0).min()
+}
+
+/// What is known of the model's context on each host that has it; what one said holds for the same content elsewhere.
+fn contexts(
+    name: &ModelName,
+    inventories: &BTreeMap<String, impl AsRef<Inventory>>,
+) -> impl Iterator<Item = Option<Context>> {
+    let found = inventories.values().filter_map(|inventory| inventory.as_ref().model(name));
+    found.map(|model| {
+        inventories.values().find_map(|inventory| inventory.as_ref().contexts.get(&model.digest)).copied()
+    })
 }
 
 /// What a request brings of its own: messages, on `/chat` the one message and its images, a system message, tools, a
@@ -109,7 +163,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::fleet::LoadedModel;
+    use crate::fleet::{LoadedModel, Model};
 
     fn inventories(lengths: &[u64]) -> BTreeMap<String, Arc<Inventory>> {
         let inventory = |length| {
@@ -138,6 +192,45 @@ mod tests {
         check(Dialect::Ollama, "{}", &[8000, 4000, 0], 3000);
         check(Dialect::Ollama, "{}", &[], 3072);
         check(Dialect::Ollama, r#"{"options":{"num_ctx":-1}}"#, &[0], 3072);
+    }
+
+    /// The rooms for a request on the three surfaces of a model that one host has under a digest and a context, another
+    /// under a digest alone, loaded or not; the second of each is the certain one.
+    #[track_caller]
+    fn check_told(context: Option<Context>, loaded: &[u64], expected: [(usize, Option<usize>); 3]) {
+        let mut inventories = inventories(loaded);
+        let model = || Model { name: "m:latest".into(), digest: "ab".into() };
+        let contexts = context.map(|context| ("ab".to_owned(), context)).into_iter().collect();
+        let told = Inventory { models: vec![model()], contexts, ..Inventory::default() };
+        let other = Inventory { models: vec![model()], ..Inventory::default() };
+        inventories.extend([("told".to_owned(), Arc::new(told)), ("other".to_owned(), Arc::new(other))]);
+        let name = ModelName::parse("m").unwrap();
+        for (body, expected) in ["{}", r#"{"options":{"num_ctx":100}}"#, r#"{"options":{"num_ctx":100000}}"#]
+            .into_iter()
+            .zip(expected)
+        {
+            let members = Members::parse(body.as_bytes()).unwrap();
+            let rate = Rate::default();
+            let found = (
+                room(&members, Dialect::Ollama, Some("m"), &inventories, rate),
+                certain_room(&members, Dialect::Ollama, &name, &inventories, rate),
+            );
+            assert_eq!(found, expected, "{context:?} {loaded:?} {body}");
+        }
+    }
+
+    #[test]
+    fn a_model_that_is_not_loaded_reads_what_its_modelfile_sets_and_never_more_than_it_was_trained_with() {
+        let context = |set, longest| Some(Context { set, longest });
+        let doubtful = Some(1536);
+        check_told(None, &[], [(3072, doubtful), (75, None), (75_000, doubtful)]);
+        check_told(None, &[8000], [(6000, None), (75, None), (75_000, doubtful)]);
+        check_told(context(None, None), &[], [(3072, None), (75, None), (75_000, None)]);
+        check_told(context(Some(8000), None), &[], [(6000, None), (75, None), (75_000, None)]);
+        check_told(context(Some(8000), None), &[4000], [(3000, None), (75, None), (75_000, None)]);
+        check_told(context(Some(8000), Some(2000)), &[], [(1500, None), (75, None), (1500, None)]);
+        check_told(context(None, Some(2000)), &[], [(1500, None), (75, None), (1500, None)]);
+        check_told(context(None, Some(20_000)), &[], [(3072, None), (75, None), (15_000, None)]);
     }
 
     #[test]

@@ -236,6 +236,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
             let session = Session {
                 head: SessionHead::from_json(&head.about).unwrap_or_default(),
                 age: Duration::from_millis(now.saturating_sub(head.began)),
+                origin: Some(head.began),
                 turns: turns.iter().filter_map(|json| Turn::from_json(json)).collect(),
             };
             Ok(Some((session, shared.renew(key, head.end_after(now, ttl)))))
@@ -259,15 +260,17 @@ impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
         self.write(true, move |changes| Ok(Ok(changes.delete(&key)?))).await
     }
 
-    async fn append_turn(
+    async fn append_turn_to(
         &self,
         key: &SessionKey,
+        origin: Option<u64>,
         turn: &Turn,
         ttl: Duration,
         keep: usize,
-    ) -> StoreResult<()> {
+    ) -> StoreResult<bool> {
         let append = Append {
             key: *key.as_bytes(),
+            origin,
             id: turn.id.clone(),
             json: turn.to_json(),
             ttl: milliseconds(ttl),

@@ -19,7 +19,7 @@ use paddock::{
     config::RedisConfig,
     store::{
         StoreError, StoreResult, TimeLimit,
-        redis::{RedisCommands, RedisValue, server_error},
+        redis::{RedisCommands, RedisValue, replicas_wait, server_error},
     },
 };
 use redis::{Cmd, RedisError, Value};
@@ -215,8 +215,10 @@ impl RedisCommands for RedisClient {
         replicas: u32,
         limit: TimeLimit,
     ) -> StoreResult<(Vec<RedisValue>, u32)> {
+        // The client of a cluster waits no longer for any answer.
+        let left = if self.0.opener.is_cluster() { limit.time.min(CONNECT_LIMIT) } else { limit.time };
         let mut wait = redis::cmd("WAIT");
-        wait.arg(replicas).arg(limit.time.as_millis().max(1).to_string());
+        wait.arg(replicas).arg(replicas_wait(left).as_millis().max(1).to_string());
         let packed = packed(command, arguments);
         let sent = self.send_replicated(&packed, &wait);
         let (reply, waited) = tokio::time::timeout(limit.time, sent).await.map_err(|_| limit.passed())??;

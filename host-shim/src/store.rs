@@ -138,14 +138,15 @@ impl Sessions for NativeStore {
         whichever!(self, store => store.delete_session(key).await)
     }
 
-    async fn append_turn(
+    async fn append_turn_to(
         &self,
         key: &SessionKey,
+        origin: Option<u64>,
         turn: &Turn,
         ttl: Duration,
         keep: usize,
-    ) -> StoreResult<()> {
-        whichever!(self, store => store.append_turn(key, turn, ttl, keep).await)
+    ) -> StoreResult<bool> {
+        whichever!(self, store => store.append_turn_to(key, origin, turn, ttl, keep).await)
     }
 }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::fleet::{
-    BackendHost, Facts, HOSTS_LIMIT, Inventory, ModelName,
+    BackendHost, Context, Facts, HOSTS_LIMIT, Inventory, ModelName,
     ledger::{BUDGET_WINDOW, Claim, Lease, Ledger, Retries, TICKET, Ticket},
 };
 
@@ -246,14 +246,28 @@ impl FleetBook {
         Arc::clone(&self.pages().inventories)
     }
 
-    /// Takes note of what a host said, unless something newer is known, or the host vanished meanwhile.
-    pub fn note_inventory(&self, host: &str, inventory: Arc<Inventory>) {
+    /// Takes note of what a host said, unless something newer is known, or the host vanished meanwhile. Gives it back with
+    /// what was known before of its models' contexts.
+    pub fn note_inventory(&self, host: &str, mut inventory: Arc<Inventory>) -> Arc<Inventory> {
         let mut pages = self.pages();
+        let known = pages.inventories.get(host);
+        if let Some(known) = known.filter(|known| !known.contexts.is_empty()) {
+            Arc::make_mut(&mut inventory).inherit(known);
+        }
         let is_host = pages.hosts.iter().any(|known| known.url() == host);
-        if is_host && pages.inventories.get(host).is_none_or(|known| known.seen <= inventory.seen) {
-            Arc::make_mut(&mut pages.inventories).insert(host.to_owned(), inventory);
+        if is_host && known.is_none_or(|known| known.seen <= inventory.seen) {
+            Arc::make_mut(&mut pages.inventories).insert(host.to_owned(), Arc::clone(&inventory));
         }
         pages.ring();
+        inventory
+    }
+
+    /// Takes note of the context of a model by its digest; gives what is known of the host now.
+    pub(crate) fn note_context(&self, host: &str, digest: &str, context: Context) -> Option<Arc<Inventory>> {
+        let mut pages = self.pages();
+        let inventory = Arc::make_mut(&mut pages.inventories).get_mut(host)?;
+        Arc::make_mut(inventory).contexts.insert(digest.to_owned(), context);
+        Some(Arc::clone(inventory))
     }
 
     /// Takes note that a host does not have a model after all.

@@ -2,12 +2,13 @@
 //!
 //! A host's word is never trusted to be well-formed; what is not understood is left out.
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
+use serde_json::value::RawValue;
 
 use crate::{
-    fleet::{ModelName, facts::millis},
+    fleet::{Context, ModelName, facts::millis},
     wire::members::{self, Members},
 };
 
@@ -24,6 +25,8 @@ pub struct Inventory {
     pub loaded: Vec<LoadedModel>,
     /// The version of Ollama; empty when it did not say.
     pub version: String,
+    /// The contexts of those models that it was asked about, by their digests.
+    pub contexts: BTreeMap<String, Context>,
 }
 
 /// A model that a host has.
@@ -78,6 +81,7 @@ impl Inventory {
             is_unlisted: false,
             loaded: loaded.collect(),
             version: version.unwrap_or_default(),
+            contexts: BTreeMap::new(),
         })
     }
 
@@ -88,7 +92,21 @@ impl Inventory {
 
     /// Whether the host has the model, or may have it.
     pub fn has(&self, name: &ModelName) -> bool {
-        self.is_unlisted || self.models.iter().any(|model| name.is(&model.name))
+        self.is_unlisted || self.model(name).is_some()
+    }
+
+    /// The model among those that the host has.
+    pub(crate) fn model(&self, name: &ModelName) -> Option<&Model> {
+        self.models.iter().find(|model| name.is(&model.name))
+    }
+
+    /// Takes over what an earlier one knew of the contexts of models that are still there.
+    pub(crate) fn inherit(&mut self, earlier: &Self) {
+        for (digest, context) in &earlier.contexts {
+            if self.models.iter().any(|model| model.digest == *digest) {
+                self.contexts.entry(digest.clone()).or_insert(*context);
+            }
+        }
     }
 
     /// The model among those that are loaded or loading.
@@ -104,18 +122,25 @@ struct Stored<'a> {
     version: &'a str,
     models: Vec<(&'a str, &'a str)>,
     loaded: Vec<(&'a str, u64, &'a str)>,
+    /// Digest, set length, longest length; 0 for what the model has not.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    contexts: Vec<(&'a str, u64, u64)>,
 }
 
 impl Inventory {
     /// The inventory as JSON.
     pub fn to_json(&self) -> Vec<u8> {
         let loaded = self.loaded.iter();
+        let contexts = self.contexts.iter().map(|(digest, context)| {
+            (&**digest, context.set.unwrap_or_default(), context.longest.unwrap_or_default())
+        });
         let stored = Stored {
             seen: millis(self.seen),
             is_unlisted: self.is_unlisted,
             version: &self.version,
             models: self.models.iter().map(|model| (&*model.name, &*model.digest)).collect(),
             loaded: loaded.map(|model| (&*model.name, model.context_length, &*model.expires_at)).collect(),
+            contexts: contexts.collect(),
         };
         // Numbers and strings alone: writing them cannot fail.
         serde_json::to_vec(&stored).unwrap_or_default()
@@ -137,12 +162,22 @@ impl Inventory {
             }),
             _ => None,
         });
+        let length = |value: &RawValue| Some(value.get().parse().ok().filter(|length: &u64| *length > 0));
+        // Those that came before it have none.
+        let contexts = stored.array("contexts").unwrap_or_default();
+        let contexts = contexts.into_iter().filter_map(|context| match *members::elements(context)? {
+            [digest, set, longest] => {
+                Some((text(digest)?, Context { set: length(set)?, longest: length(longest)? }))
+            }
+            _ => None,
+        });
         Some(Self {
             seen: Duration::from_millis(stored.number("seen")?),
             models: models.collect::<Option<_>>()?,
             is_unlisted: stored.boolean("is_unlisted")?,
             loaded: loaded.collect::<Option<_>>()?,
             version: stored.string("version")?.into_owned(),
+            contexts: contexts.collect(),
         })
     }
 }
@@ -187,9 +222,26 @@ mod tests {
     }
 
     #[test]
+    fn a_context_is_known_for_as_long_as_the_model_keeps_its_content() {
+        let context = Context { set: None, longest: Some(8192) };
+        let mut earlier = Inventory::read(Duration::ZERO, TAGS, None, None).unwrap();
+        earlier.contexts.insert("ab".to_owned(), context);
+        for (tags, is_known) in
+            [(TAGS, true), (br#"{"models":[{"name":"Llama3.2:latest","digest":"cd"}]}"#, false)]
+        {
+            let mut inventory = Inventory::read(Duration::ZERO, tags, None, None).unwrap();
+            inventory.inherit(&earlier);
+            assert_eq!(inventory.contexts.get("ab"), Some(&context).filter(|_| is_known));
+        }
+    }
+
+    #[test]
     fn an_inventory_is_read_as_it_was_written_and_another_is_none() {
-        let inventory = Inventory::read(Duration::from_secs(5), TAGS, Some(RUNNING), None).unwrap();
-        assert_eq!(Inventory::from_json(&inventory.to_json()), Some(inventory));
+        let mut inventory = Inventory::read(Duration::from_secs(5), TAGS, Some(RUNNING), None).unwrap();
+        for (set, longest) in [(None, None), (Some(2048), None), (None, Some(8192))] {
+            assert_eq!(Inventory::from_json(&inventory.to_json()).as_ref(), Some(&inventory));
+            inventory.contexts.insert("ab".to_owned(), Context { set, longest });
+        }
         for other in ["", "{}", r#"{"seen":1,"version":"","models":[["a"]],"loaded":[]}"#] {
             assert_eq!(Inventory::from_json(other.as_bytes()), None, "{other}");
         }

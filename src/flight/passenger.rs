@@ -201,25 +201,28 @@ impl<H: Host> Passenger<'_, H> {
     ) -> (Option<SessionStatus>, Result<(), Error>) {
         let tallied = self.tallied();
         let turn = self.session.take().filter(|_| !answer.is_empty()).map(|commit| {
-            let SessionCommit { key, id, dialect, system, mut messages, prompt } = commit;
+            let SessionCommit { key, origin, id, dialect, system, mut messages, prompt } = commit;
             messages.push(answer.message(dialect));
             let id = id.unwrap_or_else(|| random_id(self.host));
             let prompt = PromptCount::of(answer.tokens.prompt, prompt);
-            (key, Turn { id, dialect, system, messages, prompt })
+            (key, origin, Turn { id, dialect, system, messages, prompt })
         });
         let config = self.host.config();
-        let append = turn.as_ref().map(|(key, turn)| {
-            self.host.store().append_turn(key, turn, config.session_ttl, config.history.turns())
+        let append = turn.as_ref().map(|(key, origin, turn)| {
+            let (ttl, keep) = (config.session_ttl, config.history.turns());
+            self.host.store().append_turn_to(key, *origin, turn, ttl, keep)
         });
         let tally = tallied.as_ref().map(|account| account.tally_answer(self.host));
         let (append, ended, _) = join!(OptionFuture::from(append), reader.ended(), OptionFuture::from(tally));
         self.account.tallied = tallied.map(|account| account.store_errors);
-        let status = append.map(|result| match self.account.tolerate(self.host, "session_append", result) {
-            Some(()) => SessionStatus::Stored,
-            None => SessionStatus::Unavailable,
+        let stored = append.map(|result| self.account.tolerate(self.host, "session_append", result));
+        let status = stored.map(|stored| match stored {
+            Some(true) => SessionStatus::Stored,
+            // Its session was deleted meanwhile, or the store is down.
+            Some(false) | None => SessionStatus::Unavailable,
         });
         // Whoever wants nothing to be forgotten is not told that all went well.
-        let is_lost = status == Some(SessionStatus::Unavailable) && config.session_required;
+        let is_lost = stored == Some(None) && config.session_required;
         (status, if is_lost { ended.and(Err(Error::SessionUnavailable)) } else { ended })
     }
 

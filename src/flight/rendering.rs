@@ -66,6 +66,9 @@ struct Done<'a> {
     session_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<SessionStatus>,
+    /// How many of the session's turns did not go ahead; absent when all did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<usize>,
     finish_reason: Option<&'a str>,
     cache: Option<&'static str>,
     usage: Usage,
@@ -142,6 +145,7 @@ impl Pieces {
         let done = Done {
             session_id: &self.session_id,
             session,
+            left_out: Some(account.left_out).filter(|turns| *turns > 0),
             finish_reason: spoken.finish.as_deref(),
             cache: account.cache.map(crate::cache::CacheStatus::as_str),
             usage,

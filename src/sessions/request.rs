@@ -112,13 +112,25 @@ impl Form {
             Some("markdown") => Ok(Self::Markdown),
             Some(_) => Err(Error::WrongType { param: "format", expected: "json or markdown" }),
             None => {
-                let mut accepted =
-                    headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
-                let is_markdown = |value: &str| value.to_ascii_lowercase().contains("text/markdown");
-                Ok(if accepted.any(is_markdown) { Self::Markdown } else { Self::Json })
+                let markdown = weight(headers, "text/markdown");
+                let is_markdown = markdown > 0.0 && markdown > weight(headers, "application/json");
+                Ok(if is_markdown { Self::Markdown } else { Self::Json })
             }
         }
     }
+}
+
+/// How much `Accept` wants a type that it names; 0 when it names another.
+fn weight(headers: &HeaderMap, kind: &str) -> f32 {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let weights = accepted.flat_map(|value| value.split(',')).filter_map(|range| {
+        let (range, parameters) = range.split_once(';').unwrap_or((range, ""));
+        let mut parameters = parameters.split(';').filter_map(|parameter| parameter.trim().split_once('='));
+        let weight = parameters.find(|(name, _)| name.eq_ignore_ascii_case("q"));
+        let is_meant = range.trim().eq_ignore_ascii_case(kind);
+        is_meant.then(|| weight.map_or(1.0, |(_, weight)| weight.trim().parse().unwrap_or(0.0)))
+    });
+    weights.fold(0.0, f32::max)
 }
 
 #[cfg(test)]
@@ -204,6 +216,10 @@ mod tests {
         for (query, accept, expected) in [
             (None, "", Ok(Form::Json)),
             (None, "text/html, Text/Markdown;q=0.9", Ok(Form::Markdown)),
+            (None, "application/json;q=0.5, text/markdown; charset=utf-8; Q=0.6", Ok(Form::Markdown)),
+            (None, "application/json, text/markdown", Ok(Form::Json)),
+            (None, "text/markdown;q=0, */*", Ok(Form::Json)),
+            (None, "text/markdown;q=much", Ok(Form::Json)),
             (Some("format=json"), "text/markdown", Ok(Form::Json)),
             (Some("x=1&format=markdown"), "", Ok(Form::Markdown)),
             (Some("format=pdf"), "", Err(Some("format"))),

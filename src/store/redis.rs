@@ -54,6 +54,12 @@ pub trait RedisCommands: MaybeSend + MaybeSync {
     ) -> impl Future<Output = StoreResult<(Vec<RedisValue>, u32)>> + MaybeSend;
 }
 
+/// How long a server is told to wait for its replicas when `left` is left: so much less that it still says that they did not
+/// get it. Its silence would look as if it were gone itself.
+pub fn replicas_wait(left: Duration) -> Duration {
+    left * 3 / 4
+}
+
 /// How long Redis may take, connections included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RedisLimits {

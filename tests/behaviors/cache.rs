@@ -136,7 +136,7 @@ async fn an_error_is_never_cached(form: &dyn Form) -> Result<()> {
     Ok(())
 }
 
-on_every_form! {
+on_every_store! {
     a_repeated_question_is_answered_from_the_cache,
     what_can_change_the_answer_makes_it_another_question,
     the_same_last_question_under_another_history_misses,

@@ -451,7 +451,7 @@ async fn a_replica_that_begins_in_an_outage_finds_the_answers_of_before(form: &d
     Ok(())
 }
 
-on_every_form! {
+on_every_store! {
     what_is_wanted_the_same_again_is_answered_with_the_same_bytes,
     what_may_differ_each_time_is_asked_each_time,
     the_operator_says_what_is_cached,

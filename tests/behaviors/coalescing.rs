@@ -288,7 +288,7 @@ async fn who_may_not_know_why_a_host_was_chosen_is_not_told_by_whoever_may(form:
     Ok(())
 }
 
-on_every_form! {
+on_every_store! {
     who_may_not_know_why_a_host_was_chosen_is_not_told_by_whoever_may,
     many_who_ask_the_same_at_once_get_one_stream_live,
     many_who_ask_the_same_at_once_get_one_whole_answer,

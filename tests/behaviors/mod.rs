@@ -1,6 +1,7 @@
 //! What users get, as behaviours that hold in every form. Each file ends with the list of the forms that its
-//! behaviours are promised for: `on_every_form!`, `where_leaving_is_seen!`, `in_memory!`, `over_http!` and
-//! `over_redis!`, which each test binary defines for the forms that it runs. A behaviour on no list does not compile
+//! behaviours are promised for: `on_every_form!`, `on_every_store!`, `where_leaving_is_seen!`, `in_memory!`,
+//! `over_http!` and `over_redis!`, which each test binary defines for the forms that it runs. What the store decides is
+//! tried on every store; for the rest the store on disk is as the one in memory. A behaviour on no list does not compile
 //! without a warning.
 
 mod access;
@@ -40,6 +41,7 @@ mod surface_sessions;
 mod surfaces;
 mod trouble;
 mod waves;
+mod windows;
 
 /// What every behaviour needs.
 pub(crate) mod prelude {

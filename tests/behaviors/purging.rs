@@ -69,7 +69,7 @@ async fn an_answer_that_is_on_its_way_when_the_cache_is_emptied_is_not_kept(form
     Ok(())
 }
 
-on_every_form! {
+on_every_store! {
     the_cache_is_emptied_at_once_of_all_or_of_one_model,
     nobody_without_the_token_empties_the_cache,
     an_answer_that_is_on_its_way_when_the_cache_is_emptied_is_not_kept,

@@ -50,6 +50,8 @@ async fn a_turn_counts_as_stored_when_enough_replicas_have_it(form: &dyn Form) -
     replica.pause()?;
     let reply = gateway.say_in("s", "only the first server has this").await?;
     assert_eq!(reply.header("x-session"), "unavailable");
+    // The server itself is there: whatever needs no replica goes on.
+    assert_eq!(gateway.say("without a session").await?.cache(), "miss");
     replica.resume()?;
     gateway.until("s", |reply| reply.header("x-session") == "stored").await?;
     Ok(())

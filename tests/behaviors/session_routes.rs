@@ -1,8 +1,10 @@
 //! `/sessions`: made, shown, written out, deleted, and whose they are.
 
-use crate::behaviors::prelude::*;
+use crate::behaviors::{prelude::*, surfaces};
 
 const ANN: (&str, &str) = ("x-api-key", "ann");
+/// The surfaces of Ollama's that have sessions.
+const OLLAMAS: [&str; 3] = [CHAT, "/v1/chat/completions", "/v1/messages"];
 const BOB: (&str, &str) = ("authorization", "Bearer bob");
 
 /// Makes a session; gives its id.
@@ -74,15 +76,33 @@ async fn what_a_session_was_given_holds_for_its_turns(form: &dyn Form) -> Result
     Ok(())
 }
 
-async fn a_sessions_system_message_goes_ahead_on_ollamas_surfaces_as_well(form: &dyn Form) -> Result<()> {
+async fn what_a_session_was_given_holds_on_ollamas_surfaces_as_well(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
+    ollama.has_every_model();
     let gateway = form.start(Setup::new([&ollama])).await?;
-    let id = made(gateway.as_ref(), r#"{"system":"be brief"}"#, &[]).await?;
-    let body =
-        json!({"model": "llama3.2", "messages": [{"role": "user", "content": "one"}], "stream": false});
-    let reply = gateway.post_to(CHAT, body, &[("x-paddock-session", &id)]).await?;
-    assert_eq!((reply.status.as_u16(), reply.header("x-session")), (200, "stored"));
-    assert_eq!(ollama.last_conversation(), ["system: be brief", "user: one"]);
+    for path in OLLAMAS {
+        let id = made(gateway.as_ref(), r#"{"system":"be brief","model":"phi4:14b"}"#, &[]).await?;
+        for (turn, named) in [None, Some("llama3.2"), None].into_iter().enumerate() {
+            let message = json!({"role": "user", "content": format!("{path} {turn}")});
+            let mut body = json!({"max_tokens": 64, "messages": [message], "stream": false});
+            if let Some(model) = named {
+                body["model"] = model.into();
+            }
+            let reply = gateway.post_to(path, body, &[("x-paddock-session", &id)]).await?;
+            assert_eq!((reply.status.as_u16(), reply.header("x-session")), (200, "stored"), "{path}");
+            let sent = surfaces::questions(&ollama).pop().context("nothing was asked")?;
+            assert_eq!(sent.model(), named.unwrap_or("phi4:14b"), "{path}");
+            let mut said = sent.messages();
+            // Anthropic's system message is a member beside the messages.
+            let system = sent.json()["system"].as_str().map(|text| format!("system: {text}"));
+            assert_eq!(system.unwrap_or_else(|| said.remove(0)), "system: be brief", "{path}");
+            assert_eq!(said.len(), 2 * turn + 1, "{path}");
+        }
+    }
+    // Without a session that has one, Ollama says what is missing.
+    let body = json!({"messages": [{"role": "user", "content": "one"}]});
+    let reply = gateway.post_to(CHAT, body, &[("x-paddock-session", "new")]).await?;
+    assert_eq!(reply.status, 400, "{}", reply.text());
     Ok(())
 }
 
@@ -95,18 +115,7 @@ async fn a_session_is_shown_page_by_page(form: &dyn Form) -> Result<()> {
     for message in ["one", "two", "three", "four", "five"] {
         gateway.say_in(&id, message).await?;
     }
-    let mut pages = Vec::new();
-    let mut path = format!("/sessions/{id}?limit=2");
-    loop {
-        let page = gateway.get(&path).await?;
-        ensure!(page.status == 200, "{} {}", page.status, page.text());
-        pages.push(questions(&page));
-        let next = page.at("/next");
-        if next.is_empty() {
-            break;
-        }
-        path = format!("/sessions/{id}?limit=2&before={next}");
-    }
+    let pages = pages(gateway.as_ref(), &id, 2).await?;
     assert_eq!(pages, [vec!["four", "five"], vec!["two", "three"], vec!["one"]]);
     let whole = gateway.get(&format!("/sessions/{id}")).await?;
     assert_eq!(whole.at("/turns/0/dialect"), "ollama");
@@ -115,6 +124,45 @@ async fn a_session_is_shown_page_by_page(form: &dyn Form) -> Result<()> {
     assert_eq!((head.status.as_u16(), head.body.len()), (200, 0));
     let wrong = gateway.get(&format!("/sessions/{id}?limit=0")).await?;
     assert_eq!((wrong.outcome(), wrong.at("/error/param")), ((400, "wrong_type".into()), "limit".into()));
+    Ok(())
+}
+
+/// The questions of a session from its newest page to its oldest, each page oldest first.
+async fn pages(gateway: &dyn Gateway, id: &str, limit: usize) -> Result<Vec<Vec<String>>> {
+    let (mut pages, mut before) = (Vec::new(), String::new());
+    loop {
+        let page = gateway.get(&format!("/sessions/{id}?limit={limit}{before}")).await?;
+        ensure!(page.status == 200, "{} {}", page.status, page.text());
+        pages.push(questions(&page));
+        match page.at("/next") {
+            next if next.is_empty() => return Ok(pages),
+            next => before = format!("&before={next}"),
+        }
+    }
+}
+
+async fn pages_join_while_turns_are_added(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("HISTORY_MAX_MESSAGES", "1000")).await?;
+    let id = made(gateway.as_ref(), "", &[]).await?;
+    for turn in 0..6 {
+        gateway.say_in(&id, &format!("before {turn}")).await?;
+    }
+    let adding = async {
+        for turn in 0..12 {
+            gateway.say_in(&id, &format!("meanwhile {turn}")).await?;
+        }
+        Ok::<_, anyhow::Error>(())
+    };
+    let reading = join_all((0..4).map(|_| pages(gateway.as_ref(), &id, 2)));
+    let (added, read) = futures::join!(adding, reading);
+    added?;
+    let whole: Vec<_> = pages(gateway.as_ref(), &id, 100).await?.concat();
+    assert_eq!(whole.len(), 18);
+    for pages in read {
+        let shown: Vec<_> = pages?.into_iter().rev().flatten().collect();
+        assert!(shown.len() >= 6 && whole.starts_with(&shown), "{shown:?} of {whole:?}");
+    }
     Ok(())
 }
 
@@ -157,7 +205,20 @@ async fn somebody_elses_session_is_as_one_that_never_was(form: &dyn Form) -> Res
     }
     let refused = ask(gateway.as_ref(), Method::DELETE, &paths[0], &[BOB]).await?;
     assert_eq!(refused.outcome(), (404, "session_not_found".to_owned()));
-    assert_eq!(ask(gateway.as_ref(), Method::GET, &paths[0], &[ANN]).await?.at("/system"), "secret");
+    // Whoever talks under that id has a session of his own, on any surface.
+    let message = json!({"role": "user", "content": "what is the secret?"});
+    for path in ["/chat"].into_iter().chain(OLLAMAS) {
+        let body = match path {
+            "/chat" => json!({"message": "what is the secret?"}),
+            _ => json!({"model": "llama3.2", "max_tokens": 64, "messages": [message]}),
+        };
+        let headers = [("x-paddock-session", &*id), ("x-api-key", path)];
+        assert_eq!(gateway.post_to(path, body, &headers).await?.status, 200, "{path}");
+        let sent = surfaces::questions(&ollama).pop().context("nothing was asked")?;
+        assert_eq!((sent.messages().len(), &sent.json()["system"]), (1, &json!(null)), "{path}");
+    }
+    let own = ask(gateway.as_ref(), Method::GET, &paths[0], &[ANN]).await?;
+    assert_eq!((own.at("/system"), questions(&own).len()), ("secret".to_owned(), 0));
     Ok(())
 }
 
@@ -219,10 +280,33 @@ async fn a_turn_that_is_answered_while_its_session_is_deleted_brings_nothing_bac
         Ok::<_, anyhow::Error>(deleted)
     };
     let (turn, deleted) = futures::join!(turn, deletion);
-    assert_eq!((turn?.header("x-session"), deleted?.status.as_u16()), ("stored", 204));
-    // It begins a session of its own under the same id.
-    let shown = gateway.get(&format!("/sessions/{id}")).await?;
-    assert_eq!((shown.at("/system"), questions(&shown)), (String::new(), vec!["two".to_owned()]));
+    let turn = turn?;
+    assert_eq!((turn.status.as_u16(), turn.header("x-session")), (200, "unavailable"));
+    assert_eq!(deleted?.status, 204);
+    let gone = gateway.get(&format!("/sessions/{id}")).await?;
+    assert_eq!(gone.outcome(), (404, "session_not_found".to_owned()));
+    Ok(())
+}
+
+async fn a_turn_of_a_deleted_session_is_none_of_the_next_ones(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("SESSION_REQUIRED", "true")).await?;
+    gateway.say_in("s", "one").await?;
+    let gate = Gate::default();
+    ollama.next_chat(Scripted::saying("late")?.behind(&gate));
+    let late = gateway.say_in("s", "two");
+    let others = async {
+        ollama.wait_for_requests(CHAT, 2, PATIENCE).await?;
+        ask(gateway.as_ref(), Method::DELETE, "/sessions/s", &[]).await?;
+        gateway.pass(Duration::from_millis(5)).await;
+        let next = gateway.say_in("s", "three").await?;
+        gate.open(1);
+        Ok::<_, anyhow::Error>(next)
+    };
+    let (late, next) = futures::join!(late, others);
+    // What was deleted is no outage.
+    assert_eq!((late?.header("x-session"), next?.header("x-session")), ("unavailable", "stored"));
+    assert_eq!(questions(&gateway.get("/sessions/s").await?), ["three"]);
     Ok(())
 }
 
@@ -265,20 +349,32 @@ async fn a_sessions_own_time_to_live_holds_on_every_surface(form: &dyn Form) -> 
     assert_eq!(gateway.get(&format!("/sessions/{brief}")).await?.status, 404);
     gateway.say_in(&lasting, "two").await?;
     assert_eq!(ollama.last_conversation().len(), 3);
+    for (turn, path) in OLLAMAS.into_iter().enumerate() {
+        let message = json!({"role": "user", "content": path});
+        let body = json!({"model": "llama3.2", "max_tokens": 64, "messages": [message], "stream": false});
+        gateway.post_to(path, body, &[("x-paddock-session", &lasting)]).await?;
+        let sent = surfaces::questions(&ollama).pop().context("nothing was asked")?;
+        assert_eq!(sent.messages().len(), 2 * turn + 5, "{path}");
+    }
+    gateway.pass(Duration::from_millis(1100)).await;
+    let shown = gateway.get(&format!("/sessions/{lasting}")).await?;
+    assert_eq!((shown.status.as_u16(), questions(&shown).len()), (200, 5));
     Ok(())
 }
 
-on_every_form! {
+on_every_store! {
     a_session_is_made_with_an_id_that_cannot_be_guessed,
     what_a_session_was_given_holds_for_its_turns,
-    a_sessions_system_message_goes_ahead_on_ollamas_surfaces_as_well,
+    what_a_session_was_given_holds_on_ollamas_surfaces_as_well,
     a_session_is_shown_page_by_page,
+    pages_join_while_turns_are_added,
     a_session_that_its_first_turn_made_is_its_callers_as_well,
     somebody_elses_session_is_as_one_that_never_was,
     a_trusted_header_says_whose_a_session_is,
     api_keys_guard_sessions,
     a_session_that_is_deleted_is_forgotten,
     a_turn_that_is_answered_while_its_session_is_deleted_brings_nothing_back,
+    a_turn_of_a_deleted_session_is_none_of_the_next_ones,
     a_session_is_written_out_for_programs_and_for_people,
     a_sessions_own_time_to_live_holds_on_every_surface,
 }

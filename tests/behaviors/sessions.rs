@@ -113,6 +113,7 @@ async fn the_history_is_trimmed_to_the_models_window_and_the_reply_says_so(form:
     let body = json!({"message": "and now?", "session_id": "s", "options": options});
     let reply = gateway.chat(body).await?;
     assert_eq!((reply.status.as_u16(), reply.header("x-session-left-out")), (200, "1"));
+    assert_eq!(reply.json()["left_out"], 1);
     let said = ollama.last_conversation();
     assert_eq!((said.len(), &said[0]), (5, &format!("user: {}", texts[1])));
     let messages = json!([{"role": "user", "content": "and here?"}]);
@@ -130,6 +131,32 @@ async fn the_history_is_trimmed_to_the_models_window_and_the_reply_says_so(form:
             (200, left_out),
             "{path} {ask}"
         );
+    }
+    Ok(())
+}
+
+async fn a_stream_says_in_its_last_event_how_many_turns_were_left_out(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    let say = async |message: &str, accept: &str, num_ctx: u64| {
+        let body =
+            json!({"message": message, "session_id": "s", "stream": true, "options": {"num_ctx": num_ctx}});
+        gateway.chat_with(body, &[("accept", accept)]).await
+    };
+    let long = "a".repeat(300);
+    for (accept, num_ctx, left_out) in [
+        ("text/event-stream", 4000, json!(null)),
+        ("text/event-stream", 100, json!(1)),
+        ("application/x-ndjson", 100, json!(2)),
+        ("application/x-ndjson", 4000, json!(null)),
+    ] {
+        let reply = say(&long, accept, num_ctx).await?;
+        let text = reply.text();
+        let last = text.trim_end().lines().last().unwrap_or_default().trim_start_matches("data: ");
+        let done: serde_json::Value = serde_json::from_str(last).with_context(|| text.clone())?;
+        assert_eq!((&done["session"], &done["left_out"]), (&json!("stored"), &left_out), "{accept} {done}");
+        let said = left_out.as_u64().map(|turns| turns.to_string()).unwrap_or_default();
+        assert_eq!(reply.header("x-session-left-out"), said);
     }
     Ok(())
 }
@@ -174,7 +201,7 @@ async fn a_failed_turn_is_not_remembered(form: &dyn Form) -> Result<()> {
     Ok(())
 }
 
-on_every_form! {
+on_every_store! {
     the_history_goes_ahead_of_the_message,
     without_a_session_nothing_is_remembered,
     a_turn_that_the_cache_answered_is_remembered_as_well,
@@ -183,6 +210,7 @@ on_every_form! {
     the_history_is_trimmed_to_its_messages_without_splitting_a_turn,
     the_history_is_trimmed_to_its_bytes_without_splitting_a_turn,
     the_history_is_trimmed_to_the_models_window_and_the_reply_says_so,
+    a_stream_says_in_its_last_event_how_many_turns_were_left_out,
     a_foreign_session_is_an_empty_session_of_ones_own,
     a_session_is_forgotten_when_its_time_has_passed,
     a_failed_turn_is_not_remembered,

@@ -93,6 +93,8 @@ async fn on_every_pair(
     check: impl Fn(&FakeOllama, &str, &str, &[Value]),
 ) -> Result<()> {
     let ollama = FakeOllama::start().await?;
+    // Enough for a picture.
+    ollama.reads(None, 8192);
     let gateway = form.start(Setup::new([&ollama]).set("CACHE_ENABLED", "false")).await?;
     for from in ALL {
         for to in ALL {

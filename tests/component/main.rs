@@ -15,6 +15,10 @@ macro_rules! on_every_form {
     };
 }
 
+macro_rules! on_every_store {
+    ($($behaviors:tt)*) => { on_every_form! { $($behaviors)* } };
+}
+
 /// Spin tells a component that its client left only when the component writes.
 macro_rules! where_leaving_is_seen {
     ($($behavior:ident,)*) => { const _: () = { $(let _ = $behavior;)* }; };

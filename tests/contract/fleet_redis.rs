@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use futures::future::join_all;
 use paddock::{
     fleet::{
-        Facts, Inventory, LoadedModel, Model,
+        Context, Facts, Inventory, LoadedModel, Model,
         ledger::{BUDGET_WINDOW, Claim, LEASE, TICKET},
     },
     store::{FleetState as _, redis::RedisStore},
@@ -61,6 +61,7 @@ fn inventory() -> Inventory {
             expires_at: "2026-01-01T00:00:00Z".to_owned(),
         }],
         version: "0.33.0".to_owned(),
+        contexts: [("ab".to_owned(), Context { set: None, longest: Some(8192) })].into(),
     }
 }
 

@@ -226,10 +226,29 @@ async fn a_session_that_is_deleted_is_gone_and_a_later_turn_begins_another(
     assert!(store.delete_session(&key).await?);
     assert_eq!(store.session(&key, LONG).await?, None);
     assert!(!store.delete_session(&key).await?);
-    // Such as the one that was being answered meanwhile.
     store.append_turn(&key, &turn("2"), LONG, 10).await?;
     let found = store.session(&key, LONG).await?.unwrap_or_default();
     assert_eq!((found.head, ids(&found.turns)), (SessionHead::default(), vec!["id-2"]));
+    Ok(())
+}
+
+async fn a_turn_is_not_appended_to_another_session_than_it_read(subject: impl Subject) -> Result<()> {
+    let (store, key) = (subject.store(), session("s")?);
+    store.create_session(&key, &head(), LONG).await?;
+    let origin = store.session(&key, LONG).await?.unwrap_or_default().origin;
+    assert!(origin.is_some());
+    assert!(store.append_turn_to(&key, origin, &turn("1"), LONG, 1).await?);
+    assert!(store.append_turn_to(&key, origin, &turn("2"), LONG, 1).await?, "whatever was dropped");
+    store.delete_session(&key).await?;
+    assert!(!store.append_turn_to(&key, origin, &turn("3"), LONG, 1).await?);
+    assert_eq!(store.session(&key, LONG).await?, None);
+    // Not even when there is one again.
+    subject.pass(Duration::from_millis(5)).await;
+    assert!(store.append_turn_to(&key, None, &turn("4"), LONG, 10).await?);
+    assert!(!store.append_turn_to(&key, origin, &turn("5"), LONG, 10).await?);
+    let found = store.session(&key, LONG).await?.unwrap_or_default();
+    assert_eq!(ids(&found.turns), ["id-4"]);
+    assert!(found.origin.is_some() && found.origin != origin);
     Ok(())
 }
 
@@ -285,6 +304,7 @@ crate::contract! {
     a_session_that_is_made_is_there_before_its_first_turn,
     making_a_session_again_changes_nothing,
     a_session_that_is_deleted_is_gone_and_a_later_turn_begins_another,
+    a_turn_is_not_appended_to_another_session_than_it_read,
     a_sessions_own_time_to_live_wins_over_its_users,
     turns_of_the_fleet_are_counted_from_0_and_given_once,
     a_store_that_is_there_says_so,

@@ -23,6 +23,8 @@ use serde_json::json;
 
 /// Clients at the same time.
 const CLIENTS: usize = 64;
+/// More tokens than any session has.
+const WINDOW: u64 = 100_000_000;
 /// Sessions that they share.
 const SESSIONS: usize = 16;
 /// More than all limits of a request together.
@@ -79,7 +81,7 @@ impl Replicas {
             running.get(number % running.len()).context("no replica")?.0
         };
         // A window that holds it all: what the history would be trimmed of would look lost.
-        let options = json!({"num_ctx": 100_000_000});
+        let options = json!({ "num_ctx": WINDOW });
         let body = json!({"message": question, "session_id": session, "options": options}).to_string();
         let request = Request::post("/chat").header("content-type", "application/json").body(body.into())?;
         http_client::send(address, request).await
@@ -97,6 +99,7 @@ pub(crate) async fn talk(
     ollama: &FakeOllama,
     events: impl Future<Output = Result<()>>,
 ) -> Result<usize> {
+    ollama.reads(None, WINDOW);
     let (clock, over, next) = (Instant::now(), AtomicBool::new(false), AtomicUsize::new(0));
     let client = async |client: usize| {
         let mut operations = Vec::new();

@@ -15,6 +15,10 @@ macro_rules! on_every_form {
     };
 }
 
+macro_rules! on_every_store {
+    ($($behaviors:tt)*) => { on_every_form! { $($behaviors)* } };
+}
+
 macro_rules! where_leaving_is_seen {
     ($($behaviors:tt)*) => { on_every_form! { $($behaviors)* } };
 }

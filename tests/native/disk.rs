@@ -26,10 +26,14 @@ use tokio::sync::watch;
 
 /// How often the process is killed under load.
 const KILLS: u64 = 5;
+/// More tokens than any session has.
+const WINDOW: u64 = 10_000_000;
 /// Clients at the same time; every other one has a session of its own.
 const CLIENTS: usize = 6;
 
 fn settings(ollama: &FakeOllama, directory: &Path) -> BTreeMap<String, String> {
+    // Models that read whole sessions, as `say` asks for.
+    ollama.reads(None, WINDOW);
     let pairs = [
         ("OLLAMA_HOSTS", ollama.url() + ";parallel=64"),
         ("DATA_DIR", directory.display().to_string()),
@@ -40,8 +44,7 @@ fn settings(ollama: &FakeOllama, directory: &Path) -> BTreeMap<String, String> {
 }
 
 async fn say(shim: &HostShim, session: &str, message: &str) -> Result<Reply> {
-    let body =
-        json!({"message": message, "session_id": session, "options": {"num_ctx": 10_000_000}}).to_string();
+    let body = json!({"message": message, "session_id": session, "options": {"num_ctx": WINDOW}}).to_string();
     http_client::send(shim.address(), http::Request::post("/chat").body(body.into())?).await
 }
 

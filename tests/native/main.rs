@@ -1,11 +1,12 @@
-//! The behaviours on the native binary, with its store embedded and over Redis, and what only a process has.
+//! The behaviours on the native binary, with its store embedded, on disk and over Redis, and what only a process has.
 
 #![cfg(test)]
 
-use paddock_tests::gateway::Native;
+use paddock_tests::gateway::{Native, OnDisk};
 
 const EMBEDDED: Native = Native { redis: false };
 const REDIS: Native = Native { redis: true };
+const DISK: OnDisk = OnDisk;
 
 macro_rules! native {
     ($module:ident, $form:ident, $($behavior:ident,)*) => {
@@ -22,6 +23,13 @@ macro_rules! on_every_form {
     ($($behavior:ident,)*) => {
         native! { native_embedded, EMBEDDED, $($behavior,)* }
         native! { native_redis, REDIS, $($behavior,)* }
+    };
+}
+
+macro_rules! on_every_store {
+    ($($behavior:ident,)*) => {
+        on_every_form! { $($behavior,)* }
+        native! { native_disk, DISK, $($behavior,)* }
     };
 }
 

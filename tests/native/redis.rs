@@ -1,11 +1,12 @@
-//! What only the native form can do with Redis: speak to a cluster, and trust an authority of its own for TLS.
+//! What only the native form can do with Redis: speak to a cluster, wait for its replicas, and trust an authority of its own
+//! for TLS.
 
 use std::sync::Arc;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use paddock_tests::{
-    gateway::Form as _, ollama::FakeOllama, redis_cluster::RedisCluster, redis_server::RedisServer,
-    redis_tls::TlsFront, setup::Setup,
+    gateway::Form as _, ollama::FakeOllama, redis_cluster::RedisCluster, redis_commands::Connection,
+    redis_server::RedisServer, redis_tls::TlsFront, setup::Setup,
 };
 
 use crate::REDIS;
@@ -25,6 +26,58 @@ async fn replicas_over_a_cluster_are_one_service() -> Result<()> {
     assert_eq!(one.say("a question").await?.cache(), "miss");
     assert_eq!(two.say("a question").await?.cache(), "hit");
     assert_eq!(two.get("/health").await?.at("/status"), "healthy");
+    Ok(())
+}
+
+/// How many sessions each primary has.
+async fn sessions(cluster: &RedisCluster, prefix: &str) -> Result<Vec<usize>> {
+    let mut counts = Vec::new();
+    for primary in 0..3 {
+        let connection = Connection::open(cluster.server(primary)?).await?;
+        counts.push(connection.run(&["KEYS", &format!("{prefix}:session:*")]).await?.len());
+    }
+    Ok(counts)
+}
+
+#[tokio::test]
+async fn a_turn_counts_as_stored_when_the_replica_of_its_slot_has_it() -> Result<()> {
+    let (cluster, ollama) = (RedisCluster::start(true).await?, FakeOllama::start().await?);
+    let setup = Setup::new([&ollama])
+        .set("REDIS_URL", cluster.urls())
+        .set("REDIS_CLUSTER", "true")
+        .set("SESSION_WAIT_REPLICAS", "1")
+        .set("REDIS_WRITE_TIMEOUT", "2");
+    let prefix = setup.prefix().to_owned();
+    let gateway = REDIS.start(setup).await?;
+    // A session on each primary, and which it is.
+    let mut places = [const { None::<String> }; 3];
+    for number in 0..100 {
+        let (session, before) = (format!("s{number}"), sessions(&cluster, &prefix).await?);
+        gateway.until(&session, |reply| reply.header("x-session") == "stored").await?;
+        let after = sessions(&cluster, &prefix).await?;
+        let place = (0..3).find(|primary| after[*primary] > before[*primary]);
+        if let Some(place) = place {
+            places[place] = Some(session);
+        }
+        if places.iter().all(Option::is_some) {
+            break;
+        }
+    }
+    let [Some(first), Some(second), Some(third)] = places else {
+        anyhow::bail!("not all have one: {places:?}")
+    };
+    let replica = cluster.server(3)?;
+    replica.stop()?;
+    for (session, status) in [(&first, "unavailable"), (&second, "stored"), (&third, "stored")] {
+        let reply = gateway.say_in(session, "is it safe?").await?;
+        assert_eq!(reply.header("x-session"), status, "{session}");
+    }
+    replica.restart()?;
+    gateway.until(&first, |reply| reply.header("x-session") == "stored").await?;
+    // What was not acknowledged was written all the same, and once.
+    let said = ollama.last_conversation();
+    let asked = said.iter().filter(|message| *message == "user: is it safe?").count();
+    ensure!(asked == 1, "{said:#?}");
     Ok(())
 }
 

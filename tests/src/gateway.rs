@@ -13,7 +13,7 @@ use serde_json::Value;
 
 pub use crate::http_client::{PATIENCE, Payload, Reply, Streamed};
 pub use memory::Memory;
-pub use native::{HostShim, Native};
+pub use native::{HostShim, Native, OnDisk};
 pub use spin_form::{Spin, SpinGateway};
 
 use crate::setup::Setup;

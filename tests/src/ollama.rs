@@ -38,7 +38,7 @@ pub use direct::Herd;
 pub use fixture::{Answer, Recording};
 pub use scripted::{End, Gate, Pause, Piece, Scripted};
 pub use state::Recorded;
-use state::{Door, Seen, State};
+use state::{Context, Door, Seen, State};
 
 /// Where Ollama chats.
 pub const CHAT: &str = "/api/chat";
@@ -131,6 +131,12 @@ impl FakeOllama {
     /// Has these models in memory from now on, by their full stored names; none at first.
     pub fn loads(&self, names: &[&str]) {
         self.0.state.set_loaded(names.iter().map(|name| (*name).to_owned()).collect());
+    }
+
+    /// Its models were trained with contexts of so many tokens from now on, and their Modelfiles set so many, if any. What
+    /// was recorded is 2,048 set of 8,192.
+    pub fn reads(&self, set: Option<u64>, longest: u64) {
+        self.0.state.set_context(Context { set, longest });
     }
 
     /// Answers every question for its models like this from now on.

@@ -32,6 +32,8 @@ pub(super) struct NoRoom;
 #[derive(Debug, Clone)]
 pub(super) struct Append {
     pub(super) key: Key,
+    /// When the session must have begun; any time will do without.
+    pub(super) origin: Option<u64>,
     pub(super) id: String,
     pub(super) json: Vec<u8>,
     /// How long the session is kept after this, in ms, unless that is its own affair.
@@ -141,17 +143,21 @@ impl<'t> Changes<'t> {
     }
 
     /// Appends a turn unless it is there, drops the oldest beyond those to keep, and moves the end of the session.
-    /// Begins it when there is none.
-    pub(super) fn append(&mut self, append: &Append) -> Result<Result<(), NoRoom>, StorageError> {
-        let Append { key, id, json, ttl, keep } = append;
-        let (mut head, mut added) = match self.living(key)? {
+    /// Begins it when there is none. Gives whether it is the session that was meant.
+    pub(super) fn append(&mut self, append: &Append) -> Result<Result<bool, NoRoom>, StorageError> {
+        let Append { key, origin, id, json, ttl, keep } = append;
+        let living = self.living(key)?;
+        if origin.is_some() && living.as_ref().map(|head| head.began) != *origin {
+            return Ok(Ok(false));
+        }
+        let (mut head, mut added) = match living {
             Some(head) => (head, 0),
             None => self.begun(0, Vec::new()),
         };
         let end = head.end_after(self.now, *ttl);
         if self.has_turn(key, id)? {
             self.put_head(key, head, end)?;
-            return Ok(Ok(()));
+            return Ok(Ok(true));
         }
         let value = turn_to_bytes(id, json);
         added += cost(value.len());
@@ -171,7 +177,7 @@ impl<'t> Changes<'t> {
         head.first = first;
         head.next += 1;
         self.put_head(key, head, end)?;
-        Ok(Ok(()))
+        Ok(Ok(true))
     }
 
     /// Begins a session unless there is one.

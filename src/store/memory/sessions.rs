@@ -22,6 +22,10 @@ pub(super) struct Kept {
 }
 
 impl Kept {
+    fn origin(&self) -> u64 {
+        u64::try_from(self.began.as_micros()).unwrap_or(u64::MAX)
+    }
+
     fn bytes(&self) -> u64 {
         let length = |text: &Option<String>| text.as_ref().map_or(0, String::len) as u64;
         let turns = self.turns.iter().map(|turn| {
@@ -49,6 +53,7 @@ impl<C: Clock> Sessions for MemoryStore<C> {
         Ok(Some(Session {
             head: SessionHead::clone(&kept.head),
             age: self.clock.now().saturating_sub(kept.began),
+            origin: Some(kept.origin()),
             turns: kept.turns.iter().map(|turn| Turn::clone(turn)).collect(),
         }))
     }
@@ -69,15 +74,20 @@ impl<C: Clock> Sessions for MemoryStore<C> {
         Ok(was_there)
     }
 
-    async fn append_turn(
+    async fn append_turn_to(
         &self,
         key: &SessionKey,
+        origin: Option<u64>,
         turn: &Turn,
         ttl: Duration,
         keep: usize,
-    ) -> StoreResult<()> {
+    ) -> StoreResult<bool> {
         let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
-        let kept = match self.live(&self.sessions, key) {
+        let found = self.live(&self.sessions, key);
+        if origin.is_some() && found.as_ref().map(|kept| kept.origin()) != origin {
+            return Ok(false);
+        }
+        let kept = match found {
             Some(kept) if kept.turns.iter().any(|known| known.id == turn.id) => kept,
             kept => {
                 let new = || Arc::new(Kept { head: Arc::default(), began: self.clock.now(), turns: vec![] });
@@ -87,6 +97,7 @@ impl<C: Clock> Sessions for MemoryStore<C> {
                 Arc::new(Kept { head: Arc::clone(&kept.head), began: kept.began, turns: turns.collect() })
             }
         };
-        self.put_session(key, kept, ttl)
+        self.put_session(key, kept, ttl)?;
+        Ok(true)
     }
 }

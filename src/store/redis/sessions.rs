@@ -42,10 +42,12 @@ renew(head)
 return 1
 ";
 
-/// ARGV[2], ARGV[3], ARGV[4]: how a turn with its id begins, the turn, how many turns to keep.
+/// ARGV[2], ARGV[3], ARGV[4]: how a turn with its id begins, the turn, how many turns to keep. ARGV[5]: when the session must
+/// have begun, empty for any time.
 /// The id is looked for among the newest turns only: a repetition comes soon or never.
 const APPEND: &str = "
 local head = redis.call('LINDEX', KEYS[1], 0)
+if ARGV[5] ~= '' and not (head and string.match(head, '^(%d+) ') == ARGV[5]) then return -1 end
 if not head then
   head = string.format('%.0f 0 {}', now)
   redis.call('RPUSH', KEYS[1], head)
@@ -100,8 +102,10 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
             RedisValue::Bytes(text) => Some(text),
             RedisValue::Nil | RedisValue::Integer(_) | RedisValue::Status(_) => None,
         });
+        let head = texts.next().unwrap_or_default();
         Ok(Some(Session {
-            head: texts.next().map(|head| read_head(&head)).unwrap_or_default(),
+            head: read_head(&head),
+            origin: origin(&head),
             age: Duration::from_millis(u64::try_from(age).unwrap_or_default()),
             turns: texts.filter_map(|turn| Turn::from_json(&turn)).collect(),
         }))
@@ -118,18 +122,26 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
         Ok(matches!(*reply, [RedisValue::Integer(1)]))
     }
 
-    async fn append_turn(
+    async fn append_turn_to(
         &self,
         key: &SessionKey,
+        origin: Option<u64>,
         turn: &Turn,
         ttl: Duration,
         keep: usize,
-    ) -> StoreResult<()> {
+    ) -> StoreResult<bool> {
         let (value, keep) = (turn.to_json(), keep.max(1).to_string());
+        let origin = origin.map(|origin| origin.to_string()).unwrap_or_default();
         let beginning = format!("{{\"id\":{},", serde_json::to_string(&turn.id).unwrap_or_default());
-        self.run(APPEND, key, ttl, &[beginning.as_bytes(), &value, keep.as_bytes()]).await?;
-        Ok(())
+        let arguments = [beginning.as_bytes(), &value, keep.as_bytes(), origin.as_bytes()];
+        let reply = self.run(APPEND, key, ttl, &arguments).await?;
+        Ok(!matches!(*reply, [RedisValue::Integer(-1)]))
     }
+}
+
+/// When a session began, by its head.
+fn origin(head: &[u8]) -> Option<u64> {
+    std::str::from_utf8(head.split(|byte| *byte == b' ').next()?).ok()?.parse().ok()
 }
 
 /// The head behind what is the scripts'; that of another version is an empty one.

@@ -159,7 +159,7 @@ async fn a_repetition_of_what_failed_asks_again(form: &dyn Form) -> Result<()> {
     Ok(())
 }
 
-on_every_form! {
+on_every_store! {
     a_repetition_asks_once_and_adds_one_turn,
     a_repetition_follows_the_first_while_that_is_on_its_way,
     a_key_of_a_repetition_stands_for_one_request_of_one_caller,

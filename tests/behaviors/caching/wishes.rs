@@ -101,7 +101,7 @@ async fn a_client_may_want_the_cache_alone_to_answer(form: &dyn Form) -> Result<
     Ok(())
 }
 
-on_every_form! {
+on_every_store! {
     a_client_may_want_a_fresh_answer_which_is_kept,
     a_client_may_want_that_nothing_is_kept,
     an_answer_may_be_too_old_for_a_client,

@@ -346,6 +346,7 @@ impl Gateway for Dispatcher {
             models: found.models.iter().filter_map(model).collect(),
             loaded: found.loaded.iter().filter_map(loaded).collect(),
             version: String::new(),
+            contexts: BTreeMap::new(),
         };
         self.book.note_inventory(&url, Arc::new(inventory));
     }

@@ -1,6 +1,7 @@
 //! The native binary: a process of its own, spawned with nothing in its environment but what a test sets.
 
 use std::{
+    collections::BTreeMap,
     io::{BufRead as _, BufReader, Read},
     net::SocketAddr,
     process::{Child, Command, ExitStatus, Stdio},
@@ -13,10 +14,11 @@ use futures::{FutureExt as _, future::BoxFuture};
 use http::Request;
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
+use tempfile::TempDir;
 use tokio::sync::watch;
 
 use super::{Form, Gateway, Payload, Streamed};
-use crate::{artifacts, http_client, ollama::FakeOllama, setup::Setup};
+use crate::{artifacts, http_client, ollama::FakeOllama, redis_server::RedisServer, setup::Setup};
 
 /// How long the binary may take to listen, or to end.
 const LIMIT: Duration = Duration::from_secs(30);
@@ -31,18 +33,13 @@ pub struct Native {
 impl Form for Native {
     fn start(&self, setup: Setup) -> BoxFuture<'_, Result<Box<dyn Gateway>>> {
         async move {
-            let server = if self.redis { Some(setup.server()?) } else { None };
-            let mut settings = setup.settings.clone();
-            if setup.rarely_probes {
-                settings.insert("PROBE_INTERVAL".to_owned(), "600".to_owned());
-            }
-            settings.entry("OLLAMA_HOSTS".to_owned()).or_insert_with(|| setup.host_list());
-            if let Some(server) = &server {
-                settings.entry("REDIS_URL".to_owned()).or_insert_with(|| server.url().to_string());
+            let redis = if self.redis { Some(setup.server()?) } else { None };
+            let mut settings = BTreeMap::new();
+            if let Some(redis) = &redis {
+                settings.insert("REDIS_URL".to_owned(), redis.url().to_string());
                 settings.insert("REDIS_PREFIX".to_owned(), setup.prefix().to_owned());
             }
-            let shim = HostShim::start(&settings).await?;
-            Ok(Box::new(NativeGateway { shim, _redis: server, _hosts: setup.hosts }) as Box<dyn Gateway>)
+            started(setup, settings, Ground { _redis: redis, ..Ground::default() }).await
         }
         .boxed()
     }
@@ -52,11 +49,52 @@ impl Form for Native {
     }
 }
 
+/// The native binary with its store on disk, each time in a directory of its own.
+#[derive(Debug)]
+pub struct OnDisk;
+
+impl Form for OnDisk {
+    fn start(&self, setup: Setup) -> BoxFuture<'_, Result<Box<dyn Gateway>>> {
+        async move {
+            let directory = TempDir::new()?;
+            let settings = [("DATA_DIR".to_owned(), directory.path().display().to_string())].into();
+            started(setup, settings, Ground { _directory: Some(directory), ..Ground::default() }).await
+        }
+        .boxed()
+    }
+
+    fn has_redis(&self) -> bool {
+        false
+    }
+}
+
+/// Starts the binary with a form's settings and those of a set-up, which win.
+async fn started(
+    setup: Setup,
+    mut settings: BTreeMap<String, String>,
+    ground: Ground,
+) -> Result<Box<dyn Gateway>> {
+    settings.insert("OLLAMA_HOSTS".to_owned(), setup.host_list());
+    settings.extend(setup.settings.clone());
+    if setup.rarely_probes {
+        settings.insert("PROBE_INTERVAL".to_owned(), "600".to_owned());
+    }
+    let shim = HostShim::start(&settings).await?;
+    Ok(Box::new(NativeGateway { shim, _ground: ground, _hosts: setup.hosts }))
+}
+
 struct NativeGateway {
     shim: HostShim,
     /// They live as long as what asks them.
-    _redis: Option<Arc<crate::redis_server::RedisServer>>,
+    _ground: Ground,
     _hosts: Vec<FakeOllama>,
+}
+
+/// Where its state is, if not in memory.
+#[derive(Debug, Default)]
+struct Ground {
+    _redis: Option<Arc<RedisServer>>,
+    _directory: Option<TempDir>,
 }
 
 impl Gateway for NativeGateway {

@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use super::Recorded;
+use super::{Recorded, state::Context};
 
 /// A request with what decides its answer.
 #[derive(Debug)]
@@ -17,6 +17,8 @@ pub(super) struct Asked<'a> {
     /// `None` for every one.
     pub(super) models: Option<&'a [String]>,
     pub(super) loaded: &'a [String],
+    /// `None` for what was recorded.
+    pub(super) context: Option<Context>,
 }
 
 impl<'a> Asked<'a> {
@@ -34,6 +36,7 @@ impl<'a> Asked<'a> {
             number,
             models,
             loaded,
+            context: None,
         }
     }
 

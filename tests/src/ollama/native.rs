@@ -38,7 +38,7 @@ fn known(asked: &Asked<'_>) -> Result<Scripted> {
         // Whoever has every model cannot list them.
         TAGS if asked.models.is_none() => Scripted::recorded("77-e-notfound-path"),
         TAGS => list("04-tags", asked.models.unwrap_or_default()),
-        "/api/ps" => list("20-ps-loaded", asked.loaded),
+        "/api/ps" => loaded(asked),
         CHAT if model.is_empty() => Scripted::recorded("64-e-chat-nomodel"),
         CHAT if model.contains(' ') && !asked.has(model) => Scripted::recorded("68-e-chat-badname"),
         CHAT if !asked.has(model) => renamed("54-e-chat-404", "nosuch", model),
@@ -52,7 +52,7 @@ fn known(asked: &Asked<'_>) -> Result<Scripted> {
             whole("19-embeddings-old", &json!({ "embedding": vector }))
         }
         "/api/show" if !asked.has(model) => renamed("58-e-show-404", "nosuch:latest", &full_name(model)),
-        "/api/show" => renamed("06-show", "smollm2:135m", model),
+        "/api/show" => show(asked),
         "/api/copy" => {
             let source = asked.text("source");
             if asked.has(source) {
@@ -78,6 +78,32 @@ fn list(name: &str, names: &[String]) -> Result<Scripted> {
         .map(|name| with(model.clone(), [("/name", name.as_str().into()), ("/model", name.as_str().into())]))
         .collect::<Result<_>>()?;
     whole(name, &json!({ "models": models }))
+}
+
+fn loaded(asked: &Asked<'_>) -> Result<Scripted> {
+    let Some(context) = asked.context else { return list("20-ps-loaded", asked.loaded) };
+    let recorded = object("20-ps-loaded")?;
+    let model = recorded.pointer("/models/0").context("no model")?;
+    let models = asked.loaded.iter().map(|name| {
+        let name = Value::from(name.as_str());
+        let places = [("/name", name.clone()), ("/model", name), ("/context_length", context.usual().into())];
+        with(model.clone(), places)
+    });
+    whole("20-ps-loaded", &json!({ "models": models.collect::<Result<Vec<_>>>()? }))
+}
+
+fn show(asked: &Asked<'_>) -> Result<Scripted> {
+    let Some(context) = asked.context else { return renamed("06-show", "smollm2:135m", asked.model()) };
+    let recorded = object("06-show")?;
+    let parameters = recorded.pointer("/parameters").and_then(Value::as_str).context("no parameters")?;
+    let others = parameters.lines().filter(|line| !line.starts_with("num_ctx"));
+    let set = context.set.map(|set| format!("num_ctx                        {set}"));
+    let parameters: Vec<_> = others.map(ToOwned::to_owned).chain(set).collect();
+    let places = [
+        ("/parameters", parameters.join("\n").into()),
+        ("/model_info/llama.context_length", context.longest.into()),
+    ];
+    whole("06-show", &with(recorded, places)?)
 }
 
 fn chat(asked: &Asked<'_>) -> Result<Scripted> {

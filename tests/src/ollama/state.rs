@@ -71,11 +71,28 @@ impl Seen {
     }
 }
 
+/// The context of every model, in tokens.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Context {
+    /// What the Modelfile sets.
+    pub(super) set: Option<u64>,
+    /// What the model was trained with.
+    pub(super) longest: u64,
+}
+
+impl Context {
+    /// What it is loaded with when a request says nothing of it.
+    pub(super) fn usual(self) -> u64 {
+        self.set.unwrap_or(4096).min(self.longest)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Plan {
     /// `None` for every one.
     models: Option<Vec<String>>,
     loaded: Vec<String>,
+    context: Option<Context>,
     always: HashMap<String, Scripted>,
     once: HashMap<String, VecDeque<Scripted>>,
 }
@@ -114,6 +131,10 @@ impl State {
 
     pub(super) fn set_loaded(&self, names: Vec<String>) {
         self.plan().loaded = names;
+    }
+
+    pub(super) fn set_context(&self, context: Context) {
+        self.plan().context = Some(context);
     }
 
     pub(super) fn always(&self, path: &str, scripted: Scripted) {
@@ -181,7 +202,10 @@ impl State {
         if let Some(scripted) = plan.always.get(path) {
             return Ok(scripted.clone());
         }
-        let asked = Asked::new(request, number, plan.models.as_deref(), &plan.loaded);
+        let asked = Asked {
+            context: plan.context,
+            ..Asked::new(request, number, plan.models.as_deref(), &plan.loaded)
+        };
         let mut scripted = answer(&asked)?;
         if asked.method == "HEAD" {
             scripted.pieces.clear();

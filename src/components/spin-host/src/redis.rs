@@ -9,7 +9,7 @@ use std::{cell::RefCell, future::Future, pin::Pin, rc::Rc, time::Duration};
 use futures::future::{Either, select};
 use paddock::store::{
     StoreError, StoreResult, TimeLimit,
-    redis::{RedisCommands, RedisValue, error_text},
+    redis::{RedisCommands, RedisValue, error_text, replicas_wait},
 };
 use spin_sdk::{
     redis::{Connection, Error, RedisParameter, RedisResult},
@@ -185,7 +185,8 @@ impl RedisCommands for SpinRedis {
             }
         };
         // Only once the write is done: sent together, one could overtake the other here.
-        let (replicas, time) = (replicas.to_string(), limit.left().as_millis().max(1).to_string());
+        let time = replicas_wait(limit.left()).as_millis().max(1);
+        let (replicas, time) = (replicas.to_string(), time.to_string());
         let wait: [&[u8]; 2] = [replicas.as_bytes(), time.as_bytes()];
         let waited = self.exchange(&connection, "WAIT", &wait, limit.left()).await;
         let waited = waited.unwrap_or_else(|| Err(limit.passed()))?;
