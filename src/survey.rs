@@ -62,11 +62,12 @@ pub async fn probe<H: Host>(host: &H) -> Vec<Probe> {
 /// Asks every host in the background, forever, and keeps what they say: a host that refuses connections is out of
 /// rotation without a request paying for it, and one that comes back is in again.
 pub async fn watch<H: Host>(host: &H) {
+    host.fleet().watch();
     // The time of what the hosts say is told by the store's clock; and what a host had before counts for the keys of
-    // answers until it says otherwise, be it down as long as it may. Until then requests look for themselves.
+    // answers until it says otherwise, be it down as long as it may.
     let budget = TimeBudget::unhurried(host);
     join!(known(host, &budget), learn(host, &budget));
-    host.fleet().watch();
+    host.fleet().note_recalled();
     let keep_learning = async {
         loop {
             pause(host).await;

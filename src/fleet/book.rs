@@ -40,6 +40,8 @@ struct Pages {
     hosts: Arc<[BackendHost]>,
     /// Whether the hosts are asked what they have in the background.
     is_watched: bool,
+    /// Whether what they had before was looked up in the store.
+    is_recalled: bool,
     /// Hosts that were asked, by base URL.
     examined: BTreeSet<String>,
     facts: BTreeMap<String, Arc<Facts>>,
@@ -102,7 +104,9 @@ impl FleetBook {
     /// Whether the hosts are asked in the background what they have, and each was.
     pub(crate) fn is_watched(&self) -> bool {
         let pages = self.pages();
-        pages.is_watched && pages.hosts.iter().all(|host| pages.examined.contains(host.url()))
+        pages.is_watched
+            && pages.is_recalled
+            && pages.hosts.iter().all(|host| pages.examined.contains(host.url()))
     }
 
     /// Takes note that a host was asked, whatever it said.
@@ -111,6 +115,11 @@ impl FleetBook {
         if !pages.examined.contains(host) {
             pages.examined.insert(host.to_owned());
         }
+    }
+
+    /// Takes note that what they had before is known as far as the store knows it.
+    pub(crate) fn note_recalled(&self) {
+        self.pages().is_recalled = true;
     }
 
     /// Whether they are, though perhaps not each was yet.
