@@ -10,6 +10,7 @@ mod attempt;
 mod board;
 mod destination;
 mod dispatch;
+mod failure;
 mod feed;
 mod follow;
 mod lead;

@@ -75,7 +75,7 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
     fn answer(&self, key: &CacheKey) -> impl Future<Output = StoreResult<Option<Stored>>> + MaybeSend;
 
     /// As [`ResponseCache::answer`]; and where there is none, the lead of the flight that will bring it, for
-    /// [`FLIGHT_LEASE`], unless another has that.
+    /// [`FLIGHT_LEASE`], unless another has that: then the one that asked counts as a follower of that name.
     fn answer_or_lead(
         &self,
         flight: &FlightKey,
@@ -119,7 +119,7 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
         leader: &str,
         from: usize,
         events: &[Bytes],
-        end: FlightEnd,
+        end: &FlightEnd,
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
         async move {
             let _ = (flight, leader, from, events, end);
@@ -127,16 +127,30 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
         }
     }
 
-    /// What the leader handed over, but for the first `heard` events.
+    /// What the leader handed over, but for the first `heard` events. From then on, and for a while, `follower` counts as
+    /// one who listens; so does whoever was told to follow.
     fn follow(
         &self,
         flight: &FlightKey,
         leader: &str,
+        follower: &str,
         heard: usize,
     ) -> impl Future<Output = StoreResult<Followed>> + MaybeSend {
         async move {
-            let _ = (flight, leader, heard);
+            let _ = (flight, leader, follower, heard);
             Ok(Followed { events: Vec::new(), end: None, is_led: false })
+        }
+    }
+
+    /// Says that `follower` does not listen any more.
+    fn leave_flight(
+        &self,
+        flight: &FlightKey,
+        follower: &str,
+    ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
+        async move {
+            let _ = (flight, follower);
+            Ok(())
         }
     }
 }
@@ -178,13 +192,30 @@ pub enum Audience {
     Lost,
 }
 
-/// How a flight ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a flight ended, for those who follow it.
+#[derive(Clone, PartialEq, Eq)]
 pub enum FlightEnd {
-    /// With a complete answer.
+    /// With a complete answer: all of it was handed over, or it went to the cache.
     Landed,
-    /// Without one: whoever follows asks by itself.
-    Failed,
+    /// With a whole answer that is kept nowhere, as the value of an entry.
+    Answered(Bytes),
+    /// With a failure that is everybody's, as a record of it.
+    Failed(Bytes),
+    /// With nothing that they could use: whoever has heard nothing chooses another leader. What another version says is
+    /// the same.
+    Abandoned,
+}
+
+/// Its `Debug` form shows no content.
+impl std::fmt::Debug for FlightEnd {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Landed => formatter.write_str("Landed"),
+            Self::Answered(value) => write!(formatter, "Answered({} bytes)", value.len()),
+            Self::Failed(record) => write!(formatter, "Failed({} bytes)", record.len()),
+            Self::Abandoned => formatter.write_str("Abandoned"),
+        }
+    }
 }
 
 /// What followers hear of a flight.
@@ -192,7 +223,8 @@ pub enum FlightEnd {
 pub struct Followed {
     /// The events since.
     pub events: Vec<Bytes>,
-    /// How it ended, once it did.
+    /// How it ended, once it did. While somebody holds the lead, [`FlightEnd::Abandoned`] says that what comes next is not
+    /// kept any more: the one that asks fell behind.
     pub end: Option<FlightEnd>,
     /// Whether somebody still holds the lead.
     pub is_led: bool,

@@ -115,13 +115,23 @@ impl ResponseCache for NativeStore {
         leader: &str,
         from: usize,
         events: &[Bytes],
-        end: FlightEnd,
+        end: &FlightEnd,
     ) -> StoreResult<()> {
         whichever!(self, store => store.end_flight(flight, leader, from, events, end).await)
     }
 
-    async fn follow(&self, flight: &FlightKey, leader: &str, heard: usize) -> StoreResult<Followed> {
-        whichever!(self, store => store.follow(flight, leader, heard).await)
+    async fn follow(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+        follower: &str,
+        heard: usize,
+    ) -> StoreResult<Followed> {
+        whichever!(self, store => store.follow(flight, leader, follower, heard).await)
+    }
+
+    async fn leave_flight(&self, flight: &FlightKey, follower: &str) -> StoreResult<()> {
+        whichever!(self, store => store.leave_flight(flight, follower).await)
     }
 }
 

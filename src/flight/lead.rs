@@ -51,7 +51,8 @@ pub(super) struct Lead<'a, H> {
 enum Role {
     /// This one, with the lead among all replicas or without it.
     Lead(Option<String>),
-    Follow(String),
+    /// Another, and the name under which this one follows.
+    Follow(String, String),
     /// It is told already.
     Told,
 }
@@ -61,22 +62,23 @@ impl<H: Host> Lead<'_, H> {
     pub(super) async fn fly(mut self) -> Account {
         let mut dispatch = Dispatch::new(self.host, self.order, self.foresight.take());
         let mut role = self.role(&mut dispatch).await;
-        while let Role::Follow(leader) = role {
+        while let Role::Follow(leader, follower) = role {
             dispatch.release();
             let flight = self.flight_key();
+            let names = (&*leader, &*follower);
             let followed = match flight {
-                Some(flight) => Box::pin(follow(self.host, self.order, &self.feed, &flight, &leader)).await,
-                None => Followed::Failed,
+                Some(flight) => Box::pin(follow(self.host, self.order, &self.feed, &flight, names)).await,
+                None => Followed::Missed,
             };
             role = match followed {
                 Followed::Told => Role::Told,
-                Followed::Failed => Role::Lead(None),
+                Followed::Missed => Role::Lead(None),
                 Followed::Vanished => self.role(&mut dispatch).await,
             };
         }
         match role {
             Role::Lead(leader) => self.ask(dispatch, leader).await,
-            Role::Told | Role::Follow(_) => dispatch.release(),
+            Role::Told | Role::Follow(..) => dispatch.release(),
         }
         drop(self.seat);
         self.account
@@ -116,15 +118,15 @@ impl<H: Host> Lead<'_, H> {
                 Role::Told
             }
             Some(Found::Lead) => Role::Lead(Some(leader)),
-            Some(Found::Follow { leader })
-                if asked.as_ref().is_some_and(|asked| !leader.ends_with(asked)) =>
+            Some(Found::Follow { leader: other })
+                if asked.as_ref().is_some_and(|asked| !other.ends_with(asked)) =>
             {
                 self.fail(Error::IdempotencyKeyReused);
                 Role::Told
             }
-            Some(Found::Follow { leader }) => {
+            Some(Found::Follow { leader: other }) => {
                 self.account.cache = Some(CacheStatus::Coalesced);
-                Role::Follow(leader)
+                Role::Follow(other, leader)
             }
             None => {
                 self.account.cache = Some(CacheStatus::Bypass);
@@ -183,18 +185,21 @@ impl<H: Host> Lead<'_, H> {
             }
             Opened::Spoken(mut heard) => {
                 let answer = heard.answer();
-                let entry = self
-                    .keep
-                    .filter(|_| !answer.is_empty())
-                    .map(|_| Entry::new(Form::Whole, "application/json", answer.to_json().into()));
+                let entry =
+                    self.keep.map(|_| Entry::new(Form::Whole, "application/json", answer.to_json().into()));
+                let kept = self.kept_whole(entry, !answer.is_empty());
                 self.open(Opening::Spoken(answer.into()));
-                self.conclude(entry, place).await;
+                self.conclude(kept, place).await;
                 Ok(())
             }
             Opened::Whole(original) => {
-                let entry = self.entry_of(&original);
+                let says = self.says_something(&original);
+                let kind = original.content_type.as_ref().and_then(|kind| kind.to_str().ok());
+                let kind = kind.unwrap_or_default();
+                let entry = self.keep.map(|_| Entry::new(Form::Whole, kind, original.body.clone()));
+                let kept = self.kept_whole(entry, says);
                 self.open(Opening::Whole(original));
-                self.conclude(entry, place).await;
+                self.conclude(kept, place).await;
                 Ok(())
             }
         }
@@ -300,7 +305,7 @@ impl<H: Host> Lead<'_, H> {
                 let body = self.keep.filter(|_| !heard.is_empty()).and_then(|_| self.feed.whole());
                 let entry = body.map(|body| Entry::new(Form::Stream, content_type, body));
                 if let Some(place) = place.take() {
-                    self.conclude(entry, place).await;
+                    self.conclude(entry.and_then(|entry| self.kept(&entry).zip(Some(entry))), place).await;
                 }
                 events.drain(self.host);
                 (Ok(()), Verdict::Answered)
@@ -343,14 +348,27 @@ impl<H: Host> Lead<'_, H> {
         }
     }
 
+    /// How an answer is kept; `None` when it is too large, or the store is down.
+    fn kept(&self, entry: &Entry) -> Option<Keep> {
+        let is_reached = self.account.cache != Some(CacheStatus::Bypass) || !self.account.store_failed();
+        self.keep.filter(|_| is_reached && entry.size() as u64 <= self.host.config().cache_max_entry)
+    }
+
+    /// As [`Lead::kept`], for a whole answer; one that is not kept is handed over to those who follow elsewhere.
+    fn kept_whole(&self, entry: Option<Entry>, says_something: bool) -> Option<(Keep, Entry)> {
+        let entry = entry?;
+        let keep = self.kept(&entry).filter(|_| says_something);
+        if keep.is_none() {
+            self.feed.note_unkept(entry);
+            return None;
+        }
+        keep.zip(Some(entry))
+    }
+
     /// Stores what an answer changes and gives its place back, at the same time, before a client has the end of it:
     /// whoever reads that and goes on at once must find the place free.
-    async fn conclude(&mut self, entry: Option<Entry>, place: Box<Place>) {
-        let (store, config) = (self.host.store(), self.host.config());
-        let wanted = self
-            .keep
-            .filter(|_| self.account.cache != Some(CacheStatus::Bypass) || !self.account.store_failed());
-        let kept = wanted.zip(entry).filter(|(_, entry)| entry.size() as u64 <= config.cache_max_entry);
+    async fn conclude(&mut self, kept: Option<(Keep, Entry)>, place: Box<Place>) {
+        let store = self.host.store();
         let kept = kept.map(|(keep, entry)| (keep, entry.to_question(keep.question)));
         let put = kept.as_ref().map(|(keep, entry)| store.put_answer(&keep.key, entry, keep.ttl));
         let (put, ()) = join!(OptionFuture::from(put), place.settle(self.host, Verdict::Answered));
@@ -359,21 +377,15 @@ impl<H: Host> Lead<'_, H> {
         }
     }
 
-    /// What is kept of upstream's whole reply: only what is complete and says something.
-    fn entry_of(&mut self, original: &Original) -> Option<Entry> {
-        let said = match self.order.protocol {
-            Some(protocol) => {
-                let chunk = protocol.read_whole(&original.body)?;
-                self.account.tokens = chunk.tokens;
-                let mut heard = Heard::new(false);
-                heard.add(&chunk).ok()?;
-                chunk.end && chunk.error.is_none() && !heard.is_empty()
-            }
-            None => Members::parse(&original.body).is_some_and(|reply| protocol::failure(&reply).is_none()),
+    /// Whether upstream's whole reply is complete and says something that another could use.
+    fn says_something(&mut self, original: &Original) -> bool {
+        let Some(protocol) = self.order.protocol else {
+            return Members::parse(&original.body).is_some_and(|reply| protocol::failure(&reply).is_none());
         };
-        self.keep.filter(|_| said)?;
-        let content_type = original.content_type.as_ref().and_then(|kind| kind.to_str().ok());
-        Some(Entry::new(Form::Whole, content_type.unwrap_or_default(), original.body.clone()))
+        let Some(chunk) = protocol.read_whole(&original.body) else { return false };
+        self.account.tokens = chunk.tokens;
+        let mut heard = Heard::new(false);
+        heard.add(&chunk).is_ok() && chunk.end && chunk.error.is_none() && !heard.is_empty()
     }
 }
 

@@ -92,7 +92,7 @@ async fn who_finds_no_answer_leads_or_finds_the_one_that_leads(subject: impl Sub
     // Asking again, because the reply was lost, changes nothing.
     assert_eq!(store.answer_or_lead(&flight, "first").await?, Found::Lead);
     store.put_answer(&flight.key, &answer("a"), LONG).await?;
-    store.end_flight(&flight, "first", 0, &[], FlightEnd::Landed).await?;
+    store.end_flight(&flight, "first", 0, &[], &FlightEnd::Landed).await?;
     let found = store.answer_or_lead(&flight, "second").await?;
     assert!(matches!(&found, Found::Answer(stored) if stored.entry == answer("a")), "{found:?}");
     Ok(())

@@ -16,31 +16,67 @@ use crate::{
     },
 };
 
-/// How long a follower counts as listening after it last asked.
+/// How long a follower counts as listening after it last asked, unless it says that it left.
 const ATTENTION: Duration = Duration::from_secs(3);
 /// How long what was handed over is kept.
 const LOG: Duration = Duration::from_secs(30);
 /// How long it is remembered that the cache was emptied: longer than any answer lives.
 const EPOCH: Duration = Duration::from_hours(24 * 365);
 
-/// KEYS: answer, flight. ARGV: who would lead, how long in ms.
+/// Takes note in the set `$audience` that `$follower` listens for `$attention` ms. Every member has its end, by the server's
+/// clock, as its score.
+macro_rules! listening {
+    ($audience:literal, $follower:literal, $attention:literal) => {
+        concat!(
+            "
+local time = redis.call('TIME')
+local till = time[1] * 1000 + math.floor(time[2] / 1000) + ",
+            $attention,
+            "
+redis.call('ZADD', ",
+            $audience,
+            ", string.format('%.0f', till), ",
+            $follower,
+            ")
+redis.call('PEXPIRE', ",
+            $audience,
+            ", ",
+            $attention,
+            ")
+"
+        )
+    };
+}
+
+/// KEYS: answer, flight, audience. ARGV: who would lead, how long in ms, how long the attention of a follower holds in ms.
 /// Gives 1, the answer and its time to live in ms; or 2; or 3 and who leads.
-const ANSWER_OR_LEAD: &[u8] = b"
+const ANSWER_OR_LEAD: &[u8] = concat!(
+    "
 local answer = redis.call('GET', KEYS[1])
 if answer then return {1, answer, redis.call('PTTL', KEYS[1])} end
 local leader = redis.call('GET', KEYS[2])
-if leader and leader ~= ARGV[1] then return {3, leader} end
+if leader and leader ~= ARGV[1] then",
+    listening!("KEYS[3]", "ARGV[1]", "ARGV[3]"),
+    "return {3, leader}
+end
+if not leader then redis.call('DEL', KEYS[3]) end
 redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
 return {2}
-";
+"
+)
+.as_bytes();
 
-/// Hands entries of a log over; what happens to the lead and the log before anybody is known to listen is `$lead`.
+/// Hands entries of a log over; what happens to the lead and the log before anybody is known to listen is `$lead`, and what
+/// happens afterwards `$after`.
 macro_rules! handing_over {
-    ($lead:literal) => {
+    ($lead:literal, $after:literal) => {
         concat!(
             "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 2 end\n",
             $lead,
             "
+local time = redis.call('TIME')
+local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))
+redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now)
 if redis.call('EXISTS', KEYS[3]) == 0 then return 0 end
 local first = redis.call('LINDEX', KEYS[2], 0)
 local base = first and tonumber(string.sub(first, 1, 8)) or 0
@@ -49,6 +85,9 @@ if known < 0 then return 2 end
 for i = 6 + known, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
 if tonumber(ARGV[5]) > base then redis.call('LTRIM', KEYS[2], ARGV[5] - base, -1) end
 redis.call('PEXPIRE', KEYS[2], ARGV[3])
+",
+            $after,
+            "
 return 1
 "
         )
@@ -61,24 +100,30 @@ return 1
 /// entry begins with its number, so that the first one tells how many were forgotten.
 /// Gives 0 when nobody listens, 1 when somebody does, 2 when somebody else leads or the log has a gap.
 const PUBLISH: &[u8] =
-    handing_over!("redis.call('PEXPIRE', KEYS[1], ARGV[2]) redis.call('PEXPIRE', KEYS[2], ARGV[3])");
+    handing_over!("redis.call('PEXPIRE', KEYS[1], ARGV[2]) redis.call('PEXPIRE', KEYS[2], ARGV[3])", "");
 
 /// As the former; the flight is over, and whoever came to listen meanwhile finds how it ended.
-const END: &[u8] = handing_over!("redis.call('DEL', KEYS[1])");
+const END: &[u8] = handing_over!("redis.call('DEL', KEYS[1])", "redis.call('DEL', KEYS[3])");
 
-/// KEYS: flight, log, audience. ARGV: who leads, how many entries are known, how long the attention holds in ms.
+/// KEYS: flight, log, audience. ARGV: who leads, how many entries are known, how long the attention holds in ms, who
+/// follows.
 /// Gives 1 while that one leads, else 0; then the entries since.
-const FOLLOW: &[u8] = b"
+const FOLLOW: &[u8] = concat!(
+    "
 local is_led = redis.call('GET', KEYS[1]) == ARGV[1] and 1 or 0
-if is_led == 1 then redis.call('SET', KEYS[3], '1', 'PX', ARGV[3]) end
+if is_led == 1 then",
+    listening!("KEYS[3]", "ARGV[4]", "ARGV[3]"),
+    "end
 local first = redis.call('LINDEX', KEYS[2], 0)
 local base = first and tonumber(string.sub(first, 1, 8)) or 0
 local from = tonumber(ARGV[2]) - base
-if from < 0 then return {is_led, string.sub(first, 1, 8) .. 'f'} end
+if from < 0 then return {is_led, string.sub(first, 1, 8) .. 'x'} end
 local reply = redis.call('LRANGE', KEYS[2], from, -1)
 table.insert(reply, 1, is_led)
 return reply
-";
+"
+)
+.as_bytes();
 
 /// KEYS: epochs. ARGV: the model or '', how long it is remembered in ms.
 const PURGE: &[u8] = b"
@@ -94,7 +139,9 @@ const NUMBER: usize = 8;
 /// What stands behind the number of each entry of a log.
 const EVENT: u8 = b'e';
 const LANDED: u8 = b'l';
+const ANSWERED: u8 = b'a';
 const FAILED: u8 = b'f';
+const ABANDONED: u8 = b'x';
 
 impl<C: RedisCommands> RedisStore<C> {
     fn question_key(&self, kind: &str, key: &CacheKey) -> String {
@@ -105,13 +152,13 @@ impl<C: RedisCommands> RedisStore<C> {
         format!("{}:epochs:1", self.prefix)
     }
 
-    /// The keys of a flight: itself, its log, and whether anybody listens.
+    /// The keys of a flight: itself, its log, and who listens.
     fn flight_keys(&self, flight: &FlightKey, leader: &str) -> [String; 3] {
         let form = flight.form.letter();
         [
-            self.question_key(&format!("flight:3:{form}"), &flight.key),
-            self.question_key(&format!("log:3:{leader}"), &flight.key),
-            self.question_key(&format!("audience:3:{leader}"), &flight.key),
+            self.question_key(&format!("flight:4:{form}"), &flight.key),
+            self.question_key(&format!("log:4:{leader}"), &flight.key),
+            self.question_key(&format!("audience:4:{form}"), &flight.key),
         ]
     }
 
@@ -193,10 +240,11 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
 
     async fn answer_or_lead(&self, flight: &FlightKey, leader: &str) -> StoreResult<Found> {
         let answer = self.question_key("answer:3", &flight.key);
-        let [key, ..] = self.flight_keys(flight, leader);
-        let hold = milliseconds(FLIGHT_LEASE);
-        let arguments: [&[u8]; 6] =
-            [ANSWER_OR_LEAD, b"2", answer.as_bytes(), key.as_bytes(), leader.as_bytes(), hold.as_bytes()];
+        let [key, _, audience] = self.flight_keys(flight, leader);
+        let (hold, attention) = (milliseconds(FLIGHT_LEASE), milliseconds(ATTENTION));
+        let mut arguments: Vec<&[u8]> = vec![ANSWER_OR_LEAD, b"3"];
+        arguments.extend([&answer, &key, &audience].map(String::as_bytes));
+        arguments.extend([leader, &hold, &attention].map(str::as_bytes));
         let mut reply = self.ask("EVAL", &arguments).await?.into_iter();
         match (reply.next(), reply.next(), reply.next()) {
             (
@@ -236,39 +284,60 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
         leader: &str,
         from: usize,
         events: &[Bytes],
-        end: FlightEnd,
+        end: &FlightEnd,
     ) -> StoreResult<()> {
-        let end = match end {
-            FlightEnd::Landed => LANDED,
-            FlightEnd::Failed => FAILED,
+        let (kind, said): (u8, &[u8]) = match end {
+            FlightEnd::Landed => (LANDED, b""),
+            FlightEnd::Answered(value) => (ANSWERED, value),
+            FlightEnd::Failed(record) => (FAILED, record),
+            FlightEnd::Abandoned => (ABANDONED, b""),
         };
         let mut entries = logged(from, events);
-        entries.push(entry(from + events.len(), end, b""));
+        entries.push(entry(from + events.len(), kind, said));
         self.hand_over(END, flight, leader, (from, 0), &entries).await?;
         Ok(())
     }
 
-    async fn follow(&self, flight: &FlightKey, leader: &str, heard: usize) -> StoreResult<Followed> {
+    async fn follow(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+        follower: &str,
+        heard: usize,
+    ) -> StoreResult<Followed> {
         let keys = self.flight_keys(flight, leader);
         let (heard, attention) = (heard.to_string(), milliseconds(ATTENTION));
         let mut arguments: Vec<&[u8]> = vec![FOLLOW, b"3"];
         arguments.extend(keys.iter().map(String::as_bytes));
-        arguments.extend([leader.as_bytes(), heard.as_bytes(), attention.as_bytes()]);
+        arguments.extend([leader, &heard, &attention, follower].map(str::as_bytes));
         let mut reply = self.keep("EVAL", &arguments).await?.into_iter();
         let Some(RedisValue::Integer(is_led)) = reply.next() else {
             return Err(StoreError::UnexpectedReply("a flight"));
         };
-        let mut followed = Followed { events: Vec::new(), end: None, is_led: is_led == 1 };
+        let mut found = Followed { events: Vec::new(), end: None, is_led: is_led == 1 };
         for value in reply {
             let RedisValue::Bytes(entry) = value else { return Err(StoreError::UnexpectedReply("a flight")) };
             let entry = Bytes::from(entry);
-            match entry.get(NUMBER) {
-                Some(&EVENT) => followed.events.push(entry.slice(NUMBER + 1..)),
-                Some(&LANDED) => followed.end = Some(FlightEnd::Landed),
+            let said = entry.slice(entry.len().min(NUMBER + 1)..);
+            found.end = Some(match entry.get(NUMBER) {
+                Some(&EVENT) => {
+                    found.events.push(said);
+                    continue;
+                }
+                Some(&LANDED) => FlightEnd::Landed,
+                Some(&ANSWERED) => FlightEnd::Answered(said),
+                Some(&FAILED) => FlightEnd::Failed(said),
                 // Whatever another version says is no help.
-                _ => followed.end = Some(FlightEnd::Failed),
-            }
+                Some(_) | None => FlightEnd::Abandoned,
+            });
+            break;
         }
-        Ok(followed)
+        Ok(found)
+    }
+
+    async fn leave_flight(&self, flight: &FlightKey, follower: &str) -> StoreResult<()> {
+        let [.., audience] = self.flight_keys(flight, "");
+        self.keep("ZREM", &[audience.as_bytes(), follower.as_bytes()]).await?;
+        Ok(())
     }
 }

@@ -5,16 +5,19 @@ use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
 use super::{ask, hears, open, question, told};
 use crate::behaviors::prelude::*;
 
-/// Waits until somebody follows through Redis, for the first time in this set-up.
-async fn wait_for_audience(setup: &Setup) -> Result<()> {
+/// Waits until so many follow flights through Redis at once.
+pub(super) async fn wait_for_audience(setup: &Setup, count: usize) -> Result<()> {
     let redis = Connection::open(&*RedisServer::shared()?).await?;
     let started = Instant::now();
     loop {
-        let keys = redis.run(&["KEYS", &format!("{}:*:audience:*", setup.prefix())]).await?;
-        if !keys.is_empty() {
+        let mut found = 0;
+        for key in redis.run(&["KEYS", &format!("{}:*:audience:*", setup.prefix())]).await? {
+            found += redis.run(&["ZCARD", &key]).await?.concat().parse::<usize>()?;
+        }
+        if found >= count {
             return Ok(());
         }
-        ensure!(started.elapsed() < PATIENCE, "nobody follows");
+        ensure!(started.elapsed() < PATIENCE, "{found} follow");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -58,7 +61,7 @@ async fn replicas_ask_once_together_for_a_whole_answer(form: &dyn Form) -> Resul
     let follow = async {
         ollama.wait_for_requests(CHAT, asked + 1, PATIENCE).await?;
         let open = async {
-            wait_for_audience(&setup).await?;
+            wait_for_audience(&setup, 1).await?;
             gate.open(1);
             anyhow::Ok(())
         };
@@ -168,7 +171,7 @@ async fn whoever_follows_a_replica_that_was_killed_asks_another_time(form: &dyn 
     let follow = async {
         ollama.wait_for_requests(CHAT, asked + 1, PATIENCE).await?;
         let kill = async {
-            wait_for_audience(&setup).await?;
+            wait_for_audience(&setup, 1).await?;
             assert_eq!(ollama.count(CHAT), asked + 1);
             anyhow::Ok(())
         };
