@@ -84,6 +84,10 @@ impl Order {
         self.streams && !self.rendering.is_whole()
     }
 
+    fn flight_key(&self, keep: &Keep) -> FlightKey {
+        FlightKey { key: keep.key, form: Form::of(self.streams_to_client()) }
+    }
+
     fn limits<H: Host>(&self, host: &H) -> Limits {
         if self.streams { host.config().limits } else { host.config().whole_limits() }
     }
@@ -147,10 +151,9 @@ impl Flight {
     /// the reply streams, the flight closes the account itself.
     pub(crate) async fn launch<H: Host>(mut self, host: &H, account: &mut Account) -> Result<Landing, Error> {
         let limit = usize::try_from(host.config().cache_max_entry).unwrap_or(usize::MAX);
-        let form = Form::of(self.order.streams_to_client());
         let (reader, lead) = match self.keep {
-            Some(Keep { key, question, usage, is_shared: true, .. }) => {
-                let gate = (FlightKey { key, form }, usage.max_age());
+            Some(keep @ Keep { question, usage, is_shared: true, .. }) => {
+                let gate = (self.key(&keep), usage.max_age());
                 match host.flights().board_flight(gate, question, limit) {
                     Boarding::Lead(feed, reader, seat) => (reader, Some((feed, Some(seat)))),
                     Boarding::Follow(reader) => {
@@ -202,6 +205,11 @@ impl Flight {
             PassengerEnd::Complete(result) => result,
             PassengerEnd::Streamed(_) => Err(broken("a whole answer came in pieces").into_error()),
         }
+    }
+
+    /// What is asked for, where it is kept like this.
+    pub(crate) fn key(&self, keep: &Keep) -> FlightKey {
+        self.order.flight_key(keep)
     }
 
     /// What was stored, in the form that is asked for; `None` where it cannot be built.

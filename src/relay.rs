@@ -11,7 +11,7 @@ use http_body::Body;
 use crate::{
     account::Account,
     body,
-    cache::{CacheKey, Circumstances},
+    cache::{CacheKey, Circumstances, Form},
     caller::Scope,
     conversation::{Fresh, Memory, session_id},
     error::Error,
@@ -67,7 +67,8 @@ where
     let key_of = |circumstances: &Circumstances<'_>, body: &Bytes| {
         Some(CacheKey::of_request(circumstances, &Members::parse(body)?))
     };
-    let outset = inquiry.ask(host, account, |circumstances| key_of(circumstances, &body)).await?;
+    let form = Form::of(streams);
+    let outset = inquiry.ask(host, account, form, |circumstances| key_of(circumstances, &body)).await?;
     let memory = &outset.memory;
     let history = memory.history(config.history, members.as_ref(), surface.dialect(), model.as_deref());
     let fresh = match (memory, &members, surface.dialect()) {

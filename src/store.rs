@@ -71,23 +71,29 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
     /// Empties the cache, or forgets the answers of one model: whoever asks for the epochs from now on finds none.
     fn purge(&self, model: Option<&str>) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// The answer stored under `key`, unless its time has passed. A value that another version wrote is none.
-    fn answer(&self, key: &CacheKey) -> impl Future<Output = StoreResult<Option<Stored>>> + MaybeSend;
+    /// The youngest answer stored under the key of `flight` that serves its form, unless its time has passed. A value that
+    /// another version wrote is none.
+    fn answer(&self, flight: &FlightKey) -> impl Future<Output = StoreResult<Option<Stored>>> + MaybeSend;
 
     /// As [`ResponseCache::answer`]; and where there is none, the lead of the flight that will bring it, for
-    /// [`FLIGHT_LEASE`], unless another has that: then the one that asked counts as a follower of that name.
+    /// [`FLIGHT_LEASE`], unless another has that: then the one that asked counts as a follower of that name. An answer that is older than
+    /// `max_age` is none.
     fn answer_or_lead(
         &self,
         flight: &FlightKey,
         leader: &str,
+        max_age: Option<Duration>,
     ) -> impl Future<Output = StoreResult<Found>> + MaybeSend {
         async move {
             let _ = leader;
-            Ok(self.answer(&flight.key).await?.map_or(Found::Lead, Found::Answer))
+            let found = self.answer(flight).await?;
+            let young = found.filter(|stored| max_age.is_none_or(|max_age| stored.age <= max_age));
+            Ok(young.map_or(Found::Lead, Found::Answer))
         }
     }
 
-    /// Stores an answer for `ttl`. Doing it twice, or late, is harmless.
+    /// Stores an answer for `ttl`. One that serves its form alone stands beside that of the other form. Doing it twice, or
+    /// late, is harmless.
     fn put_answer(
         &self,
         key: &CacheKey,

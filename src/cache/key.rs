@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use super::entry::Form;
 use crate::{
     caller::Scope,
     wire::members::{self, Members},
@@ -125,6 +126,16 @@ impl CacheKey {
         encoding.string(surface);
         encoding.0.update(scope.as_bytes());
         encoding.0.update(key);
+        Self(encoding.0.finalize().into())
+    }
+
+    /// The key of an answer to the same that serves this form alone.
+    #[must_use]
+    pub fn in_form(&self, form: Form) -> Self {
+        let mut encoding = Encoding(Sha256::new());
+        encoding.string("paddock form 1");
+        encoding.string(form.letter());
+        encoding.0.update(self.0);
         Self(encoding.0.finalize().into())
     }
 

@@ -155,7 +155,7 @@ async fn write(order: &Order, feed: &Feed, event: Bytes) -> Result<bool, Error> 
 
 /// The answer went to the cache.
 async fn landed<H: Host>(host: &H, order: &Order, feed: &Feed, flight: &FlightKey) -> Followed {
-    let Ok(Some(stored)) = host.store().answer(&flight.key).await else { return Followed::Vanished };
+    let Ok(Some(stored)) = host.store().answer(flight).await else { return Followed::Vanished };
     match replay(order, &stored.entry) {
         Some(replayed) => tell(feed, Opening::Found(replayed, stored.age)),
         None => Followed::Vanished,

@@ -19,7 +19,7 @@ use super::{
     follow::{Followed, follow},
     place::Place,
     publisher::Publisher,
-    replay::replay,
+    replay::{replay, serves_both},
 };
 use crate::{
     account::Account,
@@ -86,7 +86,7 @@ impl<H: Host> Lead<'_, H> {
 
     fn flight_key(&self) -> Option<FlightKey> {
         let keep = self.keep.as_ref().filter(|keep| keep.is_shared)?;
-        Some(FlightKey { key: keep.key, form: Form::of(self.order.streams_to_client()) })
+        Some(self.order.flight_key(keep))
     }
 
     /// Looks for the answer, and takes a place ahead, in case that there is none.
@@ -100,7 +100,7 @@ impl<H: Host> Lead<'_, H> {
         let asked = keep.question.map(|question| question.to_hex());
         let leader = [random_id(self.host), asked.clone().unwrap_or_default()].join(":");
         let mut ahead = self.account.clone();
-        let looking = self.host.store().answer_or_lead(&flight, &leader);
+        let looking = self.host.store().answer_or_lead(&flight, &leader, keep.usage.max_age());
         let (found, ()) = join!(Box::pin(looking), Box::pin(dispatch.reserve(&mut ahead)));
         self.account = ahead;
         let found: StoreResult<Found> = found;
@@ -185,8 +185,7 @@ impl<H: Host> Lead<'_, H> {
             }
             Opened::Spoken(mut heard) => {
                 let answer = heard.answer();
-                let entry =
-                    self.keep.map(|_| Entry::new(Form::Whole, "application/json", answer.to_json().into()));
+                let entry = self.entry(Form::Whole, "application/json", || Some(answer.to_json().into()));
                 let kept = self.kept_whole(entry, !answer.is_empty());
                 self.open(Opening::Spoken(answer.into()));
                 self.conclude(kept, place).await;
@@ -196,7 +195,7 @@ impl<H: Host> Lead<'_, H> {
                 let says = self.says_something(&original);
                 let kind = original.content_type.as_ref().and_then(|kind| kind.to_str().ok());
                 let kind = kind.unwrap_or_default();
-                let entry = self.keep.map(|_| Entry::new(Form::Whole, kind, original.body.clone()));
+                let entry = self.entry(Form::Whole, kind, || Some(original.body.clone()));
                 let kept = self.kept_whole(entry, says);
                 self.open(Opening::Whole(original));
                 self.conclude(kept, place).await;
@@ -302,8 +301,8 @@ impl<H: Host> Lead<'_, H> {
                 let since = place.as_ref().and_then(|place| place.since_first_byte(self.host));
                 self.account.speed = heard.speed(since);
                 self.feed.complete(last);
-                let body = self.keep.filter(|_| !heard.is_empty()).and_then(|_| self.feed.whole());
-                let entry = body.map(|body| Entry::new(Form::Stream, content_type, body));
+                let entry = self
+                    .entry(Form::Stream, content_type, || self.feed.whole().filter(|_| !heard.is_empty()));
                 if let Some(place) = place.take() {
                     self.conclude(entry.and_then(|entry| self.kept(&entry).zip(Some(entry))), place).await;
                 }
@@ -346,6 +345,13 @@ impl<H: Host> Lead<'_, H> {
             let next = self.feed.during(events.next()).await??;
             event = next.ok_or_else(|| broken(UNFINISHED))?;
         }
+    }
+
+    /// The answer as it is kept, where any is. What repeats another request has one place, whatever its form.
+    fn entry(&self, form: Form, content_type: &str, body: impl FnOnce() -> Option<Bytes>) -> Option<Entry> {
+        let (keep, body) = (self.keep?, body()?);
+        let is_alone = keep.question.is_none() && !serves_both(self.order, form, &body);
+        Some(Entry::new(form, content_type, body).alone(is_alone))
     }
 
     /// How an answer is kept; `None` when it is too large, or the store is down.

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::{
-    cache::{CacheKey, Entry, Epochs, Stored},
+    cache::{CacheKey, Entry, Epochs, Form, Stored},
     store::{
         Audience, FLIGHT_LEASE, FlightEnd, FlightKey, Followed, Found, ResponseCache, StoreError,
         StoreResult,
@@ -48,19 +48,29 @@ redis.call('PEXPIRE', ",
     };
 }
 
-/// KEYS: answer, flight, audience. ARGV: who would lead, how long in ms, how long the attention of a follower holds in ms.
-/// Gives 1, the answer and its time to live in ms; or 2; or 3 and who leads.
+/// KEYS: flight, audience, two answers. ARGV: who would lead, how long in ms, how long the attention of a follower holds in
+/// ms, how old an answer may be in ms or ''.
+/// Gives 1, the younger answer and its time to live in ms; or 2; or 3 and who leads.
 const ANSWER_OR_LEAD: &[u8] = concat!(
     "
-local answer = redis.call('GET', KEYS[1])
-if answer then return {1, answer, redis.call('PTTL', KEYS[1])} end
-local leader = redis.call('GET', KEYS[2])
+local answer, left
+for i = 3, 4 do
+  local value = redis.call('GET', KEYS[i])
+  if value then
+    local time = redis.call('PTTL', KEYS[i])
+    local ttl = ARGV[4] ~= '' and string.match(value, '\"ttl_ms\":(%d+)')
+    local is_young = not ttl or ttl - time <= tonumber(ARGV[4])
+    if is_young and (not answer or time > left) then answer, left = value, time end
+  end
+end
+if answer then return {1, answer, left} end
+local leader = redis.call('GET', KEYS[1])
 if leader and leader ~= ARGV[1] then",
-    listening!("KEYS[3]", "ARGV[1]", "ARGV[3]"),
+    listening!("KEYS[2]", "ARGV[1]", "ARGV[3]"),
     "return {3, leader}
 end
-if not leader then redis.call('DEL', KEYS[3]) end
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
+if not leader then redis.call('DEL', KEYS[2]) end
+redis.call('SET', KEYS[1], ARGV[1], 'PX', ARGV[2])
 return {2}
 "
 )
@@ -152,6 +162,18 @@ impl<C: RedisCommands> RedisStore<C> {
         format!("{}:epochs:1", self.prefix)
     }
 
+    /// Where an answer is kept that serves both forms, or this one alone.
+    fn answer_key(&self, key: &CacheKey, alone: Option<Form>) -> String {
+        match alone {
+            Some(form) => self.question_key(&format!("answer:4:{}", form.letter()), key),
+            None => self.question_key("answer:4", key),
+        }
+    }
+
+    fn answer_keys(&self, flight: &FlightKey) -> [String; 2] {
+        [None, Some(flight.form)].map(|alone| self.answer_key(&flight.key, alone))
+    }
+
     /// The keys of a flight: itself, its log, and who listens.
     fn flight_keys(&self, flight: &FlightKey, leader: &str) -> [String; 3] {
         let form = flight.form.letter();
@@ -223,28 +245,41 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
         Ok(())
     }
 
-    async fn answer(&self, key: &CacheKey) -> StoreResult<Option<Stored>> {
-        let key = self.question_key("answer:3", key);
-        let key = [key.as_bytes()];
-        let (value, left) = futures::join!(self.ask("GET", &key), self.ask("PTTL", &key));
-        let left = left?;
-        match value?.into_iter().next() {
-            Some(RedisValue::Bytes(value)) => match left.first() {
-                Some(RedisValue::Integer(left)) => Ok(stored(value, *left)),
-                _ => Err(StoreError::UnexpectedReply("PTTL")),
-            },
-            Some(RedisValue::Nil) | None => Ok(None),
-            Some(RedisValue::Integer(_) | RedisValue::Status(_)) => Err(StoreError::UnexpectedReply("GET")),
+    async fn answer(&self, flight: &FlightKey) -> StoreResult<Option<Stored>> {
+        let keys = self.answer_keys(flight);
+        let [both, alone] = keys.each_ref().map(|key| [key.as_bytes()]);
+        let names = [both, alone].concat();
+        let (values, left, left_alone) =
+            futures::join!(self.ask("MGET", &names), self.ask("PTTL", &both), self.ask("PTTL", &alone));
+        let mut youngest = None;
+        for (value, left) in values?.into_iter().zip([left?, left_alone?]) {
+            match (value, left.first()) {
+                (RedisValue::Bytes(value), Some(RedisValue::Integer(left))) => {
+                    youngest = youngest.max(Some((*left, value)));
+                }
+                (RedisValue::Nil, _) => {}
+                (RedisValue::Bytes(_), _) => return Err(StoreError::UnexpectedReply("PTTL")),
+                (RedisValue::Integer(_) | RedisValue::Status(_), _) => {
+                    return Err(StoreError::UnexpectedReply("MGET"));
+                }
+            }
         }
+        Ok(youngest.and_then(|(left, value)| stored(value, left)))
     }
 
-    async fn answer_or_lead(&self, flight: &FlightKey, leader: &str) -> StoreResult<Found> {
-        let answer = self.question_key("answer:3", &flight.key);
+    async fn answer_or_lead(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+        max_age: Option<Duration>,
+    ) -> StoreResult<Found> {
+        let [both, alone] = self.answer_keys(flight);
         let [key, _, audience] = self.flight_keys(flight, leader);
         let (hold, attention) = (milliseconds(FLIGHT_LEASE), milliseconds(ATTENTION));
-        let mut arguments: Vec<&[u8]> = vec![ANSWER_OR_LEAD, b"3"];
-        arguments.extend([&answer, &key, &audience].map(String::as_bytes));
-        arguments.extend([leader, &hold, &attention].map(str::as_bytes));
+        let max_age = max_age.map(|age| age.as_millis().to_string()).unwrap_or_default();
+        let mut arguments: Vec<&[u8]> = vec![ANSWER_OR_LEAD, b"4"];
+        arguments.extend([&key, &audience, &both, &alone].map(String::as_bytes));
+        arguments.extend([leader, &hold, &attention, &max_age].map(str::as_bytes));
         let mut reply = self.ask("EVAL", &arguments).await?.into_iter();
         match (reply.next(), reply.next(), reply.next()) {
             (
@@ -261,7 +296,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     }
 
     async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
-        let key = self.question_key("answer:3", key);
+        let key = self.answer_key(key, entry.is_alone().then_some(entry.form()));
         let value = entry.to_bytes(ttl);
         self.keep("SET", &[key.as_bytes(), &value, b"PX", milliseconds(ttl).as_bytes()]).await?;
         Ok(())
