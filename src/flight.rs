@@ -189,16 +189,7 @@ impl Flight {
         // All of it is there: nothing goes on once the client has it, and nothing needs a task.
         let (outlet, presence, _inlet) = reply::channel();
         let Self { order, session, account: begun, .. } = self;
-        let mut passenger = Passenger {
-            host,
-            order: &order,
-            outlet,
-            presence,
-            session,
-            follows: false,
-            account: begun,
-            door: None,
-        };
+        let mut passenger = Passenger::new(host, &order, (outlet, presence), session, begun);
         let end = Box::pin(passenger.listen(reader)).await;
         *account = passenger.account;
         match end {
@@ -231,21 +222,10 @@ impl Flight {
             let Self { order, keep, session, foresight, account } = self;
             let host = &task_host;
             let follows = lead.is_none();
-            let lead = lead.map(|(feed, seat)| {
-                let account = account.clone();
-                Lead { host, order: &order, feed, seat, keep, foresight, account }
-            });
+            let lead = lead.map(|seat| Lead::new(host, &order, seat, keep, foresight, account.clone()));
             let known_errors = account.store_errors.len();
-            let mut passenger = Passenger {
-                host,
-                order: &order,
-                outlet,
-                presence,
-                session,
-                follows,
-                account,
-                door: Some(door),
-            };
+            let mut passenger = Passenger::new(host, &order, (outlet, presence), session, account);
+            (passenger.follows, passenger.door) = (follows, Some(door));
             let end = match lead {
                 None => passenger.listen(reader).await,
                 Some(lead) => {

@@ -132,9 +132,18 @@ impl CacheKey {
     /// The key of an answer to the same that serves this form alone.
     #[must_use]
     pub fn in_form(&self, form: Form) -> Self {
+        self.derived("paddock form 1", form.letter())
+    }
+
+    /// The key of a flight for the same that those take who came too late for this one.
+    pub(crate) fn later(&self) -> Self {
+        self.derived("paddock flight 1", "later")
+    }
+
+    fn derived(&self, kind: &str, name: &str) -> Self {
         let mut encoding = Encoding(Sha256::new());
-        encoding.string("paddock form 1");
-        encoding.string(form.letter());
+        encoding.string(kind);
+        encoding.string(name);
         encoding.0.update(self.0);
         Self(encoding.0.finalize().into())
     }

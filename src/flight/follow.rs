@@ -31,8 +31,10 @@ const FAILURES: u32 = 5;
 pub(super) enum Followed {
     /// The feed says how it ended.
     Told,
-    /// Nothing was heard, and nothing will be: the store fails, or the beginning is not kept any more.
+    /// Nothing was heard, for the store fails.
     Missed,
+    /// Nothing was heard, and the beginning is not kept any more, while the flight goes on.
+    Late,
     /// Nothing was heard, and the flight is over: the leader is gone, or what it brought is of no use here.
     Vanished,
 }
@@ -120,7 +122,7 @@ async fn ended<H: Host>(
             feed.end(Err(Error::FellBehind));
             Followed::Told
         }
-        FlightEnd::Abandoned if is_led => Followed::Missed,
+        FlightEnd::Abandoned if is_led => Followed::Late,
         FlightEnd::Landed | FlightEnd::Answered(_) | FlightEnd::Abandoned => gone(feed, Followed::Vanished),
     }
 }

@@ -37,14 +37,16 @@ use crate::{
 
 /// The lead of a flight.
 pub(super) struct Lead<'a, H> {
-    pub(super) host: &'a H,
-    pub(super) order: &'a Order,
-    pub(super) feed: Feed,
+    host: &'a H,
+    order: &'a Order,
+    feed: Feed,
     /// Where others may join.
-    pub(super) seat: Option<Seat>,
-    pub(super) keep: Option<Keep>,
-    pub(super) foresight: Option<Foresight>,
-    pub(super) account: Account,
+    seat: Option<Seat>,
+    keep: Option<Keep>,
+    /// The flight among all processes, where there is one.
+    flight: Option<FlightKey>,
+    foresight: Option<Foresight>,
+    account: Account,
 }
 
 /// Who brings the answer.
@@ -57,23 +59,39 @@ enum Role {
     Told,
 }
 
-impl<H: Host> Lead<'_, H> {
+impl<'a, H: Host> Lead<'a, H> {
+    /// The lead of a flight for this order, with the seat where others may join it.
+    pub(super) fn new(
+        host: &'a H,
+        order: &'a Order,
+        (feed, seat): (Feed, Option<Seat>),
+        keep: Option<Keep>,
+        foresight: Option<Foresight>,
+        account: Account,
+    ) -> Self {
+        let flight = keep.as_ref().filter(|keep| keep.is_shared).map(|keep| order.flight_key(keep));
+        Self { host, order, feed, seat, keep, flight, foresight, account }
+    }
+
     /// Brings the answer; gives the account of what that took.
     pub(super) async fn fly(mut self) -> Account {
         let mut dispatch = Dispatch::new(self.host, self.order, self.foresight.take());
         let mut role = self.role(&mut dispatch).await;
         while let Role::Follow(leader, follower) = role {
             dispatch.release();
-            let flight = self.flight_key();
             let names = (&*leader, &*follower);
-            let followed = match flight {
-                Some(flight) => Box::pin(follow(self.host, self.order, &self.feed, &flight, names)).await,
+            let followed = match &self.flight {
+                Some(flight) => Box::pin(follow(self.host, self.order, &self.feed, flight, names)).await,
                 None => Followed::Missed,
             };
             role = match followed {
                 Followed::Told => Role::Told,
                 Followed::Missed => Role::Lead(None),
                 Followed::Vanished => self.role(&mut dispatch).await,
+                Followed::Late => {
+                    self.flight = self.flight.map(|flight| FlightKey { key: flight.key.later(), ..flight });
+                    self.role(&mut dispatch).await
+                }
             };
         }
         match role {
@@ -84,14 +102,9 @@ impl<H: Host> Lead<'_, H> {
         self.account
     }
 
-    fn flight_key(&self) -> Option<FlightKey> {
-        let keep = self.keep.as_ref().filter(|keep| keep.is_shared)?;
-        Some(self.order.flight_key(keep))
-    }
-
     /// Looks for the answer, and takes a place ahead, in case that there is none.
     async fn role(&mut self, dispatch: &mut Dispatch<'_, H>) -> Role {
-        let (Some(flight), Some(keep)) = (self.flight_key(), self.keep) else { return Role::Lead(None) };
+        let (Some(flight), Some(keep)) = (self.flight, self.keep) else { return Role::Lead(None) };
         if self.account.store_failed() {
             self.account.cache = Some(CacheStatus::Bypass);
             return Role::Lead(None);
@@ -151,7 +164,7 @@ impl<H: Host> Lead<'_, H> {
             self.account.cache = Some(CacheStatus::Miss);
         }
         let publisher = leader
-            .zip(self.flight_key())
+            .zip(self.flight)
             .and_then(|(leader, flight)| Publisher::new(self.host, &self.feed, flight, leader));
         let feed = self.feed.clone();
         let publishing = OptionFuture::from(publisher.map(|publisher| Box::pin(publisher.publish())));

@@ -150,39 +150,6 @@ async fn whoever_wants_a_younger_answer_than_there_is_asks_together(form: &dyn F
     Ok(())
 }
 
-async fn of_a_long_answer_redis_holds_a_part(form: &dyn Form) -> Result<()> {
-    const KEPT: usize = 4 << 10;
-    let ollama = FakeOllama::start().await?;
-    let setup = Setup::new([&ollama]).set("CACHE_MAX_ENTRY", KEPT.to_string());
-    let (one, two) = (form.start(setup.clone()).await?, form.start(setup.clone()).await?);
-    one.say("warm up").await?;
-    let gate = Gate::default();
-    let block = |number: usize| format!("{}block{number} ", "word ".repeat(19));
-    let text: String = (0..15).map(block).collect();
-    ollama.next_chat(Scripted::saying(&format!("first {text}end"))?.gated(&gate));
-    let mut leader = open(&*one, CHAT, "long").await?;
-    hears(&mut leader, "first ").await?;
-    let mut follower = open(&*two, CHAT, "long").await?;
-    let mut heard = hears(&mut follower, "first ").await?;
-    let redis = Connection::open(&*RedisServer::shared()?).await?;
-    for number in 0..15 {
-        gate.open(20);
-        heard.push_str(&hears(&mut follower, &format!("block{number} ")).await?);
-        let logs = redis.run(&["KEYS", &format!("{}:*:log:*", setup.prefix())]).await?;
-        let log = logs.first().context("no log")?;
-        let held: usize = redis.run(&["LRANGE", log, "0", "-1"]).await?.iter().map(String::len).sum();
-        // What is kept, and what was handed over last, each with a number.
-        assert!(held <= 3 * KEPT, "{held}");
-        let whole = hears(&mut leader, &format!("block{number} ")).await?;
-        assert!(heard.ends_with(&whole));
-    }
-    assert!(heard.len() > 8 * KEPT);
-    gate.open(100);
-    let (rest, same) = (leader.rest().await?.text(), follower.rest().await?.text());
-    assert!(rest.contains("\"done\":true") && rest == same, "{same}");
-    Ok(())
-}
-
 async fn a_key_that_another_replica_is_busy_with_stands_for_that_alone(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let setup = Setup::new([&ollama]);
@@ -297,7 +264,6 @@ over_redis! {
     replicas_ask_once_together_for_a_whole_answer,
     an_answer_in_the_other_form_keeps_nobody_from_asking_together,
     whoever_wants_a_younger_answer_than_there_is_asks_together,
-    of_a_long_answer_redis_holds_a_part,
     a_key_that_another_replica_is_busy_with_stands_for_that_alone,
     a_client_that_leaves_stops_nobody_in_another_replica,
     whoever_follows_a_replica_that_was_killed_asks_another_time,
