@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 use crate::{
     account::Account,
     body,
-    cache::{CacheKey, CachedAnswer, Chat, Circumstances},
+    cache::{CacheKey, CachedAnswer, Chat, Circumstances, Form},
     caller::Scope,
     conversation::session_id,
     error::Error,
@@ -74,7 +74,9 @@ where
     let key_of = |circumstances: &Circumstances<'_>, model: &str, messages: &[RawMessage]| {
         Some(cache_key(circumstances, model, messages, &request))
     };
-    let mut outset = inquiry.ask(host, account, |circumstances| key_of(circumstances, named, &fresh)).await?;
+    let form = Form::of(request.framing(headers).is_some());
+    let mut outset =
+        inquiry.ask(host, account, form, |circumstances| key_of(circumstances, named, &fresh)).await?;
     let model = request.model.as_deref().or_else(|| outset.memory.model()).unwrap_or(named).to_owned();
     if model != named {
         account.model = Some(model.clone());

@@ -10,6 +10,7 @@ mod attempt;
 mod board;
 mod destination;
 mod dispatch;
+mod failure;
 mod feed;
 mod follow;
 mod lead;
@@ -83,6 +84,10 @@ impl Order {
         self.streams && !self.rendering.is_whole()
     }
 
+    fn flight_key(&self, keep: &Keep) -> FlightKey {
+        FlightKey { key: keep.key, form: Form::of(self.streams_to_client()) }
+    }
+
     fn limits<H: Host>(&self, host: &H) -> Limits {
         if self.streams { host.config().limits } else { host.config().whole_limits() }
     }
@@ -148,10 +153,9 @@ impl Flight {
     /// the reply streams, the flight closes the account itself.
     pub(crate) async fn launch<H: Host>(mut self, host: &H, account: &mut Account) -> Result<Landing, Error> {
         let limit = usize::try_from(host.config().cache_max_entry).unwrap_or(usize::MAX);
-        let form = Form::of(self.order.streams_to_client());
         let (reader, lead) = match self.keep {
-            Some(Keep { key, question, usage, is_shared: true, .. }) => {
-                let gate = (FlightKey { key, form }, usage.max_age());
+            Some(keep @ Keep { question, usage, is_shared: true, .. }) => {
+                let gate = (self.key(&keep), usage.max_age());
                 match host.flights().board_flight(gate, question, limit) {
                     Boarding::Lead(feed, reader, seat) => (reader, Some((feed, Some(seat)))),
                     Boarding::Follow(reader) => {
@@ -187,23 +191,18 @@ impl Flight {
         // All of it is there: nothing goes on once the client has it, and nothing needs a task.
         let (outlet, presence, _inlet) = reply::channel();
         let Self { order, session, account: begun, .. } = self;
-        let mut passenger = Passenger {
-            host,
-            order: &order,
-            outlet,
-            presence,
-            session,
-            follows: false,
-            account: begun,
-            brought: None,
-            door: None,
-        };
+        let mut passenger = Passenger::new(host, &order, (outlet, presence), session, begun);
         let end = Box::pin(passenger.listen(reader)).await;
         *account = passenger.account;
         match end {
             PassengerEnd::Complete(result) => result,
             PassengerEnd::Streamed(_) => Err(broken("a whole answer came in pieces").into_error()),
         }
+    }
+
+    /// What is asked for, where it is kept like this.
+    pub(crate) fn key(&self, keep: &Keep) -> FlightKey {
+        self.order.flight_key(keep)
     }
 
     /// What was stored, in the form that is asked for; `None` where it cannot be built.
@@ -226,22 +225,12 @@ impl Flight {
             let host = &task_host;
             let follows = lead.is_none();
             let (bringing, brought) = oneshot::channel();
-            let lead = lead.map(|(feed, seat)| {
-                let (account, bringing) = (account.clone(), Some(bringing));
-                Lead { host, order: &order, feed, seat, keep, foresight, account, bringing }
-            });
+            let lead =
+                lead.map(|seat| Lead::new(host, &order, seat, keep, foresight, (account.clone(), bringing)));
             let known_errors = account.store_errors.len();
-            let mut passenger = Passenger {
-                host,
-                order: &order,
-                outlet,
-                presence,
-                session,
-                follows,
-                account,
-                brought: lead.as_ref().map(|_| (brought, known_errors)),
-                door: Some(door),
-            };
+            let mut passenger = Passenger::new(host, &order, (outlet, presence), session, account);
+            (passenger.follows, passenger.door) = (follows, Some(door));
+            passenger.brought = lead.as_ref().map(|_| (brought, known_errors));
             let end = match lead {
                 None => passenger.listen(reader).await,
                 Some(lead) => {

@@ -10,7 +10,9 @@ use http::{HeaderMap, HeaderName};
 
 use crate::{
     account::Account,
-    cache::{CacheKey, CacheScope, CacheStatus, Circumstances, Epochs, Stored, Usage, Wishes, digest_of},
+    cache::{
+        CacheKey, CacheScope, CacheStatus, Circumstances, Epochs, Form, Stored, Usage, Wishes, digest_of,
+    },
     caller::Scope,
     conversation::Memory,
     error::Error,
@@ -18,7 +20,7 @@ use crate::{
     flight::{Flight, Foresight, Keep, Landing, Order, SessionCommit, foresee},
     host::Host,
     session::{SessionKey, SessionStatus},
-    store::{ResponseCache, StoreResult},
+    store::{FlightKey, ResponseCache, StoreResult},
     survey,
 };
 
@@ -109,7 +111,7 @@ impl<'a> Inquiry<'a> {
         epoch_name(self.model.as_deref().unwrap_or_default())
     }
 
-    /// Asks the store. `key` is the key of the answer where no history belongs to the question.
+    /// Asks the store. `form` is the form of the answer, `key` its key where no history belongs to the question.
     ///
     /// # Errors
     /// [`Error::InvalidSessionId`], [`Error::SessionUnavailable`]
@@ -117,6 +119,7 @@ impl<'a> Inquiry<'a> {
         &self,
         host: &H,
         account: &mut Account,
+        form: Form,
         key: impl Fn(&Circumstances<'_>) -> Option<CacheKey>,
     ) -> Result<Outset<'a>, Error> {
         let name = self.epoch_name();
@@ -148,7 +151,8 @@ impl<'a> Inquiry<'a> {
             None
         };
         let epochs = self.uses_cache().then_some(async { budget.ask(host).epochs(&name).await });
-        let guessed = likely.as_ref().map(|key| async { budget.ask(host).answer(key).await });
+        let looked_for = likely.map(|key| FlightKey { key, form });
+        let guessed = looked_for.as_ref().map(|flight| async { budget.ask(host).answer(flight).await });
         let (turns, epochs, guessed, foresight) = join!(
             OptionFuture::from(session.as_ref().map(|key| Memory::fetch(host, &budget, key))),
             OptionFuture::from(epochs),
@@ -245,7 +249,7 @@ impl<'a> Inquiry<'a> {
             let guessed = guessed.filter(|(key, _)| *key == keep.key).map(|(_, stored)| stored);
             let found = match guessed {
                 None if self.wishes.only_if_cached && keep.is_shared && !account.store_failed() => {
-                    let found = account.budget.ask(host).answer(&keep.key).await;
+                    let found = account.budget.ask(host).answer(&flight.key(&keep)).await;
                     account.tolerate(host, "cache_get", found).flatten()
                 }
                 guessed => guessed,

@@ -11,7 +11,7 @@ use http_body::Body;
 use crate::{
     account::Account,
     body,
-    cache::{CacheKey, Circumstances},
+    cache::{CacheKey, Circumstances, Form},
     caller::Scope,
     conversation::{Fresh, Memory, session_id},
     error::Error,
@@ -68,7 +68,8 @@ where
     let key_of = |circumstances: &Circumstances<'_>, body: &Bytes| {
         Some(CacheKey::of_request(circumstances, &Members::parse(body)?))
     };
-    let mut outset = inquiry.ask(host, account, |circumstances| key_of(circumstances, &body)).await?;
+    let form = Form::of(streams);
+    let mut outset = inquiry.ask(host, account, form, |circumstances| key_of(circumstances, &body)).await?;
     let fresh = match (&outset.memory, &members, surface.dialect()) {
         (Memory::Loaded(..), Some(members), Some(dialect)) => Fresh::of(&body, members, dialect),
         _ => None,

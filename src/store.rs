@@ -76,23 +76,29 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
     /// Empties the cache, or forgets the answers of one model: whoever asks for the epochs from now on finds none.
     fn purge(&self, model: Option<&str>) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// The answer stored under `key`, unless its time has passed. A value that another version wrote is none.
-    fn answer(&self, key: &CacheKey) -> impl Future<Output = StoreResult<Option<Stored>>> + MaybeSend;
+    /// The youngest answer stored under the key of `flight` that serves its form, unless its time has passed. A value that
+    /// another version wrote is none.
+    fn answer(&self, flight: &FlightKey) -> impl Future<Output = StoreResult<Option<Stored>>> + MaybeSend;
 
     /// As [`ResponseCache::answer`]; and where there is none, the lead of the flight that will bring it, for
-    /// [`FLIGHT_LEASE`], unless another has that.
+    /// [`FLIGHT_LEASE`], unless another has that: then the one that asked counts as a follower of that name. An answer that is older than
+    /// `max_age` is none.
     fn answer_or_lead(
         &self,
         flight: &FlightKey,
         leader: &str,
+        max_age: Option<Duration>,
     ) -> impl Future<Output = StoreResult<Found>> + MaybeSend {
         async move {
             let _ = leader;
-            Ok(self.answer(&flight.key).await?.map_or(Found::Lead, Found::Answer))
+            let found = self.answer(flight).await?;
+            let young = found.filter(|stored| max_age.is_none_or(|max_age| stored.age <= max_age));
+            Ok(young.map_or(Found::Lead, Found::Answer))
         }
     }
 
-    /// Stores an answer for `ttl`. Doing it twice, or late, is harmless.
+    /// Stores an answer for `ttl`. One that serves its form alone stands beside that of the other form. Doing it twice, or
+    /// late, is harmless.
     fn put_answer(
         &self,
         key: &CacheKey,
@@ -124,7 +130,7 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
         leader: &str,
         from: usize,
         events: &[Bytes],
-        end: FlightEnd,
+        end: &FlightEnd,
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
         async move {
             let _ = (flight, leader, from, events, end);
@@ -132,16 +138,30 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
         }
     }
 
-    /// What the leader handed over, but for the first `heard` events.
+    /// What the leader handed over, but for the first `heard` events. From then on, and for a while, `follower` counts as
+    /// one who listens; so does whoever was told to follow.
     fn follow(
         &self,
         flight: &FlightKey,
         leader: &str,
+        follower: &str,
         heard: usize,
     ) -> impl Future<Output = StoreResult<Followed>> + MaybeSend {
         async move {
-            let _ = (flight, leader, heard);
+            let _ = (flight, leader, follower, heard);
             Ok(Followed { events: Vec::new(), end: None, is_led: false })
+        }
+    }
+
+    /// Says that `follower` does not listen any more.
+    fn leave_flight(
+        &self,
+        flight: &FlightKey,
+        follower: &str,
+    ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
+        async move {
+            let _ = (flight, follower);
+            Ok(())
         }
     }
 }
@@ -183,13 +203,30 @@ pub enum Audience {
     Lost,
 }
 
-/// How a flight ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// How a flight ended, for those who follow it.
+#[derive(Clone, PartialEq, Eq)]
 pub enum FlightEnd {
-    /// With a complete answer.
+    /// With a complete answer: all of it was handed over, or it went to the cache.
     Landed,
-    /// Without one: whoever follows asks by itself.
-    Failed,
+    /// With a whole answer that is kept nowhere, as the value of an entry.
+    Answered(Bytes),
+    /// With a failure that is everybody's, as a record of it.
+    Failed(Bytes),
+    /// With nothing that they could use: whoever has heard nothing chooses another leader. What another version says is
+    /// the same.
+    Abandoned,
+}
+
+/// Its `Debug` form shows no content.
+impl std::fmt::Debug for FlightEnd {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Landed => formatter.write_str("Landed"),
+            Self::Answered(value) => write!(formatter, "Answered({} bytes)", value.len()),
+            Self::Failed(record) => write!(formatter, "Failed({} bytes)", record.len()),
+            Self::Abandoned => formatter.write_str("Abandoned"),
+        }
+    }
 }
 
 /// What followers hear of a flight.
@@ -197,7 +234,8 @@ pub enum FlightEnd {
 pub struct Followed {
     /// The events since.
     pub events: Vec<Bytes>,
-    /// How it ended, once it did.
+    /// How it ended, once it did. While somebody holds the lead, [`FlightEnd::Abandoned`] says that what comes next is not
+    /// kept any more: the one that asks fell behind.
     pub end: Option<FlightEnd>,
     /// Whether somebody still holds the lead.
     pub is_led: bool,

@@ -30,7 +30,8 @@ use paddock::{
     host::{Clock, MaybeSend, MaybeSync},
     session::{Session, SessionHead, SessionKey, Turn},
     store::{
-        FleetState, Outage, ResponseCache, Sessions, Store, StoreError, StoreResult, memory::MemoryStore,
+        FleetState, FlightKey, Outage, ResponseCache, Sessions, Store, StoreError, StoreResult,
+        memory::MemoryStore,
     },
 };
 use redb::{Builder, DatabaseError, ReadTransaction, StorageBackend};
@@ -208,17 +209,25 @@ impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskStore<C> {
         self.write(true, purge).await
     }
 
-    async fn answer(&self, key: &CacheKey) -> StoreResult<Option<Stored>> {
-        let (key, now) = (*key.as_bytes(), milliseconds(self.clock.now()));
-        let found = self.read(move |_, view| contents::answer(view, &key, now)).await?;
-        Ok(found.and_then(|(bytes, end)| {
+    async fn answer(&self, flight: &FlightKey) -> StoreResult<Option<Stored>> {
+        let places = [flight.key, flight.key.in_form(flight.form)].map(|key| *key.as_bytes());
+        let now = milliseconds(self.clock.now());
+        let look = move |_: &Shared, view: &ReadTransaction| {
+            let mut youngest = None;
+            for key in &places {
+                let found = contents::answer(view, key, now)?;
+                youngest = youngest.into_iter().chain(found).max_by_key(|(_, end)| *end);
+            }
+            Ok(youngest)
+        };
+        Ok(self.read(look).await?.and_then(|(bytes, end)| {
             let (entry, ttl) = Entry::from_bytes(&bytes.into())?;
             Some(Stored { entry, age: ttl.saturating_sub(Duration::from_millis(end.saturating_sub(now))) })
         }))
     }
 
     async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
-        let (key, bytes) = (*key.as_bytes(), entry.to_bytes(ttl));
+        let (key, bytes) = (*entry.place(key).as_bytes(), entry.to_bytes(ttl));
         let end = milliseconds(self.clock.now()).saturating_add(milliseconds(ttl).max(1));
         self.write(false, move |changes| Ok(changes.put_answer(&key, end, &bytes)?)).await
     }

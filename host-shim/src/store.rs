@@ -86,12 +86,17 @@ impl ResponseCache for NativeStore {
         whichever!(self, store => store.purge(model).await)
     }
 
-    async fn answer(&self, key: &CacheKey) -> StoreResult<Option<Stored>> {
-        whichever!(self, store => store.answer(key).await)
+    async fn answer(&self, flight: &FlightKey) -> StoreResult<Option<Stored>> {
+        whichever!(self, store => store.answer(flight).await)
     }
 
-    async fn answer_or_lead(&self, flight: &FlightKey, leader: &str) -> StoreResult<Found> {
-        whichever!(self, store => store.answer_or_lead(flight, leader).await)
+    async fn answer_or_lead(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+        max_age: Option<Duration>,
+    ) -> StoreResult<Found> {
+        whichever!(self, store => store.answer_or_lead(flight, leader, max_age).await)
     }
 
     async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
@@ -115,13 +120,23 @@ impl ResponseCache for NativeStore {
         leader: &str,
         from: usize,
         events: &[Bytes],
-        end: FlightEnd,
+        end: &FlightEnd,
     ) -> StoreResult<()> {
         whichever!(self, store => store.end_flight(flight, leader, from, events, end).await)
     }
 
-    async fn follow(&self, flight: &FlightKey, leader: &str, heard: usize) -> StoreResult<Followed> {
-        whichever!(self, store => store.follow(flight, leader, heard).await)
+    async fn follow(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+        follower: &str,
+        heard: usize,
+    ) -> StoreResult<Followed> {
+        whichever!(self, store => store.follow(flight, leader, follower, heard).await)
+    }
+
+    async fn leave_flight(&self, flight: &FlightKey, follower: &str) -> StoreResult<()> {
+        whichever!(self, store => store.leave_flight(flight, follower).await)
     }
 }
 

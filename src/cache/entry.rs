@@ -48,6 +48,8 @@ impl Form {
 pub struct Entry {
     form: Form,
     content_type: String,
+    /// Whether it serves no other form than its own, because nothing else can be built of it without a loss.
+    is_alone: bool,
     /// Of a repetition, what was asked: the same `Idempotency-Key` must not stand for something else.
     question: Option<CacheKey>,
     /// The length of the answer in bytes.
@@ -82,6 +84,8 @@ struct Head<'a> {
     length: usize,
     packed: bool,
     #[serde(skip_serializing_if = "Option::is_none")]
+    alone: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     question: Option<String>,
 }
 
@@ -92,7 +96,14 @@ impl Entry {
         let packed = (length >= WORTH_PACKING).then(|| lz4_flex::block::compress(&body));
         let packed = packed.filter(|packed| packed.len() <= length - length / 4);
         let (is_packed, data) = packed.map_or((false, body), |packed| (true, packed.into()));
-        Self { form, content_type: content_type.to_owned(), question: None, length, is_packed, data }
+        let content_type = content_type.to_owned();
+        Self { form, content_type, is_alone: false, question: None, length, is_packed, data }
+    }
+
+    /// The same as one that serves no other form than its own, or both.
+    #[must_use]
+    pub fn alone(self, is_alone: bool) -> Self {
+        Self { is_alone, ..self }
     }
 
     /// The same with the question that it answers.
@@ -104,6 +115,16 @@ impl Entry {
     /// The form in which it was received.
     pub fn form(&self) -> Form {
         self.form
+    }
+
+    /// Whether it serves no other form than its own.
+    pub fn is_alone(&self) -> bool {
+        self.is_alone
+    }
+
+    /// The key under which it is kept as an answer to `key`: those that serve one form alone stand beside each other.
+    pub fn place(&self, key: &CacheKey) -> CacheKey {
+        if self.is_alone { key.in_form(self.form) } else { *key }
     }
 
     /// The type of its content.
@@ -139,6 +160,7 @@ impl Entry {
             ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
             length: self.length,
             packed: self.is_packed,
+            alone: self.is_alone.then_some(true),
             question: self.question.map(|question| question.to_hex()),
         };
         let mut value = serde_json::to_vec(&head).unwrap_or_default();
@@ -168,7 +190,8 @@ impl Entry {
         let length = usize::try_from(head.number("length")?).ok()?;
         let is_whole = if is_packed { length <= UNPACKED_LIMIT } else { length == data.len() };
         let content_type = head.string("type")?.into_owned();
-        let entry = Self { form, content_type, question, length, is_packed, data };
+        let is_alone = head.boolean("alone") == Some(true);
+        let entry = Self { form, content_type, is_alone, question, length, is_packed, data };
         is_whole.then_some((entry, Duration::from_millis(head.number("ttl_ms")?)))
     }
 }
@@ -242,9 +265,10 @@ mod tests {
         #[test]
         fn an_entry_is_read_as_it_was_written(
             body in proptest::collection::vec(0u8..4, 0..2000), kind in "[a-z/;= -]{0,20}", is_asked in any::<bool>(),
+            is_alone in any::<bool>(),
         ) {
             let question = is_asked.then(|| CacheKey::of_repetition("/chat", &crate::caller::Scope::public(), &body));
-            let entry = Entry::new(Form::Whole, &kind, body.into()).to_question(question);
+            let entry = Entry::new(Form::Whole, &kind, body.into()).to_question(question).alone(is_alone);
             let value = Bytes::from(entry.to_bytes(TTL));
             prop_assert_eq!(Entry::from_bytes(&value), Some((entry, TTL)));
         }

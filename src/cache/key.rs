@@ -7,6 +7,7 @@ use std::borrow::Cow;
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
+use super::entry::Form;
 use crate::{
     caller::Scope,
     wire::members::{self, Members},
@@ -125,6 +126,25 @@ impl CacheKey {
         encoding.string(surface);
         encoding.0.update(scope.as_bytes());
         encoding.0.update(key);
+        Self(encoding.0.finalize().into())
+    }
+
+    /// The key of an answer to the same that serves this form alone.
+    #[must_use]
+    pub fn in_form(&self, form: Form) -> Self {
+        self.derived("paddock form 1", form.letter())
+    }
+
+    /// The key of a flight for the same that those take who came too late for this one.
+    pub(crate) fn later(&self) -> Self {
+        self.derived("paddock flight 1", "later")
+    }
+
+    fn derived(&self, kind: &str, name: &str) -> Self {
+        let mut encoding = Encoding(Sha256::new());
+        encoding.string(kind);
+        encoding.string(name);
+        encoding.0.update(self.0);
         Self(encoding.0.finalize().into())
     }
 

@@ -19,7 +19,7 @@ use http::HeaderValue;
 
 use super::replay::Replay;
 use crate::{
-    cache::{CacheStatus, CachedAnswer},
+    cache::{CacheStatus, CachedAnswer, Entry},
     error::{Error, Original},
     fleet::BackendHost,
     reply::ClientLeft,
@@ -81,6 +81,8 @@ struct State {
     /// Whether an event has told of a failure.
     is_told: bool,
     end: Option<Result<(), Error>>,
+    /// The whole answer for those who follow elsewhere, where the cache does not keep it.
+    unkept: Option<Entry>,
     /// How many events each reader has heard.
     readers: BTreeMap<u64, usize>,
     readers_so_far: u64,
@@ -126,6 +128,7 @@ impl Feed {
             is_complete: false,
             is_told: false,
             end: None,
+            unkept: None,
             readers: BTreeMap::from([(0, 0)]),
             readers_so_far: 1,
             listening: Vec::new(),
@@ -262,10 +265,23 @@ impl Feed {
         self.seen(|state| (state.is_over() && !state.is_complete).then_some(())).await;
     }
 
-    /// Whether it ended without an answer.
-    pub(super) fn has_failed(&self) -> bool {
+    /// Why it ended without an answer, if it did.
+    pub(super) fn failure(&self) -> Option<Error> {
         let state = self.state();
-        matches!(state.opening, Some((Opening::Failed(_), _))) || matches!(state.end, Some(Err(_)))
+        match (&state.opening, &state.end) {
+            (Some((Opening::Failed(error), _)), _) | (_, Some(Err(error))) => Some(error.clone()),
+            _ => None,
+        }
+    }
+
+    /// Takes note of a whole answer that the cache does not keep, before it is told.
+    pub(super) fn note_unkept(&self, entry: Entry) {
+        self.state().unkept = Some(entry);
+    }
+
+    /// The whole answer, where the cache does not keep it.
+    pub(super) fn unkept(&self) -> Option<Entry> {
+        self.state().unkept.take()
     }
 
     /// Whether one reader at most is left.

@@ -4,18 +4,19 @@
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
 
 use super::{
-    NO_EVENT, Order, broken,
+    NO_EVENT, Order, broken, failure,
     feed::{Feed, Opening, Source},
     replay::replay,
 };
 use crate::{
-    cache::CacheStatus,
-    error::Error,
+    cache::{CacheStatus, CachedAnswer, Entry},
+    error::{Error, Original},
     fleet::AttemptFailure,
     host::Host,
-    reply,
+    reply::{self, ClientLeft},
     store::{FlightEnd, FlightKey, ResponseCache},
     surface::framing,
     wire::framer::{self, Framing},
@@ -30,57 +31,99 @@ const FAILURES: u32 = 5;
 pub(super) enum Followed {
     /// The feed says how it ended.
     Told,
-    /// The flight failed, and nothing was heard of it.
-    Failed,
-    /// The leader is gone, or its answer went to the cache, and nothing was heard of it.
+    /// Nothing was heard, for the store fails.
+    Missed,
+    /// Nothing was heard, and the beginning is not kept any more, while the flight goes on.
+    Late,
+    /// Nothing was heard, and the flight is over: the leader is gone, or what it brought is of no use here.
     Vanished,
 }
 
-/// Follows until the flight ends.
+/// Follows until the flight ends, or everybody here left.
 pub(super) async fn follow<H: Host>(
     host: &H,
     order: &Order,
     feed: &Feed,
     flight: &FlightKey,
-    leader: &str,
+    (leader, follower): (&str, &str),
 ) -> Followed {
+    let hearing = Box::pin(hear(host, order, feed, flight, (leader, follower)));
+    if let Ok(Ok(followed)) = feed.during(hearing).await {
+        return followed;
+    }
+    // A leader that does not hear so finds out that nobody asks any more.
+    let _ = host.store().leave_flight(flight, follower).await;
+    feed.end(Err(Error::ClientClosed));
+    Followed::Told
+}
+
+async fn hear<H: Host>(
+    host: &H,
+    order: &Order,
+    feed: &Feed,
+    flight: &FlightKey,
+    (leader, follower): (&str, &str),
+) -> Result<Followed, ClientLeft> {
     let (mut pause, mut heard, mut failures) = (POLL.0, 0, 0);
     loop {
-        let looking = host.store().follow(flight, leader, heard);
-        let Ok(found) = feed.during(Box::pin(looking)).await else {
-            feed.end(Err(Error::ClientClosed));
-            return Followed::Told;
-        };
-        let Ok(found) = found else {
+        let Ok(found) = host.store().follow(flight, leader, follower, heard).await else {
             failures += 1;
             if failures < FAILURES && feed.is_open() {
                 continue;
             }
-            return gone(feed, Followed::Failed);
+            return Ok(gone(feed, Followed::Missed));
         };
         let is_news = !found.events.is_empty();
         for event in found.events {
             heard += 1;
             match write(order, feed, event).await {
-                Ok(true) => return Followed::Told,
+                Ok(true) => return Ok(Followed::Told),
                 Ok(false) => {}
+                Err(Error::ClientClosed) => return Err(ClientLeft),
                 Err(error) => {
                     feed.end(Err(error));
-                    return Followed::Told;
+                    return Ok(Followed::Told);
                 }
             }
         }
         match found.end {
-            Some(FlightEnd::Landed) if !feed.is_open() => return landed(host, order, feed, flight).await,
-            Some(FlightEnd::Landed | FlightEnd::Failed) => return gone(feed, Followed::Failed),
-            None if !found.is_led && !is_news => return gone(feed, Followed::Vanished),
+            Some(end) => return Ok(ended(host, order, feed, flight, (end, found.is_led)).await),
+            None if !found.is_led && !is_news => return Ok(gone(feed, Followed::Vanished)),
             None => {}
         }
         pause = if is_news { POLL.0 } else { (pause * 3 / 2).min(POLL.1) };
-        if feed.during(host.sleep(pause)).await.is_err() {
-            feed.end(Err(Error::ClientClosed));
-            return Followed::Told;
+        host.sleep(pause).await;
+    }
+}
+
+/// Tells how the flight ended, as far as that is of use here.
+async fn ended<H: Host>(
+    host: &H,
+    order: &Order,
+    feed: &Feed,
+    flight: &FlightKey,
+    (end, is_led): (FlightEnd, bool),
+) -> Followed {
+    match end {
+        FlightEnd::Landed if !feed.is_open() => landed(host, order, feed, flight).await,
+        FlightEnd::Answered(value) if !feed.is_open() => match handed_over(order, &value) {
+            Some(opening) => tell(feed, opening),
+            None => Followed::Vanished,
+        },
+        FlightEnd::Failed(record) => match failure::read(&record) {
+            Some(error) => {
+                feed.open(Opening::Failed(error.clone()), coalesced());
+                feed.end(Err(error));
+                Followed::Told
+            }
+            None => gone(feed, Followed::Vanished),
+        },
+        FlightEnd::Abandoned if is_led && feed.is_open() => {
+            feed.end(Err(Error::FellBehind));
+            Followed::Told
         }
+        FlightEnd::Abandoned if is_led => Followed::Late,
+        FlightEnd::Landed | FlightEnd::Answered(_) | FlightEnd::Abandoned => gone(feed, Followed::Vanished),
     }
 }
 
@@ -93,8 +136,7 @@ async fn write(order: &Order, feed: &Feed, event: Bytes) -> Result<bool, Error> 
             Framing::Lines => reply::NDJSON,
             Framing::Events => reply::EVENT_STREAM,
         };
-        let source = Source { cache: Some(CacheStatus::Coalesced), ..Source::default() };
-        feed.open(Opening::Stream { content_type }, source);
+        feed.open(Opening::Stream { content_type }, coalesced());
     }
     let data = framer::data(framing, &event);
     if let Some(chunk) = data.as_deref().and_then(|data| protocol.read(data)) {
@@ -113,18 +155,35 @@ async fn write(order: &Order, feed: &Feed, event: Bytes) -> Result<bool, Error> 
     Ok(false)
 }
 
-/// The answer went to the cache, unless it is one that is not kept.
+/// The answer went to the cache.
 async fn landed<H: Host>(host: &H, order: &Order, feed: &Feed, flight: &FlightKey) -> Followed {
-    match host.store().answer(&flight.key).await {
-        Ok(Some(stored)) => {
-            let Some(replayed) = replay(order, &stored.entry) else { return Followed::Failed };
-            let source = Source { cache: Some(CacheStatus::Coalesced), ..Source::default() };
-            feed.open(Opening::Found(replayed, stored.age), source);
-            feed.end(Ok(()));
-            Followed::Told
-        }
-        Ok(None) | Err(_) => Followed::Failed,
+    let Ok(Some(stored)) = host.store().answer(flight).await else { return Followed::Vanished };
+    match replay(order, &stored.entry) {
+        Some(replayed) => tell(feed, Opening::Found(replayed, stored.age)),
+        None => Followed::Vanished,
     }
+}
+
+/// A whole answer that is kept nowhere, as those hear it who follow in the leader's own process.
+fn handed_over(order: &Order, value: &Bytes) -> Option<Opening> {
+    let (entry, _) = Entry::from_bytes(value)?;
+    let body = entry.body()?;
+    if order.rendering.is_whole() {
+        return Some(Opening::Spoken(CachedAnswer::from_json(&body)?.into()));
+    }
+    let content_type = HeaderValue::from_str(entry.content_type()).ok().filter(|kind| !kind.is_empty());
+    Some(Opening::Whole(Original { status: StatusCode::OK, content_type, body }))
+}
+
+/// Tells the whole answer.
+fn tell(feed: &Feed, opening: Opening) -> Followed {
+    feed.open(opening, coalesced());
+    feed.end(Ok(()));
+    Followed::Told
+}
+
+fn coalesced() -> Source {
+    Source { cache: Some(CacheStatus::Coalesced), ..Source::default() }
 }
 
 /// Nothing more comes: whoever has heard nothing goes another way, the others hear an error.

@@ -5,6 +5,8 @@
 //! attempt may be followed by another. An answer is kept only when it is complete. When everybody left, upstream is
 //! dropped at once and nothing is kept.
 
+mod outcome;
+
 use bytes::Bytes;
 use futures::{
     StreamExt as _,
@@ -30,9 +32,9 @@ use super::{
     replay::replay,
 };
 use crate::{
-    account::{Account, StoreTrouble},
-    cache::{CacheStatus, Entry, Form},
-    error::{Error, Original},
+    account::Account,
+    cache::{CacheStatus, Form},
+    error::Error,
     fleet::{AttemptFailure, BackendHost, Failover, Verdict},
     handle::random_id,
     host::Host,
@@ -40,28 +42,31 @@ use crate::{
     metrics::Attempt,
     reply::ClientLeft,
     store::{FlightKey, Found, ResponseCache, StoreError, StoreResult},
-    wire::{framer, members::Members, protocol},
+    wire::framer,
 };
 
 /// The lead of a flight.
 pub(super) struct Lead<'a, H> {
-    pub(super) host: &'a H,
-    pub(super) order: &'a Order,
-    pub(super) feed: Feed,
+    host: &'a H,
+    order: &'a Order,
+    feed: Feed,
     /// Where others may join.
-    pub(super) seat: Option<Seat>,
-    pub(super) keep: Option<Keep>,
-    pub(super) foresight: Option<Foresight>,
-    pub(super) account: Account,
+    seat: Option<Seat>,
+    keep: Option<Keep>,
+    /// The flight among all processes, where there is one.
+    flight: Option<FlightKey>,
+    foresight: Option<Foresight>,
+    account: Account,
     /// Tells the own client's part what it took to bring a complete answer, as soon as there is one.
-    pub(super) bringing: Option<oneshot::Sender<Account>>,
+    bringing: Option<oneshot::Sender<Account>>,
 }
 
 /// Who brings the answer.
 enum Role {
     /// This one, with the lead among all replicas or without it.
     Lead(Option<String>),
-    Follow(String),
+    /// Another, and the name under which this one follows.
+    Follow(String, String),
     /// It is told already.
     Told,
 }
@@ -83,42 +88,54 @@ impl Aftermath {
     }
 }
 
-impl<H: Host> Lead<'_, H> {
+impl<'a, H: Host> Lead<'a, H> {
+    /// The lead of a flight for this order, with the seat where others may join it.
+    pub(super) fn new(
+        host: &'a H,
+        order: &'a Order,
+        (feed, seat): (Feed, Option<Seat>),
+        keep: Option<Keep>,
+        foresight: Option<Foresight>,
+        (account, bringing): (Account, oneshot::Sender<Account>),
+    ) -> Self {
+        let flight = keep.as_ref().filter(|keep| keep.is_shared).map(|keep| order.flight_key(keep));
+        Self { host, order, feed, seat, keep, flight, foresight, account, bringing: Some(bringing) }
+    }
+
     /// Brings the answer; gives the account of what that took.
     pub(super) async fn fly(mut self) -> Account {
         let mut dispatch = Dispatch::new(self.host, self.order, self.foresight.take());
         let mut role = self.role(&mut dispatch).await;
-        while let Role::Follow(leader) = role {
+        while let Role::Follow(leader, follower) = role {
             dispatch.release();
             // Following has no limit.
             self.account.renew_budget();
-            let flight = self.flight_key();
-            let followed = match flight {
-                Some(flight) => Box::pin(follow(self.host, self.order, &self.feed, &flight, &leader)).await,
-                None => Followed::Failed,
+            let names = (&*leader, &*follower);
+            let followed = match &self.flight {
+                Some(flight) => Box::pin(follow(self.host, self.order, &self.feed, flight, names)).await,
+                None => Followed::Missed,
             };
             role = match followed {
                 Followed::Told => Role::Told,
-                Followed::Failed => Role::Lead(None),
+                Followed::Missed => Role::Lead(None),
                 Followed::Vanished => self.role(&mut dispatch).await,
+                Followed::Late => {
+                    self.flight = self.flight.map(|flight| FlightKey { key: flight.key.later(), ..flight });
+                    self.role(&mut dispatch).await
+                }
             };
         }
         match role {
             Role::Lead(leader) => self.ask(dispatch, leader).await,
-            Role::Told | Role::Follow(_) => dispatch.release(),
+            Role::Told | Role::Follow(..) => dispatch.release(),
         }
         drop(self.seat);
         self.account
     }
 
-    fn flight_key(&self) -> Option<FlightKey> {
-        let keep = self.keep.as_ref().filter(|keep| keep.is_shared)?;
-        Some(FlightKey { key: keep.key, form: Form::of(self.order.streams_to_client()) })
-    }
-
     /// Looks for the answer, and takes a place ahead, in case that there is none.
     async fn role(&mut self, dispatch: &mut Dispatch<'_, H>) -> Role {
-        let (Some(flight), Some(keep)) = (self.flight_key(), self.keep) else { return Role::Lead(None) };
+        let (Some(flight), Some(keep)) = (self.flight, self.keep) else { return Role::Lead(None) };
         if self.account.store_failed() {
             self.account.cache = Some(CacheStatus::Bypass);
             return Role::Lead(None);
@@ -128,8 +145,8 @@ impl<H: Host> Lead<'_, H> {
         let leader = [random_id(self.host), asked.clone().unwrap_or_default()].join(":");
         let mut ahead = self.account.clone();
         let host = self.host;
-        let budget = ahead.budget.clone();
-        let looking = async { budget.ask(host).answer_or_lead(&flight, &leader).await };
+        let (budget, max_age) = (ahead.budget.clone(), keep.usage.max_age());
+        let looking = async { budget.ask(host).answer_or_lead(&flight, &leader, max_age).await };
         let (found, ()) = join!(Box::pin(looking), Box::pin(dispatch.reserve(&mut ahead)));
         self.account = ahead;
         let found: StoreResult<Found> = found;
@@ -149,15 +166,15 @@ impl<H: Host> Lead<'_, H> {
                 Role::Told
             }
             Some(Found::Lead) => Role::Lead(Some(leader)),
-            Some(Found::Follow { leader })
-                if asked.as_ref().is_some_and(|asked| !leader.ends_with(asked)) =>
+            Some(Found::Follow { leader: other })
+                if asked.as_ref().is_some_and(|asked| !other.ends_with(asked)) =>
             {
                 self.fail(Error::IdempotencyKeyReused);
                 Role::Told
             }
-            Some(Found::Follow { leader }) => {
+            Some(Found::Follow { leader: other }) => {
                 self.account.cache = Some(CacheStatus::Coalesced);
-                Role::Follow(leader)
+                Role::Follow(other, leader)
             }
             None => {
                 self.account.cache = Some(CacheStatus::Bypass);
@@ -190,7 +207,7 @@ impl<H: Host> Lead<'_, H> {
             self.account.cache = Some(CacheStatus::Miss);
         }
         let publisher = leader
-            .zip(self.flight_key())
+            .zip(self.flight)
             .and_then(|(leader, flight)| Publisher::new(self.host, &self.feed, flight, leader));
         let feed = self.feed.clone();
         let publishing = OptionFuture::from(publisher.map(|publisher| Box::pin(publisher.publish())));
@@ -240,20 +257,22 @@ impl<H: Host> Lead<'_, H> {
             }
             Opened::Spoken(mut heard) => {
                 let answer = heard.answer();
-                let entry = self
-                    .keep
-                    .filter(|_| !answer.is_empty())
-                    .map(|_| Entry::new(Form::Whole, "application/json", answer.to_json().into()));
+                let entry = self.entry(Form::Whole, "application/json", || Some(answer.to_json().into()));
+                let kept = self.kept_whole(entry, !answer.is_empty());
                 self.tell_account();
                 self.open(Opening::Spoken(answer.into()));
-                self.conclude(entry, place).await;
+                self.conclude(kept, place).await;
                 Ok(())
             }
             Opened::Whole(original) => {
-                let entry = self.entry_of(&original);
+                let says = self.says_something(&original);
+                let kind = original.content_type.as_ref().and_then(|kind| kind.to_str().ok());
+                let kind = kind.unwrap_or_default();
+                let entry = self.entry(Form::Whole, kind, || Some(original.body.clone()));
+                let kept = self.kept_whole(entry, says);
                 self.tell_account();
                 self.open(Opening::Whole(original));
-                self.conclude(entry, place).await;
+                self.conclude(kept, place).await;
                 Ok(())
             }
         }
@@ -358,10 +377,10 @@ impl<H: Host> Lead<'_, H> {
                 self.account.speed = heard.speed(since);
                 self.tell_account();
                 self.feed.complete(last);
-                let body = self.keep.filter(|_| !heard.is_empty()).and_then(|_| self.feed.whole());
-                let entry = body.map(|body| Entry::new(Form::Stream, content_type, body));
+                let entry = self
+                    .entry(Form::Stream, content_type, || self.feed.whole().filter(|_| !heard.is_empty()));
                 if let Some(place) = place.take() {
-                    self.conclude(entry, place).await;
+                    self.conclude(entry.and_then(|entry| self.kept(&entry).zip(Some(entry))), place).await;
                 }
                 events.drain(self.host);
                 (Ok(()), Verdict::Answered)
@@ -402,39 +421,6 @@ impl<H: Host> Lead<'_, H> {
             let next = self.feed.during(events.next()).await??;
             event = next.ok_or_else(|| broken(UNFINISHED))?;
         }
-    }
-
-    /// Stores what an answer changes and gives its place back, at the same time, before a client has the end of it:
-    /// whoever reads that and goes on at once must find the place free.
-    async fn conclude(&mut self, entry: Option<Entry>, place: Box<Place>) {
-        let (store, config) = (self.host.store(), self.host.config());
-        // What was not looked for in time can be kept all the same.
-        let is_down = self.account.store_trouble == StoreTrouble::AtFault;
-        let wanted = self.keep.filter(|_| self.account.cache != Some(CacheStatus::Bypass) || !is_down);
-        let kept = wanted.zip(entry).filter(|(_, entry)| entry.size() as u64 <= config.cache_max_entry);
-        let kept = kept.map(|(keep, entry)| (keep, entry.to_question(keep.question)));
-        let put = kept.as_ref().map(|(keep, entry)| store.put_answer(&keep.key, entry, keep.ttl));
-        let (put, ()) = join!(OptionFuture::from(put), place.settle(self.host, Verdict::Answered));
-        if let Some(result) = put {
-            self.account.tolerate(self.host, "cache_put", result);
-        }
-    }
-
-    /// What is kept of upstream's whole reply: only what is complete and says something.
-    fn entry_of(&mut self, original: &Original) -> Option<Entry> {
-        let said = match self.order.protocol {
-            Some(protocol) => {
-                let chunk = protocol.read_whole(&original.body)?;
-                self.account.tokens = chunk.tokens;
-                let mut heard = Heard::new(false);
-                heard.add(&chunk).ok()?;
-                chunk.end && chunk.error.is_none() && !heard.is_empty()
-            }
-            None => Members::parse(&original.body).is_some_and(|reply| protocol::says_something(&reply)),
-        };
-        self.keep.filter(|_| said)?;
-        let content_type = original.content_type.as_ref().and_then(|kind| kind.to_str().ok());
-        Some(Entry::new(Form::Whole, content_type.unwrap_or_default(), original.body.clone()))
     }
 }
 

@@ -39,16 +39,17 @@ use crate::{
 
 /// One client of a flight.
 pub(super) struct Passenger<'a, H> {
-    pub(super) host: &'a H,
-    pub(super) order: &'a Order,
-    pub(super) outlet: Outlet,
-    pub(super) presence: Presence,
-    pub(super) session: Option<SessionCommit>,
+    host: &'a H,
+    order: &'a Order,
+    outlet: Outlet,
+    presence: Presence,
+    session: Option<SessionCommit>,
     /// Whether it waits for what another asked for.
     pub(super) follows: bool,
     pub(super) account: Account,
     /// Where its own lead tells what it took to bring a complete answer, and how many of the store's failures both know.
     pub(super) brought: Option<(oneshot::Receiver<Account>, usize)>,
+    /// Whoever waits to be told, where that is not whoever listens.
     pub(super) door: Option<oneshot::Sender<Arrival>>,
 }
 
@@ -60,7 +61,18 @@ pub(super) enum PassengerEnd {
     Streamed(Result<(), Error>),
 }
 
-impl<H: Host> Passenger<'_, H> {
+impl<'a, H: Host> Passenger<'a, H> {
+    /// One who asked for it first, and hears the end of it by [`Passenger::listen`].
+    pub(super) fn new(
+        host: &'a H,
+        order: &'a Order,
+        (outlet, presence): (Outlet, Presence),
+        session: Option<SessionCommit>,
+        account: Account,
+    ) -> Self {
+        Self { host, order, outlet, presence, session, follows: false, account, brought: None, door: None }
+    }
+
     /// Hears the flight out. A client that left is missed by nobody from then on.
     pub(super) async fn listen(&mut self, reader: Reader) -> PassengerEnd {
         self.hear(&reader).await

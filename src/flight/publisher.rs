@@ -2,15 +2,20 @@
 //!
 //! While nobody follows it hands nothing over and asks five times a second whether anybody does. It keeps the lead, and
 //! keeps the flight going when its own clients left while others follow. Each event goes through the store once, and the
-//! store keeps of them what a process keeps, `CACHE_MAX_ENTRY`, and one more hand-over, which is no larger.
+//! store keeps of them what a process keeps, `CACHE_MAX_ENTRY`, and one more hand-over, which is no larger. A whole answer
+//! that the cache does not keep goes with the end of the flight, where it is no larger than these two.
 
 use std::{collections::VecDeque, time::Duration};
 
 use bytes::Bytes;
 use futures::future::{Either, select};
 
-use super::feed::{Feed, Heard, Reader};
+use super::{
+    failure,
+    feed::{Feed, Heard, Reader},
+};
 use crate::{
+    error::Error,
     host::Host,
     store::{Audience, FlightEnd, FlightKey, ResponseCache},
 };
@@ -60,7 +65,7 @@ impl<'a, H: Host> Publisher<'a, H> {
         };
         let store = self.host.store();
         // A leader that cannot say so is found out by its lead's end.
-        let _ = store.end_flight(&self.flight, &self.leader, self.handed, &pending, end).await;
+        let _ = store.end_flight(&self.flight, &self.leader, self.handed, &pending, &end).await;
     }
 
     /// Waits until somebody follows; gives how the flight ended before.
@@ -88,7 +93,7 @@ impl<'a, H: Host> Publisher<'a, H> {
     async fn desert(&mut self) -> FlightEnd {
         self.reader = None;
         self.feed.over().await;
-        FlightEnd::Failed
+        FlightEnd::Abandoned
     }
 
     /// Hands over what comes until the flight ends or nobody follows any more; what is left is `pending`.
@@ -113,7 +118,7 @@ impl<'a, H: Host> Publisher<'a, H> {
                     let waiting: usize = pending.iter().map(Bytes::len).sum();
                     if waiting as u64 > self.host.config().cache_max_entry {
                         pending.clear();
-                        return FlightEnd::Failed;
+                        return FlightEnd::Abandoned;
                     }
                 }
             }
@@ -152,9 +157,8 @@ impl<'a, H: Host> Publisher<'a, H> {
                     pending.push(event);
                     return Some(FlightEnd::Landed);
                 }
-                Either::Left((Either::Left((Heard::Broken(..) | Heard::Behind, _)), _)) => {
-                    return Some(FlightEnd::Failed);
-                }
+                Either::Left((Either::Left((Heard::Broken(error, _), _)), _)) => return Some(failed(&error)),
+                Either::Left((Either::Left((Heard::Behind, _)), _)) => return Some(FlightEnd::Abandoned),
                 Either::Left((Either::Right(((), _)), _)) => return Some(self.end()),
                 Either::Right(_) => return None,
             }
@@ -162,6 +166,17 @@ impl<'a, H: Host> Publisher<'a, H> {
     }
 
     fn end(&self) -> FlightEnd {
-        if self.feed.has_failed() { FlightEnd::Failed } else { FlightEnd::Landed }
+        if let Some(error) = self.feed.failure() {
+            return failed(&error);
+        }
+        let Some(entry) = self.feed.unkept() else { return FlightEnd::Landed };
+        if entry.size() as u64 > self.host.config().cache_max_entry.saturating_mul(2) {
+            return FlightEnd::Abandoned;
+        }
+        FlightEnd::Answered(entry.to_bytes(Duration::ZERO).into())
     }
+}
+
+fn failed(error: &Error) -> FlightEnd {
+    failure::record(error).map_or(FlightEnd::Abandoned, FlightEnd::Failed)
 }

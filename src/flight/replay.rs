@@ -66,6 +66,16 @@ pub(super) fn replay(order: &Order, entry: &Entry) -> Option<Replay> {
     }
 }
 
+/// Whether an answer of this form serves the other as well.
+pub(super) fn serves_both(order: &Order, form: Form, body: &Bytes) -> bool {
+    // Our own words are written from what was said, and what no model says has one form.
+    let Some(protocol) = order.protocol.filter(|_| !order.rendering.is_own()) else { return true };
+    match form {
+        Form::Stream => form::whole(protocol, body).is_some(),
+        Form::Whole => form::stream(protocol, body, &order.body).is_some(),
+    }
+}
+
 /// The events of a stream that was stored.
 fn events(protocol: Protocol, body: &Bytes) -> Option<Vec<Bytes>> {
     let mut framer = Framer::new(framing(protocol), body.len());

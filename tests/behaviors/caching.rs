@@ -161,6 +161,8 @@ async fn one_answer_serves_both_forms_where_nothing_is_lost(form: &dyn Form) -> 
         ("/v1/completions", true, "miss"),
         ("/v1/messages", false, "miss"),
         ("/v1/messages", true, "miss"),
+        ("/v1/responses", false, "miss"),
+        ("/v1/responses", true, "miss"),
         ("/chat", false, "hit"),
         ("/chat", true, "hit"),
     ] {
@@ -168,6 +170,7 @@ async fn one_answer_serves_both_forms_where_nothing_is_lost(form: &dyn Form) -> 
         // Whoever asks another way asks another question.
         body["prompt"] = json!(format!("one two {first}"));
         body["message"] = body["prompt"].clone();
+        body["input"] = body["prompt"].clone();
         body["messages"] = json!([{"role": "user", "content": body["prompt"]}]);
         assert_eq!(cached(&*gateway, path, &body).await?, "miss", "{path} {first}");
         body["stream"] = json!(!first);
@@ -176,6 +179,9 @@ async fn one_answer_serves_both_forms_where_nothing_is_lost(form: &dyn Form) -> 
         let said = words(path, &other);
         assert!(said.starts_with(&format!("echo of one two {first} #")), "{path} {first}: {said}");
         // What was built is what is built again, and what was asked anew is kept as well.
+        assert_eq!(cached(&*gateway, path, &body).await?, "hit", "{path} {first}");
+        // The first one is still there beside it.
+        body["stream"] = json!(first);
         assert_eq!(cached(&*gateway, path, &body).await?, "hit", "{path} {first}");
     }
     Ok(())
@@ -190,6 +196,7 @@ fn words(path: &str, reply: &Reply) -> String {
         CHAT => &["/message/content"],
         "/api/generate" => &["/response"],
         "/v1/messages" => &["/content/0/text", "/delta/text"],
+        "/v1/responses" => &["/output/0/content/0/text", "/delta"],
         _ => &["/choices/0/message/content", "/choices/0/delta/content", "/choices/0/text"],
     };
     let objects = lines.filter_map(|line| serde_json::from_str::<Value>(line).ok());

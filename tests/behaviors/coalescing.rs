@@ -1,5 +1,7 @@
 //! Single flight: many who ask the same at the same time get one answer, which is asked for once.
 
+mod bounds;
+mod endings;
 mod replicas;
 
 use paddock_tests::gateway::Streamed;

@@ -8,22 +8,22 @@ use paddock::{
     store::{ResponseCache as _, Sessions as _, StoreError, memory::MemoryStore},
 };
 
-use crate::{answer, exchange, key, noise, session, turns};
+use crate::{answer, asked, exchange, noise, session, turns};
 
 const LONG: Duration = Duration::from_hours(1);
 
 #[tokio::test]
 async fn answers_stay_within_the_limit_and_the_latest_is_there() -> Result<()> {
     let store = MemoryStore::new(ManualClock::default(), 2 << 20);
-    let mut keys = Vec::new();
+    let mut flights = Vec::new();
     for number in 0..400 {
-        let key = key(&number.to_string());
-        store.put_answer(&key, &answer(&noise(10_000, number)), LONG).await?;
-        keys.push(key);
+        let flight = asked(&number.to_string());
+        store.put_answer(&flight.key, &answer(&noise(10_000, number)), LONG).await?;
+        flights.push(flight);
     }
     let mut kept = 0;
-    for key in &keys {
-        kept += usize::from(store.answer(key).await?.is_some());
+    for flight in &flights {
+        kept += usize::from(store.answer(flight).await?.is_some());
     }
     // Half of the limit is for answers: 1 MiB, of which each takes 10,160 bytes.
     assert!((20..=103).contains(&kept), "{kept} of 400 answers are kept");

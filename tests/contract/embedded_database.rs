@@ -14,7 +14,7 @@ use paddock::{
 use redb::TableDefinition;
 use tempfile::TempDir;
 
-use crate::{OnDisk, ROOMY, Subject as _, answer, exchange, key, noise, on_disk, session, turns};
+use crate::{OnDisk, ROOMY, Subject as _, answer, asked, exchange, key, noise, on_disk, session, turns};
 
 const LONG: Duration = Duration::from_hours(1);
 
@@ -45,10 +45,10 @@ async fn what_was_kept_is_there_after_a_restart_until_its_time_has_passed() -> R
     // Only this read moves the end of the session.
     turns(&first.store, &id).await?;
     let second = first.again().await?;
-    let found = second.store.answer(&key("q")).await?.context("it is there")?;
+    let found = second.store.answer(&asked("q")).await?.context("it is there")?;
     assert_eq!((found.entry, found.age), (answer("a"), LONG / 2));
     second.pass(LONG / 2).await;
-    assert_eq!(second.store.answer(&key("q")).await?, None);
+    assert_eq!(second.store.answer(&asked("q")).await?, None);
     assert_eq!(ids(&turns(&second.store, &id).await?), ["1", "2"]);
     let third = second.again().await?;
     third.store.append_turn(&id, &turn("2"), LONG, 10).await?;
@@ -89,7 +89,7 @@ async fn an_epoch_outlives_a_restart() -> Result<()> {
     let second = first.again().await?;
     assert_eq!((second.store.epochs("m").await?, second.store.epochs("other").await?), before);
     // What nobody can ask for any more takes no room.
-    assert_eq!(second.store.answer(&key("q")).await?, None);
+    assert_eq!(second.store.answer(&asked("q")).await?, None);
     Ok(())
 }
 
@@ -120,7 +120,7 @@ async fn answers_stay_within_the_limit_and_those_that_end_soonest_go_first() -> 
     }
     let mut kept = Vec::new();
     for number in 0..1_000 {
-        if store.answer(&key(&number.to_string())).await?.is_some() {
+        if store.answer(&asked(&number.to_string())).await?.is_some() {
             kept.push(number);
         }
     }
@@ -217,7 +217,7 @@ async fn a_value_of_another_version_is_passed_over() -> Result<()> {
     database.close()?;
 
     let store = DiskStore::open(directory.path(), ROOMY, clock.clone())?;
-    assert_eq!(store.answer(&key("q")).await?, None);
+    assert_eq!(store.answer(&asked("q")).await?, None);
     assert_eq!(ids(&turns(&store, &id).await?), ["1", "3"]);
     assert_eq!(turns(&store, &session("other")?).await?, []);
     store.append_turn(&id, &turn("4"), LONG, 10).await?;
@@ -225,7 +225,7 @@ async fn a_value_of_another_version_is_passed_over() -> Result<()> {
     store.put_answer(&key("q"), &answer("new"), LONG).await?;
     assert_eq!(ids(&turns(&store, &id).await?), ["1", "3", "4"]);
     assert_eq!(ids(&turns(&store, &session("other")?).await?), ["5"]);
-    assert_eq!(store.answer(&key("q")).await?.map(|stored| stored.entry), Some(answer("new")));
+    assert_eq!(store.answer(&asked("q")).await?.map(|stored| stored.entry), Some(answer("new")));
     clock.advance(LONG);
     store.append_turn(&id, &turn("6"), LONG, 10).await?;
     assert_eq!(ids(&turns(&store, &id).await?), ["6"]);
@@ -257,7 +257,7 @@ async fn a_database_that_is_damaged_is_told_and_left_as_it_is() -> Result<()> {
     }
     fs::write(file(&directory), bytes)?;
     let store = DiskStore::open(directory.path(), ROOMY, ManualClock::default())?;
-    assert!(store.answer(&key("7")).await?.is_some());
+    assert!(store.answer(&asked("7")).await?.is_some());
     Ok(())
 }
 

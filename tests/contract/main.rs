@@ -59,7 +59,7 @@ use paddock::{
     memory_host::ManualClock,
     session::{Dialect, RawMessage, SessionKey, Turn},
     store::{
-        Sessions, Store,
+        FlightKey, Sessions, Store,
         memory::MemoryStore,
         redis::{RedisLimits, RedisStore},
     },
@@ -79,6 +79,11 @@ fn key(question: &str) -> CacheKey {
     let chat =
         Chat { model: "m", messages: &messages, format: None, options: None, think: None, tools: None };
     CacheKey::of_chat(&circumstances, &chat)
+}
+
+/// That question, asked for in one piece.
+fn asked(question: &str) -> FlightKey {
+    FlightKey { key: key(question), form: Form::Whole }
 }
 
 fn answer(text: &str) -> Entry {

@@ -15,7 +15,7 @@ use paddock::{
 };
 use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
 
-use crate::{OverRedis, answer, exchange, key, limits, over_redis, session, turns};
+use crate::{OverRedis, answer, asked, exchange, key, limits, over_redis, session, turns};
 
 const LONG: Duration = Duration::from_hours(1);
 
@@ -50,7 +50,7 @@ async fn a_value_of_another_version_is_none() -> Result<()> {
         ["{}", "[]", "no JSON", "", "{\"response\": \"a\"}", "{\"spoken\": {\"text\": \"a\"}}", "\u{0}"]
     {
         redis.connection.run(&["SET", &name, value]).await?;
-        assert_eq!(redis.store.answer(&key("q")).await?, None, "{value:?}");
+        assert_eq!(redis.store.answer(&asked("q")).await?, None, "{value:?}");
     }
     Ok(())
 }
@@ -60,29 +60,33 @@ async fn those_who_follow_a_flight_hear_all_of_it_and_how_it_ended() -> Result<(
     let redis = over_redis().await?;
     let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Stream });
     let event = |text: &'static str| Bytes::from_static(text.as_bytes());
-    assert_eq!(store.answer_or_lead(&flight, "one").await?, Found::Lead);
+    assert_eq!(store.answer_or_lead(&flight, "one", None).await?, Found::Lead);
     let other = FlightKey { form: Form::Whole, ..flight };
-    assert_eq!(store.answer_or_lead(&other, "two").await?, Found::Lead, "another form is another flight");
-    assert_eq!(store.answer_or_lead(&flight, "two").await?, Found::Follow { leader: "one".into() });
+    assert_eq!(
+        store.answer_or_lead(&other, "two", None).await?,
+        Found::Lead,
+        "another form is another flight"
+    );
     assert_eq!(store.publish(&flight, "one", 0, 0, &[event("lost")]).await?, Audience::None);
+    assert_eq!(store.answer_or_lead(&flight, "two", None).await?, Found::Follow { leader: "one".into() });
     let nothing = Followed { events: vec![], end: None, is_led: true };
-    assert_eq!(store.follow(&flight, "one", 0).await?, nothing);
+    assert_eq!(store.follow(&flight, "one", "two", 0).await?, nothing);
     assert_eq!(store.publish(&flight, "two", 0, 0, &[event("false")]).await?, Audience::Lost);
     assert_eq!(store.publish(&flight, "one", 0, 0, &[event("a"), event("\0b")]).await?, Audience::Some);
     let heard = Followed { events: vec![event("a"), event("\0b")], end: None, is_led: true };
-    assert_eq!(store.follow(&flight, "one", 0).await?, heard);
+    assert_eq!(store.follow(&flight, "one", "two", 0).await?, heard);
     // What was given up may have been done all the same, and comes once more with what follows.
     let again = [event("a"), event("\0b"), event("d")];
     assert_eq!(store.publish(&flight, "one", 0, 0, &again).await?, Audience::Some);
     let heard = Followed { events: vec![event("d")], end: None, is_led: true };
-    assert_eq!(store.follow(&flight, "one", 2).await?, heard);
+    assert_eq!(store.follow(&flight, "one", "two", 2).await?, heard);
     let gap = store.publish(&flight, "one", 4, 0, &[event("e")]).await?;
     assert_eq!(gap, Audience::Lost, "nobody hears an answer without its beginning");
-    store.end_flight(&flight, "one", 2, &[event("d"), event("c")], FlightEnd::Landed).await?;
+    store.end_flight(&flight, "one", 2, &[event("d"), event("c")], &FlightEnd::Landed).await?;
     let rest = Followed { events: vec![event("c")], end: Some(FlightEnd::Landed), is_led: false };
-    assert_eq!(store.follow(&flight, "one", 3).await?, rest);
-    assert_eq!(store.answer_or_lead(&flight, "three").await?, Found::Lead);
-    store.end_flight(&flight, "one", 3, &[], FlightEnd::Failed).await?;
+    assert_eq!(store.follow(&flight, "one", "two", 3).await?, rest);
+    assert_eq!(store.answer_or_lead(&flight, "three", None).await?, Found::Lead);
+    store.end_flight(&flight, "one", 3, &[], &FlightEnd::Abandoned).await?;
     assert_eq!(
         store.publish(&flight, "three", 0, 0, &[]).await?,
         Audience::None,
@@ -95,29 +99,112 @@ async fn those_who_follow_a_flight_hear_all_of_it_and_how_it_ended() -> Result<(
 }
 
 #[tokio::test]
+async fn whoever_is_told_to_follow_listens_until_it_leaves() -> Result<()> {
+    let redis = over_redis().await?;
+    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Stream });
+    assert_eq!(store.answer_or_lead(&flight, "one", None).await?, Found::Lead);
+    for follower in ["two", "three"] {
+        let found = store.answer_or_lead(&flight, follower, None).await?;
+        assert_eq!(found, Found::Follow { leader: "one".into() });
+    }
+    assert_eq!(store.publish(&flight, "one", 0, 0, &[]).await?, Audience::Some);
+    store.leave_flight(&flight, "two").await?;
+    store.leave_flight(&flight, "two").await?;
+    assert_eq!(store.publish(&flight, "one", 0, 0, &[]).await?, Audience::Some, "the other is still there");
+    store.leave_flight(&flight, "three").await?;
+    assert_eq!(store.publish(&flight, "one", 0, 0, &[]).await?, Audience::None);
+    store.follow(&flight, "one", "two", 0).await?;
+    assert_eq!(store.publish(&flight, "one", 0, 0, &[]).await?, Audience::Some);
+    store.end_flight(&flight, "one", 0, &[], &FlightEnd::Abandoned).await?;
+    // Whoever listened to one leader does not listen to the next.
+    assert_eq!(store.answer_or_lead(&flight, "three", None).await?, Found::Lead);
+    assert_eq!(store.follow(&flight, "one", "two", 0).await?.end, Some(FlightEnd::Abandoned));
+    assert_eq!(store.publish(&flight, "three", 0, 0, &[]).await?, Audience::None);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_follower_that_vanishes_counts_for_a_while() -> Result<()> {
+    let redis = over_redis().await?;
+    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Stream });
+    store.answer_or_lead(&flight, "one", None).await?;
+    store.answer_or_lead(&flight, "two", None).await?;
+    let started = Instant::now();
+    while store.publish(&flight, "one", 0, 0, &[]).await? == Audience::Some {
+        assert!(started.elapsed() < FLIGHT_LEASE * 10);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(started.elapsed() > Duration::from_secs(2));
+    Ok(())
+}
+
+#[tokio::test]
+async fn how_a_flight_ended_is_told_as_it_was_said() -> Result<()> {
+    let redis = over_redis().await?;
+    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Whole });
+    let said = Bytes::from_static(b"\0\xff\n{}");
+    for (number, end) in [
+        FlightEnd::Landed,
+        FlightEnd::Answered(said.clone()),
+        FlightEnd::Failed(said),
+        FlightEnd::Failed(Bytes::new()),
+        FlightEnd::Abandoned,
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let leader = number.to_string();
+        assert_eq!(store.answer_or_lead(&flight, &leader, None).await?, Found::Lead);
+        store.answer_or_lead(&flight, "two", None).await?;
+        store.end_flight(&flight, &leader, 0, &[], &end).await?;
+        let found = Followed { events: vec![], end: Some(end), is_led: false };
+        assert_eq!(store.follow(&flight, &leader, "two", 0).await?, found);
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_another_version_hands_over_is_no_help() -> Result<()> {
+    let redis = over_redis().await?;
+    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Whole });
+    for (number, said) in ["00000000?novelty", "00000000", "0", ""].into_iter().enumerate() {
+        let leader = number.to_string();
+        assert_eq!(store.answer_or_lead(&flight, &leader, None).await?, Found::Lead);
+        store.answer_or_lead(&flight, "two", None).await?;
+        store.end_flight(&flight, &leader, 0, &[], &FlightEnd::Landed).await?;
+        let log = keys(&redis).await?.into_iter().find(|key| key.ends_with(&format!(":{leader}")));
+        redis.connection.run(&["LSET", &log.unwrap_or_default(), "0", said]).await?;
+        let found = store.follow(&flight, &leader, "two", 0).await;
+        // A number that cannot be read is an error of its own, which is as good as none.
+        assert!(found.is_err() || found.is_ok_and(|found| found.end == Some(FlightEnd::Abandoned)), "{said}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn what_nobody_needs_any_more_is_forgotten_and_whoever_did_hears_that_it_fell_behind() -> Result<()> {
     let redis = over_redis().await?;
     let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Stream });
     let event = |text: &'static str| Bytes::from_static(text.as_bytes());
-    store.answer_or_lead(&flight, "one").await?;
-    store.follow(&flight, "one", 0).await?;
+    store.answer_or_lead(&flight, "one", None).await?;
+    store.follow(&flight, "one", "two", 0).await?;
     for (from, forget, text) in [(0, 0, "a"), (1, 0, "b"), (2, 1, "c"), (3, 2, "d")] {
         assert_eq!(store.publish(&flight, "one", from, forget, &[event(text)]).await?, Audience::Some);
     }
     // Doing it late changes nothing.
     assert_eq!(store.publish(&flight, "one", 1, 0, &[event("b")]).await?, Audience::Some);
     for (heard, events, end) in [
-        (0, vec![], Some(FlightEnd::Failed)),
-        (1, vec![], Some(FlightEnd::Failed)),
+        (0, vec![], Some(FlightEnd::Abandoned)),
+        (1, vec![], Some(FlightEnd::Abandoned)),
         (2, vec![event("c"), event("d")], None),
         (3, vec![event("d")], None),
         (4, vec![], None),
     ] {
-        assert_eq!(store.follow(&flight, "one", heard).await?, Followed { events, end, is_led: true });
+        assert_eq!(store.follow(&flight, "one", "two", heard).await?, Followed { events, end, is_led: true });
     }
-    store.end_flight(&flight, "one", 4, &[event("e")], FlightEnd::Landed).await?;
+    store.end_flight(&flight, "one", 4, &[event("e")], &FlightEnd::Landed).await?;
     let rest = Followed { events: vec![event("e")], end: Some(FlightEnd::Landed), is_led: false };
-    assert_eq!(store.follow(&flight, "one", 4).await?, rest);
+    assert_eq!(store.follow(&flight, "one", "two", 4).await?, rest);
     Ok(())
 }
 
@@ -125,15 +212,15 @@ async fn what_nobody_needs_any_more_is_forgotten_and_whoever_did_hears_that_it_f
 async fn a_leader_that_says_nothing_loses_the_lead() -> Result<()> {
     let redis = over_redis().await?;
     let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Stream });
-    assert_eq!(store.answer_or_lead(&flight, "one").await?, Found::Lead);
+    assert_eq!(store.answer_or_lead(&flight, "one", None).await?, Found::Lead);
     let started = Instant::now();
-    while store.answer_or_lead(&flight, "two").await? != Found::Lead {
+    while store.answer_or_lead(&flight, "two", None).await? != Found::Lead {
         assert!(started.elapsed() < FLIGHT_LEASE * 10);
-        assert!(store.follow(&flight, "one", 0).await?.end.is_none());
+        assert!(store.follow(&flight, "one", "two", 0).await?.end.is_none());
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     assert!(started.elapsed() > FLIGHT_LEASE / 2);
-    assert!(!store.follow(&flight, "one", 0).await?.is_led);
+    assert!(!store.follow(&flight, "one", "two", 0).await?.is_led);
     Ok(())
 }
 
@@ -169,7 +256,7 @@ async fn a_key_of_another_type_is_an_error_and_no_panic() -> Result<()> {
         redis.connection.run(&["DEL", &name]).await?;
         redis.connection.run(&["HSET", &name, "a", "b"]).await?;
     }
-    assert!(redis.store.answer(&key("q")).await.is_err());
+    assert!(redis.store.answer(&asked("q")).await.is_err());
     assert!(turns(&redis.store, &session("s")?).await.is_err());
     assert!(redis.store.append_turn(&session("s")?, &turn("2"), LONG, 10).await.is_err());
     Ok(())

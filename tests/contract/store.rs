@@ -10,7 +10,7 @@ use paddock::{
     store::{FlightEnd, FlightKey, Found, ResponseCache as _, Sessions as _, Store},
 };
 
-use crate::{Subject, answer, exchange, key, message, session, turns};
+use crate::{Subject, answer, asked, exchange, key, message, session, turns};
 
 const LONG: Duration = Duration::from_hours(1);
 const SHORT: Duration = Duration::from_millis(400);
@@ -26,7 +26,7 @@ fn ids(turns: &[Turn]) -> Vec<&str> {
 }
 
 async fn found(store: &impl Store, question: &str) -> Result<Option<Entry>> {
-    Ok(store.answer(&key(question)).await?.map(|stored| stored.entry))
+    Ok(store.answer(&asked(question)).await?.map(|stored| stored.entry))
 }
 
 async fn an_answer_is_given_until_its_time_has_passed(subject: impl Subject) -> Result<()> {
@@ -66,7 +66,7 @@ async fn an_answer_tells_its_age(subject: impl Subject) -> Result<()> {
     let store = subject.store();
     store.put_answer(&key("q"), &answer("a"), LONG).await?;
     subject.pass(LATER).await;
-    let age = store.answer(&key("q")).await?.map(|stored| stored.age);
+    let age = store.answer(&asked("q")).await?.map(|stored| stored.age);
     assert!(age.is_some_and(|age| age >= LATER && age < LATER * 20), "{age:?}");
     Ok(())
 }
@@ -88,13 +88,55 @@ async fn emptying_the_cache_begins_a_new_epoch_of_all_or_of_one_model(subject: i
 async fn who_finds_no_answer_leads_or_finds_the_one_that_leads(subject: impl Subject) -> Result<()> {
     let store = subject.store();
     let flight = FlightKey { key: key("q"), form: Form::Whole };
-    assert_eq!(store.answer_or_lead(&flight, "first").await?, Found::Lead);
+    assert_eq!(store.answer_or_lead(&flight, "first", None).await?, Found::Lead);
     // Asking again, because the reply was lost, changes nothing.
-    assert_eq!(store.answer_or_lead(&flight, "first").await?, Found::Lead);
+    assert_eq!(store.answer_or_lead(&flight, "first", None).await?, Found::Lead);
     store.put_answer(&flight.key, &answer("a"), LONG).await?;
-    store.end_flight(&flight, "first", 0, &[], FlightEnd::Landed).await?;
-    let found = store.answer_or_lead(&flight, "second").await?;
+    store.end_flight(&flight, "first", 0, &[], &FlightEnd::Landed).await?;
+    let found = store.answer_or_lead(&flight, "second", None).await?;
     assert!(matches!(&found, Found::Answer(stored) if stored.entry == answer("a")), "{found:?}");
+    Ok(())
+}
+
+async fn an_answer_that_is_too_old_for_whoever_asks_is_none(subject: impl Subject) -> Result<()> {
+    let (store, flight) = (subject.store(), asked("q"));
+    store.put_answer(&flight.key, &answer("a"), LONG).await?;
+    subject.pass(LATER).await;
+    for (max_age, is_young) in [(Duration::ZERO, false), (SHORT, false), (LONG, true)] {
+        let found = store.answer_or_lead(&flight, "one", Some(max_age)).await?;
+        assert_eq!(matches!(found, Found::Answer(_)), is_young, "{max_age:?}: {found:?}");
+    }
+    Ok(())
+}
+
+async fn what_serves_one_form_alone_stands_beside_what_serves_the_other(subject: impl Subject) -> Result<()> {
+    let (store, whole) = (subject.store(), asked("q"));
+    let stream = FlightKey { form: Form::Stream, ..whole };
+    let entry = |form, text: &str| Entry::new(form, "text/plain", text.to_owned().into());
+    let found = async |flight| {
+        let found = store.answer(flight).await?.map(|stored| stored.entry);
+        let other = match store.answer_or_lead(flight, "one", None).await? {
+            Found::Answer(stored) => Some(stored.entry),
+            Found::Lead | Found::Follow { .. } => None,
+        };
+        assert_eq!(found, other);
+        anyhow::Ok(found)
+    };
+    let streamed = entry(Form::Stream, "in pieces").alone(true);
+    store.put_answer(&whole.key, &streamed, LONG).await?;
+    assert_eq!((found(&stream).await?, found(&whole).await?), (Some(streamed.clone()), None));
+    let single = entry(Form::Whole, "in one piece").alone(true);
+    store.put_answer(&whole.key, &single, LONG).await?;
+    assert_eq!((found(&stream).await?, found(&whole).await?), (Some(streamed), Some(single)));
+    // Of two that serve it is the younger.
+    subject.pass(Duration::from_millis(20)).await;
+    let both = entry(Form::Stream, "in pieces that can be put together");
+    store.put_answer(&whole.key, &both, LONG).await?;
+    assert_eq!((found(&stream).await?, found(&whole).await?), (Some(both.clone()), Some(both.clone())));
+    subject.pass(Duration::from_millis(20)).await;
+    let streamed = entry(Form::Stream, "in pieces again").alone(true);
+    store.put_answer(&whole.key, &streamed, LONG).await?;
+    assert_eq!((found(&stream).await?, found(&whole).await?), (Some(streamed), Some(both)));
     Ok(())
 }
 
@@ -294,6 +336,8 @@ crate::contract! {
     an_answer_tells_its_age,
     emptying_the_cache_begins_a_new_epoch_of_all_or_of_one_model,
     who_finds_no_answer_leads_or_finds_the_one_that_leads,
+    an_answer_that_is_too_old_for_whoever_asks_is_none,
+    what_serves_one_form_alone_stands_beside_what_serves_the_other,
     turns_come_back_in_order_and_whole,
     only_the_newest_turns_are_kept,
     a_turn_that_is_appended_again_is_there_once,

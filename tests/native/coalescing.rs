@@ -1,6 +1,9 @@
 //! Single flight at a size that only processes have: hundreds who ask the same, and a Redis that is gone.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, Result, ensure};
 use futures::future::join_all;
@@ -82,6 +85,34 @@ async fn five_hundred_who_want_one_whole_answer_of_three_replicas_make_one_call(
         misses += usize::from(reply.cache() == "miss");
     }
     assert_eq!((misses, ollama.count(CHAT)), (1, asked + 1));
+    Ok(())
+}
+
+#[tokio::test]
+async fn whoever_leaves_last_says_so_in_another_replica_too() -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let replicas = replicas(&ollama, 2).await?;
+    let mut shortest = Duration::MAX;
+    // Of several tries one counts, for a machine may be busy with something else.
+    for turn in 0..5 {
+        ollama.next_chat(Scripted::saying("one two three")?.gated(&Gate::default()));
+        let mut crowd = Vec::new();
+        for replica in &replicas {
+            let body = json!({"message": format!("leaving {turn}"), "stream": true});
+            let mut reply = replica.open_post("/chat", body, &[]).await?;
+            reply.next_event().await?.context("no event")?;
+            crowd.push(reply);
+        }
+        let follower = crowd.pop();
+        // The one that asked first leaves first.
+        drop(crowd);
+        let left = Instant::now();
+        drop(follower);
+        ollama.wait_for_given_up(turn + 1, PATIENCE).await?;
+        shortest = shortest.min(left.elapsed());
+    }
+    // Without a word a follower counts as one that listens for 3 s.
+    ensure!(shortest < Duration::from_secs(1), "{shortest:?}");
     Ok(())
 }
 

@@ -149,6 +149,21 @@ fn the_digests_of_a_model_count_once_each_and_in_any_order() {
     }
 }
 
+#[test]
+fn what_serves_one_form_alone_and_what_comes_later_has_a_key_of_its_own() {
+    let (a, b) = (key("m", &["a"]), key("m", &["b"]));
+    all_differ(&[
+        ("both", a),
+        ("a stream", a.in_form(Form::Stream)),
+        ("a whole", a.in_form(Form::Whole)),
+        ("later", a.later()),
+        ("later still", a.later().later()),
+        ("another", b),
+        ("a stream of another", b.in_form(Form::Stream)),
+    ]);
+    assert_eq!(a.in_form(Form::Stream), key("m", &["a"]).in_form(Form::Stream));
+}
+
 proptest! {
     #[test]
     fn moving_a_boundary_between_neighbours_changes_the_key(

@@ -10,7 +10,7 @@ use super::{Expiring, MemoryStore};
 use crate::{
     cache::{CacheKey, Entry, Epochs, Stored},
     host::Clock,
-    store::{ResponseCache, StoreResult},
+    store::{FlightKey, ResponseCache, StoreResult},
 };
 
 /// How often the cache was emptied.
@@ -34,20 +34,28 @@ impl<C: Clock> ResponseCache for MemoryStore<C> {
         Ok(())
     }
 
-    async fn answer(&self, key: &CacheKey) -> StoreResult<Option<Stored>> {
+    async fn answer(&self, flight: &FlightKey) -> StoreResult<Option<Stored>> {
         let now = self.clock.now();
-        let found = self.answers.get(key).filter(|found| found.expires > now);
-        let Some(Expiring { value: (entry, ttl), expires, .. }) = found else {
-            self.answers.remove(key);
-            return Ok(None);
+        let live = |key: CacheKey| {
+            let found = self.answers.get(&key)?;
+            if found.expires <= now {
+                self.answers.remove(&key);
+                return None;
+            }
+            Some(found)
         };
-        Ok(Some(Stored { entry, age: ttl.saturating_sub(expires.saturating_sub(now)) }))
+        let places = [flight.key, flight.key.in_form(flight.form)];
+        let found = places.into_iter().filter_map(live).max_by_key(|found| found.expires);
+        Ok(found.map(|Expiring { value: (entry, ttl), expires, .. }| Stored {
+            entry,
+            age: ttl.saturating_sub(expires.saturating_sub(now)),
+        }))
     }
 
     async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
         let bytes = entry.size() as u64;
         let expiring = Expiring { value: (entry.clone(), ttl), expires: self.clock.now() + ttl, bytes };
-        self.answers.insert(*key, expiring);
+        self.answers.insert(entry.place(key), expiring);
         Ok(())
     }
 }

@@ -3,98 +3,37 @@
 //! A flight is a key that names its leader and ends by itself; what the leader hands over is a list of its own, which
 //! only grows while somebody follows. No script decides anything, and a leader that is late changes nothing.
 
+mod scripts;
+
 use std::time::Duration;
 
 use bytes::Bytes;
 
 use crate::{
-    cache::{CacheKey, Entry, Epochs, Stored},
+    cache::{CacheKey, Entry, Epochs, Form, Stored},
     store::{
         Audience, FLIGHT_LEASE, FlightEnd, FlightKey, Followed, Found, ResponseCache, StoreError,
         StoreResult,
         redis::{RedisCommands, RedisStore, RedisValue, milliseconds},
     },
 };
+use scripts::{ANSWER_OR_LEAD, END, FOLLOW, PUBLISH, PURGE};
 
-/// How long a follower counts as listening after it last asked.
+/// How long a follower counts as listening after it last asked, unless it says that it left.
 const ATTENTION: Duration = Duration::from_secs(3);
 /// How long what was handed over is kept.
 const LOG: Duration = Duration::from_secs(30);
 /// How long it is remembered that the cache was emptied: longer than any answer lives.
 const EPOCH: Duration = Duration::from_hours(24 * 365);
 
-/// KEYS: answer, flight. ARGV: who would lead, how long in ms.
-/// Gives 1, the answer and its time to live in ms; or 2; or 3 and who leads.
-const ANSWER_OR_LEAD: &[u8] = b"
-local answer = redis.call('GET', KEYS[1])
-if answer then return {1, answer, redis.call('PTTL', KEYS[1])} end
-local leader = redis.call('GET', KEYS[2])
-if leader and leader ~= ARGV[1] then return {3, leader} end
-redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[2])
-return {2}
-";
-
-/// Hands entries of a log over; what happens to the lead and the log before anybody is known to listen is `$lead`.
-macro_rules! handing_over {
-    ($lead:literal) => {
-        concat!(
-            "if redis.call('GET', KEYS[1]) ~= ARGV[1] then return 2 end\n",
-            $lead,
-            "
-if redis.call('EXISTS', KEYS[3]) == 0 then return 0 end
-local first = redis.call('LINDEX', KEYS[2], 0)
-local base = first and tonumber(string.sub(first, 1, 8)) or 0
-local known = base + redis.call('LLEN', KEYS[2]) - tonumber(ARGV[4])
-if known < 0 then return 2 end
-for i = 6 + known, #ARGV do redis.call('RPUSH', KEYS[2], ARGV[i]) end
-if tonumber(ARGV[5]) > base then redis.call('LTRIM', KEYS[2], ARGV[5] - base, -1) end
-redis.call('PEXPIRE', KEYS[2], ARGV[3])
-return 1
-"
-        )
-        .as_bytes()
-    };
-}
-
-/// KEYS: flight, log, audience. ARGV: who leads, how long in ms, how long the log is kept in ms, how many entries were
-/// handed over before, how many of all are forgotten, further entries. Those that were handed over are passed over. Each
-/// entry begins with its number, so that the first one tells how many were forgotten.
-/// Gives 0 when nobody listens, 1 when somebody does, 2 when somebody else leads or the log has a gap.
-const PUBLISH: &[u8] =
-    handing_over!("redis.call('PEXPIRE', KEYS[1], ARGV[2]) redis.call('PEXPIRE', KEYS[2], ARGV[3])");
-
-/// As the former; the flight is over, and whoever came to listen meanwhile finds how it ended.
-const END: &[u8] = handing_over!("redis.call('DEL', KEYS[1])");
-
-/// KEYS: flight, log, audience. ARGV: who leads, how many entries are known, how long the attention holds in ms.
-/// Gives 1 while that one leads, else 0; then the entries since.
-const FOLLOW: &[u8] = b"
-local is_led = redis.call('GET', KEYS[1]) == ARGV[1] and 1 or 0
-if is_led == 1 then redis.call('SET', KEYS[3], '1', 'PX', ARGV[3]) end
-local first = redis.call('LINDEX', KEYS[2], 0)
-local base = first and tonumber(string.sub(first, 1, 8)) or 0
-local from = tonumber(ARGV[2]) - base
-if from < 0 then return {is_led, string.sub(first, 1, 8) .. 'f'} end
-local reply = redis.call('LRANGE', KEYS[2], from, -1)
-table.insert(reply, 1, is_led)
-return reply
-";
-
-/// KEYS: epochs. ARGV: the model or '', how long it is remembered in ms.
-const PURGE: &[u8] = b"
-local time = redis.call('TIME')
-local now = string.format('%.0f', time[1] * 1000000 + time[2])
-redis.call('HSET', KEYS[1], ARGV[1], now)
-redis.call('PEXPIRE', KEYS[1], ARGV[2])
-return 1
-";
-
 /// How many digits the number of an entry has, as the scripts read it.
 const NUMBER: usize = 8;
 /// What stands behind the number of each entry of a log.
 const EVENT: u8 = b'e';
 const LANDED: u8 = b'l';
+const ANSWERED: u8 = b'a';
 const FAILED: u8 = b'f';
+const ABANDONED: u8 = b'x';
 
 impl<C: RedisCommands> RedisStore<C> {
     fn question_key(&self, kind: &str, key: &CacheKey) -> String {
@@ -105,13 +44,25 @@ impl<C: RedisCommands> RedisStore<C> {
         format!("{}:epochs:1", self.prefix)
     }
 
-    /// The keys of a flight: itself, its log, and whether anybody listens.
+    /// Where an answer is kept that serves both forms, or this one alone.
+    fn answer_key(&self, key: &CacheKey, alone: Option<Form>) -> String {
+        match alone {
+            Some(form) => self.question_key(&format!("answer:4:{}", form.letter()), key),
+            None => self.question_key("answer:4", key),
+        }
+    }
+
+    fn answer_keys(&self, flight: &FlightKey) -> [String; 2] {
+        [None, Some(flight.form)].map(|alone| self.answer_key(&flight.key, alone))
+    }
+
+    /// The keys of a flight: itself, its log, and who listens.
     fn flight_keys(&self, flight: &FlightKey, leader: &str) -> [String; 3] {
         let form = flight.form.letter();
         [
-            self.question_key(&format!("flight:3:{form}"), &flight.key),
-            self.question_key(&format!("log:3:{leader}"), &flight.key),
-            self.question_key(&format!("audience:3:{leader}"), &flight.key),
+            self.question_key(&format!("flight:4:{form}"), &flight.key),
+            self.question_key(&format!("log:4:{leader}"), &flight.key),
+            self.question_key(&format!("audience:4:{form}"), &flight.key),
         ]
     }
 
@@ -176,27 +127,41 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
         Ok(())
     }
 
-    async fn answer(&self, key: &CacheKey) -> StoreResult<Option<Stored>> {
-        let key = self.question_key("answer:3", key);
-        let key = [key.as_bytes()];
-        let (value, left) = futures::join!(self.ask("GET", &key), self.ask("PTTL", &key));
-        let left = left?;
-        match value?.into_iter().next() {
-            Some(RedisValue::Bytes(value)) => match left.first() {
-                Some(RedisValue::Integer(left)) => Ok(stored(value, *left)),
-                _ => Err(StoreError::UnexpectedReply("PTTL")),
-            },
-            Some(RedisValue::Nil) | None => Ok(None),
-            Some(RedisValue::Integer(_) | RedisValue::Status(_)) => Err(StoreError::UnexpectedReply("GET")),
+    async fn answer(&self, flight: &FlightKey) -> StoreResult<Option<Stored>> {
+        let keys = self.answer_keys(flight);
+        let [both, alone] = keys.each_ref().map(|key| [key.as_bytes()]);
+        let names = [both, alone].concat();
+        let (values, left, left_alone) =
+            futures::join!(self.ask("MGET", &names), self.ask("PTTL", &both), self.ask("PTTL", &alone));
+        let mut youngest = None;
+        for (value, left) in values?.into_iter().zip([left?, left_alone?]) {
+            match (value, left.first()) {
+                (RedisValue::Bytes(value), Some(RedisValue::Integer(left))) => {
+                    youngest = youngest.max(Some((*left, value)));
+                }
+                (RedisValue::Nil, _) => {}
+                (RedisValue::Bytes(_), _) => return Err(StoreError::UnexpectedReply("PTTL")),
+                (RedisValue::Integer(_) | RedisValue::Status(_), _) => {
+                    return Err(StoreError::UnexpectedReply("MGET"));
+                }
+            }
         }
+        Ok(youngest.and_then(|(left, value)| stored(value, left)))
     }
 
-    async fn answer_or_lead(&self, flight: &FlightKey, leader: &str) -> StoreResult<Found> {
-        let answer = self.question_key("answer:3", &flight.key);
-        let [key, ..] = self.flight_keys(flight, leader);
-        let hold = milliseconds(FLIGHT_LEASE);
-        let arguments: [&[u8]; 6] =
-            [ANSWER_OR_LEAD, b"2", answer.as_bytes(), key.as_bytes(), leader.as_bytes(), hold.as_bytes()];
+    async fn answer_or_lead(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+        max_age: Option<Duration>,
+    ) -> StoreResult<Found> {
+        let [both, alone] = self.answer_keys(flight);
+        let [key, _, audience] = self.flight_keys(flight, leader);
+        let (hold, attention) = (milliseconds(FLIGHT_LEASE), milliseconds(ATTENTION));
+        let max_age = max_age.map(|age| age.as_millis().to_string()).unwrap_or_default();
+        let mut arguments: Vec<&[u8]> = vec![ANSWER_OR_LEAD, b"4"];
+        arguments.extend([&key, &audience, &both, &alone].map(String::as_bytes));
+        arguments.extend([leader, &hold, &attention, &max_age].map(str::as_bytes));
         let mut reply = self.ask("EVAL", &arguments).await?.into_iter();
         match (reply.next(), reply.next(), reply.next()) {
             (
@@ -213,7 +178,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     }
 
     async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
-        let key = self.question_key("answer:3", key);
+        let key = self.answer_key(key, entry.is_alone().then_some(entry.form()));
         let value = entry.to_bytes(ttl);
         self.keep("SET", &[key.as_bytes(), &value, b"PX", milliseconds(ttl).as_bytes()]).await?;
         Ok(())
@@ -236,39 +201,60 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
         leader: &str,
         from: usize,
         events: &[Bytes],
-        end: FlightEnd,
+        end: &FlightEnd,
     ) -> StoreResult<()> {
-        let end = match end {
-            FlightEnd::Landed => LANDED,
-            FlightEnd::Failed => FAILED,
+        let (kind, said): (u8, &[u8]) = match end {
+            FlightEnd::Landed => (LANDED, b""),
+            FlightEnd::Answered(value) => (ANSWERED, value),
+            FlightEnd::Failed(record) => (FAILED, record),
+            FlightEnd::Abandoned => (ABANDONED, b""),
         };
         let mut entries = logged(from, events);
-        entries.push(entry(from + events.len(), end, b""));
+        entries.push(entry(from + events.len(), kind, said));
         self.hand_over(END, flight, leader, (from, 0), &entries).await?;
         Ok(())
     }
 
-    async fn follow(&self, flight: &FlightKey, leader: &str, heard: usize) -> StoreResult<Followed> {
+    async fn follow(
+        &self,
+        flight: &FlightKey,
+        leader: &str,
+        follower: &str,
+        heard: usize,
+    ) -> StoreResult<Followed> {
         let keys = self.flight_keys(flight, leader);
         let (heard, attention) = (heard.to_string(), milliseconds(ATTENTION));
         let mut arguments: Vec<&[u8]> = vec![FOLLOW, b"3"];
         arguments.extend(keys.iter().map(String::as_bytes));
-        arguments.extend([leader.as_bytes(), heard.as_bytes(), attention.as_bytes()]);
+        arguments.extend([leader, &heard, &attention, follower].map(str::as_bytes));
         let mut reply = self.keep("EVAL", &arguments).await?.into_iter();
         let Some(RedisValue::Integer(is_led)) = reply.next() else {
             return Err(StoreError::UnexpectedReply("a flight"));
         };
-        let mut followed = Followed { events: Vec::new(), end: None, is_led: is_led == 1 };
+        let mut found = Followed { events: Vec::new(), end: None, is_led: is_led == 1 };
         for value in reply {
             let RedisValue::Bytes(entry) = value else { return Err(StoreError::UnexpectedReply("a flight")) };
             let entry = Bytes::from(entry);
-            match entry.get(NUMBER) {
-                Some(&EVENT) => followed.events.push(entry.slice(NUMBER + 1..)),
-                Some(&LANDED) => followed.end = Some(FlightEnd::Landed),
+            let said = entry.slice(entry.len().min(NUMBER + 1)..);
+            found.end = Some(match entry.get(NUMBER) {
+                Some(&EVENT) => {
+                    found.events.push(said);
+                    continue;
+                }
+                Some(&LANDED) => FlightEnd::Landed,
+                Some(&ANSWERED) => FlightEnd::Answered(said),
+                Some(&FAILED) => FlightEnd::Failed(said),
                 // Whatever another version says is no help.
-                _ => followed.end = Some(FlightEnd::Failed),
-            }
+                Some(_) | None => FlightEnd::Abandoned,
+            });
+            break;
         }
-        Ok(followed)
+        Ok(found)
+    }
+
+    async fn leave_flight(&self, flight: &FlightKey, follower: &str) -> StoreResult<()> {
+        let [.., audience] = self.flight_keys(flight, "");
+        self.keep("ZREM", &[audience.as_bytes(), follower.as_bytes()]).await?;
+        Ok(())
     }
 }

@@ -5,16 +5,19 @@ use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
 use super::{ask, hears, open, question, told};
 use crate::behaviors::prelude::*;
 
-/// Waits until somebody follows through Redis, for the first time in this set-up.
-async fn wait_for_audience(setup: &Setup) -> Result<()> {
+/// Waits until so many follow flights through Redis at once.
+pub(super) async fn wait_for_audience(setup: &Setup, count: usize) -> Result<()> {
     let redis = Connection::open(&*RedisServer::shared()?).await?;
     let started = Instant::now();
     loop {
-        let keys = redis.run(&["KEYS", &format!("{}:*:audience:*", setup.prefix())]).await?;
-        if !keys.is_empty() {
+        let mut found = 0;
+        for key in redis.run(&["KEYS", &format!("{}:*:audience:*", setup.prefix())]).await? {
+            found += redis.run(&["ZCARD", &key]).await?.concat().parse::<usize>()?;
+        }
+        if found >= count {
             return Ok(());
         }
-        ensure!(started.elapsed() < PATIENCE, "nobody follows");
+        ensure!(started.elapsed() < PATIENCE, "{found} follow");
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
 }
@@ -58,7 +61,7 @@ async fn replicas_ask_once_together_for_a_whole_answer(form: &dyn Form) -> Resul
     let follow = async {
         ollama.wait_for_requests(CHAT, asked + 1, PATIENCE).await?;
         let open = async {
-            wait_for_audience(&setup).await?;
+            wait_for_audience(&setup, 1).await?;
             gate.open(1);
             anyhow::Ok(())
         };
@@ -74,36 +77,76 @@ async fn replicas_ask_once_together_for_a_whole_answer(form: &dyn Form) -> Resul
     Ok(())
 }
 
-async fn of_a_long_answer_redis_holds_a_part(form: &dyn Form) -> Result<()> {
-    const KEPT: usize = 4 << 10;
+async fn an_answer_in_the_other_form_keeps_nobody_from_asking_together(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
-    let setup = Setup::new([&ollama]).set("CACHE_MAX_ENTRY", KEPT.to_string());
+    let setup = Setup::new([&ollama]).set("REDIS_TIMEOUT", "30");
     let (one, two) = (form.start(setup.clone()).await?, form.start(setup.clone()).await?);
     one.say("warm up").await?;
-    let gate = Gate::default();
-    let block = |number: usize| format!("{}block{number} ", "word ".repeat(19));
-    let text: String = (0..15).map(block).collect();
-    ollama.next_chat(Scripted::saying(&format!("first {text}end"))?.gated(&gate));
-    let mut leader = open(&*one, CHAT, "long").await?;
-    hears(&mut leader, "first ").await?;
-    let mut follower = open(&*two, CHAT, "long").await?;
-    let mut heard = hears(&mut follower, "first ").await?;
-    let redis = Connection::open(&*RedisServer::shared()?).await?;
-    for number in 0..15 {
-        gate.open(20);
-        heard.push_str(&hears(&mut follower, &format!("block{number} ")).await?);
-        let logs = redis.run(&["KEYS", &format!("{}:*:log:*", setup.prefix())]).await?;
-        let log = logs.first().context("no log")?;
-        let held: usize = redis.run(&["LRANGE", log, "0", "-1"]).await?.iter().map(String::len).sum();
-        // What is kept, and what was handed over last, each with a number.
-        assert!(held <= 3 * KEPT, "{held}");
-        let whole = hears(&mut leader, &format!("block{number} ")).await?;
-        assert!(heard.ends_with(&whole));
+    assert_eq!(two.say("warm up").await?.cache(), "hit");
+    for (path, recorded, kept) in [
+        ("/v1/messages", "33-v1-messages-stream", false),
+        ("/v1/messages", "32-v1-messages", true),
+        ("/v1/responses", "31-v1-responses-stream", false),
+        ("/v1/responses", "30-v1-responses", true),
+        ("/v1/chat/completions", "23-v1-chat", true),
+    ] {
+        let text = format!("in both forms {kept}");
+        let body = |stream: bool| {
+            let messages = json!([{"role": "user", "content": text}]);
+            json!({"model": "llama3.2", "max_tokens": 64, "temperature": 0, "input": text, "messages": messages, "stream": stream})
+        };
+        assert_eq!(one.post_to(path, body(kept), &[]).await?.cache(), "miss", "{path} {kept}");
+        let (asked, gate) = (ollama.count(path), Gate::default());
+        ollama.next(path, Scripted::recorded(recorded)?.behind(&gate));
+        let follow = async {
+            ollama.wait_for_requests(path, asked + 1, PATIENCE).await?;
+            let open = async {
+                wait_for_audience(&setup, 1).await?;
+                gate.open(1);
+                anyhow::Ok(())
+            };
+            let (reply, opened) = futures::join!(two.post_to(path, body(!kept), &[]), open);
+            opened?;
+            reply
+        };
+        let (leader, follower) = futures::join!(one.post_to(path, body(!kept), &[]), follow);
+        let (leader, follower) = (leader?, follower?);
+        assert_eq!((leader.cache(), follower.cache()), ("miss", "coalesced"), "{path} {kept}");
+        assert_eq!(leader.body, follower.body, "{path} {kept}");
+        assert_eq!(ollama.count(path), asked + 1, "{path} {kept}");
+        for stream in [false, true] {
+            assert_eq!(two.post_to(path, body(stream), &[]).await?.cache(), "hit", "{path} {kept} {stream}");
+        }
     }
-    assert!(heard.len() > 8 * KEPT);
-    gate.open(100);
-    let (rest, same) = (leader.rest().await?.text(), follower.rest().await?.text());
-    assert!(rest.contains("\"done\":true") && rest == same, "{same}");
+    Ok(())
+}
+
+async fn whoever_wants_a_younger_answer_than_there_is_asks_together(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let setup = Setup::new([&ollama]).set("REDIS_TIMEOUT", "30");
+    let (one, two) = (form.start(setup.clone()).await?, form.start(setup.clone()).await?);
+    assert_eq!(ask(&*one, "/chat", "old").await?.cache(), "miss");
+    assert_eq!(ask(&*two, "/chat", "old").await?.cache(), "hit");
+    one.pass(Duration::from_millis(1_100)).await;
+    let (asked, gate) = (ollama.count(CHAT), Gate::default());
+    ollama.next_chat(Scripted::saying("young")?.behind(&gate));
+    let wish = [("cache-control", "max-age=1")];
+    let follow = async {
+        ollama.wait_for_requests(CHAT, asked + 1, PATIENCE).await?;
+        let open = async {
+            wait_for_audience(&setup, 1).await?;
+            gate.open(1);
+            anyhow::Ok(())
+        };
+        let (reply, opened) = futures::join!(two.post_to("/chat", question("old", false), &wish), open);
+        opened?;
+        reply
+    };
+    let (leader, follower) = futures::join!(one.post_to("/chat", question("old", false), &wish), follow);
+    let (leader, follower) = (leader?, follower?);
+    assert_eq!((leader.response(), follower.response()), ("young".into(), "young".into()));
+    assert_eq!((leader.cache(), follower.cache()), ("miss", "coalesced"));
+    assert_eq!(ollama.count(CHAT), asked + 1);
     Ok(())
 }
 
@@ -168,7 +211,7 @@ async fn whoever_follows_a_replica_that_was_killed_asks_another_time(form: &dyn 
     let follow = async {
         ollama.wait_for_requests(CHAT, asked + 1, PATIENCE).await?;
         let kill = async {
-            wait_for_audience(&setup).await?;
+            wait_for_audience(&setup, 1).await?;
             assert_eq!(ollama.count(CHAT), asked + 1);
             anyhow::Ok(())
         };
@@ -219,7 +262,8 @@ async fn whoever_heard_a_part_of_a_replica_that_was_killed_hears_an_error(form: 
 over_redis! {
     replicas_ask_once_together_and_stream_live,
     replicas_ask_once_together_for_a_whole_answer,
-    of_a_long_answer_redis_holds_a_part,
+    an_answer_in_the_other_form_keeps_nobody_from_asking_together,
+    whoever_wants_a_younger_answer_than_there_is_asks_together,
     a_key_that_another_replica_is_busy_with_stands_for_that_alone,
     a_client_that_leaves_stops_nobody_in_another_replica,
     whoever_follows_a_replica_that_was_killed_asks_another_time,

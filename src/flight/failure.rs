@@ -1,0 +1,187 @@
+//! The failure of a flight, as it is handed over to those who follow in other processes.
+//!
+//! Pure. What concerns the process of the leader alone is never handed over: then the others choose another leader. A
+//! record that another version wrote is read as far as this one knows it, or is none.
+
+use std::{borrow::Cow, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, StatusCode};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    error::{Error, Original},
+    host::Phase,
+    wire::members::{self, Members},
+};
+
+/// The longest body of upstream's that goes along, in bytes.
+const BODY_LIMIT: usize = 64 << 10;
+/// How many characters go along of what the operator should know.
+const DETAIL_LIMIT: usize = 500;
+const PHASES: [(Phase, &str); 4] = [
+    (Phase::Connect, "connect"),
+    (Phase::FirstByte, "first_byte"),
+    (Phase::BetweenBytes, "between_bytes"),
+    (Phase::Total, "total"),
+];
+
+/// A line of JSON that says what went wrong; upstream's own body stands behind it.
+#[derive(Debug, Default, Serialize)]
+struct Head<'a> {
+    code: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    status: Option<u16>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    message: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    original: Option<OriginalHead<'a>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    model: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    nearest: Option<&'a [String]>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unknown: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    is_full: Option<bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    retry_after_ms: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    phase: Option<&'a str>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    detail: Option<String>,
+}
+
+/// What upstream's own reply was, but for its body.
+#[derive(Debug, Serialize)]
+struct OriginalHead<'a> {
+    status: u16,
+    #[serde(rename = "type", skip_serializing_if = "Option::is_none")]
+    content_type: Option<&'a str>,
+}
+
+/// The record of a failure that is everybody's; `None` when it concerns the leader's process alone.
+pub(super) fn record(error: &Error) -> Option<Bytes> {
+    let head = Head { code: error.code(), ..Head::default() };
+    let head = match error {
+        Error::UpstreamRejected { status, message, original: _ } => {
+            Head { status: Some(status.as_u16()), message: Some(message), ..head }
+        }
+        Error::UpstreamFailed { message, original: _ } => Head { message: Some(message), ..head },
+        Error::ModelNotFound { model, nearest } => {
+            Head { model: Some(model), nearest: Some(nearest), ..head }
+        }
+        Error::ModelUnavailable { model, unknown } => {
+            Head { model: Some(model), unknown: Some(*unknown), ..head }
+        }
+        Error::UpstreamUnreachable { detail } | Error::UpstreamProtocol { detail } => {
+            Head { detail: Some(detail.chars().take(DETAIL_LIMIT).collect()), ..head }
+        }
+        Error::UpstreamBusy { retry_after } => {
+            Head { retry_after_ms: retry_after.map(milliseconds), ..head }
+        }
+        // Where others can follow, the queue is theirs, too.
+        Error::Overloaded { is_full, retry_after } => {
+            Head { is_full: Some(*is_full), retry_after_ms: Some(milliseconds(*retry_after)), ..head }
+        }
+        Error::UpstreamTimeout { phase } => {
+            let word = PHASES.iter().find(|(known, _)| known == phase).map(|(_, word)| *word);
+            Head { phase: word, ..head }
+        }
+        // Its clients left, it read too slowly, or it stops.
+        Error::ClientClosed | Error::FellBehind | Error::ShuttingDown
+        // What is told before anybody leads, or to one client.
+        | Error::NotCached
+        | Error::IdempotencyKeyReused
+        | Error::InvalidIdempotencyKey
+        | Error::SessionUnavailable
+        | Error::SessionNotFound
+        | Error::SessionUnsupported
+        | Error::InvalidSessionId
+        | Error::StoreUnavailable
+        | Error::InvalidJson(_)
+        | Error::MissingField(_)
+        | Error::EmptyField(_)
+        | Error::WrongType { .. }
+        | Error::BodyTooLarge { .. }
+        | Error::IncompleteBody
+        | Error::UnsupportedMediaType
+        | Error::UnsupportedEncoding
+        | Error::PurgeForbidden
+        | Error::ForeignOrigin
+        | Error::ManagementForbidden
+        | Error::ManagementFailed { .. }
+        | Error::UploadForbidden
+        | Error::Unauthorized
+        | Error::AmbiguousCaller
+        | Error::NotFound
+        | Error::MethodNotAllowed { .. }
+        | Error::Misconfigured { .. } => return None,
+    };
+    let original = original(error);
+    let spoken = original.map(|original| OriginalHead {
+        status: original.status.as_u16(),
+        content_type: original.content_type.as_ref().and_then(|kind| kind.to_str().ok()),
+    });
+    let mut record = serde_json::to_vec(&Head { original: spoken, ..head }).unwrap_or_default();
+    record.push(b'\n');
+    record.extend_from_slice(original.map(|original| &*original.body).unwrap_or_default());
+    Some(record.into())
+}
+
+/// Upstream's own reply, unless it is too long to go along.
+fn original(error: &Error) -> Option<&Original> {
+    if let Error::UpstreamRejected { original, .. } | Error::UpstreamFailed { original, .. } = error {
+        original.as_deref().filter(|original| original.body.len() <= BODY_LIMIT)
+    } else {
+        None
+    }
+}
+
+/// The failure that a record tells of; `None` when this version cannot read it.
+pub(super) fn read(record: &Bytes) -> Option<Error> {
+    let end = memchr::memchr(b'\n', record)?;
+    let head = Members::parse(record.get(..end)?)?;
+    let text = |name| head.string(name).map(Cow::into_owned);
+    let retry_after = head.number("retry_after_ms").map(Duration::from_millis);
+    let original = head.object("original").and_then(|original| {
+        let content_type = original.string("type").and_then(|kind| HeaderValue::from_str(&kind).ok());
+        Some(Box::new(Original { status: status(&original)?, content_type, body: record.slice(end + 1..) }))
+    });
+    Some(match &*head.string("code")? {
+        "upstream_rejected" => {
+            Error::UpstreamRejected { status: status(&head)?, message: text("message")?, original }
+        }
+        "upstream_failed" => Error::UpstreamFailed { message: text("message")?, original },
+        "model_not_found" => {
+            let name = |name: &&RawValue| members::string(name).map(Cow::into_owned);
+            let nearest = head.array("nearest")?.iter().map(name).collect::<Option<_>>()?;
+            Error::ModelNotFound { model: text("model")?, nearest }
+        }
+        "model_unavailable" => {
+            let unknown = usize::try_from(head.number("unknown")?).ok()?;
+            Error::ModelUnavailable { model: text("model")?, unknown }
+        }
+        "upstream_unreachable" => Error::UpstreamUnreachable { detail: text("detail")? },
+        "upstream_protocol" => Error::UpstreamProtocol { detail: text("detail")? },
+        "upstream_busy" => Error::UpstreamBusy { retry_after },
+        "overloaded" => Error::Overloaded { is_full: head.boolean("is_full")?, retry_after: retry_after? },
+        "upstream_timeout" => {
+            let word = head.string("phase")?;
+            Error::UpstreamTimeout { phase: PHASES.iter().find(|(_, known)| *known == word)?.0 }
+        }
+        _ => return None,
+    })
+}
+
+fn status(members: &Members<'_>) -> Option<StatusCode> {
+    StatusCode::from_u16(u16::try_from(members.number("status")?).ok()?).ok()
+}
+
+fn milliseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;
