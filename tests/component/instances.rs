@@ -1,13 +1,15 @@
 //! Instances: one serves many requests, at the same time and one after the other, and none lasts.
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use futures::future::join_all;
 use paddock_tests::{
     gateway::{Gateway, PATIENCE, SpinGateway},
     ollama::{CHAT, FakeOllama, Gate, Scripted},
+    redis_commands::Connection,
+    redis_server::RedisServer,
     setup::Setup,
 };
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 #[tokio::test]
 async fn one_instance_answers_sixteen_chats_at_once() -> Result<()> {
@@ -48,6 +50,36 @@ async fn a_slow_chat_does_not_hold_up_its_neighbours_in_the_instance() -> Result
     assert_eq!(slow?.response(), "late");
     assert!(quick? < Duration::from_secs(2));
     assert_eq!(spin.app().instances("chat"), 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn what_one_instance_learns_of_a_models_window_another_need_not_ask() -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    ollama.reads(Some(8192), 16_384);
+    let setup = Setup::new([&ollama]).in_one_instance();
+    let long = |letter: &str| letter.repeat(6000);
+    let first = SpinGateway::start(setup.clone()).await?;
+    let (first, redis): (&dyn Gateway, _) = (&first, Connection::open(&*RedisServer::shared()?).await?);
+    for letter in ["a", "b"] {
+        first.say_in("s", &long(letter)).await?;
+    }
+    assert_eq!(ollama.count("/api/show"), 1);
+    let (started, pattern) = (Instant::now(), format!("{}:*inventory*", setup.prefix()));
+    loop {
+        let keys = redis.run(&["KEYS", &pattern]).await?;
+        let key = keys.first().map(String::as_str).unwrap_or_default();
+        if redis.run(&["HVALS", key]).await?.concat().contains("contexts") {
+            break;
+        }
+        ensure!(started.elapsed() < PATIENCE, "it is not shared: {keys:?}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let second = SpinGateway::start(setup).await?;
+    let second: &dyn Gateway = &second;
+    let reply = second.say_in("s", "and now?").await?;
+    assert_eq!((reply.header("x-session-left-out"), ollama.last_conversation().len()), ("", 5));
+    assert_eq!(ollama.count("/api/show"), 1);
     Ok(())
 }
 

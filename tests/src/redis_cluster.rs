@@ -45,6 +45,9 @@ impl Node {
             if durable { "yes" } else { "no" },
             "--appendfsync",
             "always",
+            // Replicas are filled one by one, at once.
+            "--repl-diskless-sync-delay",
+            "0",
         ])?;
         Ok(Self { server, bus })
     }
