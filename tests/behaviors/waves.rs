@@ -36,13 +36,13 @@ async fn scene(form: &dyn Form) -> Result<Scene> {
 
 /// Whether somebody waits for a command. What hosts have is kept, and by whom they are asked next decided, in the
 /// background.
-fn is_waited_for(command: &String) -> bool {
+fn is_waited_for(command: &str) -> bool {
     !command.ends_with("{fleet}:1:inventory") && !command.ends_with("{fleet}:1:refresh")
 }
 
 /// The waves that a request waits for.
 fn waited_for(waves: Vec<Vec<String>>) -> Vec<Vec<String>> {
-    waves.into_iter().filter(|wave| wave.iter().any(is_waited_for)).collect()
+    waves.into_iter().filter(|wave| wave.iter().any(|command| is_waited_for(command))).collect()
 }
 
 impl Scene {
