@@ -22,7 +22,7 @@ run: ## build and run the service with the settings in the environment, e.g. OLL
 test: ## set up what the tests need and run all of them (REQUIRE_DOCKER=1: fail where Docker is missing)
 	@scripts/test
 
-test-full: ## what takes long: load while replicas and Redis fail, some two minutes
+test-full: ## what takes long: load while replicas and Redis fail, some four minutes
 	@scripts/test-full
 
 lint: ## formatting, clippy for native and wasm, documentation; warnings are errors

@@ -11,7 +11,7 @@ use serde::Serialize;
 
 pub use answer::CachedAnswer;
 pub use entry::{Entry, Form, Stored};
-pub use key::{CacheKey, Chat, Circumstances, Epochs, digest_of};
+pub use key::{AllEpochs, CacheKey, Chat, Circumstances, Epochs, digest_of};
 pub use usage::{CacheMode, CacheModes, CacheScope};
 pub(crate) use usage::{Usage, Wishes};
 

@@ -68,6 +68,7 @@ where
     let covers = |model: &str| config.cache_modes.of(Some(model)).covers(None, None);
     let session = request.session_id.clone();
     let mut inquiry = Inquiry::new(headers, "/chat", &scope, Some(named), &session, covers(named))?;
+    inquiry.may_turn = request.model.is_none();
     account.cache = Some(inquiry.cache_status());
     let question = Said { role: "user", content: &request.message, images: &request.images }.message();
     let fresh = messages(&request, &History::default(), &question);

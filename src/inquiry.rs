@@ -11,7 +11,8 @@ use http::{HeaderMap, HeaderName};
 use crate::{
     account::Account,
     cache::{
-        CacheKey, CacheScope, CacheStatus, Circumstances, Epochs, Form, Stored, Usage, Wishes, digest_of,
+        AllEpochs, CacheKey, CacheScope, CacheStatus, Circumstances, Epochs, Form, Stored, Usage, Wishes,
+        digest_of,
     },
     caller::Scope,
     conversation::Memory,
@@ -36,6 +37,8 @@ pub(crate) struct Inquiry<'a> {
     pub(crate) model: Option<Cow<'a, str>>,
     /// The session's id; empty for none.
     pub(crate) session: &'a str,
+    /// Whether its session may turn it to another model.
+    pub(crate) may_turn: bool,
     wishes: Wishes,
     usage: Usage,
     repetition: Option<CacheKey>,
@@ -46,6 +49,8 @@ pub(crate) struct Outset<'a> {
     pub(crate) memory: Memory,
     foresight: Option<Foresight>,
     epochs: Epochs,
+    /// Of all models, where the session may turn it to any.
+    all_epochs: Option<AllEpochs>,
     /// The key of the answer where no history belongs to the question, and under which circumstances that is.
     guess: Option<(Circumstances<'a>, CacheKey)>,
     /// What was found under that key, or under a repetition's.
@@ -78,7 +83,7 @@ impl<'a> Inquiry<'a> {
         };
         let usage = Usage::of(is_covered, &wishes);
         let model = model.map(Cow::Borrowed);
-        Ok(Self { surface, scope, model, session, wishes, usage, repetition })
+        Ok(Self { surface, scope, model, session, may_turn: false, wishes, usage, repetition })
     }
 
     /// Whether the cache has anything to do with it.
@@ -150,23 +155,30 @@ impl<'a> Inquiry<'a> {
             }
             None
         };
-        let epochs = self.uses_cache().then_some(async { budget.ask(host).epochs(&name).await });
+        let is_unsure = looks_ahead && self.may_turn && session.is_some();
+        let all_epochs = is_unsure.then_some(async { budget.ask(host).all_epochs().await });
+        let is_sure = self.uses_cache() && !is_unsure;
+        let epochs = is_sure.then_some(async { budget.ask(host).epochs(&name).await });
         let looked_for = likely.map(|key| FlightKey { key, form });
         let guessed = looked_for.as_ref().map(|flight| async { budget.ask(host).answer(flight).await });
-        let (turns, epochs, guessed, foresight) = join!(
+        let (turns, epochs, all_epochs, guessed, foresight) = join!(
             OptionFuture::from(session.as_ref().map(|key| Memory::fetch(host, &budget, key))),
             OptionFuture::from(epochs),
+            OptionFuture::from(all_epochs),
             OptionFuture::from(guessed),
             Box::pin(fleet),
         );
         let memory = Memory::loaded(host, account, session, turns)?;
         let epochs = epochs.and_then(|epochs| tolerate(host, account, "cache_epochs", epochs));
+        let all_epochs =
+            all_epochs.and_then(|epochs| tolerate(host, account, "cache_epochs", epochs)).flatten();
+        let epochs = epochs.or_else(|| all_epochs.as_ref().map(|all| all.of(&name)));
         if let Some(epochs) = epochs {
             host.flights().note_epochs(&name, epochs);
         }
         let guessed = guessed.and_then(|found| tolerate(host, account, "cache_get", found)).flatten();
         let (epochs, guessed) = (epochs.unwrap_or_default(), likely.zip(guessed));
-        Ok(Outset { memory, foresight, epochs, guess, guessed })
+        Ok(Outset { memory, foresight, epochs, all_epochs, guess, guessed })
     }
 
     /// Turns to the model of the session, which the request did not name.
@@ -180,8 +192,11 @@ impl<'a> Inquiry<'a> {
     ) {
         self.model = Some(Cow::Owned(model.to_owned()));
         self.usage = Usage::of(is_covered, &self.wishes);
-        if self.uses_cache() && !account.store_failed() {
-            let epochs = account.budget.ask(host).epochs(&self.epoch_name()).await;
+        let name = self.epoch_name();
+        if let Some(all) = &outset.all_epochs {
+            outset.epochs = all.of(&name);
+        } else if self.uses_cache() && !account.store_failed() {
+            let epochs = account.budget.ask(host).epochs(&name).await;
             outset.epochs = account.tolerate(host, "cache_epochs", epochs).unwrap_or_default();
         }
     }

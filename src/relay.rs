@@ -62,6 +62,7 @@ where
     let asked_for = model.clone();
     let mut inquiry =
         Inquiry::new(&parts.headers, surface.path(), &scope, asked_for.as_deref(), session, is_covered)?;
+    inquiry.may_turn = model.is_none();
     if surface.asks_a_model() {
         account.cache = Some(inquiry.cache_status());
     }

@@ -21,7 +21,7 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    cache::{CacheKey, Entry, Epochs, Form, Stored},
+    cache::{AllEpochs, CacheKey, Entry, Epochs, Form, Stored},
     fleet::{
         Facts, Inventory,
         ledger::{Claim, Lease, Ledger, Ticket},
@@ -72,6 +72,12 @@ pub type StoreResult<T> = Result<T, StoreError>;
 pub trait ResponseCache: MaybeSend + MaybeSync {
     /// How often the cache was emptied so far, by the model's name in its canonical spelling.
     fn epochs(&self, model: &str) -> impl Future<Output = StoreResult<Epochs>> + MaybeSend;
+
+    /// [`ResponseCache::epochs`] of every model, for who does not know yet which one is asked; `None` where it costs no
+    /// round trip to ask when it is known.
+    fn all_epochs(&self) -> impl Future<Output = StoreResult<Option<AllEpochs>>> + MaybeSend {
+        async { Ok(None) }
+    }
 
     /// Empties the cache, or forgets the answers of one model: whoever asks for the epochs from now on finds none.
     fn purge(&self, model: Option<&str>) -> impl Future<Output = StoreResult<()>> + MaybeSend;

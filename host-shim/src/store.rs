@@ -6,7 +6,7 @@ use bytes::Bytes;
 use host_shim::disk_store::{DiskStore, Limits};
 use paddock::{
     Config,
-    cache::{CacheKey, Entry, Epochs, Stored},
+    cache::{AllEpochs, CacheKey, Entry, Epochs, Stored},
     fleet::{
         Facts, Inventory,
         book::FleetBook,
@@ -80,6 +80,10 @@ impl NativeStore {
 impl ResponseCache for NativeStore {
     async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
         whichever!(self, store => store.epochs(model).await)
+    }
+
+    async fn all_epochs(&self) -> StoreResult<Option<AllEpochs>> {
+        whichever!(self, store => store.all_epochs().await)
     }
 
     async fn purge(&self, model: Option<&str>) -> StoreResult<()> {

@@ -54,9 +54,9 @@ impl Slow {
         let now = RedisValue::Bytes(self.clock.now().as_millis().to_string().into_bytes());
         match command {
             "HMGET" => vec![RedisValue::Nil, RedisValue::Nil],
-            "GET" => vec![RedisValue::Nil],
+            "MGET" => vec![RedisValue::Nil, RedisValue::Nil],
             "PTTL" => vec![number(-2)],
-            "EVAL" if first.contains(":answer:") => vec![number(2)],
+            "EVAL" if first.contains(":flight:") && keys == "4" => vec![number(2)],
             // The ledger, a claim, and an update of facts.
             "EVAL" if first.ends_with(":facts") && keys == "5" => [vec![now], vec![number(0); 5]].concat(),
             "EVAL" if first.ends_with(":leases") && keys == "5" => vec![number(1), now],

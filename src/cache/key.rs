@@ -2,7 +2,7 @@
 //!
 //! It must never be shortened, and a field of [`Chat`] or [`Circumstances`] that it does not consider does not compile.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap};
 
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -45,6 +45,22 @@ pub struct Epochs {
     pub all: u64,
     /// Of one model's answers.
     pub model: u64,
+}
+
+/// How often the cache was emptied, for every model.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AllEpochs {
+    /// Of everything.
+    pub all: u64,
+    /// Of a model's answers, by its name in the canonical spelling; none where that never happened.
+    pub models: BTreeMap<String, u64>,
+}
+
+impl AllEpochs {
+    /// Those of one model.
+    pub fn of(&self, model: &str) -> Epochs {
+        Epochs { all: self.all, model: self.models.get(model).copied().unwrap_or_default() }
+    }
 }
 
 /// A question to `/chat`: everything that can change its answer.

@@ -2,7 +2,7 @@
 
 use paddock_tests::{redis_proxy::WaveProxy, redis_server::RedisServer};
 
-use crate::behaviors::prelude::*;
+use crate::behaviors::{prelude::*, session_routes};
 
 /// As long as nothing is sent, a wave has ended. A machine under load may take as long between two commands of one wave;
 /// what belongs together would then look like two, so that it is generous.
@@ -36,13 +36,13 @@ async fn scene(form: &dyn Form) -> Result<Scene> {
 
 /// Whether somebody waits for a command. What hosts have is kept, and by whom they are asked next decided, in the
 /// background.
-fn is_waited_for(command: &String) -> bool {
+fn is_waited_for(command: &str) -> bool {
     !command.ends_with("{fleet}:1:inventory") && !command.ends_with("{fleet}:1:refresh")
 }
 
 /// The waves that a request waits for.
 fn waited_for(waves: Vec<Vec<String>>) -> Vec<Vec<String>> {
-    waves.into_iter().filter(|wave| wave.iter().any(is_waited_for)).collect()
+    waves.into_iter().filter(|wave| wave.iter().any(|command| is_waited_for(command))).collect()
 }
 
 impl Scene {
@@ -126,6 +126,17 @@ async fn a_question_that_others_may_wait_for_needs_no_more(form: &dyn Form) -> R
     Ok(())
 }
 
+/// It is not known whose answers were forgotten before the session says which model it is.
+async fn a_session_that_names_its_model_waits_no_more_often(form: &dyn Form) -> Result<()> {
+    let scene = scene(form).await?;
+    let made = json!({"model": "llama3.2:latest"}).to_string();
+    let id = session_routes::made(scene.gateway.as_ref(), &made, &[]).await?;
+    scene.chat(&id, "warm up", &[]).await?;
+    let (before, _) = scene.waves(&id, "a question to the model of the session").await?;
+    assert!(before.len() <= 2, "{before:?}");
+    Ok(())
+}
+
 /// Where no history belongs to the question. Counters that are in Redis, too, are added to when the answer is there.
 async fn what_is_in_the_cache_takes_one_wave(form: &dyn Form) -> Result<()> {
     let scene = scene(form).await?;
@@ -143,5 +154,6 @@ over_redis! {
     upstream_is_asked_after_two_waves_and_one_more_stores_and_counts_everything,
     the_first_request_of_all_waits_no_more_often,
     a_question_that_others_may_wait_for_needs_no_more,
+    a_session_that_names_its_model_waits_no_more_often,
     what_is_in_the_cache_takes_one_wave,
 }

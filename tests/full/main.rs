@@ -1,7 +1,9 @@
-//! What takes long: load on several replicas with sessions while replicas and Redis fail. `make test-full` runs it.
+//! What takes long: load on several replicas with sessions while replicas and Redis fail, and how much time that adds.
+//! `make test-full` runs it.
 
 #![cfg(test)]
 
+mod added_time;
 mod load;
 mod redis;
 mod replicas;

@@ -17,8 +17,9 @@ use tokio::{
         TcpListener, TcpStream,
         tcp::{OwnedReadHalf, OwnedWriteHalf},
     },
-    sync::watch,
+    sync::{mpsc, watch},
     task::JoinSet,
+    time::Instant,
 };
 
 use crate::redis_server::RedisServer;
@@ -87,7 +88,7 @@ impl WaveProxy {
         self.state.gate.send_modify(|(held, gone)| (*held, *gone) = (false, *gone + 1));
     }
 
-    /// Delays each reply by so much.
+    /// Delays each reply by so much, from when it is there.
     pub fn delay(&self, delay: Duration) {
         self.state.seen().delay = delay;
     }
@@ -187,13 +188,33 @@ async fn commands(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State
     }
 }
 
-async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State, pending: &AtomicBool) {
-    let mut buffer = vec![0; 64 << 10];
+async fn replies(mut from: OwnedReadHalf, to: OwnedWriteHalf, state: &State, pending: &AtomicBool) {
+    // What came meanwhile is not delayed once more.
+    let (sender, arrived) = mpsc::unbounded_channel();
+    let reading = async move {
+        let mut buffer = vec![0; 64 << 10];
+        while let Ok(length @ 1..) = from.read(&mut buffer).await {
+            let Some(bytes) = buffer.get(..length) else { return };
+            if sender.send((Instant::now(), bytes.to_vec())).is_err() {
+                return;
+            }
+        }
+    };
+    futures::join!(reading, pass_on(arrived, to, state, pending));
+}
+
+/// Passes replies on as they are let go.
+async fn pass_on(
+    mut arrived: mpsc::UnboundedReceiver<(Instant, Vec<u8>)>,
+    mut to: OwnedWriteHalf,
+    state: &State,
+    pending: &AtomicBool,
+) {
     let mut gate = state.gate.subscribe();
-    while let Ok(length @ 1..) = from.read(&mut buffer).await {
+    while let Some((since, bytes)) = arrived.recv().await {
         let delay = state.seen().delay;
         if !delay.is_zero() {
-            tokio::time::sleep(delay).await;
+            tokio::time::sleep_until(since + delay).await;
         }
         let (held, gone) = *gate.borrow();
         if held && pending.load(Ordering::Relaxed) {
@@ -202,8 +223,7 @@ async fn replies(mut from: OwnedReadHalf, mut to: OwnedWriteHalf, state: &State,
             }
             pending.store(false, Ordering::Relaxed);
         }
-        let Some(bytes) = buffer.get(..length) else { return };
-        if to.write_all(bytes).await.is_err() {
+        if to.write_all(&bytes).await.is_err() {
             return;
         }
     }

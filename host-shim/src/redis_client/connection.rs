@@ -6,10 +6,12 @@ use paddock::{
     store::{StoreError, StoreResult},
 };
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, Pipeline, RedisError, TlsCertificates, Value,
+    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo as _, Pipeline, RedisError,
+    TlsCertificates, Value,
     aio::{ConnectionLike as _, MultiplexedConnection},
     cluster::{ClusterClient, ClusterClientBuilder},
     cluster_async::ClusterConnection,
+    io::tcp::TcpSettings,
 };
 
 use super::CONNECT_LIMIT;
@@ -47,9 +49,12 @@ impl Opener {
     }
 
     fn build(config: &RedisConfig, certificates: Option<TlsCertificates>) -> Result<Self, RedisError> {
+        // A command must not wait until what was sent before is acknowledged, which takes as long as the replies to that.
+        let tcp = TcpSettings::default().set_nodelay(true);
         if config.is_cluster {
             let (from, to) = CLUSTER_PAUSES;
             let mut builder = ClusterClientBuilder::new(config.urls.iter().map(String::as_str))
+                .tcp_settings(tcp)
                 .connection_timeout(CONNECT_LIMIT)
                 .response_timeout(CONNECT_LIMIT)
                 .retries(CLUSTER_RETRIES)
@@ -61,9 +66,10 @@ impl Opener {
             return Ok(Self::Cluster(Box::new(builder.build()?)));
         }
         let url = config.urls.first().map(String::as_str).unwrap_or_default();
+        let address = url.into_connection_info()?.set_tcp_settings(tcp);
         match certificates {
-            Some(certificates) => Client::build_with_tls(url, certificates),
-            None => Client::open(url),
+            Some(certificates) => Client::build_with_tls(address, certificates),
+            None => Client::open(address),
         }
         .map(|client| Self::Single(Box::new(client)))
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 
 use crate::{
-    cache::{CacheKey, Entry, Epochs, Form, Stored},
+    cache::{AllEpochs, CacheKey, Entry, Epochs, Form, Stored},
     store::{
         Audience, FLIGHT_LEASE, FlightEnd, FlightKey, Followed, Found, ResponseCache, StoreError,
         StoreResult,
@@ -91,6 +91,16 @@ impl<C: RedisCommands> RedisStore<C> {
     }
 }
 
+/// What was emptied never is in epoch 0.
+fn epoch(value: Option<&RedisValue>) -> u64 {
+    match value {
+        Some(RedisValue::Bytes(text)) => {
+            std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or_default()
+        }
+        _ => 0,
+    }
+}
+
 /// The answer that a value is, with its age; a value that another version wrote is none.
 fn stored(value: Vec<u8>, left: i64) -> Option<Stored> {
     let (entry, ttl) = Entry::from_bytes(&value.into())?;
@@ -111,13 +121,20 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
         let key = self.epochs_key();
         let reply = self.ask("HMGET", &[key.as_bytes(), b"", model.as_bytes()]).await?;
-        let epoch = |value: Option<&RedisValue>| match value {
-            Some(RedisValue::Bytes(text)) => {
-                std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or_default()
-            }
-            _ => 0,
-        };
         Ok(Epochs { all: epoch(reply.first()), model: epoch(reply.get(1)) })
+    }
+
+    async fn all_epochs(&self) -> StoreResult<Option<AllEpochs>> {
+        let reply = self.ask("HGETALL", &[self.epochs_key().as_bytes()]).await?;
+        let mut epochs = AllEpochs::default();
+        for pair in reply.chunks_exact(2) {
+            let [RedisValue::Bytes(model), count] = pair else { continue };
+            match String::from_utf8_lossy(model).into_owned() {
+                name if name.is_empty() => epochs.all = epoch(Some(count)),
+                name => drop(epochs.models.insert(name, epoch(Some(count)))),
+            }
+        }
+        Ok(Some(epochs))
     }
 
     async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
