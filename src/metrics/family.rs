@@ -59,7 +59,7 @@ impl Family {
     pub(crate) fn help(self) -> &'static str {
         match self {
             Self::Requests => "Requests for an answer, by route, model and outcome.",
-            Self::Latency => "Seconds from a request's head to the last byte of its reply.",
+            Self::Latency => "Seconds from a request's head until its answer is complete.",
             Self::CacheHits => "Requests answered from the response cache.",
             Self::CacheMisses => "Requests looked up in the response cache and not found.",
             Self::CacheCoalesced => {

@@ -106,7 +106,7 @@ mod tests {
         assert_eq!(
             lines(Family::Latency, &["/chat", "quote\"d", "ok"], 1_234_560_000),
             [
-                "# HELP ollama_request_latency_seconds Seconds from a request's head to the last byte of its reply.",
+                "# HELP ollama_request_latency_seconds Seconds from a request's head until its answer is complete.",
                 "# TYPE ollama_request_latency_seconds histogram",
                 r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="0.005"} 1"#,
                 r#"ollama_request_latency_seconds_bucket{route="/chat",model="quote\"d",outcome="ok",le="0.01"} 1"#,
