@@ -180,6 +180,9 @@ impl<'a, H: Host> Lead<'a, H> {
         let (opened, place) = match opened {
             Ok(opened) => opened,
             Err(error) => {
+                if self.account.store_failed() {
+                    self.feed.cut_off();
+                }
                 self.fail(error.clone());
                 return Err(error);
             }
