@@ -61,8 +61,9 @@ struct OriginalHead<'a> {
     content_type: Option<&'a str>,
 }
 
-/// The record of a failure that is everybody's; `None` when it concerns the leader's process alone.
-pub(super) fn record(error: &Error) -> Option<Bytes> {
+/// The record of a failure that is everybody's; `None` when it concerns the leader's process alone. `is_cut_off`: whether
+/// the leader had lost the store, so that it knew no queue but its own.
+pub(super) fn record(error: &Error, is_cut_off: bool) -> Option<Bytes> {
     let head = Head { code: error.code(), ..Head::default() };
     let head = match error {
         Error::UpstreamRejected { status, message, original: _ } => {
@@ -81,16 +82,16 @@ pub(super) fn record(error: &Error) -> Option<Bytes> {
         Error::UpstreamBusy { retry_after } => {
             Head { retry_after_ms: retry_after.map(milliseconds), ..head }
         }
-        // Where others can follow, the queue is theirs, too.
-        Error::Overloaded { is_full, retry_after } => {
+        Error::Overloaded { is_full, retry_after } if !is_cut_off => {
             Head { is_full: Some(*is_full), retry_after_ms: Some(milliseconds(*retry_after)), ..head }
         }
         Error::UpstreamTimeout { phase } => {
             let word = PHASES.iter().find(|(known, _)| known == phase).map(|(_, word)| *word);
             Head { phase: word, ..head }
         }
-        // Its clients left, it read too slowly, or it stops.
-        Error::ClientClosed | Error::FellBehind | Error::ShuttingDown
+        // Its own queue is full, its clients left, it read too slowly, or it stops.
+        Error::Overloaded { .. }
+        | Error::ClientClosed | Error::FellBehind | Error::ShuttingDown
         // What is told before anybody leads, or to one client.
         | Error::NotCached
         | Error::IdempotencyKeyReused

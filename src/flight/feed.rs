@@ -83,6 +83,8 @@ struct State {
     end: Option<Result<(), Error>>,
     /// The whole answer for those who follow elsewhere, where the cache does not keep it.
     unkept: Option<Entry>,
+    /// Whether the writer had lost the store when it failed.
+    is_cut_off: bool,
     /// How many events each reader has heard.
     readers: BTreeMap<u64, usize>,
     readers_so_far: u64,
@@ -129,6 +131,7 @@ impl Feed {
             is_told: false,
             end: None,
             unkept: None,
+            is_cut_off: false,
             readers: BTreeMap::from([(0, 0)]),
             readers_so_far: 1,
             listening: Vec::new(),
@@ -272,6 +275,16 @@ impl Feed {
             (Some((Opening::Failed(error), _)), _) | (_, Some(Err(error))) => Some(error.clone()),
             _ => None,
         }
+    }
+
+    /// Takes note, before it fails, that the writer has lost the store.
+    pub(super) fn cut_off(&self) {
+        self.state().is_cut_off = true;
+    }
+
+    /// Whether the writer had lost the store when it failed.
+    pub(super) fn is_cut_off(&self) -> bool {
+        self.state().is_cut_off
     }
 
     /// Takes note of a whole answer that the cache does not keep, before it is told.

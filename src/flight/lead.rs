@@ -231,6 +231,9 @@ impl<'a, H: Host> Lead<'a, H> {
                 Err(error) => {
                     // Whoever reads that and goes on at once must find the places free.
                     let _ = noted.await;
+                    if self.account.store_failed() {
+                        self.feed.cut_off();
+                    }
                     self.fail(error.clone());
                     Err(error)
                 }

@@ -157,7 +157,9 @@ impl<'a, H: Host> Publisher<'a, H> {
                     pending.push(event);
                     return Some(FlightEnd::Landed);
                 }
-                Either::Left((Either::Left((Heard::Broken(error, _), _)), _)) => return Some(failed(&error)),
+                Either::Left((Either::Left((Heard::Broken(error, _), _)), _)) => {
+                    return Some(self.failed(&error));
+                }
                 Either::Left((Either::Left((Heard::Behind, _)), _)) => return Some(FlightEnd::Abandoned),
                 Either::Left((Either::Right(((), _)), _)) => return Some(self.end()),
                 Either::Right(_) => return None,
@@ -167,7 +169,7 @@ impl<'a, H: Host> Publisher<'a, H> {
 
     fn end(&self) -> FlightEnd {
         if let Some(error) = self.feed.failure() {
-            return failed(&error);
+            return self.failed(&error);
         }
         let Some(entry) = self.feed.unkept() else { return FlightEnd::Landed };
         if entry.size() as u64 > self.host.config().cache_max_entry.saturating_mul(2) {
@@ -175,8 +177,8 @@ impl<'a, H: Host> Publisher<'a, H> {
         }
         FlightEnd::Answered(entry.to_bytes(Duration::ZERO).into())
     }
-}
 
-fn failed(error: &Error) -> FlightEnd {
-    failure::record(error).map_or(FlightEnd::Abandoned, FlightEnd::Failed)
+    fn failed(&self, error: &Error) -> FlightEnd {
+        failure::record(error, self.feed.is_cut_off()).map_or(FlightEnd::Abandoned, FlightEnd::Failed)
+    }
 }

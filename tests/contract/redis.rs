@@ -248,7 +248,7 @@ async fn a_turn_of_another_version_is_passed_over() -> Result<()> {
 }
 
 #[tokio::test]
-async fn a_key_of_another_type_is_an_error_and_no_panic() -> Result<()> {
+async fn a_key_of_another_type_is_none_or_an_error_and_no_panic() -> Result<()> {
     let redis = over_redis().await?;
     redis.store.put_answer(&key("q"), &answer("a"), LONG).await?;
     redis.store.append_turn(&session("s")?, &turn("1"), LONG, 10).await?;
@@ -256,7 +256,8 @@ async fn a_key_of_another_type_is_an_error_and_no_panic() -> Result<()> {
         redis.connection.run(&["DEL", &name]).await?;
         redis.connection.run(&["HSET", &name, "a", "b"]).await?;
     }
-    assert!(redis.store.answer(&asked("q")).await.is_err());
+    assert_eq!(redis.store.answer(&asked("q")).await?, None);
+    assert!(redis.store.answer_or_lead(&asked("q"), "one", None).await.is_err());
     assert!(turns(&redis.store, &session("s")?).await.is_err());
     assert!(redis.store.append_turn(&session("s")?, &turn("2"), LONG, 10).await.is_err());
     Ok(())

@@ -36,7 +36,7 @@ fn shared() -> Vec<Error> {
 #[test]
 fn a_failure_of_the_flight_is_everybodys_and_read_as_it_was_written() {
     for error in shared() {
-        let record = record(&error).unwrap();
+        let record = record(&error, false).unwrap();
         assert_eq!(read(&record), Some(error), "{record:?}");
     }
 }
@@ -55,7 +55,15 @@ fn what_concerns_the_leaders_process_alone_is_nobody_elses() {
         Error::MissingField("model"),
         Error::Misconfigured { problems: vec![] },
     ] {
-        assert_eq!(record(&error), None, "{error:?}");
+        assert_eq!(record(&error, false), None, "{error:?}");
+    }
+}
+
+#[test]
+fn a_queue_of_the_leaders_own_is_nobody_elses() {
+    for error in shared() {
+        let is_of_a_queue = matches!(error, Error::Overloaded { .. });
+        assert_eq!(record(&error, true).is_none(), is_of_a_queue, "{error:?}");
     }
 }
 
@@ -89,10 +97,10 @@ fn what_goes_along_is_bounded() {
         original: Some(Box::new(original(body.as_bytes().to_vec()))),
     };
     assert_eq!(
-        read(&record(&failed(&long)).unwrap()),
+        read(&record(&failed(&long), false).unwrap()),
         Some(Error::UpstreamFailed { message: "no".into(), original: None })
     );
-    assert_eq!(read(&record(&failed(&long[1..])).unwrap()), Some(failed(&long[1..])));
-    let told = record(&Error::UpstreamProtocol { detail: long }).unwrap();
+    assert_eq!(read(&record(&failed(&long[1..]), false).unwrap()), Some(failed(&long[1..])));
+    let told = record(&Error::UpstreamProtocol { detail: long }, false).unwrap();
     assert!(told.len() < 2 * DETAIL_LIMIT);
 }
