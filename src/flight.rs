@@ -105,6 +105,11 @@ pub(crate) struct Flight {
     pub(crate) account: Account,
 }
 
+/// How many times as large as what is kept of it an answer may be: packed, a stream shrinks to a tenth.
+const UNPACKED: usize = 4;
+/// How many times as large as others an answer may be that must not be asked for twice.
+const REPEATED: usize = 4;
+
 /// How an answer is kept.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Keep {
@@ -115,6 +120,13 @@ pub(crate) struct Keep {
     pub(crate) usage: Usage,
     /// Whether what is kept already may be the answer, and others may wait for the same.
     pub(crate) is_shared: bool,
+}
+
+impl Keep {
+    /// How large the answer may be, in `CACHE_MAX_ENTRY`.
+    fn size(&self) -> usize {
+        if self.question.is_some() { REPEATED } else { 1 }
+    }
 }
 
 /// The turn that a session gets, without its answer.
@@ -153,6 +165,7 @@ impl Flight {
     /// the reply streams, the flight closes the account itself.
     pub(crate) async fn launch<H: Host>(mut self, host: &H, account: &mut Account) -> Result<Landing, Error> {
         let limit = usize::try_from(host.config().cache_max_entry).unwrap_or(usize::MAX);
+        let limit = limit.saturating_mul(UNPACKED * self.keep.map_or(1, |keep| keep.size()));
         let (reader, lead) = match self.keep {
             Some(keep @ Keep { question, usage, is_shared: true, .. }) => {
                 let gate = (self.key(&keep), usage.max_age());

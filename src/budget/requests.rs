@@ -53,8 +53,7 @@ impl Slow {
         let number = RedisValue::Integer;
         let now = RedisValue::Bytes(self.clock.now().as_millis().to_string().into_bytes());
         match command {
-            "HMGET" => vec![RedisValue::Nil, RedisValue::Nil],
-            "MGET" => vec![RedisValue::Nil, RedisValue::Nil],
+            "HMGET" | "MGET" => vec![RedisValue::Nil, RedisValue::Nil],
             "PTTL" => vec![number(-2)],
             "EVAL" if first.contains(":flight:") && keys == "4" => vec![number(2)],
             // The ledger, a claim, and an update of facts.

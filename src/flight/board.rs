@@ -28,7 +28,7 @@ struct Board {
 }
 
 /// What a flight is for, and how old a stored answer may be that it brings instead: whoever wants a younger one takes
-/// another.
+/// another, unless it is certain that this one brings none.
 pub(super) type Gate = (FlightKey, Option<Duration>);
 
 /// How a request takes part in a flight.
@@ -58,10 +58,12 @@ impl Flights {
     /// Joins the flight, or begins one whose feed keeps as many bytes. Where one request must not wake another, each leads.
     pub(super) fn board_flight(&self, gate: Gate, question: Option<CacheKey>, limit: usize) -> Boarding {
         let mut board = self.board();
-        let known = board.flights.get(&gate).filter(|_| cfg!(not(target_family = "wasm")));
-        if let Some((feed, asked)) = known
-            && let Some(reader) = feed.join()
-        {
+        let (flight, wanted) = gate;
+        let known = board.flights.range((flight, None)..=(flight, Some(Duration::MAX)));
+        let mut known = known
+            .filter(|((_, age), (feed, _))| is_young_enough(*age, wanted) || feed.is_fresh())
+            .filter(|_| cfg!(not(target_family = "wasm")));
+        if let Some((reader, asked)) = known.find_map(|(_, (feed, asked))| Some((feed.join()?, asked))) {
             return if *asked == question { Boarding::Follow(reader) } else { Boarding::Conflict };
         }
         let (feed, reader) = Feed::new(limit);
@@ -90,6 +92,11 @@ impl Flights {
         }
         board.epochs.insert(model.to_owned(), epochs);
     }
+}
+
+/// Whether whoever takes an answer of at most `age` gets one that suits whoever wants one of at most `wanted`.
+fn is_young_enough(age: Option<Duration>, wanted: Option<Duration>) -> bool {
+    wanted.is_none_or(|wanted| age.is_some_and(|age| age <= wanted))
 }
 
 impl Drop for Seat {
@@ -132,6 +139,21 @@ mod tests {
         assert_eq!(flights.count(), 1, "the later one is still there");
         drop(later);
         assert_eq!(flights.count(), 0);
+    }
+
+    #[test]
+    fn whoever_wants_a_younger_answer_follows_once_none_that_was_stored_can_come() {
+        let flights = Flights::default();
+        let aged = |seconds: Option<u64>| (gate("a", Form::Whole).0, seconds.map(Duration::from_secs));
+        let Boarding::Lead(feed, _reader, _seat) = flights.board_flight(aged(Some(30)), None, 10) else {
+            panic!()
+        };
+        for (wanted, follows) in [(None, true), (Some(60), true), (Some(30), true), (Some(29), false)] {
+            let boarding = flights.board_flight(aged(wanted), None, 10);
+            assert_eq!(matches!(boarding, Boarding::Follow(_)), follows, "{wanted:?}");
+        }
+        feed.note_fresh();
+        assert!(matches!(flights.board_flight(aged(Some(1)), None, 10), Boarding::Follow(_)));
     }
 
     #[test]

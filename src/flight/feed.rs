@@ -64,6 +64,17 @@ pub(super) enum Heard {
     Behind,
 }
 
+/// What is known of the writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    /// It may bring an answer that was stored.
+    Looks,
+    /// It asks upstream: the answer is as young as anybody may want it.
+    Asks,
+    /// It asked, and had lost the store when that failed.
+    IsCutOff,
+}
+
 /// What a flight brings. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct Feed(Arc<Mutex<State>>);
@@ -83,8 +94,7 @@ struct State {
     end: Option<Result<(), Error>>,
     /// The whole answer for those who follow elsewhere, where the cache does not keep it.
     unkept: Option<Entry>,
-    /// Whether the writer had lost the store when it failed.
-    is_cut_off: bool,
+    writer: Writer,
     /// How many events each reader has heard.
     readers: BTreeMap<u64, usize>,
     readers_so_far: u64,
@@ -131,7 +141,7 @@ impl Feed {
             is_told: false,
             end: None,
             unkept: None,
-            is_cut_off: false,
+            writer: Writer::Looks,
             readers: BTreeMap::from([(0, 0)]),
             readers_so_far: 1,
             listening: Vec::new(),
@@ -277,14 +287,24 @@ impl Feed {
         }
     }
 
+    /// Takes note that upstream is asked.
+    pub(super) fn note_fresh(&self) {
+        self.state().writer = Writer::Asks;
+    }
+
+    /// Whether upstream is asked, so that no answer comes that was stored.
+    pub(super) fn is_fresh(&self) -> bool {
+        self.state().writer != Writer::Looks
+    }
+
     /// Takes note, before it fails, that the writer has lost the store.
     pub(super) fn cut_off(&self) {
-        self.state().is_cut_off = true;
+        self.state().writer = Writer::IsCutOff;
     }
 
     /// Whether the writer had lost the store when it failed.
     pub(super) fn is_cut_off(&self) -> bool {
-        self.state().is_cut_off
+        self.state().writer == Writer::IsCutOff
     }
 
     /// Takes note of a whole answer that the cache does not keep, before it is told.

@@ -17,16 +17,13 @@ use crate::{
     fleet::AttemptFailure,
     host::Host,
     reply::{self, ClientLeft},
-    store::{FlightEnd, FlightKey, ResponseCache},
+    store::{FLIGHT_LEASE, FlightEnd, FlightKey, ResponseCache},
     surface::framing,
     wire::framer::{self, Framing},
 };
 
 /// The shortest and the longest pause between two looks at what was handed over.
 const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
-/// As often the store may fail to answer until the leader counts as gone.
-const FAILURES: u32 = 5;
-
 /// What became of following.
 pub(super) enum Followed {
     /// The feed says how it ended.
@@ -64,15 +61,22 @@ async fn hear<H: Host>(
     flight: &FlightKey,
     (leader, follower): (&str, &str),
 ) -> Result<Followed, ClientLeft> {
-    let (mut pause, mut heard, mut failures) = (POLL.0, 0, 0);
+    let (mut pause, mut heard, mut failing_since) = (POLL.0, 0, None);
     loop {
         let Ok(found) = host.store().follow(flight, leader, follower, heard).await else {
-            failures += 1;
-            if failures < FAILURES && feed.is_open() {
-                continue;
+            if !feed.is_open() {
+                return Ok(Followed::Missed);
             }
-            return Ok(gone(feed, Followed::Missed));
+            // As long as the leader may still have the lead, what it says is handed over when the store is back.
+            let now = host.now();
+            if now.saturating_sub(*failing_since.get_or_insert(now)) >= FLIGHT_LEASE {
+                feed.end(Err(Error::StoreUnavailable));
+                return Ok(Followed::Told);
+            }
+            host.sleep(POLL.1).await;
+            continue;
         };
+        failing_since = None;
         let is_news = !found.events.is_empty();
         for event in found.events {
             heard += 1;

@@ -152,7 +152,7 @@ impl<'a, H: Host> Lead<'a, H> {
         let found: StoreResult<Found> = found;
         // It may have the lead by now; a publisher finds that out, and ends it.
         let may_lead = found == Err(StoreError::OutOfTime);
-        match self.account.tolerate(self.host, "cache_get", found) {
+        match self.account.tolerate(self.host, "cache_lead", found) {
             Some(Found::Answer(stored)) => {
                 if keep.question.is_some() && stored.entry.question() != keep.question {
                     self.fail(Error::IdempotencyKeyReused);
@@ -206,6 +206,7 @@ impl<'a, H: Host> Lead<'a, H> {
         if self.account.cache == Some(CacheStatus::Coalesced) {
             self.account.cache = Some(CacheStatus::Miss);
         }
+        self.feed.note_fresh();
         let publisher = leader
             .zip(self.flight)
             .and_then(|(leader, flight)| Publisher::new(self.host, &self.feed, flight, leader));

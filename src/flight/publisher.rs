@@ -2,7 +2,7 @@
 //!
 //! While nobody follows it hands nothing over and asks five times a second whether anybody does. It keeps the lead, and
 //! keeps the flight going when its own clients left while others follow. Each event goes through the store once, and the
-//! store keeps of them what a process keeps, `CACHE_MAX_ENTRY`, and one more hand-over, which is no larger. A whole answer
+//! store keeps of them `CACHE_MAX_ENTRY`, and one more hand-over, which is no larger. A whole answer
 //! that the cache does not keep goes with the end of the flight, where it is no larger than these two.
 
 use std::{collections::VecDeque, time::Duration};
@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::Error,
     host::Host,
-    store::{Audience, FlightEnd, FlightKey, ResponseCache},
+    store::{Audience, FLIGHT_LEASE, FlightEnd, FlightKey, ResponseCache},
 };
 
 /// How often it is asked whether anybody follows, and the lead renewed.
@@ -98,21 +98,24 @@ impl<'a, H: Host> Publisher<'a, H> {
 
     /// Hands over what comes until the flight ends or nobody follows any more; what is left is `pending`.
     async fn hand_over(&mut self, pending: &mut Vec<Bytes>) -> FlightEnd {
+        let mut failing_since = None;
         loop {
             if let Some(end) = self.gather(pending).await {
                 return end;
             }
-            match self
-                .host
-                .store()
-                .publish(&self.flight, &self.leader, self.handed, self.forgotten, pending)
-                .await
-            {
+            let store = self.host.store();
+            let told = store.publish(&self.flight, &self.leader, self.handed, self.forgotten, pending).await;
+            let now = self.host.now();
+            failing_since = if told.is_err() { failing_since.or(Some(now)) } else { None };
+            // By then whoever followed has given up.
+            let is_cut_off = failing_since.is_some_and(|since| now.saturating_sub(since) >= FLIGHT_LEASE);
+            match told {
                 Ok(Audience::Some) => {
                     self.note(pending);
                     pending.clear();
                 }
                 Ok(Audience::None | Audience::Lost) if self.feed.is_alone() => return self.desert().await,
+                Err(_) if is_cut_off && self.feed.is_alone() => return self.desert().await,
                 // Whoever listens next hears it all, and what could not be handed over goes with what follows.
                 Ok(Audience::None | Audience::Lost) | Err(_) => {
                     let waiting: usize = pending.iter().map(Bytes::len).sum();
@@ -125,7 +128,7 @@ impl<'a, H: Host> Publisher<'a, H> {
         }
     }
 
-    /// Takes note of what was handed over: of what is too much the oldest is forgotten, as it is in this process.
+    /// Takes note of what was handed over: of what is too much the oldest is forgotten.
     fn note(&mut self, events: &[Bytes]) {
         self.handed += events.len();
         self.kept.extend(events.iter().map(Bytes::len));

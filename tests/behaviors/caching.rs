@@ -320,6 +320,19 @@ async fn what_is_larger_than_is_kept_is_answered_and_not_kept(form: &dyn Form) -
     Ok(())
 }
 
+async fn a_long_stream_is_kept_when_it_shrinks_to_what_is_kept(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("CACHE_MAX_ENTRY", "8KiB")).await?;
+    for path in ["/chat", CHAT] {
+        ollama.next_chat(Scripted::saying(&"word ".repeat(200))?);
+        let first = ask(&*gateway, path, &seeded(true)).await?;
+        let hit = ask(&*gateway, path, &seeded(true)).await?;
+        assert_eq!((hit.cache(), words(path, &hit)), ("hit", words(path, &first)), "{path}");
+        assert!(path != CHAT || first.body.len() > 16 << 10, "{path} {}", first.body.len());
+    }
+    Ok(())
+}
+
 async fn whatever_differs_is_another_question_on_every_surface(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     ollama.has_models(&["llama3.2:latest", "qwen3:latest"]);
@@ -467,6 +480,7 @@ on_every_store! {
     a_streamed_hit_has_the_events_of_the_first_time,
     only_what_is_complete_and_says_something_is_kept,
     what_is_larger_than_is_kept_is_answered_and_not_kept,
+    a_long_stream_is_kept_when_it_shrinks_to_what_is_kept,
     whatever_differs_is_another_question_on_every_surface,
     a_model_that_was_pulled_anew_is_asked_anew_and_an_outage_is_nothing_new,
 }

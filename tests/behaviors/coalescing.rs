@@ -2,6 +2,7 @@
 
 mod bounds;
 mod endings;
+mod outages;
 mod replicas;
 
 use paddock_tests::gateway::Streamed;
@@ -249,7 +250,7 @@ async fn whoever_leaves_stops_nobody_and_the_last_one_stops_upstream(form: &dyn 
 
 async fn a_slow_one_holds_up_nobody_and_hears_that_it_fell_behind(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
-    let gateway = form.start(Setup::new([&ollama]).set("CACHE_MAX_ENTRY", "2KiB")).await?;
+    let gateway = form.start(Setup::new([&ollama]).set("CACHE_MAX_ENTRY", "512")).await?;
     let gate = Gate::default();
     let text = "word ".repeat(100);
     for path in ["/chat", CHAT] {

@@ -181,3 +181,22 @@ async fn a_flight_whose_redis_goes_away_goes_on_for_its_own_clients() -> Result<
     }
     ollama.wait_for_rest(Duration::from_secs(10)).await
 }
+
+#[tokio::test]
+async fn when_all_left_and_redis_cannot_say_so_upstream_is_dropped_all_the_same() -> Result<()> {
+    let redis = Arc::new(RedisServer::start()?);
+    let ollama = FakeOllama::start().await?;
+    let setup = Setup::new([&ollama]).redis(&redis).set("REDIS_TIMEOUT", "10");
+    let (one, two) = (crate::REDIS.start(setup.clone()).await?, crate::REDIS.start(setup).await?);
+    one.say("warm up").await?;
+    ollama.next_chat(Scripted::saying("one two three")?.gated(&Gate::default()));
+    let mut crowd = Vec::new();
+    for replica in [&one, &two] {
+        let mut reply = open(replica.as_ref(), true).await?;
+        reply.next_event().await?.context("no event")?;
+        crowd.push(reply);
+    }
+    redis.stop()?;
+    drop(crowd);
+    ollama.wait_for_given_up(1, PATIENCE).await
+}

@@ -35,7 +35,8 @@ impl<H: Host> Lead<'_, H> {
         // What was not looked for in time can be kept all the same.
         let is_down = self.account.store_trouble == StoreTrouble::AtFault;
         let is_reached = self.account.cache != Some(CacheStatus::Bypass) || !is_down;
-        self.keep.filter(|_| is_reached && entry.size() as u64 <= self.host.config().cache_max_entry)
+        let limit = |keep: &Keep| self.host.config().cache_max_entry.saturating_mul(keep.size() as u64);
+        self.keep.filter(|keep| is_reached && entry.size() as u64 <= limit(keep))
     }
 
     /// As [`Lead::kept`], for a whole answer; one that is not kept is handed over to those who follow elsewhere.
