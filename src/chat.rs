@@ -91,8 +91,7 @@ where
     let fingerprint = || Some(CacheKey::of_request(&Circumstances::nowhere("/chat"), body_members.as_ref()?));
     let keep =
         inquiry.keep(host, &outset, |circumstances| key_of(circumstances, &model, &messages), fingerprint);
-    let session_commit =
-        memory.commit(Dialect::Ollama, &history, request.system.clone(), vec![question], config.history);
+    let session_commit = memory.commit(Dialect::Ollama, &history, request.system.clone(), vec![question]);
     let pieces = request.framing(headers).map(|framing| Pieces { framing, session_id: session.clone() });
     let prompt = messages.first().map(RawMessage::as_str).unwrap_or_default();
     let destination = Destination::new(

@@ -43,7 +43,7 @@ pub(crate) enum Memory {
 impl Memory {
     /// What the store has of a session.
     pub(crate) async fn fetch<H: Host>(host: &H, key: &SessionKey) -> StoreResult<Option<Session>> {
-        host.store().session(key, host.config().session_ttl).await
+        host.store().session(key, host.config().history.span(), host.config().session_ttl).await
     }
 
     /// What [`Memory::fetch`] gave; both are none where the request names no session.
@@ -64,7 +64,7 @@ impl Memory {
         }
     }
 
-    /// Whether the session has that turn.
+    /// Whether the newest turns of the session, which were read, have that one.
     pub(crate) fn has_turn(&self, id: &str) -> bool {
         match self {
             Self::Loaded(_, session, _) => session.turns.iter().any(|turn| turn.id == id),
@@ -134,13 +134,12 @@ impl Memory {
         history: &History<'_>,
         system: Option<String>,
         messages: Vec<RawMessage>,
-        budget: Budget,
     ) -> Option<SessionCommit> {
         let Self::Loaded(key, ..) = self else { return None };
         let told = system.as_deref().or(history.system).map(Weight::of_text);
         let asked = messages.iter().map(|message| Weight::of(message.as_raw()));
         let prompt = told.into_iter().chain(history.turns.iter().map(Turn::weight)).chain(asked).sum();
-        let system = history.system_to_store(system, budget.turns());
+        let system = history.system_to_store(system);
         Some(SessionCommit { key: key.clone(), id: None, dialect, system, messages, prompt })
     }
 }
@@ -203,14 +202,9 @@ impl<'a> Fresh<'a> {
     }
 
     /// The turn to be added once there is an answer.
-    pub(crate) fn commit(
-        &self,
-        memory: &Memory,
-        history: &History<'_>,
-        budget: Budget,
-    ) -> Option<SessionCommit> {
+    pub(crate) fn commit(&self, memory: &Memory, history: &History<'_>) -> Option<SessionCommit> {
         let messages = self.messages.iter().map(|message| RawMessage::from_raw(message)).collect();
-        memory.commit(self.dialect, history, self.system.clone(), messages, budget)
+        memory.commit(self.dialect, history, self.system.clone(), messages)
     }
 }
 

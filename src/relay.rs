@@ -85,7 +85,7 @@ where
     let prompt = prompt.map(|prompt| prompt.get().as_bytes()).unwrap_or_default();
     let destination =
         Destination::new(&scope, session, surface.work(), model.as_deref(), members.as_ref(), prompt);
-    let commit = fresh.as_ref().and_then(|fresh| fresh.commit(memory, &history, config.history));
+    let commit = fresh.as_ref().and_then(|fresh| fresh.commit(memory, &history));
     let asked = fresh.map_or_else(|| body.clone(), |fresh| fresh.continuing(&history));
     let fingerprint = || key_of(&Circumstances::nowhere(surface.path()), &body);
     let keep = inquiry.keep(host, &outset, |circumstances| key_of(circumstances, &asked), fingerprint);

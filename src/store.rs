@@ -26,7 +26,7 @@ use crate::{
         ledger::{Claim, Lease, Ledger, Ticket},
     },
     host::{MaybeSend, MaybeSync},
-    session::{Session, SessionHead, SessionKey, Turn},
+    session::{Session, SessionHead, SessionKey, Span, Turn},
 };
 
 /// Why the store did not do what was asked.
@@ -203,10 +203,12 @@ pub struct Followed {
 /// A session lives for its own time to live where its head has one, else for the `ttl` of whoever uses it; every use
 /// begins that time anew. All that is kept of one session goes at once.
 pub trait Sessions: MaybeSend + MaybeSync {
-    /// The session, its turns oldest first; `None` when there is none. What another version wrote of it is left out.
+    /// The session with those of its turns that are wanted, oldest first; `None` when there is none. What another version
+    /// wrote of it is left out.
     fn session(
         &self,
         key: &SessionKey,
+        span: Span<'_>,
         ttl: Duration,
     ) -> impl Future<Output = StoreResult<Option<Session>>> + MaybeSend;
 
@@ -222,8 +224,9 @@ pub trait Sessions: MaybeSend + MaybeSync {
     /// session, which knows nothing of the old one.
     fn delete_session(&self, key: &SessionKey) -> impl Future<Output = StoreResult<bool>> + MaybeSend;
 
-    /// Appends a turn and keeps the newest `keep`, all at once: turns appended at the same time all survive. Begins the
-    /// session when there is none. Appending a turn again, by its id, is harmless.
+    /// Appends a turn and keeps the newest that [`kept`](crate::session::kept) names, `keep` at most, and the system message
+    /// that it brings, all at once: turns appended at the same time all survive. Begins the session when there is none.
+    /// Appending a turn again is harmless while it is kept: its id is looked for among all.
     fn append_turn(
         &self,
         key: &SessionKey,

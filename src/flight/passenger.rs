@@ -31,7 +31,7 @@ use crate::{
     handle::random_id,
     host::Host,
     reply::{self, ClientLeft, Outlet, Presence},
-    session::{PromptCount, SessionStatus, Turn},
+    session::{KEPT_TURNS, PromptCount, SessionStatus, Turn},
     store::Sessions,
     surface::framing,
     wire::framer,
@@ -187,9 +187,9 @@ impl<H: Host> Passenger<'_, H> {
             (key, Turn { id, dialect, system, messages, prompt })
         });
         let config = self.host.config();
-        let append = turn.as_ref().map(|(key, turn)| {
-            self.host.store().append_turn(key, turn, config.session_ttl, config.history.turns())
-        });
+        let append = turn
+            .as_ref()
+            .map(|(key, turn)| self.host.store().append_turn(key, turn, config.session_ttl, KEPT_TURNS));
         let (append, ended) = join!(OptionFuture::from(append), reader.ended());
         let status = append.map(|result| match self.account.tolerate(self.host, "session_append", result) {
             Some(()) => SessionStatus::Stored,
