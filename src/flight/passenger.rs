@@ -254,7 +254,7 @@ impl<H: Host> Passenger<'_, H> {
                 let (session, ended) = self.conclude(reader, &answer).await;
                 ended.map_err(|error| (error, false))?;
                 let session = session.or(self.account.session);
-                let last = self.order.rendering.last(event.clone(), &chunk, &answer, &self.account, session);
+                let last = self.order.rendering.last(&event, &chunk, &answer, &self.account, session);
                 return self.hand_over(last).await.map_err(left);
             }
             if chunk.error.is_some() && is_own {

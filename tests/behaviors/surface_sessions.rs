@@ -70,6 +70,34 @@ async fn the_turns_before_go_ahead_and_every_other_byte_stays(form: &dyn Form) -
     Ok(())
 }
 
+async fn a_stream_says_in_its_last_event_that_its_turn_is_stored_and_keeps_every_other_byte(
+    form: &dyn Form,
+) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("CACHE_ENABLED", "false")).await?;
+    for (path, recorded) in SURFACES {
+        let body = question(path, user("one"), true);
+        ollama.next(path, Scripted::recorded(recorded)?);
+        let plain = gateway.post_to(path, body.clone(), &[]).await?.text();
+        ollama.next(path, Scripted::recorded(recorded)?);
+        let told = gateway.post_to(path, body, &[("x-paddock-session", path)]).await?.text();
+        let expected = match path {
+            CHAT => format!("{},\"session\":\"stored\"}}\n", plain.trim_end().trim_end_matches('}')),
+            _ => {
+                let (events, last) = plain.trim_end().rsplit_once("\n\n").context("one event alone")?;
+                format!("{events}\n\n: x-session stored\n\n{last}\n\n")
+            }
+        };
+        assert_eq!(told, expected, "{path}");
+        // A history of one's own is no turn of the session.
+        let mut own = question(path, user("a"), true);
+        own["messages"] = json!([user("a"), {"role": "assistant", "content": "b"}, user("c")]);
+        let told = gateway.post_to(path, own, &[("x-paddock-session", path)]).await?.text();
+        assert!(!told.contains("session"), "{path}: {told}");
+    }
+    Ok(())
+}
+
 /// A picture with words, in the words of the path.
 fn picture(path: &str, text: &str) -> Value {
     let part = json!({"type": "text", "text": text});
@@ -337,6 +365,7 @@ async fn what_breaks_off_or_fails_is_not_remembered(form: &dyn Form) -> Result<(
 
 on_every_form! {
     the_turns_before_go_ahead_and_every_other_byte_stays,
+    a_stream_says_in_its_last_event_that_its_turn_is_stored_and_keeps_every_other_byte,
     a_session_goes_on_on_any_surface_with_its_texts_and_pictures,
     a_session_goes_on_on_any_surface_with_its_calls_of_tools,
     a_session_goes_on_on_any_surface_with_its_thoughts,

@@ -285,7 +285,7 @@ async fn making_a_session_again_changes_nothing(subject: impl Subject) -> Result
     for (key, expected, id) in [(&made, head(), "id-1"), (&begun, SessionHead::default(), "id-2")] {
         let other = SessionHead { system: Some("other".to_owned()), ..SessionHead::default() };
         store.create_session(key, &other, LONG).await?;
-        let found = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default();
+        let found = store.session(key, Span::ALL, LONG).await?.unwrap_or_default();
         assert_eq!((found.head, ids(&found.turns)), (expected, vec![id]));
     }
     Ok(())
