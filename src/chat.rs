@@ -85,7 +85,7 @@ where
     let (members, dialect) = (body_members.as_ref(), Some(Dialect::Ollama));
     Box::pin(outset.memory.learn_window(host, members, dialect, Some(&model))).await;
     let memory = &outset.memory;
-    let history = memory.history(config.history, members, dialect, Some(&model));
+    let history = memory.history(config.history, false, members, dialect, Some(&model));
     account.left_out = history.left_out;
     let messages = messages(&request, &history, &question);
     let fingerprint = || Some(CacheKey::of_request(&Circumstances::nowhere("/chat"), body_members.as_ref()?));

@@ -69,15 +69,22 @@ where
     };
     let mut outset = inquiry.ask(host, account, |circumstances| key_of(circumstances, &body)).await?;
     let fresh = match (&outset.memory, &members, surface.dialect()) {
-        (Memory::Loaded(..), Some(members), Some(dialect)) => Fresh::of(&body, members, dialect),
+        (Memory::Loaded(..), Some(members), Some(dialect)) => {
+            Fresh::of(&body, members, dialect, outset.memory.awaits_results())
+        }
         _ => None,
     };
+    let continues = fresh.as_ref().is_some_and(|fresh| fresh.continues);
     if fresh.is_some() {
         let (members, dialect) = (members.as_ref(), surface.dialect());
+        if continues {
+            Box::pin(outset.memory.reach_question(host, account)).await;
+        }
         Box::pin(outset.memory.learn_window(host, members, dialect, model.as_deref())).await;
     }
     let memory = &outset.memory;
-    let history = memory.history(config.history, members.as_ref(), surface.dialect(), model.as_deref());
+    let history =
+        memory.history(config.history, continues, members.as_ref(), surface.dialect(), model.as_deref());
     account.left_out = fresh.as_ref().map_or(0, |_| history.left_out);
     let prompt = members
         .as_ref()

@@ -227,6 +227,24 @@ impl Session {
         self.told.as_deref().or_else(said).or(self.head.system.as_deref())
     }
 
+    /// Whether the newest turn ended with calls of tools, whose results are not there yet.
+    pub(crate) fn awaits_results(&self) -> bool {
+        let last = self.turns.last().and_then(|turn| turn.messages.last());
+        last.is_some_and(|message| dialect::calls_tools(message.as_raw()))
+    }
+
+    /// How many of the newest turns belong together: each but the oldest begins with the result of a call before it.
+    fn exchange(&self) -> usize {
+        let answering = self.turns.iter().rev().take_while(|turn| turn.answers_a_call()).count();
+        (answering + 1).min(self.turns.len())
+    }
+
+    /// The turn before which the newest exchange began, where that was not read.
+    pub(crate) fn unread_exchange(&self) -> Option<&Turn> {
+        let oldest = self.turns.first().filter(|turn| self.older > 0 && turn.answers_a_call())?;
+        (self.exchange() == self.turns.len()).then_some(oldest)
+    }
+
     /// Whether the system message that holds is kept whatever turns go.
     fn keeps_system(&self) -> bool {
         self.told.is_some() || self.turns.iter().all(|turn| turn.system.is_none())
@@ -308,6 +326,16 @@ impl<'a> History<'a> {
     /// a gap: the first that does not fit ends the history. A turn that begins with the result of a tool stays with the
     /// turn that called it, or goes with it.
     pub fn new(session: &'a Session, budget: Budget) -> Self {
+        Self::of(session, budget, 0)
+    }
+
+    /// As [`History::new`] for a request that brings results of the newest turn's calls: that turn stays whatever the budget,
+    /// and with it those before it which it is the result of.
+    pub fn with_calls(session: &'a Session, budget: Budget) -> Self {
+        Self::of(session, budget, session.exchange())
+    }
+
+    fn of(session: &'a Session, budget: Budget, least: usize) -> Self {
         let turns = &*session.turns;
         let system = session.system();
         let mut messages = usize::from(system.is_some());
@@ -326,7 +354,7 @@ impl<'a> History<'a> {
                 kept = count;
             }
         }
-        let cut = turns.len() - kept;
+        let cut = turns.len() - kept.max(least);
         Self {
             system,
             system_goes: !session.keeps_system(),

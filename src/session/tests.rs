@@ -134,6 +134,26 @@ fn a_span_ends_with_the_turn_that_goes_over_its_bytes() {
 }
 
 #[test]
+fn a_result_that_is_brought_keeps_its_calls_whatever_the_budget() {
+    let call = json!({"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]});
+    let call = RawMessage::from_raw(&to_raw_value(&call).unwrap());
+    let asked = Turn { messages: vec![message("user", "q"), call.clone()], ..exchange("2") };
+    let again = Turn { messages: vec![message("tool", "r"), call], ..exchange("3") };
+    let turns = [exchange("1"), asked, again];
+    let found = Session { older: 5, ..session(&turns) };
+    assert!(found.awaits_results() && !session(&turns[..1]).awaits_results());
+    for (messages, kept) in [(2, vec!["2", "3"]), (6, vec!["1", "2", "3"])] {
+        let history = History::with_calls(&found, Budget { messages, ..WIDE });
+        assert_eq!((ids(&history), history.left_out), (kept.clone(), 8 - kept.len()), "{messages}");
+    }
+    assert_eq!(found.unread_exchange(), None);
+    let unread = Session { older: 7, ..session(&turns[2..]) };
+    assert_eq!(unread.unread_exchange().map(|turn| turn.id.as_str()), Some("3"));
+    assert_eq!(Session { older: 0, ..unread }.unread_exchange(), None, "nothing more is kept");
+    assert!(History::with_calls(&Session::default(), WIDE).turns.is_empty());
+}
+
+#[test]
 fn the_newest_system_message_holds_whatever_the_budget() {
     let session = session(&[with_system("1", "old"), with_system("2", "new"), exchange("3")]);
     let history = History::new(&session, Budget { messages: 3, ..WIDE });

@@ -136,6 +136,11 @@ pub fn role(message: &RawValue) -> MessageRole {
     }
 }
 
+/// Whether the model calls tools in a message.
+pub fn calls_tools(message: &RawValue) -> bool {
+    role(message) == MessageRole::Assistant && !read::read(message).calls.is_empty()
+}
+
 /// The text of a message, or of content by itself: a string, or the texts of its parts by line.
 pub fn text(message: &RawValue) -> String {
     match Members::of(message) {
