@@ -2,7 +2,7 @@
 //!
 //! Pure rules over plain values; loading and appending are the store's.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, iter::repeat, time::Duration};
 
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -13,7 +13,7 @@ use crate::{
     error::Error,
     window::Rate,
     wire::{
-        dialect::{self, MessageRole, Weight},
+        dialect::{self, MessageRole, Thread, Weight},
         members::Members,
     },
 };
@@ -365,10 +365,9 @@ impl<'a> History<'a> {
 
     /// The messages in `dialect`, oldest first, without the system message.
     pub fn messages(&self, dialect: Dialect) -> impl Iterator<Item = RawMessage> + use<'a> {
-        let turns = self.turns.iter();
-        turns.flat_map(move |turn| {
-            turn.messages.iter().map(move |message| dialect::convert(message, turn.dialect, dialect))
-        })
+        let messages = self.turns.iter().flat_map(|turn| turn.messages.iter().zip(repeat(turn.dialect)));
+        let mut thread = Thread::default();
+        messages.flat_map(move |(message, from)| thread.convert(message, from, dialect))
     }
 
     /// The system message that the next turn must store: a new one, or the one that holds where it would go with its
