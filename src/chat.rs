@@ -88,14 +88,13 @@ where
     let (members, dialect) = (body_members.as_ref(), Some(Dialect::Ollama));
     Box::pin(outset.memory.learn_window(host, members, dialect, Some(&model))).await;
     let memory = &outset.memory;
-    let history = memory.history(config.history, members, dialect, Some(&model));
+    let history = memory.history(config.history, false, members, dialect, Some(&model));
     account.left_out = history.left_out;
     let messages = messages(&request, &history, &question);
     let fingerprint = || Some(CacheKey::of_request(&Circumstances::nowhere("/chat"), body_members.as_ref()?));
     let keep =
         inquiry.keep(host, &outset, |circumstances| key_of(circumstances, &model, &messages), fingerprint);
-    let session_commit =
-        memory.commit(Dialect::Ollama, &history, request.system.clone(), vec![question], config.history);
+    let session_commit = memory.commit(Dialect::Ollama, &history, request.system.clone(), vec![question]);
     let pieces = request.framing(headers).map(|framing| Pieces { framing, session_id: session.clone() });
     let prompt = messages.first().map(RawMessage::as_str).unwrap_or_default();
     let destination = Destination::new(

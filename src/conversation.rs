@@ -1,6 +1,7 @@
 //! The memory of a request: its session's turns, what of them goes upstream, and the turn that is added.
 //!
-//! A request that brings its own history keeps it: nothing is prepended and nothing is stored.
+//! A request that brings its own history keeps it: nothing is prepended and nothing is stored. The results of tools are none
+//! when the session has the calls.
 
 use std::sync::Arc;
 
@@ -15,7 +16,7 @@ use crate::{
     fleet::{ModelName, book::Inventories},
     flight::SessionCommit,
     host::Host,
-    session::{Budget, Dialect, History, RawMessage, Session, SessionKey, Turn},
+    session::{Budget, Dialect, History, RawMessage, Session, SessionKey, Span, Turn},
     store::{Sessions, StoreResult},
     survey,
     window::{self, Rate},
@@ -28,6 +29,9 @@ use crate::{
 
 /// Names the session of a request on the surfaces that Ollama speaks itself.
 pub(crate) const X_PADDOCK_SESSION: HeaderName = HeaderName::from_static("x-paddock-session");
+
+/// What is read at once of turns that belong together.
+const EXCHANGE: Span<'static> = Span { before: None, turns: 100, bytes: 256 << 10 };
 
 /// What is known of a request's session.
 #[derive(Debug)]
@@ -48,7 +52,7 @@ impl Memory {
         budget: &TimeBudget,
         key: &SessionKey,
     ) -> StoreResult<Option<Session>> {
-        budget.ask(host).session(key, host.config().session_ttl).await
+        budget.ask(host).session(key, host.config().history.span(), host.config().session_ttl).await
     }
 
     /// What [`Memory::fetch`] gave; both are none where the request names no session.
@@ -69,11 +73,32 @@ impl Memory {
         }
     }
 
-    /// Whether the session has that turn.
+    /// Whether the newest turns of the session, which were read, have that one.
     pub(crate) fn has_turn(&self, id: &str) -> bool {
         match self {
             Self::Loaded(_, session, _) => session.turns.iter().any(|turn| turn.id == id),
             Self::None | Self::Unavailable => false,
+        }
+    }
+
+    /// Whether the newest turn ended with calls of tools, whose results are not there yet.
+    pub(crate) fn awaits_results(&self) -> bool {
+        match self {
+            Self::Loaded(_, session, _) => session.awaits_results(),
+            Self::None | Self::Unavailable => false,
+        }
+    }
+
+    /// Reads back to the question of the newest calls, where more turns lie between than a prompt usually has.
+    pub(crate) async fn reach_question<H: Host>(&mut self, host: &H, account: &mut Account) {
+        let Self::Loaded(key, session, _) = self else { return };
+        while let Some(oldest) = session.unread_exchange() {
+            let span = Span { before: Some(&oldest.id), ..EXCHANGE };
+            let older = account.budget.ask(host).session(key, span, host.config().session_ttl).await;
+            let older = account.tolerate(host, "session_load", older).flatten();
+            let Some(older) = older.filter(|older| !older.turns.is_empty()) else { return };
+            session.older = older.older;
+            session.turns.splice(..0, older.turns);
         }
     }
 
@@ -110,10 +135,12 @@ impl Memory {
         }
     }
 
-    /// What of the session goes ahead of a request for `model`, within the budget and the model's window.
+    /// What of the session goes ahead of a request for `model`, within the budget and the model's window; `continues` says
+    /// that the request brings results of the newest turn's calls.
     pub(crate) fn history(
         &self,
         budget: Budget,
+        continues: bool,
         request: Option<&Members<'_>>,
         dialect: Option<Dialect>,
         model: Option<&str>,
@@ -122,7 +149,8 @@ impl Memory {
             (Self::Loaded(_, session, inventories), Some(request), Some(dialect)) => {
                 let rate = Rate::of(&session.turns);
                 let tokens = window::room(request, dialect, model, inventories, rate);
-                History::new(session, Budget { tokens, ..budget })
+                let budget = Budget { tokens, ..budget };
+                if continues { History::with_calls(session, budget) } else { History::new(session, budget) }
             }
             (Self::None | Self::Unavailable | Self::Loaded(..), _, _) => History::default(),
         }
@@ -139,13 +167,12 @@ impl Memory {
         history: &History<'_>,
         system: Option<String>,
         messages: Vec<RawMessage>,
-        budget: Budget,
     ) -> Option<SessionCommit> {
         let Self::Loaded(key, session, _) = self else { return None };
         let told = system.as_deref().or(history.system).map(Weight::of_text);
         let asked = messages.iter().map(|message| Weight::of(message.as_raw()));
         let prompt = told.into_iter().chain(history.turns.iter().map(Turn::weight)).chain(asked).sum();
-        let system = history.system_to_store(system, budget.turns());
+        let system = history.system_to_store(system);
         let (key, origin) = (key.clone(), session.origin);
         Some(SessionCommit { key, origin, id: None, dialect, system, messages, prompt })
     }
@@ -162,26 +189,39 @@ pub(crate) struct Fresh<'a> {
     messages: Vec<&'a RawValue>,
     /// Where the first of them is.
     at: usize,
+    /// Whether they begin with the results of calls in the session.
+    pub(crate) continues: bool,
 }
 
 impl<'a> Fresh<'a> {
-    /// `None` when the request brings a history, or is not understood: then it goes upstream as it came.
-    pub(crate) fn of(body: &'a Bytes, members: &Members<'a>, dialect: Dialect) -> Option<Self> {
+    /// `None` when the request brings a history, or is not understood: then it goes upstream as it came. Results of tools are
+    /// a history of its own unless the session awaits them.
+    pub(crate) fn of(
+        body: &'a Bytes,
+        members: &Members<'a>,
+        dialect: Dialect,
+        awaits_results: bool,
+    ) -> Option<Self> {
         if members.raw("previous_response_id").is_some() {
             return None;
         }
         let (system, messages): (Vec<_>, Vec<_>) =
             members.array("messages")?.into_iter().partition(|message| role(message) == MessageRole::System);
-        let is_history =
-            |message: &&RawValue| matches!(role(message), MessageRole::Assistant | MessageRole::Tool);
+        let first = messages.first()?;
+        let continues = awaits_results && role(first) == MessageRole::Tool;
+        let is_history = |message: &&RawValue| match role(message) {
+            MessageRole::Assistant => true,
+            MessageRole::Tool => !continues,
+            MessageRole::System | MessageRole::User | MessageRole::Other => false,
+        };
         if messages.iter().any(is_history) {
             return None;
         }
-        let at = members.offset(messages.first()?)?;
+        let at = members.offset(first)?;
         let top = members.raw("system").filter(|_| dialect == Dialect::Anthropic);
         let texts: Vec<_> = system.into_iter().chain(top).map(text).collect();
         let system = Some(texts.join("\n")).filter(|system| !system.is_empty());
-        Some(Self { body, dialect, system, messages, at })
+        Some(Self { body, dialect, system, messages, at, continues })
     }
 
     /// The body with the history ahead of its messages, and with the session's model where it names none; every other byte
@@ -212,14 +252,9 @@ impl<'a> Fresh<'a> {
     }
 
     /// The turn to be added once there is an answer.
-    pub(crate) fn commit(
-        &self,
-        memory: &Memory,
-        history: &History<'_>,
-        budget: Budget,
-    ) -> Option<SessionCommit> {
+    pub(crate) fn commit(&self, memory: &Memory, history: &History<'_>) -> Option<SessionCommit> {
         let messages = self.messages.iter().map(|message| RawMessage::from_raw(message)).collect();
-        memory.commit(self.dialect, history, self.system.clone(), messages, budget)
+        memory.commit(self.dialect, history, self.system.clone(), messages)
     }
 }
 
@@ -260,7 +295,7 @@ mod tests {
     fn check(dialect: Dialect, body: &str, turns: &[Turn], expected: &Value) {
         let body = Bytes::from(body.to_owned());
         let members = Members::parse(&body).unwrap();
-        let fresh = Fresh::of(&body, &members, dialect).unwrap();
+        let fresh = Fresh::of(&body, &members, dialect, false).unwrap();
         let session = Session { turns: turns.to_vec(), ..Session::default() };
         let spliced = fresh.continuing(&History::new(&session, BUDGET), None);
         assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), *expected);
@@ -301,7 +336,7 @@ mod tests {
     fn the_sessions_model_goes_first_where_the_request_names_none() {
         let body = Bytes::from_static(br#"{ "messages":[{"role":"user","content":"c"}]}"#);
         let members = Members::parse(&body).unwrap();
-        let fresh = Fresh::of(&body, &members, Dialect::Anthropic).unwrap();
+        let fresh = Fresh::of(&body, &members, Dialect::Anthropic, false).unwrap();
         let session = Session { turns: vec![turn(Dialect::Anthropic, Some("old"))], ..Session::default() };
         let spliced =
             fresh.continuing(&History::new(&session, Budget { messages: 1, ..BUDGET }), Some("a\"b"));
@@ -321,8 +356,45 @@ mod tests {
         ] {
             let body = Bytes::from_static(body.as_bytes());
             let members = Members::parse(&body).unwrap();
-            assert!(Fresh::of(&body, &members, Dialect::OpenAi).is_none(), "{body:?}");
+            assert!(Fresh::of(&body, &members, Dialect::OpenAi, false).is_none(), "{body:?}");
         }
+    }
+
+    #[test]
+    fn results_of_calls_that_the_session_has_continue_it() {
+        for (dialect, body, expected) in [
+            (Dialect::Ollama, r#"{"messages":[{"role":"tool","tool_name":"f","content":"a"}]}"#, true),
+            (
+                Dialect::OpenAi,
+                r#"{"messages":[{"role":"system","content":"s"},{"role":"tool","tool_call_id":"c","content":"a"},{"role":"user","content":"b"}]}"#,
+                true,
+            ),
+            (
+                Dialect::Anthropic,
+                r#"{"messages":[{"role":"user","content":[{"type":"tool_result","tool_use_id":"c","content":"a"}]}]}"#,
+                true,
+            ),
+            (
+                Dialect::OpenAi,
+                r#"{"messages":[{"role":"user","content":"b"},{"role":"tool","tool_call_id":"c","content":"a"}]}"#,
+                false,
+            ),
+            (
+                Dialect::OpenAi,
+                r#"{"messages":[{"role":"tool","tool_call_id":"c","content":"a"},{"role":"assistant","content":"b"}]}"#,
+                false,
+            ),
+        ] {
+            let body = Bytes::from_static(body.as_bytes());
+            let members = Members::parse(&body).unwrap();
+            let fresh = Fresh::of(&body, &members, dialect, true);
+            assert_eq!(fresh.is_some_and(|fresh| fresh.continues), expected, "{body:?}");
+            assert!(Fresh::of(&body, &members, dialect, false).is_none(), "{body:?}");
+        }
+        let question = Bytes::from_static(br#"{"messages":[{"role":"user","content":"b"}]}"#);
+        let members = Members::parse(&question).unwrap();
+        let fresh = Fresh::of(&question, &members, Dialect::Ollama, true).unwrap();
+        assert!(!fresh.continues, "whoever asks something else continues no call");
     }
 
     #[test]
@@ -331,7 +403,7 @@ mod tests {
             b" { \"messages\" : [ {\"role\":\"user\",  \"content\":\"\\u00e9\"} ], \"x\":1.50 }",
         );
         let members = Members::parse(&body).unwrap();
-        let fresh = Fresh::of(&body, &members, Dialect::Ollama).unwrap();
+        let fresh = Fresh::of(&body, &members, Dialect::Ollama, false).unwrap();
         assert_eq!(fresh.continuing(&History::default(), None), body);
     }
 }

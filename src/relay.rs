@@ -72,7 +72,9 @@ where
     let form = Form::of(streams);
     let mut outset = inquiry.ask(host, account, form, |circumstances| key_of(circumstances, &body)).await?;
     let fresh = match (&outset.memory, &members, surface.dialect()) {
-        (Memory::Loaded(..), Some(members), Some(dialect)) => Fresh::of(&body, members, dialect),
+        (Memory::Loaded(..), Some(members), Some(dialect)) => {
+            Fresh::of(&body, members, dialect, outset.memory.awaits_results())
+        }
         _ => None,
     };
     let own_model = outset.memory.model().filter(|_| fresh.is_some() && model.is_none()).map(str::to_owned);
@@ -82,12 +84,17 @@ where
         account.model = Some(own.clone());
         model = own_model.clone();
     }
+    let continues = fresh.as_ref().is_some_and(|fresh| fresh.continues);
     if fresh.is_some() {
         let (members, dialect) = (members.as_ref(), surface.dialect());
+        if continues {
+            Box::pin(outset.memory.reach_question(host, account)).await;
+        }
         Box::pin(outset.memory.learn_window(host, members, dialect, model.as_deref())).await;
     }
     let memory = &outset.memory;
-    let history = memory.history(config.history, members.as_ref(), surface.dialect(), model.as_deref());
+    let history =
+        memory.history(config.history, continues, members.as_ref(), surface.dialect(), model.as_deref());
     account.left_out = fresh.as_ref().map_or(0, |_| history.left_out);
     let prompt = members
         .as_ref()
@@ -95,7 +102,7 @@ where
     let prompt = prompt.map(|prompt| prompt.get().as_bytes()).unwrap_or_default();
     let destination =
         Destination::new(&scope, session, surface.work(), model.as_deref(), members.as_ref(), prompt);
-    let commit = fresh.as_ref().and_then(|fresh| fresh.commit(memory, &history, config.history));
+    let commit = fresh.as_ref().and_then(|fresh| fresh.commit(memory, &history));
     let asked = fresh.map_or_else(|| body.clone(), |fresh| fresh.continuing(&history, own_model.as_deref()));
     let fingerprint = || key_of(&Circumstances::nowhere(surface.path()), &body);
     let keep = inquiry.keep(host, &outset, |circumstances| key_of(circumstances, &asked), fingerprint);

@@ -2,7 +2,7 @@
 //!
 //! Pure rules over plain values; loading and appending are the store's.
 
-use std::{borrow::Cow, time::Duration};
+use std::{borrow::Cow, iter::repeat, time::Duration};
 
 use serde::{Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -13,13 +13,51 @@ use crate::{
     error::Error,
     window::Rate,
     wire::{
-        dialect::{self, MessageRole, Weight},
+        dialect::{self, MessageRole, Thread, Weight},
         members::Members,
     },
 };
 
 /// The longest session id, in characters.
 pub const SESSION_ID_LIMIT: usize = 128;
+
+/// How many turns of a session are kept at most; the oldest go first.
+pub const KEPT_TURNS: usize = 1000;
+/// How many bytes the turns of a session have at most, as JSON; the oldest go first. The newest is kept whatever it has.
+pub const KEPT_BYTES: usize = 4 << 20;
+
+/// How many of the newest turns stay when `turns` are kept at most; `sizes` are their bytes, newest first.
+pub fn kept(sizes: impl IntoIterator<Item = usize>, turns: usize) -> usize {
+    let mut total = 0_usize;
+    let fits = |(count, size): &(usize, usize)| {
+        total = total.saturating_add(*size);
+        *count == 0 || (*count < turns && total <= KEPT_BYTES)
+    };
+    sizes.into_iter().enumerate().take_while(fits).count()
+}
+
+/// Which turns of a session are read: the newest, or the newest before one of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Span<'a> {
+    /// The id of the turn before which they are; before one that is not there is nothing.
+    pub before: Option<&'a str>,
+    /// How many at most.
+    pub turns: usize,
+    /// The first turn that brings their JSON over so many bytes is the last that is read.
+    pub bytes: usize,
+}
+
+impl Span<'_> {
+    /// All that are kept.
+    pub const ALL: Span<'static> = Span { before: None, turns: usize::MAX, bytes: usize::MAX };
+
+    /// How many turns are read of those that have so many bytes, newest first.
+    pub fn count(&self, sizes: impl IntoIterator<Item = usize>) -> usize {
+        let mut left = Some(self.bytes);
+        let reads = |size: &usize| left.map(|bytes| left = bytes.checked_sub(*size)).is_some();
+        sizes.into_iter().take(self.turns).take_while(reads).count()
+    }
+}
 
 /// Whether the turn is in the session's history; the header `X-Session`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
@@ -175,15 +213,43 @@ pub struct Session {
     pub age: Duration,
     /// When it was made, as its store counts; tells it from another of the same key, if the store knows it.
     pub origin: Option<u64>,
-    /// Its turns, oldest first.
+    /// The system message of the newest turn that had one, whether that turn is still kept or not; `None` when no turn had
+    /// one, or an older version stored it.
+    pub told: Option<String>,
+    /// How many turns it had before those that were read, counting those that are kept no more.
+    pub older: usize,
+    /// The turns that were read, oldest first.
     pub turns: Vec<Turn>,
 }
 
 impl Session {
     /// The system message that holds: the newest of a turn, else the head's.
     pub fn system(&self) -> Option<&str> {
-        let said = self.turns.iter().rev().find_map(|turn| turn.system.as_deref());
-        said.or(self.head.system.as_deref())
+        let said = || self.turns.iter().rev().find_map(|turn| turn.system.as_deref());
+        self.told.as_deref().or_else(said).or(self.head.system.as_deref())
+    }
+
+    /// Whether the newest turn ended with calls of tools, whose results are not there yet.
+    pub(crate) fn awaits_results(&self) -> bool {
+        let last = self.turns.last().and_then(|turn| turn.messages.last());
+        last.is_some_and(|message| dialect::calls_tools(message.as_raw()))
+    }
+
+    /// How many of the newest turns belong together: each but the oldest begins with the result of a call before it.
+    fn exchange(&self) -> usize {
+        let answering = self.turns.iter().rev().take_while(|turn| turn.answers_a_call()).count();
+        (answering + 1).min(self.turns.len())
+    }
+
+    /// The turn before which the newest exchange began, where that was not read.
+    pub(crate) fn unread_exchange(&self) -> Option<&Turn> {
+        let oldest = self.turns.first().filter(|turn| self.older > 0 && turn.answers_a_call())?;
+        (self.exchange() == self.turns.len()).then_some(oldest)
+    }
+
+    /// Whether the system message that holds is kept whatever turns go.
+    fn keeps_system(&self) -> bool {
+        self.told.is_some() || self.turns.iter().all(|turn| turn.system.is_none())
     }
 }
 
@@ -220,6 +286,9 @@ impl SessionKey {
     }
 }
 
+/// Bytes that a turn as JSON has beside its messages, generously.
+const TURN_ENVELOPE: usize = 256;
+
 /// How much history goes ahead of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Budget {
@@ -232,9 +301,10 @@ pub struct Budget {
 }
 
 impl Budget {
-    /// How many turns can be of use: a turn has two messages at least.
-    pub fn turns(&self) -> usize {
-        self.messages.div_ceil(2).max(1)
+    /// The turns that can be of use: a turn has two messages at least, and as JSON some bytes beside them.
+    pub fn span(&self) -> Span<'static> {
+        let turns = self.messages.div_ceil(2).max(1);
+        Span { before: None, turns, bytes: self.bytes.saturating_add(turns.saturating_mul(TURN_ENVELOPE)) }
     }
 }
 
@@ -243,11 +313,11 @@ impl Budget {
 pub struct History<'a> {
     /// The system message that holds.
     pub system: Option<&'a str>,
-    /// How many turns ago it was said; `None` for the one of the session's head, which is never dropped.
-    system_age: Option<usize>,
+    /// Whether it goes with the turn that brought it, as older versions stored it.
+    system_goes: bool,
     /// The newest turns, oldest first.
     pub turns: &'a [Turn],
-    /// How many older turns of the session did not fit.
+    /// How many older turns the session had: what did not fit, what need not be read for that, and what is kept no more.
     pub left_out: usize,
 }
 
@@ -258,6 +328,16 @@ impl<'a> History<'a> {
     /// a gap: the first that does not fit ends the history. A turn that begins with the result of a tool stays with the
     /// turn that called it, or goes with it.
     pub fn new(session: &'a Session, budget: Budget) -> Self {
+        Self::of(session, budget, 0)
+    }
+
+    /// As [`History::new`] for a request that brings results of the newest turn's calls: that turn stays whatever the budget,
+    /// and with it those before it which it is the result of.
+    pub fn with_calls(session: &'a Session, budget: Budget) -> Self {
+        Self::of(session, budget, session.exchange())
+    }
+
+    fn of(session: &'a Session, budget: Budget, least: usize) -> Self {
         let turns = &*session.turns;
         let system = session.system();
         let mut messages = usize::from(system.is_some());
@@ -276,33 +356,27 @@ impl<'a> History<'a> {
                 kept = count;
             }
         }
-        let left_out = turns.len() - kept;
+        let cut = turns.len() - kept.max(least);
         Self {
             system,
-            system_age: turns.iter().rev().position(|turn| turn.system.is_some()),
-            turns: turns.get(left_out..).unwrap_or_default(),
-            left_out,
+            system_goes: !session.keeps_system(),
+            turns: turns.get(cut..).unwrap_or_default(),
+            left_out: session.older.saturating_add(cut),
         }
     }
 
     /// The messages in `dialect`, oldest first, without the system message.
     pub fn messages(&self, dialect: Dialect) -> impl Iterator<Item = RawMessage> + use<'a> {
-        let turns = self.turns.iter();
-        turns.flat_map(move |turn| {
-            turn.messages.iter().map(move |message| dialect::convert(message, turn.dialect, dialect))
-        })
+        let messages = self.turns.iter().flat_map(|turn| turn.messages.iter().zip(repeat(turn.dialect)));
+        let mut thread = Thread::default();
+        messages.flat_map(move |(message, from)| thread.convert(message, from, dialect))
     }
 
-    /// The system message that the next turn must store, of which `keep` turns are kept: a new one, or the one that
-    /// holds before the turn that has it is dropped.
-    pub fn system_to_store(&self, fresh: Option<String>, keep: usize) -> Option<String> {
-        let holds = self.system.filter(|system| fresh.as_deref().is_none_or(|fresh| fresh == *system));
-        match (holds, self.system_age) {
-            (Some(_), None) => None,
-            (Some(_), Some(age)) if age + 1 < keep.div_ceil(2) => None,
-            (Some(system), Some(_)) => Some(system.to_owned()),
-            (None, _) => fresh,
-        }
+    /// The system message that the next turn must store: a new one, or the one that holds where it would go with its
+    /// turn.
+    pub fn system_to_store(&self, fresh: Option<String>) -> Option<String> {
+        let is_new = fresh.is_some() && fresh.as_deref() != self.system;
+        if is_new || !self.system_goes { fresh.filter(|_| is_new) } else { self.system.map(str::to_owned) }
     }
 }
 

@@ -21,10 +21,13 @@ use crate::{
     handle::random_id,
     host::{Host, MaybeSend},
     reply::{self, ReplyBody},
-    session::{Dialect, RawMessage, Session, SessionKey, Turn},
+    session::{Dialect, RawMessage, Session, SessionKey, Span, Turn},
     store::{Sessions, StoreResult},
 };
 use request::{Form, Page};
+
+/// What is read at once of a session that is written out.
+const EXPORTED: Span<'static> = Span { before: None, turns: 200, bytes: 256 << 10 };
 
 /// What a session is, without its turns.
 #[derive(Serialize)]
@@ -126,7 +129,8 @@ pub(crate) async fn show<H: Host>(
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
     let page = Page::of(parts.uri.query())?;
-    let (id, session) = load(host, parts, account).await?;
+    let (id, key) = named(host, parts)?;
+    let session = load(host, &key, page.span(), account).await?;
     let (turns, next) = page.turns(&session.turns);
     let shown = Shown {
         summary: Summary::of(&id, &session, host.config().session_ttl),
@@ -146,7 +150,7 @@ pub(crate) async fn export<H: Host>(
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
     let form = Form::of(parts.uri.query(), &parts.headers)?;
-    let (id, session) = load(host, parts, account).await?;
+    let (id, session) = load_whole(host, parts, account).await?;
     // The id may be a secret, and a name of a file is seen by many.
     let (mut response, name) = match form {
         Form::Json => {
@@ -195,10 +199,32 @@ fn named<H: Host>(host: &H, parts: &Parts) -> Result<(String, SessionKey), Error
     Ok((id, key))
 }
 
-async fn load<H: Host>(host: &H, parts: &Parts, account: &mut Account) -> Result<(String, Session), Error> {
+async fn load<H: Host>(
+    host: &H,
+    key: &SessionKey,
+    span: Span<'_>,
+    account: &mut Account,
+) -> Result<Session, Error> {
+    let session = host.store().session(key, span, host.config().session_ttl).await;
+    needed(host, account, "session_load", session)?.ok_or(Error::SessionNotFound)
+}
+
+/// The session with all its turns, read piece by piece: no reply of the store is large.
+async fn load_whole<H: Host>(
+    host: &H,
+    parts: &Parts,
+    account: &mut Account,
+) -> Result<(String, Session), Error> {
     let (id, key) = named(host, parts)?;
-    let session = host.store().session(&key, host.config().session_ttl).await;
-    let session = needed(host, account, "session_load", session)?.ok_or(Error::SessionNotFound)?;
+    let mut session = load(host, &key, EXPORTED, account).await?;
+    while let Some(oldest) = session.turns.first().filter(|_| session.older > 0) {
+        let older = load(host, &key, Span { before: Some(&oldest.id), ..EXPORTED }, account).await?;
+        if older.turns.is_empty() {
+            break;
+        }
+        session.older = older.older;
+        session.turns.splice(..0, older.turns);
+    }
     Ok((id, session))
 }
 

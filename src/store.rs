@@ -27,7 +27,7 @@ use crate::{
         ledger::{Claim, Lease, Ledger, Ticket},
     },
     host::{MaybeSend, MaybeSync},
-    session::{Session, SessionHead, SessionKey, Turn},
+    session::{Session, SessionHead, SessionKey, Span, Turn},
 };
 
 /// Why the store did not do what was asked.
@@ -252,10 +252,12 @@ pub struct Followed {
 /// A session lives for its own time to live where its head has one, else for the `ttl` of whoever uses it; every use
 /// begins that time anew. All that is kept of one session goes at once.
 pub trait Sessions: MaybeSend + MaybeSync {
-    /// The session, its turns oldest first; `None` when there is none. What another version wrote of it is left out.
+    /// The session with those of its turns that are wanted, oldest first; `None` when there is none. What another version
+    /// wrote of it is left out.
     fn session(
         &self,
         key: &SessionKey,
+        span: Span<'_>,
         ttl: Duration,
     ) -> impl Future<Output = StoreResult<Option<Session>>> + MaybeSend;
 

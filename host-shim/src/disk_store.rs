@@ -28,7 +28,7 @@ use paddock::{
         ledger::{Claim, Lease, Ledger, Ticket},
     },
     host::{Clock, MaybeSend, MaybeSync},
-    session::{Session, SessionHead, SessionKey, Turn},
+    session::{Session, SessionHead, SessionKey, Span, Turn},
     store::{
         FleetState, FlightKey, Outage, ResponseCache, Sessions, Store, StoreError, StoreResult,
         memory::MemoryStore,
@@ -234,18 +234,23 @@ impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskStore<C> {
 }
 
 impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
-    async fn session(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Option<Session>> {
+    async fn session(&self, key: &SessionKey, span: Span<'_>, ttl: Duration) -> StoreResult<Option<Session>> {
+        let before = span.before.map(str::to_owned);
+        let (turns, bytes) = (span.turns, span.bytes);
         let (key, now, ttl) = (*key.as_bytes(), milliseconds(self.clock.now()), milliseconds(ttl));
         let read = move |shared: &Shared, view: &ReadTransaction| {
             let head = contents::head(view, &key)?;
             let Some(head) = head.filter(|head| shared.renewed(&key).unwrap_or(head.end) > now) else {
                 return Ok(None);
             };
-            let turns = contents::turns(view, &key)?;
+            let span = Span { before: before.as_deref(), turns, bytes };
+            let (older, turns) = contents::turns(view, &key, &head, span)?;
             let session = Session {
                 head: SessionHead::from_json(&head.about).unwrap_or_default(),
                 age: Duration::from_millis(now.saturating_sub(head.began)),
                 origin: Some(head.began),
+                told: head.told.clone(),
+                older: usize::try_from(older).unwrap_or(usize::MAX),
                 turns: turns.iter().filter_map(|json| Turn::from_json(json)).collect(),
             };
             Ok(Some((session, shared.renew(key, head.end_after(now, ttl)))))
@@ -282,8 +287,9 @@ impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
             origin,
             id: turn.id.clone(),
             json: turn.to_json(),
+            told: turn.system.clone(),
             ttl: milliseconds(ttl),
-            keep: keep as u64,
+            keep,
         };
         self.write(true, move |changes| Ok(changes.append(&append)?)).await
     }

@@ -12,7 +12,7 @@ use paddock::{
         book::FleetBook,
         ledger::{Claim, Lease, Ledger, Ticket},
     },
-    session::{Session, SessionHead, SessionKey, Turn},
+    session::{Session, SessionHead, SessionKey, Span, Turn},
     store::{
         Audience, FleetState, FlightEnd, FlightKey, Followed, Found, Outage, ResponseCache, Sessions, Store,
         StoreResult, TimeLimit, Within,
@@ -145,8 +145,8 @@ impl ResponseCache for NativeStore {
 }
 
 impl Sessions for NativeStore {
-    async fn session(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Option<Session>> {
-        whichever!(self, store => store.session(key, ttl).await)
+    async fn session(&self, key: &SessionKey, span: Span<'_>, ttl: Duration) -> StoreResult<Option<Session>> {
+        whichever!(self, store => store.session(key, span, ttl).await)
     }
 
     async fn create_session(&self, key: &SessionKey, head: &SessionHead, ttl: Duration) -> StoreResult<()> {

@@ -31,7 +31,7 @@ use crate::{
     handle::random_id,
     host::Host,
     reply::{self, ClientLeft, Outlet, Presence},
-    session::{PromptCount, SessionStatus, Turn},
+    session::{KEPT_TURNS, PromptCount, SessionStatus, Turn},
     store::Sessions,
     surface::framing,
     wire::framer,
@@ -221,7 +221,7 @@ impl<'a, H: Host> Passenger<'a, H> {
         });
         let config = self.host.config();
         let append = turn.as_ref().map(|(key, origin, turn)| {
-            let (ttl, keep) = (config.session_ttl, config.history.turns());
+            let (ttl, keep) = (config.session_ttl, KEPT_TURNS);
             self.host.store().append_turn_to(key, *origin, turn, ttl, keep)
         });
         let tally = tallied.as_ref().map(|account| account.tally_answer(self.host));
@@ -292,7 +292,7 @@ impl<'a, H: Host> Passenger<'a, H> {
                 let (session, ended) = self.conclude(reader, &answer).await;
                 ended.map_err(|error| (error, false))?;
                 let session = session.or(self.account.session);
-                let last = self.order.rendering.last(event.clone(), &chunk, &answer, &self.account, session);
+                let last = self.order.rendering.last(&event, &chunk, &answer, &self.account, session);
                 return self.hand_over(last).await.map_err(left);
             }
             if chunk.error.is_some() && is_own {

@@ -189,17 +189,19 @@ impl Rendering {
         }
     }
 
-    /// What the terminator becomes.
+    /// What the terminator becomes. Upstream's own is told apart from the state of the session, where there is one.
     pub(super) fn last(
         &self,
-        event: Bytes,
+        event: &Bytes,
         chunk: &Chunk<'_>,
         answer: &CachedAnswer,
         account: &Account,
         session: Option<SessionStatus>,
     ) -> Bytes {
         match self {
-            Self::Unchanged | Self::Whole => event,
+            Self::Unchanged | Self::Whole => {
+                session.map_or_else(|| event.clone(), |status| told(event, status))
+            }
             Self::Pieces(pieces) => {
                 [pieces.chunk(chunk), pieces.done(answer, account, session)].concat().into()
             }
@@ -215,6 +217,42 @@ impl Rendering {
             }
             (Self::Unchanged | Self::Whole, Some(protocol)) => error.event(protocol, request_id),
             (Self::Unchanged | Self::Whole, None) => Bytes::new(),
+        }
+    }
+}
+
+/// Upstream's last event with what became of the turn: on a line as one member more, on server-sent events as a comment
+/// ahead of it, which every reader skips. Every other byte stays.
+fn told(event: &Bytes, status: SessionStatus) -> Bytes {
+    let status = status.as_str();
+    let brace =
+        event.trim_ascii_start().starts_with(b"{").then(|| event.iter().rposition(|byte| *byte == b'}'));
+    match brace.flatten().and_then(|end| event.split_at_checked(end)) {
+        Some((members, end)) => [members, b",\"session\":\"", status.as_bytes(), b"\"", end].concat().into(),
+        None => [b": x-session ", status.as_bytes(), b"\n\n", event].concat().into(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_event_tells_what_became_of_the_turn_and_keeps_its_bytes() {
+        for (event, expected) in [
+            (
+                "{\"message\":{\"content\":\"}\"}, \"done\":true }\n",
+                "{\"message\":{\"content\":\"}\"}, \"done\":true ,\"session\":\"stored\"}\n",
+            ),
+            (" {\"done\":true,\"x\":{}}\r\n", " {\"done\":true,\"x\":{},\"session\":\"stored\"}\r\n"),
+            ("data: [DONE]\n\n", ": x-session stored\n\ndata: [DONE]\n\n"),
+            (
+                "event: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+                ": x-session stored\n\nevent: message_stop\ndata: {\"type\":\"message_stop\"}\n\n",
+            ),
+        ] {
+            let event = Bytes::from_static(event.as_bytes());
+            assert_eq!(told(&event, SessionStatus::Stored), expected, "{event:?}");
         }
     }
 }

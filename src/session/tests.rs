@@ -102,6 +102,58 @@ fn the_result_of_a_tool_stays_with_its_call_or_goes_with_it() {
 }
 
 #[test]
+fn what_was_not_read_or_is_kept_no_more_counts_as_left_out() {
+    let session = Session { older: 30, ..session(&[exchange("1"), exchange("2"), exchange("3")]) };
+    for (messages, left_out) in [(6, 30), (4, 31), (1, 33)] {
+        assert_eq!(History::new(&session, Budget { messages, ..WIDE }).left_out, left_out, "{messages}");
+    }
+    let span = Budget { messages: 5, bytes: 1000, tokens: 1 }.span();
+    assert_eq!((span.before, span.turns, span.bytes), (None, 3, 1000 + 3 * TURN_ENVELOPE));
+}
+
+#[test]
+fn turns_are_kept_within_their_number_and_their_bytes_and_the_newest_always_is() {
+    for (sizes, turns, expected) in [
+        (vec![1; 5], 3, 3),
+        (vec![1; 5], 9, 5),
+        (vec![1; 5], 0, 1),
+        (vec![KEPT_BYTES + 1, 1], 9, 1),
+        (vec![1, KEPT_BYTES - 1, 1], 9, 2),
+        (vec![1, KEPT_BYTES, 1], 9, 1),
+    ] {
+        assert_eq!(kept(sizes.iter().copied(), turns), expected, "{sizes:?} {turns}");
+    }
+}
+
+#[test]
+fn a_span_ends_with_the_turn_that_goes_over_its_bytes() {
+    for (turns, bytes, expected) in [(9, 100, 4), (2, 100, 2), (9, 20, 3), (9, 19, 2), (9, 0, 1), (0, 9, 0)] {
+        let span = Span { before: None, turns, bytes };
+        assert_eq!(span.count([10; 4]), expected, "{turns} {bytes}");
+    }
+}
+
+#[test]
+fn a_result_that_is_brought_keeps_its_calls_whatever_the_budget() {
+    let call = json!({"role": "assistant", "content": "", "tool_calls": [{"function": {"name": "f", "arguments": {}}}]});
+    let call = RawMessage::from_raw(&to_raw_value(&call).unwrap());
+    let asked = Turn { messages: vec![message("user", "q"), call.clone()], ..exchange("2") };
+    let again = Turn { messages: vec![message("tool", "r"), call], ..exchange("3") };
+    let turns = [exchange("1"), asked, again];
+    let found = Session { older: 5, ..session(&turns) };
+    assert!(found.awaits_results() && !session(&turns[..1]).awaits_results());
+    for (messages, kept) in [(2, vec!["2", "3"]), (6, vec!["1", "2", "3"])] {
+        let history = History::with_calls(&found, Budget { messages, ..WIDE });
+        assert_eq!((ids(&history), history.left_out), (kept.clone(), 8 - kept.len()), "{messages}");
+    }
+    assert_eq!(found.unread_exchange(), None);
+    let unread = Session { older: 7, ..session(&turns[2..]) };
+    assert_eq!(unread.unread_exchange().map(|turn| turn.id.as_str()), Some("3"));
+    assert_eq!(Session { older: 0, ..unread }.unread_exchange(), None, "nothing more is kept");
+    assert!(History::with_calls(&Session::default(), WIDE).turns.is_empty());
+}
+
+#[test]
 fn the_newest_system_message_holds_whatever_the_budget() {
     let session = session(&[with_system("1", "old"), with_system("2", "new"), exchange("3")]);
     let history = History::new(&session, Budget { messages: 3, ..WIDE });
@@ -111,22 +163,25 @@ fn the_newest_system_message_holds_whatever_the_budget() {
 }
 
 #[test]
-fn a_system_message_is_stored_when_it_is_new_or_about_to_be_dropped() {
-    let session = session(&[with_system("1", "s"), exchange("2"), exchange("3")]);
-    let history = History::new(&session, WIDE);
-    for (fresh, keep, stored) in [
-        (None, 20, None),
-        (Some("s"), 20, None),
-        (Some("t"), 20, Some("t")),
-        (None, 6, Some("s")),
-        (Some("s"), 6, Some("s")),
-        (None, 1, Some("s")),
+fn a_system_message_is_stored_when_it_is_new_or_would_go_with_its_turn() {
+    let before = session(&[with_system("1", "s"), exchange("2"), exchange("3")]);
+    let kept = Session { told: Some("s".into()), turns: vec![exchange("3")], ..Session::default() };
+    for (session, fresh, stored) in [
+        (&kept, None, None),
+        (&kept, Some("s"), None),
+        (&kept, Some("t"), Some("t")),
+        // A store of the version before has it in its turn alone.
+        (&before, None, Some("s")),
+        (&before, Some("s"), Some("s")),
+        (&before, Some("t"), Some("t")),
     ] {
-        let found = history.system_to_store(fresh.map(str::to_owned), keep);
-        assert_eq!(found.as_deref(), stored, "{fresh:?} {keep}");
+        let history = History::new(session, WIDE);
+        assert_eq!(history.system, Some("s"));
+        let found = history.system_to_store(fresh.map(str::to_owned));
+        assert_eq!(found.as_deref(), stored, "{fresh:?}");
     }
-    assert_eq!(History::default().system_to_store(Some("t".into()), 20).as_deref(), Some("t"));
-    assert_eq!(History::default().system_to_store(None, 20), None);
+    assert_eq!(History::default().system_to_store(Some("t".into())).as_deref(), Some("t"));
+    assert_eq!(History::default().system_to_store(None), None);
 }
 
 #[test]
@@ -137,15 +192,14 @@ fn the_heads_system_message_holds_until_a_turn_has_one_and_is_not_stored_again()
     let history = History::new(&session, budget);
     assert_eq!((history.system, ids(&history)), (Some("s"), vec!["2"]));
     for (fresh, stored) in [(None, None), (Some("s"), None), (Some("t"), Some("t"))] {
-        let found = history.system_to_store(fresh.map(str::to_owned), 1);
+        let found = history.system_to_store(fresh.map(str::to_owned));
         assert_eq!(found.as_deref(), stored, "{fresh:?}");
     }
-    session.turns.insert(1, with_system("t", "t"));
+    session.told = Some("t".into());
     let history = History::new(&session, budget);
-    assert_eq!(history.system, Some("t"));
-    assert_eq!(history.system_to_store(None, 2).as_deref(), Some("t"));
+    assert_eq!((history.system, history.system_to_store(None)), (Some("t"), None));
     // Going back to the head's is a change as well.
-    assert_eq!(history.system_to_store(Some("s".into()), 2).as_deref(), Some("s"));
+    assert_eq!(history.system_to_store(Some("s".into())).as_deref(), Some("s"));
 }
 
 #[test]

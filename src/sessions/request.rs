@@ -11,7 +11,7 @@ use crate::{
     error::Error,
     query::parameter,
     route,
-    session::{SessionHead, Turn},
+    session::{SessionHead, Span, Turn},
     wire::members::{self, Members},
 };
 
@@ -80,16 +80,17 @@ impl Page {
         Ok(Self { limit, before: parameter(query, "before").map(Cow::into_owned) })
     }
 
-    /// The newest turns before the one called `before`, oldest first, and what `before` is of the next page.
+    /// What is read for it: one turn more tells whether there is a next page.
     ///
     /// Turns are dropped oldest first: before one that is not there any more there is nothing.
+    pub(super) fn span(&self) -> Span<'_> {
+        Span { before: self.before.as_deref(), turns: self.limit + 1, bytes: usize::MAX }
+    }
+
+    /// Its turns among those that were read, and what `before` is of the next page.
     pub(super) fn turns<'a>(&self, turns: &'a [Turn]) -> (&'a [Turn], Option<&'a str>) {
-        let end = match &self.before {
-            None => turns.len(),
-            Some(before) => turns.iter().position(|turn| turn.id == *before).unwrap_or(0),
-        };
-        let start = end.saturating_sub(self.limit);
-        let page = turns.get(start..end).unwrap_or_default();
+        let start = turns.len().saturating_sub(self.limit);
+        let page = turns.get(start..).unwrap_or_default();
         (page, page.first().filter(|_| start > 0).map(|turn| turn.id.as_str()))
     }
 }
@@ -196,7 +197,10 @@ mod tests {
         let turns = turns(5);
         let page = |query| {
             let page = Page::of(Some(query)).unwrap();
-            let (shown, next) = page.turns(&turns);
+            let Span { before, turns: most, bytes: _ } = page.span();
+            let end = turns.iter().position(|turn| Some(&*turn.id) == before);
+            let end = if before.is_none() { turns.len() } else { end.unwrap_or(0) };
+            let (shown, next) = page.turns(&turns[end.saturating_sub(most)..end]);
             (shown.iter().map(|turn| turn.id.as_str()).collect::<Vec<_>>().join(" "), next)
         };
         assert_eq!(page("limit=2"), ("4 5".to_owned(), Some("4")));

@@ -13,11 +13,12 @@ pub(super) fn markdown(session: &Session) -> String {
         let _ = write!(text, "\nModel: {model}\n");
     }
     let mut told = None;
+    // Where no turn that is left brings a system message, the one that holds has held for all of them.
+    let is_told_later = session.turns.iter().any(|turn| turn.system.is_some());
+    let first = if is_told_later { session.head.system.as_deref() } else { session.system() };
     let systems = session.turns.iter().map(|turn| turn.system.as_deref());
     let turns = session.turns.iter().map(|turn| &*turn.messages);
-    for (system, messages) in
-        [(session.head.system.as_deref(), &[][..])].into_iter().chain(systems.zip(turns))
-    {
+    for (system, messages) in [(first, &[][..])].into_iter().chain(systems.zip(turns)) {
         if let Some(system) = system.filter(|system| told != Some(*system)) {
             let _ = write!(text, "\n## System\n\n{}\n", system.trim_end());
             told = Some(system);

@@ -60,11 +60,18 @@ pub struct MemoryStore<C> {
     answers: Bounded<CacheKey, (Entry, Duration)>,
     purges: cache::Purges,
     sessions: Bounded<SessionKey, Arc<sessions::Kept>>,
+    /// Bytes that the turns of one session may take.
+    largest: u64,
     /// Held while a session is replaced, so that turns appended at the same time all survive.
     appending: Mutex<()>,
     turn: AtomicU64,
     fleet: Arc<FleetBook>,
     outage: Outage,
+}
+
+/// How many shards a table of `bytes` has.
+fn shards(bytes: u64) -> u64 {
+    (bytes / SHARD).clamp(1, 64)
 }
 
 /// A table that holds `bytes` at most. Shards let cores work side by side, and limit the largest entry; so there are
@@ -74,7 +81,7 @@ fn bounded<K: Eq + std::hash::Hash + Clone, T: Clone>(bytes: u64) -> Bounded<K, 
     let options = OptionsBuilder::new()
         .estimated_items_capacity(count(bytes / USUAL_ENTRY, 16))
         .weight_capacity(bytes)
-        .shards(count(bytes / SHARD, 1).min(64))
+        .shards(count(shards(bytes), 1))
         .build();
     match options {
         Ok(options) => {
@@ -93,6 +100,8 @@ impl<C: Clock> MemoryStore<C> {
             answers: bounded(limit / 2),
             purges: cache::Purges::default(),
             sessions: bounded(limit / 2),
+            // The rest of a shard is for its system messages, and for others.
+            largest: limit / 2 / shards(limit / 2) * 3 / 4,
             appending: Mutex::new(()),
             turn: AtomicU64::new(0),
             fleet: Arc::default(),

@@ -4,6 +4,7 @@
 //! fails: what cannot be read becomes its text.
 
 mod read;
+mod thread;
 mod write;
 
 use std::{borrow::Cow, fmt};
@@ -14,6 +15,7 @@ use serde_json::value::RawValue;
 use super::{members::Members, spoken::Call};
 
 pub(super) use read::read;
+pub(crate) use thread::Thread;
 pub(super) use write::{calls, write};
 
 /// The form of a chat protocol's messages.
@@ -136,6 +138,11 @@ pub fn role(message: &RawValue) -> MessageRole {
     }
 }
 
+/// Whether the model calls tools in a message.
+pub fn calls_tools(message: &RawValue) -> bool {
+    role(message) == MessageRole::Assistant && !read::read(message).calls.is_empty()
+}
+
 /// The text of a message, or of content by itself: a string, or the texts of its parts by line.
 pub fn text(message: &RawValue) -> String {
     match Members::of(message) {
@@ -178,19 +185,6 @@ impl std::iter::Sum for Weight {
             images: sum.images + weight.images,
         })
     }
-}
-
-/// A message of one dialect in another.
-///
-/// User and assistant messages keep text, images, thinking and tool calls, and results of tools their calls' ids. A role
-/// that is unknown becomes the user's.
-/// Texts of several parts become one, results of several calls in one message become one, and signatures of thinking
-/// are lost. A call without an id gets one by its place where the reader requires it.
-pub fn convert(message: &RawMessage, from: Dialect, to: Dialect) -> RawMessage {
-    if from == to {
-        return message.clone();
-    }
-    write(&read::read(message.as_raw()), to).into()
 }
 
 /// What a message says, in no dialect.
@@ -238,6 +232,12 @@ mod tests {
 
     fn converted(json: &str, from: Dialect, to: Dialect) -> String {
         convert(&RawMessage::from_raw(&raw(json)), from, to).as_str().to_owned()
+    }
+
+    fn convert(message: &RawMessage, from: Dialect, to: Dialect) -> RawMessage {
+        let mut converted = Thread::default().convert(message, from, to);
+        assert_eq!(converted.len(), 1);
+        converted.remove(0)
     }
 
     #[test]

@@ -94,7 +94,7 @@ async fn what_another_version_or_nobody_wrote_is_passed_over(form: &dyn Form) ->
         redis.run(&["SET", &key, "{\"version\": 99}"]).await?;
     }
     for key in redis.run(&["KEYS", &format!("{}:session:*", setup.prefix())]).await? {
-        redis.run(&["RPUSH", &key, "no JSON"]).await?;
+        redis.run(&["HSET", &key, "1", "no JSON", "next", "2"]).await?;
     }
     assert_eq!(gateway.say("hello").await?.cache(), "miss");
     gateway.say_in("s", "again").await?;

@@ -166,6 +166,47 @@ async fn pages_join_while_turns_are_added(form: &dyn Form) -> Result<()> {
     Ok(())
 }
 
+async fn every_acknowledged_turn_is_there_to_be_read(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("HISTORY_MAX_MESSAGES", "4")).await?;
+    let gateway = gateway.as_ref();
+    gateway.chat(json!({"message": "first", "session_id": "s", "system": "be brief"})).await?;
+    let client = async |client: usize| {
+        for turn in 0..8 {
+            let reply = gateway.say_in("s", &format!("{client} {turn}")).await?;
+            ensure!(reply.header("x-session") == "stored", "{client} {turn}: {}", reply.text());
+        }
+        Ok(())
+    };
+    for sent in join_all((0..8).map(client)).await {
+        sent?;
+    }
+    let mut expected: Vec<_> =
+        (0..8).flat_map(|client| (0..8).map(move |turn| format!("{client} {turn}"))).collect();
+    expected.push("first".to_owned());
+    let mut found = questions(&gateway.get("/sessions/s?limit=100").await?);
+    assert_eq!(found.first().map(String::as_str), Some("first"));
+    let exported = gateway.get("/sessions/s/export").await?;
+    assert_eq!(questions(&exported), found);
+    found.sort();
+    assert_eq!(found, expected);
+    let (mut paged, mut path) = (Vec::new(), "/sessions/s?limit=30".to_owned());
+    while !path.is_empty() {
+        let page = gateway.get(&path).await?;
+        assert_eq!(page.at("/system"), "be brief");
+        paged.splice(..0, questions(&page));
+        let next = page.at("/next");
+        path = if next.is_empty() { next } else { format!("/sessions/s?limit=30&before={next}") };
+    }
+    assert_eq!(paged, questions(&exported));
+    // A prompt has but the newest, and the system message all the same.
+    let reply = gateway.say_in("s", "and now?").await?;
+    let said = ollama.last_conversation();
+    assert_eq!((said.len(), said[0].as_str()), (4, "system: be brief"));
+    assert_eq!(reply.header("x-session-left-out"), "64");
+    Ok(())
+}
+
 async fn a_session_that_its_first_turn_made_is_its_callers_as_well(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama])).await?;
@@ -368,6 +409,7 @@ on_every_store! {
     what_a_session_was_given_holds_on_ollamas_surfaces_as_well,
     a_session_is_shown_page_by_page,
     pages_join_while_turns_are_added,
+    every_acknowledged_turn_is_there_to_be_read,
     a_session_that_its_first_turn_made_is_its_callers_as_well,
     somebody_elses_session_is_as_one_that_never_was,
     a_trusted_header_says_whose_a_session_is,

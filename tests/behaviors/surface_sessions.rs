@@ -70,6 +70,34 @@ async fn the_turns_before_go_ahead_and_every_other_byte_stays(form: &dyn Form) -
     Ok(())
 }
 
+async fn a_stream_says_in_its_last_event_that_its_turn_is_stored_and_keeps_every_other_byte(
+    form: &dyn Form,
+) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("CACHE_ENABLED", "false")).await?;
+    for (path, recorded) in SURFACES {
+        let body = question(path, user("one"), true);
+        ollama.next(path, Scripted::recorded(recorded)?);
+        let plain = gateway.post_to(path, body.clone(), &[]).await?.text();
+        ollama.next(path, Scripted::recorded(recorded)?);
+        let told = gateway.post_to(path, body, &[("x-paddock-session", path)]).await?.text();
+        let expected = if path == CHAT {
+            let line = plain.trim_end().strip_suffix('}').context("no object")?;
+            format!("{line},\"session\":\"stored\"}}\n")
+        } else {
+            let (events, last) = plain.trim_end().rsplit_once("\n\n").context("one event alone")?;
+            format!("{events}\n\n: x-session stored\n\n{last}\n\n")
+        };
+        assert_eq!(told, expected, "{path}");
+        // A history of one's own is no turn of the session.
+        let mut own = question(path, user("a"), true);
+        own["messages"] = json!([user("a"), {"role": "assistant", "content": "b"}, user("c")]);
+        let told = gateway.post_to(path, own, &[("x-paddock-session", path)]).await?.text();
+        assert!(!told.contains("session"), "{path}: {told}");
+    }
+    Ok(())
+}
+
 /// A picture with words, in the words of the path.
 fn picture(path: &str, text: &str) -> Value {
     let part = json!({"type": "text", "text": text});
@@ -144,14 +172,8 @@ fn call(path: &str, message: &Value) -> (Value, Value) {
 }
 
 async fn a_session_goes_on_on_any_surface_with_its_calls_of_tools(form: &dyn Form) -> Result<()> {
-    let first = |_: &FakeOllama, path: &str, stream| {
-        let mut body = question(path, user("weather?"), stream);
-        body["tools"] = match path {
-            ANTHROPIC => json!([{"name": "weather", "input_schema": {"type": "object"}}]),
-            _ => json!([{"type": "function", "function": {"name": "weather", "parameters": {}}}]),
-        };
-        Ok(body)
-    };
+    let first =
+        |_: &FakeOllama, path: &str, stream| Ok(with_tools(path, question(path, user("weather?"), stream)));
     on_every_pair(form, first, |_, to, _, messages| {
         assert_eq!(messages[1]["role"], "assistant", "{to}");
         assert_eq!(
@@ -161,6 +183,86 @@ async fn a_session_goes_on_on_any_surface_with_its_calls_of_tools(form: &dyn For
         );
     })
     .await
+}
+
+/// The result of a call, in the words of the path.
+fn result(path: &str, id: &str, text: &str) -> Value {
+    match path {
+        OPENAI => json!({"role": "tool", "tool_call_id": id, "content": text}),
+        ANTHROPIC => {
+            json!({"role": "user", "content": [{"type": "tool_result", "tool_use_id": id, "content": text}]})
+        }
+        _ => json!({"role": "tool", "content": text, "tool_call_id": id}),
+    }
+}
+
+fn with_tools(path: &str, mut body: Value) -> Value {
+    body["tools"] = match path {
+        ANTHROPIC => json!([{"name": "weather", "input_schema": {"type": "object"}}]),
+        _ => json!([{"type": "function", "function": {"name": "weather", "parameters": {}}}]),
+    };
+    body
+}
+
+async fn a_result_of_a_tool_continues_the_session_that_has_the_call(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    for from in ALL {
+        for (to, _) in SURFACES {
+            for stream in [false, true] {
+                let session = [("x-paddock-session", &*format!("{from} {to} {stream}"))];
+                let body = with_tools(from, question(from, user("weather?"), stream));
+                let reply = gateway.post_to(from, body, &session).await?;
+                assert_eq!(reply.status, 200, "{from}: {}", reply.text());
+                let id = "toolu_1";
+                let body = question(to, result(to, id, "sunny"), stream);
+                let reply = gateway.post_to(to, body, &session).await?;
+                let status = if stream { "" } else { "stored" };
+                assert_eq!((reply.status.as_u16(), reply.header("x-session")), (200, status), "{from} {to}");
+                let said = messages(&asked(&ollama));
+                assert_eq!((said.len(), &said[0]), (3, &user("weather?")), "{from} {to}: {said:?}");
+                assert_eq!(call(to, &said[1]), ("weather".into(), json!({"city": "Paris"})), "{said:?}");
+                assert_eq!(said[2], result(to, id, "sunny"), "what was sent stays as it came");
+                let reply = gateway.post_to(from, question(from, user("and now?"), false), &session).await?;
+                assert_eq!(
+                    (reply.status.as_u16(), reply.header("x-session")),
+                    (200, "stored"),
+                    "{from} {to}"
+                );
+                let said = messages(&asked(&ollama));
+                assert_eq!(said.len(), 5, "{from} {to}: {said:?}");
+                assert_eq!(call(from, &said[1]), ("weather".into(), json!({"city": "Paris"})), "{said:?}");
+                assert_eq!(said[2], result(from, id, "sunny"), "{from} {to}");
+                assert_eq!((&said[3]["role"], &said[4]), (&json!("assistant"), &user("and now?")));
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn a_long_exchange_with_tools_stays_whole_whatever_the_limits(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("HISTORY_MAX_MESSAGES", "4")).await?;
+    for (path, _) in SURFACES {
+        let session = [("x-paddock-session", path)];
+        gateway.post_to(path, question(path, user("before"), false), &session).await?;
+        let mut body = with_tools(path, question(path, user("weather?"), false));
+        for step in 0..6 {
+            let reply = gateway.post_to(path, body, &session).await?;
+            assert_eq!((reply.status.as_u16(), reply.header("x-session")), (200, "stored"), "{path} {step}");
+            body = with_tools(path, question(path, user(""), false));
+            // The stand-in calls no tool where a result stands last.
+            body["messages"] = json!([result(path, &format!("id {step}"), "rain"), user("and there?")]);
+        }
+        let said = messages(&asked(&ollama));
+        // The question, five calls and what came of each; what was before them is not theirs.
+        assert_eq!((said.len(), &said[0]), (16, &user("weather?")), "{path}: {said:?}");
+        for (step, said) in said[1..].chunks(3).enumerate() {
+            assert_eq!(call(path, &said[0]).0, "weather", "{path}: {said:?}");
+            assert_eq!(said[1], result(path, &format!("id {step}"), "rain"), "{path}");
+        }
+    }
+    Ok(())
 }
 
 /// The recorded answer of a model that thinks, which then also says something: thoughts alone are no answer.
@@ -337,8 +439,11 @@ async fn what_breaks_off_or_fails_is_not_remembered(form: &dyn Form) -> Result<(
 
 on_every_form! {
     the_turns_before_go_ahead_and_every_other_byte_stays,
+    a_stream_says_in_its_last_event_that_its_turn_is_stored_and_keeps_every_other_byte,
     a_session_goes_on_on_any_surface_with_its_texts_and_pictures,
     a_session_goes_on_on_any_surface_with_its_calls_of_tools,
+    a_result_of_a_tool_continues_the_session_that_has_the_call,
+    a_long_exchange_with_tools_stays_whole_whatever_the_limits,
     a_session_goes_on_on_any_surface_with_its_thoughts,
     a_system_message_holds_until_another_replaces_it,
     whoever_brings_a_history_keeps_it_and_nothing_is_stored,

@@ -66,6 +66,15 @@ def tool_use():
     is_weather_of_paris(ask("the weather?", tools=[WEATHER]))
 
 
+def streamed_message_in_a_session():
+    headers = {"x-paddock-session": "anthropic"}
+    messages = said("a remembered hello")
+    with client.messages.stream(model=MODEL, max_tokens=64, messages=messages, extra_headers=headers) as stream:
+        text = "".join(stream.text_stream)
+        reply = stream.get_final_message()
+    assert text.startswith("echo of a remembered hello #") and reply.stop_reason == "end_turn", reply
+
+
 def streamed_tool_use():
     question = said("the weather now?")
     with client.messages.stream(model=MODEL, max_tokens=64, messages=question, tools=[WEATHER]) as stream:
@@ -94,6 +103,7 @@ CHECKS = [
     message,
     content_in_blocks,
     streamed_message,
+    streamed_message_in_a_session,
     raw_events,
     tool_use,
     streamed_tool_use,

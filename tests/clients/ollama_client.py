@@ -37,6 +37,14 @@ def streamed_chat():
     assert parts[-1].done and parts[-1].eval_count > 0, parts[-1]
 
 
+def streamed_chat_in_a_session():
+    in_session = ollama.Client(host=sys.argv[1], headers={"x-paddock-session": "ollama"})
+    parts = list(in_session.chat(MODEL, messages=said("a remembered hello"), stream=True))
+    text = "".join(part.message.content for part in parts)
+    assert text.startswith("echo of a remembered hello #"), text
+    assert parts[-1].done and parts[-1].eval_count > 0, parts[-1]
+
+
 def tool_call():
     reply = client.chat(MODEL, messages=said("the weather?"), tools=[get_weather])
     (call,) = reply.message.tool_calls
@@ -123,6 +131,7 @@ def bad_request():
 CHECKS = [
     chat,
     streamed_chat,
+    streamed_chat_in_a_session,
     tool_call,
     streamed_tool_call,
     tool_result,

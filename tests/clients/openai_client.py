@@ -53,6 +53,15 @@ def streamed_chat():
     assert all(chunk.usage is None for chunk in chunks), chunks
 
 
+def streamed_chat_in_a_session():
+    headers = {"x-paddock-session": "openai"}
+    messages = said("a remembered hello")
+    chunks = list(client.chat.completions.create(model=MODEL, messages=messages, stream=True, extra_headers=headers))
+    text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert text.startswith("echo of a remembered hello #"), text
+    assert [chunk.choices[0].finish_reason for chunk in chunks] == [None] * (len(chunks) - 1) + ["stop"], chunks
+
+
 def streamed_usage():
     options = {"include_usage": True}
     chunks = list(
@@ -155,6 +164,7 @@ CHECKS = [
     chat,
     content_in_parts,
     streamed_chat,
+    streamed_chat_in_a_session,
     streamed_usage,
     tool_call,
     streamed_tool_call,

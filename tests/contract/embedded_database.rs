@@ -8,7 +8,7 @@ use host_shim::disk_store::{DiskStore, Limits};
 use paddock::{
     fleet::Inventory,
     memory_host::ManualClock,
-    session::{SessionHead, Turn},
+    session::{SessionHead, Span, Turn},
     store::{FleetState as _, ResponseCache as _, Sessions as _, StoreError},
 };
 use redb::TableDefinition;
@@ -72,8 +72,8 @@ async fn a_session_that_was_made_is_as_it_was_after_a_restart_and_a_deleted_one_
     assert!(first.store.delete_session(&deleted).await?);
     let second = first.again().await?;
     second.pass(LONG).await;
-    assert_eq!(second.store.session(&deleted, LONG).await?, None);
-    let found = second.store.session(&made, LONG).await?.context("it lasts longer")?;
+    assert_eq!(second.store.session(&deleted, Span::ALL, LONG).await?, None);
+    let found = second.store.session(&made, Span::ALL, LONG).await?.context("it lasts longer")?;
     assert_eq!((found.head, found.age, ids(&found.turns)), (head, LONG, vec!["1"]));
     Ok(())
 }

@@ -57,7 +57,7 @@ use paddock::{
     cache::{CacheKey, Chat, Circumstances, Entry, Epochs, Form},
     caller::Scope,
     memory_host::ManualClock,
-    session::{Dialect, RawMessage, SessionKey, Turn},
+    session::{Dialect, RawMessage, SessionKey, Span, Turn},
     store::{
         FlightKey, Sessions, Store,
         memory::MemoryStore,
@@ -227,7 +227,7 @@ impl Subject for OverRedis {
 
 /// The turns of a session; none when there is no session.
 async fn turns(store: &impl Sessions, key: &SessionKey) -> Result<Vec<Turn>> {
-    let session = store.session(key, Duration::from_hours(1)).await?;
+    let session = store.session(key, Span::ALL, Duration::from_hours(1)).await?;
     Ok(session.map(|session| session.turns).unwrap_or_default())
 }
 

@@ -2,12 +2,12 @@
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use futures::future::join_all;
 use paddock::{
     cache::Form,
-    session::{SessionHead, Turn},
+    session::{SessionHead, Span, Turn},
     store::{
         Audience, FLIGHT_LEASE, FlightEnd, FlightKey, Followed, Found, ResponseCache as _, Sessions as _,
         Store as _, StoreError, redis::RedisStore,
@@ -230,20 +230,63 @@ async fn a_turn_of_another_version_is_passed_over() -> Result<()> {
     let id = session("s")?;
     redis.store.append_turn(&id, &turn("1"), LONG, 10).await?;
     let name = keys(&redis).await?.concat();
-    for value in
-        ["{}", "no JSON", "{\"id\": \"x\", \"messages\": [{\"role\": \"robot\", \"content\": \"x\"}]}"]
-    {
-        redis.connection.run(&["RPUSH", &name, value]).await?;
+    let others =
+        ["{}", "no JSON", "{\"id\": \"x\", \"messages\": [{\"role\": \"robot\", \"content\": \"x\"}]}"];
+    for (number, value) in ["1", "2", "3"].into_iter().zip(others) {
+        redis.connection.run(&["HSET", &name, number, value]).await?;
     }
+    redis.connection.run(&["HSET", &name, "next", "4"]).await?;
     redis.store.append_turn(&id, &turn("2"), LONG, 10).await?;
     let found = turns(&redis.store, &id).await?;
     assert_eq!(found.iter().map(|turn| turn.id.as_str()).collect::<Vec<_>>(), ["1", "2"]);
     // A head that this version cannot read is an empty one, and its turns are there.
-    redis.connection.run(&["LSET", &name, "0", "later"]).await?;
+    redis.connection.run(&["HSET", &name, "head", "later"]).await?;
     redis.store.append_turn(&id, &turn("3"), LONG, 2).await?;
-    let session = redis.store.session(&id, LONG).await?.unwrap_or_default();
+    let session = redis.store.session(&id, Span::ALL, LONG).await?.unwrap_or_default();
     assert_eq!(session.head, SessionHead::default());
     assert_eq!(session.turns.last().map(|turn| turn.id.as_str()), Some("3"));
+    Ok(())
+}
+
+/// A turn as the version before stored it.
+fn stored(turn: &Turn) -> Result<String> {
+    Ok(String::from_utf8(turn.to_json())?)
+}
+
+#[tokio::test]
+async fn a_session_of_the_version_before_goes_on_with_its_turns_and_what_it_was_told() -> Result<()> {
+    let redis = over_redis().await?;
+    let id = session("s")?;
+    // The name of a session is a secret of the store's: it is read from one that it made.
+    redis.store.append_turn(&id, &turn("0"), LONG, 10).await?;
+    let name = keys(&redis).await?.concat();
+    let before = name.replace(":session:4:", ":session:3:");
+    assert_ne!(name, before);
+    redis.connection.run(&["DEL", &name]).await?;
+    let told = Turn { system: Some("be \"brief\"\n".to_owned()), ..turn("2") };
+    let turns = [stored(&turn("1"))?, stored(&told)?, "no JSON".to_owned(), stored(&turn("3"))?];
+    redis.connection.run(&["RPUSH", &before, "1000 0 {\"model\":\"m\"}"]).await?;
+    for turn in &turns {
+        redis.connection.run(&["RPUSH", &before, turn]).await?;
+    }
+    redis.connection.run(&["PEXPIRE", &before, "60000"]).await?;
+    let found = redis.store.session(&id, Span::ALL, LONG).await?.context("it is there")?;
+    let ids = |turns: &[Turn]| turns.iter().map(|turn| turn.id.clone()).collect::<Vec<_>>();
+    assert_eq!((ids(&found.turns), found.told), (vec!["1".into(), "2".into(), "3".into()], told.system));
+    assert_eq!(found.head.model.as_deref(), Some("m"));
+    assert!(found.age > LONG, "it began in 1970: {:?}", found.age);
+    // While an older replica still runs it adds what it is told there.
+    for value in ["1000 0 {}", &stored(&turn("3"))?, &stored(&turn("4"))?] {
+        redis.connection.run(&["RPUSH", &before, value]).await?;
+    }
+    redis.store.append_turn(&id, &turn("2"), LONG, 10).await?;
+    redis.store.append_turn(&id, &turn("5"), LONG, 10).await?;
+    let found = redis.store.session(&id, Span::ALL, LONG).await?.context("it is there")?;
+    assert_eq!(ids(&found.turns), ["1", "2", "3", "4", "5"]);
+    assert_eq!(keys(&redis).await?, [name]);
+    redis.connection.run(&["RPUSH", &before, "1000 0 {}"]).await?;
+    assert!(redis.store.delete_session(&id).await?);
+    assert!(keys(&redis).await?.is_empty());
     Ok(())
 }
 
@@ -254,7 +297,7 @@ async fn a_key_of_another_type_is_none_or_an_error_and_no_panic() -> Result<()> 
     redis.store.append_turn(&session("s")?, &turn("1"), LONG, 10).await?;
     for name in keys(&redis).await? {
         redis.connection.run(&["DEL", &name]).await?;
-        redis.connection.run(&["HSET", &name, "a", "b"]).await?;
+        redis.connection.run(&["RPUSH", &name, "a"]).await?;
     }
     assert_eq!(redis.store.answer(&asked("q")).await?, None);
     assert!(redis.store.answer_or_lead(&asked("q"), "one", None).await.is_err());

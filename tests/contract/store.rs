@@ -6,7 +6,7 @@ use anyhow::Result;
 use futures::future::join_all;
 use paddock::{
     cache::{Entry, Epochs, Form},
-    session::{Dialect, SessionHead, Turn},
+    session::{Dialect, KEPT_TURNS, SessionHead, Span, Turn},
     store::{FlightEnd, FlightKey, Found, ResponseCache as _, Sessions as _, Store},
 };
 
@@ -182,6 +182,80 @@ async fn a_turn_that_is_appended_again_is_there_once(subject: impl Subject) -> R
     Ok(())
 }
 
+async fn a_turn_that_is_appended_again_is_found_among_all_that_are_kept(subject: impl Subject) -> Result<()> {
+    let (store, key) = (subject.store(), session("s")?);
+    for number in 0..60 {
+        store.append_turn(&key, &turn(&number.to_string()), LONG, KEPT_TURNS).await?;
+    }
+    for id in ["0", "30", "59"] {
+        store.append_turn(&key, &turn(id), LONG, KEPT_TURNS).await?;
+    }
+    let found = turns(store, &key).await?;
+    assert_eq!((found.len(), found.last().map(|turn| turn.id.as_str())), (60, Some("id-59")));
+    Ok(())
+}
+
+async fn the_turns_of_a_session_have_so_many_bytes_at_most(subject: impl Subject) -> Result<()> {
+    let (store, key) = (subject.store(), session("s")?);
+    let large = "x".repeat(1 << 20);
+    for id in ["1", "2", "3", "4", "5"] {
+        store.append_turn(&key, &exchange(id, id, &large), LONG, KEPT_TURNS).await?;
+    }
+    // Four have a little more than 4 MiB.
+    assert_eq!(ids(&turns(store, &key).await?), ["3", "4", "5"]);
+    let found = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default();
+    assert_eq!(found.older, 2);
+    for id in ["6", "7"] {
+        store.append_turn(&key, &exchange(id, id, "short"), LONG, KEPT_TURNS).await?;
+    }
+    assert_eq!(ids(&turns(store, &key).await?), ["3", "4", "5", "6", "7"]);
+    Ok(())
+}
+
+async fn only_the_turns_that_are_wanted_are_read(subject: impl Subject) -> Result<()> {
+    let (store, key) = (subject.store(), session("s")?);
+    for id in ["1", "2", "3", "4", "5", "6"] {
+        store.append_turn(&key, &turn(id), LONG, 5).await?;
+    }
+    let size = turn("1").to_json().len();
+    for (before, most, bytes, expected, older) in [
+        (None, 9, usize::MAX, vec!["id-2", "id-3", "id-4", "id-5", "id-6"], 1),
+        (None, 2, usize::MAX, vec!["id-5", "id-6"], 4),
+        (None, 0, usize::MAX, vec![], 6),
+        (Some("id-5"), 2, usize::MAX, vec!["id-3", "id-4"], 2),
+        (Some("id-3"), 2, usize::MAX, vec!["id-2"], 1),
+        (Some("id-2"), 2, usize::MAX, vec![], 1),
+        (Some("id-1"), 2, usize::MAX, vec![], 1),
+        (None, 9, 2 * size, vec!["id-4", "id-5", "id-6"], 3),
+        (None, 9, 2 * size - 1, vec!["id-5", "id-6"], 4),
+        (Some("id-6"), 9, 0, vec!["id-5"], 4),
+    ] {
+        let span = Span { before, turns: most, bytes };
+        let found = store.session(&key, span, LONG).await?.unwrap_or_default();
+        assert_eq!((ids(&found.turns), found.older), (expected, older), "{span:?}");
+    }
+    Ok(())
+}
+
+async fn a_system_message_outlives_the_turn_that_brought_it(subject: impl Subject) -> Result<()> {
+    let (store, key) = (subject.store(), session("s")?);
+    for (id, system, told) in [
+        ("1", None, None),
+        ("2", Some("be \"brief\" 熊猫\n"), Some("be \"brief\" 熊猫\n")),
+        ("3", None, Some("be \"brief\" 熊猫\n")),
+        ("4", None, Some("be \"brief\" 熊猫\n")),
+        ("5", Some(""), Some("")),
+        ("2", Some("other"), Some("other")),
+        ("5", Some("a repetition changes nothing"), Some("other")),
+    ] {
+        let turn = Turn { system: system.map(str::to_owned), ..turn(id) };
+        store.append_turn(&key, &turn, LONG, 2).await?;
+        let found = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default();
+        assert_eq!(found.told.as_deref(), told, "{id}");
+    }
+    Ok(())
+}
+
 async fn turns_appended_at_the_same_time_all_survive(subject: impl Subject) -> Result<()> {
     let (store, key) = (subject.store(), session("s")?);
     let expected: Vec<_> = (0..64).map(|number| turn(&format!("{number:02}"))).collect();
@@ -229,24 +303,24 @@ fn head() -> SessionHead {
 
 async fn a_session_that_was_never_made_is_none(subject: impl Subject) -> Result<()> {
     let (store, key) = (subject.store(), session("s")?);
-    assert_eq!(store.session(&key, LONG).await?, None);
+    assert_eq!(store.session(&key, Span::ALL, LONG).await?, None);
     assert!(!store.delete_session(&key).await?);
-    assert_eq!(store.session(&key, LONG).await?, None);
+    assert_eq!(store.session(&key, Span::ALL, LONG).await?, None);
     Ok(())
 }
 
 async fn a_session_that_is_made_is_there_before_its_first_turn(subject: impl Subject) -> Result<()> {
     let (store, key) = (subject.store(), session("s")?);
     store.create_session(&key, &head(), LONG).await?;
-    let found = store.session(&key, LONG).await?.unwrap_or_default();
+    let found = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default();
     assert_eq!((found.head, found.turns), (head(), vec![]));
     for id in ["1", "2", "3", "4"] {
         store.append_turn(&key, &turn(id), LONG, 2).await?;
     }
     // Dropping turns does not drop what holds for all of them.
-    let found = store.session(&key, LONG).await?.unwrap_or_default();
+    let found = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default();
     assert_eq!((found.head, ids(&found.turns)), (head(), vec!["id-3", "id-4"]));
-    assert_eq!(store.session(&session("other")?, LONG).await?, None);
+    assert_eq!(store.session(&session("other")?, Span::ALL, LONG).await?, None);
     Ok(())
 }
 
@@ -259,7 +333,7 @@ async fn making_a_session_again_changes_nothing(subject: impl Subject) -> Result
     for (key, expected, id) in [(&made, head(), "id-1"), (&begun, SessionHead::default(), "id-2")] {
         let other = SessionHead { system: Some("other".to_owned()), ..SessionHead::default() };
         store.create_session(key, &other, LONG).await?;
-        let found = store.session(key, LONG).await?.unwrap_or_default();
+        let found = store.session(key, Span::ALL, LONG).await?.unwrap_or_default();
         assert_eq!((found.head, ids(&found.turns)), (expected, vec![id]));
     }
     Ok(())
@@ -272,10 +346,10 @@ async fn a_session_that_is_deleted_is_gone_and_a_later_turn_begins_another(
     store.create_session(&key, &head(), LONG).await?;
     store.append_turn(&key, &turn("1"), LONG, 10).await?;
     assert!(store.delete_session(&key).await?);
-    assert_eq!(store.session(&key, LONG).await?, None);
+    assert_eq!(store.session(&key, Span::ALL, LONG).await?, None);
     assert!(!store.delete_session(&key).await?);
     store.append_turn(&key, &turn("2"), LONG, 10).await?;
-    let found = store.session(&key, LONG).await?.unwrap_or_default();
+    let found = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default();
     assert_eq!((found.head, ids(&found.turns)), (SessionHead::default(), vec!["id-2"]));
     Ok(())
 }
@@ -309,11 +383,11 @@ async fn a_sessions_own_time_to_live_wins_over_its_users(subject: impl Subject) 
     for key in [&brief, &lasting] {
         let ttl = if *key == brief { LONG } else { SHORT };
         store.append_turn(key, &turn("1"), ttl, 10).await?;
-        assert!(store.session(key, ttl).await?.is_some());
+        assert!(store.session(key, Span::ALL, ttl).await?.is_some());
     }
     subject.pass(Duration::from_millis(1100)).await;
-    assert_eq!(store.session(&brief, LONG).await?, None);
-    let found = store.session(&lasting, LONG).await?.unwrap_or_default();
+    assert_eq!(store.session(&brief, Span::ALL, LONG).await?, None);
+    let found = store.session(&lasting, Span::ALL, LONG).await?.unwrap_or_default();
     assert_eq!((found.head, found.turns.len()), (own(LONG), 1));
     assert!(found.age >= Duration::from_secs(1) && found.age < LONG, "{:?}", found.age);
     Ok(())
@@ -347,6 +421,10 @@ crate::contract! {
     turns_come_back_in_order_and_whole,
     only_the_newest_turns_are_kept,
     a_turn_that_is_appended_again_is_there_once,
+    a_turn_that_is_appended_again_is_found_among_all_that_are_kept,
+    the_turns_of_a_session_have_so_many_bytes_at_most,
+    only_the_turns_that_are_wanted_are_read,
+    a_system_message_outlives_the_turn_that_brought_it,
     turns_appended_at_the_same_time_all_survive,
     a_session_ends_when_its_time_has_passed,
     every_use_of_a_session_renews_its_time,

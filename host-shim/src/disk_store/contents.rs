@@ -2,6 +2,7 @@
 //!
 //! Every function leaves the tables and the totals in agreement, or fails; then the whole transaction is given up.
 
+use paddock::session::{Span, kept};
 use redb::{
     ReadTransaction, ReadableTable, ReadableTableMetadata, StorageError, Table, TableError, WriteTransaction,
 };
@@ -36,10 +37,12 @@ pub(super) struct Append {
     pub(super) origin: Option<u64>,
     pub(super) id: String,
     pub(super) json: Vec<u8>,
+    /// The system message that it brings.
+    pub(super) told: Option<String>,
     /// How long the session is kept after this, in ms, unless that is its own affair.
     pub(super) ttl: u64,
-    /// How many turns stay.
-    pub(super) keep: u64,
+    /// How many turns stay at most.
+    pub(super) keep: usize,
 }
 
 /// The tables of a transaction, open.
@@ -142,10 +145,10 @@ impl<'t> Changes<'t> {
         Ok(())
     }
 
-    /// Appends a turn unless it is there, drops the oldest beyond those to keep, and moves the end of the session.
-    /// Begins it when there is none. Gives whether it is the session that was meant.
+    /// Appends a turn unless it is there, drops the oldest beyond those that [`kept`] names, and moves the end of the
+    /// session. Begins it when there is none. Gives whether it is the session that was meant.
     pub(super) fn append(&mut self, append: &Append) -> Result<Result<bool, NoRoom>, StorageError> {
-        let Append { key, origin, id, json, ttl, keep } = append;
+        let Append { key, origin, id, json, told, ttl, keep } = append;
         let living = self.living(key)?;
         if origin.is_some() && living.as_ref().map(|head| head.began) != *origin {
             return Ok(Ok(false));
@@ -155,14 +158,20 @@ impl<'t> Changes<'t> {
             None => self.begun(0, Vec::new()),
         };
         let end = head.end_after(self.now, *ttl);
-        if self.has_turn(key, id)? {
+        let Some(sizes) = self.sizes_without(key, id)? else {
             self.put_head(key, head, end)?;
             return Ok(Ok(true));
-        }
+        };
         let value = turn_to_bytes(id, json);
         added += cost(value.len());
-        let first = (head.next + 1).saturating_sub((*keep).max(1)).max(head.first);
         let mut dropped = 0;
+        if told.is_some() {
+            dropped += cost(head.to_bytes().len());
+            head.told.clone_from(told);
+            added += cost(head.to_bytes().len());
+        }
+        let stay = kept([json.len()].into_iter().chain(sizes), *keep) as u64;
+        let first = (head.next + 1).saturating_sub(stay).max(head.first);
         for turn in self.turns.range::<&LongKey>(&numbered(key, head.first)..&numbered(key, first))? {
             dropped += cost(turn?.1.value().len());
         }
@@ -229,13 +238,18 @@ impl<'t> Changes<'t> {
         Ok(self.sessions.get(key)?.and_then(|head| Head::from_bytes(head.value())))
     }
 
-    fn has_turn(&self, key: &Key, id: &str) -> Result<bool, StorageError> {
+    /// The bytes of a session's turns, newest first; `None` if the turn of that id is among them.
+    fn sizes_without(&self, key: &Key, id: &str) -> Result<Option<Vec<usize>>, StorageError> {
+        let mut sizes = Vec::new();
         for turn in self.turns.range::<&LongKey>(&numbered(key, 0)..=&numbered(key, u64::MAX))?.rev() {
-            if turn_from_bytes(turn?.1.value()).is_some_and(|(known, _)| known == id.as_bytes()) {
-                return Ok(true);
+            let turn = turn?.1;
+            match turn_from_bytes(turn.value()) {
+                Some((known, _)) if known == id.as_bytes() => return Ok(None),
+                Some((_, json)) => sizes.push(json.len()),
+                None => sizes.push(turn.value().len()),
             }
         }
-        Ok(false)
+        Ok(Some(sizes))
     }
 
     /// Whether there is room for a session to grow. Those whose time has passed go for it; no other does.
@@ -380,14 +394,31 @@ pub(super) fn head(transaction: &ReadTransaction, key: &Key) -> Result<Option<He
     Ok(sessions.get(key)?.and_then(|head| Head::from_bytes(head.value())))
 }
 
-/// The turns of a session as JSON, oldest first. What another version wrote is passed over.
-pub(super) fn turns(transaction: &ReadTransaction, key: &Key) -> Result<Vec<Vec<u8>>, redb::Error> {
+/// How many turns a session had before those of the span, and these as JSON, oldest first. What another version wrote is
+/// passed over.
+pub(super) fn turns(
+    transaction: &ReadTransaction,
+    key: &Key,
+    head: &Head,
+    span: Span<'_>,
+) -> Result<(u64, Vec<Vec<u8>>), redb::Error> {
     let turns = transaction.open_table(TURNS)?;
-    let mut found = Vec::new();
-    for turn in turns.range::<&LongKey>(&numbered(key, 0)..=&numbered(key, u64::MAX))? {
-        if let Some((_, json)) = turn_from_bytes(turn?.1.value()) {
-            found.push(json.to_vec());
+    let (mut older, mut found, mut sizes) = (head.next, Vec::new(), Vec::new());
+    let mut is_before = span.before.is_none();
+    for turn in turns.range::<&LongKey>(&numbered(key, head.first)..&numbered(key, head.next))?.rev() {
+        if is_before && span.count(sizes.iter().copied().chain([0])) == sizes.len() {
+            break;
+        }
+        let turn = turn?.1;
+        let (id, json) = turn_from_bytes(turn.value()).unwrap_or_default();
+        older -= 1;
+        if is_before {
+            sizes.push(json.len());
+            found.extend((!json.is_empty()).then(|| json.to_vec()));
+        } else {
+            is_before = span.before.is_some_and(|before| before.as_bytes() == id);
         }
     }
-    Ok(found)
+    found.reverse();
+    Ok((older, found))
 }

@@ -27,8 +27,12 @@ pub(super) const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new(
 /// What each host said it has, in the words of the core, by its base URL.
 pub(super) const INVENTORIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("inventories:1");
 
-/// The first byte of a head and of a turn.
+/// The first byte of a turn.
 const VERSION: u8 = 1;
+/// The first byte of a head, and that of one that does not know what its turns told.
+const HEAD_VERSIONS: [u8; 2] = [2, 1];
+/// In the place of a text's length, that there is none.
+const NOTHING: u64 = u64::MAX;
 /// A page of the database, in bytes.
 const PAGE: u64 = 4096;
 /// What an entry takes beside its value: its key, its place in the table, its line in the order of ends.
@@ -80,6 +84,8 @@ pub(super) struct Head {
     pub(super) began: u64,
     /// How long it is kept after each use, if that is its own affair; 0 if it is its user's.
     pub(super) ttl: u64,
+    /// The system message of the newest turn that had one.
+    pub(super) told: Option<String>,
     /// What it was given when it was made, in the words of the core.
     pub(super) about: Vec<u8>,
 }
@@ -87,17 +93,36 @@ pub(super) struct Head {
 impl Head {
     /// `None` for what another version wrote.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
-        let (numbers, about) = bytes.strip_prefix(&[VERSION])?.split_at_checked(6 * 8)?;
+        let (version, rest) = bytes.split_first()?;
+        let (numbers, rest) = rest.split_at_checked(6 * 8)?;
         let [end, first, next, cost, began, ttl] = *numbers.as_chunks().0.first_chunk()?;
         let [end, first, next, cost, began, ttl] =
             [end, first, next, cost, began, ttl].map(u64::from_be_bytes);
-        Some(Self { end, first, next, cost, began, ttl, about: about.to_owned() })
+        let [this, before] = HEAD_VERSIONS;
+        let (told, about) = match *version {
+            version if version == this => {
+                let (length, rest) = rest.split_first_chunk()?;
+                match u64::from_be_bytes(*length) {
+                    NOTHING => (None, rest),
+                    length => {
+                        let (told, about) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+                        (Some(String::from_utf8(told.to_owned()).ok()?), about)
+                    }
+                }
+            }
+            version if version == before => (None, rest),
+            _ => return None,
+        };
+        Some(Self { end, first, next, cost, began, ttl, told, about: about.to_owned() })
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let Self { end, first, next, cost, began, ttl, ref about } = *self;
-        let numbers = [end, first, next, cost, began, ttl].map(u64::to_be_bytes);
-        [&[VERSION], numbers.as_flattened(), about].concat()
+        let Self { end, first, next, cost, began, ttl, ref told, ref about } = *self;
+        let length = told.as_ref().map_or(NOTHING, |told| told.len() as u64);
+        let numbers = [end, first, next, cost, began, ttl, length].map(u64::to_be_bytes);
+        let [version, _] = HEAD_VERSIONS;
+        let told = told.as_deref().unwrap_or_default().as_bytes();
+        [&[version], numbers.as_flattened(), told, about].concat()
     }
 
     /// When it ends if it is used now by somebody who would keep it for `ttl`.
@@ -133,10 +158,27 @@ mod tests {
 
     #[test]
     fn a_value_is_read_as_it_was_written_and_another_version_is_none() {
-        let mut head =
-            Head { end: u64::MAX, first: 2, next: 3, cost: 4, began: 5, ttl: 6, about: b"{}".to_vec() };
+        let mut head = Head {
+            end: u64::MAX,
+            first: 2,
+            next: 3,
+            cost: 4,
+            began: 5,
+            ttl: 6,
+            told: None,
+            about: b"{}".to_vec(),
+        };
         assert_eq!(Head::from_bytes(&head.to_bytes()), Some(head.clone()));
         assert_eq!((head.end_after(10, 3), Head::default().end_after(10, 3)), (16, 13));
+        for told in ["", "be brief"] {
+            head.told = Some(told.to_owned());
+            assert_eq!(Head::from_bytes(&head.to_bytes()), Some(head.clone()));
+        }
+        head.told = None;
+        let mut before = head.to_bytes();
+        before[0] = 1;
+        before.drain(49..57);
+        assert_eq!(Head::from_bytes(&before), Some(head.clone()), "the version before told nothing");
         head.about.clear();
         let written = head.to_bytes();
         assert_eq!(Head::from_bytes(&written), Some(head));
@@ -144,7 +186,7 @@ mod tests {
         assert_eq!(turn_from_bytes(&turn), Some((&b"id"[..], &b"{}"[..])));
         let mut other = [written.clone(), turn.clone()];
         for bytes in &mut other {
-            bytes[0] = 2;
+            bytes[0] = 3;
         }
         let short = [&written[..written.len() - 1], &turn[..10], &[VERSION], b"", &[VERSION, 255, 255]];
         for bytes in other.iter().map(Vec::as_slice).chain(short) {

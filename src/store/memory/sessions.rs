@@ -8,17 +8,38 @@ use std::{
 use super::{ENTRY_OVERHEAD, Expiring, MemoryStore};
 use crate::{
     host::Clock,
-    session::{Session, SessionHead, SessionKey, Turn},
+    session::{Session, SessionHead, SessionKey, Span, Turn, kept},
     store::{Sessions, StoreError, StoreResult},
 };
 
 /// What is kept of a session.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Kept {
-    head: Arc<SessionHead>,
+    head: SessionHead,
     /// When it began.
     began: Duration,
-    turns: Vec<Arc<Turn>>,
+    /// The system message of the newest turn that had one.
+    told: Option<Arc<str>>,
+    /// How many turns are kept no more.
+    dropped: usize,
+    turns: Vec<Arc<KeptTurn>>,
+}
+
+#[derive(Debug)]
+struct KeptTurn {
+    turn: Turn,
+    /// Its bytes as JSON.
+    size: usize,
+    /// What it takes here, in bytes.
+    cost: u64,
+}
+
+impl KeptTurn {
+    fn new(turn: &Turn) -> Arc<Self> {
+        let text = turn.bytes() + turn.system.as_ref().map_or(0, String::len);
+        let cost = text as u64 + ENTRY_OVERHEAD * (1 + turn.messages.len() as u64);
+        Arc::new(Self { turn: turn.clone(), size: turn.to_json().len(), cost })
+    }
 }
 
 impl Kept {
@@ -27,11 +48,29 @@ impl Kept {
     }
 
     fn bytes(&self) -> u64 {
-        let length = |text: &Option<String>| text.as_ref().map_or(0, String::len) as u64;
-        let turns = self.turns.iter().map(|turn| {
-            turn.bytes() as u64 + length(&turn.system) + ENTRY_OVERHEAD * (1 + turn.messages.len() as u64)
-        });
-        length(&self.head.system) + length(&self.head.model) + turns.sum::<u64>()
+        let length = |text: Option<&str>| text.map_or(0, str::len) as u64;
+        let texts = [self.head.system.as_deref(), self.head.model.as_deref(), self.told.as_deref()];
+        let turns: u64 = self.turns.iter().map(|turn| turn.cost).sum();
+        texts.map(length).iter().sum::<u64>() + turns
+    }
+
+    /// The same with one turn more and only the newest kept, which take `room` bytes here at most.
+    fn with(&self, turn: &Turn, keep: usize, room: u64) -> Self {
+        let turns = [Arc::clone(&KeptTurn::new(turn))];
+        let newest_first = || turns.iter().chain(self.turns.iter().rev());
+        let mut left = room;
+        let fits = |turn: &&Arc<KeptTurn>| left.checked_sub(turn.cost).map(|rest| left = rest).is_some();
+        let fitting = newest_first().take_while(fits).count().max(1);
+        let count = kept(newest_first().map(|turn| turn.size), keep.min(fitting));
+        let mut turns: Vec<_> = newest_first().take(count).cloned().collect();
+        turns.reverse();
+        Self {
+            head: self.head.clone(),
+            began: self.began,
+            told: turn.system.as_deref().map(Arc::from).or_else(|| self.told.clone()),
+            dropped: self.dropped + (self.turns.len() + 1 - count),
+            turns,
+        }
     }
 }
 
@@ -46,15 +85,23 @@ impl<C: Clock> MemoryStore<C> {
 }
 
 impl<C: Clock> Sessions for MemoryStore<C> {
-    async fn session(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Option<Session>> {
+    async fn session(&self, key: &SessionKey, span: Span<'_>, ttl: Duration) -> StoreResult<Option<Session>> {
         let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(kept) = self.live(&self.sessions, key) else { return Ok(None) };
         self.put_session(key, Arc::clone(&kept), ttl)?;
+        let end = match span.before {
+            None => kept.turns.len(),
+            Some(id) => kept.turns.iter().position(|kept| kept.turn.id == id).unwrap_or(0),
+        };
+        let turns = kept.turns.get(..end).unwrap_or_default();
+        let start = end - span.count(turns.iter().rev().map(|kept| kept.size));
         Ok(Some(Session {
-            head: SessionHead::clone(&kept.head),
+            head: kept.head.clone(),
             age: self.clock.now().saturating_sub(kept.began),
             origin: Some(kept.origin()),
-            turns: kept.turns.iter().map(|turn| Turn::clone(turn)).collect(),
+            told: kept.told.as_deref().map(str::to_owned),
+            older: kept.dropped + start,
+            turns: turns.iter().skip(start).map(|kept| kept.turn.clone()).collect(),
         }))
     }
 
@@ -63,7 +110,7 @@ impl<C: Clock> Sessions for MemoryStore<C> {
         if self.live(&self.sessions, key).is_some() {
             return Ok(());
         }
-        let kept = Kept { head: Arc::new(head.clone()), began: self.clock.now(), turns: Vec::new() };
+        let kept = Kept { head: head.clone(), began: self.clock.now(), ..Kept::default() };
         self.put_session(key, Arc::new(kept), ttl)
     }
 
@@ -83,21 +130,23 @@ impl<C: Clock> Sessions for MemoryStore<C> {
         keep: usize,
     ) -> StoreResult<bool> {
         let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
-        let found = self.live(&self.sessions, key);
-        if origin.is_some() && found.as_ref().map(|kept| kept.origin()) != origin {
+        let before = self.live(&self.sessions, key);
+        if origin.is_some() && before.as_ref().map(|kept| kept.origin()) != origin {
             return Ok(false);
         }
-        let kept = match found {
-            Some(kept) if kept.turns.iter().any(|known| known.id == turn.id) => kept,
-            kept => {
-                let new = || Arc::new(Kept { head: Arc::default(), began: self.clock.now(), turns: vec![] });
-                let kept = kept.unwrap_or_else(new);
-                let dropped = (kept.turns.len() + 1).saturating_sub(keep.max(1));
-                let turns = kept.turns.iter().skip(dropped).cloned().chain([Arc::new(turn.clone())]);
-                Arc::new(Kept { head: Arc::clone(&kept.head), began: kept.began, turns: turns.collect() })
+        let after = match &before {
+            Some(kept) if kept.turns.iter().any(|known| known.turn.id == turn.id) => Arc::clone(kept),
+            Some(kept) => Arc::new(kept.with(turn, keep, self.largest)),
+            None => {
+                let new = Kept { began: self.clock.now(), ..Kept::default() };
+                Arc::new(new.with(turn, keep, self.largest))
             }
         };
-        self.put_session(key, kept, ttl)?;
-        Ok(true)
+        let stored = self.put_session(key, after, ttl);
+        if let (Err(_), Some(kept)) = (&stored, before) {
+            // What was acknowledged before stays.
+            self.put_session(key, kept, ttl)?;
+        }
+        stored.map(|()| true)
     }
 }

@@ -1,21 +1,29 @@
-//! Conversations, in Redis: a list each, whose first element is the session's head and the rest its turns.
+//! Conversations, in Redis: a hash each, with what holds for the session and its turns by number.
 //!
 //! One key holds all of a session, so that it expires, is evicted and is deleted at once, and every script touches one
-//! hash slot.
+//! hash slot: the second key is the list in which the version before kept it, in the same slot. What lies there is moved
+//! over by whichever script comes by first, and turns that an older replica adds later are moved behind the others.
 
 use std::time::Duration;
 
 use crate::{
-    session::{Session, SessionHead, SessionKey, Turn},
+    session::{KEPT_BYTES, Session, SessionHead, SessionKey, Span, Turn},
     store::{
         Sessions, StoreResult,
         redis::{RedisCommands, RedisStore, RedisValue, hex, milliseconds},
     },
 };
 
-/// What the scripts know of a head: when the session began, in ms since 1970, and its own time to live in ms, 0 for none.
-/// Its JSON follows and is not theirs to read. ARGV[1] is the time to live of a session that has none of its own.
-const HEAD: &str = "
+/// The fields of a session's hash:
+///
+/// - `head`: when it began, in ms since 1970, and its own time to live in ms, 0 for none; its JSON follows and is not the
+///   scripts' to read;
+/// - `told`: the system message of the newest turn that had one;
+/// - `first`, `next`, `bytes`: the number of the oldest turn, the number that the next turn gets, the bytes of all turns;
+/// - a turn under its number, and its number under `i` and its id.
+///
+/// ARGV[1] is the time to live of a session that has none of its own.
+const COMMON: &str = "
 local time = redis.call('TIME')
 local now = time[1] * 1000 + math.floor(time[2] / 1000)
 local function began(head) return tonumber(string.match(head, '^(%d+) ')) or now end
@@ -23,54 +31,96 @@ local function renew(head)
   local own = tonumber(string.match(head, '^%d+ (%d+) ')) or 0
   redis.call('PEXPIRE', KEYS[1], own > 0 and own or ARGV[1])
 end
+local function begin(head)
+  redis.call('HSET', KEYS[1], 'head', head, 'first', 0, 'next', 0, 'bytes', 0)
+end
+local function id_of(turn) return string.match(turn, '^{\"id\":\"([^\"\\\\]*)\"') end
+local function add(turn, id)
+  local next = tonumber(redis.call('HGET', KEYS[1], 'next'))
+  redis.call('HSET', KEYS[1], string.format('%.0f', next), turn, 'next', string.format('%.0f', next + 1))
+  redis.call('HINCRBY', KEYS[1], 'bytes', #turn)
+  if id then redis.call('HSET', KEYS[1], 'i' .. id, string.format('%.0f', next)) end
+end
+if redis.call('EXISTS', KEYS[2]) == 1 then
+  local old = redis.call('LRANGE', KEYS[2], 0, -1)
+  if redis.call('EXISTS', KEYS[1]) == 0 then
+    begin(old[1])
+    redis.call('PEXPIRE', KEYS[1], math.max(redis.call('PTTL', KEYS[2]), 1))
+  end
+  for place = 2, #old do
+    local id = id_of(old[place])
+    if id and redis.call('HEXISTS', KEYS[1], 'i' .. id) == 0 then
+      add(old[place], id)
+      local is_json, turn = pcall(cjson.decode, old[place])
+      if is_json and type(turn.system) == 'string' then redis.call('HSET', KEYS[1], 'told', turn.system) end
+    end
+  end
+  redis.call('DEL', KEYS[2])
+end
+local head = redis.call('HGET', KEYS[1], 'head')
 ";
 
-/// Gives the age in ms, the head and the turns; nothing when there is no session.
+/// ARGV[2], ARGV[3], ARGV[4]: the id of the turn before which it reads, empty for none, how many turns, how many bytes.
+/// Gives the age in ms, how many turns came before, the head, what was told, and the turns, newest first; nothing when
+/// there is no session.
 const LOAD: &str = "
-local kept = redis.call('LRANGE', KEYS[1], 0, -1)
-if not kept[1] then return {} end
-renew(kept[1])
-return {math.max(now - began(kept[1]), 0), kept}
+if not head then return {} end
+renew(head)
+local about = redis.call('HMGET', KEYS[1], 'first', 'next', 'told', 'i' .. ARGV[2])
+local first, place = tonumber(about[1]), tonumber(about[2])
+if ARGV[2] ~= '' then place = tonumber(about[4]) or first end
+local turns, wanted, left = {}, tonumber(ARGV[3]), tonumber(ARGV[4])
+while place > first and #turns < wanted and left >= 0 do
+  place = place - 1
+  local turn = redis.call('HGET', KEYS[1], string.format('%.0f', place)) or ''
+  turns[#turns + 1] = turn
+  left = left - #turn
+end
+return {math.max(now - began(head), 0), place, head, about[3], turns}
 ";
 
 /// ARGV[2], ARGV[3]: its own time to live, its JSON.
 const CREATE: &str = "
-if redis.call('EXISTS', KEYS[1]) == 1 then return 0 end
-local head = string.format('%.0f ', now) .. ARGV[2] .. ' ' .. ARGV[3]
-redis.call('RPUSH', KEYS[1], head)
+if head then return 0 end
+head = string.format('%.0f ', now) .. ARGV[2] .. ' ' .. ARGV[3]
+begin(head)
 renew(head)
 return 1
 ";
 
-/// ARGV[2], ARGV[3], ARGV[4]: how a turn with its id begins, the turn, how many turns to keep. ARGV[5]: when the session must
-/// have begun, empty for any time.
-/// The id is looked for among the newest turns only: a repetition comes soon or never.
+/// ARGV[2], ARGV[3]: the turn's id, the turn; ARGV[4], ARGV[5]: how many turns to keep, and how many bytes of them; ARGV[6]:
+/// when the session must have begun, empty for any time; ARGV[7], if there is one: the system message that the turn brings.
 const APPEND: &str = "
-local head = redis.call('LINDEX', KEYS[1], 0)
-if ARGV[5] ~= '' and not (head and string.match(head, '^(%d+) ') == ARGV[5]) then return -1 end
+if ARGV[6] ~= '' and not (head and string.match(head, '^(%d+) ') == ARGV[6]) then return -1 end
 if not head then
   head = string.format('%.0f 0 {}', now)
-  redis.call('RPUSH', KEYS[1], head)
+  begin(head)
 end
-for _, turn in ipairs(redis.call('LRANGE', KEYS[1], -16, -1)) do
-  if string.sub(turn, 1, #ARGV[2]) == ARGV[2] then
-    renew(head)
-    return 0
+local is_new = redis.call('HEXISTS', KEYS[1], 'i' .. ARGV[2]) == 0
+if is_new then
+  add(ARGV[3], ARGV[2])
+  if ARGV[7] then redis.call('HSET', KEYS[1], 'told', ARGV[7]) end
+  local about = redis.call('HMGET', KEYS[1], 'first', 'next', 'bytes')
+  local first, next, bytes = tonumber(about[1]), tonumber(about[2]), tonumber(about[3])
+  while next - first > 1 and (next - first > tonumber(ARGV[4]) or bytes > tonumber(ARGV[5])) do
+    local number = string.format('%.0f', first)
+    local turn = redis.call('HGET', KEYS[1], number) or ''
+    redis.call('HDEL', KEYS[1], number, 'i' .. (id_of(turn) or ''))
+    first, bytes = first + 1, bytes - #turn
   end
-end
-local count = redis.call('RPUSH', KEYS[1], ARGV[3])
-if count - 1 > tonumber(ARGV[4]) then
-  redis.call('LTRIM', KEYS[1], -tonumber(ARGV[4]), -1)
-  redis.call('LPUSH', KEYS[1], head)
+  redis.call('HSET', KEYS[1], 'first', string.format('%.0f', first), 'bytes', string.format('%.0f', bytes))
 end
 renew(head)
-return 1
+return is_new and 1 or 0
 ";
+
+/// A session is there in either form.
+const DELETE: &str = "return redis.call('DEL', KEYS[1], KEYS[2])";
 
 impl<C: RedisCommands> RedisStore<C> {
     /// What is in braces decides about the hash slot: whatever a session will ever need beside this key goes with it.
-    fn session_key(&self, key: &SessionKey) -> Vec<u8> {
-        let mut name = format!("{}:session:3:{{", self.prefix).into_bytes();
+    fn session_key(&self, version: u8, key: &SessionKey) -> Vec<u8> {
+        let mut name = format!("{}:session:{version}:{{", self.prefix).into_bytes();
         name.extend(key.as_bytes().iter().flat_map(|byte| hex(*byte)));
         name.push(b'}');
         name
@@ -83,8 +133,9 @@ impl<C: RedisCommands> RedisStore<C> {
         ttl: Duration,
         rest: &[&[u8]],
     ) -> StoreResult<Vec<RedisValue>> {
-        let (text, key, ttl) = ([HEAD, script].concat(), self.session_key(key), milliseconds(ttl));
-        let arguments: [&[u8]; 4] = [text.as_bytes(), b"1", &key, ttl.as_bytes()];
+        let (text, ttl) = ([COMMON, script].concat(), milliseconds(ttl));
+        let (key, old) = (self.session_key(4, key), self.session_key(3, key));
+        let arguments: [&[u8]; 5] = [text.as_bytes(), b"2", &key, &old, ttl.as_bytes()];
         let arguments = [&arguments[..], rest].concat();
         if script == LOAD {
             self.ask("EVAL", &arguments).await
@@ -95,19 +146,32 @@ impl<C: RedisCommands> RedisStore<C> {
 }
 
 impl<C: RedisCommands> Sessions for RedisStore<C> {
-    async fn session(&self, key: &SessionKey, ttl: Duration) -> StoreResult<Option<Session>> {
-        let mut kept = self.run(LOAD, key, ttl, &[]).await?.into_iter();
-        let Some(RedisValue::Integer(age)) = kept.next() else { return Ok(None) };
-        let mut texts = kept.filter_map(|value| match value {
+    async fn session(&self, key: &SessionKey, span: Span<'_>, ttl: Duration) -> StoreResult<Option<Session>> {
+        let before = span.before.unwrap_or_default();
+        let (turns, bytes) = (span.turns.to_string(), span.bytes.to_string());
+        let mut kept = self
+            .run(LOAD, key, ttl, &[before.as_bytes(), turns.as_bytes(), bytes.as_bytes()])
+            .await?
+            .into_iter();
+        let (Some(RedisValue::Integer(age)), Some(RedisValue::Integer(older))) = (kept.next(), kept.next())
+        else {
+            return Ok(None);
+        };
+        let text = |value| match value {
             RedisValue::Bytes(text) => Some(text),
             RedisValue::Nil | RedisValue::Integer(_) | RedisValue::Status(_) => None,
-        });
-        let head = texts.next().unwrap_or_default();
+        };
+        let head = kept.next().and_then(text).unwrap_or_default();
+        let told = kept.next().and_then(text).and_then(|told| String::from_utf8(told).ok());
+        let mut turns: Vec<_> = kept.filter_map(text).filter_map(|turn| Turn::from_json(&turn)).collect();
+        turns.reverse();
         Ok(Some(Session {
             head: read_head(&head),
             origin: origin(&head),
             age: Duration::from_millis(u64::try_from(age).unwrap_or_default()),
-            turns: texts.filter_map(|turn| Turn::from_json(&turn)).collect(),
+            told,
+            older: usize::try_from(older).unwrap_or_default(),
+            turns,
         }))
     }
 
@@ -118,8 +182,9 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
     }
 
     async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
-        let reply = self.keep_safe("DEL", &[&self.session_key(key)]).await?;
-        Ok(matches!(*reply, [RedisValue::Integer(1)]))
+        let (key, old) = (self.session_key(4, key), self.session_key(3, key));
+        let reply = self.keep_safe("EVAL", &[DELETE.as_bytes(), b"2", &key, &old]).await?;
+        Ok(matches!(*reply, [RedisValue::Integer(deleted)] if deleted > 0))
     }
 
     async fn append_turn_to(
@@ -130,11 +195,12 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
         ttl: Duration,
         keep: usize,
     ) -> StoreResult<bool> {
-        let (value, keep) = (turn.to_json(), keep.max(1).to_string());
+        let (value, keep, bytes) = (turn.to_json(), keep.to_string(), KEPT_BYTES.to_string());
         let origin = origin.map(|origin| origin.to_string()).unwrap_or_default();
-        let beginning = format!("{{\"id\":{},", serde_json::to_string(&turn.id).unwrap_or_default());
-        let arguments = [beginning.as_bytes(), &value, keep.as_bytes(), origin.as_bytes()];
-        let reply = self.run(APPEND, key, ttl, &arguments).await?;
+        let mut rest: Vec<&[u8]> = vec![turn.id.as_bytes(), &value];
+        rest.extend([&keep, &bytes, &origin].map(String::as_bytes));
+        rest.extend(turn.system.as_deref().map(str::as_bytes));
+        let reply = self.run(APPEND, key, ttl, &rest).await?;
         Ok(!matches!(*reply, [RedisValue::Integer(-1)]))
     }
 }

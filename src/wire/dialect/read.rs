@@ -47,6 +47,29 @@ pub(in crate::wire) fn read(message: &RawValue) -> Said<'_> {
     said
 }
 
+/// What a message says: its results of tools each by itself, then whatever else it says.
+pub(super) fn results(message: &RawValue) -> Vec<Said<'_>> {
+    let parts = Members::of(message).and_then(|message| message.array("content")).unwrap_or_default();
+    let is_result = |part: &&RawValue| Members::of(part).is_some_and(|part| kind(&part) == "tool_result");
+    let (results, others): (Vec<_>, Vec<_>) = parts.into_iter().partition(is_result);
+    if results.is_empty() {
+        return vec![read(message)];
+    }
+    let mut all: Vec<_> =
+        results.into_iter().map(|result| read_parts(MessageRole::Tool, vec![result])).collect();
+    all.extend((!others.is_empty()).then(|| read_parts(MessageRole::User, others)));
+    all
+}
+
+fn read_parts(role: MessageRole, parts: Vec<&RawValue>) -> Said<'_> {
+    let (mut said, mut texts) = (Said { role, ..Said::default() }, Vec::new());
+    for part in parts {
+        read_part(part, &mut said, &mut texts);
+    }
+    said.text = join(texts);
+    said
+}
+
 /// The text of content: a string, or the texts of its parts by line.
 pub(super) fn text(content: &RawValue) -> String {
     let Some(parts) = members::elements(content) else { return whole_text(content).into_owned() };
