@@ -357,18 +357,18 @@ async fn a_session_that_is_deleted_is_gone_and_a_later_turn_begins_another(
 async fn a_turn_is_not_appended_to_another_session_than_it_read(subject: impl Subject) -> Result<()> {
     let (store, key) = (subject.store(), session("s")?);
     store.create_session(&key, &head(), LONG).await?;
-    let origin = store.session(&key, LONG).await?.unwrap_or_default().origin;
+    let origin = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default().origin;
     assert!(origin.is_some());
     assert!(store.append_turn_to(&key, origin, &turn("1"), LONG, 1).await?);
     assert!(store.append_turn_to(&key, origin, &turn("2"), LONG, 1).await?, "whatever was dropped");
     store.delete_session(&key).await?;
     assert!(!store.append_turn_to(&key, origin, &turn("3"), LONG, 1).await?);
-    assert_eq!(store.session(&key, LONG).await?, None);
+    assert_eq!(store.session(&key, Span::ALL, LONG).await?, None);
     // Not even when there is one again.
     subject.pass(Duration::from_millis(5)).await;
     assert!(store.append_turn_to(&key, None, &turn("4"), LONG, 10).await?);
     assert!(!store.append_turn_to(&key, origin, &turn("5"), LONG, 10).await?);
-    let found = store.session(&key, LONG).await?.unwrap_or_default();
+    let found = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default();
     assert_eq!(ids(&found.turns), ["id-4"]);
     assert!(found.origin.is_some() && found.origin != origin);
     Ok(())
