@@ -1,6 +1,7 @@
 //! Clients that talk in sessions as fast as they are answered, and what is checked of every turn.
 
 use std::{
+    collections::BTreeMap,
     net::SocketAddr,
     sync::{
         Mutex, PoisonError,
@@ -12,6 +13,7 @@ use std::{
 use anyhow::{Context as _, Result, ensure};
 use futures::future::try_join_all;
 use http::Request;
+use paddock::session::KEPT_TURNS;
 use paddock_tests::{
     gateway::{Form as _, Gateway, Native},
     history::{Operation, check},
@@ -25,8 +27,10 @@ use serde_json::json;
 const CLIENTS: usize = 64;
 /// More tokens than any session has.
 const WINDOW: u64 = 100_000_000;
-/// Sessions that they share.
+/// Sessions that they share at the same time.
 const SESSIONS: usize = 16;
+/// Turns that a session is sent before another takes its place: what it keeps no more would look lost.
+const TURNS: usize = KEPT_TURNS / 2;
 /// More than all limits of a request together.
 pub(crate) const DEADLINE: Duration = Duration::from_secs(20);
 
@@ -101,13 +105,18 @@ pub(crate) async fn talk(
 ) -> Result<usize> {
     ollama.reads(None, WINDOW);
     let (clock, over, next) = (Instant::now(), AtomicBool::new(false), AtomicUsize::new(0));
+    let sent: [AtomicUsize; SESSIONS] = std::array::from_fn(|_| AtomicUsize::new(0));
+    let sent = &sent;
     let client = async |client: usize| {
         let mut operations = Vec::new();
         while !over.load(Ordering::Relaxed) {
             let number = next.fetch_add(1, Ordering::Relaxed);
             let question = format!("question-{number}");
             let began = clock.elapsed();
-            let reply = replicas.say(number, &format!("s{}", client % SESSIONS), &question).await;
+            let place = client % SESSIONS;
+            let turns = sent.get(place).context("no such session")?.fetch_add(1, Ordering::Relaxed);
+            let session = place + SESSIONS * (turns / TURNS);
+            let reply = replicas.say(number, &format!("s{session}"), &question).await;
             let ended = clock.elapsed();
             let took = ended.saturating_sub(began);
             ensure!(took < DEADLINE, "{question} took {took:?}");
@@ -125,9 +134,9 @@ pub(crate) async fn talk(
             }
             let stored = reply.as_ref().is_ok_and(|reply| reply.header("x-session") == "stored");
             let ended = reply.is_ok().then_some(ended);
-            operations.push(Operation { question, began, ended, seen: Vec::new(), stored });
+            operations.push((session, Operation { question, began, ended, seen: Vec::new(), stored }));
         }
-        Ok((client % SESSIONS, operations))
+        Ok(operations)
     };
     let clients = try_join_all((0..CLIENTS).map(client));
     let events = async {
@@ -137,12 +146,12 @@ pub(crate) async fn talk(
     };
     let (done, happened) = futures::join!(clients, events);
     happened?;
-    let mut sessions = vec![Vec::new(); SESSIONS];
-    for (session, operations) in done? {
-        sessions.get_mut(session).context("no such session")?.extend(operations);
+    let mut sessions: BTreeMap<_, Vec<_>> = BTreeMap::new();
+    for (session, operation) in done?.into_iter().flatten() {
+        sessions.entry(session).or_default().push(operation);
     }
     let mut stored = 0;
-    for (session, operations) in sessions.iter_mut().enumerate() {
+    for (session, operations) in &mut sessions {
         stored += operations.iter().filter(|operation| operation.stored).count();
         verify(replicas, ollama, &format!("s{session}"), operations).await?;
     }
