@@ -117,6 +117,7 @@ impl<H: Host> Drop for Asking<'_, H> {
 #[cfg(test)]
 #[cfg(feature = "memory")]
 mod requests;
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -97,8 +97,7 @@ impl Memory {
             let older = account.budget.ask(host).session(key, span, host.config().session_ttl).await;
             let older = account.tolerate(host, "session_load", older).flatten();
             let Some(older) = older.filter(|older| !older.turns.is_empty()) else { return };
-            session.older = older.older;
-            session.turns.splice(..0, older.turns);
+            session.prepend(older);
         }
     }
 
@@ -194,8 +193,8 @@ pub(crate) struct Fresh<'a> {
 }
 
 impl<'a> Fresh<'a> {
-    /// `None` when the request brings a history, or is not understood: then it goes upstream as it came. Results of tools are
-    /// a history of its own unless the session awaits them.
+    /// `None` when the request brings a history, or is not understood: then it goes upstream as it came. Results of tools
+    /// are a history of its own unless the session awaits them.
     pub(crate) fn of(
         body: &'a Bytes,
         members: &Members<'a>,

@@ -177,7 +177,10 @@ impl<'a> Inquiry<'a> {
             host.flights().note_epochs(&name, epochs);
         }
         let guessed = guessed.and_then(|found| tolerate(host, account, "cache_get", found)).flatten();
-        let (epochs, guessed) = (epochs.unwrap_or_default(), likely.zip(guessed));
+        // What was found under epochs that nobody confirmed may have been forgotten.
+        let guessed = guessed.filter(|_| self.repetition.is_some() || epochs.is_some());
+        let epochs = epochs.unwrap_or_else(|| host.flights().epochs(&name));
+        let guessed = likely.zip(guessed);
         Ok(Outset { memory, foresight, epochs, all_epochs, guess, guessed })
     }
 
@@ -197,7 +200,13 @@ impl<'a> Inquiry<'a> {
             outset.epochs = all.of(&name);
         } else if self.uses_cache() && !account.store_failed() {
             let epochs = account.budget.ask(host).epochs(&name).await;
-            outset.epochs = account.tolerate(host, "cache_epochs", epochs).unwrap_or_default();
+            match account.tolerate(host, "cache_epochs", epochs) {
+                Some(epochs) => {
+                    host.flights().note_epochs(&name, epochs);
+                    outset.epochs = epochs;
+                }
+                None => outset.epochs = host.flights().epochs(&name),
+            }
         }
     }
 

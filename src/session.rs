@@ -223,6 +223,12 @@ pub struct Session {
 }
 
 impl Session {
+    /// Puts the turns of an earlier part of the same session ahead.
+    pub(crate) fn prepend(&mut self, earlier: Self) {
+        self.older = earlier.older;
+        self.turns.splice(..0, earlier.turns);
+    }
+
     /// The system message that holds: the newest of a turn, else the head's.
     pub fn system(&self) -> Option<&str> {
         let said = || self.turns.iter().rev().find_map(|turn| turn.system.as_deref());

@@ -222,8 +222,7 @@ async fn load_whole<H: Host>(
         if older.turns.is_empty() {
             break;
         }
-        session.older = older.older;
-        session.turns.splice(..0, older.turns);
+        session.prepend(older);
     }
     Ok((id, session))
 }

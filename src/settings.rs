@@ -138,7 +138,7 @@ pub const SETTINGS: &[Setting] = &[
         "CACHE_MAX_ENTRY",
         "1MiB",
         Scope::Both,
-        "The largest answer that is kept, and what is kept of one that several wait for",
+        "The largest answer that is kept, compressed; four times as much is held of one that several wait for",
     ),
     setting(
         "CACHE_REPLAY_PAUSE",

@@ -116,8 +116,9 @@ pub(crate) async fn gauges<H: Host>(host: &H) -> Vec<HostGauge> {
 
 /// The view, from what was found out before: whoever looks at it asks no host.
 async fn view<H: Host>(host: &H) -> (FleetView, Retries) {
-    let inventories = survey::known(host, &TimeBudget::unhurried(host)).await;
-    let ledger = host.store().ledger().await;
+    let budget = TimeBudget::unhurried(host);
+    let inventories = survey::known(host, &budget).await;
+    let ledger = budget.ask(host).ledger().await;
     note_outage(host, "fleet_ledger", &ledger);
     let ledger = ledger.unwrap_or_else(|_| host.fleet().ledger(host.now()));
     let retries = ledger.retries;

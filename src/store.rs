@@ -87,8 +87,8 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
     fn answer(&self, flight: &FlightKey) -> impl Future<Output = StoreResult<Option<Stored>>> + MaybeSend;
 
     /// As [`ResponseCache::answer`]; and where there is none, the lead of the flight that will bring it, for
-    /// [`FLIGHT_LEASE`], unless another has that: then the one that asked counts as a follower of that name. An answer that is older than
-    /// `max_age` is none.
+    /// [`FLIGHT_LEASE`], unless another has that: then the one that asked counts as a follower of that name. An answer that
+    /// is older than `max_age` is none.
     fn answer_or_lead(
         &self,
         flight: &FlightKey,
@@ -283,9 +283,10 @@ pub trait Sessions: MaybeSend + MaybeSync {
         async move { self.append_turn_to(key, None, turn, ttl, keep).await.map(|_| ()) }
     }
 
-    /// Appends a turn and keeps the newest `keep`, all at once: turns appended at the same time all survive. Appending a turn
-    /// again, by its id, is harmless. Where an origin is given, it does nothing unless the session is of that origin, and gives
-    /// whether it is: a session that was deleted is not begun anew by a turn that read it.
+    /// Appends a turn and keeps the newest that [`kept`](crate::session::kept) names, `keep` at most, and the system message
+    /// that it brings, all at once: turns appended at the same time all survive. Appending a turn again is harmless while it
+    /// is kept: its id is looked for among all. Where an origin is given, it does nothing unless the session is of that
+    /// origin, and gives whether it is: a session that was deleted is not begun anew by a turn that read it.
     fn append_turn_to(
         &self,
         key: &SessionKey,

@@ -322,6 +322,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
     /// Gives a place back that may be taken although nobody waited for that: it would look taken until its lease ends.
     fn take_back(&mut self) {
         let (host, id) = (self.host.clone(), std::mem::replace(&mut self.id, random_id(self.host)));
+        host.fleet().leave(&id);
         self.host.spawn(async move {
             // What cannot be given back ends by itself.
             let _ = host.store().leave(&id).await;
@@ -338,6 +339,9 @@ impl<'a, H: Host> Dispatch<'a, H> {
         account: &mut Account,
     ) -> Result<(), Error> {
         let (host, config) = (self.host, self.host.config());
+        // A place that was given back took the former ticket along.
+        let is_renamed = *ticket.id != *self.id;
+        ticket.id = self.id.as_str().into();
         let now = host.now();
         let since = *self.waiting.get_or_insert(now);
         if now.saturating_sub(since) >= config.queue_timeout {
@@ -351,7 +355,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
                 Entry::Displace(ticket) => displaced = Some(ticket),
                 Entry::Full => return Err(Error::Overloaded { is_full: true, retry_after: first.wait }),
             }
-        } else if now.saturating_sub(self.renewed) < WOKEN {
+        } else if !is_renamed && now.saturating_sub(self.renewed) < WOKEN {
             return Ok(());
         }
         self.renewed = now;

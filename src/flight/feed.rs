@@ -312,8 +312,8 @@ impl Feed {
         self.state().unkept = Some(entry);
     }
 
-    /// The whole answer, where the cache does not keep it.
-    pub(super) fn unkept(&self) -> Option<Entry> {
+    /// Takes the whole answer, where the cache does not keep it.
+    pub(super) fn take_unkept(&self) -> Option<Entry> {
         self.state().unkept.take()
     }
 

@@ -24,6 +24,7 @@ use crate::{
 
 /// The shortest and the longest pause between two looks at what was handed over.
 const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
+
 /// What became of following.
 pub(super) enum Followed {
     /// The feed says how it ended.
@@ -36,15 +37,15 @@ pub(super) enum Followed {
     Vanished,
 }
 
-/// Follows until the flight ends, or everybody here left.
+/// Follows until the flight ends, or everybody here left; its answer is kept under a key that may be another.
 pub(super) async fn follow<H: Host>(
     host: &H,
     order: &Order,
     feed: &Feed,
-    flight: &FlightKey,
+    (flight, answer): (&FlightKey, &FlightKey),
     (leader, follower): (&str, &str),
 ) -> Followed {
-    let hearing = Box::pin(hear(host, order, feed, flight, (leader, follower)));
+    let hearing = Box::pin(hear(host, order, feed, (flight, answer), (leader, follower)));
     if let Ok(Ok(followed)) = feed.during(hearing).await {
         return followed;
     }
@@ -58,7 +59,7 @@ async fn hear<H: Host>(
     host: &H,
     order: &Order,
     feed: &Feed,
-    flight: &FlightKey,
+    (flight, answer): (&FlightKey, &FlightKey),
     (leader, follower): (&str, &str),
 ) -> Result<Followed, ClientLeft> {
     let (mut pause, mut heard, mut failing_since) = (POLL.0, 0, None);
@@ -91,7 +92,7 @@ async fn hear<H: Host>(
             }
         }
         match found.end {
-            Some(end) => return Ok(ended(host, order, feed, flight, (end, found.is_led)).await),
+            Some(end) => return Ok(ended(host, order, feed, answer, (end, found.is_led)).await),
             None if !found.is_led && !is_news => return Ok(gone(feed, Followed::Vanished)),
             None => {}
         }
@@ -105,11 +106,11 @@ async fn ended<H: Host>(
     host: &H,
     order: &Order,
     feed: &Feed,
-    flight: &FlightKey,
+    answer: &FlightKey,
     (end, is_led): (FlightEnd, bool),
 ) -> Followed {
     match end {
-        FlightEnd::Landed if !feed.is_open() => landed(host, order, feed, flight).await,
+        FlightEnd::Landed if !feed.is_open() => landed(host, order, feed, answer).await,
         FlightEnd::Answered(value) if !feed.is_open() => match handed_over(order, &value) {
             Some(opening) => tell(feed, opening),
             None => Followed::Vanished,
@@ -160,8 +161,8 @@ async fn write(order: &Order, feed: &Feed, event: Bytes) -> Result<bool, Error> 
 }
 
 /// The answer went to the cache.
-async fn landed<H: Host>(host: &H, order: &Order, feed: &Feed, flight: &FlightKey) -> Followed {
-    let Ok(Some(stored)) = host.store().answer(flight).await else { return Followed::Vanished };
+async fn landed<H: Host>(host: &H, order: &Order, feed: &Feed, answer: &FlightKey) -> Followed {
+    let Ok(Some(stored)) = host.store().answer(answer).await else { return Followed::Vanished };
     match replay(order, &stored.entry) {
         Some(replayed) => tell(feed, Opening::Found(replayed, stored.age)),
         None => Followed::Vanished,

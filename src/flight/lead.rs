@@ -111,8 +111,11 @@ impl<'a, H: Host> Lead<'a, H> {
             // Following has no limit.
             self.account.renew_budget();
             let names = (&*leader, &*follower);
-            let followed = match &self.flight {
-                Some(flight) => Box::pin(follow(self.host, self.order, &self.feed, flight, names)).await,
+            let followed = match self.flight.zip(self.keep) {
+                Some((flight, keep)) => {
+                    let flight = (&flight, &self.order.flight_key(&keep));
+                    Box::pin(follow(self.host, self.order, &self.feed, flight, names)).await
+                }
                 None => Followed::Missed,
             };
             role = match followed {
@@ -151,7 +154,7 @@ impl<'a, H: Host> Lead<'a, H> {
         self.account = ahead;
         let found: StoreResult<Found> = found;
         // It may have the lead by now; a publisher finds that out, and ends it.
-        let may_lead = found == Err(StoreError::OutOfTime);
+        let may_lead = matches!(found, Err(StoreError::TimedOut | StoreError::OutOfTime));
         match self.account.tolerate(self.host, "cache_lead", found) {
             Some(Found::Answer(stored)) => {
                 if keep.question.is_some() && stored.entry.question() != keep.question {

@@ -316,7 +316,7 @@ impl<'a, H: Host> Passenger<'a, H> {
         }
     }
 
-    /// Closes the account, or lets whoever waits do so; `own` is the client's part of it.
+    /// Closes the account, or lets whoever waits do so.
     pub(super) async fn close(mut self, end: PassengerEnd) {
         let end = match end {
             PassengerEnd::Streamed(end) => end,
@@ -339,7 +339,7 @@ impl<'a, H: Host> Passenger<'a, H> {
                 if error != Error::ClientClosed {
                     let (rendering, protocol) = (&self.order.rendering, self.order.protocol);
                     let event = rendering.failure(&error, protocol, &self.account.request_id);
-                    let _ = self.outlet.send(event).await;
+                    let _ = self.hand_over(event).await;
                 }
                 Err(error)
             }

@@ -2,8 +2,8 @@
 //!
 //! While nobody follows it hands nothing over and asks five times a second whether anybody does. It keeps the lead, and
 //! keeps the flight going when its own clients left while others follow. Each event goes through the store once, and the
-//! store keeps of them `CACHE_MAX_ENTRY`, and one more hand-over, which is no larger. A whole answer
-//! that the cache does not keep goes with the end of the flight, where it is no larger than these two.
+//! store keeps of them `CACHE_MAX_ENTRY`, and one more hand-over, which is no larger. A whole answer that the cache does not
+//! keep goes with the end of the flight, where it is no larger than these two.
 
 use std::{collections::VecDeque, time::Duration};
 
@@ -174,7 +174,7 @@ impl<'a, H: Host> Publisher<'a, H> {
         if let Some(error) = self.feed.failure() {
             return self.failed(&error);
         }
-        let Some(entry) = self.feed.unkept() else { return FlightEnd::Landed };
+        let Some(entry) = self.feed.take_unkept() else { return FlightEnd::Landed };
         if entry.size() as u64 > self.host.config().cache_max_entry.saturating_mul(2) {
             return FlightEnd::Abandoned;
         }

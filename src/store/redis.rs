@@ -63,7 +63,7 @@ pub fn replicas_wait(left: Duration) -> Duration {
 /// How long Redis may take, connections included.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RedisLimits {
-    /// Everything together that a request asks before an upstream is asked.
+    /// Everything together that a request asks before an upstream is asked; each command of whoever keeps no budget.
     pub ask: Duration,
     /// Each command that keeps something when there is an answer.
     pub keep: Duration,

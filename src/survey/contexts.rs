@@ -1,5 +1,5 @@
-//! The question how long a context a model may have: put once for each content of a model, and only where a session's
-//! history depends on it.
+//! The question how long a context a model may have: put until it is answered, once for each content of a model, and only
+//! where a session's history depends on it.
 //!
 //! Whoever asks waits for the answer, so there is little time for all of it, and nothing fails without it.
 

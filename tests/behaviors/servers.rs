@@ -5,7 +5,10 @@ use std::sync::Arc;
 
 use paddock_tests::{redis_cluster::RedisCluster, redis_commands::Connection, redis_server::RedisServer};
 
-use crate::behaviors::prelude::*;
+use crate::behaviors::{
+    prelude::*,
+    purging::{TOKEN, purge},
+};
 
 async fn a_user_with_rights_to_the_prefix_and_a_database_of_its_own_are_enough(
     form: &dyn Form,
@@ -27,6 +30,26 @@ async fn a_user_with_rights_to_the_prefix_and_a_database_of_its_own_are_enough(
     }
     assert_eq!(gateway.get("/health").await?.at("/status"), "healthy");
     assert_eq!(operator.run(&["DBSIZE"]).await?, ["0"], "nothing is in another database");
+    Ok(())
+}
+
+async fn an_answer_is_not_told_while_nobody_can_say_whether_it_was_forgotten(form: &dyn Form) -> Result<()> {
+    let redis = RedisServer::start()?;
+    let ollama = FakeOllama::start().await?;
+    let port = redis.url().port().context("no port")?;
+    let own = Arc::new(RedisServer::at(&format!("redis://llama:pass@127.0.0.1:{port}/0"))?);
+    let setup = Setup::new([&ollama]).redis(&own).set("ADMIN_TOKEN", "the-admin");
+    let operator = Connection::open(&redis).await?;
+    operator.run(&["ACL", "SETUSER", "llama", "on", ">pass", "~*", "+@all"]).await?;
+    let one = form.start(setup.clone()).await?;
+    assert_eq!(one.say("hello").await?.cache(), "miss");
+    assert_eq!(purge(one.as_ref(), "", &TOKEN).await?.status, 204);
+    // How often the cache was emptied is read by this command.
+    operator.run(&["ACL", "SETUSER", "llama", "-hmget"]).await?;
+    let two = form.start(setup).await?;
+    for message in ["warm up", "hello"] {
+        assert_eq!(two.say(message).await?.cache(), "bypass", "{message}");
+    }
     Ok(())
 }
 
@@ -85,6 +108,7 @@ async fn a_node_of_a_cluster_that_was_not_meant_is_told_once_and_done_without(fo
 
 over_redis! {
     a_user_with_rights_to_the_prefix_and_a_database_of_its_own_are_enough,
+    an_answer_is_not_told_while_nobody_can_say_whether_it_was_forgotten,
     a_turn_counts_as_stored_when_enough_replicas_have_it,
     a_node_of_a_cluster_that_was_not_meant_is_told_once_and_done_without,
 }

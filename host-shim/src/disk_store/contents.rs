@@ -122,7 +122,7 @@ impl<'t> Changes<'t> {
 
     /// Keeps what a host has. Hosts that come and go by their addresses do not add up.
     pub(super) fn put_inventory(&mut self, host: &str, inventory: &[u8]) -> Result<(), StorageError> {
-        if self.inventories.len()? >= HOSTS {
+        if self.inventories.get(host)?.is_none() && self.inventories.len()? >= HOSTS {
             self.inventories.retain(|_, _| false)?;
         }
         self.inventories.insert(host, inventory)?;

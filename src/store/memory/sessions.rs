@@ -56,8 +56,8 @@ impl Kept {
 
     /// The same with one turn more and only the newest kept, which take `room` bytes here at most.
     fn with(&self, turn: &Turn, keep: usize, room: u64) -> Self {
-        let turns = [Arc::clone(&KeptTurn::new(turn))];
-        let newest_first = || turns.iter().chain(self.turns.iter().rev());
+        let newest = [KeptTurn::new(turn)];
+        let newest_first = || newest.iter().chain(self.turns.iter().rev());
         let mut left = room;
         let fits = |turn: &&Arc<KeptTurn>| left.checked_sub(turn.cost).map(|rest| left = rest).is_some();
         let fitting = newest_first().take_while(fits).count().max(1);

@@ -161,7 +161,7 @@ return {1, '', now}
 /// KEYS: inventories. ARGV: host, its inventory. They are kept for 30 days, so that an outage ends before; hosts that come
 /// and go by their addresses do not add up.
 const INVENTORY: &[u8] = b"
-if redis.call('HLEN', KEYS[1]) >= 256 then redis.call('DEL', KEYS[1]) end
+if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 and redis.call('HLEN', KEYS[1]) >= 256 then redis.call('DEL', KEYS[1]) end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
 redis.call('PEXPIRE', KEYS[1], 2592000000)
 return 1
