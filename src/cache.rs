@@ -4,13 +4,16 @@
 
 mod answer;
 mod entry;
+mod form;
 mod key;
 mod usage;
 
 use serde::Serialize;
 
 pub use answer::CachedAnswer;
-pub use entry::{Entry, Form, Stored};
+pub use entry::{Entry, Stored};
+pub use form::Form;
+pub(crate) use key::epoch_name;
 pub use key::{AllEpochs, CacheKey, Chat, Circumstances, Epochs, digest_of};
 pub use usage::{CacheMode, CacheModes, CacheScope};
 pub(crate) use usage::{Usage, Wishes};

@@ -6,6 +6,7 @@
 mod host_address;
 mod hosts;
 mod reader;
+pub mod settings;
 
 use std::time::Duration;
 
@@ -13,13 +14,16 @@ use http::HeaderName;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use crate::{
+    api::{
+        auth::ApiKeys,
+        body::{BodyLimit, BodyLimits},
+        cors::Origins,
+    },
     cache::{CacheMode, CacheModes, CacheScope},
-    caller::ApiKeys,
+    config::settings::{Form, Settings},
     fleet::{HostName, LoadBalancer, Policy},
-    host::Limits,
-    origin::Origins,
+    platform::Limits,
     session::Budget,
-    settings::{Form, Settings},
     store::redis::RedisLimits,
 };
 pub use reader::Reader;
@@ -105,50 +109,6 @@ pub struct DataConfig {
     pub limit: u64,
 }
 
-/// The largest body of a request, and the setting that says so.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BodyLimit {
-    /// The setting.
-    pub setting: &'static str,
-    /// In bytes.
-    pub bytes: u64,
-}
-
-/// The largest body by surface.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct BodyLimits {
-    /// `/chat`.
-    pub chat: BodyLimit,
-    /// Asking a model on `/api`.
-    pub ollama: BodyLimit,
-    /// Asking a model on `/v1`.
-    pub openai: BodyLimit,
-    /// `/v1/messages`.
-    pub anthropic: BodyLimit,
-    /// Everything else.
-    pub other: BodyLimit,
-}
-
-impl BodyLimits {
-    fn read(reader: &mut Reader<'_, impl Settings>) -> Self {
-        let other = BodyLimit { setting: "BODY_LIMIT", bytes: reader.bytes("BODY_LIMIT") };
-        let mut limit = |setting: &'static str| {
-            // Whoever changes the general limit alone means all bodies.
-            let is_general = reader.is_changed("BODY_LIMIT") && !reader.is_changed(setting);
-            let setting = if is_general { "BODY_LIMIT" } else { setting };
-            let bytes = if setting == "BODY_LIMIT" { other.bytes } else { reader.bytes(setting) };
-            BodyLimit { setting, bytes }
-        };
-        Self {
-            chat: limit("CHAT_BODY_LIMIT"),
-            ollama: limit("API_BODY_LIMIT"),
-            openai: limit("OPENAI_BODY_LIMIT"),
-            anthropic: limit("ANTHROPIC_BODY_LIMIT"),
-            other,
-        }
-    }
-}
-
 /// Where Redis is and how long it may take.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisConfig {
@@ -214,7 +174,7 @@ impl Config {
                 // What a model's window leaves is known with the request.
                 tokens: usize::MAX,
             },
-            body_limits: BodyLimits::read(&mut reader),
+            body_limits: body_limits(&mut reader),
             limits: Limits {
                 connect: reader.duration("CONNECT_TIMEOUT"),
                 first_byte: reader.duration("FIRST_BYTE_TIMEOUT"),
@@ -280,6 +240,24 @@ fn data(reader: &mut Reader<'_, impl Settings>) -> Option<DataConfig> {
         }
     }
     Some(DataConfig { directory: reader.text("DATA_DIR"), limit })
+}
+
+fn body_limits(reader: &mut Reader<'_, impl Settings>) -> BodyLimits {
+    let other = BodyLimit { setting: "BODY_LIMIT", bytes: reader.bytes("BODY_LIMIT") };
+    let mut limit = |setting: &'static str| {
+        // Whoever changes the general limit alone means all bodies.
+        let is_general = reader.is_changed("BODY_LIMIT") && !reader.is_changed(setting);
+        let setting = if is_general { "BODY_LIMIT" } else { setting };
+        let bytes = if setting == "BODY_LIMIT" { other.bytes } else { reader.bytes(setting) };
+        BodyLimit { setting, bytes }
+    };
+    BodyLimits {
+        chat: limit("CHAT_BODY_LIMIT"),
+        ollama: limit("API_BODY_LIMIT"),
+        openai: limit("OPENAI_BODY_LIMIT"),
+        anthropic: limit("ANTHROPIC_BODY_LIMIT"),
+        other,
+    }
 }
 
 fn cache_modes(reader: &mut Reader<'_, impl Settings>) -> CacheModes {

@@ -5,53 +5,42 @@
 //! process by its [`board`], elsewhere through the shared store. When a reply is dropped its client has left; when all
 //! have, upstream is dropped at once and nothing is stored.
 
-mod answer;
-mod attempt;
-mod board;
-mod destination;
-mod dispatch;
 mod failure;
-mod feed;
 mod follow;
-mod lead;
-mod orphan;
-mod passenger;
-mod place;
+mod leader;
 mod publisher;
 mod rendering;
 mod replay;
+mod subscriber;
 
-use std::{borrow::Cow, time::Duration};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures::{channel::oneshot, join};
-use http::{HeaderValue, Method};
+use http::HeaderValue;
 
 use crate::{
-    account::Account,
+    api::{
+        error::{Error, Original},
+        reply::{self, Inlet},
+    },
     cache::{CacheKey, CacheStatus, CachedAnswer, Form, Stored, Usage},
-    error::{Error, Original},
-    fleet::AttemptFailure,
-    host::{Host, Limits},
-    reply::{self, Inlet},
+    fleet::broken,
+    host::Host,
+    process::{
+        Opening, Replay, Source,
+        broadcast::{Feed, Reader},
+        flight_table::{Boarding, Seat},
+    },
+    request::Account,
     session::{RawMessage, SessionKey, SessionStatus},
     store::FlightKey,
-    wire::{
-        dialect::{Dialect, Weight},
-        protocol::Protocol,
-    },
+    upstream::{Foresight, Order},
+    wire::dialect::{Dialect, Weight},
 };
-use board::Boarding;
-pub use board::Flights;
-pub(crate) use destination::Destination;
-pub(crate) use dispatch::{Foresight, foresee};
-use feed::{Feed, Opening, Reader, Source};
-use lead::Lead;
-pub use orphan::Orphans;
-use passenger::{Passenger, PassengerEnd};
-pub(crate) use place::update_facts;
+use leader::Lead;
 pub(crate) use rendering::{Pieces, Rendering};
-pub(crate) use replay::Replay;
+use subscriber::{Passenger, PassengerEnd};
 
 /// On a surface of server-sent events, how long upstream may stay silent until the client gets a head: from then on a
 /// platform that tells of a departed client only when it is written to can tell.
@@ -60,43 +49,12 @@ const EARLY_HEAD: Duration = Duration::from_secs(10);
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
 const COMMENT: Bytes = Bytes::from_static(b": waiting for the model\n\n");
 
-/// What is asked upstream.
-#[derive(Debug)]
-pub(crate) struct Order {
-    pub(crate) method: Method,
-    pub(crate) path: Cow<'static, str>,
-    pub(crate) body: Bytes,
-    /// The model, as the caller spelled it.
-    pub(crate) model: Option<String>,
-    /// What decides where it goes.
-    pub(crate) destination: Destination,
-    /// How a model's answer is to be read; `None` where no model speaks.
-    pub(crate) protocol: Option<Protocol>,
-    /// Whether the answer was asked for in pieces.
-    pub(crate) streams: bool,
-    /// What the client gets.
-    pub(crate) rendering: Rendering,
-}
-
-impl Order {
-    /// Whether the client gets its answer in pieces.
-    fn streams_to_client(&self) -> bool {
-        self.streams && !self.rendering.is_whole()
-    }
-
-    fn flight_key(&self, keep: &Keep) -> FlightKey {
-        FlightKey { key: keep.key, form: Form::of(self.streams_to_client()) }
-    }
-
-    fn limits<H: Host>(&self, host: &H) -> Limits {
-        if self.streams { host.config().limits } else { host.config().whole_limits() }
-    }
-}
-
 /// Everything a flight needs.
 #[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) order: Order,
+    /// What the client gets.
+    pub(crate) rendering: Rendering,
     /// How its answer is kept; `None` when it is not.
     pub(crate) keep: Option<Keep>,
     pub(crate) session: Option<SessionCommit>,
@@ -123,6 +81,11 @@ pub(crate) struct Keep {
 }
 
 impl Keep {
+    /// What a flight for `order` brings, and in which form.
+    fn flight_key(&self, order: &Order) -> FlightKey {
+        FlightKey { key: self.key, form: Form::of(order.streams_to_client()) }
+    }
+
     /// How large the answer may be, in `CACHE_MAX_ENTRY`.
     fn size(&self) -> usize {
         if self.question.is_some() { REPEATED } else { 1 }
@@ -203,8 +166,8 @@ impl Flight {
         }
         // All of it is there: nothing goes on once the client has it, and nothing needs a task.
         let (outlet, presence, _inlet) = reply::channel();
-        let Self { order, session, account: begun, .. } = self;
-        let mut passenger = Passenger::new(host, &order, (outlet, presence), session, begun);
+        let Self { order, rendering, session, account: begun, .. } = self;
+        let mut passenger = Passenger::new(host, &order, &rendering, (outlet, presence), session, begun);
         let end = Box::pin(passenger.listen(reader)).await;
         *account = passenger.account;
         match end {
@@ -215,7 +178,7 @@ impl Flight {
 
     /// What is asked for, where it is kept like this.
     pub(crate) fn key(&self, keep: &Keep) -> FlightKey {
-        self.order.flight_key(keep)
+        keep.flight_key(&self.order)
     }
 
     /// What was stored, in the form that is asked for; `None` where it cannot be built.
@@ -228,20 +191,21 @@ impl Flight {
         host: &H,
         account: &mut Account,
         reader: Reader,
-        lead: Option<(Feed, Option<board::Seat>)>,
+        lead: Option<(Feed, Option<Seat>)>,
     ) -> Result<Landing, Error> {
         let (outlet, presence, inlet) = reply::channel();
         let (door, arrival) = oneshot::channel();
         let task_host = host.clone();
         host.spawn(async move {
-            let Self { order, keep, session, foresight, account } = self;
+            let Self { order, rendering, keep, session, foresight, account } = self;
             let host = &task_host;
             let follows = lead.is_none();
             let (bringing, brought) = oneshot::channel();
             let lead =
                 lead.map(|seat| Lead::new(host, &order, seat, keep, foresight, (account.clone(), bringing)));
             let known_errors = account.store_errors.len();
-            let mut passenger = Passenger::new(host, &order, (outlet, presence), session, account);
+            let mut passenger =
+                Passenger::new(host, &order, &rendering, (outlet, presence), session, account);
             (passenger.follows, passenger.door) = (follows, Some(door));
             passenger.brought = lead.as_ref().map(|_| (brought, known_errors));
             let end = match lead {
@@ -267,13 +231,4 @@ impl Flight {
             }
         }
     }
-}
-
-/// What is wrong with an event that is no JSON.
-const NO_EVENT: &str = "an event of the answer is none";
-/// What is wrong with an answer that ends too soon.
-const UNFINISHED: &str = "the answer ended without its terminator";
-
-fn broken(detail: &str) -> AttemptFailure {
-    AttemptFailure::Protocol(detail.to_owned())
 }

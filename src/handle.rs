@@ -8,16 +8,18 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header
 use http_body::Body;
 
 use crate::{
-    account::{Account, StoreTrouble},
-    budget::TimeBudget,
+    api::{
+        cors::{self, Visitor},
+        error::{Error, Family},
+        reply::{self, ReplyBody},
+        route::Route,
+    },
     cache::CacheStatus,
-    error::{Error, Family},
     fleet::BackendHost,
-    host::{Host, MaybeSend},
-    origin::{self, Visitor},
-    part::{self, Admitted, Answer},
-    reply::{self, ReplyBody},
-    route::Route,
+    handlers::{self, Admitted, Answer},
+    host::Host,
+    platform::{MaybeSend, random_id},
+    request::{Account, StoreTrouble, TimeBudget},
     session::SessionStatus,
 };
 
@@ -59,23 +61,23 @@ entries! {
     ///
     /// Dropping the future, and later the body of its reply, means that the client left: the upstream call is given up at
     /// once, and nothing partial is stored.
-    handle => part::whole;
+    handle => handlers::whole;
 
     /// As [`handle()`], alone what one host answers: `/chat` and all that goes upstream as it came.
-    chat => part::chat;
+    chat => handlers::chat;
 
     /// As [`handle()`], alone what concerns all hosts: lists of models, their management, the banner; and what this API
     /// is.
-    models => part::models;
+    models => handlers::models;
 
     /// As [`handle()`], alone what is kept: sessions, and answers that are to be forgotten.
-    sessions => part::sessions;
+    sessions => handlers::sessions;
 
     /// As [`handle()`], `/health`, `/livez` and `/fleet` alone.
-    health => part::health;
+    health => handlers::health;
 
     /// As [`handle()`], `/metrics` alone.
-    metrics => part::metrics;
+    metrics => handlers::metrics;
 }
 
 /// A request between its arrival and its answer: what all have in common, whichever part answers them.
@@ -122,7 +124,7 @@ impl Entry {
     fn early_answer<H: Host>(&self, host: &H) -> Option<Answer> {
         match self.visitor {
             Visitor::Foreign => Some(Err(Error::ForeignOrigin)),
-            Visitor::NoPage | Visitor::Welcome(_) => match origin::preflight(&self.parts) {
+            Visitor::NoPage | Visitor::Welcome(_) => match cors::preflight(&self.parts) {
                 Some(answer) => Some(Ok(answer)),
                 None => admit(host, self.route, &self.parts).err().map(Err),
             },
@@ -144,7 +146,7 @@ impl Entry {
         let mut response = answer.unwrap_or_else(|error| error.into_response(route.family(), &id));
         response.headers_mut().extend(stamps);
         if let Visitor::Welcome(origin) = visitor {
-            origin::welcome(response.headers_mut(), origin);
+            cors::welcome(response.headers_mut(), origin);
         }
         if parts.method == Method::HEAD { reply::without_body(response) } else { response }
     }
@@ -215,9 +217,4 @@ fn request_id<H: Host>(host: &H, headers: &HeaderMap) -> String {
     };
     let sent = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok()).filter(is_plain);
     sent.map_or_else(|| random_id(host), str::to_owned)
-}
-
-/// 128 random bits in hexadecimal.
-pub(crate) fn random_id<H: Host>(host: &H) -> String {
-    format!("{:016x}{:016x}", host.random(), host.random())
 }

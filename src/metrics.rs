@@ -16,13 +16,13 @@ mod text;
 use std::{collections::BTreeMap, future::Future};
 
 use crate::{
-    host::{MaybeSend, MaybeSync},
+    platform::{MaybeSend, MaybeSync},
     store::StoreResult,
 };
 
 pub(crate) use family::Family;
 pub use gauges::{Gauges, HostGauge};
-pub use sample::{Attempt, Sample, Tokens};
+pub use sample::{Attempt, Sample};
 pub use text::{CONTENT_TYPE, encode};
 
 /// Models with a label of their own; the rest share `other`.

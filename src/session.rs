@@ -2,6 +2,8 @@
 //!
 //! Pure rules over plain values; loading and appending are the store's.
 
+pub(crate) mod window;
+
 use std::{borrow::Cow, iter::repeat, time::Duration};
 
 use serde::{Serialize, Serializer};
@@ -9,9 +11,8 @@ use sha2::{Digest, Sha256};
 
 pub use crate::wire::dialect::{Dialect, RawMessage};
 use crate::{
-    caller::Scope,
-    error::Error,
-    window::Rate,
+    api::{auth::Scope, error::Error},
+    session::window::Rate,
     wire::{
         dialect::{self, MessageRole, Thread, Weight},
         members::Members,

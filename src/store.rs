@@ -26,7 +26,7 @@ use crate::{
         Facts, Inventory,
         ledger::{Claim, Lease, Ledger, Ticket},
     },
-    host::{MaybeSend, MaybeSync},
+    platform::{MaybeSend, MaybeSync},
     session::{Session, SessionHead, SessionKey, Span, Turn},
 };
 
@@ -68,7 +68,7 @@ pub type StoreResult<T> = Result<T, StoreError>;
 
 /// Answers by the question they belong to, and who is asking for one that is not there yet.
 ///
-/// A store that one process has for itself need not know of flights: see [`crate::host::Flights`].
+/// A store that one process has for itself need not know of flights: see [`crate::process::Flights`].
 pub trait ResponseCache: MaybeSend + MaybeSync {
     /// How often the cache was emptied so far, by the model's name in its canonical spelling.
     fn epochs(&self, model: &str) -> impl Future<Output = StoreResult<Epochs>> + MaybeSend;

@@ -8,3 +8,4 @@ pub mod members;
 pub mod ollama;
 pub mod protocol;
 pub mod spoken;
+pub mod tokens;

@@ -12,11 +12,13 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use paddock::{
     Config, Host,
+    config::settings::Form,
     fleet::book::FleetBook,
-    host::{Background, Clock, Entropy, Flights, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
-    journal::Event,
     metrics::memory::MemoryMetrics,
-    settings::Form,
+    platform::{
+        Background, Clock, Entropy, Journal, Limits, Timer, Upstream, UpstreamFailure, journal::Event,
+    },
+    process::{Flights, Orphans},
     store::memory::MemoryStore,
 };
 

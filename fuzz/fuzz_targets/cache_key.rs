@@ -3,10 +3,7 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use paddock::{
-    cache::{CacheKey, Circumstances, Epochs},
-    wire::members::Members,
-};
+use paddock::{cache::{CacheKey, Circumstances, Epochs}, wire::members::Members};
 use serde_json::Value;
 
 const HERE: Circumstances<'static> =

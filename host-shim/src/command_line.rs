@@ -4,7 +4,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use paddock::settings::{Form, SETTINGS, Setting, Settings};
+use paddock::config::settings::{Form, SETTINGS, Setting, Settings};
 
 use crate::log::LogFormat;
 

@@ -27,7 +27,7 @@ use paddock::{
         book::FleetBook,
         ledger::{Claim, Lease, Ledger, Ticket},
     },
-    host::{Clock, MaybeSend, MaybeSync},
+    platform::{Clock, MaybeSend, MaybeSync},
     session::{Session, SessionHead, SessionKey, Span, Turn},
     store::{
         FleetState, FlightKey, Outage, ResponseCache, Sessions, Store, StoreError, StoreResult,

@@ -10,7 +10,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use paddock::settings::Form;
+use paddock::config::settings::Form;
 
 use crate::command_line;
 

@@ -9,11 +9,13 @@ use std::{
 use bytes::Bytes;
 use paddock::{
     Config, Host,
+    config::settings::Form,
     fleet::book::FleetBook,
-    host::{Background, Clock, Entropy, Flights, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
-    journal::Event,
     metrics::memory::MemoryMetrics,
-    settings::Form,
+    platform::{
+        Background, Clock, Entropy, Journal, Limits, Timer, Upstream, UpstreamFailure, journal::Event,
+    },
+    process::{Flights, Orphans},
 };
 use tokio_util::task::TaskTracker;
 

@@ -4,7 +4,7 @@
 
 use std::io::IsTerminal;
 
-use paddock::journal::{Event, Level};
+use paddock::platform::journal::{Event, Level};
 
 /// How lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,7 +60,7 @@ pub(crate) fn write(event: &Event<'_>) {
             status = record.status,
             outcome = record.outcome,
             duration_us = record.duration_us(),
-            cache = record.cache.map(paddock::cache::CacheStatus::as_str),
+            cache = record.cache,
             host = record.host,
             attempts = record.attempts,
             detail = record.detail,

@@ -29,7 +29,10 @@ use std::{
 
 use anyhow::{Context as _, anyhow};
 use clap::ArgMatches;
-use paddock::{Config, Host as _, config::Loaded, settings::Form};
+use paddock::{
+    Config, Host as _,
+    config::{Loaded, settings::Form},
+};
 use tokio::{net::TcpListener, signal::unix, task::JoinSet};
 
 use crate::{host::NativeHost, resolver::Resolver, server::Server};
@@ -124,7 +127,7 @@ where
 {
     let host = host.clone();
     let mut tasks = JoinSet::new();
-    tasks.spawn(async move { paddock::survey::watch(&host).await });
+    tasks.spawn(async move { paddock::upstream::probe::watch(&host).await });
     tasks.spawn(async move { resolver.keep().await });
     tasks
 }

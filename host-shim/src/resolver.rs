@@ -106,7 +106,7 @@ fn tell(name: &str, news: &News, left_out: usize) {
 mod tests {
     use std::{collections::VecDeque, future::ready};
 
-    use paddock::{Config, settings::Form};
+    use paddock::{Config, config::settings::Form};
 
     use super::*;
 

@@ -1,11 +1,10 @@
 //! What the operator is told at the start: where state lives, who may come in, which hosts answer, and what to do.
 
 use paddock::{
-    Host as _,
-    host::Background as _,
-    is_same_model,
+    Host as _, is_same_model,
+    platform::Background as _,
     store::Store as _,
-    survey::{Probe, probe},
+    upstream::probe::{Probe, probe},
 };
 
 use crate::{host::NativeHost, store::NativeStore};

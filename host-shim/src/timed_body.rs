@@ -12,7 +12,7 @@ use std::{
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use paddock::host::{Phase, UpstreamFailure};
+use paddock::platform::{Phase, UpstreamFailure};
 use tokio::time::{Instant, Sleep};
 
 /// A received body with limits.

@@ -19,7 +19,7 @@ use hyper_util::{
 };
 use paddock::{
     Config,
-    host::{Limits, Phase, UpstreamFailure},
+    platform::{Limits, Phase, UpstreamFailure},
 };
 use tokio::{
     net::TcpStream,

@@ -2,13 +2,11 @@
 
 use serde::Serialize;
 
-use crate::{
-    metrics::Tokens,
-    wire::{
-        dialect::{Dialect, RawMessage},
-        protocol::{Durations, Protocol},
-        spoken::Spoken,
-    },
+use crate::wire::{
+    dialect::{Dialect, RawMessage},
+    protocol::{Durations, Protocol},
+    spoken::Spoken,
+    tokens::Tokens,
 };
 
 /// A complete answer, added up.

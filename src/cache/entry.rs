@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::key::CacheKey;
+use super::{form::Form, key::CacheKey};
 use crate::wire::members::Members;
 
 /// The version of the value that [`Entry::to_bytes`] writes.
@@ -18,30 +18,6 @@ const WORTH_PACKING: usize = 512;
 const UNPACKED_LIMIT: usize = 64 << 20;
 /// The longest head of a value, in bytes.
 const HEAD_LIMIT: usize = 1024;
-
-/// Whether an answer was received in pieces.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Form {
-    /// As a stream of events.
-    Stream,
-    /// In one piece.
-    Whole,
-}
-
-impl Form {
-    /// The form of a request that streams or does not.
-    pub fn of(streams: bool) -> Self {
-        if streams { Self::Stream } else { Self::Whole }
-    }
-
-    /// One letter for it, in keys and values.
-    pub(crate) fn letter(self) -> &'static str {
-        match self {
-            Self::Stream => "s",
-            Self::Whole => "w",
-        }
-    }
-}
 
 /// A complete answer as it was received. Its `Debug` form shows no content.
 #[derive(Clone, PartialEq, Eq)]
@@ -210,7 +186,7 @@ mod tests {
 
     #[test]
     fn an_answer_is_compressed_when_that_pays_and_comes_back_as_it_was() {
-        let scope = crate::caller::Scope::public();
+        let scope = crate::api::auth::Scope::public();
         let blocks = (0..128u8).map(|number| *CacheKey::of_repetition("", &scope, &[number]).as_bytes());
         let noise: Vec<u8> = blocks.flatten().collect();
         for (body, is_smaller) in [
@@ -267,7 +243,7 @@ mod tests {
             body in proptest::collection::vec(0u8..4, 0..2000), kind in "[a-z/;= -]{0,20}", is_asked in any::<bool>(),
             is_alone in any::<bool>(),
         ) {
-            let question = is_asked.then(|| CacheKey::of_repetition("/chat", &crate::caller::Scope::public(), &body));
+            let question = is_asked.then(|| CacheKey::of_repetition("/chat", &crate::api::auth::Scope::public(), &body));
             let entry = Entry::new(Form::Whole, &kind, body.into()).to_question(question).alone(is_alone);
             let value = Bytes::from(entry.to_bytes(TTL));
             prop_assert_eq!(Entry::from_bytes(&value), Some((entry, TTL)));

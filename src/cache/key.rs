@@ -7,9 +7,10 @@ use std::{borrow::Cow, collections::BTreeMap};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::entry::Form;
+use super::form::Form;
 use crate::{
-    caller::Scope,
+    api::auth::Scope,
+    fleet::ModelName,
     wire::members::{self, Members},
 };
 
@@ -265,6 +266,11 @@ impl Encoding {
             self.string(value.get());
         }
     }
+}
+
+/// The name under which it is kept how often a model's answers were forgotten.
+pub(crate) fn epoch_name(model: &str) -> String {
+    ModelName::parse(model).map_or_else(|| model.to_ascii_lowercase(), |name| name.as_str().to_owned())
 }
 
 #[cfg(test)]

@@ -6,8 +6,8 @@ use std::time::Duration;
 use http::{HeaderMap, header};
 
 use crate::{
+    api::endpoint::Surface,
     fleet::ModelName,
-    surface::Surface,
     wire::{members::Members, protocol::Protocol},
 };
 

@@ -5,11 +5,9 @@ use http::Uri;
 use super::{
     Reader,
     host_address::{self, HostOptions},
-};
-use crate::{
-    fleet::{BackendHost, HOSTS_LIMIT, HostName},
     settings::{Form, Settings},
 };
+use crate::fleet::{BackendHost, HOSTS_LIMIT, HostName};
 
 /// The hosts of the Spin form, which takes one a variable.
 const HOST_VARIABLES: [&str; 8] = [

@@ -2,7 +2,7 @@
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
-use crate::settings::{Form, Setting, Settings};
+use super::settings::{Form, Setting, Settings};
 
 /// The longest duration that makes sense: beyond a year, arithmetic on time stamps becomes doubtful.
 const DURATION_LIMIT: Duration = Duration::from_hours(366 * 24);

@@ -11,7 +11,7 @@ use std::{
     time::Duration,
 };
 
-use crate::fleet::{
+use super::{
     BackendHost, Context, Facts, HOSTS_LIMIT, Inventory, ModelName,
     ledger::{BUDGET_WINDOW, Claim, Lease, Ledger, Retries, TICKET, Ticket},
 };

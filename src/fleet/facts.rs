@@ -7,10 +7,8 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
-use crate::{
-    fleet::breaker::{Breaker, Cause, Opening},
-    wire::members::{self, Members},
-};
+use super::breaker::{Breaker, Cause, Opening};
+use crate::wire::members::{self, Members};
 
 /// Models of one host of which something is known; beyond that the one that was used longest ago is forgotten.
 const LANES_LIMIT: usize = 48;

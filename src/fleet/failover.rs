@@ -6,11 +6,13 @@ use std::time::Duration;
 
 use http::StatusCode;
 
+use super::{Cause, Verdict};
 use crate::{
-    error::{Error, Original},
-    fleet::{Cause, Verdict},
-    host::{Phase, UpstreamFailure},
-    reply::ClientLeft,
+    api::{
+        error::{Error, Original},
+        reply::ClientLeft,
+    },
+    platform::{Phase, UpstreamFailure},
     wire::{members::Members, protocol::failure},
 };
 
@@ -52,6 +54,16 @@ pub(crate) enum AttemptFailure {
     Protocol(String),
     /// The client left; the host is not to blame.
     ClientLeft,
+}
+
+/// What is wrong with an event that is no JSON.
+pub(crate) const NO_EVENT: &str = "an event of the answer is none";
+/// What is wrong with an answer that ends too soon.
+pub(crate) const UNFINISHED: &str = "the answer ended without its terminator";
+
+/// The failure of an answer that broke off or was no answer; `detail` says how.
+pub(crate) fn broken(detail: &str) -> AttemptFailure {
+    AttemptFailure::Protocol(detail.to_owned())
 }
 
 impl AttemptFailure {

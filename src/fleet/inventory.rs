@@ -7,10 +7,8 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use crate::{
-    fleet::{Context, ModelName, facts::millis},
-    wire::members::{self, Members},
-};
+use super::{Context, ModelName, facts::millis};
+use crate::wire::members::{self, Members};
 
 /// What a host said when it was last asked.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

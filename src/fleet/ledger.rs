@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
-use crate::fleet::{BackendHost, Facts, Inventory, ModelName};
+use super::{BackendHost, Facts, Inventory};
 
 /// How long a lease holds without being renewed: after a crash its place is free again.
 pub const LEASE: Duration = Duration::from_secs(20);
@@ -13,25 +13,6 @@ pub const LEASE: Duration = Duration::from_secs(20);
 pub const TICKET: Duration = Duration::from_secs(5);
 /// The time over which retries are budgeted.
 pub const BUDGET_WINDOW: Duration = Duration::from_secs(10);
-
-/// What a request does on a host. Embeddings do not wait behind answers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Work {
-    /// Tokens are made.
-    Answer,
-    /// Texts become vectors.
-    Embedding,
-}
-
-impl Work {
-    /// The key of the lane in which this is done with the model.
-    pub fn lane(self, model: &ModelName) -> String {
-        match self {
-            Self::Answer => model.as_str().to_owned(),
-            Self::Embedding => format!("{model}#embed"),
-        }
-    }
-}
 
 /// A request's place on a host.
 #[derive(Debug, Clone, PartialEq, Eq)]

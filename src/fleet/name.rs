@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use crate::api::endpoint::Work;
+
 /// The longest part of a name but its host, in bytes.
 const PART_LIMIT: usize = 80;
 /// The longest host of a name, in bytes.
@@ -67,6 +69,14 @@ impl ModelName {
     /// The name, in lower case and with its tag.
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// The key of the lane in which `work` is done with the model.
+    pub fn lane(&self, work: Work) -> String {
+        match work {
+            Work::Answer => self.as_str().to_owned(),
+            Work::Embedding => format!("{self}#embed"),
+        }
     }
 }
 

@@ -31,12 +31,13 @@ mod wait;
 use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
-    BackendHost, ModelName, Work,
+    BackendHost, ModelName,
     breaker::BreakerState,
     facts::millis,
     hash::{ranking, split_mix},
     ledger::{FleetView, HostView, Place},
 };
+use crate::api::endpoint::Work;
 use wait::{load, prompt, service};
 
 /// Waits that differ by less are the same.
@@ -264,7 +265,7 @@ fn turn(hosts: &[(usize, &HostView)], turn: u64) -> usize {
 }
 
 fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) -> Choice {
-    let lane = demand.model.map(|model| demand.work.lane(model)).unwrap_or_default();
+    let lane = demand.model.map(|model| model.lane(demand.work)).unwrap_or_default();
     // A trial that is under way is enough.
     let state = host.facts.breaker.state(view.now);
     let is_tried = state == BreakerState::HalfOpen && host.leases.iter().any(|lease| lease.trial);
@@ -290,7 +291,7 @@ fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) 
 }
 
 fn latency(host: Option<&HostView>, demand: &Demand<'_>) -> u64 {
-    let lane = demand.model.map(|model| demand.work.lane(model)).unwrap_or_default();
+    let lane = demand.model.map(|model| model.lane(demand.work)).unwrap_or_default();
     let facts = host.and_then(|host| host.facts.lane(&lane));
     facts.map(|facts| facts.latency).filter(|latency| *latency > 0).unwrap_or(wait::SERVICE.0)
 }

@@ -5,7 +5,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use crate::fleet::{Ticket, ledger::FleetView, plan::Plan};
+use super::{Ticket, ledger::FleetView, plan::Plan};
 
 /// What becomes of a request that must wait.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -8,7 +8,7 @@ use std::{
     net::{IpAddr, SocketAddr},
 };
 
-use crate::fleet::{BackendHost, HOSTS_LIMIT};
+use super::{BackendHost, HOSTS_LIMIT};
 
 /// A name that stands for every address behind it: `dns+http://ollama:11434`.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -11,8 +11,8 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    error::{Error, Original},
-    host::Phase,
+    api::error::{Error, Original},
+    platform::Phase,
     wire::members::{self, Members},
 };
 

@@ -6,19 +6,19 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
-use super::{
-    NO_EVENT, Order, broken, failure,
-    feed::{Feed, Opening, Source},
-    replay::replay,
-};
+use super::{failure, replay::replay};
 use crate::{
+    api::{
+        endpoint::framing,
+        error::{Error, Original},
+        reply::{self, ClientLeft},
+    },
     cache::{CacheStatus, CachedAnswer, Entry},
-    error::{Error, Original},
-    fleet::AttemptFailure,
+    fleet::{AttemptFailure, NO_EVENT, broken},
     host::Host,
-    reply::{self, ClientLeft},
+    process::{Opening, Source, broadcast::Feed},
     store::{FLIGHT_LEASE, FlightEnd, FlightKey, ResponseCache},
-    surface::framing,
+    upstream::{Order, Reading},
     wire::framer::{self, Framing},
 };
 
@@ -173,7 +173,7 @@ async fn landed<H: Host>(host: &H, order: &Order, feed: &Feed, answer: &FlightKe
 fn handed_over(order: &Order, value: &Bytes) -> Option<Opening> {
     let (entry, _) = Entry::from_bytes(value)?;
     let body = entry.body()?;
-    if order.rendering.is_whole() {
+    if order.reading == Reading::Summed {
         return Some(Opening::Spoken(CachedAnswer::from_json(&body)?.into()));
     }
     let content_type = HeaderValue::from_str(entry.content_type()).ok().filter(|kind| !kind.is_empty());

@@ -10,13 +10,11 @@ use std::{collections::VecDeque, time::Duration};
 use bytes::Bytes;
 use futures::future::{Either, select};
 
-use super::{
-    failure,
-    feed::{Feed, Heard, Reader},
-};
+use super::failure;
 use crate::{
-    error::Error,
+    api::error::Error,
     host::Host,
+    process::broadcast::{Feed, Heard, Reader},
     store::{Audience, FLIGHT_LEASE, FlightEnd, FlightKey, ResponseCache},
 };
 

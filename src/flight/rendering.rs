@@ -7,14 +7,12 @@ use http::HeaderValue;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::Order;
 use crate::{
-    account::Account,
+    api::{endpoint::framing, error::Error, reply},
     cache::CachedAnswer,
-    error::Error,
-    reply,
+    request::Account,
     session::SessionStatus,
-    surface::framing,
+    upstream::Order,
     wire::{
         framer::Framing,
         protocol::{Chunk, Protocol},
@@ -161,10 +159,6 @@ impl Rendering {
             Self::Unchanged => false,
             Self::Whole | Self::Pieces(_) => true,
         }
-    }
-
-    pub(super) fn is_whole(&self) -> bool {
-        matches!(self, Self::Whole)
     }
 
     /// Whether the client can be given a head and comment lines before upstream says anything.

@@ -5,12 +5,11 @@
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
-use super::{Order, answer::Heard as Added};
 use crate::{
+    api::{endpoint::framing, error::Original, reply},
     cache::{CachedAnswer, Entry, Form},
-    error::Original,
-    reply,
-    surface::framing,
+    process::Replay,
+    upstream::{Order, Reading, answer::Heard as Added},
     wire::{
         form,
         framer::{self, Framer},
@@ -18,23 +17,12 @@ use crate::{
     },
 };
 
-/// A stored answer as it is asked for.
-#[derive(Debug, Clone)]
-pub(crate) enum Replay {
-    /// Upstream's events.
-    Events(HeaderValue, Vec<Bytes>),
-    /// The answer, added up.
-    Spoken(CachedAnswer),
-    /// Upstream's whole reply.
-    Whole(Original),
-}
-
 /// The answer that an entry holds, as `order` asks for it.
 pub(super) fn replay(order: &Order, entry: &Entry) -> Option<Replay> {
     let body = entry.body()?;
     let content_type = HeaderValue::from_str(entry.content_type()).ok();
-    let is_own = order.rendering.is_own();
-    if order.rendering.is_whole() {
+    let is_own = order.reading != Reading::AsSent;
+    if order.reading == Reading::Summed {
         return Some(Replay::Spoken(match entry.form() {
             Form::Whole => CachedAnswer::from_json(&body)?,
             Form::Stream => added_up(order.protocol?, &events(order.protocol?, &body)?)?,
@@ -69,7 +57,7 @@ pub(super) fn replay(order: &Order, entry: &Entry) -> Option<Replay> {
 /// Whether an answer of this form serves the other as well.
 pub(super) fn serves_both(order: &Order, form: Form, body: &Bytes) -> bool {
     // Our own words are written from what was said, and what no model says has one form.
-    let Some(protocol) = order.protocol.filter(|_| !order.rendering.is_own()) else { return true };
+    let Some(protocol) = order.protocol.filter(|_| !(order.reading != Reading::AsSent)) else { return true };
     match form {
         Form::Stream => form::whole(protocol, body).is_some(),
         Form::Whole => form::stream(protocol, body, &order.body).is_some(),

@@ -1,10 +1,7 @@
 //! What is not counted but known when asked.
 
-use crate::{
-    fleet::BreakerState,
-    metrics::text::{header, label, line},
-    settings::Form,
-};
+use super::text::{header, label, line};
+use crate::{config::settings::Form, fleet::BreakerState};
 
 /// What is not counted but known when asked.
 #[derive(Debug, Clone, PartialEq, Eq)]

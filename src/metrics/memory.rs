@@ -5,13 +5,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use crate::{
-    metrics::{
-        Family, Histogram, MODEL_LIMIT, Metrics, OTHER_MODEL, Sample, Snapshot, Value,
-        series::{Amount, Increment},
-    },
-    store::StoreResult,
+use super::{
+    Family, Histogram, MODEL_LIMIT, Metrics, OTHER_MODEL, Sample, Snapshot, Value,
+    series::{Amount, Increment},
 };
+use crate::store::StoreResult;
 
 /// Counters in memory.
 #[derive(Debug, Default)]

@@ -9,15 +9,13 @@ use std::{
     time::Duration,
 };
 
-use crate::{
-    metrics::{
-        Family, Histogram, MODEL_LIMIT, Metrics, OTHER_MODEL, Sample, Snapshot, Value,
-        series::{Amount, Increment, SEPARATOR},
-    },
-    store::{
-        StoreResult, TimeLimit,
-        redis::{RedisCommands, RedisValue},
-    },
+use super::{
+    Family, Histogram, MODEL_LIMIT, Metrics, OTHER_MODEL, Sample, Snapshot, Value,
+    series::{Amount, Increment, SEPARATOR},
+};
+use crate::store::{
+    StoreResult, TimeLimit,
+    redis::{RedisCommands, RedisValue},
 };
 
 /// Stands for the model's label until the script knows it.
@@ -190,7 +188,10 @@ impl<C: RedisCommands> Metrics for RedisMetrics<C> {
 #[cfg(feature = "memory")]
 mod tests {
     use super::*;
-    use crate::metrics::{Attempt, Tokens, memory::MemoryMetrics};
+    use crate::{
+        metrics::{Attempt, memory::MemoryMetrics},
+        wire::tokens::Tokens,
+    };
 
     fn attempts() -> [Attempt; 2] {
         [("http://a:1", "busy", true), ("http://b:1", "ok", false)].map(|(host, outcome, cold)| Attempt {

@@ -2,10 +2,9 @@
 
 use std::time::Duration;
 
-use crate::{
-    cache::CacheStatus,
-    metrics::{Family, MODEL_NAME_LIMIT, series::Increment},
-};
+use super::{Family, MODEL_NAME_LIMIT, series::Increment};
+use crate::cache::CacheStatus;
+use crate::wire::tokens::Tokens;
 
 /// The outcome of what went well.
 const OK: &str = "ok";
@@ -47,15 +46,6 @@ pub struct Attempt {
     pub outcome: &'static str,
     /// Whether the host had to load the model.
     pub cold: bool,
-}
-
-/// Tokens, by Ollama's count.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Tokens {
-    /// Of the prompt.
-    pub prompt: u64,
-    /// Of the answer.
-    pub completion: u64,
 }
 
 impl Attempt {

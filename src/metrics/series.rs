@@ -1,6 +1,6 @@
 //! How a series is named in a store, and what is added to it.
 
-use crate::metrics::Family;
+use super::Family;
 
 /// What parts a series name; no label holds it.
 pub(crate) const SEPARATOR: char = '\u{1f}';

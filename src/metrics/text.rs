@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::metrics::{Family, Gauges, Histogram, Snapshot, Value, series::SEPARATOR};
+use super::{Family, Gauges, Histogram, Snapshot, Value, series::SEPARATOR};
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -85,7 +85,7 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::settings::Form;
+    use crate::config::settings::Form;
 
     /// The lines of a family whose one series has these labels, and an observation in its first bucket, two in its
     /// third and one beyond its last.

@@ -20,12 +20,12 @@ use quick_cache::{
     sync::{Cache, DefaultLifecycle},
 };
 
+use super::{Outage, Store, StoreResult};
 use crate::{
     cache::{CacheKey, Entry},
     fleet::book::FleetBook,
-    host::Clock,
+    platform::Clock,
     session::SessionKey,
-    store::{Outage, Store, StoreResult},
 };
 
 /// What an entry costs beside its text, in bytes: key, counters, hash table.

@@ -12,10 +12,8 @@ mod sessions;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use crate::{
-    host::{MaybeSend, MaybeSync},
-    store::{Outage, Store, StoreError, StoreResult, TimeLimit, Within},
-};
+use super::{Outage, Store, StoreError, StoreResult, TimeLimit, Within};
+use crate::platform::{MaybeSend, MaybeSync};
 pub use fault::{error_text, server_error};
 pub use guard::Guard;
 

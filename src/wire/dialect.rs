@@ -3,6 +3,7 @@
 //! A message is kept as the JSON its writer sent, and is written anew only for a reader of another dialect. Never
 //! fails: what cannot be read becomes its text.
 
+mod call;
 mod read;
 mod thread;
 mod write;
@@ -12,8 +13,9 @@ use std::{borrow::Cow, fmt};
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
 
-use super::{members::Members, spoken::Call};
+use super::members::Members;
 
+pub use call::Call;
 pub(super) use read::read;
 pub(crate) use thread::Thread;
 pub(super) use write::{calls, write};

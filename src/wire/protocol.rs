@@ -13,8 +13,10 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::members::{self, Members};
-use crate::metrics::Tokens;
+use super::{
+    members::{self, Members},
+    tokens::Tokens,
+};
 
 /// The protocol of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt};
 use serde_json::value::RawValue;
 
 use super::{
-    dialect::{self, Dialect, MessageRole, RawMessage, Said},
+    dialect::{self, Call, Dialect, MessageRole, RawMessage, Said},
     protocol::{CallPiece, Chunk},
 };
 
@@ -24,17 +24,6 @@ pub struct Spoken {
     pub finish: Option<String>,
     /// The calls' own indices.
     indices: Vec<usize>,
-}
-
-/// One call of a tool. Its `Debug` form shows no arguments.
-#[derive(Clone, Default, PartialEq, Eq)]
-pub struct Call {
-    /// Its id, as upstream gave it.
-    pub id: Option<String>,
-    /// The tool's name.
-    pub name: String,
-    /// JSON text of the arguments, as the model wrote it; it need not be valid.
-    pub arguments: String,
 }
 
 impl Spoken {
@@ -105,12 +94,6 @@ impl Spoken {
 impl fmt::Debug for Spoken {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "Spoken({} bytes)", self.bytes())
-    }
-}
-
-impl fmt::Debug for Call {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "Call({} bytes)", self.arguments.len())
     }
 }
 

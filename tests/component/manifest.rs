@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
-use paddock::settings::{Form, SETTINGS, Setting};
+use paddock::config::settings::{Form, SETTINGS, Setting};
 use paddock_tests::spin::manifest::{Component, Manifest};
 
 fn manifest() -> Result<Manifest> {

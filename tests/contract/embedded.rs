@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use paddock::{
-    memory_host::ManualClock,
+    host::memory::ManualClock,
     store::{ResponseCache as _, Sessions as _, StoreError, memory::MemoryStore},
 };
 

@@ -7,7 +7,7 @@ use anyhow::{Context as _, Result};
 use host_shim::disk_store::{DiskStore, Limits};
 use paddock::{
     fleet::Inventory,
-    memory_host::ManualClock,
+    host::memory::ManualClock,
     session::{SessionHead, Span, Turn},
     store::{FleetState as _, ResponseCache as _, Sessions as _, StoreError},
 };

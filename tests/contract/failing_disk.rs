@@ -13,7 +13,7 @@ use anyhow::{Result, ensure};
 use futures::FutureExt as _;
 use host_shim::disk_store::{DiskStore, Limits};
 use paddock::{
-    memory_host::ManualClock,
+    host::memory::ManualClock,
     session::Turn,
     store::{ResponseCache as _, Sessions as _, Store as _, StoreError},
 };

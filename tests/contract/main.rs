@@ -54,9 +54,9 @@ use std::{any::Any, sync::Arc, time::Duration};
 use anyhow::Result;
 use host_shim::disk_store::{DiskStore, Limits};
 use paddock::{
+    api::auth::Scope,
     cache::{CacheKey, Chat, Circumstances, Entry, Epochs, Form},
-    caller::Scope,
-    memory_host::ManualClock,
+    host::memory::ManualClock,
     session::{Dialect, RawMessage, SessionKey, Span, Turn},
     store::{
         FlightKey, Sessions, Store,

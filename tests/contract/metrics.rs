@@ -5,12 +5,12 @@ use std::time::Duration;
 use anyhow::Result;
 use paddock::{
     cache::CacheStatus,
+    config::settings::Form,
     fleet::BreakerState,
     metrics::{
-        Attempt, Gauges, HostGauge, Metrics, Sample, Tokens, encode, memory::MemoryMetrics,
-        redis::RedisMetrics,
+        Attempt, Gauges, HostGauge, Metrics, Sample, encode, memory::MemoryMetrics, redis::RedisMetrics,
     },
-    settings::Form,
+    wire::tokens::Tokens,
 };
 use paddock_tests::prometheus::Scrape;
 

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
-use paddock::settings::{Form, SETTINGS};
+use paddock::config::settings::{Form, SETTINGS};
 use paddock_tests::{
     gateway::HostShim,
     http_client,

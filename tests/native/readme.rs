@@ -1,7 +1,7 @@
 //! What the README says about settings is what the table of settings says.
 
 use anyhow::{Context as _, Result};
-use paddock::settings::SETTINGS;
+use paddock::config::settings::SETTINGS;
 use paddock_tests::artifacts::workspace;
 
 /// A row of a Markdown table, without the backticks.

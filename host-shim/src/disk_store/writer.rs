@@ -15,7 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use paddock::{host::Clock, store::StoreError};
+use paddock::{platform::Clock, store::StoreError};
 use redb::{Database, DatabaseError, Durability, ReadTransaction, ReadableDatabase as _};
 use tokio::sync::oneshot;
 

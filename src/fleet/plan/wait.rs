@@ -3,10 +3,13 @@
 use std::time::Duration;
 
 use super::Demand;
-use crate::fleet::{
-    ModelName, Work,
-    facts::millis,
-    ledger::{FleetView, HostView},
+use crate::{
+    api::endpoint::Work,
+    fleet::{
+        ModelName,
+        facts::millis,
+        ledger::{FleetView, HostView},
+    },
 };
 
 /// The time that loading a model takes until it was seen, in milliseconds.

@@ -9,7 +9,7 @@ use std::{
 use super::{Expiring, MemoryStore};
 use crate::{
     cache::{CacheKey, Entry, Epochs, Stored},
-    host::Clock,
+    platform::Clock,
     store::{FlightKey, ResponseCache, StoreResult},
 };
 

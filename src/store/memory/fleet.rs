@@ -8,7 +8,7 @@ use crate::{
         Facts, Inventory,
         ledger::{Claim, Lease, Ledger, Ticket},
     },
-    host::{Clock, MaybeSend, MaybeSync},
+    platform::{Clock, MaybeSend, MaybeSync},
     store::{FleetState, StoreResult},
 };
 

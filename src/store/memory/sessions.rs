@@ -7,7 +7,7 @@ use std::{
 
 use super::{ENTRY_OVERHEAD, Expiring, MemoryStore};
 use crate::{
-    host::Clock,
+    platform::Clock,
     session::{Session, SessionHead, SessionKey, Span, Turn, kept},
     store::{Sessions, StoreError, StoreResult},
 };

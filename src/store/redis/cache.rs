@@ -9,12 +9,11 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::{RedisCommands, RedisStore, RedisValue, milliseconds};
 use crate::{
     cache::{AllEpochs, CacheKey, Entry, Epochs, Form, Stored},
     store::{
-        Audience, FLIGHT_LEASE, FlightEnd, FlightKey, Followed, Found, ResponseCache, StoreError,
-        StoreResult,
-        redis::{RedisCommands, RedisStore, RedisValue, milliseconds},
+        Audience, FLIGHT_LEASE, FlightEnd, FlightKey, Followed, Found, ResponseCache, StoreError, StoreResult,
     },
 };
 use scripts::{ANSWER_OR_LEAD, END, FOLLOW, PUBLISH, PURGE};

@@ -5,16 +5,14 @@
 
 use std::{sync::Arc, time::Duration};
 
+use super::{RedisCommands, RedisStore, RedisValue, milliseconds};
 use crate::{
     fleet::{
         Facts, Inventory,
         ledger::{BUDGET_WINDOW, Claim, LEASE, Lease, Ledger, Retries, TICKET, Ticket},
     },
-    host::{MaybeSend, MaybeSync},
-    store::{
-        FleetState, StoreError, StoreResult,
-        redis::{RedisCommands, RedisStore, RedisValue, milliseconds},
-    },
+    platform::{MaybeSend, MaybeSync},
+    store::{FleetState, StoreError, StoreResult},
 };
 
 /// What parts the fields of a lease or a ticket.

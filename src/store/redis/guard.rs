@@ -7,15 +7,13 @@ use std::{
     time::Duration,
 };
 
+use super::{
+    RedisCommands, RedisValue,
+    breaker::{Admission, Breaker, Sign},
+};
 use crate::{
-    host::Clock,
-    store::{
-        StoreError, StoreResult, TimeLimit,
-        redis::{
-            RedisCommands, RedisValue,
-            breaker::{Admission, Breaker, Sign},
-        },
-    },
+    platform::Clock,
+    store::{StoreError, StoreResult, TimeLimit},
 };
 
 /// How somebody looks whether the server is there: always sent.
@@ -106,7 +104,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     use super::*;
-    use crate::memory_host::ManualClock;
+    use crate::host::memory::ManualClock;
 
     /// Answers as it is told and counts what it was sent.
     #[derive(Debug, Clone, Default)]

@@ -6,12 +6,10 @@
 
 use std::time::Duration;
 
+use super::{RedisCommands, RedisStore, RedisValue, hex, milliseconds};
 use crate::{
     session::{KEPT_BYTES, Session, SessionHead, SessionKey, Span, Turn},
-    store::{
-        Sessions, StoreResult,
-        redis::{RedisCommands, RedisStore, RedisValue, hex, milliseconds},
-    },
+    store::{Sessions, StoreResult},
 };
 
 /// The fields of a session's hash:

@@ -4,11 +4,10 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::{Image, MessageRole, Said, kind, role};
+use super::{Call, Image, MessageRole, Said, kind, role};
 use crate::wire::{
     members::{self, Members},
     protocol::arguments,
-    spoken::Call,
 };
 
 /// Reads a message. One of an unknown role, or none at all, is the user's.

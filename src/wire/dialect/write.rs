@@ -2,8 +2,7 @@
 
 use serde_json::value::RawValue;
 
-use super::{Dialect, Image, MessageRole, Said, object};
-use crate::wire::spoken::Call;
+use super::{Call, Dialect, Image, MessageRole, Said, object};
 
 /// Writes a message. An image that is elsewhere becomes its address in the text for Ollama, which fetches none.
 pub(in crate::wire) fn write(said: &Said<'_>, dialect: Dialect) -> Box<RawValue> {

@@ -79,7 +79,7 @@ fn add_block<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{metrics::Tokens, wire::protocol::Protocol};
+    use crate::wire::{protocol::Protocol, tokens::Tokens};
 
     fn event(data: &str) -> Chunk<'_> {
         Protocol::AnthropicMessage.read(data.as_bytes()).unwrap()

@@ -1,7 +1,7 @@
 //! Ollama's own answers (Ollama 0.33, `api/types.go`): a whole answer looks as the last line of a stream does.
 
 use super::{CallPiece, Chunk, Durations, arguments, failure, filled, index};
-use crate::{metrics::Tokens, wire::members::Members};
+use crate::wire::{members::Members, tokens::Tokens};
 
 /// Reads a line of `/api/chat` or `/api/generate`: the same fields, inside `message` or not.
 pub(super) fn read<'a>(line: &Members<'a>) -> Chunk<'a> {

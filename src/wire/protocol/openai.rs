@@ -59,7 +59,7 @@ mod tests {
     use std::borrow::Cow;
 
     use super::*;
-    use crate::{metrics::Tokens, wire::protocol::Protocol};
+    use crate::wire::{protocol::Protocol, tokens::Tokens};
 
     fn chat(data: &str) -> Chunk<'_> {
         Protocol::OpenAiChat.read(data.as_bytes()).unwrap()

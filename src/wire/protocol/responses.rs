@@ -82,7 +82,7 @@ fn call_piece<'a>(item: &Members<'a>, index: usize) -> Option<CallPiece<'a>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{metrics::Tokens, wire::protocol::Protocol};
+    use crate::wire::{protocol::Protocol, tokens::Tokens};
 
     fn event(data: &str) -> Chunk<'_> {
         Protocol::OpenAiResponse.read(data.as_bytes()).unwrap()

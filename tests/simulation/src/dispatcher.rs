@@ -17,8 +17,9 @@ use std::{
 use anyhow::{Context as _, Error, Result};
 use paddock::{
     BackendHost,
+    api::endpoint::Work,
     fleet::{
-        BreakerState, Cause, Inventory, LoadedModel, Model, ModelName, Policy, Ticket, Work,
+        BreakerState, Cause, Inventory, LoadedModel, Model, ModelName, Policy, Ticket,
         book::FleetBook,
         ledger::{Claim, FleetView, Ledger},
         plan::{Plan, affinity},

@@ -13,7 +13,7 @@ use futures::{
 };
 use http::Request;
 use http_body_util::BodyExt as _;
-use paddock::{Config, memory_host::MemoryHost, settings::Form as SettingsForm};
+use paddock::{Config, config::settings::Form as SettingsForm, host::memory::MemoryHost};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,

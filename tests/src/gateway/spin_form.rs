@@ -5,7 +5,7 @@ use std::sync::Arc;
 use anyhow::{Context as _, Result, ensure};
 use futures::{FutureExt as _, future::BoxFuture};
 use http::Request;
-use paddock::settings::{Form as SettingsForm, Setting};
+use paddock::config::settings::{Form as SettingsForm, Setting};
 
 use super::{Form, Gateway, Payload, Streamed};
 use crate::{http_client, ollama::FakeOllama, redis_server::RedisServer, setup::Setup, spin::SpinApp};

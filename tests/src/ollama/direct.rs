@@ -10,7 +10,7 @@ use futures::{StreamExt as _, stream, stream::BoxStream};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use paddock::host::{Limits, Phase, Upstream, UpstreamFailure};
+use paddock::platform::{Limits, Phase, Upstream, UpstreamFailure};
 use tokio::time::timeout;
 
 use super::{FakeOllama, server::play, state::Door};

@@ -9,7 +9,7 @@ use std::{
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
-use paddock::host::{Phase, UpstreamFailure};
+use paddock::platform::{Phase, UpstreamFailure};
 use spin_sdk::wasip3::http_compat::{IncomingBody, IncomingMessage};
 
 use crate::upstream::failure;

@@ -10,12 +10,14 @@ use std::{
 use bytes::Bytes;
 use paddock::{
     Config, Host,
-    config::Loaded,
+    config::{Loaded, settings::Form},
     fleet::book::FleetBook,
-    host::{Background, Clock, Entropy, Flights, Journal, Limits, Orphans, Timer, Upstream, UpstreamFailure},
-    journal::{Event, Level},
     metrics::redis::RedisMetrics,
-    settings::Form,
+    platform::{
+        Background, Clock, Entropy, Journal, Limits, Timer, Upstream, UpstreamFailure,
+        journal::{Event, Level},
+    },
+    process::{Flights, Orphans},
     store::redis::{Guard, RedisLimits, RedisStore},
 };
 use serde::Serialize;

@@ -1,7 +1,7 @@
 //! Settings from Spin's variables.
 
 use futures::future::join_all;
-use paddock::settings::{Form, SETTINGS, Settings};
+use paddock::config::settings::{Form, SETTINGS, Settings};
 use spin_sdk::variables;
 
 /// The values of all variables that the manifest gives this component.

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{Either, select};
 use http::{Request, Response};
-use paddock::host::{Limits, Phase, UpstreamFailure};
+use paddock::platform::{Limits, Phase, UpstreamFailure};
 use spin_sdk::{
     http::FullBody,
     time::sleep,

@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
-use paddock::fleet::{
-    ModelName, Policy, Ticket, Work,
-    ledger::FleetView,
-    plan::{Demand, Plan, plan},
+use paddock::{
+    api::endpoint::Work,
+    fleet::{
+        ModelName, Policy, Ticket,
+        ledger::FleetView,
+        plan::{Demand, Plan, plan},
+    },
 };
 
 use super::attempt::Attempt;

@@ -1,0 +1,205 @@
+//! The surfaces that Ollama itself speaks: what each path is, as one exhaustive table.
+//!
+//! A request on one of them goes upstream as it came, to the same path; nothing here touches a body.
+
+use http::Method;
+
+use super::{
+    body::{BodyLimit, BodyLimits},
+    error::Family,
+};
+use crate::wire::{dialect::Dialect, framer::Framing, protocol::Protocol};
+
+/// What a request does on a host. Embeddings do not wait behind answers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Work {
+    /// Tokens are made.
+    Answer,
+    /// Texts become vectors.
+    Embedding,
+}
+
+/// A path whose requests are relayed to one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Surface {
+    OllamaChat,
+    OllamaGenerate,
+    OllamaEmbed,
+    OllamaEmbeddings,
+    OllamaShow,
+    OllamaVersion,
+    OpenAiChat,
+    OpenAiCompletions,
+    OpenAiEmbeddings,
+    OpenAiResponses,
+    OpenAiModel,
+    AnthropicMessages,
+}
+
+impl Surface {
+    pub(crate) const ALL: [Self; 12] = [
+        Self::OllamaChat,
+        Self::OllamaGenerate,
+        Self::OllamaEmbed,
+        Self::OllamaEmbeddings,
+        Self::OllamaShow,
+        Self::OllamaVersion,
+        Self::OpenAiChat,
+        Self::OpenAiCompletions,
+        Self::OpenAiEmbeddings,
+        Self::OpenAiResponses,
+        Self::OpenAiModel,
+        Self::AnthropicMessages,
+    ];
+
+    /// The path, here and upstream; of [`Surface::OpenAiModel`] without the model.
+    pub(crate) fn path(self) -> &'static str {
+        match self {
+            Self::OllamaChat => "/api/chat",
+            Self::OllamaGenerate => "/api/generate",
+            Self::OllamaEmbed => "/api/embed",
+            Self::OllamaEmbeddings => "/api/embeddings",
+            Self::OllamaShow => "/api/show",
+            Self::OllamaVersion => "/api/version",
+            Self::OpenAiChat => "/v1/chat/completions",
+            Self::OpenAiCompletions => "/v1/completions",
+            Self::OpenAiEmbeddings => "/v1/embeddings",
+            Self::OpenAiResponses => "/v1/responses",
+            Self::OpenAiModel => "/v1/models/",
+            Self::AnthropicMessages => "/v1/messages",
+        }
+    }
+
+    /// The label of the route.
+    pub(crate) fn label(self) -> &'static str {
+        if self == Self::OpenAiModel { "/v1/models/{model}" } else { self.path() }
+    }
+
+    /// The method; where it is GET, HEAD is answered too.
+    pub(crate) fn method(self) -> Method {
+        match self {
+            Self::OllamaVersion | Self::OpenAiModel => Method::GET,
+            Self::OllamaChat
+            | Self::OllamaGenerate
+            | Self::OllamaEmbed
+            | Self::OllamaEmbeddings
+            | Self::OllamaShow
+            | Self::OpenAiChat
+            | Self::OpenAiCompletions
+            | Self::OpenAiEmbeddings
+            | Self::OpenAiResponses
+            | Self::AnthropicMessages => Method::POST,
+        }
+    }
+
+    /// How a model's answer is to be read; `None` where no model speaks.
+    pub(crate) fn protocol(self) -> Option<Protocol> {
+        match self {
+            Self::OllamaChat => Some(Protocol::OllamaChat),
+            Self::OllamaGenerate => Some(Protocol::OllamaGenerate),
+            Self::OpenAiChat => Some(Protocol::OpenAiChat),
+            Self::OpenAiCompletions => Some(Protocol::OpenAiCompletion),
+            Self::OpenAiResponses => Some(Protocol::OpenAiResponse),
+            Self::AnthropicMessages => Some(Protocol::AnthropicMessage),
+            Self::OllamaEmbed
+            | Self::OllamaEmbeddings
+            | Self::OllamaShow
+            | Self::OllamaVersion
+            | Self::OpenAiEmbeddings
+            | Self::OpenAiModel => None,
+        }
+    }
+
+    /// How the messages of a conversation are written; `None` where sessions are not supported.
+    pub(crate) fn dialect(self) -> Option<Dialect> {
+        match self {
+            Self::OllamaChat => Some(Dialect::Ollama),
+            Self::OpenAiChat => Some(Dialect::OpenAi),
+            Self::AnthropicMessages => Some(Dialect::Anthropic),
+            Self::OllamaGenerate
+            | Self::OllamaEmbed
+            | Self::OllamaEmbeddings
+            | Self::OllamaShow
+            | Self::OllamaVersion
+            | Self::OpenAiCompletions
+            | Self::OpenAiEmbeddings
+            | Self::OpenAiResponses
+            | Self::OpenAiModel => None,
+        }
+    }
+
+    /// Whether an answer comes in pieces when the request does not say.
+    pub(crate) fn streams_by_default(self) -> bool {
+        matches!(self.protocol(), Some(Protocol::OllamaChat | Protocol::OllamaGenerate))
+    }
+
+    /// Whether it is about loading or asking a model, so that it counts as a request for an answer.
+    pub(crate) fn asks_a_model(self) -> bool {
+        match self {
+            Self::OllamaShow | Self::OllamaVersion | Self::OpenAiModel => false,
+            Self::OllamaChat
+            | Self::OllamaGenerate
+            | Self::OllamaEmbed
+            | Self::OllamaEmbeddings
+            | Self::OpenAiChat
+            | Self::OpenAiCompletions
+            | Self::OpenAiEmbeddings
+            | Self::OpenAiResponses
+            | Self::AnthropicMessages => true,
+        }
+    }
+
+    /// What a model does for it; `None` for what asks no model.
+    pub(crate) fn work(self) -> Option<Work> {
+        let is_embedding =
+            matches!(self, Self::OllamaEmbed | Self::OllamaEmbeddings | Self::OpenAiEmbeddings);
+        self.asks_a_model().then_some(if is_embedding { Work::Embedding } else { Work::Answer })
+    }
+
+    /// Whose errors it has.
+    pub(crate) fn family(self) -> Family {
+        Family::of(self.path())
+    }
+
+    /// The largest body.
+    pub(crate) fn body_limit(self, limits: &BodyLimits) -> BodyLimit {
+        match self.family() {
+            _ if !self.asks_a_model() => limits.other,
+            Family::Anthropic => limits.anthropic,
+            Family::OpenAi => limits.openai,
+            Family::Ollama | Family::Own => limits.ollama,
+        }
+    }
+}
+
+/// How a streamed answer of this protocol is cut into events.
+pub(crate) fn framing(protocol: Protocol) -> Framing {
+    match protocol {
+        Protocol::OllamaChat | Protocol::OllamaGenerate => Framing::Lines,
+        Protocol::OpenAiChat
+        | Protocol::OpenAiCompletion
+        | Protocol::OpenAiResponse
+        | Protocol::AnthropicMessage => Framing::Events,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_distinct_and_each_family_is_told_by_its_path() {
+        let mut paths: Vec<_> = Surface::ALL.iter().map(|surface| surface.path()).collect();
+        paths.sort_unstable();
+        paths.dedup();
+        assert_eq!(paths.len(), Surface::ALL.len());
+        for (surface, family) in [
+            (Surface::OllamaEmbed, Family::Ollama),
+            (Surface::OpenAiResponses, Family::OpenAi),
+            (Surface::OpenAiModel, Family::OpenAi),
+            (Surface::AnthropicMessages, Family::Anthropic),
+        ] {
+            assert_eq!(surface.family(), family, "{surface:?}");
+        }
+    }
+}

@@ -1,0 +1,257 @@
+//! How an error is written: each family of surfaces has its own body, and its own event for a stream that has begun.
+//!
+//! Ollama's own words reach a client as they came where Ollama speaks the surface itself.
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use serde::Serialize;
+
+use super::{Error, Original};
+use crate::{
+    api::reply::{self, ReplyBody},
+    wire::protocol::Protocol,
+};
+
+/// Whose conventions a surface follows.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Family {
+    /// Our own routes.
+    Own,
+    /// `/api/...`.
+    Ollama,
+    /// `/v1/...`.
+    OpenAi,
+    /// `/v1/messages`.
+    Anthropic,
+}
+
+impl Family {
+    /// The family that a path belongs to.
+    pub(crate) fn of(path: &str) -> Self {
+        match path {
+            "/v1/messages" => Self::Anthropic,
+            _ if path.starts_with("/v1/messages/") => Self::Anthropic,
+            _ if path.starts_with("/v1/") => Self::OpenAi,
+            _ if path.starts_with("/api/") => Self::Ollama,
+            _ => Self::Own,
+        }
+    }
+}
+
+/// `{"error":{"code","message","type","param"}}`: ours, and what OpenAI's clients read.
+#[derive(Serialize)]
+pub(crate) struct Detailed<'a> {
+    error: Details<'a>,
+}
+
+#[derive(Serialize)]
+struct Details<'a> {
+    code: &'a str,
+    message: &'a str,
+    #[serde(rename = "type")]
+    kind: &'a str,
+    param: Option<&'a str>,
+}
+
+/// Ollama's: the words alone.
+#[derive(Serialize)]
+struct Plain<'a> {
+    error: &'a str,
+}
+
+/// Anthropic's.
+#[derive(Serialize)]
+struct Messages<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    error: MessagesDetails<'a>,
+    request_id: &'a str,
+}
+
+#[derive(Serialize)]
+struct MessagesDetails<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    message: &'a str,
+}
+
+/// The event `error` of OpenAI's Responses.
+#[derive(Serialize)]
+struct ResponsesEvent<'a> {
+    #[serde(rename = "type")]
+    kind: &'static str,
+    code: &'a str,
+    message: &'a str,
+    param: Option<&'a str>,
+}
+
+/// Anthropic's word for a status (docs, "Errors").
+fn messages_kind(status: StatusCode) -> &'static str {
+    match status.as_u16() {
+        401 => "authentication_error",
+        403 => "permission_error",
+        404 => "not_found_error",
+        413 => "request_too_large",
+        429 => "rate_limit_error",
+        503 | 529 => "overloaded_error",
+        504 => "timeout_error",
+        400..=499 => "invalid_request_error",
+        _ => "api_error",
+    }
+}
+
+impl Error {
+    /// The error as JSON in the shape of `family`.
+    pub(crate) fn body(&self, family: Family, request_id: &str) -> Vec<u8> {
+        let message = self.to_string();
+        let body = match family {
+            Family::Own | Family::OpenAi => serde_json::to_vec(&self.detailed(&message)),
+            Family::Ollama => serde_json::to_vec(&Plain { error: &message }),
+            Family::Anthropic => serde_json::to_vec(&Messages {
+                kind: "error",
+                error: MessagesDetails { kind: messages_kind(self.status()), message: &message },
+                request_id,
+            }),
+        };
+        body.unwrap_or_default()
+    }
+
+    /// The error with everything that a client is told, in the shape of our own routes.
+    pub(crate) fn detailed<'a>(&self, message: &'a str) -> Detailed<'a> {
+        let details = Details { code: self.code(), message, kind: self.kind(), param: self.param() };
+        Detailed { error: details }
+    }
+
+    /// The reply in the shape of `family`. What Ollama said is passed on as it came where the family is not ours.
+    pub(crate) fn into_response(self, family: Family, request_id: &str) -> Response<ReplyBody> {
+        let original =
+            if let Self::UpstreamRejected { original, .. } | Self::UpstreamFailed { original, .. } = &self {
+                original.as_deref()
+            } else {
+                None
+            };
+        let mut response = match original {
+            Some(Original { status, content_type, body }) if family != Family::Own => {
+                reply::typed(*status, content_type.clone(), body.clone())
+            }
+            _ => reply::complete(self.status(), "application/json", self.body(family, request_id)),
+        };
+        let headers = response.headers_mut();
+        if let Self::MethodNotAllowed { allow } = self {
+            headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        } else if self == Self::Unauthorized {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        } else if self.retryable() && self.status() == StatusCode::SERVICE_UNAVAILABLE {
+            let asked = if let Self::UpstreamBusy { retry_after } = self {
+                retry_after
+            } else if let Self::Overloaded { retry_after, .. } = self {
+                Some(retry_after)
+            } else {
+                None
+            };
+            let seconds = asked.map_or(1, |wait| wait.as_secs().max(1));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        response
+    }
+
+    /// The error as the last event of a stream in `protocol`, which ends without its terminator.
+    pub(crate) fn event(&self, protocol: Protocol, request_id: &str) -> Bytes {
+        let event = match protocol {
+            Protocol::OllamaChat | Protocol::OllamaGenerate => {
+                [&self.body(Family::Ollama, request_id), &b"\n"[..]].concat()
+            }
+            Protocol::OpenAiChat | Protocol::OpenAiCompletion => {
+                [b"data: ", &*self.body(Family::OpenAi, request_id), b"\n\n"].concat()
+            }
+            Protocol::OpenAiResponse => {
+                let message = self.to_string();
+                let event = ResponsesEvent {
+                    kind: "error",
+                    code: self.code(),
+                    message: &message,
+                    param: self.param(),
+                };
+                let body = serde_json::to_vec(&event).unwrap_or_default();
+                [b"event: error\ndata: ", &*body, b"\n\n"].concat()
+            }
+            Protocol::AnthropicMessage => {
+                [b"event: error\ndata: ", &*self.body(Family::Anthropic, request_id), b"\n\n"].concat()
+            }
+        };
+        event.into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn text(error: &Error, family: Family) -> String {
+        String::from_utf8(error.body(family, "id-1")).unwrap()
+    }
+
+    #[test]
+    fn each_family_has_its_own_shape() {
+        let error = Error::MissingField("message");
+        let words = "the field 'message' is required";
+        assert_eq!(
+            text(&error, Family::OpenAi),
+            format!(
+                r#"{{"error":{{"code":"missing_field","message":"{words}","type":"invalid_request_error","param":"message"}}}}"#
+            )
+        );
+        assert_eq!(text(&error, Family::Own), text(&error, Family::OpenAi));
+        assert_eq!(text(&error, Family::Ollama), format!(r#"{{"error":"{words}"}}"#));
+        assert_eq!(
+            text(&error, Family::Anthropic),
+            format!(
+                r#"{{"type":"error","error":{{"type":"invalid_request_error","message":"{words}"}},"request_id":"id-1"}}"#
+            )
+        );
+    }
+
+    #[test]
+    fn the_words_of_ollama_are_passed_on_as_they_came_except_on_our_own_routes() {
+        let original = Original {
+            status: StatusCode::BAD_REQUEST,
+            content_type: Some(HeaderValue::from_static("application/json; charset=utf-8")),
+            body: Bytes::from_static(b"{\"error\":\"no\"}"),
+        };
+        let error = Error::UpstreamFailed { message: "no".into(), original: Some(Box::new(original)) };
+        let passed = error.clone().into_response(Family::Ollama, "");
+        assert_eq!(passed.status(), 400);
+        assert_eq!(passed.headers()[header::CONTENT_TYPE], "application/json; charset=utf-8");
+        assert_eq!(passed.headers()[header::CONTENT_LENGTH], "14");
+        assert_eq!(error.into_response(Family::Own, "").status(), 502);
+    }
+
+    #[test]
+    fn every_reply_has_its_content_length_and_busy_says_when_to_come_back() {
+        let busy = Error::UpstreamBusy { retry_after: Some(Duration::from_secs(7)) };
+        let response = busy.into_response(Family::Own, "");
+        assert_eq!(response.status(), 503);
+        assert_eq!(response.headers()[header::RETRY_AFTER], "7");
+        assert!(response.headers().contains_key(header::CONTENT_LENGTH));
+    }
+
+    #[test]
+    fn an_error_inside_a_stream_is_an_event_of_its_protocol() {
+        let error = Error::UpstreamProtocol { detail: "cut".into() };
+        let event = |protocol| String::from_utf8(error.event(protocol, "id").to_vec()).unwrap();
+        assert!(
+            event(Protocol::OllamaChat).starts_with("{\"error\":\"")
+                && event(Protocol::OllamaChat).ends_with("\"}\n")
+        );
+        assert!(event(Protocol::OpenAiChat).starts_with("data: {\"error\":{\"code\":\"upstream_protocol\""));
+        assert!(
+            event(Protocol::OpenAiResponse).starts_with("event: error\ndata: {\"type\":\"error\",\"code\"")
+        );
+        assert!(
+            event(Protocol::AnthropicMessage)
+                .starts_with("event: error\ndata: {\"type\":\"error\",\"error\"")
+        );
+    }
+}

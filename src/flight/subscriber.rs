@@ -1,0 +1,364 @@
+//! A passenger: the part of one client in a flight, from what it hears first until its turn is stored and its last byte
+//! handed over.
+//!
+//! It never asks upstream. Until something has reached its client, every failure is a status of its own; from then on an
+//! error is the last event. What its answer changes in its session is stored before its terminator is handed over.
+
+use std::{
+    pin::{Pin, pin},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures::{
+    channel::oneshot,
+    future::{Either, OptionFuture, poll_immediate, select},
+    join,
+};
+use http::{HeaderValue, StatusCode};
+
+use super::{Arrival, COMMENT, EARLY_HEAD, KEEP_ALIVE, Landing, Rendering, SessionCommit, replay::added_up};
+use crate::{
+    api::{
+        endpoint::framing,
+        error::Error,
+        reply::{self, ClientLeft, Outlet, Presence},
+    },
+    cache::{CacheStatus, CachedAnswer},
+    fleet::{NO_EVENT, UNFINISHED, broken},
+    host::Host,
+    platform::random_id,
+    process::{
+        Opening, Replay, Source,
+        broadcast::{Feed, Heard, Reader},
+    },
+    request::Account,
+    session::{KEPT_TURNS, PromptCount, SessionStatus, Turn},
+    store::Sessions,
+    upstream::{Order, answer::Heard as Added},
+    wire::framer,
+};
+
+/// One client of a flight.
+pub(super) struct Passenger<'a, H> {
+    host: &'a H,
+    order: &'a Order,
+    rendering: &'a Rendering,
+    outlet: Outlet,
+    presence: Presence,
+    session: Option<SessionCommit>,
+    /// Whether it waits for what another asked for.
+    pub(super) follows: bool,
+    pub(super) account: Account,
+    /// Where its own lead tells what it took to bring a complete answer, and how many of the store's failures both know.
+    pub(super) brought: Option<(oneshot::Receiver<Account>, usize)>,
+    /// Whoever waits to be told, where that is not whoever listens.
+    pub(super) door: Option<oneshot::Sender<Arrival>>,
+}
+
+/// How the part of one client ended.
+pub(super) enum PassengerEnd {
+    /// Whoever waits for the flight is told.
+    Complete(Result<Landing, Error>),
+    /// The reply streamed to its end.
+    Streamed(Result<(), Error>),
+}
+
+impl<'a, H: Host> Passenger<'a, H> {
+    /// One who asked for it first, and hears the end of it by [`Passenger::listen`].
+    pub(super) fn new(
+        host: &'a H,
+        order: &'a Order,
+        rendering: &'a Rendering,
+        (outlet, presence): (Outlet, Presence),
+        session: Option<SessionCommit>,
+        account: Account,
+    ) -> Self {
+        Self {
+            host,
+            order,
+            rendering,
+            outlet,
+            presence,
+            session,
+            follows: false,
+            account,
+            brought: None,
+            door: None,
+        }
+    }
+
+    /// Hears the flight out. A client that left is missed by nobody from then on.
+    pub(super) async fn listen(&mut self, reader: Reader) -> PassengerEnd {
+        self.hear(&reader).await
+    }
+
+    async fn hear(&mut self, reader: &Reader) -> PassengerEnd {
+        let (opening, source) = match self.opening(reader).await {
+            Ok(opening) => opening,
+            Err(ClientLeft) => return PassengerEnd::Complete(Err(Error::ClientClosed)),
+        };
+        self.note(source);
+        let streaming = match opening {
+            Opening::Failed(error) => Err(PassengerEnd::Complete(Err(error))),
+            Opening::Stream { content_type } => Ok((content_type, None)),
+            Opening::Spoken(answer) => Err(self.spoken(reader, CachedAnswer::clone(&answer)).await),
+            Opening::Whole(original) => Err(self.whole(reader, original).await),
+            Opening::Found(replayed, age) => self.found(reader, replayed, age).await,
+        };
+        match streaming {
+            Ok((content_type, replayed)) => {
+                self.leave_by(content_type);
+                PassengerEnd::Streamed(self.relay(replayed.as_ref().unwrap_or(reader)).await)
+            }
+            Err(end) => end,
+        }
+    }
+
+    /// Takes note of where the answer comes from.
+    fn note(&mut self, source: Source) {
+        let Source { cache, backend, routes } = source;
+        self.account.cache = match (self.follows, cache) {
+            (true, Some(CacheStatus::Miss | CacheStatus::Bypass | CacheStatus::Coalesced)) => {
+                Some(CacheStatus::Coalesced)
+            }
+            (_, cache) => cache.or(self.account.cache),
+        };
+        self.account.host = backend;
+        // Whoever asked first may have been allowed to know what this one may not.
+        self.account.routes = if self.account.explains { routes } else { Vec::new() };
+    }
+
+    /// Tells whoever waits that the reply streams from now on.
+    fn leave_by(&mut self, content_type: HeaderValue) {
+        if let Some(door) = self.door.take() {
+            let account = Box::new(self.account.clone());
+            // Whoever does not listen any more has left, which shows later.
+            let _ = door.send(Arrival::Streaming { content_type, account });
+        }
+    }
+
+    /// What the flight brings; the client gets a head and comment lines once there was silence for [`EARLY_HEAD`].
+    async fn opening(&mut self, reader: &Reader) -> Result<(Opening, Source), ClientLeft> {
+        let is_patient = self.rendering.speaks_early(self.order);
+        let mut opening = Box::pin(reader.opening());
+        let mut pause = Box::pin(self.host.sleep(EARLY_HEAD));
+        loop {
+            let next = select(Pin::as_mut(&mut opening), Pin::as_mut(&mut pause));
+            match self.presence.during(next).await? {
+                Either::Left((opening, _)) => return Ok(opening),
+                Either::Right(((), _)) if is_patient => {
+                    self.leave_by(reply::EVENT_STREAM);
+                    self.outlet.offer(COMMENT);
+                    pause = Box::pin(self.host.sleep(KEEP_ALIVE));
+                }
+                Either::Right(((), _)) => return self.presence.during(opening).await,
+            }
+        }
+    }
+
+    /// The whole answer, added up.
+    async fn spoken(&mut self, reader: &Reader, answer: CachedAnswer) -> PassengerEnd {
+        let (status, ended) = self.conclude(reader, &answer).await;
+        PassengerEnd::Complete(ended.map(|()| Landing::Spoken(answer, status)))
+    }
+
+    /// Upstream's whole reply.
+    async fn whole(&mut self, reader: &Reader, original: crate::api::error::Original) -> PassengerEnd {
+        let answer = self.session.is_some().then(|| self.read_whole(&original.body)).flatten();
+        let (status, ended) = self.conclude(reader, &answer.unwrap_or_default()).await;
+        PassengerEnd::Complete(ended.map(|()| Landing::Whole(original, status)))
+    }
+
+    fn read_whole(&self, body: &Bytes) -> Option<CachedAnswer> {
+        let chunk = self.order.protocol?.read_whole(body).filter(|chunk| chunk.end)?;
+        let mut added = Added::new(true);
+        added.add(&chunk).ok()?;
+        Some(added.answer())
+    }
+
+    /// A stored answer; gives the type of a stream that follows.
+    async fn found(
+        &mut self,
+        reader: &Reader,
+        replayed: Replay,
+        age: Duration,
+    ) -> Result<(HeaderValue, Option<Reader>), PassengerEnd> {
+        self.account.age = Some(age).filter(|_| self.account.cache == Some(CacheStatus::Hit));
+        match replayed {
+            Replay::Events(content_type, events) => {
+                // What is there already is stored before the head goes out, which tells of it.
+                if self.session.is_some()
+                    && let Some(answer) = self.order.protocol.and_then(|protocol| added_up(protocol, &events))
+                {
+                    let (status, ended) = self.conclude(reader, &answer).await;
+                    self.account.session = status.or(self.account.session);
+                    ended.map_err(|error| PassengerEnd::Complete(Err(error)))?;
+                }
+                Ok((content_type, Some(Feed::of(events))))
+            }
+            Replay::Spoken(answer) => Err(self.spoken(reader, answer).await),
+            Replay::Whole(original) => Err(self.whole(reader, original).await),
+        }
+    }
+
+    /// The account of a complete answer, to be counted while what it changes is stored; `None` where it is not certain yet.
+    fn tallied(&mut self) -> Option<Account> {
+        // Whether that is an answer shows when the turn is stored.
+        if self.session.is_some() && self.host.config().session_required {
+            return None;
+        }
+        let mut account = self.account.clone();
+        if let Some((mut brought, known)) = self.brought.take() {
+            match brought.try_recv() {
+                Ok(Some(brought)) => account.absorb(brought, known),
+                // Nobody was asked.
+                Ok(None) | Err(_) if account.cache == Some(CacheStatus::Hit) => {}
+                Ok(None) | Err(_) => return None,
+            }
+        }
+        Some(account)
+    }
+
+    /// Stores the client's turn, and counts its request, while the flight stores what it changes.
+    async fn conclude(
+        &mut self,
+        reader: &Reader,
+        answer: &CachedAnswer,
+    ) -> (Option<SessionStatus>, Result<(), Error>) {
+        let tallied = self.tallied();
+        let turn = self.session.take().filter(|_| !answer.is_empty()).map(|commit| {
+            let SessionCommit { key, origin, id, dialect, system, mut messages, prompt } = commit;
+            messages.push(answer.message(dialect));
+            let id = id.unwrap_or_else(|| random_id(self.host));
+            let prompt = PromptCount::of(answer.tokens.prompt, prompt);
+            (key, origin, Turn { id, dialect, system, messages, prompt })
+        });
+        let config = self.host.config();
+        let append = turn.as_ref().map(|(key, origin, turn)| {
+            let (ttl, keep) = (config.session_ttl, KEPT_TURNS);
+            self.host.store().append_turn_to(key, *origin, turn, ttl, keep)
+        });
+        let tally = tallied.as_ref().map(|account| account.tally_answer(self.host));
+        let (append, ended, _) = join!(OptionFuture::from(append), reader.ended(), OptionFuture::from(tally));
+        self.account.tallied = tallied.map(|account| account.store_errors);
+        let stored = append.map(|result| self.account.tolerate(self.host, "session_append", result));
+        let status = stored.map(|stored| match stored {
+            Some(true) => SessionStatus::Stored,
+            // Its session was deleted meanwhile, or the store is down.
+            Some(false) | None => SessionStatus::Unavailable,
+        });
+        // Whoever wants nothing to be forgotten is not told that all went well.
+        let is_lost = stored == Some(None) && config.session_required;
+        (status, if is_lost { ended.and(Err(Error::SessionUnavailable)) } else { ended })
+    }
+
+    /// Hands the events over, one after the other.
+    async fn relay(&mut self, reader: &Reader) -> Result<(), Error> {
+        let end = self.relay_events(reader).await;
+        let Err((error, is_told)) = end else { return Ok(()) };
+        if !is_told && error != Error::ClientClosed {
+            let event = self.rendering.failure(&error, self.order.protocol, &self.account.request_id);
+            let _ = self.hand_over(event).await;
+        }
+        Err(error)
+    }
+
+    async fn relay_events(&mut self, reader: &Reader) -> Result<(), (Error, bool)> {
+        let left = |_: ClientLeft| (Error::ClientClosed, true);
+        let is_own = self.rendering.is_own();
+        let keeps = self.session.is_some() || is_own;
+        let mut added = Added::new(keeps);
+        let pace =
+            self.host.config().cache_replay_pause.filter(|_| self.account.cache == Some(CacheStatus::Hit));
+        let mut is_first = true;
+        loop {
+            if let Some(pace) = pace.filter(|_| !is_first) {
+                self.presence.during(self.host.sleep(pace)).await.map_err(left)?;
+            }
+            is_first = false;
+            let (event, is_last) = match self.presence.during(reader.next()).await.map_err(left)? {
+                Heard::Event(event) => (event, false),
+                Heard::Last(event) => (event, true),
+                Heard::Broken(error, is_told) => return Err((error, is_told && !is_own)),
+                Heard::Behind => return Err((Error::FellBehind, false)),
+            };
+            let Some(protocol) = self.order.protocol.filter(|_| keeps || is_last) else {
+                self.hand_over(event).await.map_err(left)?;
+                continue;
+            };
+            let data = framer::data(framing(protocol), &event);
+            let chunk = match &data {
+                Some(data) => protocol.read(data),
+                None if is_own => continue,
+                None => {
+                    self.hand_over(event).await.map_err(left)?;
+                    continue;
+                }
+            };
+            let fault = |detail: &str| (broken(detail).into_error(), false);
+            let chunk = chunk.ok_or_else(|| fault(NO_EVENT))?;
+            added.add(&chunk).map_err(fault)?;
+            if is_last {
+                if !chunk.end {
+                    return Err(fault(UNFINISHED));
+                }
+                let answer = added.answer();
+                let (session, ended) = self.conclude(reader, &answer).await;
+                ended.map_err(|error| (error, false))?;
+                let session = session.or(self.account.session);
+                let last = self.rendering.last(&event, &chunk, &answer, &self.account, session);
+                return self.hand_over(last).await.map_err(left);
+            }
+            if chunk.error.is_some() && is_own {
+                continue;
+            }
+            if let Some(piece) = self.rendering.piece(&event, &chunk) {
+                self.hand_over(piece).await.map_err(left)?;
+            }
+        }
+    }
+
+    /// Hands over one piece; a client that reads nothing for too long counts as gone.
+    async fn hand_over(&mut self, piece: Bytes) -> Result<(), ClientLeft> {
+        let mut sending = pin!(self.outlet.send(piece));
+        if let Some(sent) = poll_immediate(sending.as_mut()).await {
+            return sent;
+        }
+        match select(sending, pin!(self.host.sleep(self.host.config().client_timeout))).await {
+            Either::Left((sent, _)) => sent,
+            Either::Right(((), _)) => Err(ClientLeft),
+        }
+    }
+
+    /// Closes the account, or lets whoever waits do so.
+    pub(super) async fn close(mut self, end: PassengerEnd) {
+        let end = match end {
+            PassengerEnd::Streamed(end) => end,
+            PassengerEnd::Complete(result) => {
+                if let Some(door) = self.door.take() {
+                    let account = self.account;
+                    // The client may have left while the answer was stored.
+                    if let Err(Arrival::Complete(complete)) =
+                        door.send(Arrival::Complete(Box::new((result, account))))
+                    {
+                        complete.1.close(self.host, Err(&Error::ClientClosed)).await;
+                    }
+                    return;
+                }
+                // The head is out already, so that only an event can tell.
+                let error = match result {
+                    Err(error) => error,
+                    Ok(_) => broken("the answer is no event stream").into_error(),
+                };
+                if error != Error::ClientClosed {
+                    let (rendering, protocol) = (self.rendering, self.order.protocol);
+                    let event = rendering.failure(&error, protocol, &self.account.request_id);
+                    let _ = self.hand_over(event).await;
+                }
+                Err(error)
+            }
+        };
+        self.account.close(self.host, end.as_ref().map(|()| StatusCode::OK)).await;
+    }
+}

@@ -1,0 +1,409 @@
+//! The memory of a request: its session's turns, what of them goes upstream, and the turn that is added.
+//!
+//! A request that brings its own history keeps it: nothing is prepended and nothing is stored. The results of tools are none
+//! when the session has the calls.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName};
+use serde_json::value::RawValue;
+
+use crate::{
+    api::error::Error,
+    fleet::{ModelName, book::Inventories},
+    flight::SessionCommit,
+    host::Host,
+    request::{Account, TimeBudget},
+    session::{
+        Budget, Dialect, History, RawMessage, Session, SessionKey, Span, Turn,
+        window::{self, Rate},
+    },
+    store::{Sessions, StoreResult},
+    upstream::probe,
+    wire::{
+        dialect::{MessageRole, Weight, role, text},
+        members::{Members, insert},
+        ollama::Said,
+    },
+};
+
+/// Names the session of a request on the surfaces that Ollama speaks itself.
+pub(crate) const X_PADDOCK_SESSION: HeaderName = HeaderName::from_static("x-paddock-session");
+
+/// What is read at once of turns that belong together.
+const EXCHANGE: Span<'static> = Span { before: None, turns: 100, bytes: 256 << 10 };
+
+/// What is known of a request's session.
+#[derive(Debug)]
+pub(crate) enum Memory {
+    /// The request names none.
+    None,
+    /// What is stored of it, nothing when it is new; and what is known of the hosts, which says how much of it models
+    /// can read.
+    Loaded(SessionKey, Session, Arc<Inventories>),
+    /// The store is down. Without its history a session is not written to either.
+    Unavailable,
+}
+
+impl Memory {
+    /// What the store has of a session.
+    pub(crate) async fn fetch<H: Host>(
+        host: &H,
+        budget: &TimeBudget,
+        key: &SessionKey,
+    ) -> StoreResult<Option<Session>> {
+        budget.ask(host).session(key, host.config().history.span(), host.config().session_ttl).await
+    }
+
+    /// What [`Memory::fetch`] gave; both are none where the request names no session.
+    ///
+    /// # Errors
+    /// [`Error::SessionUnavailable`] when the store is down and sessions are required.
+    pub(crate) fn loaded<H: Host>(
+        host: &H,
+        account: &mut Account,
+        key: Option<SessionKey>,
+        session: Option<StoreResult<Option<Session>>>,
+    ) -> Result<Self, Error> {
+        let Some((key, session)) = key.zip(session) else { return Ok(Self::None) };
+        match account.tolerate(host, "session_load", session) {
+            Some(session) => Ok(Self::Loaded(key, session.unwrap_or_default(), host.fleet().inventories())),
+            None if host.config().session_required => Err(Error::SessionUnavailable),
+            None => Ok(Self::Unavailable),
+        }
+    }
+
+    /// Whether the newest turns of the session, which were read, have that one.
+    pub(crate) fn has_turn(&self, id: &str) -> bool {
+        match self {
+            Self::Loaded(_, session, _) => session.turns.iter().any(|turn| turn.id == id),
+            Self::None | Self::Unavailable => false,
+        }
+    }
+
+    /// Whether the newest turn ended with calls of tools, whose results are not there yet.
+    pub(crate) fn awaits_results(&self) -> bool {
+        match self {
+            Self::Loaded(_, session, _) => session.awaits_results(),
+            Self::None | Self::Unavailable => false,
+        }
+    }
+
+    /// Reads back to the question of the newest calls, where more turns lie between than a prompt usually has.
+    pub(crate) async fn reach_question<H: Host>(&mut self, host: &H, account: &mut Account) {
+        let Self::Loaded(key, session, _) = self else { return };
+        while let Some(oldest) = session.unread_exchange() {
+            let span = Span { before: Some(&oldest.id), ..EXCHANGE };
+            let older = account.budget.ask(host).session(key, span, host.config().session_ttl).await;
+            let older = account.tolerate(host, "session_load", older).flatten();
+            let Some(older) = older.filter(|older| !older.turns.is_empty()) else { return };
+            session.prepend(older);
+        }
+    }
+
+    /// The model of the session's turns that name none.
+    pub(crate) fn model(&self) -> Option<&str> {
+        match self {
+            Self::Loaded(_, session, _) => session.head.model.as_deref(),
+            Self::None | Self::Unavailable => None,
+        }
+    }
+
+    /// Finds out how much the model reads, where it depends on that what of the session goes ahead of a request.
+    pub(crate) async fn learn_window<H: Host>(
+        &mut self,
+        host: &H,
+        request: Option<&Members<'_>>,
+        dialect: Option<Dialect>,
+        model: Option<&str>,
+    ) {
+        let Self::Loaded(_, session, inventories) = self else { return };
+        let Some(((request, dialect), name)) = request.zip(dialect).zip(model.and_then(ModelName::parse))
+        else {
+            return;
+        };
+        let rate = Rate::of(&session.turns);
+        let Some(room) = window::certain_room(request, dialect, &name, inventories, rate) else { return };
+        let left_out = |tokens| {
+            let budget = Budget { tokens, ..host.config().history };
+            History::new(session, budget).left_out
+        };
+        if left_out(room) > left_out(usize::MAX) {
+            probe::learn_contexts(host, &name).await;
+            *inventories = host.fleet().inventories();
+        }
+    }
+
+    /// What of the session goes ahead of a request for `model`, within the budget and the model's window; `continues` says
+    /// that the request brings results of the newest turn's calls.
+    pub(crate) fn history(
+        &self,
+        budget: Budget,
+        continues: bool,
+        request: Option<&Members<'_>>,
+        dialect: Option<Dialect>,
+        model: Option<&str>,
+    ) -> History<'_> {
+        match (self, request, dialect) {
+            (Self::Loaded(_, session, inventories), Some(request), Some(dialect)) => {
+                let rate = Rate::of(&session.turns);
+                let tokens = window::room(request, dialect, model, inventories, rate);
+                let budget = Budget { tokens, ..budget };
+                if continues { History::with_calls(session, budget) } else { History::new(session, budget) }
+            }
+            (Self::None | Self::Unavailable | Self::Loaded(..), _, _) => History::default(),
+        }
+    }
+
+    pub(crate) fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Unavailable)
+    }
+
+    /// The turn to be added once there is an answer.
+    pub(crate) fn commit(
+        &self,
+        dialect: Dialect,
+        history: &History<'_>,
+        system: Option<String>,
+        messages: Vec<RawMessage>,
+    ) -> Option<SessionCommit> {
+        let Self::Loaded(key, session, _) = self else { return None };
+        let told = system.as_deref().or(history.system).map(Weight::of_text);
+        let asked = messages.iter().map(|message| Weight::of(message.as_raw()));
+        let prompt = told.into_iter().chain(history.turns.iter().map(Turn::weight)).chain(asked).sum();
+        let system = history.system_to_store(system);
+        let (key, origin) = (key.clone(), session.origin);
+        Some(SessionCommit { key, origin, id: None, dialect, system, messages, prompt })
+    }
+}
+
+/// A request of a client that keeps no history of its own.
+#[derive(Debug)]
+pub(crate) struct Fresh<'a> {
+    body: &'a Bytes,
+    dialect: Dialect,
+    /// What it says holds for the whole conversation.
+    system: Option<String>,
+    /// Its messages but for the system's.
+    messages: Vec<&'a RawValue>,
+    /// Where the first of them is.
+    at: usize,
+    /// Whether they begin with the results of calls in the session.
+    pub(crate) continues: bool,
+}
+
+impl<'a> Fresh<'a> {
+    /// `None` when the request brings a history, or is not understood: then it goes upstream as it came. Results of tools
+    /// are a history of its own unless the session awaits them.
+    pub(crate) fn of(
+        body: &'a Bytes,
+        members: &Members<'a>,
+        dialect: Dialect,
+        awaits_results: bool,
+    ) -> Option<Self> {
+        if members.raw("previous_response_id").is_some() {
+            return None;
+        }
+        let (system, messages): (Vec<_>, Vec<_>) =
+            members.array("messages")?.into_iter().partition(|message| role(message) == MessageRole::System);
+        let first = messages.first()?;
+        let continues = awaits_results && role(first) == MessageRole::Tool;
+        let is_history = |message: &&RawValue| match role(message) {
+            MessageRole::Assistant => true,
+            MessageRole::Tool => !continues,
+            MessageRole::System | MessageRole::User | MessageRole::Other => false,
+        };
+        if messages.iter().any(is_history) {
+            return None;
+        }
+        let at = members.offset(first)?;
+        let top = members.raw("system").filter(|_| dialect == Dialect::Anthropic);
+        let texts: Vec<_> = system.into_iter().chain(top).map(text).collect();
+        let system = Some(texts.join("\n")).filter(|system| !system.is_empty());
+        Some(Self { body, dialect, system, messages, at, continues })
+    }
+
+    /// The body with the history ahead of its messages, and with the session's model where it names none; every other byte
+    /// stays as it came.
+    pub(crate) fn continuing(&self, history: &History<'_>, model: Option<&str>) -> Bytes {
+        let mut ahead = Vec::new();
+        let mut beginning = Vec::new();
+        if let Some(model) = model {
+            beginning.extend(member("model", model));
+        }
+        if let (Some(content), None) = (history.system, &self.system) {
+            match self.dialect {
+                Dialect::Ollama | Dialect::OpenAi => {
+                    let system = Said { role: "system", content, images: &[] }.message();
+                    ahead.extend([system.as_str().as_bytes(), b","].concat());
+                }
+                // Anthropic's system message is a member beside the messages.
+                Dialect::Anthropic => {
+                    beginning.extend(member("system", content));
+                }
+            }
+        }
+        for message in history.messages(self.dialect) {
+            ahead.extend([message.as_str().as_bytes(), b","].concat());
+        }
+        let start = self.body.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
+        insert(self.body, vec![(start, &*beginning), (self.at, &*ahead)])
+    }
+
+    /// The turn to be added once there is an answer.
+    pub(crate) fn commit(&self, memory: &Memory, history: &History<'_>) -> Option<SessionCommit> {
+        let messages = self.messages.iter().map(|message| RawMessage::from_raw(message)).collect();
+        memory.commit(self.dialect, history, self.system.clone(), messages)
+    }
+}
+
+/// A member with what parts it from the next.
+fn member(name: &str, text: &str) -> Vec<u8> {
+    let text = serde_json::to_vec(text).unwrap_or_default();
+    [b"\"", name.as_bytes(), b"\":", &*text, b","].concat()
+}
+
+/// The session that a request names in its header; empty when it names none.
+///
+/// # Errors
+/// [`Error::InvalidSessionId`] for an id that is no text.
+pub(crate) fn session_id(headers: &HeaderMap) -> Result<&str, Error> {
+    headers.get(X_PADDOCK_SESSION).map_or(Ok(""), |id| id.to_str().map_err(|_| Error::InvalidSessionId))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    const BUDGET: Budget = Budget { messages: 10, bytes: 10_000, tokens: 10_000 };
+
+    fn turn(dialect: Dialect, system: Option<&str>) -> Turn {
+        let said = |role, content| Said { role, content, images: &[] }.message();
+        Turn {
+            id: "1".into(),
+            dialect,
+            system: system.map(str::to_owned),
+            messages: vec![said("user", "a"), said("assistant", "b")],
+            prompt: None,
+        }
+    }
+
+    #[track_caller]
+    fn check(dialect: Dialect, body: &str, turns: &[Turn], expected: &Value) {
+        let body = Bytes::from(body.to_owned());
+        let members = Members::parse(&body).unwrap();
+        let fresh = Fresh::of(&body, &members, dialect, false).unwrap();
+        let session = Session { turns: turns.to_vec(), ..Session::default() };
+        let spliced = fresh.continuing(&History::new(&session, BUDGET), None);
+        assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), *expected);
+    }
+
+    #[test]
+    fn the_history_goes_ahead_of_the_messages_and_behind_the_system_message() {
+        let asked = |messages: Value| json!({"model": "m", "messages": messages});
+        let (a, b, c) = (
+            json!({"role": "user", "content": "a"}),
+            json!({"role": "assistant", "content": "b"}),
+            json!({"role": "user", "content": "c"}),
+        );
+        let (old, new) =
+            (json!({"role": "system", "content": "old"}), json!({"role": "system", "content": "new"}));
+        for dialect in [Dialect::Ollama, Dialect::OpenAi] {
+            let turns = [turn(dialect, Some("old"))];
+            check(dialect, &asked(json!([c])).to_string(), &turns, &asked(json!([old, a, b, c])));
+            check(dialect, &asked(json!([new, c])).to_string(), &turns, &asked(json!([new, a, b, c])));
+            check(dialect, &asked(json!([c])).to_string(), &[], &asked(json!([c])));
+        }
+        let turns = [turn(Dialect::Anthropic, Some("old"))];
+        check(
+            Dialect::Anthropic,
+            &asked(json!([c])).to_string(),
+            &turns,
+            &json!({"system": "old", "model": "m", "messages": [a, b, c]}),
+        );
+        check(
+            Dialect::Anthropic,
+            r#"{"system":[{"type":"text","text":"new"}],"messages":[{"role":"user","content":"c"}]}"#,
+            &turns,
+            &json!({"system": [{"type": "text", "text": "new"}], "messages": [a, b, c]}),
+        );
+    }
+
+    #[test]
+    fn the_sessions_model_goes_first_where_the_request_names_none() {
+        let body = Bytes::from_static(br#"{ "messages":[{"role":"user","content":"c"}]}"#);
+        let members = Members::parse(&body).unwrap();
+        let fresh = Fresh::of(&body, &members, Dialect::Anthropic, false).unwrap();
+        let session = Session { turns: vec![turn(Dialect::Anthropic, Some("old"))], ..Session::default() };
+        let spliced =
+            fresh.continuing(&History::new(&session, Budget { messages: 1, ..BUDGET }), Some("a\"b"));
+        let expected = br#"{"model":"a\"b","system":"old", "messages":[{"role":"user","content":"c"}]}"#;
+        assert_eq!(spliced, expected.as_slice());
+    }
+
+    #[test]
+    fn whoever_brings_a_history_keeps_it() {
+        for body in [
+            r#"{"messages":[{"role":"user","content":"a"},{"role":"assistant","content":"b"},{"role":"user","content":"c"}]}"#,
+            r#"{"messages":[{"role":"tool","content":"a"}]}"#,
+            r#"{"previous_response_id":"x","messages":[{"role":"user","content":"a"}]}"#,
+            r#"{"messages":[]}"#,
+            r#"{"messages":[{"role":"system","content":"a"}]}"#,
+            r#"{"model":"m"}"#,
+        ] {
+            let body = Bytes::from_static(body.as_bytes());
+            let members = Members::parse(&body).unwrap();
+            assert!(Fresh::of(&body, &members, Dialect::OpenAi, false).is_none(), "{body:?}");
+        }
+    }
+
+    #[test]
+    fn results_of_calls_that_the_session_has_continue_it() {
+        for (dialect, body, expected) in [
+            (Dialect::Ollama, r#"{"messages":[{"role":"tool","tool_name":"f","content":"a"}]}"#, true),
+            (
+                Dialect::OpenAi,
+                r#"{"messages":[{"role":"system","content":"s"},{"role":"tool","tool_call_id":"c","content":"a"},{"role":"user","content":"b"}]}"#,
+                true,
+            ),
+            (
+                Dialect::Anthropic,
+                r#"{"messages":[{"role":"user","content":[{"type":"tool_result","tool_use_id":"c","content":"a"}]}]}"#,
+                true,
+            ),
+            (
+                Dialect::OpenAi,
+                r#"{"messages":[{"role":"user","content":"b"},{"role":"tool","tool_call_id":"c","content":"a"}]}"#,
+                false,
+            ),
+            (
+                Dialect::OpenAi,
+                r#"{"messages":[{"role":"tool","tool_call_id":"c","content":"a"},{"role":"assistant","content":"b"}]}"#,
+                false,
+            ),
+        ] {
+            let body = Bytes::from_static(body.as_bytes());
+            let members = Members::parse(&body).unwrap();
+            let fresh = Fresh::of(&body, &members, dialect, true);
+            assert_eq!(fresh.is_some_and(|fresh| fresh.continues), expected, "{body:?}");
+            assert!(Fresh::of(&body, &members, dialect, false).is_none(), "{body:?}");
+        }
+        let question = Bytes::from_static(br#"{"messages":[{"role":"user","content":"b"}]}"#);
+        let members = Members::parse(&question).unwrap();
+        let fresh = Fresh::of(&question, &members, Dialect::Ollama, true).unwrap();
+        assert!(!fresh.continues, "whoever asks something else continues no call");
+    }
+
+    #[test]
+    fn without_a_history_every_byte_stays_as_it_came() {
+        let body = Bytes::from_static(
+            b" { \"messages\" : [ {\"role\":\"user\",  \"content\":\"\\u00e9\"} ], \"x\":1.50 }",
+        );
+        let members = Members::parse(&body).unwrap();
+        let fresh = Fresh::of(&body, &members, Dialect::Ollama, false).unwrap();
+        assert_eq!(fresh.continuing(&History::default(), None), body);
+    }
+}

@@ -1,0 +1,314 @@
+//! What a request asks of the store before upstream is asked, all in one wave: its session, how often the cache was
+//! emptied, the fleet, and, where its key can be guessed, its answer.
+//!
+//! It decides under which key the answer is looked for and kept. A store that fails is done without.
+
+use std::{borrow::Cow, sync::Arc};
+
+use futures::{future::OptionFuture, join};
+use http::{HeaderMap, HeaderName};
+
+use super::conversation::Memory;
+use crate::{
+    api::{auth::Scope, error::Error},
+    cache::{
+        AllEpochs, CacheKey, CacheScope, CacheStatus, Circumstances, Epochs, Form, Stored, Usage, Wishes,
+        digest_of, epoch_name,
+    },
+    fleet::{ModelName, book::Inventories},
+    flight::{Flight, Keep, Landing, Rendering, SessionCommit},
+    host::Host,
+    request::Account,
+    session::{SessionKey, SessionStatus},
+    store::{FlightKey, ResponseCache, StoreResult},
+    upstream::{Foresight, Order, foresee, probe},
+};
+
+/// Says that a request is the same as an earlier one of that key (the draft "The Idempotency-Key HTTP Header Field").
+const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The longest `Idempotency-Key`, in bytes.
+const IDEMPOTENCY_KEY_LIMIT: usize = 255;
+
+/// Who asks what kind of question.
+pub(crate) struct Inquiry<'a> {
+    pub(crate) surface: &'static str,
+    pub(crate) scope: &'a Scope,
+    pub(crate) model: Option<Cow<'a, str>>,
+    /// The session's id; empty for none.
+    pub(crate) session: &'a str,
+    /// Whether its session may turn it to another model.
+    pub(crate) may_turn: bool,
+    wishes: Wishes,
+    usage: Usage,
+    repetition: Option<CacheKey>,
+}
+
+/// What the store gave.
+pub(crate) struct Outset<'a> {
+    pub(crate) memory: Memory,
+    foresight: Option<Foresight>,
+    epochs: Epochs,
+    /// Of all models, where the session may turn it to any.
+    all_epochs: Option<AllEpochs>,
+    /// The key of the answer where no history belongs to the question, and under which circumstances that is.
+    guess: Option<(Circumstances<'a>, CacheKey)>,
+    /// What was found under that key, or under a repetition's.
+    guessed: Option<(CacheKey, Stored)>,
+}
+
+impl<'a> Inquiry<'a> {
+    /// `is_covered`: whether the cache may answer such a question.
+    ///
+    /// # Errors
+    /// [`Error::InvalidIdempotencyKey`]
+    pub(crate) fn new(
+        headers: &HeaderMap,
+        surface: &'static str,
+        scope: &'a Scope,
+        model: Option<&'a str>,
+        session: &'a str,
+        is_covered: bool,
+    ) -> Result<Self, Error> {
+        let wishes = Wishes::of(headers);
+        let repetition = match headers.get(IDEMPOTENCY_KEY) {
+            Some(key) if key.is_empty() || key.len() > IDEMPOTENCY_KEY_LIMIT => {
+                return Err(Error::InvalidIdempotencyKey);
+            }
+            Some(key) => {
+                let key = [session.as_bytes(), b"\0", key.as_bytes()].concat();
+                Some(CacheKey::of_repetition(surface, scope, &key))
+            }
+            None => None,
+        };
+        let usage = Usage::of(is_covered, &wishes);
+        let model = model.map(Cow::Borrowed);
+        Ok(Self { surface, scope, model, session, may_turn: false, wishes, usage, repetition })
+    }
+
+    /// Whether the cache has anything to do with it.
+    fn uses_cache(&self) -> bool {
+        self.usage != Usage::None || self.repetition.is_some()
+    }
+
+    /// What the cache does for it, unless it finds something.
+    pub(crate) fn cache_status(&self) -> CacheStatus {
+        if self.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass }
+    }
+
+    /// The id of the turn that a repetition adds, so that it is added once.
+    fn turn_id(&self) -> Option<String> {
+        self.repetition.map(|key| key.to_hex())
+    }
+
+    /// What counts besides the question itself.
+    fn circumstances<H: Host>(&self, host: &H, epochs: Epochs) -> Circumstances<'a> {
+        let scope = Some(self.scope).filter(|_| host.config().cache_scope == CacheScope::Caller);
+        let digest = self
+            .model
+            .as_deref()
+            .and_then(ModelName::parse)
+            .map(|name| digest(&name, &host.fleet().inventories()));
+        Circumstances { surface: self.surface, scope, digest: digest.unwrap_or_default(), epochs }
+    }
+
+    fn epoch_name(&self) -> String {
+        epoch_name(self.model.as_deref().unwrap_or_default())
+    }
+
+    /// Asks the store. `form` is the form of the answer, `key` its key where no history belongs to the question.
+    ///
+    /// # Errors
+    /// [`Error::InvalidSessionId`], [`Error::SessionUnavailable`]
+    pub(crate) async fn ask<H: Host>(
+        &self,
+        host: &H,
+        account: &mut Account,
+        form: Form,
+        key: impl Fn(&Circumstances<'_>) -> Option<CacheKey>,
+    ) -> Result<Outset<'a>, Error> {
+        let name = self.epoch_name();
+        let is_known = !host.fleet().inventories().is_empty();
+        let guess = match self.usage {
+            _ if self.repetition.is_some() => None,
+            Usage::Answer { .. } if self.session.is_empty() && is_known => {
+                let circumstances = self.circumstances(host, host.flights().epochs(&name));
+                key(&circumstances).map(|key| (circumstances, key))
+            }
+            Usage::Answer { .. } | Usage::Keep | Usage::None => None,
+        };
+        let likely = self.repetition.or_else(|| guess.map(|(_, key)| key));
+        let session = match self.session {
+            "" => None,
+            id => Some(SessionKey::of(self.scope, id)?),
+        };
+        let model = self.model.as_deref().and_then(ModelName::parse);
+        // A round trip to another server is worth looking ahead; what is in this process can be looked at any time.
+        let looks_ahead = host.config().redis.is_some();
+        let budget = account.budget.clone();
+        let fleet = async {
+            if looks_ahead {
+                return Some(foresee(host, &budget, model.as_ref()).await);
+            }
+            if self.uses_cache() || !self.session.is_empty() {
+                probe::inventories(host, &budget, model.as_ref()).await;
+            }
+            None
+        };
+        let is_unsure = looks_ahead && self.may_turn && session.is_some();
+        let all_epochs = is_unsure.then_some(async { budget.ask(host).all_epochs().await });
+        let is_sure = self.uses_cache() && !is_unsure;
+        let epochs = is_sure.then_some(async { budget.ask(host).epochs(&name).await });
+        let looked_for = likely.map(|key| FlightKey { key, form });
+        let guessed = looked_for.as_ref().map(|flight| async { budget.ask(host).answer(flight).await });
+        let (turns, epochs, all_epochs, guessed, foresight) = join!(
+            OptionFuture::from(session.as_ref().map(|key| Memory::fetch(host, &budget, key))),
+            OptionFuture::from(epochs),
+            OptionFuture::from(all_epochs),
+            OptionFuture::from(guessed),
+            Box::pin(fleet),
+        );
+        let memory = Memory::loaded(host, account, session, turns)?;
+        let epochs = epochs.and_then(|epochs| tolerate(host, account, "cache_epochs", epochs));
+        let all_epochs =
+            all_epochs.and_then(|epochs| tolerate(host, account, "cache_epochs", epochs)).flatten();
+        let epochs = epochs.or_else(|| all_epochs.as_ref().map(|all| all.of(&name)));
+        if let Some(epochs) = epochs {
+            host.flights().note_epochs(&name, epochs);
+        }
+        let guessed = guessed.and_then(|found| tolerate(host, account, "cache_get", found)).flatten();
+        // What was found under epochs that nobody confirmed may have been forgotten.
+        let guessed = guessed.filter(|_| self.repetition.is_some() || epochs.is_some());
+        let epochs = epochs.unwrap_or_else(|| host.flights().epochs(&name));
+        let guessed = likely.zip(guessed);
+        Ok(Outset { memory, foresight, epochs, all_epochs, guess, guessed })
+    }
+
+    /// Turns to the model of the session, which the request did not name.
+    pub(crate) async fn turn_to<H: Host>(
+        &mut self,
+        host: &H,
+        account: &mut Account,
+        outset: &mut Outset<'_>,
+        model: &str,
+        is_covered: bool,
+    ) {
+        self.model = Some(Cow::Owned(model.to_owned()));
+        self.usage = Usage::of(is_covered, &self.wishes);
+        let name = self.epoch_name();
+        if let Some(all) = &outset.all_epochs {
+            outset.epochs = all.of(&name);
+        } else if self.uses_cache() && !account.store_failed() {
+            let epochs = account.budget.ask(host).epochs(&name).await;
+            match account.tolerate(host, "cache_epochs", epochs) {
+                Some(epochs) => {
+                    host.flights().note_epochs(&name, epochs);
+                    outset.epochs = epochs;
+                }
+                None => outset.epochs = host.flights().epochs(&name),
+            }
+        }
+    }
+
+    /// How the answer to the question of that `key` is kept; `fingerprint` says what a repetition repeats.
+    pub(crate) fn keep<H: Host>(
+        &self,
+        host: &H,
+        outset: &Outset<'_>,
+        key: impl FnOnce(&Circumstances<'_>) -> Option<CacheKey>,
+        fingerprint: impl FnOnce() -> Option<CacheKey>,
+    ) -> Option<Keep> {
+        let config = host.config();
+        if let Some(repetition) = self.repetition {
+            // What says nothing, such as a GET, repeats nothing.
+            let question = Some(fingerprint()?);
+            let (ttl, usage) = (config.idempotency_ttl, Usage::Answer { max_age: None });
+            return Some(Keep { key: repetition, question, ttl, usage, is_shared: true });
+        }
+        let is_shared = match self.usage {
+            Usage::None => return None,
+            Usage::Keep => false,
+            Usage::Answer { .. } => true,
+        };
+        let circumstances = self.circumstances(host, outset.epochs);
+        // What was guessed rightly is not computed again.
+        let guess = outset.guess.filter(|(guessed, _)| *guessed == circumstances);
+        let key = guess.map(|(_, key)| key).or_else(|| key(&circumstances))?;
+        Some(Keep { key, question: None, ttl: config.cache_ttl, usage: self.usage, is_shared })
+    }
+
+    /// What is asked, ready to fly.
+    pub(crate) fn flight(
+        &self,
+        order: Order,
+        rendering: Rendering,
+        keep: Option<Keep>,
+        session: Option<SessionCommit>,
+        memory: &Memory,
+        account: &mut Account,
+    ) -> Flight {
+        account.session = memory.is_unavailable().then_some(SessionStatus::Unavailable);
+        let session = session.map(|commit| SessionCommit { id: self.turn_id(), ..commit });
+        let is_known =
+            session.as_ref().and_then(|commit| commit.id.as_deref()).is_some_and(|id| memory.has_turn(id));
+        if is_known {
+            account.session = Some(SessionStatus::Stored);
+        }
+        let session = session.filter(|_| !is_known);
+        Flight { order, rendering, keep, session, foresight: None, account: account.clone() }
+    }
+
+    /// Answers from the cache where that is possible, else by a flight.
+    ///
+    /// # Errors
+    /// [`Error::NotCached`] when nothing else is wanted, [`Error::IdempotencyKeyReused`], and whatever the flight ends with.
+    pub(crate) async fn answer<H: Host>(
+        &self,
+        host: &H,
+        account: &mut Account,
+        outset: Outset<'_>,
+        mut flight: Flight,
+    ) -> Result<Landing, Error> {
+        let Outset { foresight, guessed, .. } = outset;
+        if let Some(keep) = flight.keep {
+            let guessed = guessed.filter(|(key, _)| *key == keep.key).map(|(_, stored)| stored);
+            let found = match guessed {
+                None if self.wishes.only_if_cached && keep.is_shared && !account.store_failed() => {
+                    let found = account.budget.ask(host).answer(&flight.key(&keep)).await;
+                    account.tolerate(host, "cache_get", found).flatten()
+                }
+                guessed => guessed,
+            };
+            if let Some(stored) = found {
+                if keep.question.is_some() && stored.entry.question() != keep.question {
+                    return Err(Error::IdempotencyKeyReused);
+                }
+                if keep.usage.takes(stored.age)
+                    && let Some(replayed) = flight.replay(&stored)
+                {
+                    return flight.land(host, account, (replayed, stored.age)).await;
+                }
+            }
+        }
+        if self.wishes.only_if_cached {
+            return Err(Error::NotCached);
+        }
+        flight.foresight = foresight;
+        flight.launch(host, account).await
+    }
+}
+
+/// Of a store that is down, one failure tells enough.
+fn tolerate<H: Host, T>(
+    host: &H,
+    account: &mut Account,
+    operation: &'static str,
+    result: StoreResult<T>,
+) -> Option<T> {
+    if account.store_failed() { result.ok() } else { account.tolerate(host, operation, result) }
+}
+
+/// What is known of a model's content, over all hosts.
+fn digest(name: &ModelName, inventories: &Arc<Inventories>) -> [u8; 32] {
+    let models = inventories.values().flat_map(|inventory| &inventory.models);
+    digest_of(models.filter(|model| name.is(&model.name)).map(|model| &*model.digest))
+}

@@ -1,0 +1,5 @@
+//! What concerns the models of all hosts: lists, their management, and the description of this API.
+
+pub(super) mod list;
+pub(super) mod manage;
+pub(super) mod openapi;

@@ -1,0 +1,128 @@
+//! Lists that are made of every host's own: the models there are, and those that are loaded.
+//!
+//! An entry stays as the host wrote it. Hosts that do not answer are left out while one does.
+
+use std::borrow::Cow;
+
+use bytes::Bytes;
+use futures::future::join_all;
+use http::{Response, StatusCode};
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use crate::{
+    api::{
+        error::Error,
+        reply::{self, ReplyBody},
+        route::List,
+    },
+    fleet::{AttemptFailure, no_host},
+    host::Host,
+    upstream::probe,
+    wire::members::Members,
+};
+
+/// The length of `2026-01-01T00:00:00`.
+const SECOND: usize = 19;
+
+#[derive(Serialize)]
+struct Models<'a> {
+    models: Vec<&'a RawValue>,
+}
+
+#[derive(Serialize)]
+struct Data<'a> {
+    object: &'static str,
+    data: Vec<&'a RawValue>,
+}
+
+/// Answers `GET` of a list.
+pub(crate) async fn list<H: Host>(host: &H, list: List) -> Result<Response<ReplyBody>, Error> {
+    let hosts = host.fleet().hosts();
+    let answers = join_all(hosts.iter().map(|backend| probe::answer(host, backend, list.path()))).await;
+    let (answers, mut failures): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
+    let answers: Vec<_> = answers.into_iter().flatten().collect();
+    if answers.is_empty() {
+        let failure = failures.pop().and_then(Result::err).map(AttemptFailure::from);
+        return Err(failure.map_or_else(no_host, AttemptFailure::into_error));
+    }
+    let entries = union(list, &answers);
+    Ok(match list {
+        List::Models => reply::json(StatusCode::OK, &Data { object: "list", data: entries }),
+        List::Tags | List::Running => reply::json(StatusCode::OK, &Models { models: entries }),
+    })
+}
+
+/// The entries of all hosts: a model that several have comes once; one that several have loaded comes as often as it is
+/// loaded. Ollama's order is newest, or latest to expire, first, by whole seconds (`server/routes.go`).
+fn union<'a>(list: List, answers: &'a [Bytes]) -> Vec<&'a RawValue> {
+    let mut known: Vec<String> = Vec::new();
+    let mut entries: Vec<(Cow<'a, str>, &'a RawValue)> = Vec::new();
+    for answer in answers {
+        let Some(listed) = Members::parse(answer) else { continue };
+        // OpenAI's list is null when it is empty.
+        let models = ["models", "data"].into_iter().filter_map(|name| listed.array(name)).flatten();
+        for raw in models {
+            let Some(entry) = Members::of(raw) else { continue };
+            let first = |names: [&str; 2]| names.into_iter().find_map(|name| entry.string(name));
+            let name = first(["name", "id"]).unwrap_or_default().to_ascii_lowercase();
+            if list == List::Running || !known.contains(&name) {
+                known.push(name);
+                let time = first(["modified_at", "expires_at"]).unwrap_or_default();
+                entries.push((time, raw));
+            }
+        }
+    }
+    // What is of one second stays in its host's order.
+    entries.sort_by(|(left, _), (right, _)| second(right).cmp(second(left)));
+    entries.into_iter().map(|(_, raw)| raw).collect()
+}
+
+/// A time in RFC 3339 without the fraction of its second and what follows.
+fn second(time: &str) -> &str {
+    time.get(..SECOND).unwrap_or(time)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn texts(list: List, answers: &[&'static str]) -> Vec<String> {
+        let answers: Vec<_> = answers.iter().map(|answer| Bytes::from_static(answer.as_bytes())).collect();
+        union(list, &answers).into_iter().map(RawValue::to_string).collect()
+    }
+
+    #[test]
+    fn each_model_comes_once_as_its_host_wrote_it_newest_first() {
+        let first = r#"{"models":[{"name":"a:1","modified_at":"2026-01-01T00:00:00Z", "x":1.50}]}"#;
+        let second = r#"{"models":[{"name":"b:1","modified_at":"2026-02-01T00:00:00Z"},{"name":"A:1","modified_at":"2026-03-01T00:00:00Z"}]}"#;
+        assert_eq!(
+            texts(List::Tags, &[first, second, "no list"]),
+            [
+                r#"{"name":"b:1","modified_at":"2026-02-01T00:00:00Z"}"#,
+                r#"{"name":"a:1","modified_at":"2026-01-01T00:00:00Z", "x":1.50}"#,
+            ]
+        );
+    }
+
+    #[test]
+    fn what_is_of_one_second_stays_in_its_hosts_order() {
+        let entry = |name: &str, time: &str| format!(r#"{{"name":"{name}","modified_at":"{time}"}}"#);
+        let (old, mid, new) = (
+            entry("c", "2026-01-01T00:00:00.9Z"),
+            entry("a", "2026-01-01T00:00:02.17Z"),
+            entry("b", "2026-01-01T00:00:02.98Z"),
+        );
+        let listed = Bytes::from(format!(r#"{{"models":[{mid},{new},{old}]}}"#));
+        let entries: Vec<_> = union(List::Tags, &[listed]).into_iter().map(RawValue::to_string).collect();
+        assert_eq!(entries, [mid, new, old]);
+    }
+
+    #[test]
+    fn what_is_loaded_twice_comes_twice_and_an_empty_list_of_openais_is_null() {
+        let loaded = r#"{"models":[{"name":"a:1"}]}"#;
+        assert_eq!(texts(List::Running, &[loaded, loaded]).len(), 2);
+        let models = [r#"{"object":"list","data":null}"#, r#"{"object":"list","data":[{"id":"a:1"}]}"#];
+        assert_eq!(texts(List::Models, &models), [r#"{"id":"a:1"}"#]);
+    }
+}

@@ -1,0 +1,327 @@
+//! Changes of models, made on every host: pull, create, copy and delete.
+//!
+//! Progress comes from all hosts at the same time and names its host; there is one final success, and only when no host
+//! failed. A host that does not have the model has nothing to copy or delete, while another has. Before success is told,
+//! answers of the former model are forgotten: it must not be that somebody who read of it gets one.
+
+use std::{borrow::Cow, future::Future, time::Duration};
+
+use bytes::Bytes;
+use futures::future::join_all;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, header};
+use http_body::Body;
+use http_body_util::{BodyExt, Limited};
+
+use crate::{
+    api::{
+        body,
+        error::{Error, Family},
+        reply::{self, ClientLeft, Outlet, ReplyBody},
+        route::Operation,
+    },
+    cache::epoch_name,
+    fleet::{AttemptFailure, BackendHost, no_host},
+    host::Host,
+    platform::{Limits, MaybeSend, UpstreamFailure},
+    request::Account,
+    store::ResponseCache,
+    wire::{
+        framer::{self, Framer, Framing},
+        members::Members,
+        protocol,
+    },
+};
+
+/// How long a change may take whose progress is not told: a large model comes over a slow line.
+const CHANGE_LIMIT: Duration = Duration::from_hours(6);
+/// The longest line of progress, and the longest answer in one piece, in bytes.
+const ANSWER_LIMIT: usize = 1 << 20;
+const SUCCESS: &[u8] = b"{\"status\":\"success\"}";
+
+/// How a change went on one host.
+#[derive(Debug, PartialEq, Eq)]
+enum Outcome {
+    Done,
+    /// The host does not have the model.
+    Absent,
+    /// The status that says most, and the host's words.
+    Failed(StatusCode, String),
+}
+
+pub(crate) async fn manage<H, B>(
+    host: &H,
+    operation: Operation,
+    headers: &HeaderMap,
+    body: B,
+    account: &mut Account,
+) -> Result<Response<ReplyBody>, Error>
+where
+    H: Host,
+    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
+{
+    let body = body::read(host, headers, body, host.config().body_limits.other).await?;
+    let members = Members::parse(&body);
+    let model = members.as_ref().and_then(|members| changed(operation, members));
+    let streams = match operation {
+        Operation::Pull | Operation::Create => {
+            members.and_then(|members| members.boolean("stream")).unwrap_or(true)
+        }
+        Operation::Copy | Operation::Delete => false,
+    };
+    if streams {
+        return Ok(progress(host, operation, model, body, account));
+    }
+    let hosts = host.fleet().hosts();
+    let changes = hosts.iter().map(|backend| named(backend, change(host, backend, operation, &body)));
+    let outcomes = join_all(changes).await;
+    forget_answers(host, account, model).await;
+    verdict(outcomes)?;
+    Ok(match operation {
+        Operation::Pull | Operation::Create => reply::complete(StatusCode::OK, "application/json", SUCCESS),
+        Operation::Copy | Operation::Delete => reply::typed(StatusCode::OK, None, Bytes::new()),
+    })
+}
+
+/// The model that is another one after the change.
+fn changed(operation: Operation, request: &Members<'_>) -> Option<String> {
+    let names: &[_] = match operation {
+        Operation::Copy => &["destination"],
+        Operation::Pull | Operation::Create | Operation::Delete => &["model", "name"],
+    };
+    names.iter().find_map(|name| request.string(name)).map(Cow::into_owned)
+}
+
+/// Forgets what the model said before the change, whether every host or only some made it.
+async fn forget_answers<H: Host>(host: &H, account: &mut Account, model: Option<String>) {
+    if let Some(model) = model {
+        let purged = host.store().purge(Some(&epoch_name(&model))).await;
+        account.tolerate(host, "cache_purge", purged);
+    }
+}
+
+/// How a change went, with the host that it went so on.
+async fn named(backend: &BackendHost, change: impl Future<Output = Outcome>) -> (&BackendHost, Outcome) {
+    (backend, change.await)
+}
+
+/// What the outcomes of all hosts mean.
+fn verdict(outcomes: Vec<(&BackendHost, Outcome)>) -> Result<(), Error> {
+    if outcomes.is_empty() {
+        return Err(no_host());
+    }
+    let any_done = outcomes.iter().any(|(_, outcome)| *outcome == Outcome::Done);
+    let mut worst = None;
+    let mut failures = Vec::new();
+    for (backend, outcome) in outcomes {
+        match outcome {
+            Outcome::Done => {}
+            Outcome::Absent if any_done => {}
+            Outcome::Absent => failures.push(format!("host {}: model not found", backend.name())),
+            Outcome::Failed(status, words) => {
+                worst = worst.max(Some(status));
+                failures.push(format!("host {}: {words}", backend.name()));
+            }
+        }
+    }
+    let status = worst.unwrap_or(StatusCode::NOT_FOUND);
+    if failures.is_empty() { Ok(()) } else { Err(Error::ManagementFailed { status, failures }) }
+}
+
+/// The reply that tells how all hosts get on.
+fn progress<H: Host>(
+    host: &H,
+    operation: Operation,
+    model: Option<String>,
+    body: Bytes,
+    account: &mut Account,
+) -> Response<ReplyBody> {
+    let (mut outlet, mut presence, inlet) = reply::channel();
+    let (task_host, mut task_account) = (host.clone(), account.clone());
+    account.handed_over = true;
+    host.spawn(async move {
+        let host = &task_host;
+        let hosts = host.fleet().hosts();
+        let changes = {
+            let follow = |backend| {
+                let (body, outlet) = (body.clone(), outlet.clone());
+                named(backend, follow(host, backend, operation, body, outlet))
+            };
+            Box::pin(join_all(hosts.iter().map(follow)))
+        };
+        let end = match presence.during(changes).await {
+            Ok(outcomes) => verdict(outcomes),
+            Err(ClientLeft) => Err(Error::ClientClosed),
+        };
+        forget_answers(host, &mut task_account, model).await;
+        let last = match &end {
+            Ok(()) => SUCCESS.to_vec(),
+            Err(error) => error.body(Family::Ollama, &task_account.request_id),
+        };
+        let told = outlet.send([&*last, b"\n"].concat().into()).await;
+        let end = if told.is_ok() { end } else { Err(Error::ClientClosed) };
+        task_account.close(host, end.as_ref().map(|()| StatusCode::OK)).await;
+    });
+    reply::streamed(reply::NDJSON, inlet)
+}
+
+async fn send<H: Host>(
+    host: &H,
+    backend: &BackendHost,
+    operation: Operation,
+    body: &Bytes,
+    limits: Limits,
+) -> Result<Response<H::Body>, UpstreamFailure> {
+    let uri = backend.endpoint(operation.path()).map_err(UpstreamFailure::Protocol)?;
+    let request = Request::builder()
+        .method(operation.method())
+        .uri(uri)
+        .header(header::CONTENT_TYPE, "application/json")
+        .header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))
+        .body(body.clone());
+    host.send(request.map_err(|error| UpstreamFailure::Protocol(error.to_string()))?, limits).await
+}
+
+/// Changes one host and waits for the end.
+async fn change<H: Host>(host: &H, backend: &BackendHost, operation: Operation, body: &Bytes) -> Outcome {
+    let limits = Limits {
+        first_byte: CHANGE_LIMIT,
+        between_bytes: CHANGE_LIMIT,
+        total: Some(CHANGE_LIMIT),
+        ..host.config().limits
+    };
+    match send(host, backend, operation, body, limits).await {
+        Ok(response) => ended(response).await,
+        Err(failure) => failed(failure),
+    }
+}
+
+/// Changes one host and hands its progress over line by line.
+async fn follow<H: Host>(
+    host: &H,
+    backend: &BackendHost,
+    operation: Operation,
+    body: Bytes,
+    mut outlet: Outlet,
+) -> Outcome {
+    let limits = Limits { between_bytes: host.config().total_timeout, ..host.config().limits };
+    let response = match send(host, backend, operation, &body, limits).await {
+        Ok(response) if response.status().is_success() => response,
+        Ok(response) => return ended(response).await,
+        Err(failure) => return failed(failure),
+    };
+    let mut body = response.into_body();
+    let mut framer = Framer::new(Framing::Lines, ANSWER_LIMIT);
+    loop {
+        loop {
+            let line = match framer.next_event() {
+                Ok(Some(line)) => line,
+                Ok(None) => break,
+                Err(error) => return Outcome::Failed(StatusCode::BAD_GATEWAY, error.to_string()),
+            };
+            let Some(data) = framer::data(Framing::Lines, &line) else { continue };
+            let members = Members::parse(&data);
+            if let Some(words) = members.as_ref().and_then(protocol::failure) {
+                return Outcome::Failed(StatusCode::INTERNAL_SERVER_ERROR, words.into_owned());
+            }
+            if members.and_then(|members| members.string("status")).as_deref() == Some("success") {
+                return Outcome::Done;
+            }
+            if outlet.send(with_host(&data, backend.name()).into()).await.is_err() {
+                return Outcome::Failed(StatusCode::BAD_GATEWAY, "the client left".to_owned());
+            }
+        }
+        match body.frame().await {
+            Some(Ok(frame)) => {
+                if let Ok(piece) = frame.into_data() {
+                    framer.push(piece);
+                }
+            }
+            Some(Err(failure)) => return failed(failure),
+            None => {
+                return Outcome::Failed(
+                    StatusCode::BAD_GATEWAY,
+                    "it ended without saying success".to_owned(),
+                );
+            }
+        }
+    }
+}
+
+/// A line of progress that says whose it is.
+fn with_host(line: &[u8], name: &str) -> Vec<u8> {
+    let rest = line.strip_prefix(b"{").unwrap_or(line).trim_ascii_start();
+    let comma = if rest.first() == Some(&b'}') { "" } else { "," };
+    [format!("{{\"host\":\"{name}\"{comma}").as_bytes(), rest, b"\n"].concat()
+}
+
+async fn ended<B>(response: Response<B>) -> Outcome
+where
+    B: Body<Data = Bytes, Error = UpstreamFailure>,
+{
+    let status = response.status();
+    if status == StatusCode::NOT_FOUND {
+        return Outcome::Absent;
+    }
+    let body = match Limited::new(response.into_body(), ANSWER_LIMIT).collect().await {
+        Ok(body) => body.to_bytes(),
+        // The status tells of a failure, however its words end; success is told by an answer that is whole.
+        Err(_) if !status.is_success() => Bytes::new(),
+        Err(error) => {
+            let failure = error.downcast::<UpstreamFailure>().map(|failure| *failure);
+            return failed(failure.unwrap_or_else(|error| UpstreamFailure::Protocol(error.to_string())));
+        }
+    };
+    match Members::parse(&body).and_then(|members| protocol::failure(&members)) {
+        Some(words) => Outcome::Failed(status.max(StatusCode::BAD_REQUEST), words.into_owned()),
+        None if status.is_success() => Outcome::Done,
+        // Where a redirection leads is nobody's business but the host's.
+        None if status.is_redirection() => Outcome::Failed(StatusCode::BAD_GATEWAY, status.to_string()),
+        None => Outcome::Failed(status, status.to_string()),
+    }
+}
+
+fn failed(failure: UpstreamFailure) -> Outcome {
+    let error = AttemptFailure::from(failure).into_error();
+    Outcome::Failed(error.status(), error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn hosts(count: usize) -> Vec<BackendHost> {
+        (1..=count).map(|place| BackendHost::new(place, &format!("http://h{place}:1")).unwrap()).collect()
+    }
+
+    #[track_caller]
+    fn check(outcomes: Vec<Outcome>, expected: Result<(), (u16, &str)>) {
+        let hosts = hosts(outcomes.len());
+        let found = verdict(hosts.iter().zip(outcomes).collect());
+        let found = found.map_err(|error| (error.status().as_u16(), error.to_string()));
+        assert_eq!(found, expected.map_err(|(status, words)| (status, words.to_owned())));
+    }
+
+    #[test]
+    fn one_success_when_no_host_failed_and_a_failure_names_its_hosts() {
+        let failed = |words: &str| Outcome::Failed(StatusCode::INTERNAL_SERVER_ERROR, words.to_owned());
+        check(vec![Outcome::Done, Outcome::Done], Ok(()));
+        check(vec![Outcome::Absent, Outcome::Done], Ok(()));
+        check(
+            vec![Outcome::Absent, Outcome::Absent],
+            Err((404, "not done on every host: host 1: model not found; host 2: model not found")),
+        );
+        check(
+            vec![Outcome::Done, failed("disk full"), Outcome::Absent],
+            Err((500, "not done on every host: host 2: disk full")),
+        );
+    }
+
+    #[test]
+    fn a_line_of_progress_names_its_host_and_keeps_its_bytes() {
+        assert_eq!(
+            with_host(b"{\"status\":\"x\", \"total\": 1.0}", "2"),
+            b"{\"host\":\"2\",\"status\":\"x\", \"total\": 1.0}\n"
+        );
+        assert_eq!(with_host(b"{}", "1"), b"{\"host\":\"1\"}\n");
+    }
+}

@@ -1,0 +1,179 @@
+//! How the fleet stands: `GET /fleet`, and the gauges of `/metrics`.
+//!
+//! It shows the same view that the next decision would be made from.
+
+use std::time::Duration;
+
+use http::{HeaderMap, Response, StatusCode};
+use serde::Serialize;
+
+use crate::{
+    api::{
+        error::Error,
+        reply::{self, ReplyBody},
+    },
+    fleet::{
+        BreakerState,
+        ledger::{FleetView, HostView, Retries},
+    },
+    host::Host,
+    metrics::HostGauge,
+    request::{TimeBudget, note_outage},
+    store::FleetState,
+    upstream::probe,
+};
+
+#[derive(Serialize)]
+struct Fleet<'a> {
+    policy: &'static str,
+    hosts: Vec<Standing<'a>>,
+    queue: Queue,
+    retries: Retries,
+    /// Why the latest requests went where they went, oldest first.
+    decisions: Vec<String>,
+}
+
+#[derive(Serialize)]
+struct Standing<'a> {
+    name: &'a str,
+    url: &'a str,
+    /// `up`, `trial`, `down`, `unknown` or `drained`.
+    state: &'static str,
+    weight: u64,
+    parallel: u64,
+    version: Option<&'a str>,
+    /// Milliseconds since it last said what it has.
+    seen_ms_ago: Option<u64>,
+    models: Vec<&'a str>,
+    loaded: Vec<Loaded<'a>>,
+    in_flight: usize,
+    waiting: usize,
+    breaker: BreakerStanding,
+    lanes: Vec<Lane<'a>>,
+}
+
+#[derive(Serialize)]
+struct Loaded<'a> {
+    name: &'a str,
+    context_length: u64,
+    expires_at: &'a str,
+}
+
+#[derive(Serialize)]
+struct BreakerStanding {
+    state: &'static str,
+    cause: Option<&'static str>,
+    retry_in_ms: u64,
+}
+
+/// What was learnt of one model on the host.
+#[derive(Serialize)]
+struct Lane<'a> {
+    name: &'a str,
+    in_flight: u64,
+    limit: u64,
+    service_ms: u64,
+    latency_ms: u64,
+    load_ms: u64,
+}
+
+#[derive(Serialize)]
+struct Queue {
+    waiting: usize,
+    limit: usize,
+}
+
+/// Answers `GET /fleet`.
+///
+/// # Errors
+/// [`Error::Unauthorized`] where there is an admin token and it was not sent.
+pub(crate) async fn fleet<H: Host>(host: &H, headers: &HeaderMap) -> Result<Response<ReplyBody>, Error> {
+    let config = host.config();
+    config.admin_token.check(headers)?;
+    let (view, retries) = view(host).await;
+    let decisions = host.store().decisions().await.unwrap_or_else(|_| host.fleet().decisions());
+    let standing = Fleet {
+        policy: config.policy.as_str(),
+        hosts: view.hosts.iter().map(|host| standing(&view, host)).collect(),
+        queue: Queue { waiting: view.tickets.len(), limit: config.queue_limit },
+        retries,
+        decisions,
+    };
+    Ok(reply::json(StatusCode::OK, &standing))
+}
+
+/// The gauges of every host.
+pub(crate) async fn gauges<H: Host>(host: &H) -> Vec<HostGauge> {
+    let (view, _) = view(host).await;
+    let gauge = |known: &HostView| HostGauge {
+        host: known.host.url().to_owned(),
+        in_flight: known.leases.len() as u64,
+        waiting: waiting(&view, known) as u64,
+        breaker: known.facts.breaker.state(view.now),
+        loaded: known.inventory.as_ref().map_or(0, |inventory| inventory.loaded.len() as u64),
+    };
+    view.hosts.iter().map(gauge).collect()
+}
+
+/// The view, from what was found out before: whoever looks at it asks no host.
+async fn view<H: Host>(host: &H) -> (FleetView, Retries) {
+    let budget = TimeBudget::unhurried(host);
+    let inventories = probe::known(host, &budget).await;
+    let ledger = budget.ask(host).ledger().await;
+    note_outage(host, "fleet_ledger", &ledger);
+    let ledger = ledger.unwrap_or_else(|_| host.fleet().ledger(host.now()));
+    let retries = ledger.retries;
+    (FleetView::new(&host.fleet().hosts(), &inventories, ledger), retries)
+}
+
+fn waiting(view: &FleetView, host: &HostView) -> usize {
+    view.tickets.iter().filter(|ticket| &*ticket.host == host.host.url()).count()
+}
+
+fn standing<'a>(view: &FleetView, host: &'a HostView) -> Standing<'a> {
+    let breaker = &host.facts.breaker;
+    let state = breaker.state(view.now);
+    let inventory = host.inventory.as_deref();
+    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
+    let lanes = host.facts.lanes.iter().map(|(lane, facts)| Lane {
+        name: lane,
+        in_flight: host.in_flight(lane),
+        limit: host.limit(lane),
+        service_ms: facts.service,
+        latency_ms: facts.latency,
+        load_ms: facts.load,
+    });
+    Standing {
+        name: host.host.name(),
+        url: host.host.url(),
+        state: match state {
+            _ if host.host.weight() == 0 => "drained",
+            BreakerState::Open => "down",
+            BreakerState::HalfOpen => "trial",
+            BreakerState::Closed if inventory.is_none() => "unknown",
+            BreakerState::Closed => "up",
+        },
+        weight: host.host.weight(),
+        parallel: host.host.parallel(),
+        version: inventory.map(|inventory| &*inventory.version).filter(|version| !version.is_empty()),
+        seen_ms_ago: inventory.map(|inventory| millis(view.now.saturating_sub(inventory.seen))),
+        models: inventory.into_iter().flat_map(|known| &known.models).map(|model| &*model.name).collect(),
+        loaded: inventory
+            .into_iter()
+            .flat_map(|known| &known.loaded)
+            .map(|model| Loaded {
+                name: &model.name,
+                context_length: model.context_length,
+                expires_at: &model.expires_at,
+            })
+            .collect(),
+        in_flight: host.leases.len(),
+        waiting: waiting(view, host),
+        breaker: BreakerStanding {
+            state: state.as_str(),
+            cause: breaker.cause().map(crate::fleet::Cause::as_str),
+            retry_in_ms: millis(breaker.retry_in(view.now)),
+        },
+        lanes: lanes.collect(),
+    }
+}

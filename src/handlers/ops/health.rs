@@ -1,0 +1,79 @@
+//! Health: whether the hosts and the store answer, and what that means.
+//!
+//! All hosts are asked at the same time, each within its own limit, so that one that hangs delays nobody.
+
+use std::collections::BTreeMap;
+
+use http::{Response, StatusCode};
+use serde::Serialize;
+
+use crate::{
+    api::reply::{self, ReplyBody},
+    host::Host,
+    request::note_outage,
+    store::Store,
+    upstream::probe::probe,
+};
+
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Health {
+    status: &'static str,
+    ollama: BTreeMap<String, bool>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    redis: Option<bool>,
+}
+
+/// What the answers mean: healthy when everything answers; 503 when no host does.
+fn verdict(ollama: BTreeMap<String, bool>, redis: Option<bool>, always_ok: bool) -> (StatusCode, Health) {
+    let all = ollama.values().all(|answers| *answers) && redis != Some(false);
+    let any = ollama.values().any(|answers| *answers);
+    let code = if any || always_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let status = if all && any { "healthy" } else { "degraded" };
+    (code, Health { status, ollama, redis })
+}
+
+/// Answers `GET /health`.
+pub(crate) async fn health<H: Host>(host: &H) -> Response<ReplyBody> {
+    let ping = async {
+        host.config().redis.as_ref()?;
+        let answer = host.store().ping().await;
+        note_outage(host, "ping", &answer);
+        Some(answer.is_ok())
+    };
+    let (probes, redis) = futures::join!(probe(host), ping);
+    let ollama = probes.into_iter().map(|probe| (probe.url, probe.models.is_ok())).collect();
+    let (code, body) = verdict(ollama, redis, host.config().health_always_ok);
+    reply::json(code, &body)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn check(hosts: &[bool], redis: Option<bool>, always_ok: bool, code: u16, status: &str) {
+        let hosts = hosts.iter().enumerate().map(|(index, answers)| (format!("h{index}"), *answers));
+        let (found, health) = verdict(hosts.collect(), redis, always_ok);
+        assert_eq!((found.as_u16(), health.status), (code, status));
+    }
+
+    #[test]
+    fn one_host_that_answers_is_enough_for_200_and_everything_for_healthy() {
+        check(&[true, true], None, false, 200, "healthy");
+        check(&[true], Some(true), false, 200, "healthy");
+        check(&[true, false], Some(true), false, 200, "degraded");
+        check(&[true], Some(false), false, 200, "degraded");
+        check(&[false, false], Some(true), false, 503, "degraded");
+        check(&[false], None, true, 200, "degraded");
+    }
+
+    #[test]
+    fn redis_is_named_only_where_one_is_configured() {
+        let json = |redis| {
+            let hosts = BTreeMap::from([("http://a:1".to_owned(), true)]);
+            serde_json::to_string(&verdict(hosts, redis, false).1).unwrap()
+        };
+        assert_eq!(json(None), r#"{"status":"healthy","ollama":{"http://a:1":true}}"#);
+        assert_eq!(json(Some(true)), r#"{"status":"healthy","ollama":{"http://a:1":true},"redis":true}"#);
+    }
+}

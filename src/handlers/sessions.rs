@@ -1,0 +1,247 @@
+//! `/sessions`: makes sessions, shows them page by page, writes them out whole, deletes them.
+//!
+//! A session is its creator's: to anybody else it does not exist, which looks like one that never was. Without the store
+//! there is nothing to say, so that here its trouble is an error. No id and no content reaches a log.
+
+pub(super) mod purge;
+mod request;
+mod transcript;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts};
+use http_body::Body;
+use serde::Serialize;
+
+use crate::{
+    api::{
+        auth::Scope,
+        body,
+        error::Error,
+        reply::{self, ReplyBody},
+    },
+    host::Host,
+    platform::{MaybeSend, random_id},
+    request::Account,
+    session::{Dialect, RawMessage, Session, SessionKey, Span, Turn},
+    store::{Sessions, StoreResult},
+};
+use request::{Form, Page};
+
+/// What is read at once of a session that is written out.
+const EXPORTED: Span<'static> = Span { before: None, turns: 200, bytes: 256 << 10 };
+
+/// What a session is, without its turns.
+#[derive(Serialize)]
+struct Summary<'a> {
+    session_id: &'a str,
+    /// The system message that holds.
+    system: Option<&'a str>,
+    model: Option<&'a str>,
+    /// Seconds that it is kept after its last use.
+    ttl: u64,
+    /// Seconds until it is forgotten, if it is not used: it has just been.
+    expires_in: u64,
+    /// Seconds since it was made.
+    age: u64,
+}
+
+#[derive(Serialize)]
+struct Shown<'a> {
+    #[serde(flatten)]
+    summary: Summary<'a>,
+    /// Oldest first.
+    turns: Vec<ShownTurn<'a>>,
+    /// What `before` must be to get the turns before these; `null` when there are none.
+    next: Option<&'a str>,
+}
+
+#[derive(Serialize)]
+struct Exported<'a> {
+    #[serde(flatten)]
+    summary: Summary<'a>,
+    turns: Vec<ShownTurn<'a>>,
+}
+
+#[derive(Serialize)]
+struct ShownTurn<'a> {
+    id: &'a str,
+    dialect: Dialect,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    system: Option<&'a str>,
+    messages: &'a [RawMessage],
+}
+
+impl<'a> Summary<'a> {
+    fn of(id: &'a str, session: &'a Session, ttl: Duration) -> Self {
+        let ttl = session.head.ttl.unwrap_or(ttl).as_secs();
+        Self {
+            session_id: id,
+            system: session.system(),
+            model: session.head.model.as_deref(),
+            ttl,
+            expires_in: ttl,
+            age: session.age.as_secs(),
+        }
+    }
+}
+
+impl<'a> ShownTurn<'a> {
+    fn of(turn: &'a Turn) -> Self {
+        Self { id: &turn.id, dialect: turn.dialect, system: turn.system.as_deref(), messages: &turn.messages }
+    }
+}
+
+/// Answers `POST /sessions`.
+///
+/// # Errors
+/// What is wrong with the body; [`Error::SessionUnavailable`].
+pub(crate) async fn create<H, B>(
+    host: &H,
+    headers: &HeaderMap,
+    body: B,
+    account: &mut Account,
+) -> Result<Response<ReplyBody>, Error>
+where
+    H: Host,
+    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
+{
+    let config = host.config();
+    let scope = Scope::of(headers, config.caller_header.as_ref())?;
+    let body = body::read(host, headers, body, config.body_limits.other).await?;
+    let head = request::head(&body)?;
+    let id = random_id(host);
+    let made = host.store().create_session(&SessionKey::of(&scope, &id)?, &head, config.session_ttl).await;
+    needed(host, account, "session_create", made)?;
+    let session = Session { head, ..Session::default() };
+    let mut response = reply::json(StatusCode::CREATED, &Summary::of(&id, &session, config.session_ttl));
+    if let Ok(location) = HeaderValue::try_from(format!("/sessions/{id}")) {
+        response.headers_mut().insert(header::LOCATION, location);
+    }
+    Ok(private(response))
+}
+
+/// Answers `GET /sessions/{id}`.
+///
+/// # Errors
+/// What is wrong with the id or the query; [`Error::SessionNotFound`]; [`Error::SessionUnavailable`].
+pub(crate) async fn show<H: Host>(
+    host: &H,
+    parts: &Parts,
+    account: &mut Account,
+) -> Result<Response<ReplyBody>, Error> {
+    let page = Page::of(parts.uri.query())?;
+    let (id, key) = named(host, parts)?;
+    let session = load(host, &key, page.span(), account).await?;
+    let (turns, next) = page.turns(&session.turns);
+    let shown = Shown {
+        summary: Summary::of(&id, &session, host.config().session_ttl),
+        turns: turns.iter().map(ShownTurn::of).collect(),
+        next,
+    };
+    Ok(private(reply::json(StatusCode::OK, &shown)))
+}
+
+/// Answers `GET /sessions/{id}/export`.
+///
+/// # Errors
+/// As [`show`].
+pub(crate) async fn export<H: Host>(
+    host: &H,
+    parts: &Parts,
+    account: &mut Account,
+) -> Result<Response<ReplyBody>, Error> {
+    let form = Form::of(parts.uri.query(), &parts.headers)?;
+    let (id, session) = load_whole(host, parts, account).await?;
+    // The id may be a secret, and a name of a file is seen by many.
+    let (mut response, name) = match form {
+        Form::Json => {
+            let exported = Exported {
+                summary: Summary::of(&id, &session, host.config().session_ttl),
+                turns: session.turns.iter().map(ShownTurn::of).collect(),
+            };
+            (reply::json(StatusCode::OK, &exported), "attachment; filename=\"session.json\"")
+        }
+        Form::Markdown => {
+            let text = transcript::markdown(&session);
+            let response = reply::complete(StatusCode::OK, "text/markdown; charset=utf-8", text);
+            (response, "attachment; filename=\"session.md\"")
+        }
+    };
+    let headers = response.headers_mut();
+    headers.insert(header::CONTENT_DISPOSITION, HeaderValue::from_static(name));
+    headers.insert(header::VARY, HeaderValue::from_static("Accept"));
+    Ok(private(response))
+}
+
+/// Answers `DELETE /sessions/{id}`.
+///
+/// # Errors
+/// What is wrong with the id; [`Error::SessionNotFound`]; [`Error::SessionUnavailable`].
+pub(crate) async fn delete<H: Host>(
+    host: &H,
+    parts: &Parts,
+    account: &mut Account,
+) -> Result<Response<ReplyBody>, Error> {
+    let (_, key) = named(host, parts)?;
+    let deleted = host.store().delete_session(&key).await;
+    if !needed(host, account, "session_delete", deleted)? {
+        return Err(Error::SessionNotFound);
+    }
+    let mut response = Response::new(ReplyBody::default());
+    *response.status_mut() = StatusCode::NO_CONTENT;
+    Ok(response)
+}
+
+/// The id that the path names, and the caller's session of that id.
+fn named<H: Host>(host: &H, parts: &Parts) -> Result<(String, SessionKey), Error> {
+    let scope = Scope::of(&parts.headers, host.config().caller_header.as_ref())?;
+    let id = request::id(parts.uri.path())?;
+    let key = SessionKey::of(&scope, &id)?;
+    Ok((id, key))
+}
+
+async fn load<H: Host>(
+    host: &H,
+    key: &SessionKey,
+    span: Span<'_>,
+    account: &mut Account,
+) -> Result<Session, Error> {
+    let session = host.store().session(key, span, host.config().session_ttl).await;
+    needed(host, account, "session_load", session)?.ok_or(Error::SessionNotFound)
+}
+
+/// The session with all its turns, read piece by piece: no reply of the store is large.
+async fn load_whole<H: Host>(
+    host: &H,
+    parts: &Parts,
+    account: &mut Account,
+) -> Result<(String, Session), Error> {
+    let (id, key) = named(host, parts)?;
+    let mut session = load(host, &key, EXPORTED, account).await?;
+    while let Some(oldest) = session.turns.first().filter(|_| session.older > 0) {
+        let older = load(host, &key, Span { before: Some(&oldest.id), ..EXPORTED }, account).await?;
+        if older.turns.is_empty() {
+            break;
+        }
+        session.prepend(older);
+    }
+    Ok((id, session))
+}
+
+/// What a store operation gave; its failure is noted, and is the request's.
+fn needed<H: Host, T>(
+    host: &H,
+    account: &mut Account,
+    operation: &'static str,
+    result: StoreResult<T>,
+) -> Result<T, Error> {
+    account.tolerate(host, operation, result).ok_or(Error::SessionUnavailable)
+}
+
+/// The same reply, which no cache on the way may keep.
+fn private(mut response: Response<ReplyBody>) -> Response<ReplyBody> {
+    response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}

@@ -1,0 +1,234 @@
+//! What is asked of `/sessions`, checked: the body of a new session, the id in a path, the query. Pure.
+
+use std::{borrow::Cow, time::Duration};
+
+use http::{HeaderMap, header};
+use percent_encoding::percent_decode_str;
+use serde_json::value::RawValue;
+
+use crate::{
+    api::{error::Error, query::parameter, route},
+    config,
+    session::{SessionHead, Span, Turn},
+    wire::members::{self, Members},
+};
+
+/// Turns of a page when the request does not say.
+const PAGE: usize = 20;
+/// Turns of a page at most.
+const PAGE_LIMIT: usize = 100;
+
+/// The head of a new session. An empty body is one that says nothing.
+///
+/// # Errors
+/// [`Error::InvalidJson`], [`Error::WrongType`]
+pub(crate) fn head(body: &[u8]) -> Result<SessionHead, Error> {
+    if body.trim_ascii().is_empty() {
+        return Ok(SessionHead::default());
+    }
+    let members = Members::parse(body).ok_or_else(|| Error::InvalidJson("it is no object".to_owned()))?;
+    let text = |param: &'static str| match members.raw(param) {
+        None => Ok::<_, Error>(None),
+        Some(value) => {
+            let text = members::string(value).ok_or(Error::WrongType { param, expected: "a string" })?;
+            Ok(Some(text.into_owned()).filter(|text| !text.is_empty()))
+        }
+    };
+    let expected = "a time of 1 second to 366 days, as a number of seconds or as \"90m\"";
+    let ttl = members.raw("ttl").map(|value| time(value).ok_or(Error::WrongType { param: "ttl", expected }));
+    Ok(SessionHead { system: text("system")?, model: text("model")?, ttl: ttl.transpose()? })
+}
+
+/// A time in whole seconds, at least one.
+fn time(value: &RawValue) -> Option<Duration> {
+    let text = members::string(value).unwrap_or_else(|| Cow::Borrowed(value.get()));
+    let whole = Duration::from_secs(config::duration(&text)?.as_secs());
+    (!whole.is_zero()).then_some(whole)
+}
+
+/// The id in a path, decoded.
+///
+/// # Errors
+/// [`Error::InvalidSessionId`] for an id that is no text; [`Error::NotFound`] for a path without one.
+pub(crate) fn id(path: &str) -> Result<String, Error> {
+    let id = percent_decode_str(route::session_id(path).ok_or(Error::NotFound)?);
+    id.decode_utf8().map(Cow::into_owned).map_err(|_| Error::InvalidSessionId)
+}
+
+/// Which turns are shown.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct Page {
+    limit: usize,
+    before: Option<String>,
+}
+
+impl Page {
+    /// # Errors
+    /// [`Error::WrongType`]
+    pub(crate) fn of(query: Option<&str>) -> Result<Self, Error> {
+        let expected = "a whole number from 1 to 100";
+        let limit = match parameter(query, "limit") {
+            None => PAGE,
+            Some(limit) => limit
+                .parse()
+                .ok()
+                .filter(|limit| (1..=PAGE_LIMIT).contains(limit))
+                .ok_or(Error::WrongType { param: "limit", expected })?,
+        };
+        Ok(Self { limit, before: parameter(query, "before").map(Cow::into_owned) })
+    }
+
+    /// What is read for it: one turn more tells whether there is a next page.
+    ///
+    /// Turns are dropped oldest first: before one that is not there any more there is nothing.
+    pub(crate) fn span(&self) -> Span<'_> {
+        Span { before: self.before.as_deref(), turns: self.limit + 1, bytes: usize::MAX }
+    }
+
+    /// Its turns among those that were read, and what `before` is of the next page.
+    pub(crate) fn turns<'a>(&self, turns: &'a [Turn]) -> (&'a [Turn], Option<&'a str>) {
+        let start = turns.len().saturating_sub(self.limit);
+        let page = turns.get(start..).unwrap_or_default();
+        (page, page.first().filter(|_| start > 0).map(|turn| turn.id.as_str()))
+    }
+}
+
+/// How a session is written out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Form {
+    Json,
+    Markdown,
+}
+
+impl Form {
+    /// As `format` says, else as `Accept` does.
+    ///
+    /// # Errors
+    /// [`Error::WrongType`]
+    pub(crate) fn of(query: Option<&str>, headers: &HeaderMap) -> Result<Self, Error> {
+        match parameter(query, "format").as_deref() {
+            Some("json") => Ok(Self::Json),
+            Some("markdown") => Ok(Self::Markdown),
+            Some(_) => Err(Error::WrongType { param: "format", expected: "json or markdown" }),
+            None => {
+                let markdown = weight(headers, "text/markdown");
+                let is_markdown = markdown > 0.0 && markdown > weight(headers, "application/json");
+                Ok(if is_markdown { Self::Markdown } else { Self::Json })
+            }
+        }
+    }
+}
+
+/// How much `Accept` wants a type that it names; 0 when it names another.
+fn weight(headers: &HeaderMap, kind: &str) -> f32 {
+    let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
+    let weights = accepted.flat_map(|value| value.split(',')).filter_map(|range| {
+        let (range, parameters) = range.split_once(';').unwrap_or((range, ""));
+        let mut parameters = parameters.split(';').filter_map(|parameter| parameter.trim().split_once('='));
+        let weight = parameters.find(|(name, _)| name.eq_ignore_ascii_case("q"));
+        let is_meant = range.trim().eq_ignore_ascii_case(kind);
+        is_meant.then(|| weight.map_or(1.0, |(_, weight)| weight.trim().parse().unwrap_or(0.0)))
+    });
+    weights.fold(0.0, f32::max)
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+    use crate::session::Dialect;
+
+    /// The head that a body makes, as JSON, or the code of its error with what it is about.
+    #[track_caller]
+    fn check(body: &str, expected: Result<&str, (&str, Option<&str>)>) {
+        let found = head(body.as_bytes()).map(|head| String::from_utf8(head.to_json()).unwrap());
+        let found = found.as_deref().map_err(|error| (error.code(), error.param()));
+        assert_eq!(found, expected, "{body}");
+    }
+
+    #[test]
+    fn a_new_session_is_given_what_its_body_says() {
+        for body in ["", " \n", "{}", r#"{"system":"","model":null,"ttl":null,"other":1}"#] {
+            check(body, Ok("{}"));
+        }
+        let all = r#"{"system":"be\nbrief","model":"m","ttl":90}"#;
+        check(all, Ok(all));
+        for (ttl, seconds) in [("\"90m\"", 5400), ("\"90\"", 90), ("\"1500ms\"", 1), ("31622400", 31_622_400)]
+        {
+            check(&format!("{{\"ttl\":{ttl}}}"), Ok(&format!("{{\"ttl\":{seconds}}}")));
+        }
+        for ttl in ["0", "-1", "1.5", "\"soon\"", "\"999ms\"", "31622401", "[]", "true", "\"\""] {
+            check(&format!("{{\"ttl\":{ttl}}}"), Err(("wrong_type", Some("ttl"))));
+        }
+        check(r#"{"system":1}"#, Err(("wrong_type", Some("system"))));
+        check(r#"{"model":[]}"#, Err(("wrong_type", Some("model"))));
+        check("[]", Err(("invalid_json", None)));
+    }
+
+    #[test]
+    fn an_id_is_decoded_and_must_be_text() {
+        for (path, expected) in [
+            ("/sessions/s", Ok("s")),
+            ("/sessions/a%2Fb%20%C3%A9/export", Ok("a/b é")),
+            ("/sessions/a+b", Ok("a+b")),
+            ("/sessions/%ff", Err("invalid_session_id")),
+        ] {
+            let found = id(path);
+            assert_eq!(found.as_deref().map_err(Error::code), expected, "{path}");
+        }
+    }
+
+    fn turns(count: usize) -> Vec<Turn> {
+        let turn = |number: usize| Turn {
+            id: number.to_string(),
+            dialect: Dialect::Ollama,
+            system: None,
+            messages: Vec::new(),
+            prompt: None,
+        };
+        (1..=count).map(turn).collect()
+    }
+
+    #[test]
+    fn the_newest_turns_come_first_and_the_pages_join_without_gap_or_overlap() {
+        let turns = turns(5);
+        let page = |query| {
+            let page = Page::of(Some(query)).unwrap();
+            let Span { before, turns: most, bytes: _ } = page.span();
+            let end = turns.iter().position(|turn| Some(&*turn.id) == before);
+            let end = if before.is_none() { turns.len() } else { end.unwrap_or(0) };
+            let (shown, next) = page.turns(&turns[end.saturating_sub(most)..end]);
+            (shown.iter().map(|turn| turn.id.as_str()).collect::<Vec<_>>().join(" "), next)
+        };
+        assert_eq!(page("limit=2"), ("4 5".to_owned(), Some("4")));
+        assert_eq!(page("limit=2&before=4"), ("2 3".to_owned(), Some("2")));
+        assert_eq!(page("before=2&limit=2"), ("1".to_owned(), None));
+        assert_eq!(page("limit=5"), ("1 2 3 4 5".to_owned(), None));
+        assert_eq!(page("before=1"), (String::new(), None));
+        assert_eq!(page("before=gone"), (String::new(), None));
+        assert_eq!(page(""), ("1 2 3 4 5".to_owned(), None));
+        for query in ["limit=0", "limit=101", "limit=many", "limit="] {
+            assert_eq!(Page::of(Some(query)).map_err(|error| error.param()), Err(Some("limit")), "{query}");
+        }
+    }
+
+    #[test]
+    fn the_query_says_the_form_else_accept_does() {
+        for (query, accept, expected) in [
+            (None, "", Ok(Form::Json)),
+            (None, "text/html, Text/Markdown;q=0.9", Ok(Form::Markdown)),
+            (None, "application/json;q=0.5, text/markdown; charset=utf-8; Q=0.6", Ok(Form::Markdown)),
+            (None, "application/json, text/markdown", Ok(Form::Json)),
+            (None, "text/markdown;q=0, */*", Ok(Form::Json)),
+            (None, "text/markdown;q=much", Ok(Form::Json)),
+            (Some("format=json"), "text/markdown", Ok(Form::Json)),
+            (Some("x=1&format=markdown"), "", Ok(Form::Markdown)),
+            (Some("format=pdf"), "", Err(Some("format"))),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
+            assert_eq!(Form::of(query, &headers).map_err(|error| error.param()), expected, "{query:?}");
+        }
+    }
+}

@@ -1,0 +1,19 @@
+//! The leaf ports: what the core needs from the machine it runs on, one small trait per capability.
+//!
+//! A platform implements them and moves bytes; it never decides. `http`, `http_body` and `bytes` types are the
+//! currency.
+
+mod background;
+mod entropy;
+pub mod journal;
+mod maybe_send;
+mod time;
+mod upstream;
+
+pub use background::Background;
+pub use entropy::Entropy;
+pub(crate) use entropy::random_id;
+pub use journal::Journal;
+pub use maybe_send::{MaybeSend, MaybeSync};
+pub use time::{Clock, Timer};
+pub use upstream::{Limits, Phase, Upstream, UpstreamFailure};

@@ -1,0 +1,14 @@
+//! The port to randomness, and what is made of it. Nothing else in the core is random.
+
+use super::{MaybeSend, MaybeSync};
+
+/// Gives randomness, good enough for identifiers that must not be guessed.
+pub trait Entropy: MaybeSend + MaybeSync {
+    /// 64 random bits.
+    fn random(&self) -> u64;
+}
+
+/// 128 random bits in hexadecimal.
+pub(crate) fn random_id(source: &impl Entropy) -> String {
+    format!("{:016x}{:016x}", source.random(), source.random())
+}

@@ -1,0 +1,12 @@
+//! What this process knows by itself: the flights that are in the air, and the loads that lost their clients.
+//!
+//! Nothing here is shared with other processes, and nothing outlives this one.
+
+pub(crate) mod broadcast;
+pub(crate) mod flight_table;
+mod head;
+mod orphans;
+
+pub use flight_table::Flights;
+pub(crate) use head::{Opening, Replay, Source};
+pub use orphans::Orphans;

@@ -1,0 +1,473 @@
+//! A feed: what a flight brings, for all who wait for it.
+//!
+//! One writes, and every reader hears the whole from its beginning. The fastest reader sets the pace of the writer; one
+//! that falls further behind than what is kept hears that it did. Without readers the writer gives up. Waking happens
+//! within one request alone where requests must not wake each other: there nobody else is given a reader.
+
+use std::{
+    collections::{BTreeMap, VecDeque},
+    future::{Future, poll_fn},
+    pin::pin,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    task::{Poll, Waker},
+};
+
+use bytes::Bytes;
+use futures::future::{Either, select};
+
+use super::{Opening, Source};
+use crate::{
+    api::{error::Error, reply::ClientLeft},
+    cache::Entry,
+};
+
+/// How far the writer may be ahead of the fastest reader, in events.
+const AHEAD: usize = 1;
+
+/// What a reader hears next.
+#[derive(Debug)]
+pub(crate) enum Heard {
+    Event(Bytes),
+    /// The terminator; nothing follows.
+    Last(Bytes),
+    /// The end without a terminator, and whether an event has said so already.
+    Broken(Error, bool),
+    /// The reader fell behind.
+    Behind,
+}
+
+/// What is known of the writer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Writer {
+    /// It may bring an answer that was stored.
+    Looks,
+    /// It asks upstream: the answer is as young as anybody may want it.
+    Asks,
+    /// It asked, and had lost the store when that failed.
+    IsCutOff,
+}
+
+/// What a flight brings. Clones share it.
+#[derive(Debug, Clone)]
+pub(crate) struct Feed(Arc<Mutex<State>>);
+
+#[derive(Debug)]
+struct State {
+    opening: Option<(Opening, Source)>,
+    events: VecDeque<Bytes>,
+    /// Events that are not kept any more.
+    dropped: usize,
+    bytes: usize,
+    /// Events are kept up to as many bytes for those who come later; 0 where nobody will.
+    limit: usize,
+    is_complete: bool,
+    /// Whether an event has told of a failure.
+    is_told: bool,
+    end: Option<Result<(), Error>>,
+    /// The whole answer for those who follow elsewhere, where the cache does not keep it.
+    unkept: Option<Entry>,
+    writer: Writer,
+    /// How many events each reader has heard.
+    readers: BTreeMap<u64, usize>,
+    readers_so_far: u64,
+    /// Readers that wait for more, and whoever waits for readers: hundreds may read, and one that reads on wakes no other.
+    listening: Vec<Waker>,
+    watching: Vec<Waker>,
+}
+
+impl State {
+    fn written(&self) -> usize {
+        self.dropped + self.events.len()
+    }
+
+    fn is_over(&self) -> bool {
+        let is_stream = matches!(self.opening, None | Some((Opening::Stream { .. }, _)));
+        self.is_complete || self.end.is_some() || !is_stream
+    }
+
+    /// Forgets what is too much and was heard: by everybody where nobody comes later, else by one at least. As long as all
+    /// fits, all is kept for those who come.
+    fn trim(&mut self) {
+        let heard = self.readers.values().copied();
+        let heard = if self.limit > 0 { heard.max() } else { heard.min() }.unwrap_or(self.dropped);
+        while self.bytes > self.limit
+            && self.dropped < heard
+            && let Some(event) = self.events.pop_front()
+        {
+            self.bytes -= event.len();
+            self.dropped += 1;
+        }
+    }
+}
+
+impl Feed {
+    /// A feed with its first reader. It keeps as many bytes for those who come later.
+    pub(crate) fn new(limit: usize) -> (Self, Reader) {
+        let feed = Self(Arc::new(Mutex::new(State {
+            opening: None,
+            events: VecDeque::new(),
+            dropped: 0,
+            bytes: 0,
+            limit,
+            is_complete: false,
+            is_told: false,
+            end: None,
+            unkept: None,
+            writer: Writer::Looks,
+            readers: BTreeMap::from([(0, 0)]),
+            readers_so_far: 1,
+            listening: Vec::new(),
+            watching: Vec::new(),
+        })));
+        let reader = Reader { feed: feed.clone(), id: 0 };
+        (feed, reader)
+    }
+
+    /// One more reader, unless the beginning is not kept any more, or all is over.
+    pub(crate) fn join(&self) -> Option<Reader> {
+        let mut state = self.state();
+        if state.dropped > 0 || state.end.is_some() || state.readers.is_empty() {
+            return None;
+        }
+        let id = state.readers_so_far;
+        state.readers_so_far += 1;
+        state.readers.insert(id, 0);
+        Some(Reader { feed: self.clone(), id })
+    }
+
+    /// Whether they are the same.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn change(&self, change: impl FnOnce(&mut State)) {
+        let mut state = self.state();
+        change(&mut state);
+        let listening = std::mem::take(&mut state.listening);
+        let watching = std::mem::take(&mut state.watching);
+        drop(state);
+        listening.into_iter().chain(watching).for_each(Waker::wake);
+    }
+
+    /// Resolves with what `ready` gives, as soon as it gives something; `side` says whose waiting it is.
+    async fn until<T>(
+        &self,
+        side: impl Fn(&mut State) -> &mut Vec<Waker>,
+        mut ready: impl FnMut(&mut State) -> Option<T>,
+    ) -> T {
+        poll_fn(|context| {
+            let mut state = self.state();
+            if let Some(found) = ready(&mut state) {
+                return Poll::Ready(found);
+            }
+            let (waiting, waker) = (side(&mut state), context.waker());
+            if !waiting.iter().any(|known| known.will_wake(waker)) {
+                waiting.push(waker.clone());
+            }
+            Poll::Pending
+        })
+        .await
+    }
+
+    /// Resolves for a reader.
+    async fn heard<T>(&self, ready: impl FnMut(&mut State) -> Option<T>) -> T {
+        self.until(|state| &mut state.listening, ready).await
+    }
+
+    /// Resolves for whoever waits for readers, or for the end.
+    async fn seen<T>(&self, ready: impl FnMut(&mut State) -> Option<T>) -> T {
+        self.until(|state| &mut state.watching, ready).await
+    }
+
+    /// Says what the flight brings; the first word counts.
+    pub(crate) fn open(&self, opening: Opening, source: Source) {
+        self.change(|state| {
+            state.opening.get_or_insert((opening, source));
+        });
+    }
+
+    /// Whether readers were told what the flight brings.
+    pub(crate) fn is_open(&self) -> bool {
+        self.state().opening.is_some()
+    }
+
+    /// Writes one event, once a reader wants it.
+    pub(crate) async fn write(&self, event: Bytes) -> Result<(), ClientLeft> {
+        self.room().await?;
+        self.change(|state| {
+            state.bytes += event.len();
+            state.events.push_back(event);
+            state.trim();
+        });
+        Ok(())
+    }
+
+    /// Writes an event that tells of a failure.
+    pub(crate) async fn tell(&self, event: Bytes) -> Result<(), ClientLeft> {
+        self.change(|state| state.is_told = true);
+        self.write(event).await
+    }
+
+    /// Writes the terminator.
+    pub(crate) fn complete(&self, event: Bytes) {
+        self.change(|state| {
+            state.bytes += event.len();
+            state.events.push_back(event);
+            state.is_complete = true;
+        });
+    }
+
+    /// Ends the feed: what the flight changes is stored, or it failed.
+    pub(crate) fn end(&self, end: Result<(), Error>) {
+        self.change(|state| {
+            state.end.get_or_insert(end);
+        });
+    }
+
+    /// A feed of an answer that is there already.
+    pub(crate) fn of(events: Vec<Bytes>) -> Reader {
+        let (feed, reader) = Self::new(usize::MAX);
+        feed.change(|state| {
+            state.bytes = events.iter().map(Bytes::len).sum();
+            state.events = events.into();
+            state.is_complete = true;
+            state.end = Some(Ok(()));
+        });
+        reader
+    }
+
+    /// Resolves when the writer has nothing more to say.
+    pub(crate) async fn over(&self) {
+        self.seen(|state| state.is_over().then_some(())).await;
+    }
+
+    /// Resolves when the whole answer is there in one piece, or nothing will be.
+    pub(crate) async fn over_whole(&self) {
+        self.seen(|state| (state.is_over() && !state.is_complete).then_some(())).await;
+    }
+
+    /// Why it ended without an answer, if it did.
+    pub(crate) fn failure(&self) -> Option<Error> {
+        let state = self.state();
+        match (&state.opening, &state.end) {
+            (Some((Opening::Failed(error), _)), _) | (_, Some(Err(error))) => Some(error.clone()),
+            _ => None,
+        }
+    }
+
+    /// Takes note that upstream is asked.
+    pub(crate) fn note_fresh(&self) {
+        self.state().writer = Writer::Asks;
+    }
+
+    /// Whether upstream is asked, so that no answer comes that was stored.
+    pub(crate) fn is_fresh(&self) -> bool {
+        self.state().writer != Writer::Looks
+    }
+
+    /// Takes note, before it fails, that the writer has lost the store.
+    pub(crate) fn cut_off(&self) {
+        self.state().writer = Writer::IsCutOff;
+    }
+
+    /// Whether the writer had lost the store when it failed.
+    pub(crate) fn is_cut_off(&self) -> bool {
+        self.state().writer == Writer::IsCutOff
+    }
+
+    /// Takes note of a whole answer that the cache does not keep, before it is told.
+    pub(crate) fn note_unkept(&self, entry: Entry) {
+        self.state().unkept = Some(entry);
+    }
+
+    /// Takes the whole answer, where the cache does not keep it.
+    pub(crate) fn take_unkept(&self) -> Option<Entry> {
+        self.state().unkept.take()
+    }
+
+    /// Whether one reader at most is left.
+    pub(crate) fn is_alone(&self) -> bool {
+        self.state().readers.len() <= 1
+    }
+
+    /// Resolves when one reader at most is left.
+    pub(crate) async fn alone(&self) {
+        self.seen(|state| (state.readers.len() <= 1).then_some(())).await;
+    }
+
+    /// Waits until a reader wants more.
+    async fn room(&self) -> Result<(), ClientLeft> {
+        self.seen(|state| {
+            let Some(fastest) = state.readers.values().max() else { return Some(Err(ClientLeft)) };
+            (state.written() < fastest + AHEAD).then_some(Ok(()))
+        })
+        .await
+    }
+
+    /// Resolves when nobody reads any more.
+    pub(crate) async fn left(&self) {
+        self.seen(|state| state.readers.is_empty().then_some(())).await;
+    }
+
+    /// What `future` gives, unless everybody leaves first; then the future is dropped.
+    pub(crate) async fn during<F: Future>(&self, future: F) -> Result<F::Output, ClientLeft> {
+        match select(pin!(future), pin!(self.left())).await {
+            Either::Left((output, _)) => Ok(output),
+            Either::Right(((), _)) => Err(ClientLeft),
+        }
+    }
+
+    /// The events so far but for the first `known`; `None` when they are not kept any more.
+    pub(crate) fn events_since(&self, known: usize) -> Option<Vec<Bytes>> {
+        let state = self.state();
+        let skipped = known.checked_sub(state.dropped)?;
+        Some(state.events.iter().skip(skipped).cloned().collect())
+    }
+
+    /// The whole answer, as it came; `None` when its beginning is not kept any more.
+    pub(crate) fn whole(&self) -> Option<Bytes> {
+        let events = self.events_since(0)?;
+        Some(events.concat().into())
+    }
+}
+
+/// One who waits for what a flight brings. Dropping it means that it left.
+#[derive(Debug)]
+pub(crate) struct Reader {
+    feed: Feed,
+    id: u64,
+}
+
+impl Reader {
+    /// What the flight brings.
+    pub(crate) async fn opening(&self) -> (Opening, Source) {
+        self.feed.heard(|state| state.opening.clone()).await
+    }
+
+    /// What comes next.
+    pub(crate) async fn next(&self) -> Heard {
+        self.feed
+            .heard(|state| {
+                let heard = *state.readers.get(&self.id)?;
+                let Some(at) = heard.checked_sub(state.dropped) else { return Some(Heard::Behind) };
+                if let Some(event) = state.events.get(at).cloned() {
+                    state.readers.insert(self.id, heard + 1);
+                    let is_last = state.is_complete && at + 1 == state.events.len();
+                    // The writer waits for that.
+                    let watching = std::mem::take(&mut state.watching);
+                    watching.into_iter().for_each(Waker::wake);
+                    state.trim();
+                    return Some(if is_last { Heard::Last(event) } else { Heard::Event(event) });
+                }
+                match &state.end {
+                    Some(Err(error)) => Some(Heard::Broken(error.clone(), state.is_told)),
+                    Some(Ok(())) | None => None,
+                }
+            })
+            .await
+    }
+
+    /// Resolves when what the flight changes is stored.
+    pub(crate) async fn ended(&self) -> Result<(), Error> {
+        self.feed.heard(|state| state.end.clone()).await
+    }
+}
+
+impl Drop for Reader {
+    fn drop(&mut self) {
+        let mut state = self.feed.state();
+        state.readers.remove(&self.id);
+        state.trim();
+        let watching = std::mem::take(&mut state.watching);
+        drop(state);
+        watching.into_iter().for_each(Waker::wake);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt;
+
+    use super::*;
+
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        future.now_or_never().unwrap()
+    }
+
+    fn event(text: &'static str) -> Bytes {
+        Bytes::from_static(text.as_bytes())
+    }
+
+    fn next(reader: &Reader) -> Option<String> {
+        match reader.next().now_or_never()? {
+            Heard::Event(event) => Some(String::from_utf8_lossy(&event).into_owned()),
+            Heard::Last(event) => Some(format!("{} and no more", String::from_utf8_lossy(&event))),
+            Heard::Broken(error, _) => Some(error.code().to_owned()),
+            Heard::Behind => Some("behind".to_owned()),
+        }
+    }
+
+    #[test]
+    fn every_reader_hears_all_and_the_fastest_sets_the_pace() {
+        let (feed, first) = Feed::new(100);
+        let second = feed.join().unwrap();
+        now(feed.write(event("a"))).unwrap();
+        assert!(feed.write(event("b")).now_or_never().is_none(), "nobody has heard the first");
+        assert_eq!(next(&second).as_deref(), Some("a"));
+        now(feed.write(event("b"))).unwrap();
+        let late = feed.join().unwrap();
+        feed.complete(event("c"));
+        for reader in [&first, &late] {
+            let heard: Vec<_> = (0..3).map(|_| next(reader).unwrap()).collect();
+            assert_eq!(heard, ["a", "b", "c and no more"]);
+        }
+        assert_eq!(feed.whole().unwrap(), "abc");
+        assert!(first.ended().now_or_never().is_none());
+        feed.end(Ok(()));
+        assert_eq!(first.ended().now_or_never(), Some(Ok(())));
+        assert!(feed.join().is_none(), "what is over is in the store, or nowhere");
+    }
+
+    #[test]
+    fn a_reader_that_falls_behind_hears_so_and_nobody_joins_a_feed_without_a_beginning() {
+        let (feed, fast) = Feed::new(3);
+        let slow = feed.join().unwrap();
+        for text in ["aa", "bb", "cc"] {
+            now(feed.write(event(text))).unwrap();
+            assert_eq!(next(&fast).as_deref(), Some(text));
+        }
+        assert_eq!(next(&slow).as_deref(), Some("behind"));
+        assert!(feed.join().is_none() && feed.whole().is_none());
+    }
+
+    #[test]
+    fn an_event_that_is_more_than_what_is_kept_is_heard_all_the_same() {
+        let (feed, reader) = Feed::new(1);
+        for text in ["aa", "bb"] {
+            now(feed.write(event(text))).unwrap();
+            assert_eq!(next(&reader).as_deref(), Some(text));
+        }
+        feed.complete(event("cc"));
+        assert_eq!(next(&reader).as_deref(), Some("cc and no more"));
+        assert_eq!(feed.whole(), None);
+    }
+
+    #[test]
+    fn without_readers_the_writer_gives_up_and_for_one_alone_nothing_is_kept() {
+        let (feed, reader) = Feed::new(0);
+        now(feed.write(event("a"))).unwrap();
+        assert_eq!(next(&reader).as_deref(), Some("a"));
+        assert_eq!(feed.events_since(1), Some(Vec::new()));
+        assert_eq!(feed.events_since(0), None);
+        feed.end(Err(Error::ShuttingDown));
+        assert_eq!(next(&reader), Some(Error::ShuttingDown.code().to_owned()));
+        assert!(feed.left().now_or_never().is_none());
+        drop(reader);
+        assert!(now(feed.write(event("b"))).is_err());
+        assert_eq!(now(feed.during(std::future::pending::<()>())), Err(ClientLeft));
+    }
+}

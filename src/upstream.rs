@@ -1,0 +1,17 @@
+//! Asking a host: which one, when there is a place, and what came of it.
+//!
+//! It never speaks to a client and keeps no answer; what it learns of hosts goes to the store.
+
+pub(crate) mod admission;
+pub(crate) mod answer;
+pub(crate) mod attempt;
+mod orphan;
+pub mod probe;
+mod request;
+mod routing_key;
+pub(crate) mod slot;
+
+pub(crate) use admission::{Foresight, foresee};
+pub(crate) use request::{Order, Reading};
+pub(crate) use routing_key::Destination;
+pub(crate) use slot::update_facts;

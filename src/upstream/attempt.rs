@@ -1,0 +1,188 @@
+//! One attempt at one host: send the request, and read until the client can be told something.
+//!
+//! Only the protocol's terminator makes a streamed answer complete; a clean end of the body proves nothing. Dropping an
+//! attempt closes the upstream connection, except while a model loads.
+
+use std::{pin::pin, time::Duration};
+
+use bytes::Bytes;
+use futures::future::{Either, select};
+use http::{HeaderValue, Method, Request, Response, header};
+use http_body::Body;
+use http_body_util::{BodyExt, Limited};
+
+use super::{
+    Order, Reading,
+    admission::Dispatch,
+    answer::{Events, Heard, Opened},
+    orphan,
+    slot::Place,
+};
+use crate::{
+    api::{endpoint::framing, error::Original, reply},
+    fleet::{AttemptFailure, BackendHost, NO_EVENT, UNFINISHED, broken},
+    host::Host,
+    platform::UpstreamFailure,
+    process::broadcast::Feed,
+    request::Account,
+    wire::{
+        framer,
+        protocol::{Chunk, Protocol},
+    },
+};
+
+/// The longest reply that comes in one piece, in bytes.
+const WHOLE_LIMIT: usize = 64 << 20;
+/// How much of an error's body is read, in bytes.
+const ERROR_LIMIT: usize = 64 << 10;
+
+/// Asks one host. Gives its place back, unless the request is seen through although its client left: see [`orphan`].
+pub(crate) async fn attempt<H: Host>(
+    host: &H,
+    dispatch: &Dispatch<'_, H>,
+    order: &Order,
+    feed: &Feed,
+    mut place: Box<Place>,
+    account: &Account,
+) -> (Result<Opened<H::Body>, AttemptFailure>, Option<Box<Place>>) {
+    let request = match request(&place.backend, order) {
+        Ok(request) => request,
+        Err(failure) => return (Err(failure), Some(place)),
+    };
+    let (sender, limits) = (host.clone(), order.limits(host));
+    let sending = Box::pin(async move { sender.send(request, limits).await });
+    let end = {
+        let hung = Box::pin(dispatch.hung(&place, account));
+        match select(sending, select(pin!(feed.left()), hung)).await {
+            Either::Left((response, _)) => Ok(response),
+            Either::Right((Either::Left(_), sending)) => Err(Some(sending)),
+            Either::Right((Either::Right(_), _)) => Err(None),
+        }
+    };
+    let response = match end {
+        Ok(Ok(response)) => response,
+        Ok(Err(failure)) => return (Err(failure.into()), Some(place)),
+        Err(Some(sending)) => {
+            let place = orphan::adopt(host, place, order.model.as_deref(), sending);
+            return (Err(AttemptFailure::ClientLeft), place);
+        }
+        Err(None) => return (Err(AttemptFailure::Hung), Some(place)),
+    };
+    if response.status().is_success() {
+        place.note_first_byte(host);
+    }
+    let opened = match feed.during(open(host, order, response)).await {
+        Ok(opened) => opened,
+        Err(left) => Err(left.into()),
+    };
+    (opened, Some(place))
+}
+
+fn request(backend: &BackendHost, order: &Order) -> Result<Request<Bytes>, AttemptFailure> {
+    let fault = |error: http::Error| AttemptFailure::Protocol(error.to_string());
+    let uri = backend.endpoint(&order.path).map_err(AttemptFailure::Protocol)?;
+    let mut request = Request::builder().method(order.method.clone()).uri(uri);
+    if order.method != Method::GET {
+        request = request
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_LENGTH, HeaderValue::from(order.body.len()));
+    }
+    request.body(order.body.clone()).map_err(fault)
+}
+
+/// Reads until the client can be told something: the first event of a stream, else everything.
+async fn open<H: Host>(
+    host: &H,
+    order: &Order,
+    response: Response<H::Body>,
+) -> Result<Opened<H::Body>, AttemptFailure> {
+    if !response.status().is_success() {
+        return Err(refusal(response).await);
+    }
+    let content_type = response.headers().get(header::CONTENT_TYPE).cloned();
+    let is_stream = content_type.as_ref().is_some_and(is_stream) || order.reading != Reading::AsSent;
+    let Some(protocol) = order.protocol.filter(|_| is_stream) else {
+        let status = response.status();
+        let body = collect(response, WHOLE_LIMIT).await?;
+        return Ok(Opened::Whole(Original { status, content_type, body }));
+    };
+    let mut events = Events::new(framing(protocol), response.into_body());
+    if order.reading == Reading::Summed {
+        let heard = add_up(protocol, &mut events).await?;
+        events.drain(host);
+        return Ok(Opened::Spoken(heard));
+    }
+    let first = first_event(protocol, &mut events).await?;
+    Ok(Opened::Stream { content_type: content_type.unwrap_or(reply::NDJSON), first, events })
+}
+
+fn is_stream(content_type: &HeaderValue) -> bool {
+    let kind = content_type.as_bytes();
+    [&b"application/x-ndjson"[..], b"text/event-stream"].iter().any(|stream| kind.starts_with(stream))
+}
+
+async fn collect<B>(response: Response<B>, limit: usize) -> Result<Bytes, AttemptFailure>
+where
+    B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
+{
+    match Limited::new(response.into_body(), limit).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) => Err(match error.downcast::<UpstreamFailure>() {
+            Ok(failure) => AttemptFailure::from(*failure),
+            Err(_) => AttemptFailure::Protocol("the answer is too long".to_owned()),
+        }),
+    }
+}
+
+fn read(protocol: Protocol, data: &[u8]) -> Result<Chunk<'_>, AttemptFailure> {
+    let chunk = protocol.read(data).ok_or_else(|| broken(NO_EVENT))?;
+    match &chunk.error {
+        Some(error) => Err(AttemptFailure::told(error)),
+        None => Ok(chunk),
+    }
+}
+
+/// The first event that says something.
+async fn first_event<B>(protocol: Protocol, events: &mut Events<B>) -> Result<Bytes, AttemptFailure>
+where
+    B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
+{
+    loop {
+        let event = events.next().await?.ok_or_else(|| broken(UNFINISHED))?;
+        if let Some(data) = framer::data(events.framing(), &event) {
+            let chunk = read(protocol, &data)?;
+            return if chunk.end || !events.has_ended() { Ok(event) } else { Err(broken(UNFINISHED)) };
+        }
+    }
+}
+
+/// Everything, up to the terminator.
+async fn add_up<B>(protocol: Protocol, events: &mut Events<B>) -> Result<Heard, AttemptFailure>
+where
+    B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
+{
+    let mut heard = Heard::new(true);
+    loop {
+        let event = events.next().await?.ok_or_else(|| broken(UNFINISHED))?;
+        let Some(data) = framer::data(events.framing(), &event) else { continue };
+        let chunk = read(protocol, &data)?;
+        heard.add(&chunk).map_err(broken)?;
+        if chunk.end {
+            return Ok(heard);
+        }
+    }
+}
+
+/// What a head that is no success means, in Ollama's own words where it gives any.
+async fn refusal<B>(response: Response<B>) -> AttemptFailure
+where
+    B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
+{
+    let status = response.status();
+    let retry_after = response.headers().get(header::RETRY_AFTER);
+    let retry_after =
+        retry_after.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+    let content_type = response.headers().get(header::CONTENT_TYPE).cloned();
+    let body = collect(response, ERROR_LIMIT).await.unwrap_or_default();
+    AttemptFailure::of_refusal(Original { status, content_type, body }, retry_after)
+}

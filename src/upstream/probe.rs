@@ -1,0 +1,364 @@
+//! Questions that are put to hosts on the service's own behalf: what they have, what they have loaded, how long a context a
+//! model may have.
+//!
+//! Natively they are put in the background, every few seconds. On Spin, where nothing runs between requests, a request
+//! that finds the answers old starts the next questions and goes on with the old answers; one at a time does so. What a
+//! host says is never trusted to be well-formed, and each question is bounded in time and size.
+
+mod contexts;
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use futures::{
+    StreamExt,
+    future::{Either, join_all, select},
+    join,
+    stream::{self, FuturesUnordered, unfold},
+};
+use http::{Request, StatusCode, header};
+use http_body_util::{BodyExt, Limited};
+
+use super::update_facts;
+use crate::{
+    fleet::{BackendHost, BreakerState, Cause, Facts, Inventory, ModelName, book::Inventories},
+    host::Host,
+    platform::{Phase, UpstreamFailure},
+    request::TimeBudget,
+    store::FleetState,
+};
+
+pub(crate) use contexts::learn_contexts;
+
+/// The largest answer that is read, in bytes.
+const ANSWER_LIMIT: usize = 8 << 20;
+/// How old the answers may be until they are asked for again on demand, and how long one instance may take for that until
+/// another does.
+const FRESH: Duration = Duration::from_secs(2);
+/// How long the answers of other hosts are waited for once one has said what is enough.
+const GRACE: Duration = Duration::from_millis(500);
+
+/// What one host said when it was asked for its models.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Probe {
+    /// The host's base URL.
+    pub url: String,
+    /// The names of its models, or why it gave none.
+    pub models: Result<Vec<String>, String>,
+}
+
+/// Asks every host for its models, all at the same time.
+pub async fn probe<H: Host>(host: &H) -> Vec<Probe> {
+    let hosts = host.fleet().hosts();
+    let probes = hosts.iter().map(|backend| async move {
+        let names = |inventory: &Inventory| inventory.models.iter().map(|model| model.name.clone()).collect();
+        let models = examine(host, backend).await;
+        Probe {
+            url: backend.url().to_owned(),
+            models: models.map(|found| names(&found)).map_err(|failure| failure.to_string()),
+        }
+    });
+    join_all(probes).await
+}
+
+/// Asks every host in the background, forever, and keeps what they say: a host that refuses connections is out of
+/// rotation without a request paying for it, and one that comes back is in again.
+pub async fn watch<H: Host>(host: &H) {
+    host.fleet().watch();
+    // The time of what the hosts say is told by the store's clock; and what a host had before counts for the keys of
+    // answers until it says otherwise, be it down as long as it may.
+    let budget = TimeBudget::unhurried(host);
+    join!(known(host, &budget), learn(host, &budget));
+    host.fleet().note_recalled();
+    let keep_learning = async {
+        loop {
+            pause(host).await;
+            learn(host, &TimeBudget::unhurried(host)).await;
+        }
+    };
+    join!(keep_asking(host), keep_learning);
+}
+
+/// Asks the hosts again and again, each as soon as a pause ends that finds it answered: one that hangs delays no other,
+/// and is not asked twice at the same time.
+async fn keep_asking<H: Host>(host: &H) {
+    let mut pauses = Box::pin(unfold((), |()| async {
+        pause(host).await;
+        Some((None, ()))
+    }));
+    let mut asked = BTreeSet::new();
+    let mut running = FuturesUnordered::new();
+    loop {
+        // They come and go where names stand for addresses.
+        for backend in host.fleet().hosts().iter() {
+            if asked.insert(backend.url().to_owned()) {
+                let backend = backend.clone();
+                running.push(async move {
+                    // What it says is noted.
+                    let _ = examine(host, &backend).await;
+                    Some(backend.url().to_owned())
+                });
+            }
+        }
+        let mut events = stream::select(running.by_ref(), pauses.by_ref());
+        while let Some(Some(answered)) = events.next().await {
+            asked.remove(&answered);
+        }
+    }
+}
+
+/// The pause between two questions: replicas that started together must not ask together, so 20 % more or less.
+async fn pause<H: Host>(host: &H) {
+    let percent = u32::try_from(host.random() % 41).unwrap_or_default() + 80;
+    host.sleep(host.config().probe_interval * percent / 100).await;
+}
+
+/// What the hosts have, as far as it is known now; where nothing is, as soon as one has the model.
+pub(crate) async fn inventories<H: Host>(
+    host: &H,
+    budget: &TimeBudget,
+    model: Option<&ModelName>,
+) -> Arc<Inventories> {
+    let book = host.fleet();
+    let own = book.inventories();
+    let is_watched = book.watches();
+    let is_due = is_watched || book.is_due(host.now(), FRESH);
+    // Beside a request that looks for the first time, others must not go on as if nothing were known.
+    if book.is_watched() || !is_due && !own.is_empty() {
+        return own;
+    }
+    // Without the store's clock nothing looks old to an instance that has only just begun.
+    let (known, ()) = join!(known(host, budget), learn(host, budget));
+    if !is_due {
+        return known;
+    }
+    let hosts = book.hosts();
+    if known.is_empty() || is_watched {
+        refresh(host, |_, found| model.is_none_or(|model| found.has(model))).await;
+        return book.inventories();
+    }
+    let now = book.time(host.now());
+    let is_old = |backend: &BackendHost| {
+        known.get(backend.url()).is_none_or(|known| now.saturating_sub(known.seen) >= FRESH)
+    };
+    if hosts.iter().any(is_old) {
+        let asking = host.clone();
+        // Whoever waits for an answer needs not wait for that.
+        host.spawn(async move {
+            // A store that is down makes everybody ask.
+            if asking.store().lead_refresh(FRESH).await.unwrap_or(true) {
+                refresh(&asking, |_, _| false).await;
+            }
+        });
+    }
+    known
+}
+
+/// What the hosts have, as far as anybody has found out.
+pub(crate) async fn known<H: Host>(host: &H, budget: &TimeBudget) -> Arc<Inventories> {
+    let (book, hosts) = (host.fleet(), host.fleet().hosts());
+    if !book.is_watched()
+        && let Ok(found) = budget.ask(host).inventories().await
+    {
+        let now = book.time(host.now());
+        for (url, mut inventory) in
+            found.into_iter().filter(|(url, _)| hosts.iter().any(|host| host.url() == url))
+        {
+            // Where the clock was set back, what comes is newer all the same.
+            inventory.seen = inventory.seen.min(now);
+            book.note_inventory(&url, Arc::new(inventory));
+        }
+    }
+    book.inventories()
+}
+
+/// Asks all hosts at the same time, until one has said what is `enough`; gives the failures of those that did not answer.
+/// Whoever wants that has taken over before what others know, and the time by their clock.
+pub(crate) async fn refresh<H: Host>(
+    host: &H,
+    enough: impl Fn(&BackendHost, &Inventory) -> bool,
+) -> Vec<UpstreamFailure> {
+    let hosts = host.fleet().hosts();
+    let mut asked: FuturesUnordered<_> =
+        hosts.iter().map(|backend| async move { (backend, examine(host, backend).await) }).collect();
+    let mut failures = Vec::new();
+    let mut grace = None;
+    loop {
+        let next = match grace.take() {
+            None => asked.next().await,
+            Some(left) => match select(asked.next(), left).await {
+                Either::Left((next, left)) => {
+                    grace = Some(left);
+                    next
+                }
+                Either::Right(((), _)) => return failures,
+            },
+        };
+        match next {
+            Some((backend, Ok(inventory))) if grace.is_none() && enough(backend, &inventory) => {
+                grace = Some(Box::pin(host.sleep(GRACE)));
+            }
+            Some((_, Ok(_))) => {}
+            Some((_, Err(failure))) => failures.push(failure),
+            None => return failures,
+        }
+    }
+}
+
+/// Takes over what others know, and the time by their clock.
+async fn learn<H: Host>(host: &H, budget: &TimeBudget) {
+    if host.config().redis.is_some()
+        && let Ok(ledger) = budget.ask(host).ledger().await
+    {
+        host.fleet().learn(host.now(), &ledger);
+    }
+}
+
+/// Asks a host what it has and takes note of what it says.
+async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Inventory>, UpstreamFailure> {
+    let book = host.fleet();
+    let former = book.inventories().get(backend.url()).cloned();
+    let known = former.as_ref().map(|former| former.version.clone()).unwrap_or_default();
+    // A first byte that comes while it answers is newer than what it says.
+    let seen = book.time(host.now());
+    // One after the other, over one connection.
+    let tags = ask(host, backend, "/api/tags").await;
+    let (running, version) = match &tags {
+        // A version does not change while a host answers.
+        Ok(_) if known.is_empty() => {
+            (answer(host, backend, "/api/ps").await, answer(host, backend, "/api/version").await.ok())
+        }
+        Ok(_) => (answer(host, backend, "/api/ps").await, None),
+        Err(_) => (Ok(Bytes::new()), None),
+    };
+    let inventory = match tags {
+        Ok(tags) => Inventory::read(seen, &tags, running.ok().as_deref(), version.as_deref())
+            .ok_or_else(|| UpstreamFailure::Protocol("no answer to /api/tags".to_owned())),
+        // What speaks Ollama's other protocols alone is asked for any model.
+        Err(Unanswered::Refused(status)) if [404, 405, 501].contains(&status.as_u16()) => {
+            Ok(Inventory::unlisted(seen))
+        }
+        Err(unanswered) => Err(unanswered.into()),
+    };
+    let inventory = inventory.map(|mut inventory| {
+        if inventory.version.is_empty() {
+            inventory.version = known;
+        }
+        book.note_inventory(backend.url(), Arc::new(inventory))
+    });
+    if book.watches() {
+        note(host, backend, inventory.as_ref().err()).await;
+    }
+    book.note_examined(backend.url());
+    let has_changed = |found: &Arc<Inventory>| former.is_none_or(|former| former.models != found.models);
+    if !book.watches() || inventory.as_ref().is_ok_and(has_changed) {
+        let (host, backend, inventory, is_noted) =
+            (host.clone(), backend.clone(), inventory.clone(), book.watches());
+        // A request that waits for what the host says need not wait until others know.
+        host.clone().spawn(async move {
+            if !is_noted {
+                note(&host, &backend, inventory.as_ref().err()).await;
+            }
+            if let Ok(inventory) = inventory {
+                // What is lost is told when the host has other models, or by the next instance.
+                let _ = host.store().put_inventory(backend.url(), &inventory).await;
+            }
+        });
+    }
+    inventory
+}
+
+/// Opens the breaker of a host that refuses connections and closes it for one that takes them again.
+async fn note<H: Host>(host: &H, backend: &BackendHost, failure: Option<&UpstreamFailure>) {
+    let book = host.fleet();
+    let now = book.time(host.now());
+    let facts = book.facts(backend.url());
+    let is_refusal =
+        matches!(failure, Some(UpstreamFailure::Unreachable(_) | UpstreamFailure::TimedOut(Phase::Connect)));
+    let state = facts.breaker.state(now);
+    let seed = host.random();
+    let change = |facts: &mut Facts, now: Duration| {
+        if is_refusal {
+            facts.breaker.fail(now, Cause::Unreachable, None, seed);
+        } else {
+            facts.breaker.reach();
+        }
+    };
+    if failure.is_some() && !is_refusal {
+        return;
+    }
+    let is_news = if is_refusal {
+        state != BreakerState::Open
+    } else {
+        facts.breaker.cause() == Some(Cause::Unreachable)
+    };
+    if is_news {
+        update_facts(host, backend.url(), &facts, None, change).await;
+    }
+}
+
+/// Why a question got no answer.
+enum Unanswered {
+    /// The host said so.
+    Refused(StatusCode),
+    /// The host did not say anything.
+    Failed(UpstreamFailure),
+}
+
+impl From<Unanswered> for UpstreamFailure {
+    fn from(unanswered: Unanswered) -> Self {
+        match unanswered {
+            Unanswered::Refused(status) => Self::Protocol(format!("the host answered {}", status.as_u16())),
+            Unanswered::Failed(failure) => failure,
+        }
+    }
+}
+
+/// The body of a host's answer to `GET path`.
+pub(crate) async fn answer<H: Host>(
+    host: &H,
+    backend: &BackendHost,
+    path: &str,
+) -> Result<Bytes, UpstreamFailure> {
+    Ok(ask(host, backend, path).await?)
+}
+
+async fn ask<H: Host>(host: &H, backend: &BackendHost, path: &str) -> Result<Bytes, Unanswered> {
+    put(host, backend, path, None).await
+}
+
+/// Puts a question, by `POST` where there is something to tell.
+async fn put<H: Host>(
+    host: &H,
+    backend: &BackendHost,
+    path: &str,
+    told: Option<Bytes>,
+) -> Result<Bytes, Unanswered> {
+    let uri = backend.endpoint(path).map_err(|fault| Unanswered::Failed(UpstreamFailure::Protocol(fault)))?;
+    let request = match &told {
+        None => Request::get(uri),
+        Some(told) => Request::post(uri)
+            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_LENGTH, told.len()),
+    };
+    let request = request.body(told.unwrap_or_default()).map_err(|error| protocol(&error))?;
+    let response = host.send(request, host.config().probe_limits()).await.map_err(Unanswered::Failed)?;
+    if response.status() != StatusCode::OK {
+        return Err(Unanswered::Refused(response.status()));
+    }
+    match Limited::new(response.into_body(), ANSWER_LIMIT).collect().await {
+        Ok(body) => Ok(body.to_bytes()),
+        Err(error) => Err(match error.downcast::<UpstreamFailure>() {
+            Ok(failure) => Unanswered::Failed(*failure),
+            Err(error) => protocol(&error),
+        }),
+    }
+}
+
+fn protocol(error: &impl ToString) -> Unanswered {
+    Unanswered::Failed(UpstreamFailure::Protocol(error.to_string()))
+}
+
+#[cfg(test)]
+#[cfg(feature = "memory")]
+mod tests;

@@ -1,0 +1,151 @@
+//! A place that a request has on a host, from when it is taken until it is given back.
+//!
+//! What is learnt of the host meanwhile goes to the store, or, while that is away, into this process's own book.
+
+use std::{sync::Arc, time::Duration};
+
+use futures::{
+    channel::oneshot,
+    future::{Either, select},
+};
+
+use crate::{
+    fleet::{
+        BackendHost, Cause, Facts, Report, Run, Verdict,
+        ledger::{LEASE, Lease},
+    },
+    host::Host,
+    platform::{MaybeSend, MaybeSync},
+    store::FleetState,
+};
+
+/// A place that a request has on a host.
+#[derive(Debug)]
+pub(crate) struct Place {
+    pub(crate) backend: BackendHost,
+    pub(crate) lease: Option<Lease>,
+    /// Whether the lease is in this process's own book.
+    pub(crate) is_own: bool,
+    pub(crate) facts: Arc<Facts>,
+    /// When it was taken, by the store's clock and by the host's.
+    pub(crate) began: Duration,
+    pub(crate) since: Duration,
+    /// Requests in flight in the lane when it was taken, itself included.
+    pub(crate) in_flight: u64,
+    /// Whether the model must be loaded.
+    pub(crate) cold: bool,
+    /// What is asked: the runner options, what a prompt cache may know, the length of the prompt, and in how many pieces.
+    pub(crate) options: String,
+    pub(crate) affinity: u64,
+    pub(crate) prompt: u64,
+    pub(crate) streams: bool,
+    /// Until the first byte of the answer.
+    pub(crate) first_byte: Option<Duration>,
+    /// Dropped with the place, it ends the renewals of the lease.
+    pub(crate) _held: Option<oneshot::Sender<()>>,
+}
+
+impl Place {
+    /// What is told of the attempt when it ends now.
+    fn report<'p, H: Host>(&'p self, host: &H, lane: Option<&'p str>, verdict: Verdict) -> Report<'p> {
+        let run = lane.map(|lane| Run {
+            lane,
+            options: &self.options,
+            streams: self.streams,
+            in_flight: self.in_flight,
+            cold: self.cold,
+            affinity: self.affinity,
+            prompt: self.prompt,
+        });
+        let elapsed = host.now().saturating_sub(self.since);
+        Report { run, began: self.began, first_byte: self.first_byte, elapsed, verdict }
+    }
+
+    /// Whether it counts against the host's limit.
+    pub(crate) fn is_taken(&self) -> bool {
+        self.lease.is_some()
+    }
+
+    /// Until the first byte of the answer, once there was one.
+    pub(crate) fn first_byte(&self) -> Option<Duration> {
+        self.first_byte
+    }
+
+    /// How long ago the first byte came.
+    pub(crate) fn since_first_byte<H: Host>(&self, host: &H) -> Option<Duration> {
+        Some(host.now().saturating_sub(self.since + self.first_byte?))
+    }
+
+    /// Takes note of the first byte; of a model that had to be loaded, others want to know at once.
+    pub(crate) fn note_first_byte<H: Host>(&mut self, host: &H) {
+        self.first_byte = Some(host.now().saturating_sub(self.since));
+        let Some(lease) = self.lease.clone() else { return };
+        let is_known = self.facts.lane(&lease.lane).is_some_and(|facts| facts.is_proved(&self.options));
+        if is_known && !self.cold {
+            return;
+        }
+        let (host, facts, options) = (host.clone(), Arc::clone(&self.facts), self.options.clone());
+        host.clone().spawn(async move {
+            let change = |facts: &mut Facts, now: Duration| facts.prove(now, &lease.lane, &options);
+            update_facts(&host, &lease.host, &facts, None, change).await;
+        });
+    }
+
+    /// Gives the place back and takes note of how the attempt ended.
+    pub(crate) async fn settle<H: Host>(self, host: &H, verdict: Verdict) {
+        let lane = self.lease.as_ref().map(|lease| lease.lane.clone());
+        let report = self.report(host, lane.as_deref(), verdict);
+        let seed = host.random();
+        let change = |facts: &mut Facts, now: Duration| facts.note(now, &report, seed);
+        let released = self.lease.as_ref();
+        let is_fault = matches!(verdict, Verdict::Faulty(..));
+        if released.is_none() && !is_fault && self.facts.breaker.cause().is_none() {
+            // Nothing to give back, and no breaker to open or to close.
+            return;
+        }
+        if self.is_own {
+            host.fleet().update(host.now(), self.backend.url(), released.map(|lease| &*lease.id), change);
+        } else {
+            update_facts(host, self.backend.url(), &self.facts, released, change).await;
+        }
+    }
+
+    /// Takes note that another host answered what this one failed.
+    pub(crate) async fn blame<H: Host>(backend: &BackendHost, host: &H) {
+        let seed = host.random();
+        let change = |facts: &mut Facts, now: Duration| {
+            facts.breaker.fail(now, Cause::Failed, None, seed);
+        };
+        update_facts(host, backend.url(), &Facts::default(), None, change).await;
+    }
+}
+
+/// Renews a lease until what is returned is dropped; `None` where leases need no renewal.
+pub(crate) fn hold<H: Host>(host: &H, lease: &Lease) -> Option<oneshot::Sender<()>> {
+    host.config().redis.as_ref()?;
+    let (held, mut dropped) = oneshot::channel();
+    let (task_host, lease) = (host.clone(), lease.clone());
+    host.spawn(async move {
+        while let Either::Right(((), left)) = select(dropped, Box::pin(task_host.sleep(LEASE / 3))).await {
+            dropped = left;
+            // A renewal that fails is made up for by the next.
+            let _ = task_host.store().renew(&lease).await;
+        }
+    });
+    Some(held)
+}
+
+/// Changes what is known of a host, in the store or, while that is away, in this process's own book.
+pub(crate) async fn update_facts<H: Host>(
+    host: &H,
+    url: &str,
+    known: &Facts,
+    released: Option<&Lease>,
+    change: impl Fn(&mut Facts, Duration) + MaybeSend + MaybeSync,
+) {
+    let now = host.fleet().time(host.now());
+    if host.store().update(url, (known, now), released, &change).await.is_err() {
+        host.fleet().update(host.now(), url, None, change);
+    }
+    host.fleet().ring();
+}
