@@ -230,28 +230,38 @@ mod tests {
 
     #[test]
     fn every_reply_has_its_content_length_and_busy_says_when_to_come_back() {
-        let busy = Error::UpstreamBusy { retry_after: Some(Duration::from_secs(7)) };
-        let response = busy.into_response(Family::Own, "");
-        assert_eq!(response.status(), 503);
-        assert_eq!(response.headers()[header::RETRY_AFTER], "7");
-        assert!(response.headers().contains_key(header::CONTENT_LENGTH));
+        let wait = Duration::from_secs;
+        for (error, seconds) in [
+            (Error::UpstreamBusy { retry_after: Some(wait(7)) }, "7"),
+            (Error::UpstreamBusy { retry_after: Some(Duration::ZERO) }, "1"),
+            (Error::UpstreamBusy { retry_after: None }, "1"),
+            (Error::Overloaded { is_full: true, retry_after: wait(12) }, "12"),
+            (Error::StoreUnavailable, "1"),
+        ] {
+            let response = error.into_response(Family::Own, "");
+            assert_eq!(response.status(), 503);
+            assert_eq!(response.headers()[header::RETRY_AFTER], seconds);
+            assert!(response.headers().contains_key(header::CONTENT_LENGTH));
+        }
     }
 
     #[test]
     fn an_error_inside_a_stream_is_an_event_of_its_protocol() {
-        let error = Error::UpstreamProtocol { detail: "cut".into() };
-        let event = |protocol| String::from_utf8(error.event(protocol, "id").to_vec()).unwrap();
-        assert!(
-            event(Protocol::OllamaChat).starts_with("{\"error\":\"")
-                && event(Protocol::OllamaChat).ends_with("\"}\n")
+        let error = Error::MissingField("model");
+        let event = |protocol| String::from_utf8(error.event(protocol, "id-1").to_vec()).unwrap();
+        let words = "the field 'model' is required";
+        let (ollama, openai) = (text(&error, Family::Ollama), text(&error, Family::OpenAi));
+        assert_eq!(event(Protocol::OllamaChat), format!("{ollama}\n"));
+        assert_eq!(event(Protocol::OllamaGenerate), format!("{ollama}\n"));
+        assert_eq!(event(Protocol::OpenAiChat), format!("data: {openai}\n\n"));
+        assert_eq!(event(Protocol::OpenAiCompletion), format!("data: {openai}\n\n"));
+        assert_eq!(
+            event(Protocol::OpenAiResponse),
+            format!(
+                "event: error\ndata: {{\"type\":\"error\",\"code\":\"missing_field\",\"message\":\"{words}\",\"param\":\"model\"}}\n\n"
+            )
         );
-        assert!(event(Protocol::OpenAiChat).starts_with("data: {\"error\":{\"code\":\"upstream_protocol\""));
-        assert!(
-            event(Protocol::OpenAiResponse).starts_with("event: error\ndata: {\"type\":\"error\",\"code\"")
-        );
-        assert!(
-            event(Protocol::AnthropicMessage)
-                .starts_with("event: error\ndata: {\"type\":\"error\",\"error\"")
-        );
+        let anthropic = text(&error, Family::Anthropic);
+        assert_eq!(event(Protocol::AnthropicMessage), format!("event: error\ndata: {anthropic}\n\n"));
     }
 }
