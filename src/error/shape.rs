@@ -122,15 +122,18 @@ impl Error {
         Detailed { error: details }
     }
 
+    /// Ollama's own reply, where the error carries one.
+    pub(crate) fn original(&self) -> Option<&Original> {
+        if let Self::UpstreamRejected { original, .. } | Self::UpstreamFailed { original, .. } = self {
+            original.as_deref()
+        } else {
+            None
+        }
+    }
+
     /// The reply in the shape of `family`. What Ollama said is passed on as it came where the family is not ours.
     pub(crate) fn into_response(self, family: Family, request_id: &str) -> Response<ReplyBody> {
-        let original =
-            if let Self::UpstreamRejected { original, .. } | Self::UpstreamFailed { original, .. } = &self {
-                original.as_deref()
-            } else {
-                None
-            };
-        let mut response = match original {
+        let mut response = match self.original() {
             Some(Original { status, content_type, body }) if family != Family::Own => {
                 reply::typed(*status, content_type.clone(), body.clone())
             }
@@ -142,44 +145,41 @@ impl Error {
         } else if self == Self::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         } else if self.retryable() && self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            let asked = if let Self::UpstreamBusy { retry_after } = self {
-                retry_after
-            } else if let Self::Overloaded { retry_after, .. } = self {
-                Some(retry_after)
+            let seconds = if let Self::UpstreamBusy { retry_after: Some(wait) }
+            | Self::Overloaded { retry_after: wait, .. } = self
+            {
+                wait.as_secs()
             } else {
-                None
+                0
             };
-            let seconds = asked.map_or(1, |wait| wait.as_secs().max(1));
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         response
     }
 
     /// The error as the last event of a stream in `protocol`, which ends without its terminator.
     pub(crate) fn event(&self, protocol: Protocol, request_id: &str) -> Bytes {
-        let event = match protocol {
+        let (before, body, after) = match protocol {
             Protocol::OllamaChat | Protocol::OllamaGenerate => {
-                [&self.body(Family::Ollama, request_id), &b"\n"[..]].concat()
+                ("", self.body(Family::Ollama, request_id), "\n")
             }
             Protocol::OpenAiChat | Protocol::OpenAiCompletion => {
-                [b"data: ", &*self.body(Family::OpenAi, request_id), b"\n\n"].concat()
+                ("data: ", self.body(Family::OpenAi, request_id), "\n\n")
             }
-            Protocol::OpenAiResponse => {
-                let message = self.to_string();
-                let event = ResponsesEvent {
-                    kind: "error",
-                    code: self.code(),
-                    message: &message,
-                    param: self.param(),
-                };
-                let body = serde_json::to_vec(&event).unwrap_or_default();
-                [b"event: error\ndata: ", &*body, b"\n\n"].concat()
-            }
+            Protocol::OpenAiResponse => ("event: error\ndata: ", self.responses_event(), "\n\n"),
             Protocol::AnthropicMessage => {
-                [b"event: error\ndata: ", &*self.body(Family::Anthropic, request_id), b"\n\n"].concat()
+                ("event: error\ndata: ", self.body(Family::Anthropic, request_id), "\n\n")
             }
         };
-        event.into()
+        [before.as_bytes(), &body, after.as_bytes()].concat().into()
+    }
+
+    /// The event `error` of OpenAI's Responses as JSON.
+    fn responses_event(&self) -> Vec<u8> {
+        let message = self.to_string();
+        let event =
+            ResponsesEvent { kind: "error", code: self.code(), message: &message, param: self.param() };
+        serde_json::to_vec(&event).unwrap_or_default()
     }
 }
 
