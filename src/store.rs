@@ -32,6 +32,7 @@ use crate::{
 
 /// Why the store did not do what was asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum StoreError {
     /// The limit passed. A write may still happen later.
     #[error("no answer in time")]

@@ -1,8 +1,8 @@
 //! Everything that can go wrong with a request, as one enum grouped by who must act.
 //!
-//! Each table below is exhaustive: a new variant does not compile until every table knows it. `Display` is what
-//! the client reads: clear, with what to do, never with internal detail; that is in [`Error::detail`]. How an error
-//! is written on each surface is the business of the submodule `shape`.
+//! The table `Error::row` has a line for each variant, and [`Error::detail`] says of each what the log may tell: a new
+//! variant does not compile until both know it. `Display` is what the client reads: clear, with what to do, never with
+//! internal detail. How an error is written on each surface is the business of the submodule `shape`.
 
 mod shape;
 
@@ -16,6 +16,7 @@ pub(crate) use shape::Family;
 
 /// Why a request was not answered as asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
 pub enum Error {
     // The caller must act.
     /// The body is not one JSON object.
@@ -243,261 +244,114 @@ fn model_not_found(model: &str, nearest: &[String]) -> String {
     format!("model '{model}' not found: no Ollama host has it; {have}; to add it: ollama pull {model}")
 }
 
+/// What is known of an error by its variant.
+struct Row {
+    /// The reply's status, from 100 to 999.
+    status: u16,
+    /// The stable word.
+    code: &'static str,
+    /// The family, as OpenAI's clients know it.
+    kind: &'static str,
+    /// How urgently the operator should know.
+    level: Level,
+    /// Whether the same request may succeed later.
+    retryable: bool,
+    /// The field that it is about.
+    param: Option<&'static str>,
+}
+
+// The kinds and levels of the table.
+const INVALID: &str = "invalid_request_error";
+const PERMISSION: &str = "permission_error";
+const AUTHENTICATION: &str = "authentication_error";
+const NOT_FOUND: &str = "not_found_error";
+const API: &str = "api_error";
+const INFO: Level = Level::Info;
+const WARN: Level = Level::Warn;
+const ERROR: Level = Level::Error;
+
 impl Error {
+    /// What is known of each variant, a line each: a new one does not compile until it has its line.
+    const fn row(&self) -> Row {
+        let (status, code, kind, level, retryable, param) = match self {
+            // The caller must act.
+            Self::InvalidJson(_) => (400, "invalid_json", INVALID, INFO, false, None),
+            Self::MissingField(param) => (400, "missing_field", INVALID, INFO, false, Some(*param)),
+            Self::EmptyField(param) => (400, "empty_field", INVALID, INFO, false, Some(*param)),
+            Self::WrongType { param, .. } => (400, "wrong_type", INVALID, INFO, false, Some(*param)),
+            Self::InvalidSessionId => (400, "invalid_session_id", INVALID, INFO, false, Some("session_id")),
+            Self::SessionNotFound => (404, "session_not_found", NOT_FOUND, INFO, false, Some("session_id")),
+            Self::BodyTooLarge { .. } => (413, "body_too_large", INVALID, INFO, false, None),
+            Self::IncompleteBody => (408, "incomplete_body", INVALID, INFO, true, None),
+            Self::UnsupportedMediaType => (415, "unsupported_media_type", INVALID, INFO, false, None),
+            Self::UnsupportedEncoding => (415, "unsupported_encoding", INVALID, INFO, false, None),
+            Self::SessionUnsupported => (400, "session_unsupported", INVALID, INFO, false, None),
+            Self::InvalidIdempotencyKey => (400, "invalid_idempotency_key", INVALID, INFO, false, None),
+            Self::IdempotencyKeyReused => (422, "idempotency_key_reused", INVALID, INFO, false, None),
+            Self::NotCached => (504, "not_cached", INVALID, INFO, false, None),
+            Self::FellBehind => (503, "fell_behind", INVALID, INFO, true, None),
+            Self::PurgeForbidden => (403, "purge_forbidden", PERMISSION, INFO, false, None),
+            Self::StoreUnavailable => (503, "store_unavailable", API, WARN, true, None),
+            Self::ForeignOrigin => (403, "foreign_origin", PERMISSION, INFO, false, None),
+            Self::ManagementForbidden => (403, "management_forbidden", PERMISSION, INFO, false, None),
+            Self::UploadForbidden => (403, "upload_forbidden", PERMISSION, INFO, false, None),
+            Self::Unauthorized => (401, "unauthorized", AUTHENTICATION, INFO, false, None),
+            Self::AmbiguousCaller => (400, "ambiguous_caller", INVALID, INFO, false, None),
+            Self::NotFound => (404, "not_found", NOT_FOUND, INFO, false, None),
+            Self::MethodNotAllowed { .. } => (405, "method_not_allowed", INVALID, INFO, false, None),
+            Self::ModelNotFound { .. } => (404, "model_not_found", NOT_FOUND, INFO, false, Some("model")),
+            Self::UpstreamRejected { status, .. } => {
+                (status.as_u16(), "upstream_rejected", INVALID, INFO, false, None)
+            }
+            // nginx's number for it; it is seen in logs and metrics only.
+            Self::ClientClosed => (499, "client_closed", INVALID, INFO, false, None),
+            // Upstream must recover.
+            Self::ModelUnavailable { .. } => (503, "model_unavailable", API, ERROR, true, Some("model")),
+            Self::UpstreamUnreachable { .. } => (502, "upstream_unreachable", API, ERROR, true, None),
+            Self::UpstreamBusy { .. } => (503, "upstream_busy", API, WARN, true, None),
+            Self::Overloaded { .. } => (503, "overloaded", API, WARN, true, None),
+            Self::UpstreamTimeout { .. } => (504, "upstream_timeout", API, ERROR, true, None),
+            Self::UpstreamFailed { .. } => (502, "upstream_failed", API, ERROR, true, None),
+            Self::ManagementFailed { status, .. } => {
+                (status.as_u16(), "management_failed", API, ERROR, true, None)
+            }
+            Self::UpstreamProtocol { .. } => (502, "upstream_protocol", API, ERROR, true, None),
+            Self::SessionUnavailable => (503, "session_unavailable", API, WARN, true, None),
+            // We must act.
+            Self::Misconfigured { .. } => (500, "misconfigured", API, ERROR, false, None),
+            Self::ShuttingDown => (503, "shutting_down", API, WARN, true, None),
+        };
+        Row { status, code, kind, level, retryable, param }
+    }
+
     /// The reply's status.
     pub fn status(&self) -> StatusCode {
-        match self {
-            Self::InvalidJson(_)
-            | Self::MissingField(_)
-            | Self::EmptyField(_)
-            | Self::WrongType { .. }
-            | Self::InvalidSessionId
-            | Self::SessionUnsupported
-            | Self::InvalidIdempotencyKey
-            | Self::AmbiguousCaller => StatusCode::BAD_REQUEST,
-            Self::IdempotencyKeyReused => StatusCode::UNPROCESSABLE_ENTITY,
-            Self::ForeignOrigin
-            | Self::ManagementForbidden
-            | Self::PurgeForbidden
-            | Self::UploadForbidden => StatusCode::FORBIDDEN,
-            Self::Unauthorized => StatusCode::UNAUTHORIZED,
-            Self::NotFound | Self::ModelNotFound { .. } | Self::SessionNotFound => StatusCode::NOT_FOUND,
-            Self::MethodNotAllowed { .. } => StatusCode::METHOD_NOT_ALLOWED,
-            Self::IncompleteBody => StatusCode::REQUEST_TIMEOUT,
-            Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
-            Self::UnsupportedMediaType | Self::UnsupportedEncoding => StatusCode::UNSUPPORTED_MEDIA_TYPE,
-            Self::UpstreamRejected { status, .. } | Self::ManagementFailed { status, .. } => *status,
-            // nginx's number for it; it is seen in logs and metrics only.
-            Self::ClientClosed => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
-            Self::UpstreamUnreachable { .. }
-            | Self::UpstreamFailed { .. }
-            | Self::UpstreamProtocol { .. } => StatusCode::BAD_GATEWAY,
-            Self::ModelUnavailable { .. }
-            | Self::UpstreamBusy { .. }
-            | Self::Overloaded { .. }
-            | Self::FellBehind
-            | Self::SessionUnavailable
-            | Self::StoreUnavailable
-            | Self::ShuttingDown => StatusCode::SERVICE_UNAVAILABLE,
-            Self::NotCached | Self::UpstreamTimeout { .. } => StatusCode::GATEWAY_TIMEOUT,
-            Self::Misconfigured { .. } => StatusCode::INTERNAL_SERVER_ERROR,
-        }
+        StatusCode::from_u16(self.row().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
     /// The stable word for it: `code` in the body, `outcome` in metrics and logs.
     pub fn code(&self) -> &'static str {
-        match self {
-            Self::InvalidJson(_) => "invalid_json",
-            Self::MissingField(_) => "missing_field",
-            Self::EmptyField(_) => "empty_field",
-            Self::WrongType { .. } => "wrong_type",
-            Self::InvalidSessionId => "invalid_session_id",
-            Self::SessionNotFound => "session_not_found",
-            Self::BodyTooLarge { .. } => "body_too_large",
-            Self::IncompleteBody => "incomplete_body",
-            Self::UnsupportedMediaType => "unsupported_media_type",
-            Self::UnsupportedEncoding => "unsupported_encoding",
-            Self::SessionUnsupported => "session_unsupported",
-            Self::InvalidIdempotencyKey => "invalid_idempotency_key",
-            Self::IdempotencyKeyReused => "idempotency_key_reused",
-            Self::NotCached => "not_cached",
-            Self::FellBehind => "fell_behind",
-            Self::ForeignOrigin => "foreign_origin",
-            Self::ManagementForbidden => "management_forbidden",
-            Self::PurgeForbidden => "purge_forbidden",
-            Self::StoreUnavailable => "store_unavailable",
-            Self::UploadForbidden => "upload_forbidden",
-            Self::Unauthorized => "unauthorized",
-            Self::AmbiguousCaller => "ambiguous_caller",
-            Self::NotFound => "not_found",
-            Self::MethodNotAllowed { .. } => "method_not_allowed",
-            Self::ModelNotFound { .. } => "model_not_found",
-            Self::UpstreamRejected { .. } => "upstream_rejected",
-            Self::ClientClosed => "client_closed",
-            Self::ModelUnavailable { .. } => "model_unavailable",
-            Self::UpstreamUnreachable { .. } => "upstream_unreachable",
-            Self::UpstreamBusy { .. } => "upstream_busy",
-            Self::Overloaded { .. } => "overloaded",
-            Self::UpstreamTimeout { .. } => "upstream_timeout",
-            Self::UpstreamFailed { .. } => "upstream_failed",
-            Self::ManagementFailed { .. } => "management_failed",
-            Self::UpstreamProtocol { .. } => "upstream_protocol",
-            Self::SessionUnavailable => "session_unavailable",
-            Self::Misconfigured { .. } => "misconfigured",
-            Self::ShuttingDown => "shutting_down",
-        }
+        self.row().code
     }
 
     /// The family of the error, as OpenAI's clients know it.
     pub fn kind(&self) -> &'static str {
-        match self {
-            Self::InvalidJson(_)
-            | Self::MissingField(_)
-            | Self::EmptyField(_)
-            | Self::WrongType { .. }
-            | Self::InvalidSessionId
-            | Self::BodyTooLarge { .. }
-            | Self::IncompleteBody
-            | Self::UnsupportedMediaType
-            | Self::UnsupportedEncoding
-            | Self::SessionUnsupported
-            | Self::InvalidIdempotencyKey
-            | Self::IdempotencyKeyReused
-            | Self::NotCached
-            | Self::FellBehind
-            | Self::AmbiguousCaller
-            | Self::MethodNotAllowed { .. }
-            | Self::UpstreamRejected { .. }
-            | Self::ClientClosed => "invalid_request_error",
-            Self::ForeignOrigin
-            | Self::ManagementForbidden
-            | Self::PurgeForbidden
-            | Self::UploadForbidden => "permission_error",
-            Self::Unauthorized => "authentication_error",
-            Self::NotFound | Self::ModelNotFound { .. } | Self::SessionNotFound => "not_found_error",
-            Self::ModelUnavailable { .. }
-            | Self::UpstreamUnreachable { .. }
-            | Self::UpstreamBusy { .. }
-            | Self::Overloaded { .. }
-            | Self::UpstreamTimeout { .. }
-            | Self::UpstreamFailed { .. }
-            | Self::ManagementFailed { .. }
-            | Self::UpstreamProtocol { .. }
-            | Self::SessionUnavailable
-            | Self::StoreUnavailable
-            | Self::Misconfigured { .. }
-            | Self::ShuttingDown => "api_error",
-        }
+        self.row().kind
     }
 
     /// Whether the same request may succeed later, unchanged.
     pub fn retryable(&self) -> bool {
-        match self {
-            Self::InvalidJson(_)
-            | Self::MissingField(_)
-            | Self::EmptyField(_)
-            | Self::WrongType { .. }
-            | Self::InvalidSessionId
-            | Self::SessionNotFound
-            | Self::BodyTooLarge { .. }
-            | Self::UnsupportedMediaType
-            | Self::UnsupportedEncoding
-            | Self::SessionUnsupported
-            | Self::InvalidIdempotencyKey
-            | Self::IdempotencyKeyReused
-            | Self::NotCached
-            | Self::ForeignOrigin
-            | Self::ManagementForbidden
-            | Self::PurgeForbidden
-            | Self::UploadForbidden
-            | Self::Unauthorized
-            | Self::AmbiguousCaller
-            | Self::NotFound
-            | Self::MethodNotAllowed { .. }
-            | Self::ModelNotFound { .. }
-            | Self::UpstreamRejected { .. }
-            | Self::ClientClosed
-            | Self::Misconfigured { .. } => false,
-            Self::IncompleteBody
-            | Self::FellBehind
-            | Self::ModelUnavailable { .. }
-            | Self::UpstreamUnreachable { .. }
-            | Self::UpstreamBusy { .. }
-            | Self::Overloaded { .. }
-            | Self::UpstreamTimeout { .. }
-            | Self::UpstreamFailed { .. }
-            | Self::ManagementFailed { .. }
-            | Self::UpstreamProtocol { .. }
-            | Self::SessionUnavailable
-            | Self::StoreUnavailable
-            | Self::ShuttingDown => true,
-        }
+        self.row().retryable
     }
 
     /// How urgently the operator should know.
     pub fn level(&self) -> Level {
-        match self {
-            Self::InvalidJson(_)
-            | Self::MissingField(_)
-            | Self::EmptyField(_)
-            | Self::WrongType { .. }
-            | Self::InvalidSessionId
-            | Self::SessionNotFound
-            | Self::BodyTooLarge { .. }
-            | Self::IncompleteBody
-            | Self::UnsupportedMediaType
-            | Self::UnsupportedEncoding
-            | Self::SessionUnsupported
-            | Self::InvalidIdempotencyKey
-            | Self::IdempotencyKeyReused
-            | Self::NotCached
-            | Self::FellBehind
-            | Self::ForeignOrigin
-            | Self::ManagementForbidden
-            | Self::PurgeForbidden
-            | Self::UploadForbidden
-            | Self::Unauthorized
-            | Self::AmbiguousCaller
-            | Self::NotFound
-            | Self::MethodNotAllowed { .. }
-            | Self::ModelNotFound { .. }
-            | Self::UpstreamRejected { .. }
-            | Self::ClientClosed => Level::Info,
-            Self::UpstreamBusy { .. }
-            | Self::Overloaded { .. }
-            | Self::SessionUnavailable
-            | Self::StoreUnavailable
-            | Self::ShuttingDown => Level::Warn,
-            Self::ModelUnavailable { .. }
-            | Self::UpstreamUnreachable { .. }
-            | Self::UpstreamTimeout { .. }
-            | Self::UpstreamFailed { .. }
-            | Self::ManagementFailed { .. }
-            | Self::UpstreamProtocol { .. }
-            | Self::Misconfigured { .. } => Level::Error,
-        }
+        self.row().level
     }
 
     /// The field that the error is about.
     pub fn param(&self) -> Option<&'static str> {
-        match self {
-            Self::MissingField(param) | Self::EmptyField(param) | Self::WrongType { param, .. } => {
-                Some(param)
-            }
-            Self::InvalidSessionId | Self::SessionNotFound => Some("session_id"),
-            Self::ModelNotFound { .. } | Self::ModelUnavailable { .. } => Some("model"),
-            Self::InvalidJson(_)
-            | Self::BodyTooLarge { .. }
-            | Self::IncompleteBody
-            | Self::UnsupportedMediaType
-            | Self::UnsupportedEncoding
-            | Self::SessionUnsupported
-            | Self::InvalidIdempotencyKey
-            | Self::IdempotencyKeyReused
-            | Self::NotCached
-            | Self::FellBehind
-            | Self::ForeignOrigin
-            | Self::ManagementForbidden
-            | Self::PurgeForbidden
-            | Self::UploadForbidden
-            | Self::Unauthorized
-            | Self::AmbiguousCaller
-            | Self::NotFound
-            | Self::MethodNotAllowed { .. }
-            | Self::UpstreamRejected { .. }
-            | Self::ClientClosed
-            | Self::UpstreamUnreachable { .. }
-            | Self::UpstreamBusy { .. }
-            | Self::Overloaded { .. }
-            | Self::UpstreamTimeout { .. }
-            | Self::UpstreamFailed { .. }
-            | Self::ManagementFailed { .. }
-            | Self::UpstreamProtocol { .. }
-            | Self::SessionUnavailable
-            | Self::StoreUnavailable
-            | Self::Misconfigured { .. }
-            | Self::ShuttingDown => None,
-        }
+        self.row().param
     }
 
     /// What the operator should know beyond the code; without content.

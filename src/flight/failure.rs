@@ -120,7 +120,8 @@ pub(super) fn record(error: &Error, is_cut_off: bool) -> Option<Bytes> {
         | Error::MethodNotAllowed { .. }
         | Error::Misconfigured { .. } => return None,
     };
-    let original = original(error);
+    // A reply that is too long does not go along.
+    let original = error.original().filter(|original| original.body.len() <= BODY_LIMIT);
     let spoken = original.map(|original| OriginalHead {
         status: original.status.as_u16(),
         content_type: original.content_type.as_ref().and_then(|kind| kind.to_str().ok()),
@@ -129,15 +130,6 @@ pub(super) fn record(error: &Error, is_cut_off: bool) -> Option<Bytes> {
     record.push(b'\n');
     record.extend_from_slice(original.map(|original| &*original.body).unwrap_or_default());
     Some(record.into())
-}
-
-/// Upstream's own reply, unless it is too long to go along.
-fn original(error: &Error) -> Option<&Original> {
-    if let Error::UpstreamRejected { original, .. } | Error::UpstreamFailed { original, .. } = error {
-        original.as_deref().filter(|original| original.body.len() <= BODY_LIMIT)
-    } else {
-        None
-    }
 }
 
 /// The failure that a record tells of; `None` when this version cannot read it.

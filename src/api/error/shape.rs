@@ -122,15 +122,18 @@ impl Error {
         Detailed { error: details }
     }
 
+    /// Ollama's own reply, where the error carries one.
+    pub(crate) fn original(&self) -> Option<&Original> {
+        if let Self::UpstreamRejected { original, .. } | Self::UpstreamFailed { original, .. } = self {
+            original.as_deref()
+        } else {
+            None
+        }
+    }
+
     /// The reply in the shape of `family`. What Ollama said is passed on as it came where the family is not ours.
     pub(crate) fn into_response(self, family: Family, request_id: &str) -> Response<ReplyBody> {
-        let original =
-            if let Self::UpstreamRejected { original, .. } | Self::UpstreamFailed { original, .. } = &self {
-                original.as_deref()
-            } else {
-                None
-            };
-        let mut response = match original {
+        let mut response = match self.original() {
             Some(Original { status, content_type, body }) if family != Family::Own => {
                 reply::typed(*status, content_type.clone(), body.clone())
             }
@@ -142,44 +145,41 @@ impl Error {
         } else if self == Self::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         } else if self.retryable() && self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            let asked = if let Self::UpstreamBusy { retry_after } = self {
-                retry_after
-            } else if let Self::Overloaded { retry_after, .. } = self {
-                Some(retry_after)
+            let seconds = if let Self::UpstreamBusy { retry_after: Some(wait) }
+            | Self::Overloaded { retry_after: wait, .. } = self
+            {
+                wait.as_secs()
             } else {
-                None
+                0
             };
-            let seconds = asked.map_or(1, |wait| wait.as_secs().max(1));
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds.max(1)));
         }
         response
     }
 
     /// The error as the last event of a stream in `protocol`, which ends without its terminator.
     pub(crate) fn event(&self, protocol: Protocol, request_id: &str) -> Bytes {
-        let event = match protocol {
+        let (before, body, after) = match protocol {
             Protocol::OllamaChat | Protocol::OllamaGenerate => {
-                [&self.body(Family::Ollama, request_id), &b"\n"[..]].concat()
+                ("", self.body(Family::Ollama, request_id), "\n")
             }
             Protocol::OpenAiChat | Protocol::OpenAiCompletion => {
-                [b"data: ", &*self.body(Family::OpenAi, request_id), b"\n\n"].concat()
+                ("data: ", self.body(Family::OpenAi, request_id), "\n\n")
             }
-            Protocol::OpenAiResponse => {
-                let message = self.to_string();
-                let event = ResponsesEvent {
-                    kind: "error",
-                    code: self.code(),
-                    message: &message,
-                    param: self.param(),
-                };
-                let body = serde_json::to_vec(&event).unwrap_or_default();
-                [b"event: error\ndata: ", &*body, b"\n\n"].concat()
-            }
+            Protocol::OpenAiResponse => ("event: error\ndata: ", self.responses_event(), "\n\n"),
             Protocol::AnthropicMessage => {
-                [b"event: error\ndata: ", &*self.body(Family::Anthropic, request_id), b"\n\n"].concat()
+                ("event: error\ndata: ", self.body(Family::Anthropic, request_id), "\n\n")
             }
         };
-        event.into()
+        [before.as_bytes(), &body, after.as_bytes()].concat().into()
+    }
+
+    /// The event `error` of OpenAI's Responses as JSON.
+    fn responses_event(&self) -> Vec<u8> {
+        let message = self.to_string();
+        let event =
+            ResponsesEvent { kind: "error", code: self.code(), message: &message, param: self.param() };
+        serde_json::to_vec(&event).unwrap_or_default()
     }
 }
 
@@ -230,28 +230,38 @@ mod tests {
 
     #[test]
     fn every_reply_has_its_content_length_and_busy_says_when_to_come_back() {
-        let busy = Error::UpstreamBusy { retry_after: Some(Duration::from_secs(7)) };
-        let response = busy.into_response(Family::Own, "");
-        assert_eq!(response.status(), 503);
-        assert_eq!(response.headers()[header::RETRY_AFTER], "7");
-        assert!(response.headers().contains_key(header::CONTENT_LENGTH));
+        let wait = Duration::from_secs;
+        for (error, seconds) in [
+            (Error::UpstreamBusy { retry_after: Some(wait(7)) }, "7"),
+            (Error::UpstreamBusy { retry_after: Some(Duration::ZERO) }, "1"),
+            (Error::UpstreamBusy { retry_after: None }, "1"),
+            (Error::Overloaded { is_full: true, retry_after: wait(12) }, "12"),
+            (Error::StoreUnavailable, "1"),
+        ] {
+            let response = error.into_response(Family::Own, "");
+            assert_eq!(response.status(), 503);
+            assert_eq!(response.headers()[header::RETRY_AFTER], seconds);
+            assert!(response.headers().contains_key(header::CONTENT_LENGTH));
+        }
     }
 
     #[test]
     fn an_error_inside_a_stream_is_an_event_of_its_protocol() {
-        let error = Error::UpstreamProtocol { detail: "cut".into() };
-        let event = |protocol| String::from_utf8(error.event(protocol, "id").to_vec()).unwrap();
-        assert!(
-            event(Protocol::OllamaChat).starts_with("{\"error\":\"")
-                && event(Protocol::OllamaChat).ends_with("\"}\n")
+        let error = Error::MissingField("model");
+        let event = |protocol| String::from_utf8(error.event(protocol, "id-1").to_vec()).unwrap();
+        let words = "the field 'model' is required";
+        let (ollama, openai) = (text(&error, Family::Ollama), text(&error, Family::OpenAi));
+        assert_eq!(event(Protocol::OllamaChat), format!("{ollama}\n"));
+        assert_eq!(event(Protocol::OllamaGenerate), format!("{ollama}\n"));
+        assert_eq!(event(Protocol::OpenAiChat), format!("data: {openai}\n\n"));
+        assert_eq!(event(Protocol::OpenAiCompletion), format!("data: {openai}\n\n"));
+        assert_eq!(
+            event(Protocol::OpenAiResponse),
+            format!(
+                "event: error\ndata: {{\"type\":\"error\",\"code\":\"missing_field\",\"message\":\"{words}\",\"param\":\"model\"}}\n\n"
+            )
         );
-        assert!(event(Protocol::OpenAiChat).starts_with("data: {\"error\":{\"code\":\"upstream_protocol\""));
-        assert!(
-            event(Protocol::OpenAiResponse).starts_with("event: error\ndata: {\"type\":\"error\",\"code\"")
-        );
-        assert!(
-            event(Protocol::AnthropicMessage)
-                .starts_with("event: error\ndata: {\"type\":\"error\",\"error\"")
-        );
+        let anthropic = text(&error, Family::Anthropic);
+        assert_eq!(event(Protocol::AnthropicMessage), format!("event: error\ndata: {anthropic}\n\n"));
     }
 }
