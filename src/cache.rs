@@ -6,17 +6,17 @@ mod answer;
 mod entry;
 mod form;
 mod key;
-mod usage;
+mod policy;
 
 use serde::Serialize;
 
 pub use answer::CachedAnswer;
 pub use entry::{Entry, Stored};
-pub use form::Form;
+pub use form::Delivery;
 pub(crate) use key::epoch_name;
-pub use key::{AllEpochs, CacheKey, Chat, Circumstances, Epochs, digest_of};
-pub use usage::{CacheMode, CacheModes, CacheScope};
-pub(crate) use usage::{Usage, Wishes};
+pub use key::{AllEpochs, CacheKey, Chat, Epochs, KeyContext, digest_of};
+pub(crate) use policy::{CacheControl, CachePolicy};
+pub use policy::{CacheMode, CacheModes, CacheSharing};
 
 /// What the cache did for a request; the header `X-Cache`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]

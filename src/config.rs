@@ -19,14 +19,14 @@ use crate::{
         body::{BodyLimit, BodyLimits},
         cors::Origins,
     },
-    cache::{CacheMode, CacheModes, CacheScope},
-    config::settings::{Form, Settings},
+    cache::{CacheMode, CacheModes, CacheSharing},
+    config::settings::{Deployment, Settings},
     fleet::{HostName, LoadBalancer, Policy},
-    platform::Limits,
-    session::Budget,
+    platform::Timeouts,
+    session::HistoryLimits,
     store::redis::RedisLimits,
 };
-pub use reader::Reader;
+pub use reader::SettingsReader;
 pub(crate) use reader::duration;
 
 /// The checked settings.
@@ -53,7 +53,7 @@ pub struct Config {
     /// Which questions are answered from the cache.
     pub cache_modes: CacheModes,
     /// Who shares answers.
-    pub cache_scope: CacheScope,
+    pub cache_scope: CacheSharing,
     /// How long an answer is kept.
     pub cache_ttl: Duration,
     /// The largest answer that is kept, in bytes.
@@ -67,11 +67,11 @@ pub struct Config {
     /// Whether a turn of a session fails when the session store is down.
     pub session_required: bool,
     /// How much history goes ahead of a message.
-    pub history: Budget,
+    pub history: HistoryLimits,
     /// The largest request bodies.
     pub body_limits: BodyLimits,
-    /// Limits of an upstream call whose answer comes in pieces.
-    pub limits: Limits,
+    /// Timeouts of an upstream call whose answer comes in pieces.
+    pub limits: Timeouts,
     /// Limit for an answer that comes in one piece.
     pub total_timeout: Duration,
     /// How long a client may take for what is the client's to do.
@@ -144,8 +144,8 @@ impl Config {
     ///
     /// # Errors
     /// One sentence per mistake, all of them.
-    pub fn load(settings: &impl Settings, form: Form) -> Result<Loaded, Vec<String>> {
-        let mut reader = Reader::new(settings, form);
+    pub fn load(settings: &impl Settings, form: Deployment) -> Result<Loaded, Vec<String>> {
+        let mut reader = SettingsReader::new(settings, form);
         let (hosts, names) = hosts::read(&mut reader);
         let config = Self {
             fleet: LoadBalancer::new(hosts),
@@ -155,27 +155,27 @@ impl Config {
             queue_timeout: reader.duration("QUEUE_TIMEOUT"),
             hung_after: reader.duration("HUNG_AFTER"),
             probe_interval: match form {
-                Form::Native => reader.duration("PROBE_INTERVAL"),
-                Form::Spin => Duration::ZERO,
+                Deployment::Native => reader.duration("PROBE_INTERVAL"),
+                Deployment::Spin => Duration::ZERO,
             },
             probe_connect_timeout: reader.duration("PROBE_CONNECT_TIMEOUT"),
             default_model: reader.text("DEFAULT_MODEL"),
             cache_modes: cache_modes(&mut reader),
-            cache_scope: reader.parsed("CACHE_SCOPE", CacheScope::parse).unwrap_or_default(),
+            cache_scope: reader.parsed("CACHE_SCOPE", CacheSharing::parse).unwrap_or_default(),
             cache_ttl: reader.duration("CACHE_TTL"),
             cache_max_entry: reader.bytes("CACHE_MAX_ENTRY"),
             cache_replay_pause: Some(reader.duration("CACHE_REPLAY_PAUSE")).filter(|pause| !pause.is_zero()),
             idempotency_ttl: reader.duration("IDEMPOTENCY_TTL"),
             session_ttl: reader.duration("SESSION_TTL"),
             session_required: reader.flag("SESSION_REQUIRED"),
-            history: Budget {
+            history: HistoryLimits {
                 messages: reader.number("HISTORY_MAX_MESSAGES"),
                 bytes: usize::try_from(reader.bytes("HISTORY_MAX_BYTES")).unwrap_or(usize::MAX),
                 // What a model's window leaves is known with the request.
                 tokens: usize::MAX,
             },
             body_limits: body_limits(&mut reader),
-            limits: Limits {
+            limits: Timeouts {
                 connect: reader.duration("CONNECT_TIMEOUT"),
                 first_byte: reader.duration("FIRST_BYTE_TIMEOUT"),
                 between_bytes: reader.duration("BETWEEN_BYTES_TIMEOUT"),
@@ -185,8 +185,8 @@ impl Config {
             client_timeout: reader.duration("CLIENT_TIMEOUT"),
             health_timeout: reader.duration("HEALTH_TIMEOUT"),
             health_always_ok: match form {
-                Form::Native => reader.flag("HEALTH_ALWAYS_200"),
-                Form::Spin => reader.flag("HEALTH_ALWAYS_OK"),
+                Deployment::Native => reader.flag("HEALTH_ALWAYS_200"),
+                Deployment::Spin => reader.flag("HEALTH_ALWAYS_OK"),
             },
             api_keys: ApiKeys::parse(&reader.text("API_KEYS")),
             admin_token: ApiKeys::parse(&reader.text("ADMIN_TOKEN")),
@@ -199,8 +199,8 @@ impl Config {
             redis: redis(&mut reader),
             redis_prefix: reader.text("REDIS_PREFIX"),
             memory_limit: match form {
-                Form::Native => reader.bytes("MEMORY_LIMIT"),
-                Form::Spin => 0,
+                Deployment::Native => reader.bytes("MEMORY_LIMIT"),
+                Deployment::Spin => 0,
             },
             data: data(&mut reader),
         };
@@ -208,15 +208,15 @@ impl Config {
     }
 
     /// The limits of an upstream call whose answer comes in one piece.
-    pub fn whole_limits(&self) -> Limits {
+    pub fn whole_limits(&self) -> Timeouts {
         let limit = self.total_timeout;
-        Limits { first_byte: limit, between_bytes: limit, total: Some(limit), ..self.limits }
+        Timeouts { first_byte: limit, between_bytes: limit, total: Some(limit), ..self.limits }
     }
 
     /// The limits of a probe of one host, which must answer within [`Config::health_timeout`].
-    pub fn probe_limits(&self) -> Limits {
+    pub fn probe_limits(&self) -> Timeouts {
         let limit = self.health_timeout;
-        Limits {
+        Timeouts {
             connect: self.probe_connect_timeout.min(limit),
             first_byte: limit,
             between_bytes: limit,
@@ -225,8 +225,8 @@ impl Config {
     }
 }
 
-fn data(reader: &mut Reader<'_, impl Settings>) -> Option<DataConfig> {
-    if reader.form() == Form::Spin {
+fn data(reader: &mut SettingsReader<'_, impl Settings>) -> Option<DataConfig> {
+    if reader.form() == Deployment::Spin {
         return None;
     }
     let limit = reader.bytes("DATA_LIMIT");
@@ -242,7 +242,7 @@ fn data(reader: &mut Reader<'_, impl Settings>) -> Option<DataConfig> {
     Some(DataConfig { directory: reader.text("DATA_DIR"), limit })
 }
 
-fn body_limits(reader: &mut Reader<'_, impl Settings>) -> BodyLimits {
+fn body_limits(reader: &mut SettingsReader<'_, impl Settings>) -> BodyLimits {
     let other = BodyLimit { setting: "BODY_LIMIT", bytes: reader.bytes("BODY_LIMIT") };
     let mut limit = |setting: &'static str| {
         // Whoever changes the general limit alone means all bodies.
@@ -260,7 +260,7 @@ fn body_limits(reader: &mut Reader<'_, impl Settings>) -> BodyLimits {
     }
 }
 
-fn cache_modes(reader: &mut Reader<'_, impl Settings>) -> CacheModes {
+fn cache_modes(reader: &mut SettingsReader<'_, impl Settings>) -> CacheModes {
     let general = reader.parsed("CACHE_MODE", CacheMode::parse).unwrap_or_default();
     let models = reader.parsed("CACHE_MODELS", CacheModes::parse_models).unwrap_or_default();
     if reader.flag("CACHE_ENABLED") {
@@ -270,14 +270,14 @@ fn cache_modes(reader: &mut Reader<'_, impl Settings>) -> CacheModes {
     }
 }
 
-fn redis(reader: &mut Reader<'_, impl Settings>) -> Option<RedisConfig> {
+fn redis(reader: &mut SettingsReader<'_, impl Settings>) -> Option<RedisConfig> {
     let limits =
         RedisLimits { ask: reader.duration("REDIS_TIMEOUT"), keep: reader.duration("REDIS_WRITE_TIMEOUT") };
     if reader.text("REDIS_PREFIX").contains(['{', '}']) {
         reader.problem("REDIS_PREFIX", "must hold no braces, which would part keys that belong together");
     }
     let wait_replicas = reader.number("SESSION_WAIT_REPLICAS");
-    let is_native = reader.form() == Form::Native;
+    let is_native = reader.form() == Deployment::Native;
     let is_cluster = is_native && reader.flag("REDIS_CLUSTER");
     let ca_file = Some(reader.text("REDIS_CA_FILE")).filter(|path| is_native && !path.is_empty());
     let urls = if is_native && reader.is_set("REDIS_URL") {
@@ -297,7 +297,7 @@ fn redis(reader: &mut Reader<'_, impl Settings>) -> Option<RedisConfig> {
     Some(RedisConfig { urls, is_cluster, ca_file, wait_replicas, limits })
 }
 
-fn redis_urls(reader: &mut Reader<'_, impl Settings>, is_cluster: bool) -> Vec<String> {
+fn redis_urls(reader: &mut SettingsReader<'_, impl Settings>, is_cluster: bool) -> Vec<String> {
     let text = reader.text("REDIS_URL");
     let urls: Vec<_> = text.split(',').map(|url| url.trim().to_owned()).collect();
     if !urls.iter().all(|url| ["redis://", "rediss://"].iter().any(|scheme| url.starts_with(scheme))) {
@@ -319,7 +319,7 @@ fn database(url: &str) -> &str {
 }
 
 /// The URL of the single settings, which Spin needs: its outbound rules take no credentials.
-fn redis_from_parts(reader: &mut Reader<'_, impl Settings>) -> Option<String> {
+fn redis_from_parts(reader: &mut SettingsReader<'_, impl Settings>) -> Option<String> {
     let scheme = reader.text("REDIS_SCHEME");
     if !["redis", "rediss"].contains(&scheme.as_str()) {
         reader.problem("REDIS_SCHEME", "must be redis or rediss");
@@ -340,7 +340,7 @@ fn redis_from_parts(reader: &mut Reader<'_, impl Settings>) -> Option<String> {
     let host = reader.text("REDIS_HOST");
     if host.is_empty() {
         // A component that is given no such variable has no use for Redis.
-        if reader.form() == Form::Spin && reader.is_given("REDIS_HOST") {
+        if reader.form() == Deployment::Spin && reader.is_given("REDIS_HOST") {
             reader.problem(
                 "REDIS_HOST",
                 "must not be empty on Spin, which then denies every outbound call; without Redis keep 127.0.0.1",

@@ -6,40 +6,41 @@
 //! |---|---|
 //! | [`plan`](mod@plan) | which hosts a request tries, in which order, and why |
 //! | `breaker` | whether a host is sent requests after what it did with those before |
-//! | `facts` | how fast a host is with a model, what proves that it is loaded, how many requests it takes |
+//! | `stats` | how fast a host is with a model, what proves that it is loaded, how many requests it takes |
 //! | `inventory`, `context`, `name` | what a host says it has, and which spellings mean the same model |
 //! | [`queue`] | whose turn it is when all places are taken |
 //! | `roster` | which hosts there are where names stand for addresses |
-//! | [`ledger`], [`book`] | what instances and replicas share, and one process's copy of it |
+//! | [`snapshot`], [`local`] | what instances and replicas share, and one process's copy of it |
 
-pub mod book;
 mod breaker;
 mod context;
-mod facts;
 mod failover;
 mod hash;
 mod inventory;
-pub mod ledger;
+pub mod local;
 mod name;
 pub mod plan;
 pub mod queue;
 mod roster;
+pub mod snapshot;
+mod stats;
 
 use std::sync::Arc;
 
 use http::Uri;
 
+pub use crate::api::endpoint::Work;
 pub use breaker::{Breaker, BreakerState, Cause};
 pub use context::Context;
-pub use facts::{Facts, LaneFacts, Report, Run, Verdict};
 pub(crate) use failover::{AttemptFailure, Failover, NO_EVENT, UNFINISHED, broken, no_host};
 use hash::{SPLIT_MIX_GAMMA, split_mix};
 pub use inventory::{Inventory, LoadedModel, Model};
-pub use ledger::Ticket;
 pub(crate) use name::nearest;
 pub use name::{ModelName, is_same_model};
 pub use plan::Policy;
 pub use roster::{HostName, News, Roster};
+pub use snapshot::Ticket;
+pub use stats::{AttemptContext, AttemptReport, HostEffect, HostStats, LaneStats};
 
 /// The most hosts a fleet may have.
 pub const HOSTS_LIMIT: usize = 64;

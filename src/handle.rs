@@ -9,17 +9,17 @@ use http_body::Body;
 
 use crate::{
     api::{
-        cors::{self, Visitor},
-        error::{Error, Family},
+        cors::{self, CorsVerdict},
+        error::{Error, ErrorFormat},
         reply::{self, ReplyBody},
         route::Route,
     },
     cache::CacheStatus,
     fleet::BackendHost,
-    handlers::{self, Admitted, Answer},
+    handlers::{self, Admitted, HandlerResult},
     host::Host,
     platform::{MaybeSend, random_id},
-    request::{Account, StoreTrouble, TimeBudget},
+    request::{Account, StoreDeadline, StoreTrouble},
     session::SessionStatus,
 };
 
@@ -46,7 +46,7 @@ macro_rules! entries {
             H: Host,
             B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
         {
-            let (mut entry, body) = Entry::of(host, request);
+            let (mut entry, body) = Exchange::of(host, request);
             let answer = match entry.early_answer(host) {
                 Some(answer) => answer,
                 None => $part(host, entry.admitted(body)).await,
@@ -80,15 +80,15 @@ entries! {
     metrics => handlers::metrics;
 }
 
-/// A request between its arrival and its answer: what all have in common, whichever part answers them.
-struct Entry {
+/// A request between its arrival and its answer: what all have in common, delegate part answers them.
+struct Exchange {
     parts: Parts,
     route: Route,
-    visitor: Visitor,
+    visitor: CorsVerdict,
     account: Account,
 }
 
-impl Entry {
+impl Exchange {
     fn of<H: Host, B>(host: &H, request: Request<B>) -> (Self, B) {
         let (parts, body) = request.into_parts();
         let route = Route::of(parts.uri.path());
@@ -108,7 +108,7 @@ impl Entry {
             host: None,
             store_errors: Vec::new(),
             store_trouble: StoreTrouble::None,
-            budget: TimeBudget::new(host),
+            budget: StoreDeadline::new(host),
             session: None,
             left_out: 0,
             explains: explains(host, &parts.headers),
@@ -121,10 +121,10 @@ impl Entry {
     }
 
     /// What is said before any part of the service is asked: a refusal, or what a browser wants to know ahead.
-    fn early_answer<H: Host>(&self, host: &H) -> Option<Answer> {
+    fn early_answer<H: Host>(&self, host: &H) -> Option<HandlerResult> {
         match self.visitor {
-            Visitor::Foreign => Some(Err(Error::ForeignOrigin)),
-            Visitor::NoPage | Visitor::Welcome(_) => match cors::preflight(&self.parts) {
+            CorsVerdict::Denied => Some(Err(Error::ForeignOrigin)),
+            CorsVerdict::NotBrowser | CorsVerdict::Allowed(_) => match cors::preflight(&self.parts) {
                 Some(answer) => Some(Ok(answer)),
                 None => admit(host, self.route, &self.parts).err().map(Err),
             },
@@ -136,7 +136,7 @@ impl Entry {
     }
 
     /// Closes the account, unless a stream does, and finishes the reply.
-    async fn close<H: Host>(self, host: &H, answer: Answer) -> Response<ReplyBody> {
+    async fn close<H: Host>(self, host: &H, answer: HandlerResult) -> Response<ReplyBody> {
         let Self { parts, route, visitor, account } = self;
         let stamps = stamps(&account, route.family());
         let id = account.request_id.clone();
@@ -145,8 +145,8 @@ impl Entry {
         }
         let mut response = answer.unwrap_or_else(|error| error.into_response(route.family(), &id));
         response.headers_mut().extend(stamps);
-        if let Visitor::Welcome(origin) = visitor {
-            cors::welcome(response.headers_mut(), origin);
+        if let CorsVerdict::Allowed(origin) = visitor {
+            cors::allow(response.headers_mut(), origin);
         }
         if parts.method == Method::HEAD { reply::without_body(response) } else { response }
     }
@@ -154,11 +154,11 @@ impl Entry {
 
 /// The reply of a service whose settings do not hold: the same for every path.
 pub fn misconfigured(problems: Vec<String>) -> Response<ReplyBody> {
-    Error::Misconfigured { problems }.into_response(Family::Own, "")
+    Error::Misconfigured { problems }.into_response(ErrorFormat::Own, "")
 }
 
 /// The headers that tell what happened to the request.
-fn stamps(account: &Account, family: Family) -> Vec<(HeaderName, HeaderValue)> {
+fn stamps(account: &Account, family: ErrorFormat) -> Vec<(HeaderName, HeaderValue)> {
     let id = HeaderValue::try_from(account.request_id.as_str()).ok();
     let backend = account.host.as_ref().map(BackendHost::name);
     let backend = backend.and_then(|name| HeaderValue::from_str(name).ok());
@@ -170,7 +170,7 @@ fn stamps(account: &Account, family: Family) -> Vec<(HeaderName, HeaderValue)> {
     let session = account.session.map(SessionStatus::as_str).map(HeaderValue::from_static);
     let left_out = (account.left_out > 0).then(|| HeaderValue::from(account.left_out));
     [
-        (REQUEST_ID, id.clone().filter(|_| family == Family::Anthropic)),
+        (REQUEST_ID, id.clone().filter(|_| family == ErrorFormat::Anthropic)),
         (X_REQUEST_ID, id),
         (X_PADDOCK_HOST, backend),
         (X_PADDOCK_ROUTE, route),

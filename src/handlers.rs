@@ -36,10 +36,10 @@ pub(crate) struct Admitted<'a, B> {
 pub(crate) trait RequestBody: Body<Data = Bytes> + Unpin + MaybeSend + 'static {}
 impl<B: Body<Data = Bytes> + Unpin + MaybeSend + 'static> RequestBody for B {}
 
-pub(crate) type Answer = Result<Response<ReplyBody>, Error>;
+pub(crate) type HandlerResult = Result<Response<ReplyBody>, Error>;
 
 /// The whole service.
-pub(crate) async fn whole<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
+pub(crate) async fn whole<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> HandlerResult {
     match request.route {
         Route::Chat | Route::Relay(_) => chat(host, request).await,
         Route::OpenApi | Route::Banner | Route::List(_) | Route::Manage(_) | Route::Upload(_) => {
@@ -56,7 +56,7 @@ pub(crate) async fn whole<H: Host, B: RequestBody>(host: &H, request: Admitted<'
 
 /// Questions to one host.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other parts' routes")]
-pub(crate) async fn chat<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
+pub(crate) async fn chat<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> HandlerResult {
     let Admitted { route, parts, body, account } = request;
     match route {
         Route::Chat => ask::chat::chat(host, &parts.headers, body, account).await,
@@ -67,7 +67,7 @@ pub(crate) async fn chat<H: Host, B: RequestBody>(host: &H, request: Admitted<'_
 
 /// What concerns all hosts: lists of models, their management, the banner; and what this API is.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other parts' routes")]
-pub(crate) async fn models<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
+pub(crate) async fn models<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> HandlerResult {
     let Admitted { route, parts, body, account } = request;
     let config = host.config();
     match route {
@@ -87,7 +87,7 @@ pub(crate) async fn models<H: Host, B: RequestBody>(host: &H, request: Admitted<
 
 /// What is kept: sessions, and answers that are to be forgotten. It asks no host.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other parts' routes")]
-pub(crate) async fn sessions<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
+pub(crate) async fn sessions<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> HandlerResult {
     let Admitted { route, parts, body, account } = request;
     match route {
         Route::Cache => sessions::purge::purge(host, parts, account).await,
@@ -101,7 +101,7 @@ pub(crate) async fn sessions<H: Host, B: RequestBody>(host: &H, request: Admitte
 
 /// Whether the service and its hosts live, and how they stand.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the other parts' routes")]
-pub(crate) async fn health<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
+pub(crate) async fn health<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> HandlerResult {
     match request.route {
         Route::Health => Ok(ops::health::health(host).await),
         Route::Fleet => ops::fleet::fleet(host, &request.parts.headers).await,
@@ -111,6 +111,6 @@ pub(crate) async fn health<H: Host, B: RequestBody>(host: &H, request: Admitted<
 }
 
 /// The counters.
-pub(crate) async fn metrics<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> Answer {
+pub(crate) async fn metrics<H: Host, B: RequestBody>(host: &H, request: Admitted<'_, B>) -> HandlerResult {
     if request.route == Route::Metrics { Ok(ops::scrape::scrape(host).await) } else { Err(Error::NotFound) }
 }

@@ -5,11 +5,11 @@ pub mod memory;
 
 use crate::{
     config::Config,
-    config::settings::Form,
-    fleet::book::FleetBook,
+    config::settings::Deployment,
+    fleet::local::LocalFleet,
     metrics::Metrics,
     platform::{Background, Clock, Entropy, Journal, Timer, Upstream},
-    process::{Flights, Orphans},
+    process::{FlightTable, Orphans},
     store::Store,
 };
 
@@ -21,7 +21,7 @@ pub trait Host: Upstream + Clock + Timer + Entropy + Background + Journal + Clon
     type Metrics: Metrics;
 
     /// The form of this host, for `paddock_build_info` and for messages.
-    fn form(&self) -> Form;
+    fn form(&self) -> Deployment;
     /// The checked settings.
     fn config(&self) -> &Config;
     /// Shared state.
@@ -30,9 +30,9 @@ pub trait Host: Upstream + Clock + Timer + Entropy + Background + Journal + Clon
     fn metrics(&self) -> &Self::Metrics;
     /// What this process knows of the fleet: all there is without Redis, and what is gone by while Redis is away. It was
     /// given the hosts of the configuration.
-    fn fleet(&self) -> &FleetBook;
+    fn fleet(&self) -> &LocalFleet;
     /// The loads that are seen through although their clients left.
     fn orphans(&self) -> &Orphans;
     /// The flights that others may join.
-    fn flights(&self) -> &Flights;
+    fn flights(&self) -> &FlightTable;
 }

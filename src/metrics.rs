@@ -20,7 +20,7 @@ use crate::{
     store::StoreResult,
 };
 
-pub(crate) use family::Family;
+pub(crate) use family::MetricFamily;
 pub use gauges::{Gauges, HostGauge};
 pub use sample::{Attempt, Sample};
 pub use text::{CONTENT_TYPE, encode};
@@ -66,7 +66,7 @@ pub(crate) struct Histogram {
 
 impl Value {
     /// What a series of that family begins with.
-    fn zero(family: Family) -> Self {
+    fn zero(family: MetricFamily) -> Self {
         if family.is_histogram() {
             Self::Histogram(Histogram { counts: vec![0; family.buckets().len() + 1], sum_micros: 0 })
         } else {

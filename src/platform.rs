@@ -16,4 +16,4 @@ pub(crate) use entropy::random_id;
 pub use journal::Journal;
 pub use maybe_send::{MaybeSend, MaybeSync};
 pub use time::{Clock, Timer};
-pub use upstream::{Limits, Phase, Upstream, UpstreamFailure};
+pub use upstream::{Phase, Timeouts, Upstream, UpstreamFailure};

@@ -4,4 +4,4 @@ mod record;
 mod store_deadline;
 
 pub(crate) use record::{Account, StoreTrouble, note_outage};
-pub(crate) use store_deadline::TimeBudget;
+pub(crate) use store_deadline::StoreDeadline;

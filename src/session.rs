@@ -11,7 +11,7 @@ use sha2::{Digest, Sha256};
 
 pub use crate::wire::dialect::{Dialect, RawMessage};
 use crate::{
-    api::{auth::Scope, error::Error},
+    api::{auth::CallerId, error::Error},
     session::window::Rate,
     wire::{
         dialect::{self, MessageRole, Thread, Weight},
@@ -213,12 +213,12 @@ pub struct Session {
     /// How long ago it was made.
     pub age: Duration,
     /// When it was made, as its store counts; tells it from another of the same key, if the store knows it.
-    pub origin: Option<u64>,
+    pub generation: Option<u64>,
     /// The system message of the newest turn that had one, whether that turn is still kept or not; `None` when no turn had
     /// one, or an older version stored it.
-    pub told: Option<String>,
+    pub system: Option<String>,
     /// How many turns it had before those that were read, counting those that are kept no more.
-    pub older: usize,
+    pub skipped: usize,
     /// The turns that were read, oldest first.
     pub turns: Vec<Turn>,
 }
@@ -226,14 +226,14 @@ pub struct Session {
 impl Session {
     /// Puts the turns of an earlier part of the same session ahead.
     pub(crate) fn prepend(&mut self, earlier: Self) {
-        self.older = earlier.older;
+        self.skipped = earlier.skipped;
         self.turns.splice(..0, earlier.turns);
     }
 
     /// The system message that holds: the newest of a turn, else the head's.
     pub fn system(&self) -> Option<&str> {
         let said = || self.turns.iter().rev().find_map(|turn| turn.system.as_deref());
-        self.told.as_deref().or_else(said).or(self.head.system.as_deref())
+        self.system.as_deref().or_else(said).or(self.head.system.as_deref())
     }
 
     /// Whether the newest turn ended with calls of tools, whose results are not there yet.
@@ -250,17 +250,17 @@ impl Session {
 
     /// The turn before which the newest exchange began, where that was not read.
     pub(crate) fn unread_exchange(&self) -> Option<&Turn> {
-        let oldest = self.turns.first().filter(|turn| self.older > 0 && turn.answers_a_call())?;
+        let oldest = self.turns.first().filter(|turn| self.skipped > 0 && turn.answers_a_call())?;
         (self.exchange() == self.turns.len()).then_some(oldest)
     }
 
     /// Whether the system message that holds is kept whatever turns go.
     fn keeps_system(&self) -> bool {
-        self.told.is_some() || self.turns.iter().all(|turn| turn.system.is_none())
+        self.system.is_some() || self.turns.iter().all(|turn| turn.system.is_none())
     }
 }
 
-/// The name of a session in the store: a hash of the caller's scope and the id, so that ids never appear there
+/// The name of a session in the store: a hash of the caller's id and the id, so that ids never appear there
 /// and a foreign id is an empty session of one's own.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SessionKey([u8; 32]);
@@ -272,17 +272,17 @@ impl std::fmt::Debug for SessionKey {
 }
 
 impl SessionKey {
-    /// The key of the session `id` in `scope`.
+    /// The key of the session `id` in `caller`.
     ///
     /// # Errors
     /// [`Error::InvalidSessionId`] for an id longer than [`SESSION_ID_LIMIT`] or with control characters.
-    pub fn of(scope: &Scope, id: &str) -> Result<Self, Error> {
+    pub fn of(caller: &CallerId, id: &str) -> Result<Self, Error> {
         if id.chars().count() > SESSION_ID_LIMIT || id.chars().any(char::is_control) {
             return Err(Error::InvalidSessionId);
         }
         let mut hash = Sha256::new();
         hash.update(b"paddock session 1\0");
-        hash.update(scope.as_bytes());
+        hash.update(caller.as_bytes());
         hash.update(id.as_bytes());
         Ok(Self(hash.finalize().into()))
     }
@@ -298,7 +298,7 @@ const TURN_ENVELOPE: usize = 256;
 
 /// How much history goes ahead of a message.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Budget {
+pub struct HistoryLimits {
     /// Messages at most, the system message included.
     pub messages: usize,
     /// Bytes of messages as JSON at most, the system message included.
@@ -307,7 +307,7 @@ pub struct Budget {
     pub tokens: usize,
 }
 
-impl Budget {
+impl HistoryLimits {
     /// The turns that can be of use: a turn has two messages at least, and as JSON some bytes beside them.
     pub fn span(&self) -> Span<'static> {
         let turns = self.messages.div_ceil(2).max(1);
@@ -334,17 +334,17 @@ impl<'a> History<'a> {
     /// The newest system message always stays, even over the budget. Of the turns the newest stay, whole and without
     /// a gap: the first that does not fit ends the history. A turn that begins with the result of a tool stays with the
     /// turn that called it, or goes with it.
-    pub fn new(session: &'a Session, budget: Budget) -> Self {
+    pub fn new(session: &'a Session, budget: HistoryLimits) -> Self {
         Self::of(session, budget, 0)
     }
 
     /// As [`History::new`] for a request that brings results of the newest turn's calls: that turn stays whatever the budget,
     /// and with it those before it which it is the result of.
-    pub fn with_calls(session: &'a Session, budget: Budget) -> Self {
+    pub fn with_calls(session: &'a Session, budget: HistoryLimits) -> Self {
         Self::of(session, budget, session.exchange())
     }
 
-    fn of(session: &'a Session, budget: Budget, least: usize) -> Self {
+    fn of(session: &'a Session, budget: HistoryLimits, least: usize) -> Self {
         let turns = &*session.turns;
         let system = session.system();
         let mut messages = usize::from(system.is_some());
@@ -368,7 +368,7 @@ impl<'a> History<'a> {
             system,
             system_goes: !session.keeps_system(),
             turns: turns.get(cut..).unwrap_or_default(),
-            left_out: session.older.saturating_add(cut),
+            left_out: session.skipped.saturating_add(cut),
         }
     }
 

@@ -21,10 +21,10 @@ use std::{
 use bytes::Bytes;
 
 use crate::{
-    cache::{AllEpochs, CacheKey, Entry, Epochs, Form, Stored},
+    cache::{AllEpochs, CacheKey, Delivery, Entry, Epochs, Stored},
     fleet::{
-        Facts, Inventory,
-        ledger::{Claim, Lease, Ledger, Ticket},
+        HostStats, Inventory,
+        snapshot::{Claim, FleetSnapshot, Lease, Ticket},
     },
     platform::{MaybeSend, MaybeSync},
     session::{Session, SessionHead, SessionKey, Span, Turn},
@@ -69,7 +69,7 @@ pub type StoreResult<T> = Result<T, StoreError>;
 
 /// Answers by the question they belong to, and who is asking for one that is not there yet.
 ///
-/// A store that one process has for itself need not know of flights: see [`crate::process::Flights`].
+/// A store that one process has for itself need not know of flights: see [`crate::process::FlightTable`].
 pub trait ResponseCache: MaybeSend + MaybeSync {
     /// How often the cache was emptied so far, by the model's name in its canonical spelling.
     fn epochs(&self, model: &str) -> impl Future<Output = StoreResult<Epochs>> + MaybeSend;
@@ -182,7 +182,7 @@ pub struct FlightKey {
     /// The key of its answer.
     pub key: CacheKey,
     /// The form in which the answer is asked for.
-    pub form: Form,
+    pub form: Delivery,
 }
 
 /// What is there of an answer.
@@ -286,12 +286,12 @@ pub trait Sessions: MaybeSend + MaybeSync {
 
     /// Appends a turn and keeps the newest that [`kept`](crate::session::kept) names, `keep` at most, and the system message
     /// that it brings, all at once: turns appended at the same time all survive. Appending a turn again is harmless while it
-    /// is kept: its id is looked for among all. Where an origin is given, it does nothing unless the session is of that
-    /// origin, and gives whether it is: a session that was deleted is not begun anew by a turn that read it.
+    /// is kept: its id is looked for among all. Where a generation is given, it does nothing unless the session is of that
+    /// generation, and gives whether it is: a session that was deleted is not begun anew by a turn that read it.
     fn append_turn_to(
         &self,
         key: &SessionKey,
-        origin: Option<u64>,
+        generation: Option<u64>,
         turn: &Turn,
         ttl: Duration,
         keep: usize,
@@ -301,9 +301,9 @@ pub trait Sessions: MaybeSend + MaybeSync {
 /// What instances and replicas know of the fleet. Times are by the store's clock.
 pub trait FleetState: MaybeSend + MaybeSync {
     /// Everything as it stands.
-    fn ledger(&self) -> impl Future<Output = StoreResult<Ledger>> + MaybeSend;
+    fn snapshot(&self) -> impl Future<Output = StoreResult<FleetSnapshot>> + MaybeSend;
 
-    /// Takes the first of the places that has room, for [`crate::fleet::ledger::LEASE`]; a ticket of the same id is
+    /// Takes the first of the places that has room, for [`crate::fleet::snapshot::LEASE`]; a ticket of the same id is
     /// used up. `None` when none has.
     fn claim(&self, claim: &Claim<'_>) -> impl Future<Output = StoreResult<Option<Lease>>> + MaybeSend;
 
@@ -321,14 +321,14 @@ pub trait FleetState: MaybeSend + MaybeSync {
     /// was taken does not know of it.
     fn leave(&self, id: &str) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// Changes the facts of a host and gives a place back. `known` is what the facts probably are and the time about
+    /// Changes the stats of a host and gives a place back. `known` is what the stats probably are and the time about
     /// now; the change may be tried several times, each time on newer ones.
     fn update(
         &self,
         host: &str,
-        known: (&Facts, Duration),
+        known: (&HostStats, Duration),
         released: Option<&Lease>,
-        change: impl Fn(&mut Facts, Duration) + MaybeSend + MaybeSync,
+        change: impl Fn(&mut HostStats, Duration) + MaybeSend + MaybeSync,
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
     /// What the hosts said they have, by base URL.
@@ -399,7 +399,7 @@ pub trait Store: ResponseCache + Sessions + FleetState + Sized {
     }
 
     /// Counts one more routed request; gives how many went before.
-    fn next_turn(&self) -> impl Future<Output = StoreResult<u64>> + MaybeSend;
+    fn next_sequence(&self) -> impl Future<Output = StoreResult<u64>> + MaybeSend;
 
     /// Whether the store answers.
     fn ping(&self) -> impl Future<Output = StoreResult<()>> + MaybeSend;
@@ -467,9 +467,9 @@ mod tests {
     #[test]
     fn an_outage_is_told_once_at_each_end() {
         let outage = Outage::default();
-        let told: Vec<_> =
+        let system: Vec<_> =
             [true, false, false, true, true].into_iter().map(|succeeded| outage.note(succeeded)).collect();
-        assert_eq!(told, [None, Some(Transition::Began), None, Some(Transition::Ended), None]);
+        assert_eq!(system, [None, Some(Transition::Began), None, Some(Transition::Ended), None]);
     }
 
     #[test]

@@ -1,4 +1,4 @@
-//! Asking a host: which one, when there is a place, and what came of it.
+//! Asking a host: which one, when there is a slot, and what came of it.
 //!
 //! It never speaks to a client and keeps no answer; what it learns of hosts goes to the store.
 
@@ -11,7 +11,7 @@ mod request;
 mod routing_key;
 pub(crate) mod slot;
 
-pub(crate) use admission::{Foresight, foresee};
-pub(crate) use request::{Order, Reading};
-pub(crate) use routing_key::Destination;
+pub(crate) use admission::{FleetPrefetch, prefetch_fleet};
+pub(crate) use request::{Reading, UpstreamRequest};
+pub(crate) use routing_key::RoutingKey;
 pub(crate) use slot::update_facts;

@@ -12,13 +12,13 @@ use http::{Request, Response};
 use http_body_util::{BodyExt, Full, combinators::BoxBody};
 use paddock::{
     Config, Host,
-    config::settings::Form,
-    fleet::book::FleetBook,
+    config::settings::Deployment,
+    fleet::local::LocalFleet,
     metrics::memory::MemoryMetrics,
     platform::{
-        Background, Clock, Entropy, Journal, Limits, Timer, Upstream, UpstreamFailure, journal::Event,
+        Background, Clock, Entropy, Journal, Timeouts, Timer, Upstream, UpstreamFailure, journal::Event,
     },
-    process::{Flights, Orphans},
+    process::{FlightTable, Orphans},
     store::memory::MemoryStore,
 };
 
@@ -43,7 +43,7 @@ struct Parts {
     store: MemoryStore<WallClock>,
     metrics: MemoryMetrics,
     orphans: Orphans,
-    flights: Flights,
+    flights: FlightTable,
 }
 
 impl TokioHost {
@@ -55,7 +55,7 @@ impl TokioHost {
             "CACHE_TTL" => Some("10m".to_owned()),
             _ => None,
         };
-        let loaded = Config::load(&settings, Form::Native);
+        let loaded = Config::load(&settings, Deployment::Native);
         let config = loaded.map_err(|problems| anyhow::anyhow!(problems.join("; ")))?.config;
         let clock = WallClock(Instant::now());
         let store = MemoryStore::new(clock, config.memory_limit);
@@ -66,7 +66,7 @@ impl TokioHost {
             store,
             metrics: MemoryMetrics::default(),
             orphans: Orphans::default(),
-            flights: Flights::default(),
+            flights: FlightTable::default(),
         })))
     }
 }
@@ -78,7 +78,7 @@ impl Upstream for TokioHost {
     async fn send(
         &self,
         request: Request<Bytes>,
-        limits: Limits,
+        limits: Timeouts,
     ) -> Result<Response<Self::Body>, UpstreamFailure> {
         println!("  upstream: {} {} within {:?}", request.method(), request.uri(), limits.first_byte);
         let answer = match request.uri().path() {
@@ -129,8 +129,8 @@ impl Host for TokioHost {
     type Store = MemoryStore<WallClock>;
     type Metrics = MemoryMetrics;
 
-    fn form(&self) -> Form {
-        Form::Native
+    fn form(&self) -> Deployment {
+        Deployment::Native
     }
 
     fn config(&self) -> &Config {
@@ -145,7 +145,7 @@ impl Host for TokioHost {
         &self.0.metrics
     }
 
-    fn fleet(&self) -> &FleetBook {
+    fn fleet(&self) -> &LocalFleet {
         self.0.store.fleet()
     }
 
@@ -153,7 +153,7 @@ impl Host for TokioHost {
         &self.0.orphans
     }
 
-    fn flights(&self) -> &Flights {
+    fn flights(&self) -> &FlightTable {
         &self.0.flights
     }
 }

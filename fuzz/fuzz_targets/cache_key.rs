@@ -3,11 +3,11 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use paddock::{cache::{CacheKey, Circumstances, Epochs}, wire::members::Members};
+use paddock::{cache::{CacheKey, KeyContext, Epochs}, wire::members::Members};
 use serde_json::Value;
 
-const HERE: Circumstances<'static> =
-    Circumstances { surface: "/api/chat", scope: None, digest: [0; 32], epochs: Epochs { all: 0, model: 0 } };
+const HERE: KeyContext<'static> =
+    KeyContext { surface: "/api/chat", scope: None, digest: [0; 32], epochs: Epochs { all: 0, model: 0 } };
 
 /// The key of a body and what it asks, if it is one object for the service and for another reader alike.
 fn read(body: &[u8]) -> Option<(CacheKey, Value)> {

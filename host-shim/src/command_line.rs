@@ -4,7 +4,7 @@
 use std::{collections::HashMap, time::Duration};
 
 use clap::{Arg, ArgAction, ArgMatches, Command};
-use paddock::config::settings::{Form, SETTINGS, Setting, Settings};
+use paddock::config::settings::{Deployment, SETTINGS, Setting, Settings};
 
 use crate::log::LogFormat;
 
@@ -62,7 +62,7 @@ pub(crate) fn command() -> Command {
 }
 
 fn native_settings() -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().filter(|setting| setting.exists_in(Form::Native))
+    SETTINGS.iter().filter(|setting| setting.exists_in(Deployment::Native))
 }
 
 /// The values given on the command line or in the environment.
@@ -85,7 +85,7 @@ impl NativeSettings {
     /// # Errors
     /// One sentence per mistake.
     pub(crate) fn load(settings: &impl Settings) -> Result<Self, Vec<String>> {
-        let mut reader = paddock::config::Reader::new(settings, Form::Native);
+        let mut reader = paddock::config::SettingsReader::new(settings, Deployment::Native);
         let loaded = Self {
             listen: reader.text("LISTEN"),
             drain_timeout: reader.duration("DRAIN_TIMEOUT"),

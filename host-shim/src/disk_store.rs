@@ -23,9 +23,9 @@ use anyhow::Context as _;
 use paddock::{
     cache::{CacheKey, Entry, Epochs, Stored},
     fleet::{
-        Facts, Inventory,
-        book::FleetBook,
-        ledger::{Claim, Lease, Ledger, Ticket},
+        HostStats, Inventory,
+        local::LocalFleet,
+        snapshot::{Claim, FleetSnapshot, Lease, Ticket},
     },
     platform::{Clock, MaybeSend, MaybeSync},
     session::{Session, SessionHead, SessionKey, Span, Turn},
@@ -142,7 +142,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
     }
 
     /// What this process knows of the fleet.
-    pub fn fleet(&self) -> &Arc<FleetBook> {
+    pub fn fleet(&self) -> &Arc<LocalFleet> {
         self.local.fleet()
     }
 
@@ -244,13 +244,13 @@ impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
                 return Ok(None);
             };
             let span = Span { before: before.as_deref(), turns, bytes };
-            let (older, turns) = contents::turns(view, &key, &head, span)?;
+            let (skipped, turns) = contents::turns(view, &key, &head, span)?;
             let session = Session {
                 head: SessionHead::from_json(&head.about).unwrap_or_default(),
                 age: Duration::from_millis(now.saturating_sub(head.began)),
-                origin: Some(head.began),
-                told: head.told.clone(),
-                older: usize::try_from(older).unwrap_or(usize::MAX),
+                generation: Some(head.began),
+                system: head.system.clone(),
+                skipped: usize::try_from(skipped).unwrap_or(usize::MAX),
                 turns: turns.iter().filter_map(|json| Turn::from_json(json)).collect(),
             };
             Ok(Some((session, shared.renew(key, head.end_after(now, ttl)))))
@@ -277,17 +277,17 @@ impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
     async fn append_turn_to(
         &self,
         key: &SessionKey,
-        origin: Option<u64>,
+        generation: Option<u64>,
         turn: &Turn,
         ttl: Duration,
         keep: usize,
     ) -> StoreResult<bool> {
         let append = Append {
             key: *key.as_bytes(),
-            origin,
+            generation,
             id: turn.id.clone(),
             json: turn.to_json(),
-            told: turn.system.clone(),
+            system: turn.system.clone(),
             ttl: milliseconds(ttl),
             keep,
         };
@@ -296,8 +296,8 @@ impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
 }
 
 impl<C: Clock + Clone + Send + Sync + 'static> FleetState for DiskStore<C> {
-    fn ledger(&self) -> impl Future<Output = StoreResult<Ledger>> + MaybeSend {
-        self.local.ledger()
+    fn snapshot(&self) -> impl Future<Output = StoreResult<FleetSnapshot>> + MaybeSend {
+        self.local.snapshot()
     }
 
     fn claim(&self, claim: &Claim<'_>) -> impl Future<Output = StoreResult<Option<Lease>>> + MaybeSend {
@@ -323,9 +323,9 @@ impl<C: Clock + Clone + Send + Sync + 'static> FleetState for DiskStore<C> {
     fn update(
         &self,
         host: &str,
-        known: (&Facts, Duration),
+        known: (&HostStats, Duration),
         released: Option<&Lease>,
-        change: impl Fn(&mut Facts, Duration) + MaybeSend + MaybeSync,
+        change: impl Fn(&mut HostStats, Duration) + MaybeSend + MaybeSync,
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
         self.local.update(host, known, released, change)
     }
@@ -351,8 +351,8 @@ impl<C: Clock + Clone + Send + Sync + 'static> FleetState for DiskStore<C> {
 }
 
 impl<C: Clock + Clone + Send + Sync + 'static> Store for DiskStore<C> {
-    fn next_turn(&self) -> impl Future<Output = StoreResult<u64>> + MaybeSend {
-        self.local.next_turn()
+    fn next_sequence(&self) -> impl Future<Output = StoreResult<u64>> + MaybeSend {
+        self.local.next_sequence()
     }
 
     async fn ping(&self) -> StoreResult<()> {

@@ -10,7 +10,7 @@ use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
 };
-use paddock::config::settings::Form;
+use paddock::config::settings::Deployment;
 
 use crate::command_line;
 
@@ -21,7 +21,7 @@ const LIMIT: Duration = Duration::from_secs(8);
 /// When the service does not answer 200.
 pub(crate) fn run(matches: &ArgMatches, options: &ArgMatches) -> anyhow::Result<()> {
     let settings = command_line::settings(matches);
-    let listen = paddock::config::Reader::new(&settings, Form::Native).text("LISTEN");
+    let listen = paddock::config::SettingsReader::new(&settings, Deployment::Native).text("LISTEN");
     let port = listen.rsplit_once(':').map_or(listen.as_str(), |(_, port)| port);
     let address = match listen.parse::<SocketAddr>() {
         Ok(address) if !address.ip().is_unspecified() => address.to_string(),

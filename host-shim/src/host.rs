@@ -9,13 +9,13 @@ use std::{
 use bytes::Bytes;
 use paddock::{
     Config, Host,
-    config::settings::Form,
-    fleet::book::FleetBook,
+    config::settings::Deployment,
+    fleet::local::LocalFleet,
     metrics::memory::MemoryMetrics,
     platform::{
-        Background, Clock, Entropy, Journal, Limits, Timer, Upstream, UpstreamFailure, journal::Event,
+        Background, Clock, Entropy, Journal, Timeouts, Timer, Upstream, UpstreamFailure, journal::Event,
     },
-    process::{Flights, Orphans},
+    process::{FlightTable, Orphans},
 };
 use tokio_util::task::TaskTracker;
 
@@ -52,9 +52,9 @@ struct Parts {
     store: NativeStore,
     metrics: MemoryMetrics,
     tasks: TaskTracker,
-    fleet: Arc<FleetBook>,
+    fleet: Arc<LocalFleet>,
     orphans: Orphans,
-    flights: Flights,
+    flights: FlightTable,
 }
 
 impl NativeHost {
@@ -70,7 +70,7 @@ impl NativeHost {
             metrics: MemoryMetrics::default(),
             tasks: TaskTracker::new(),
             orphans: Orphans::default(),
-            flights: Flights::default(),
+            flights: FlightTable::default(),
             clock,
             config,
         })))
@@ -88,7 +88,7 @@ impl Upstream for NativeHost {
     async fn send(
         &self,
         request: http::Request<Bytes>,
-        limits: Limits,
+        limits: Timeouts,
     ) -> Result<http::Response<TimedBody>, UpstreamFailure> {
         self.0.client.send(request, limits).await
     }
@@ -128,8 +128,8 @@ impl Host for NativeHost {
     type Store = NativeStore;
     type Metrics = MemoryMetrics;
 
-    fn form(&self) -> Form {
-        Form::Native
+    fn form(&self) -> Deployment {
+        Deployment::Native
     }
 
     fn config(&self) -> &Config {
@@ -144,7 +144,7 @@ impl Host for NativeHost {
         &self.0.metrics
     }
 
-    fn fleet(&self) -> &FleetBook {
+    fn fleet(&self) -> &LocalFleet {
         &self.0.fleet
     }
 
@@ -152,7 +152,7 @@ impl Host for NativeHost {
         &self.0.orphans
     }
 
-    fn flights(&self) -> &Flights {
+    fn flights(&self) -> &FlightTable {
         &self.0.flights
     }
 }

@@ -31,7 +31,7 @@ use anyhow::{Context as _, anyhow};
 use clap::ArgMatches;
 use paddock::{
     Config, Host as _,
-    config::{Loaded, settings::Form},
+    config::{Loaded, settings::Deployment},
 };
 use tokio::{net::TcpListener, signal::unix, task::JoinSet};
 
@@ -56,7 +56,7 @@ fn main() -> ExitCode {
 
 fn serve(matches: &ArgMatches) -> anyhow::Result<()> {
     let settings = command_line::settings(matches);
-    let loaded = Config::load(&settings, Form::Native);
+    let loaded = Config::load(&settings, Deployment::Native);
     let native = command_line::NativeSettings::load(&settings);
     let (Loaded { config, warnings }, native) = match (loaded, native) {
         (Ok(loaded), Ok(native)) => (loaded, native),

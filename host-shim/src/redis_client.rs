@@ -87,7 +87,7 @@ impl RedisClient {
         }
         let opener = self.0.opener.clone();
         let opening = async move { opener.open().await }.boxed().shared();
-        come_about(opening.clone());
+        connect_in_background(opening.clone());
         *shared = Numbered { number: shared.number + 1, opening: Some(opening.clone()) };
         (shared.number, opening, false)
     }
@@ -163,7 +163,7 @@ impl RedisClient {
     clippy::disallowed_methods,
     reason = "it has a limit of its own, and nothing is lost when it is cut"
 )]
-fn come_about(opening: Opening) {
+fn connect_in_background(opening: Opening) {
     tokio::spawn(opening);
 }
 

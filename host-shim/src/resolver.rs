@@ -106,13 +106,13 @@ fn tell(name: &str, news: &News, left_out: usize) {
 mod tests {
     use std::{collections::VecDeque, future::ready};
 
-    use paddock::{Config, config::settings::Form};
+    use paddock::{Config, config::settings::Deployment};
 
     use super::*;
 
     fn host(hosts: &str) -> NativeHost {
         let value = |name: &str| (name == "OLLAMA_HOSTS").then(|| hosts.to_owned());
-        NativeHost::new(Config::load(&value, Form::Native).unwrap().config).unwrap()
+        NativeHost::new(Config::load(&value, Deployment::Native).unwrap().config).unwrap()
     }
 
     fn urls(host: &NativeHost) -> Vec<String> {

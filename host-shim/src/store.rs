@@ -8,9 +8,9 @@ use paddock::{
     Config,
     cache::{AllEpochs, CacheKey, Entry, Epochs, Stored},
     fleet::{
-        Facts, Inventory,
-        book::FleetBook,
-        ledger::{Claim, Lease, Ledger, Ticket},
+        HostStats, Inventory,
+        local::LocalFleet,
+        snapshot::{Claim, FleetSnapshot, Lease, Ticket},
     },
     session::{Session, SessionHead, SessionKey, Span, Turn},
     store::{
@@ -34,8 +34,8 @@ pub(crate) enum NativeStore {
     Redis(RedisStore<Guard<RedisClient, SystemClock>>),
 }
 
-/// Asks whichever store it is.
-macro_rules! whichever {
+/// Asks delegate store it is.
+macro_rules! delegate {
     ($self:expr, $store:ident => $asked:expr) => {
         match $self {
             Self::Memory($store) => $asked,
@@ -60,7 +60,7 @@ impl NativeStore {
     }
 
     /// What this process knows of the fleet.
-    pub(crate) fn fleet(&self) -> Arc<FleetBook> {
+    pub(crate) fn fleet(&self) -> Arc<LocalFleet> {
         match self {
             Self::Memory(store) => Arc::clone(store.fleet()),
             Self::Disk(store) => Arc::clone(store.fleet()),
@@ -79,19 +79,19 @@ impl NativeStore {
 
 impl ResponseCache for NativeStore {
     async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
-        whichever!(self, store => store.epochs(model).await)
+        delegate!(self, store => store.epochs(model).await)
     }
 
     async fn all_epochs(&self) -> StoreResult<Option<AllEpochs>> {
-        whichever!(self, store => store.all_epochs().await)
+        delegate!(self, store => store.all_epochs().await)
     }
 
     async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
-        whichever!(self, store => store.purge(model).await)
+        delegate!(self, store => store.purge(model).await)
     }
 
     async fn answer(&self, flight: &FlightKey) -> StoreResult<Option<Stored>> {
-        whichever!(self, store => store.answer(flight).await)
+        delegate!(self, store => store.answer(flight).await)
     }
 
     async fn answer_or_lead(
@@ -100,11 +100,11 @@ impl ResponseCache for NativeStore {
         leader: &str,
         max_age: Option<Duration>,
     ) -> StoreResult<Found> {
-        whichever!(self, store => store.answer_or_lead(flight, leader, max_age).await)
+        delegate!(self, store => store.answer_or_lead(flight, leader, max_age).await)
     }
 
     async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
-        whichever!(self, store => store.put_answer(key, entry, ttl).await)
+        delegate!(self, store => store.put_answer(key, entry, ttl).await)
     }
 
     async fn publish(
@@ -115,7 +115,7 @@ impl ResponseCache for NativeStore {
         forget: usize,
         events: &[Bytes],
     ) -> StoreResult<Audience> {
-        whichever!(self, store => store.publish(flight, leader, from, forget, events).await)
+        delegate!(self, store => store.publish(flight, leader, from, forget, events).await)
     }
 
     async fn end_flight(
@@ -126,7 +126,7 @@ impl ResponseCache for NativeStore {
         events: &[Bytes],
         end: &FlightEnd,
     ) -> StoreResult<()> {
-        whichever!(self, store => store.end_flight(flight, leader, from, events, end).await)
+        delegate!(self, store => store.end_flight(flight, leader, from, events, end).await)
     }
 
     async fn follow(
@@ -136,84 +136,84 @@ impl ResponseCache for NativeStore {
         follower: &str,
         heard: usize,
     ) -> StoreResult<Followed> {
-        whichever!(self, store => store.follow(flight, leader, follower, heard).await)
+        delegate!(self, store => store.follow(flight, leader, follower, heard).await)
     }
 
     async fn leave_flight(&self, flight: &FlightKey, follower: &str) -> StoreResult<()> {
-        whichever!(self, store => store.leave_flight(flight, follower).await)
+        delegate!(self, store => store.leave_flight(flight, follower).await)
     }
 }
 
 impl Sessions for NativeStore {
     async fn session(&self, key: &SessionKey, span: Span<'_>, ttl: Duration) -> StoreResult<Option<Session>> {
-        whichever!(self, store => store.session(key, span, ttl).await)
+        delegate!(self, store => store.session(key, span, ttl).await)
     }
 
     async fn create_session(&self, key: &SessionKey, head: &SessionHead, ttl: Duration) -> StoreResult<()> {
-        whichever!(self, store => store.create_session(key, head, ttl).await)
+        delegate!(self, store => store.create_session(key, head, ttl).await)
     }
 
     async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
-        whichever!(self, store => store.delete_session(key).await)
+        delegate!(self, store => store.delete_session(key).await)
     }
 
     async fn append_turn_to(
         &self,
         key: &SessionKey,
-        origin: Option<u64>,
+        generation: Option<u64>,
         turn: &Turn,
         ttl: Duration,
         keep: usize,
     ) -> StoreResult<bool> {
-        whichever!(self, store => store.append_turn_to(key, origin, turn, ttl, keep).await)
+        delegate!(self, store => store.append_turn_to(key, generation, turn, ttl, keep).await)
     }
 }
 
 impl FleetState for NativeStore {
-    async fn ledger(&self) -> StoreResult<Ledger> {
-        whichever!(self, store => store.ledger().await)
+    async fn snapshot(&self) -> StoreResult<FleetSnapshot> {
+        delegate!(self, store => store.snapshot().await)
     }
 
     async fn claim(&self, claim: &Claim<'_>) -> StoreResult<Option<Lease>> {
-        whichever!(self, store => store.claim(claim).await)
+        delegate!(self, store => store.claim(claim).await)
     }
 
     async fn renew(&self, lease: &Lease) -> StoreResult<()> {
-        whichever!(self, store => store.renew(lease).await)
+        delegate!(self, store => store.renew(lease).await)
     }
 
     async fn enter(&self, ticket: &Ticket, displaced: Option<&str>) -> StoreResult<()> {
-        whichever!(self, store => store.enter(ticket, displaced).await)
+        delegate!(self, store => store.enter(ticket, displaced).await)
     }
 
     async fn leave(&self, id: &str) -> StoreResult<()> {
-        whichever!(self, store => store.leave(id).await)
+        delegate!(self, store => store.leave(id).await)
     }
 
     async fn update(
         &self,
         host: &str,
-        known: (&Facts, Duration),
+        known: (&HostStats, Duration),
         released: Option<&Lease>,
-        change: impl Fn(&mut Facts, Duration) + Send + Sync,
+        change: impl Fn(&mut HostStats, Duration) + Send + Sync,
     ) -> StoreResult<()> {
-        whichever!(self, store => store.update(host, known, released, change).await)
+        delegate!(self, store => store.update(host, known, released, change).await)
     }
 
     async fn inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
-        whichever!(self, store => store.inventories().await)
+        delegate!(self, store => store.inventories().await)
     }
 
     async fn put_inventory(&self, host: &str, inventory: &Inventory) -> StoreResult<()> {
-        whichever!(self, store => store.put_inventory(host, inventory).await)
+        delegate!(self, store => store.put_inventory(host, inventory).await)
     }
 
     async fn lead_refresh(&self, time: Duration) -> StoreResult<bool> {
-        whichever!(self, store => store.lead_refresh(time).await)
+        delegate!(self, store => store.lead_refresh(time).await)
     }
 
     async fn decisions(&self) -> StoreResult<Vec<String>> {
-        whichever!(self, store => store.decisions().await)
+        delegate!(self, store => store.decisions().await)
     }
 }
 
@@ -228,15 +228,15 @@ impl Store for NativeStore {
         }
     }
 
-    async fn next_turn(&self) -> StoreResult<u64> {
-        whichever!(self, store => store.next_turn().await)
+    async fn next_sequence(&self) -> StoreResult<u64> {
+        delegate!(self, store => store.next_sequence().await)
     }
 
     async fn ping(&self) -> StoreResult<()> {
-        whichever!(self, store => store.ping().await)
+        delegate!(self, store => store.ping().await)
     }
 
     fn outage(&self) -> &Outage {
-        whichever!(self, store => store.outage())
+        delegate!(self, store => store.outage())
     }
 }

@@ -19,7 +19,7 @@ use hyper_util::{
 };
 use paddock::{
     Config,
-    platform::{Limits, Phase, UpstreamFailure},
+    platform::{Phase, Timeouts, UpstreamFailure},
 };
 use tokio::{
     net::TcpStream,
@@ -61,7 +61,7 @@ impl Client {
     pub(crate) async fn send(
         &self,
         request: Request<Bytes>,
-        limits: Limits,
+        limits: Timeouts,
     ) -> Result<Response<TimedBody>, UpstreamFailure> {
         let started = Instant::now();
         let deadline = limits.total.map(|total| started + total);

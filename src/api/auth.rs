@@ -13,15 +13,15 @@ const API_KEY: HeaderName = HeaderName::from_static("api-key");
 
 /// The part of every cache and session key that says whose it is.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct Scope([u8; 32]);
+pub struct CallerId([u8; 32]);
 
-impl std::fmt::Debug for Scope {
+impl std::fmt::Debug for CallerId {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Scope(..)")
+        formatter.write_str("CallerId(..)")
     }
 }
 
-impl Scope {
+impl CallerId {
     /// Everybody who sends no credential.
     pub fn public() -> Self {
         Self(Sha256::digest(b"public").into())
@@ -123,29 +123,29 @@ mod tests {
 
     #[test]
     fn the_first_credential_in_the_documented_order_names_the_caller() {
-        let of = |pairs| Scope::of(&headers(pairs), None).unwrap();
+        let of = |pairs| CallerId::of(&headers(pairs), None).unwrap();
         let bearer = of(&[("authorization", "Bearer a")]);
         assert_eq!(of(&[("authorization", "Bearer a"), ("x-api-key", "b")]), bearer);
         assert_ne!(of(&[("x-api-key", "b")]), bearer);
         assert_eq!(of(&[("x-api-key", "b"), ("api-key", "c")]), of(&[("x-api-key", "b")]));
         assert_ne!(of(&[("api-key", "c")]), of(&[("x-api-key", "b")]));
-        assert_eq!(of(&[]), Scope::public());
-        assert_eq!(of(&[("authorization", "")]), Scope::public());
+        assert_eq!(of(&[]), CallerId::public());
+        assert_eq!(of(&[("authorization", "")]), CallerId::public());
         assert_eq!(bearer.as_bytes()[..], Sha256::digest("Bearer a")[..]);
     }
 
     #[test]
     fn a_trusted_header_replaces_credentials_and_must_be_unique() {
         let trusted = HeaderName::from_static("x-user");
-        let of = |pairs| Scope::of(&headers(pairs), Some(&trusted));
+        let of = |pairs| CallerId::of(&headers(pairs), Some(&trusted));
         assert_eq!(
             of(&[("x-user", "ann"), ("authorization", "x")]),
             of(&[("x-user", "ann"), ("authorization", "y")])
         );
-        assert_eq!(of(&[("authorization", "x")]).unwrap(), Scope::public());
+        assert_eq!(of(&[("authorization", "x")]).unwrap(), CallerId::public());
         let mut twice = headers(&[("x-user", "ann")]);
         twice.append("x-user", HeaderValue::from_static("bob"));
-        assert_eq!(Scope::of(&twice, Some(&trusted)), Err(Error::AmbiguousCaller));
+        assert_eq!(CallerId::of(&twice, Some(&trusted)), Err(Error::AmbiguousCaller));
     }
 
     #[test]

@@ -66,9 +66,9 @@ impl Origins {
     }
 
     /// What the request's `Origin` means.
-    pub(crate) fn judge(&self, parts: &Parts) -> Visitor {
-        let Some(value) = parts.headers.get(header::ORIGIN) else { return Visitor::NoPage };
-        let Ok(origin) = value.to_str().map(str::to_ascii_lowercase) else { return Visitor::Foreign };
+    pub(crate) fn judge(&self, parts: &Parts) -> CorsVerdict {
+        let Some(value) = parts.headers.get(header::ORIGIN) else { return CorsVerdict::NotBrowser };
+        let Ok(origin) = value.to_str().map(str::to_ascii_lowercase) else { return CorsVerdict::Denied };
         let authority = parts.uri.authority().map(http::uri::Authority::as_str);
         let host = authority.or_else(|| parts.headers.get(header::HOST)?.to_str().ok());
         let is_own = host.is_some_and(|host| is_own(&origin, host));
@@ -76,19 +76,19 @@ impl Origins {
             let own = self.0.iter().map(String::as_str);
             own.chain(DEFAULTS).any(|pattern| matches(pattern, &origin))
         };
-        if is_own || is_allowed() { Visitor::Welcome(value.clone()) } else { Visitor::Foreign }
+        if is_own || is_allowed() { CorsVerdict::Allowed(value.clone()) } else { CorsVerdict::Denied }
     }
 }
 
 /// Who asks, as far as browsers tell.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) enum Visitor {
+pub(crate) enum CorsVerdict {
     /// No web page, or one of the service's own origin that its browser does not mention.
-    NoPage,
+    NotBrowser,
     /// A page of this origin, which is allowed.
-    Welcome(HeaderValue),
+    Allowed(HeaderValue),
     /// A page that must not ask.
-    Foreign,
+    Denied,
 }
 
 /// Whether `origin` is the one under which the service itself was asked.
@@ -137,7 +137,7 @@ pub(crate) fn preflight(parts: &Parts) -> Option<Response<ReplyBody>> {
 }
 
 /// Lets a page of `origin` read the reply.
-pub(crate) fn welcome(headers: &mut HeaderMap, origin: HeaderValue) {
+pub(crate) fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
     vary(headers, &header::ORIGIN);
@@ -161,7 +161,7 @@ mod tests {
     #[track_caller]
     fn check(list: &str, origin: &str, host: &'static str, is_welcome: bool) {
         let verdict = Origins::parse(list).unwrap().judge(&parts(origin, host));
-        assert_eq!(matches!(verdict, Visitor::Welcome(_)), is_welcome, "{list} {origin} {host}");
+        assert_eq!(matches!(verdict, CorsVerdict::Allowed(_)), is_welcome, "{list} {origin} {host}");
     }
 
     #[test]
@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn a_request_that_comes_from_no_page_is_nobodys_business() {
         let request = Request::get("/chat").body(()).unwrap().into_parts().0;
-        assert_eq!(Origins::default().judge(&request), Visitor::NoPage);
+        assert_eq!(Origins::default().judge(&request), CorsVerdict::NotBrowser);
     }
 
     #[test]

@@ -6,7 +6,7 @@ use http::Method;
 
 use super::{
     body::{BodyLimit, BodyLimits},
-    error::Family,
+    error::ErrorFormat,
 };
 use crate::wire::{dialect::Dialect, framer::Framing, protocol::Protocol};
 
@@ -21,7 +21,7 @@ pub enum Work {
 
 /// A path whose requests are relayed to one host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Surface {
+pub(crate) enum Endpoint {
     OllamaChat,
     OllamaGenerate,
     OllamaEmbed,
@@ -36,7 +36,7 @@ pub(crate) enum Surface {
     AnthropicMessages,
 }
 
-impl Surface {
+impl Endpoint {
     pub(crate) const ALL: [Self; 12] = [
         Self::OllamaChat,
         Self::OllamaGenerate,
@@ -52,7 +52,7 @@ impl Surface {
         Self::AnthropicMessages,
     ];
 
-    /// The path, here and upstream; of [`Surface::OpenAiModel`] without the model.
+    /// The path, here and upstream; of [`Endpoint::OpenAiModel`] without the model.
     pub(crate) fn path(self) -> &'static str {
         match self {
             Self::OllamaChat => "/api/chat",
@@ -157,17 +157,17 @@ impl Surface {
     }
 
     /// Whose errors it has.
-    pub(crate) fn family(self) -> Family {
-        Family::of(self.path())
+    pub(crate) fn family(self) -> ErrorFormat {
+        ErrorFormat::of(self.path())
     }
 
     /// The largest body.
     pub(crate) fn body_limit(self, limits: &BodyLimits) -> BodyLimit {
         match self.family() {
             _ if !self.asks_a_model() => limits.other,
-            Family::Anthropic => limits.anthropic,
-            Family::OpenAi => limits.openai,
-            Family::Ollama | Family::Own => limits.ollama,
+            ErrorFormat::Anthropic => limits.anthropic,
+            ErrorFormat::OpenAi => limits.openai,
+            ErrorFormat::Ollama | ErrorFormat::Own => limits.ollama,
         }
     }
 }
@@ -189,15 +189,15 @@ mod tests {
 
     #[test]
     fn paths_are_distinct_and_each_family_is_told_by_its_path() {
-        let mut paths: Vec<_> = Surface::ALL.iter().map(|surface| surface.path()).collect();
+        let mut paths: Vec<_> = Endpoint::ALL.iter().map(|surface| surface.path()).collect();
         paths.sort_unstable();
         paths.dedup();
-        assert_eq!(paths.len(), Surface::ALL.len());
+        assert_eq!(paths.len(), Endpoint::ALL.len());
         for (surface, family) in [
-            (Surface::OllamaEmbed, Family::Ollama),
-            (Surface::OpenAiResponses, Family::OpenAi),
-            (Surface::OpenAiModel, Family::OpenAi),
-            (Surface::AnthropicMessages, Family::Anthropic),
+            (Endpoint::OllamaEmbed, ErrorFormat::Ollama),
+            (Endpoint::OpenAiResponses, ErrorFormat::OpenAi),
+            (Endpoint::OpenAiModel, ErrorFormat::OpenAi),
+            (Endpoint::AnthropicMessages, ErrorFormat::Anthropic),
         ] {
             assert_eq!(surface.family(), family, "{surface:?}");
         }

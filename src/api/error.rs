@@ -12,7 +12,7 @@ use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
 use crate::platform::{Phase, journal::Level};
-pub(crate) use shape::Family;
+pub(crate) use shape::ErrorFormat;
 
 /// Why a request was not answered as asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

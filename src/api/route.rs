@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use super::{endpoint::Surface, error::Family};
+use super::{endpoint::Endpoint, error::ErrorFormat};
 
 /// What a path is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,12 +29,12 @@ pub(crate) enum Route {
     /// What all hosts have, as one list.
     List(List),
     /// What one host answers.
-    Relay(Surface),
+    Relay(Endpoint),
     /// What changes the models of all hosts.
     Manage(Operation),
     /// What is never passed on: uploads of models.
     Upload(&'static str),
-    Unknown(Family),
+    Unknown(ErrorFormat),
 }
 
 /// A list that is made of every host's own.
@@ -132,11 +132,11 @@ impl Route {
                 path == known
             }
         };
-        own.or_else(|| Surface::ALL.into_iter().find(|surface| is(surface.path())).map(Self::Relay))
+        own.or_else(|| Endpoint::ALL.into_iter().find(|surface| is(surface.path())).map(Self::Relay))
             .or_else(|| List::ALL.into_iter().find(|list| is(list.path())).map(Self::List))
             .or_else(|| Operation::ALL.into_iter().find(|operation| is(operation.path())).map(Self::Manage))
             .or_else(|| UPLOADS.into_iter().find(|upload| is(upload)).map(Self::Upload))
-            .unwrap_or_else(|| Self::Unknown(Family::of(path)))
+            .unwrap_or_else(|| Self::Unknown(ErrorFormat::of(path)))
     }
 
     /// Every route that is known.
@@ -152,7 +152,7 @@ impl Route {
                 Self::OpenApi,
                 Self::Banner,
             ])
-            .chain(Surface::ALL.into_iter().map(Self::Relay))
+            .chain(Endpoint::ALL.into_iter().map(Self::Relay))
             .chain(List::ALL.into_iter().map(Self::List))
             .chain(Operation::ALL.into_iter().map(Self::Manage))
             .chain(UPLOADS.into_iter().map(Self::Upload))
@@ -238,7 +238,7 @@ impl Route {
     }
 
     /// Whose errors it has.
-    pub(crate) fn family(self) -> Family {
+    pub(crate) fn family(self) -> ErrorFormat {
         match self {
             Self::Chat
             | Self::Health
@@ -249,10 +249,10 @@ impl Route {
             | Self::Sessions
             | Self::Session
             | Self::SessionExport
-            | Self::OpenApi => Family::Own,
+            | Self::OpenApi => ErrorFormat::Own,
             Self::Relay(surface) => surface.family(),
-            Self::List(list) => Family::of(list.path()),
-            Self::Banner | Self::Manage(_) | Self::Upload(_) => Family::Ollama,
+            Self::List(list) => ErrorFormat::of(list.path()),
+            Self::Banner | Self::Manage(_) | Self::Upload(_) => ErrorFormat::Ollama,
             Self::Unknown(family) => family,
         }
     }

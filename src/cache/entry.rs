@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{form::Form, key::CacheKey};
+use super::{form::Delivery, key::CacheKey};
 use crate::wire::members::Members;
 
 /// The version of the value that [`Entry::to_bytes`] writes.
@@ -22,10 +22,10 @@ const HEAD_LIMIT: usize = 1024;
 /// A complete answer as it was received. Its `Debug` form shows no content.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Entry {
-    form: Form,
+    form: Delivery,
     content_type: String,
     /// Whether it serves no other form than its own, because nothing else can be built of it without a loss.
-    is_alone: bool,
+    serves_one_delivery: bool,
     /// Of a repetition, what was asked: the same `Idempotency-Key` must not stand for something else.
     question: Option<CacheKey>,
     /// The length of the answer in bytes.
@@ -51,7 +51,7 @@ impl std::fmt::Debug for Entry {
 
 /// What stands ahead of the answer in a stored value.
 #[derive(Serialize)]
-struct Head<'a> {
+struct EntryHead<'a> {
     v: u64,
     form: &'static str,
     #[serde(rename = "type")]
@@ -67,19 +67,19 @@ struct Head<'a> {
 
 impl Entry {
     /// Keeps an answer; it is compressed when that saves a quarter of it.
-    pub fn new(form: Form, content_type: &str, body: Bytes) -> Self {
+    pub fn new(form: Delivery, content_type: &str, body: Bytes) -> Self {
         let length = body.len();
         let packed = (length >= WORTH_PACKING).then(|| lz4_flex::block::compress(&body));
         let packed = packed.filter(|packed| packed.len() <= length - length / 4);
         let (is_packed, data) = packed.map_or((false, body), |packed| (true, packed.into()));
         let content_type = content_type.to_owned();
-        Self { form, content_type, is_alone: false, question: None, length, is_packed, data }
+        Self { form, content_type, serves_one_delivery: false, question: None, length, is_packed, data }
     }
 
     /// The same as one that serves no other form than its own, or both.
     #[must_use]
-    pub fn alone(self, is_alone: bool) -> Self {
-        Self { is_alone, ..self }
+    pub fn serving_one_delivery(self, serves_one_delivery: bool) -> Self {
+        Self { serves_one_delivery, ..self }
     }
 
     /// The same with the question that it answers.
@@ -89,18 +89,18 @@ impl Entry {
     }
 
     /// The form in which it was received.
-    pub fn form(&self) -> Form {
+    pub fn form(&self) -> Delivery {
         self.form
     }
 
     /// Whether it serves no other form than its own.
-    pub fn is_alone(&self) -> bool {
-        self.is_alone
+    pub fn serves_one_delivery(&self) -> bool {
+        self.serves_one_delivery
     }
 
     /// The key under which it is kept as an answer to `key`: those that serve one form alone stand beside each other.
     pub fn place(&self, key: &CacheKey) -> CacheKey {
-        if self.is_alone { key.in_form(self.form) } else { *key }
+        if self.serves_one_delivery { key.in_form(self.form) } else { *key }
     }
 
     /// The type of its content.
@@ -129,14 +129,14 @@ impl Entry {
 
     /// The value that is stored for `ttl`: a line of JSON that says what follows, and the answer.
     pub fn to_bytes(&self, ttl: Duration) -> Vec<u8> {
-        let head = Head {
+        let head = EntryHead {
             v: VERSION,
             form: self.form.letter(),
             content_type: &self.content_type,
             ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
             length: self.length,
             packed: self.is_packed,
-            alone: self.is_alone.then_some(true),
+            alone: self.serves_one_delivery.then_some(true),
             question: self.question.map(|question| question.to_hex()),
         };
         let mut value = serde_json::to_vec(&head).unwrap_or_default();
@@ -154,8 +154,8 @@ impl Entry {
             return None;
         }
         let form = match &*head.string("form")? {
-            "s" => Form::Stream,
-            "w" => Form::Whole,
+            "s" => Delivery::Stream,
+            "w" => Delivery::Whole,
             _ => return None,
         };
         let question = match head.string("question") {
@@ -166,8 +166,8 @@ impl Entry {
         let length = usize::try_from(head.number("length")?).ok()?;
         let is_whole = if is_packed { length <= UNPACKED_LIMIT } else { length == data.len() };
         let content_type = head.string("type")?.into_owned();
-        let is_alone = head.boolean("alone") == Some(true);
-        let entry = Self { form, content_type, is_alone, question, length, is_packed, data };
+        let serves_one_delivery = head.boolean("alone") == Some(true);
+        let entry = Self { form, content_type, serves_one_delivery, question, length, is_packed, data };
         is_whole.then_some((entry, Duration::from_millis(head.number("ttl_ms")?)))
     }
 }
@@ -181,13 +181,13 @@ mod tests {
     const TTL: Duration = Duration::from_mins(1);
 
     fn entry(body: &[u8]) -> Entry {
-        Entry::new(Form::Stream, "text/event-stream", Bytes::copy_from_slice(body))
+        Entry::new(Delivery::Stream, "text/event-stream", Bytes::copy_from_slice(body))
     }
 
     #[test]
     fn an_answer_is_compressed_when_that_pays_and_comes_back_as_it_was() {
-        let scope = crate::api::auth::Scope::public();
-        let blocks = (0..128u8).map(|number| *CacheKey::of_repetition("", &scope, &[number]).as_bytes());
+        let caller = crate::api::auth::CallerId::public();
+        let blocks = (0..128u8).map(|number| *CacheKey::of_repetition("", &caller, &[number]).as_bytes());
         let noise: Vec<u8> = blocks.flatten().collect();
         for (body, is_smaller) in [
             (b"{\"done\":true}".to_vec(), false),
@@ -241,10 +241,10 @@ mod tests {
         #[test]
         fn an_entry_is_read_as_it_was_written(
             body in proptest::collection::vec(0u8..4, 0..2000), kind in "[a-z/;= -]{0,20}", is_asked in any::<bool>(),
-            is_alone in any::<bool>(),
+            serves_one_delivery in any::<bool>(),
         ) {
-            let question = is_asked.then(|| CacheKey::of_repetition("/chat", &crate::api::auth::Scope::public(), &body));
-            let entry = Entry::new(Form::Whole, &kind, body.into()).to_question(question).alone(is_alone);
+            let question = is_asked.then(|| CacheKey::of_repetition("/chat", &crate::api::auth::CallerId::public(), &body));
+            let entry = Entry::new(Delivery::Whole, &kind, body.into()).to_question(question).serving_one_delivery(serves_one_delivery);
             let value = Bytes::from(entry.to_bytes(TTL));
             prop_assert_eq!(Entry::from_bytes(&value), Some((entry, TTL)));
         }

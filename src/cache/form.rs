@@ -2,14 +2,14 @@
 
 /// Whether an answer was received in pieces.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Form {
+pub enum Delivery {
     /// As a stream of events.
     Stream,
     /// In one piece.
     Whole,
 }
 
-impl Form {
+impl Delivery {
     /// The form of a request that streams or does not.
     pub fn of(streams: bool) -> Self {
         if streams { Self::Stream } else { Self::Whole }

@@ -1,15 +1,15 @@
 //! The key of an answer: everything that can change it, and who asks.
 //!
-//! It must never be shortened, and a field of [`Chat`] or [`Circumstances`] that it does not consider does not compile.
+//! It must never be shortened, and a field of [`Chat`] or [`KeyContext`] that it does not consider does not compile.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
-use super::form::Form;
+use super::form::Delivery;
 use crate::{
-    api::auth::Scope,
+    api::auth::CallerId,
     fleet::ModelName,
     wire::members::{self, Members},
 };
@@ -21,21 +21,21 @@ const ORDERED: [&str; 3] = ["format", "response_format", "text"];
 
 /// What counts for every question, whatever it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Circumstances<'a> {
+pub struct KeyContext<'a> {
     /// The surface that it came by.
     pub surface: &'static str,
     /// Who asks; `None` where all callers share their answers.
-    pub scope: Option<&'a Scope>,
+    pub caller: Option<&'a CallerId>,
     /// What is known of the model's content: see [`digest_of`].
     pub digest: [u8; 32],
     /// How often the cache had been emptied.
     pub epochs: Epochs,
 }
 
-impl Circumstances<'_> {
+impl KeyContext<'_> {
     /// What tells apart what one caller asks on a surface, whatever is known of the model.
     pub(crate) fn nowhere(surface: &'static str) -> Self {
-        Self { surface, scope: None, digest: [0; 32], epochs: Epochs::default() }
+        Self { surface, caller: None, digest: [0; 32], epochs: Epochs::default() }
     }
 }
 
@@ -107,48 +107,52 @@ pub fn digest_of<'a>(digests: impl IntoIterator<Item = &'a str>) -> [u8; 32] {
 impl CacheKey {
     /// SHA-256 over a canonical encoding: a version, then each field in a fixed order, each string behind its
     /// length as 64 bits and each list behind its count, so that no two questions have the same encoding.
-    pub fn of_chat(circumstances: &Circumstances<'_>, question: &Chat<'_>) -> Self {
+    pub fn of_chat(context: &KeyContext<'_>, question: &Chat<'_>) -> Self {
         let Chat { model, messages, format, options, think, tools } = question;
-        let mut encoding = Encoding::of(circumstances);
+        let mut encoding = Encoding::of(context);
         encoding.string(model);
         encoding.count(messages.len());
         for message in *messages {
             encoding.string(message);
         }
-        encoding.value(format.unwrap_or(RawValue::NULL), DEPTH, Order::AsWritten);
+        encoding.value(format.unwrap_or(RawValue::NULL), DEPTH, MemberOrder::AsWritten);
         for value in [options, think, tools] {
-            encoding.value(value.unwrap_or(RawValue::NULL), DEPTH, Order::ByName);
+            encoding.value(value.unwrap_or(RawValue::NULL), DEPTH, MemberOrder::ByName);
         }
         Self(encoding.0.finalize().into())
     }
 
     /// The key of a request that goes upstream as it is: every member counts, but for `stream`.
-    pub fn of_request(circumstances: &Circumstances<'_>, request: &Members<'_>) -> Self {
-        let mut encoding = Encoding::of(circumstances);
+    pub fn of_request(context: &KeyContext<'_>, request: &Members<'_>) -> Self {
+        let mut encoding = Encoding::of(context);
         let mut list = sorted(request);
         list.retain(|(name, _)| folded(name) != "stream");
         encoding.count(list.len());
         for (name, value) in list {
             encoding.string(name);
             let is_ordered = ORDERED.contains(&&*folded(name));
-            encoding.value(value, DEPTH, if is_ordered { Order::AsWritten } else { Order::ByName });
+            encoding.value(
+                value,
+                DEPTH,
+                if is_ordered { MemberOrder::AsWritten } else { MemberOrder::ByName },
+            );
         }
         Self(encoding.0.finalize().into())
     }
 
     /// The key of whatever has this `Idempotency-Key`.
-    pub fn of_repetition(surface: &str, scope: &Scope, key: &[u8]) -> Self {
+    pub fn of_repetition(surface: &str, caller: &CallerId, key: &[u8]) -> Self {
         let mut encoding = Encoding(Sha256::new());
         encoding.string("paddock repetition 1");
         encoding.string(surface);
-        encoding.0.update(scope.as_bytes());
+        encoding.0.update(caller.as_bytes());
         encoding.0.update(key);
         Self(encoding.0.finalize().into())
     }
 
     /// The key of an answer to the same that serves this form alone.
     #[must_use]
-    pub fn in_form(&self, form: Form) -> Self {
+    pub fn in_form(&self, form: Delivery) -> Self {
         self.derived("paddock form 1", form.letter())
     }
 
@@ -191,7 +195,7 @@ impl CacheKey {
 
 /// Whether the members of objects count by name alone or in the order in which they were written.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Order {
+enum MemberOrder {
     ByName,
     AsWritten,
 }
@@ -216,13 +220,13 @@ fn folded(name: &str) -> Cow<'_, str> {
 struct Encoding(Sha256);
 
 impl Encoding {
-    fn of(circumstances: &Circumstances<'_>) -> Self {
-        let Circumstances { surface, scope, digest, epochs: Epochs { all, model } } = circumstances;
+    fn of(context: &KeyContext<'_>) -> Self {
+        let KeyContext { surface, caller, digest, epochs: Epochs { all, model } } = context;
         let mut encoding = Self(Sha256::new());
         encoding.string("paddock answer 3");
         encoding.string(surface);
-        // A caller's scope is never all zeros.
-        encoding.0.update(scope.map_or(&[0; 32], Scope::as_bytes));
+        // A caller's id is never all zeros.
+        encoding.0.update(caller.map_or(&[0; 32], CallerId::as_bytes));
         encoding.0.update(digest);
         encoding.0.update(all.to_le_bytes());
         encoding.0.update(model.to_le_bytes());
@@ -240,7 +244,7 @@ impl Encoding {
 
     /// A value behind a letter for its kind. What is not read is taken as it was written, and so is what lies deeper than
     /// `depth`.
-    fn value(&mut self, value: &RawValue, depth: usize, order: Order) {
+    fn value(&mut self, value: &RawValue, depth: usize, order: MemberOrder) {
         if let Some(string) = members::string(value) {
             self.0.update(b"s");
             self.string(&string);
@@ -253,8 +257,8 @@ impl Encoding {
         } else if let Some(members) = Members::of(value).filter(|_| depth > 0) {
             self.0.update(b"o");
             let list = match order {
-                Order::ByName => sorted(&members),
-                Order::AsWritten => members.iter().map(|(name, value)| (&**name, *value)).collect(),
+                MemberOrder::ByName => sorted(&members),
+                MemberOrder::AsWritten => members.iter().map(|(name, value)| (&**name, *value)).collect(),
             };
             self.count(list.len());
             for (name, value) in list {

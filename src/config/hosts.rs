@@ -3,9 +3,9 @@
 use http::Uri;
 
 use super::{
-    Reader,
+    SettingsReader,
     host_address::{self, HostOptions},
-    settings::{Form, Settings},
+    settings::{Deployment, Settings},
 };
 use crate::fleet::{BackendHost, HOSTS_LIMIT, HostName};
 
@@ -22,21 +22,21 @@ const HOST_VARIABLES: [&str; 8] = [
 ];
 
 /// What stands at one place of the list.
-enum Entry {
+enum HostEntry {
     Host(BackendHost),
     Name(HostName),
 }
 
 /// The hosts and the names, each with its place among both.
-pub(super) fn read(reader: &mut Reader<'_, impl Settings>) -> (Vec<BackendHost>, Vec<HostName>) {
+pub(super) fn read(reader: &mut SettingsReader<'_, impl Settings>) -> (Vec<BackendHost>, Vec<HostName>) {
     let spellings = spellings(reader);
     if spellings.is_empty() {
         reader.problem("OLLAMA_HOST", "must name at least one host, such as http://127.0.0.1:11434");
     }
     let parallel = reader.number("HOST_PARALLEL");
     let weights = match reader.form() {
-        Form::Native => Vec::new(),
-        Form::Spin => reader.parsed("OLLAMA_WEIGHTS", weights).unwrap_or_default(),
+        Deployment::Native => Vec::new(),
+        Deployment::Spin => reader.parsed("OLLAMA_WEIGHTS", weights).unwrap_or_default(),
     };
     let mut hosts: Vec<BackendHost> = Vec::new();
     let mut names: Vec<HostName> = Vec::new();
@@ -45,15 +45,15 @@ pub(super) fn read(reader: &mut Reader<'_, impl Settings>) -> (Vec<BackendHost>,
         let own = HostOptions { weight: weights.get(index).copied(), parallel: Some(parallel) };
         match entry(reader.form(), place, &text, own) {
             Err(fault) => reader.problem(setting, &fault),
-            Ok(Entry::Host(host)) if hosts.iter().any(|known| known.url() == host.url()) => {
+            Ok(HostEntry::Host(host)) if hosts.iter().any(|known| known.url() == host.url()) => {
                 reader.warning(format!("{setting}: {} is named twice and counts once", host.url()));
             }
-            Ok(Entry::Host(host)) => hosts.push(host),
-            Ok(Entry::Name(name)) if names.iter().any(|known| is_twin(known, &name)) => {
+            Ok(HostEntry::Host(host)) => hosts.push(host),
+            Ok(HostEntry::Name(name)) if names.iter().any(|known| is_twin(known, &name)) => {
                 let HostName { host, port, .. } = name;
                 reader.warning(format!("{setting}: dns+http://{host}:{port} is named twice and counts once"));
             }
-            Ok(Entry::Name(name)) => names.push(name),
+            Ok(HostEntry::Name(name)) => names.push(name),
         }
     }
     let count = hosts.len() + names.len();
@@ -68,12 +68,12 @@ pub(super) fn read(reader: &mut Reader<'_, impl Settings>) -> (Vec<BackendHost>,
 }
 
 /// What was written, with the setting that it was written in.
-fn spellings(reader: &Reader<'_, impl Settings>) -> Vec<(&'static str, String)> {
-    let list = if reader.form() == Form::Native { reader.text("OLLAMA_HOSTS") } else { String::new() };
+fn spellings(reader: &SettingsReader<'_, impl Settings>) -> Vec<(&'static str, String)> {
+    let list = if reader.form() == Deployment::Native { reader.text("OLLAMA_HOSTS") } else { String::new() };
     let mut named: Vec<(&'static str, String)> = if list.is_empty() {
         let variables = match reader.form() {
-            Form::Native => HOST_VARIABLES.get(..1).unwrap_or_default(),
-            Form::Spin => &HOST_VARIABLES,
+            Deployment::Native => HOST_VARIABLES.get(..1).unwrap_or_default(),
+            Deployment::Spin => &HOST_VARIABLES,
         };
         variables.iter().map(|name| (*name, reader.text(name))).collect()
     } else {
@@ -84,19 +84,19 @@ fn spellings(reader: &Reader<'_, impl Settings>) -> Vec<(&'static str, String)> 
 }
 
 /// What one spelling means; `own` holds where it does not say otherwise.
-fn entry(form: Form, place: usize, text: &str, own: HostOptions) -> Result<Entry, String> {
+fn entry(form: Deployment, place: usize, text: &str, own: HostOptions) -> Result<HostEntry, String> {
     let name_behind = match form {
-        Form::Native => host_address::behind_name(text)?,
-        Form::Spin => None,
+        Deployment::Native => host_address::behind_name(text)?,
+        Deployment::Spin => None,
     };
     let (address, said) = match form {
-        Form::Native => host_address::parse_with_options(name_behind.unwrap_or(text))?,
-        Form::Spin => (host_address::parse_strict(text)?, HostOptions::default()),
+        Deployment::Native => host_address::parse_with_options(name_behind.unwrap_or(text))?,
+        Deployment::Spin => (host_address::parse_strict(text)?, HostOptions::default()),
     };
     let host = BackendHost::new(place, &address)?
         .with_weight(said.weight.or(own.weight).unwrap_or(1))
         .with_parallel(said.parallel.or(own.parallel).unwrap_or_default());
-    if name_behind.is_some() { name(place, &host).map(Entry::Name) } else { Ok(Entry::Host(host)) }
+    if name_behind.is_some() { name(place, &host).map(HostEntry::Name) } else { Ok(HostEntry::Host(host)) }
 }
 
 /// The name that would be this host if it were one.
@@ -131,14 +131,15 @@ mod tests {
     #[test]
     fn the_list_of_hosts_wins_and_twins_count_once() {
         let loaded =
-            load(&[("OLLAMA_HOSTS", "a:1, http://b ,a:1,"), ("OLLAMA_HOST", "c")], Form::Native).unwrap();
+            load(&[("OLLAMA_HOSTS", "a:1, http://b ,a:1,"), ("OLLAMA_HOST", "c")], Deployment::Native)
+                .unwrap();
         assert_eq!(urls(&loaded.config), ["http://a:1", "http://b:80"]);
         assert_eq!(loaded.warnings, ["OLLAMA_HOSTS: http://a:1 is named twice and counts once"]);
     }
 
     #[test]
     fn on_spin_a_host_is_scheme_name_and_port_and_nothing_else() {
-        let spin = |host: &str| load(&[("OLLAMA_HOST", host), ("REDIS_HOST", "r")], Form::Spin);
+        let spin = |host: &str| load(&[("OLLAMA_HOST", host), ("REDIS_HOST", "r")], Deployment::Spin);
         assert_eq!(urls(&spin("http://ollama:11434").unwrap().config), ["http://ollama:11434"]);
         for host in [
             "ollama",
@@ -158,7 +159,7 @@ mod tests {
     fn a_name_for_every_address_has_its_place_among_the_hosts() {
         let list = "a:1, dns+http://ollama:11434;weight=3 ,b:1,\"dns+http://[::1]\",dns+http://ollama:11434";
         let Loaded { config, warnings } =
-            load(&[("OLLAMA_HOSTS", list), ("HOST_PARALLEL", "7")], Form::Native).unwrap();
+            load(&[("OLLAMA_HOSTS", list), ("HOST_PARALLEL", "7")], Deployment::Native).unwrap();
         let name = |place, host: &str, port, weight| HostName {
             place,
             host: host.to_owned(),
@@ -174,7 +175,8 @@ mod tests {
 
     #[test]
     fn one_name_is_enough_and_takes_the_options_of_a_host() {
-        let name = |text: &str| load(&[("OLLAMA_HOST", text)], Form::Native).map(|loaded| loaded.config);
+        let name =
+            |text: &str| load(&[("OLLAMA_HOST", text)], Deployment::Native).map(|loaded| loaded.config);
         let config = name("dns+http://ollama:11434;parallel=2;weight=5").unwrap();
         assert!(config.fleet.hosts().is_empty());
         let options: Vec<_> = config.names.iter().map(|name| (name.weight, name.parallel)).collect();

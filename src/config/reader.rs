@@ -2,28 +2,28 @@
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
-use super::settings::{Form, Setting, Settings};
+use super::settings::{Deployment, Setting, Settings};
 
 /// The longest duration that makes sense: beyond a year, arithmetic on time stamps becomes doubtful.
 const DURATION_LIMIT: Duration = Duration::from_hours(366 * 24);
 
 /// Reads settings and remembers what is wrong with them.
 #[derive(Debug)]
-pub struct Reader<'a, S> {
+pub struct SettingsReader<'a, S> {
     settings: &'a S,
-    form: Form,
+    form: Deployment,
     problems: Vec<String>,
     warnings: Vec<String>,
 }
 
-impl<'a, S: Settings> Reader<'a, S> {
+impl<'a, S: Settings> SettingsReader<'a, S> {
     /// A reader of these settings.
-    pub fn new(settings: &'a S, form: Form) -> Self {
+    pub fn new(settings: &'a S, form: Deployment) -> Self {
         Self { settings, form, problems: Vec::new(), warnings: Vec::new() }
     }
 
     /// The form that the settings are for.
-    pub fn form(&self) -> Form {
+    pub fn form(&self) -> Deployment {
         self.form
     }
 

@@ -8,14 +8,14 @@ use serde::Serialize;
 /// The two forms the service runs in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Form {
+pub enum Deployment {
     /// The binary `host-shim`: settings are environment variables and flags.
     Native,
     /// Spin components: settings are variables, in lower case.
     Spin,
 }
 
-impl Form {
+impl Deployment {
     /// The word used in metrics.
     pub fn as_str(self) -> &'static str {
         match self {
@@ -27,7 +27,7 @@ impl Form {
 
 /// Where a setting exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Scope {
+pub enum Availability {
     /// In both forms.
     Both,
     /// For `host-shim` alone.
@@ -44,18 +44,23 @@ pub struct Setting {
     /// The value when it is not set or empty; empty means none.
     pub default: &'static str,
     /// Where it exists.
-    pub scope: Scope,
+    pub scope: Availability,
     /// Whether its value may hold a secret and must never be repeated.
     pub secret: bool,
     /// One sentence.
     pub help: &'static str,
 }
 
-const fn setting(name: &'static str, default: &'static str, scope: Scope, help: &'static str) -> Setting {
+const fn setting(
+    name: &'static str,
+    default: &'static str,
+    scope: Availability,
+    help: &'static str,
+) -> Setting {
     Setting { name, default, scope, secret: false, help }
 }
 
-const fn secret(name: &'static str, scope: Scope, help: &'static str) -> Setting {
+const fn secret(name: &'static str, scope: Availability, help: &'static str) -> Setting {
     Setting { name, default: "", scope, secret: true, help }
 }
 
@@ -64,234 +69,263 @@ pub const SETTINGS: &[Setting] = &[
     setting(
         "OLLAMA_HOSTS",
         "",
-        Scope::Native,
+        Availability::Native,
         "Ollama hosts, comma-separated, each with ;weight=N and ;parallel=N if wanted; dns+http://name:port is every address of the name; wins over OLLAMA_HOST",
     ),
     setting(
         "OLLAMA_HOST",
         "http://127.0.0.1:11434",
-        Scope::Both,
+        Availability::Both,
         "The Ollama host: host, host:port or URL; on Spin scheme://name:port",
     ),
-    setting("OLLAMA_HOST2", "", Scope::Spin, "A second Ollama host: scheme://name:port"),
-    setting("OLLAMA_HOST3", "", Scope::Spin, "A third Ollama host"),
-    setting("OLLAMA_HOST4", "", Scope::Spin, "A fourth Ollama host"),
-    setting("OLLAMA_HOST5", "", Scope::Spin, "A fifth Ollama host"),
-    setting("OLLAMA_HOST6", "", Scope::Spin, "A sixth Ollama host"),
-    setting("OLLAMA_HOST7", "", Scope::Spin, "A seventh Ollama host"),
-    setting("OLLAMA_HOST8", "", Scope::Spin, "An eighth Ollama host"),
+    setting("OLLAMA_HOST2", "", Availability::Spin, "A second Ollama host: scheme://name:port"),
+    setting("OLLAMA_HOST3", "", Availability::Spin, "A third Ollama host"),
+    setting("OLLAMA_HOST4", "", Availability::Spin, "A fourth Ollama host"),
+    setting("OLLAMA_HOST5", "", Availability::Spin, "A fifth Ollama host"),
+    setting("OLLAMA_HOST6", "", Availability::Spin, "A sixth Ollama host"),
+    setting("OLLAMA_HOST7", "", Availability::Spin, "A seventh Ollama host"),
+    setting("OLLAMA_HOST8", "", Availability::Spin, "An eighth Ollama host"),
     setting(
         "OLLAMA_WEIGHTS",
         "",
-        Scope::Spin,
+        Availability::Spin,
         "The hosts' shares of the requests, as 3,1,0; natively ;weight=3 behind a host; 0 drains it",
     ),
-    setting("DEFAULT_MODEL", "llama3.2", Scope::Both, "The model when a request names none"),
+    setting("DEFAULT_MODEL", "llama3.2", Availability::Both, "The model when a request names none"),
     setting(
         "LB_POLICY",
         "auto",
-        Scope::Both,
+        Availability::Both,
         "How hosts are chosen: auto, round_robin, random, least_outstanding, p2c or affinity",
     ),
     setting(
         "HOST_PARALLEL",
         "4",
-        Scope::Both,
+        Availability::Both,
         "Requests in flight on a host for each model, at most; natively ;parallel=8 behind a host is for that one",
     ),
-    setting("QUEUE_LIMIT", "256", Scope::Both, "Requests that wait for a place, at most"),
-    setting("QUEUE_TIMEOUT", "60", Scope::Both, "How long a request waits for a place until it gets 503"),
+    setting("QUEUE_LIMIT", "256", Availability::Both, "Requests that wait for a place, at most"),
+    setting(
+        "QUEUE_TIMEOUT",
+        "60",
+        Availability::Both,
+        "How long a request waits for a place until it gets 503",
+    ),
     setting(
         "HUNG_AFTER",
         "10",
-        Scope::Both,
+        Availability::Both,
         "The least time without a first byte of a loaded model after which a host may count as hung",
     ),
-    setting("PROBE_INTERVAL", "2", Scope::Native, "The pause between two looks at what the hosts have"),
+    setting(
+        "PROBE_INTERVAL",
+        "2",
+        Availability::Native,
+        "The pause between two looks at what the hosts have",
+    ),
     setting(
         "PROBE_CONNECT_TIMEOUT",
         "1",
-        Scope::Both,
+        Availability::Both,
         "Limit for connecting to a host for such a look, or for /health",
     ),
     setting(
         "CACHE_ENABLED",
         "true",
-        Scope::Both,
+        Availability::Both,
         "Whether there is a cache at all; false wins over CACHE_MODE",
     ),
     setting(
         "CACHE_MODE",
         "auto",
-        Scope::Both,
+        Availability::Both,
         "What the cache answers: auto (/chat, embeddings, and what has temperature 0 or a seed and no tools), all or off",
     ),
-    setting("CACHE_MODELS", "", Scope::Both, "Modes of single models, as llama3.2=off,qwen3=all"),
+    setting("CACHE_MODELS", "", Availability::Both, "Modes of single models, as llama3.2=off,qwen3=all"),
     setting(
         "CACHE_SCOPE",
         "caller",
-        Scope::Both,
+        Availability::Both,
         "Who shares answers: the requests of one caller, or all (shared)",
     ),
-    setting("CACHE_TTL", "3600", Scope::Both, "How long an answer is kept, in seconds or as 90m"),
+    setting("CACHE_TTL", "3600", Availability::Both, "How long an answer is kept, in seconds or as 90m"),
     setting(
         "CACHE_MAX_ENTRY",
         "1MiB",
-        Scope::Both,
+        Availability::Both,
         "The largest answer that is kept, compressed; four times as much is held of one that several wait for",
     ),
     setting(
         "CACHE_REPLAY_PAUSE",
         "",
-        Scope::Both,
+        Availability::Both,
         "The pause behind each event of a stream from the cache; unset means none",
     ),
     setting(
         "IDEMPOTENCY_TTL",
         "24h",
-        Scope::Both,
+        Availability::Both,
         "How long a request with an Idempotency-Key is known again",
     ),
-    setting("SESSION_TTL", "3600", Scope::Both, "How long a session is kept after its last use"),
+    setting("SESSION_TTL", "3600", Availability::Both, "How long a session is kept after its last use"),
     setting(
         "SESSION_REQUIRED",
         "false",
-        Scope::Both,
+        Availability::Both,
         "Whether a turn of a session gets 503 when the session store is down, instead of an answer without memory",
     ),
     setting(
         "HISTORY_MAX_MESSAGES",
         "40",
-        Scope::Both,
+        Availability::Both,
         "Messages of history sent ahead of a message, at most",
     ),
-    setting("HISTORY_MAX_BYTES", "64KiB", Scope::Both, "Bytes of history sent ahead of a message, at most"),
+    setting(
+        "HISTORY_MAX_BYTES",
+        "64KiB",
+        Availability::Both,
+        "Bytes of history sent ahead of a message, at most",
+    ),
     setting(
         "BODY_LIMIT",
         "1MiB",
-        Scope::Both,
+        Availability::Both,
         "The largest request body where none of the next four says otherwise; once changed, for those too",
     ),
-    setting("CHAT_BODY_LIMIT", "20MiB", Scope::Both, "The largest body for /chat; images are large"),
-    setting("API_BODY_LIMIT", "20MiB", Scope::Both, "The largest body on /api for asking a model"),
-    setting("OPENAI_BODY_LIMIT", "20MiB", Scope::Both, "The largest body on /v1 for asking a model"),
-    setting("ANTHROPIC_BODY_LIMIT", "20MiB", Scope::Both, "The largest body for /v1/messages"),
-    setting("CONNECT_TIMEOUT", "2", Scope::Both, "Limit for connecting to an Ollama host"),
+    setting("CHAT_BODY_LIMIT", "20MiB", Availability::Both, "The largest body for /chat; images are large"),
+    setting("API_BODY_LIMIT", "20MiB", Availability::Both, "The largest body on /api for asking a model"),
+    setting("OPENAI_BODY_LIMIT", "20MiB", Availability::Both, "The largest body on /v1 for asking a model"),
+    setting("ANTHROPIC_BODY_LIMIT", "20MiB", Availability::Both, "The largest body for /v1/messages"),
+    setting("CONNECT_TIMEOUT", "2", Availability::Both, "Limit for connecting to an Ollama host"),
     setting(
         "FIRST_BYTE_TIMEOUT",
         "300",
-        Scope::Both,
+        Availability::Both,
         "Limit until the first byte of an answer; loading a model is slow",
     ),
-    setting("BETWEEN_BYTES_TIMEOUT", "60", Scope::Both, "Limit between two pieces of an answer"),
+    setting("BETWEEN_BYTES_TIMEOUT", "60", Availability::Both, "Limit between two pieces of an answer"),
     setting(
         "TOTAL_TIMEOUT",
         "600",
-        Scope::Both,
+        Availability::Both,
         "Limit for an answer that comes in one piece, whose first byte follows the last token",
     ),
     setting(
         "CLIENT_TIMEOUT",
         "150",
-        Scope::Both,
+        Availability::Both,
         "How long a client may read nothing of a stream; natively also the limit for its next request and for a piece of its body",
     ),
-    setting("HEALTH_TIMEOUT", "5", Scope::Both, "Limit for each host in /health"),
+    setting("HEALTH_TIMEOUT", "5", Availability::Both, "Limit for each host in /health"),
     setting(
         "HEALTH_ALWAYS_200",
         "false",
-        Scope::Native,
+        Availability::Native,
         "Whether /health answers 200 even when no host does",
     ),
     setting(
         "HEALTH_ALWAYS_OK",
         "false",
-        Scope::Spin,
+        Availability::Spin,
         "HEALTH_ALWAYS_200 on Spin, where each word of a name must begin with a letter",
     ),
-    secret("API_KEYS", Scope::Both, "Keys that open the service, comma-separated; unset means open"),
-    secret("ADMIN_TOKEN", Scope::Both, "The key that may manage models; it opens everything else, too"),
+    secret("API_KEYS", Availability::Both, "Keys that open the service, comma-separated; unset means open"),
+    secret(
+        "ADMIN_TOKEN",
+        Availability::Both,
+        "The key that may manage models; it opens everything else, too",
+    ),
     setting(
         "ALLOW_MODEL_MANAGEMENT",
         "false",
-        Scope::Both,
+        Availability::Both,
         "Whether every caller may pull, create, copy and delete models",
     ),
     setting(
         "CORS_ALLOW_ORIGINS",
         "",
-        Scope::Both,
+        Availability::Both,
         "Origins whose web pages may ask, such as https://app.example.com, https://*.example.com or *",
     ),
     setting(
         "CALLER_HEADER",
         "",
-        Scope::Both,
+        Availability::Both,
         "A header, set by a proxy that authenticates, that names the caller instead of the credentials",
     ),
     secret(
         "REDIS_URL",
-        Scope::Native,
+        Availability::Native,
         "Redis, as redis://user:password@host:6379/0 or rediss://; wins over REDIS_HOST; of a cluster several nodes, comma-separated",
     ),
-    setting("REDIS_CLUSTER", "false", Scope::Native, "Whether the server is a node of a Redis Cluster"),
+    setting(
+        "REDIS_CLUSTER",
+        "false",
+        Availability::Native,
+        "Whether the server is a node of a Redis Cluster",
+    ),
     setting(
         "REDIS_CA_FILE",
         "",
-        Scope::Native,
+        Availability::Native,
         "Certificates (PEM) that vouch for rediss:// servers, instead of the usual ones",
     ),
-    setting("REDIS_SCHEME", "redis", Scope::Both, "redis, or rediss for TLS"),
+    setting("REDIS_SCHEME", "redis", Availability::Both, "redis, or rediss for TLS"),
     setting(
         "REDIS_HOST",
         "",
-        Scope::Both,
+        Availability::Both,
         "The name of the Redis server; natively unset means the embedded store; on Spin 127.0.0.1",
     ),
-    setting("REDIS_PORT", "6379", Scope::Both, "The port of the Redis server"),
-    setting("REDIS_USERNAME", "", Scope::Both, "The Redis user"),
-    secret("REDIS_PASSWORD", Scope::Both, "The Redis password"),
-    setting("REDIS_DB", "0", Scope::Both, "The Redis database"),
-    setting("REDIS_PREFIX", "paddock", Scope::Both, "What every Redis key begins with"),
+    setting("REDIS_PORT", "6379", Availability::Both, "The port of the Redis server"),
+    setting("REDIS_USERNAME", "", Availability::Both, "The Redis user"),
+    secret("REDIS_PASSWORD", Availability::Both, "The Redis password"),
+    setting("REDIS_DB", "0", Availability::Both, "The Redis database"),
+    setting("REDIS_PREFIX", "paddock", Availability::Both, "What every Redis key begins with"),
     setting(
         "REDIS_TIMEOUT",
         "30ms",
-        Scope::Both,
+        Availability::Both,
         "Limit for all that one request asks Redis before Ollama, connecting included; what takes longer is done without",
     ),
     setting(
         "REDIS_WRITE_TIMEOUT",
         "250ms",
-        Scope::Both,
+        Availability::Both,
         "Limit for what Redis is given when there is an answer",
     ),
     setting(
         "SESSION_WAIT_REPLICAS",
         "0",
-        Scope::Both,
+        Availability::Both,
         "How many replicas of Redis must have a turn before it counts as stored",
     ),
     setting(
         "MEMORY_LIMIT",
         "64MiB",
-        Scope::Native,
+        Availability::Native,
         "Bytes for the embedded store, half each for answers and sessions",
     ),
     setting(
         "DATA_DIR",
         "",
-        Scope::Native,
+        Availability::Native,
         "A directory in which the embedded store survives restarts; unset means memory only",
     ),
     setting(
         "DATA_LIMIT",
         "1GiB",
-        Scope::Native,
+        Availability::Native,
         "Bytes for the embedded store in DATA_DIR, half each for answers and sessions",
     ),
-    setting("LISTEN", "0.0.0.0:8000", Scope::Native, "The address to listen on; port 0 takes a free one"),
-    setting("DRAIN_TIMEOUT", "30", Scope::Native, "How long open requests may take after SIGTERM"),
-    setting("LOG_FORMAT", "auto", Scope::Native, "auto, human or json; auto is human on a terminal"),
+    setting(
+        "LISTEN",
+        "0.0.0.0:8000",
+        Availability::Native,
+        "The address to listen on; port 0 takes a free one",
+    ),
+    setting("DRAIN_TIMEOUT", "30", Availability::Native, "How long open requests may take after SIGTERM"),
+    setting("LOG_FORMAT", "auto", Availability::Native, "auto, human or json; auto is human on a terminal"),
 ];
 
 impl Setting {
@@ -311,11 +345,11 @@ impl Setting {
     }
 
     /// Whether it exists in that form.
-    pub fn exists_in(&self, form: Form) -> bool {
+    pub fn exists_in(&self, form: Deployment) -> bool {
         match self.scope {
-            Scope::Both => true,
-            Scope::Native => form == Form::Native,
-            Scope::Spin => form == Form::Spin,
+            Availability::Both => true,
+            Availability::Native => form == Deployment::Native,
+            Availability::Spin => form == Deployment::Spin,
         }
     }
 }
@@ -341,7 +375,7 @@ mod tests {
         for setting in SETTINGS {
             for word in setting.name.split('_') {
                 let fits = word.starts_with(|first: char| first.is_ascii_uppercase());
-                assert!(fits || !setting.exists_in(Form::Spin), "{}", setting.name);
+                assert!(fits || !setting.exists_in(Deployment::Spin), "{}", setting.name);
             }
         }
     }

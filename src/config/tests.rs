@@ -1,6 +1,6 @@
 use super::*;
 
-pub(super) fn load(pairs: &[(&str, &str)], form: Form) -> Result<Loaded, Vec<String>> {
+pub(super) fn load(pairs: &[(&str, &str)], form: Deployment) -> Result<Loaded, Vec<String>> {
     let value = |name: &str| {
         let found = pairs.iter().find(|(key, _)| *key == name);
         found.map(|(_, value)| (*value).to_owned())
@@ -9,7 +9,7 @@ pub(super) fn load(pairs: &[(&str, &str)], form: Form) -> Result<Loaded, Vec<Str
 }
 
 fn native(pairs: &[(&str, &str)]) -> Loaded {
-    load(pairs, Form::Native).unwrap()
+    load(pairs, Deployment::Native).unwrap()
 }
 
 fn urls(config: &Config) -> Vec<&str> {
@@ -26,7 +26,7 @@ fn nothing_set_means_the_defaults_of_the_table() {
     assert_eq!(config.limits.first_byte, Duration::from_mins(5));
     assert_eq!(config.redis, None);
     assert!(
-        config.api_keys.is_open() && config.cache_scope == CacheScope::Caller && !config.health_always_ok
+        config.api_keys.is_open() && config.cache_scope == CacheSharing::Caller && !config.health_always_ok
     );
 }
 
@@ -51,7 +51,7 @@ fn every_mistake_is_reported_at_once_and_no_secret_is_repeated() {
             ("CALLER_HEADER", "not a header"),
             ("HISTORY_MAX_MESSAGES", "-1"),
         ],
-        Form::Native,
+        Deployment::Native,
     )
     .unwrap_err();
     assert_eq!(problems.len(), 8, "{problems:#?}");
@@ -94,7 +94,7 @@ fn a_cluster_may_have_several_nodes_and_only_database_0() {
         (&[("REDIS_PREFIX", "a{b}")], "REDIS_PREFIX"),
         (&[("REDIS_HOST", "a"), ("SESSION_WAIT_REPLICAS", "-1")], "SESSION_WAIT_REPLICAS"),
     ] {
-        let problems = load(pairs, Form::Native).unwrap_err();
+        let problems = load(pairs, Deployment::Native).unwrap_err();
         assert!(problems.len() == 1 && problems.concat().starts_with(setting), "{pairs:?}: {problems:#?}");
     }
 }
@@ -117,11 +117,11 @@ fn the_directory_is_for_the_native_form_without_redis() {
         let loaded = native(&[directory, redis]);
         assert_eq!((loaded.config.data, loaded.warnings.len()), (None, 1), "{redis:?}");
     }
-    assert_eq!(load(&[directory], Form::Spin).unwrap().config.data, None);
+    assert_eq!(load(&[directory], Deployment::Spin).unwrap().config.data, None);
 }
 
 #[test]
 fn on_spin_redis_must_have_a_host_where_it_has_a_variable() {
-    assert_eq!(load(&[("REDIS_HOST", "")], Form::Spin).unwrap_err().len(), 1);
-    assert!(load(&[], Form::Spin).unwrap().config.redis.is_none());
+    assert_eq!(load(&[("REDIS_HOST", "")], Deployment::Spin).unwrap_err().len(), 1);
+    assert!(load(&[], Deployment::Spin).unwrap().config.redis.is_none());
 }

@@ -79,7 +79,7 @@ impl BreakerState {
 /// The breaker of one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Breaker {
-    pub(crate) opening: Option<Opening>,
+    pub(crate) opening: Option<OpenUntil>,
     /// Openings without a quiet time between them.
     pub(crate) streak: u32,
     /// When the last failure came.
@@ -88,7 +88,7 @@ pub struct Breaker {
 
 /// Since when and until when a breaker is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Opening {
+pub(crate) struct OpenUntil {
     pub(crate) since: Duration,
     pub(crate) until: Duration,
     pub(crate) cause: Cause,
@@ -129,7 +129,7 @@ impl Breaker {
         let doubled = BASE * 2_u32.saturating_pow(self.streak.saturating_sub(1).min(10));
         let percent = u32::try_from(seed % 41).unwrap_or_default() + 80;
         let wait = (doubled * percent / 100).min(LIMIT).max(asked);
-        self.opening = Some(Opening { since: now, until: now + wait, cause });
+        self.opening = Some(OpenUntil { since: now, until: now + wait, cause });
     }
 
     /// Takes note that a request which began at `began` was answered: one from before the opening proves nothing.

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use http::StatusCode;
 
-use super::{Cause, Verdict};
+use super::{Cause, HostEffect};
 use crate::{
     api::{
         error::{Error, Original},
@@ -107,18 +107,18 @@ impl AttemptFailure {
     }
 
     /// What it says of the host. A 500 says nothing until another host has answered the same request.
-    pub(crate) fn verdict(&self) -> Verdict {
+    pub(crate) fn effect(&self) -> HostEffect {
         match self {
             Self::Unreachable(_) | Self::TimedOut(Phase::Connect) => {
-                Verdict::Faulty(Cause::Unreachable, None)
+                HostEffect::Faulty(Cause::Unreachable, None)
             }
-            Self::TimedOut(_) => Verdict::Faulty(Cause::TimedOut, None),
-            Self::Hung => Verdict::Faulty(Cause::Hung, None),
-            Self::Busy { retry_after } => Verdict::Faulty(Cause::Busy, *retry_after),
+            Self::TimedOut(_) => HostEffect::Faulty(Cause::TimedOut, None),
+            Self::Hung => HostEffect::Faulty(Cause::Hung, None),
+            Self::Busy { retry_after } => HostEffect::Faulty(Cause::Busy, *retry_after),
             // A look that reaches the proxy says nothing of what is behind it.
-            Self::Protocol(_) | Self::BadGateway => Verdict::Faulty(Cause::Protocol, None),
-            Self::NotFound | Self::Rejected { .. } => Verdict::Refused,
-            Self::Failed { .. } | Self::ClientLeft => Verdict::Neutral,
+            Self::Protocol(_) | Self::BadGateway => HostEffect::Faulty(Cause::Protocol, None),
+            Self::NotFound | Self::Rejected { .. } => HostEffect::Refused,
+            Self::Failed { .. } | Self::ClientLeft => HostEffect::Neutral,
         }
     }
 
@@ -237,7 +237,7 @@ impl Failover {
 
     /// What to tell the caller, from the failure that says most: what the caller can mend, then what a later
     /// try may mend. `missing` is what is to be said of a model that no host has.
-    pub(crate) fn verdict(self, missing: Option<Error>) -> Error {
+    pub(crate) fn effect(self, missing: Option<Error>) -> Error {
         let is_absent = self.count(|failure| *failure == AttemptFailure::NotFound) > 0;
         let worst = self.failures.into_iter().max_by_key(weight);
         match (worst, missing) {
@@ -296,7 +296,7 @@ mod tests {
             asked += 1;
         }
         let missing = Error::ModelNotFound { model: "m".to_owned(), nearest: vec![] };
-        (asked, failover.verdict(Some(missing)).code())
+        (asked, failover.effect(Some(missing)).code())
     }
 
     #[test]

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{Context, ModelName, facts::millis};
+use super::{Context, ModelName, stats::millis};
 use crate::wire::members::{self, Members};
 
 /// What a host said when it was last asked.
@@ -114,7 +114,7 @@ impl Inventory {
 }
 
 #[derive(Serialize)]
-struct Stored<'a> {
+struct StoredInventory<'a> {
     seen: u64,
     is_unlisted: bool,
     version: &'a str,
@@ -132,7 +132,7 @@ impl Inventory {
         let contexts = self.contexts.iter().map(|(digest, context)| {
             (&**digest, context.set.unwrap_or_default(), context.longest.unwrap_or_default())
         });
-        let stored = Stored {
+        let stored = StoredInventory {
             seen: millis(self.seen),
             is_unlisted: self.is_unlisted,
             version: &self.version,

@@ -33,9 +33,9 @@ use std::{fmt, sync::Arc, time::Duration};
 use super::{
     BackendHost, ModelName,
     breaker::BreakerState,
-    facts::millis,
     hash::{ranking, split_mix},
-    ledger::{FleetView, HostView, Place},
+    snapshot::{FleetView, HostView, SlotRequest},
+    stats::millis,
 };
 use crate::api::endpoint::Work;
 use wait::{load, prompt, service};
@@ -152,14 +152,14 @@ pub struct Choice {
 impl Plan {
     /// The places that the request takes as soon as one has room. `auto` waits for its first choice where it expects to
     /// wait less for it than for another host; every other policy takes the first host with room.
-    pub fn places(&self) -> Vec<Place> {
+    pub fn places(&self) -> Vec<SlotRequest> {
         let is_open = |choice: &&Choice| choice.breaker == BreakerState::Open;
         let ready = self.choices.iter().filter(|choice| !is_open(choice));
         let patience = match (self.policy, ready.clone().next()) {
             (Policy::Auto, Some(best)) => best.wait + Duration::from_millis(TIE),
             _ => Duration::MAX,
         };
-        let place = |choice: &Choice| Place {
+        let place = |choice: &Choice| SlotRequest {
             host: Arc::clone(choice.host.shared_url()),
             limit: choice.limit,
             cold: choice.cold,
@@ -267,7 +267,7 @@ fn turn(hosts: &[(usize, &HostView)], turn: u64) -> usize {
 fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) -> Choice {
     let lane = demand.model.map(|model| model.lane(demand.work)).unwrap_or_default();
     // A trial that is under way is enough.
-    let state = host.facts.breaker.state(view.now);
+    let state = host.stats.breaker.state(view.now);
     let is_tried = state == BreakerState::HalfOpen && host.leases.iter().any(|lease| lease.trial);
     let breaker = if is_tried { BreakerState::Open } else { state };
     let load = demand.model.map_or(0, |model| load(view, host, model, &lane, demand));
@@ -282,7 +282,7 @@ fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) 
         index,
         host: host.host.clone(),
         breaker,
-        cause: host.facts.breaker.cause().map_or("", super::breaker::Cause::as_str),
+        cause: host.stats.breaker.cause().map_or("", super::breaker::Cause::as_str),
         wait: Duration::from_millis((busy + queue + load + prompt + own) / host.host.weight().max(1)),
         in_flight: host.in_flight(&lane),
         limit: host.limit(&lane),
@@ -292,8 +292,8 @@ fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) 
 
 fn latency(host: Option<&HostView>, demand: &Demand<'_>) -> u64 {
     let lane = demand.model.map(|model| model.lane(demand.work)).unwrap_or_default();
-    let facts = host.and_then(|host| host.facts.lane(&lane));
-    facts.map(|facts| facts.latency).filter(|latency| *latency > 0).unwrap_or(wait::SERVICE.0)
+    let stats = host.and_then(|host| host.stats.lane(&lane));
+    stats.map(|stats| stats.latency).filter(|latency| *latency > 0).unwrap_or(wait::SERVICE.0)
 }
 
 /// A hash of what may be known to a prompt cache.

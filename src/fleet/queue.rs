@@ -5,11 +5,11 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Ticket, ledger::FleetView, plan::Plan};
+use super::{Ticket, plan::Plan, snapshot::FleetView};
 
 /// What becomes of a request that must wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Entry {
+pub enum QueueDecision {
     /// It waits.
     Enter,
     /// It waits in the place of this ticket.
@@ -19,9 +19,9 @@ pub enum Entry {
 }
 
 /// Whether a request of `caller` may wait where `limit` may.
-pub fn entry(tickets: &[Ticket], caller: &str, limit: usize) -> Entry {
+pub fn entry(tickets: &[Ticket], caller: &str, limit: usize) -> QueueDecision {
     if tickets.len() < limit {
-        return Entry::Enter;
+        return QueueDecision::Enter;
     }
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for ticket in tickets {
@@ -29,17 +29,19 @@ pub fn entry(tickets: &[Ticket], caller: &str, limit: usize) -> Entry {
     }
     let own = counts.get(caller).copied().unwrap_or_default();
     let greediest = counts.into_iter().max_by_key(|(_, count)| *count);
-    let Some((greedy, _)) = greediest.filter(|(_, count)| *count > own + 1) else { return Entry::Full };
+    let Some((greedy, _)) = greediest.filter(|(_, count)| *count > own + 1) else {
+        return QueueDecision::Full;
+    };
     let newest = tickets
         .iter()
         .filter(|ticket| &*ticket.caller == greedy)
         .max_by_key(|ticket| (ticket.since, &ticket.id));
-    newest.map_or(Entry::Full, |newest| Entry::Displace(newest.id.to_string()))
+    newest.map_or(QueueDecision::Full, |newest| QueueDecision::Displace(newest.id.to_string()))
 }
 
 /// Whether it is the turn of `mine` to take one of the plan's places: of those who could take them fewer have their turn
 /// before it than there is room for. It need not be in the queue yet.
-pub fn has_turn(view: &FleetView, plan: &Plan, mine: &Ticket) -> bool {
+pub fn is_next(view: &FleetView, plan: &Plan, mine: &Ticket) -> bool {
     let places = plan.places();
     let free = places.iter().map(|place| {
         let known = view.hosts.iter().find(|known| known.host.url() == &*place.host);
@@ -144,11 +146,11 @@ mod tests {
     fn a_full_queue_makes_room_for_whoever_waits_less() {
         let tickets: Vec<_> =
             (1..=3).map(|number| ticket(number, "hot", "a")).chain([ticket(4, "cool", "b")]).collect();
-        assert_eq!(entry(&tickets, "new", 5), Entry::Enter);
-        assert_eq!(entry(&tickets, "new", 4), Entry::Displace("003".into()));
-        assert_eq!(entry(&tickets, "cool", 4), Entry::Displace("003".into()));
-        assert_eq!(entry(&tickets, "hot", 4), Entry::Full);
-        assert_eq!(entry(&tickets[2..], "new", 2), Entry::Full, "one each is fair");
-        assert_eq!(entry(&[], "new", 0), Entry::Full);
+        assert_eq!(entry(&tickets, "new", 5), QueueDecision::Enter);
+        assert_eq!(entry(&tickets, "new", 4), QueueDecision::Displace("003".into()));
+        assert_eq!(entry(&tickets, "cool", 4), QueueDecision::Displace("003".into()));
+        assert_eq!(entry(&tickets, "hot", 4), QueueDecision::Full);
+        assert_eq!(entry(&tickets[2..], "new", 2), QueueDecision::Full, "one each is fair");
+        assert_eq!(entry(&[], "new", 0), QueueDecision::Full);
     }
 }

@@ -29,7 +29,7 @@ const PHASES: [(Phase, &str); 4] = [
 
 /// A line of JSON that says what went wrong; upstream's own body stands behind it.
 #[derive(Debug, Default, Serialize)]
-struct Head<'a> {
+struct FailureHead<'a> {
     code: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     status: Option<u16>,
@@ -61,33 +61,33 @@ struct OriginalHead<'a> {
     content_type: Option<&'a str>,
 }
 
-/// The record of a failure that is everybody's; `None` when it concerns the leader's process alone. `is_cut_off`: whether
+/// The record of a failure that is everybody's; `None` when it concerns the leader's process alone. `has_lost_store`: whether
 /// the leader had lost the store, so that it knew no queue but its own.
-pub(super) fn record(error: &Error, is_cut_off: bool) -> Option<Bytes> {
-    let head = Head { code: error.code(), ..Head::default() };
+pub(super) fn record(error: &Error, has_lost_store: bool) -> Option<Bytes> {
+    let head = FailureHead { code: error.code(), ..FailureHead::default() };
     let head = match error {
         Error::UpstreamRejected { status, message, original: _ } => {
-            Head { status: Some(status.as_u16()), message: Some(message), ..head }
+            FailureHead { status: Some(status.as_u16()), message: Some(message), ..head }
         }
-        Error::UpstreamFailed { message, original: _ } => Head { message: Some(message), ..head },
+        Error::UpstreamFailed { message, original: _ } => FailureHead { message: Some(message), ..head },
         Error::ModelNotFound { model, nearest } => {
-            Head { model: Some(model), nearest: Some(nearest), ..head }
+            FailureHead { model: Some(model), nearest: Some(nearest), ..head }
         }
         Error::ModelUnavailable { model, unknown } => {
-            Head { model: Some(model), unknown: Some(*unknown), ..head }
+            FailureHead { model: Some(model), unknown: Some(*unknown), ..head }
         }
         Error::UpstreamUnreachable { detail } | Error::UpstreamProtocol { detail } => {
-            Head { detail: Some(detail.chars().take(DETAIL_LIMIT).collect()), ..head }
+            FailureHead { detail: Some(detail.chars().take(DETAIL_LIMIT).collect()), ..head }
         }
         Error::UpstreamBusy { retry_after } => {
-            Head { retry_after_ms: retry_after.map(milliseconds), ..head }
+            FailureHead { retry_after_ms: retry_after.map(milliseconds), ..head }
         }
-        Error::Overloaded { is_full, retry_after } if !is_cut_off => {
-            Head { is_full: Some(*is_full), retry_after_ms: Some(milliseconds(*retry_after)), ..head }
+        Error::Overloaded { is_full, retry_after } if !has_lost_store => {
+            FailureHead { is_full: Some(*is_full), retry_after_ms: Some(milliseconds(*retry_after)), ..head }
         }
         Error::UpstreamTimeout { phase } => {
             let word = PHASES.iter().find(|(known, _)| known == phase).map(|(_, word)| *word);
-            Head { phase: word, ..head }
+            FailureHead { phase: word, ..head }
         }
         // Its own queue is full, its clients left, it read too slowly, or it stops.
         Error::Overloaded { .. }
@@ -126,7 +126,7 @@ pub(super) fn record(error: &Error, is_cut_off: bool) -> Option<Bytes> {
         status: original.status.as_u16(),
         content_type: original.content_type.as_ref().and_then(|kind| kind.to_str().ok()),
     });
-    let mut record = serde_json::to_vec(&Head { original: spoken, ..head }).unwrap_or_default();
+    let mut record = serde_json::to_vec(&FailureHead { original: spoken, ..head }).unwrap_or_default();
     record.push(b'\n');
     record.extend_from_slice(original.map(|original| &*original.body).unwrap_or_default());
     Some(record.into())

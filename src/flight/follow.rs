@@ -1,5 +1,5 @@
 //! Following a flight that another process leads: what it hands over through the shared store goes to this process's own
-//! feed.
+//! broadcast.
 
 use std::time::Duration;
 
@@ -16,9 +16,9 @@ use crate::{
     cache::{CacheStatus, CachedAnswer, Entry},
     fleet::{AttemptFailure, NO_EVENT, broken},
     host::Host,
-    process::{Opening, Source, broadcast::Feed},
+    process::{Head, Provenance, broadcast::Broadcast},
     store::{FLIGHT_LEASE, FlightEnd, FlightKey, ResponseCache},
-    upstream::{Order, Reading},
+    upstream::{Reading, UpstreamRequest},
     wire::framer::{self, Framing},
 };
 
@@ -26,8 +26,8 @@ use crate::{
 const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_millis(200));
 
 /// What became of following.
-pub(super) enum Followed {
-    /// The feed says how it ended.
+pub(super) enum FollowEnd {
+    /// The broadcast says how it ended.
     Told,
     /// Nothing was heard, for the store fails.
     Missed,
@@ -40,39 +40,39 @@ pub(super) enum Followed {
 /// Follows until the flight ends, or everybody here left; its answer is kept under a key that may be another.
 pub(super) async fn follow<H: Host>(
     host: &H,
-    order: &Order,
-    feed: &Feed,
+    order: &UpstreamRequest,
+    broadcast: &Broadcast,
     (flight, answer): (&FlightKey, &FlightKey),
     (leader, follower): (&str, &str),
-) -> Followed {
-    let hearing = Box::pin(hear(host, order, feed, (flight, answer), (leader, follower)));
-    if let Ok(Ok(followed)) = feed.during(hearing).await {
+) -> FollowEnd {
+    let hearing = Box::pin(hear(host, order, broadcast, (flight, answer), (leader, follower)));
+    if let Ok(Ok(followed)) = broadcast.during(hearing).await {
         return followed;
     }
     // A leader that does not hear so finds out that nobody asks any more.
     let _ = host.store().leave_flight(flight, follower).await;
-    feed.end(Err(Error::ClientClosed));
-    Followed::Told
+    broadcast.end(Err(Error::ClientClosed));
+    FollowEnd::Told
 }
 
 async fn hear<H: Host>(
     host: &H,
-    order: &Order,
-    feed: &Feed,
+    order: &UpstreamRequest,
+    broadcast: &Broadcast,
     (flight, answer): (&FlightKey, &FlightKey),
     (leader, follower): (&str, &str),
-) -> Result<Followed, ClientLeft> {
+) -> Result<FollowEnd, ClientLeft> {
     let (mut pause, mut heard, mut failing_since) = (POLL.0, 0, None);
     loop {
         let Ok(found) = host.store().follow(flight, leader, follower, heard).await else {
-            if !feed.is_open() {
-                return Ok(Followed::Missed);
+            if !broadcast.is_open() {
+                return Ok(FollowEnd::Missed);
             }
             // As long as the leader may still have the lead, what it says is handed over when the store is back.
             let now = host.now();
             if now.saturating_sub(*failing_since.get_or_insert(now)) >= FLIGHT_LEASE {
-                feed.end(Err(Error::StoreUnavailable));
-                return Ok(Followed::Told);
+                broadcast.end(Err(Error::StoreUnavailable));
+                return Ok(FollowEnd::Told);
             }
             host.sleep(POLL.1).await;
             continue;
@@ -81,19 +81,19 @@ async fn hear<H: Host>(
         let is_news = !found.events.is_empty();
         for event in found.events {
             heard += 1;
-            match write(order, feed, event).await {
-                Ok(true) => return Ok(Followed::Told),
+            match write(order, broadcast, event).await {
+                Ok(true) => return Ok(FollowEnd::Told),
                 Ok(false) => {}
                 Err(Error::ClientClosed) => return Err(ClientLeft),
                 Err(error) => {
-                    feed.end(Err(error));
-                    return Ok(Followed::Told);
+                    broadcast.end(Err(error));
+                    return Ok(FollowEnd::Told);
                 }
             }
         }
         match found.end {
-            Some(end) => return Ok(ended(host, order, feed, answer, (end, found.is_led)).await),
-            None if !found.is_led && !is_news => return Ok(gone(feed, Followed::Vanished)),
+            Some(end) => return Ok(ended(host, order, broadcast, answer, (end, found.is_led)).await),
+            None if !found.is_led && !is_news => return Ok(gone(broadcast, FollowEnd::Vanished)),
             None => {}
         }
         pause = if is_news { POLL.0 } else { (pause * 3 / 2).min(POLL.1) };
@@ -104,98 +104,105 @@ async fn hear<H: Host>(
 /// Tells how the flight ended, as far as that is of use here.
 async fn ended<H: Host>(
     host: &H,
-    order: &Order,
-    feed: &Feed,
+    order: &UpstreamRequest,
+    broadcast: &Broadcast,
     answer: &FlightKey,
     (end, is_led): (FlightEnd, bool),
-) -> Followed {
+) -> FollowEnd {
     match end {
-        FlightEnd::Landed if !feed.is_open() => landed(host, order, feed, answer).await,
-        FlightEnd::Answered(value) if !feed.is_open() => match handed_over(order, &value) {
-            Some(opening) => tell(feed, opening),
-            None => Followed::Vanished,
+        FlightEnd::Landed if !broadcast.is_open() => landed(host, order, broadcast, answer).await,
+        FlightEnd::Answered(value) if !broadcast.is_open() => match handed_over(order, &value) {
+            Some(opening) => tell(broadcast, opening),
+            None => FollowEnd::Vanished,
         },
         FlightEnd::Failed(record) => match failure::read(&record) {
             Some(error) => {
-                feed.open(Opening::Failed(error.clone()), coalesced());
-                feed.end(Err(error));
-                Followed::Told
+                broadcast.open(Head::Failed(error.clone()), coalesced());
+                broadcast.end(Err(error));
+                FollowEnd::Told
             }
-            None => gone(feed, Followed::Vanished),
+            None => gone(broadcast, FollowEnd::Vanished),
         },
-        FlightEnd::Abandoned if is_led && feed.is_open() => {
-            feed.end(Err(Error::FellBehind));
-            Followed::Told
+        FlightEnd::Abandoned if is_led && broadcast.is_open() => {
+            broadcast.end(Err(Error::FellBehind));
+            FollowEnd::Told
         }
-        FlightEnd::Abandoned if is_led => Followed::Late,
-        FlightEnd::Landed | FlightEnd::Answered(_) | FlightEnd::Abandoned => gone(feed, Followed::Vanished),
+        FlightEnd::Abandoned if is_led => FollowEnd::Late,
+        FlightEnd::Landed | FlightEnd::Answered(_) | FlightEnd::Abandoned => {
+            gone(broadcast, FollowEnd::Vanished)
+        }
     }
 }
 
 /// Writes what was handed over; tells whether it was the terminator.
-async fn write(order: &Order, feed: &Feed, event: Bytes) -> Result<bool, Error> {
+async fn write(order: &UpstreamRequest, broadcast: &Broadcast, event: Bytes) -> Result<bool, Error> {
     let Some(protocol) = order.protocol else { return Err(broken(NO_EVENT).into_error()) };
     let framing = framing(protocol);
-    if !feed.is_open() {
+    if !broadcast.is_open() {
         let content_type = match framing {
             Framing::Lines => reply::NDJSON,
             Framing::Events => reply::EVENT_STREAM,
         };
-        feed.open(Opening::Stream { content_type }, coalesced());
+        broadcast.open(Head::Stream { content_type }, coalesced());
     }
     let data = framer::data(framing, &event);
     if let Some(chunk) = data.as_deref().and_then(|data| protocol.read(data)) {
         if chunk.end {
-            feed.complete(event.clone());
-            feed.end(Ok(()));
+            broadcast.complete(event.clone());
+            broadcast.end(Ok(()));
             return Ok(true);
         }
         if let Some(error) = &chunk.error {
             let failure = AttemptFailure::told(error).into_error();
-            feed.tell(event.clone()).await?;
+            broadcast.tell(event.clone()).await?;
             return Err(failure);
         }
     }
-    feed.write(event.clone()).await?;
+    broadcast.write(event.clone()).await?;
     Ok(false)
 }
 
 /// The answer went to the cache.
-async fn landed<H: Host>(host: &H, order: &Order, feed: &Feed, answer: &FlightKey) -> Followed {
-    let Ok(Some(stored)) = host.store().answer(answer).await else { return Followed::Vanished };
+async fn landed<H: Host>(
+    host: &H,
+    order: &UpstreamRequest,
+    broadcast: &Broadcast,
+    answer: &FlightKey,
+) -> FollowEnd {
+    let Ok(Some(stored)) = host.store().answer(answer).await else { return FollowEnd::Vanished };
     match replay(order, &stored.entry) {
-        Some(replayed) => tell(feed, Opening::Found(replayed, stored.age)),
-        None => Followed::Vanished,
+        Some(replayed) => tell(broadcast, Head::Found(replayed, stored.age)),
+        None => FollowEnd::Vanished,
     }
 }
 
 /// A whole answer that is kept nowhere, as those hear it who follow in the leader's own process.
-fn handed_over(order: &Order, value: &Bytes) -> Option<Opening> {
+fn handed_over(order: &UpstreamRequest, value: &Bytes) -> Option<Head> {
     let (entry, _) = Entry::from_bytes(value)?;
     let body = entry.body()?;
     if order.reading == Reading::Summed {
-        return Some(Opening::Spoken(CachedAnswer::from_json(&body)?.into()));
+        return Some(Head::Spoken(CachedAnswer::from_json(&body)?.into()));
     }
     let content_type = HeaderValue::from_str(entry.content_type()).ok().filter(|kind| !kind.is_empty());
-    Some(Opening::Whole(Original { status: StatusCode::OK, content_type, body }))
+    Some(Head::Whole(Original { status: StatusCode::OK, content_type, body }))
 }
 
 /// Tells the whole answer.
-fn tell(feed: &Feed, opening: Opening) -> Followed {
-    feed.open(opening, coalesced());
-    feed.end(Ok(()));
-    Followed::Told
+fn tell(broadcast: &Broadcast, opening: Head) -> FollowEnd {
+    broadcast.open(opening, coalesced());
+    broadcast.end(Ok(()));
+    FollowEnd::Told
 }
 
-fn coalesced() -> Source {
-    Source { cache: Some(CacheStatus::Coalesced), ..Source::default() }
+fn coalesced() -> Provenance {
+    Provenance { cache: Some(CacheStatus::Coalesced), ..Provenance::default() }
 }
 
 /// Nothing more comes: whoever has heard nothing goes another way, the others hear an error.
-fn gone(feed: &Feed, otherwise: Followed) -> Followed {
-    if !feed.is_open() {
+fn gone(broadcast: &Broadcast, otherwise: FollowEnd) -> FollowEnd {
+    if !broadcast.is_open() {
         return otherwise;
     }
-    feed.end(Err(broken("the replica that asked for it went away").into_error()));
-    Followed::Told
+    broadcast.end(Err(broken("the replica that asked for it went away").into_error()));
+    FollowEnd::Told
 }

@@ -14,7 +14,7 @@ use super::failure;
 use crate::{
     api::error::Error,
     host::Host,
-    process::broadcast::{Feed, Heard, Reader},
+    process::broadcast::{Broadcast, Item, Receiver},
     store::{Audience, FLIGHT_LEASE, FlightEnd, FlightKey, ResponseCache},
 };
 
@@ -26,9 +26,9 @@ const GATHER: Duration = Duration::from_millis(50);
 /// The publisher of one flight.
 pub(super) struct Publisher<'a, H> {
     host: &'a H,
-    feed: Feed,
+    broadcast: Broadcast,
     /// It hears the flight as everybody does, so that the flight goes on while it is needed.
-    reader: Option<Reader>,
+    reader: Option<Receiver>,
     flight: FlightKey,
     leader: String,
     /// How many events were handed over.
@@ -40,12 +40,12 @@ pub(super) struct Publisher<'a, H> {
 
 impl<'a, H: Host> Publisher<'a, H> {
     /// `None` where there are no other processes.
-    pub(super) fn new(host: &'a H, feed: &Feed, flight: FlightKey, leader: String) -> Option<Self> {
+    pub(super) fn new(host: &'a H, broadcast: &Broadcast, flight: FlightKey, leader: String) -> Option<Self> {
         host.config().redis.as_ref()?;
         Some(Self {
             host,
-            feed: feed.clone(),
-            reader: feed.join(),
+            broadcast: broadcast.clone(),
+            reader: broadcast.join(),
             flight,
             leader,
             handed: 0,
@@ -70,17 +70,17 @@ impl<'a, H: Host> Publisher<'a, H> {
     async fn wait(&mut self) -> Option<FlightEnd> {
         loop {
             {
-                let alone = Box::pin(self.feed.alone());
+                let alone = Box::pin(self.broadcast.alone());
                 let pause = select(alone, Box::pin(self.host.sleep(CALL)));
-                if let Either::Left(_) = select(Box::pin(self.feed.over()), pause).await {
+                if let Either::Left(_) = select(Box::pin(self.broadcast.over()), pause).await {
                     return Some(self.end());
                 }
             }
             match self.host.store().publish(&self.flight, &self.leader, self.handed, 0, &[]).await {
                 Ok(Audience::Some) => return None,
                 Ok(Audience::None | Audience::Lost) | Err(_) => {
-                    if self.feed.is_alone() {
-                        return Some(self.desert().await);
+                    if self.broadcast.is_alone() {
+                        return Some(self.abandon().await);
                     }
                 }
             }
@@ -88,9 +88,9 @@ impl<'a, H: Host> Publisher<'a, H> {
     }
 
     /// Lets the flight go: nobody anywhere waits for it any more.
-    async fn desert(&mut self) -> FlightEnd {
+    async fn abandon(&mut self) -> FlightEnd {
         self.reader = None;
-        self.feed.over().await;
+        self.broadcast.over().await;
         FlightEnd::Abandoned
     }
 
@@ -106,14 +106,16 @@ impl<'a, H: Host> Publisher<'a, H> {
             let now = self.host.now();
             failing_since = if told.is_err() { failing_since.or(Some(now)) } else { None };
             // By then whoever followed has given up.
-            let is_cut_off = failing_since.is_some_and(|since| now.saturating_sub(since) >= FLIGHT_LEASE);
+            let has_lost_store = failing_since.is_some_and(|since| now.saturating_sub(since) >= FLIGHT_LEASE);
             match told {
                 Ok(Audience::Some) => {
                     self.note(pending);
                     pending.clear();
                 }
-                Ok(Audience::None | Audience::Lost) if self.feed.is_alone() => return self.desert().await,
-                Err(_) if is_cut_off && self.feed.is_alone() => return self.desert().await,
+                Ok(Audience::None | Audience::Lost) if self.broadcast.is_alone() => {
+                    return self.abandon().await;
+                }
+                Err(_) if has_lost_store && self.broadcast.is_alone() => return self.abandon().await,
                 // Whoever listens next hears it all, and what could not be handed over goes with what follows.
                 Ok(Audience::None | Audience::Lost) | Err(_) => {
                     let waiting: usize = pending.iter().map(Bytes::len).sum();
@@ -146,22 +148,22 @@ impl<'a, H: Host> Publisher<'a, H> {
         let reader = self.reader.as_ref()?;
         let mut pause = Box::pin(self.host.sleep(if pending.is_empty() { CALL } else { GATHER }));
         loop {
-            let next = select(Box::pin(reader.next()), Box::pin(self.feed.over_whole()));
+            let next = select(Box::pin(reader.next()), Box::pin(self.broadcast.over_whole()));
             match select(next, pause.as_mut()).await {
-                Either::Left((Either::Left((Heard::Event(event), _)), _)) => {
+                Either::Left((Either::Left((Item::Event(event), _)), _)) => {
                     if pending.is_empty() {
                         pause = Box::pin(self.host.sleep(GATHER));
                     }
                     pending.push(event);
                 }
-                Either::Left((Either::Left((Heard::Last(event), _)), _)) => {
+                Either::Left((Either::Left((Item::Last(event), _)), _)) => {
                     pending.push(event);
                     return Some(FlightEnd::Landed);
                 }
-                Either::Left((Either::Left((Heard::Broken(error, _), _)), _)) => {
+                Either::Left((Either::Left((Item::Broken(error, _), _)), _)) => {
                     return Some(self.failed(&error));
                 }
-                Either::Left((Either::Left((Heard::Behind, _)), _)) => return Some(FlightEnd::Abandoned),
+                Either::Left((Either::Left((Item::Behind, _)), _)) => return Some(FlightEnd::Abandoned),
                 Either::Left((Either::Right(((), _)), _)) => return Some(self.end()),
                 Either::Right(_) => return None,
             }
@@ -169,10 +171,10 @@ impl<'a, H: Host> Publisher<'a, H> {
     }
 
     fn end(&self) -> FlightEnd {
-        if let Some(error) = self.feed.failure() {
+        if let Some(error) = self.broadcast.failure() {
             return self.failed(&error);
         }
-        let Some(entry) = self.feed.take_unkept() else { return FlightEnd::Landed };
+        let Some(entry) = self.broadcast.take_unkept() else { return FlightEnd::Landed };
         if entry.size() as u64 > self.host.config().cache_max_entry.saturating_mul(2) {
             return FlightEnd::Abandoned;
         }
@@ -180,6 +182,7 @@ impl<'a, H: Host> Publisher<'a, H> {
     }
 
     fn failed(&self, error: &Error) -> FlightEnd {
-        failure::record(error, self.feed.is_cut_off()).map_or(FlightEnd::Abandoned, FlightEnd::Failed)
+        failure::record(error, self.broadcast.has_lost_store())
+            .map_or(FlightEnd::Abandoned, FlightEnd::Failed)
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     cache::CachedAnswer,
     request::Account,
     session::SessionStatus,
-    upstream::Order,
+    upstream::UpstreamRequest,
     wire::{
         framer::Framing,
         protocol::{Chunk, Protocol},
@@ -162,7 +162,7 @@ impl Rendering {
     }
 
     /// Whether the client can be given a head and comment lines before upstream says anything.
-    pub(super) fn speaks_early(&self, order: &Order) -> bool {
+    pub(super) fn speaks_early(&self, order: &UpstreamRequest) -> bool {
         match self {
             Self::Whole => false,
             Self::Pieces(pieces) => pieces.framing == Framing::Events,

@@ -7,9 +7,9 @@ use http::{HeaderValue, StatusCode};
 
 use crate::{
     api::{endpoint::framing, error::Original, reply},
-    cache::{CachedAnswer, Entry, Form},
+    cache::{CachedAnswer, Delivery, Entry},
     process::Replay,
-    upstream::{Order, Reading, answer::Heard as Added},
+    upstream::{Reading, UpstreamRequest, answer::Accumulator as Added},
     wire::{
         form,
         framer::{self, Framer},
@@ -18,31 +18,31 @@ use crate::{
 };
 
 /// The answer that an entry holds, as `order` asks for it.
-pub(super) fn replay(order: &Order, entry: &Entry) -> Option<Replay> {
+pub(super) fn replay(order: &UpstreamRequest, entry: &Entry) -> Option<Replay> {
     let body = entry.body()?;
     let content_type = HeaderValue::from_str(entry.content_type()).ok();
     let is_own = order.reading != Reading::AsSent;
     if order.reading == Reading::Summed {
         return Some(Replay::Spoken(match entry.form() {
-            Form::Whole => CachedAnswer::from_json(&body)?,
-            Form::Stream => added_up(order.protocol?, &events(order.protocol?, &body)?)?,
+            Delivery::Whole => CachedAnswer::from_json(&body)?,
+            Delivery::Stream => added_up(order.protocol?, &events(order.protocol?, &body)?)?,
         }));
     }
-    match (Form::of(order.streams), entry.form()) {
-        (Form::Whole, Form::Whole) => {
+    match (Delivery::of(order.streams), entry.form()) {
+        (Delivery::Whole, Delivery::Whole) => {
             Some(Replay::Whole(Original { status: StatusCode::OK, content_type, body }))
         }
-        (Form::Whole, Form::Stream) => {
+        (Delivery::Whole, Delivery::Stream) => {
             let body = form::whole(order.protocol?, &body)?;
             let content_type = Some(HeaderValue::from_static("application/json; charset=utf-8"));
             Some(Replay::Whole(Original { status: StatusCode::OK, content_type, body }))
         }
-        (Form::Stream, Form::Stream) => {
+        (Delivery::Stream, Delivery::Stream) => {
             Some(Replay::Events(content_type.unwrap_or(reply::NDJSON), events(order.protocol?, &body)?))
         }
         // Of our own the last line may say all.
-        (Form::Stream, Form::Whole) if is_own => Some(Replay::Events(reply::NDJSON, vec![body])),
-        (Form::Stream, Form::Whole) => {
+        (Delivery::Stream, Delivery::Whole) if is_own => Some(Replay::Events(reply::NDJSON, vec![body])),
+        (Delivery::Stream, Delivery::Whole) => {
             let protocol = order.protocol?;
             let events = form::stream(protocol, &body, &order.body)?;
             let content_type = match framing(protocol) {
@@ -55,12 +55,12 @@ pub(super) fn replay(order: &Order, entry: &Entry) -> Option<Replay> {
 }
 
 /// Whether an answer of this form serves the other as well.
-pub(super) fn serves_both(order: &Order, form: Form, body: &Bytes) -> bool {
+pub(super) fn serves_both(order: &UpstreamRequest, form: Delivery, body: &Bytes) -> bool {
     // Our own words are written from what was said, and what no model says has one form.
     let Some(protocol) = order.protocol.filter(|_| !(order.reading != Reading::AsSent)) else { return true };
     match form {
-        Form::Stream => form::whole(protocol, body).is_some(),
-        Form::Whole => form::stream(protocol, body, &order.body).is_some(),
+        Delivery::Stream => form::whole(protocol, body).is_some(),
+        Delivery::Whole => form::stream(protocol, body, &order.body).is_some(),
     }
 }
 

@@ -1,4 +1,4 @@
-//! A passenger: the part of one client in a flight, from what it hears first until its turn is stored and its last byte
+//! A subscriber: the part of one client in a flight, from what it hears first until its turn is stored and its last byte
 //! handed over.
 //!
 //! It never asks upstream. Until something has reached its client, every failure is a status of its own; from then on an
@@ -17,7 +17,9 @@ use futures::{
 };
 use http::{HeaderValue, StatusCode};
 
-use super::{Arrival, COMMENT, EARLY_HEAD, KEEP_ALIVE, Landing, Rendering, SessionCommit, replay::added_up};
+use super::{
+    COMMENT, EARLY_HEAD, HeadReady, KEEP_ALIVE, Outcome, Rendering, SessionCommit, replay::added_up,
+};
 use crate::{
     api::{
         endpoint::framing,
@@ -29,20 +31,20 @@ use crate::{
     host::Host,
     platform::random_id,
     process::{
-        Opening, Replay, Source,
-        broadcast::{Feed, Heard, Reader},
+        Head, Provenance, Replay,
+        broadcast::{Broadcast, Item, Receiver},
     },
     request::Account,
     session::{KEPT_TURNS, PromptCount, SessionStatus, Turn},
     store::Sessions,
-    upstream::{Order, answer::Heard as Added},
+    upstream::{UpstreamRequest, answer::Accumulator as Added},
     wire::framer,
 };
 
 /// One client of a flight.
-pub(super) struct Passenger<'a, H> {
+pub(super) struct Subscriber<'a, H> {
     host: &'a H,
-    order: &'a Order,
+    order: &'a UpstreamRequest,
     rendering: &'a Rendering,
     outlet: Outlet,
     presence: Presence,
@@ -53,22 +55,22 @@ pub(super) struct Passenger<'a, H> {
     /// Where its own lead tells what it took to bring a complete answer, and how many of the store's failures both know.
     pub(super) brought: Option<(oneshot::Receiver<Account>, usize)>,
     /// Whoever waits to be told, where that is not whoever listens.
-    pub(super) door: Option<oneshot::Sender<Arrival>>,
+    pub(super) head_sender: Option<oneshot::Sender<HeadReady>>,
 }
 
 /// How the part of one client ended.
-pub(super) enum PassengerEnd {
+pub(super) enum SubscriberEnd {
     /// Whoever waits for the flight is told.
-    Complete(Result<Landing, Error>),
+    Complete(Result<Outcome, Error>),
     /// The reply streamed to its end.
     Streamed(Result<(), Error>),
 }
 
-impl<'a, H: Host> Passenger<'a, H> {
-    /// One who asked for it first, and hears the end of it by [`Passenger::listen`].
+impl<'a, H: Host> Subscriber<'a, H> {
+    /// One who asked for it first, and hears the end of it by [`Subscriber::listen`].
     pub(super) fn new(
         host: &'a H,
-        order: &'a Order,
+        order: &'a UpstreamRequest,
         rendering: &'a Rendering,
         (outlet, presence): (Outlet, Presence),
         session: Option<SessionCommit>,
@@ -84,40 +86,40 @@ impl<'a, H: Host> Passenger<'a, H> {
             follows: false,
             account,
             brought: None,
-            door: None,
+            head_sender: None,
         }
     }
 
     /// Hears the flight out. A client that left is missed by nobody from then on.
-    pub(super) async fn listen(&mut self, reader: Reader) -> PassengerEnd {
+    pub(super) async fn listen(&mut self, reader: Receiver) -> SubscriberEnd {
         self.hear(&reader).await
     }
 
-    async fn hear(&mut self, reader: &Reader) -> PassengerEnd {
+    async fn hear(&mut self, reader: &Receiver) -> SubscriberEnd {
         let (opening, source) = match self.opening(reader).await {
             Ok(opening) => opening,
-            Err(ClientLeft) => return PassengerEnd::Complete(Err(Error::ClientClosed)),
+            Err(ClientLeft) => return SubscriberEnd::Complete(Err(Error::ClientClosed)),
         };
         self.note(source);
         let streaming = match opening {
-            Opening::Failed(error) => Err(PassengerEnd::Complete(Err(error))),
-            Opening::Stream { content_type } => Ok((content_type, None)),
-            Opening::Spoken(answer) => Err(self.spoken(reader, CachedAnswer::clone(&answer)).await),
-            Opening::Whole(original) => Err(self.whole(reader, original).await),
-            Opening::Found(replayed, age) => self.found(reader, replayed, age).await,
+            Head::Failed(error) => Err(SubscriberEnd::Complete(Err(error))),
+            Head::Stream { content_type } => Ok((content_type, None)),
+            Head::Spoken(answer) => Err(self.spoken(reader, CachedAnswer::clone(&answer)).await),
+            Head::Whole(original) => Err(self.whole(reader, original).await),
+            Head::Found(replayed, age) => self.found(reader, replayed, age).await,
         };
         match streaming {
             Ok((content_type, replayed)) => {
-                self.leave_by(content_type);
-                PassengerEnd::Streamed(self.relay(replayed.as_ref().unwrap_or(reader)).await)
+                self.announce_stream(content_type);
+                SubscriberEnd::Streamed(self.relay(replayed.as_ref().unwrap_or(reader)).await)
             }
             Err(end) => end,
         }
     }
 
     /// Takes note of where the answer comes from.
-    fn note(&mut self, source: Source) {
-        let Source { cache, backend, routes } = source;
+    fn note(&mut self, source: Provenance) {
+        let Provenance { cache, backend, routes } = source;
         self.account.cache = match (self.follows, cache) {
             (true, Some(CacheStatus::Miss | CacheStatus::Bypass | CacheStatus::Coalesced)) => {
                 Some(CacheStatus::Coalesced)
@@ -130,16 +132,16 @@ impl<'a, H: Host> Passenger<'a, H> {
     }
 
     /// Tells whoever waits that the reply streams from now on.
-    fn leave_by(&mut self, content_type: HeaderValue) {
-        if let Some(door) = self.door.take() {
+    fn announce_stream(&mut self, content_type: HeaderValue) {
+        if let Some(head_sender) = self.head_sender.take() {
             let account = Box::new(self.account.clone());
             // Whoever does not listen any more has left, which shows later.
-            let _ = door.send(Arrival::Streaming { content_type, account });
+            let _ = head_sender.send(HeadReady::Streaming { content_type, account });
         }
     }
 
     /// What the flight brings; the client gets a head and comment lines once there was silence for [`EARLY_HEAD`].
-    async fn opening(&mut self, reader: &Reader) -> Result<(Opening, Source), ClientLeft> {
+    async fn opening(&mut self, reader: &Receiver) -> Result<(Head, Provenance), ClientLeft> {
         let is_patient = self.rendering.speaks_early(self.order);
         let mut opening = Box::pin(reader.opening());
         let mut pause = Box::pin(self.host.sleep(EARLY_HEAD));
@@ -148,7 +150,7 @@ impl<'a, H: Host> Passenger<'a, H> {
             match self.presence.during(next).await? {
                 Either::Left((opening, _)) => return Ok(opening),
                 Either::Right(((), _)) if is_patient => {
-                    self.leave_by(reply::EVENT_STREAM);
+                    self.announce_stream(reply::EVENT_STREAM);
                     self.outlet.offer(COMMENT);
                     pause = Box::pin(self.host.sleep(KEEP_ALIVE));
                 }
@@ -158,16 +160,16 @@ impl<'a, H: Host> Passenger<'a, H> {
     }
 
     /// The whole answer, added up.
-    async fn spoken(&mut self, reader: &Reader, answer: CachedAnswer) -> PassengerEnd {
+    async fn spoken(&mut self, reader: &Receiver, answer: CachedAnswer) -> SubscriberEnd {
         let (status, ended) = self.conclude(reader, &answer).await;
-        PassengerEnd::Complete(ended.map(|()| Landing::Spoken(answer, status)))
+        SubscriberEnd::Complete(ended.map(|()| Outcome::Spoken(answer, status)))
     }
 
     /// Upstream's whole reply.
-    async fn whole(&mut self, reader: &Reader, original: crate::api::error::Original) -> PassengerEnd {
+    async fn whole(&mut self, reader: &Receiver, original: crate::api::error::Original) -> SubscriberEnd {
         let answer = self.session.is_some().then(|| self.read_whole(&original.body)).flatten();
         let (status, ended) = self.conclude(reader, &answer.unwrap_or_default()).await;
-        PassengerEnd::Complete(ended.map(|()| Landing::Whole(original, status)))
+        SubscriberEnd::Complete(ended.map(|()| Outcome::Whole(original, status)))
     }
 
     fn read_whole(&self, body: &Bytes) -> Option<CachedAnswer> {
@@ -180,10 +182,10 @@ impl<'a, H: Host> Passenger<'a, H> {
     /// A stored answer; gives the type of a stream that follows.
     async fn found(
         &mut self,
-        reader: &Reader,
+        reader: &Receiver,
         replayed: Replay,
         age: Duration,
-    ) -> Result<(HeaderValue, Option<Reader>), PassengerEnd> {
+    ) -> Result<(HeaderValue, Option<Receiver>), SubscriberEnd> {
         self.account.age = Some(age).filter(|_| self.account.cache == Some(CacheStatus::Hit));
         match replayed {
             Replay::Events(content_type, events) => {
@@ -193,9 +195,9 @@ impl<'a, H: Host> Passenger<'a, H> {
                 {
                     let (status, ended) = self.conclude(reader, &answer).await;
                     self.account.session = status.or(self.account.session);
-                    ended.map_err(|error| PassengerEnd::Complete(Err(error)))?;
+                    ended.map_err(|error| SubscriberEnd::Complete(Err(error)))?;
                 }
-                Ok((content_type, Some(Feed::of(events))))
+                Ok((content_type, Some(Broadcast::of(events))))
             }
             Replay::Spoken(answer) => Err(self.spoken(reader, answer).await),
             Replay::Whole(original) => Err(self.whole(reader, original).await),
@@ -223,26 +225,26 @@ impl<'a, H: Host> Passenger<'a, H> {
     /// Stores the client's turn, and counts its request, while the flight stores what it changes.
     async fn conclude(
         &mut self,
-        reader: &Reader,
+        reader: &Receiver,
         answer: &CachedAnswer,
     ) -> (Option<SessionStatus>, Result<(), Error>) {
         let tallied = self.tallied();
         let turn = self.session.take().filter(|_| !answer.is_empty()).map(|commit| {
-            let SessionCommit { key, origin, id, dialect, system, mut messages, prompt } = commit;
+            let SessionCommit { key, generation, id, dialect, system, mut messages, prompt } = commit;
             messages.push(answer.message(dialect));
             let id = id.unwrap_or_else(|| random_id(self.host));
             let prompt = PromptCount::of(answer.tokens.prompt, prompt);
-            (key, origin, Turn { id, dialect, system, messages, prompt })
+            (key, generation, Turn { id, dialect, system, messages, prompt })
         });
         let config = self.host.config();
-        let append = turn.as_ref().map(|(key, origin, turn)| {
+        let append = turn.as_ref().map(|(key, generation, turn)| {
             let (ttl, keep) = (config.session_ttl, KEPT_TURNS);
-            self.host.store().append_turn_to(key, *origin, turn, ttl, keep)
+            self.host.store().append_turn_to(key, *generation, turn, ttl, keep)
         });
         let tally = tallied.as_ref().map(|account| account.tally_answer(self.host));
         let (append, ended, _) = join!(OptionFuture::from(append), reader.ended(), OptionFuture::from(tally));
         self.account.tallied = tallied.map(|account| account.store_errors);
-        let stored = append.map(|result| self.account.tolerate(self.host, "session_append", result));
+        let stored = append.map(|result| self.account.degrade(self.host, "session_append", result));
         let status = stored.map(|stored| match stored {
             Some(true) => SessionStatus::Stored,
             // Its session was deleted meanwhile, or the store is down.
@@ -254,7 +256,7 @@ impl<'a, H: Host> Passenger<'a, H> {
     }
 
     /// Hands the events over, one after the other.
-    async fn relay(&mut self, reader: &Reader) -> Result<(), Error> {
+    async fn relay(&mut self, reader: &Receiver) -> Result<(), Error> {
         let end = self.relay_events(reader).await;
         let Err((error, is_told)) = end else { return Ok(()) };
         if !is_told && error != Error::ClientClosed {
@@ -264,7 +266,7 @@ impl<'a, H: Host> Passenger<'a, H> {
         Err(error)
     }
 
-    async fn relay_events(&mut self, reader: &Reader) -> Result<(), (Error, bool)> {
+    async fn relay_events(&mut self, reader: &Receiver) -> Result<(), (Error, bool)> {
         let left = |_: ClientLeft| (Error::ClientClosed, true);
         let is_own = self.rendering.is_own();
         let keeps = self.session.is_some() || is_own;
@@ -278,10 +280,10 @@ impl<'a, H: Host> Passenger<'a, H> {
             }
             is_first = false;
             let (event, is_last) = match self.presence.during(reader.next()).await.map_err(left)? {
-                Heard::Event(event) => (event, false),
-                Heard::Last(event) => (event, true),
-                Heard::Broken(error, is_told) => return Err((error, is_told && !is_own)),
-                Heard::Behind => return Err((Error::FellBehind, false)),
+                Item::Event(event) => (event, false),
+                Item::Last(event) => (event, true),
+                Item::Broken(error, is_told) => return Err((error, is_told && !is_own)),
+                Item::Behind => return Err((Error::FellBehind, false)),
             };
             let Some(protocol) = self.order.protocol.filter(|_| keeps || is_last) else {
                 self.hand_over(event).await.map_err(left)?;
@@ -332,15 +334,15 @@ impl<'a, H: Host> Passenger<'a, H> {
     }
 
     /// Closes the account, or lets whoever waits do so.
-    pub(super) async fn close(mut self, end: PassengerEnd) {
+    pub(super) async fn close(mut self, end: SubscriberEnd) {
         let end = match end {
-            PassengerEnd::Streamed(end) => end,
-            PassengerEnd::Complete(result) => {
-                if let Some(door) = self.door.take() {
+            SubscriberEnd::Streamed(end) => end,
+            SubscriberEnd::Complete(result) => {
+                if let Some(head_sender) = self.head_sender.take() {
                     let account = self.account;
                     // The client may have left while the answer was stored.
-                    if let Err(Arrival::Complete(complete)) =
-                        door.send(Arrival::Complete(Box::new((result, account))))
+                    if let Err(HeadReady::Complete(complete)) =
+                        head_sender.send(HeadReady::Complete(Box::new((result, account))))
                     {
                         complete.1.close(self.host, Err(&Error::ClientClosed)).await;
                     }

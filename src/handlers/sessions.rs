@@ -16,7 +16,7 @@ use serde::Serialize;
 
 use crate::{
     api::{
-        auth::Scope,
+        auth::CallerId,
         body,
         error::Error,
         reply::{self, ReplyBody},
@@ -27,7 +27,7 @@ use crate::{
     session::{Dialect, RawMessage, Session, SessionKey, Span, Turn},
     store::{Sessions, StoreResult},
 };
-use request::{Form, Page};
+use request::{ExportFormat, Page};
 
 /// What is read at once of a session that is written out.
 const EXPORTED: Span<'static> = Span { before: None, turns: 200, bytes: 256 << 10 };
@@ -108,11 +108,11 @@ where
     B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
 {
     let config = host.config();
-    let scope = Scope::of(headers, config.caller_header.as_ref())?;
+    let caller = CallerId::of(headers, config.caller_header.as_ref())?;
     let body = body::read(host, headers, body, config.body_limits.other).await?;
     let head = request::head(&body)?;
     let id = random_id(host);
-    let made = host.store().create_session(&SessionKey::of(&scope, &id)?, &head, config.session_ttl).await;
+    let made = host.store().create_session(&SessionKey::of(&caller, &id)?, &head, config.session_ttl).await;
     needed(host, account, "session_create", made)?;
     let session = Session { head, ..Session::default() };
     let mut response = reply::json(StatusCode::CREATED, &Summary::of(&id, &session, config.session_ttl));
@@ -152,18 +152,18 @@ pub(crate) async fn export<H: Host>(
     parts: &Parts,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
-    let form = Form::of(parts.uri.query(), &parts.headers)?;
+    let form = ExportFormat::of(parts.uri.query(), &parts.headers)?;
     let (id, session) = load_whole(host, parts, account).await?;
     // The id may be a secret, and a name of a file is seen by many.
     let (mut response, name) = match form {
-        Form::Json => {
+        ExportFormat::Json => {
             let exported = Exported {
                 summary: Summary::of(&id, &session, host.config().session_ttl),
                 turns: session.turns.iter().map(ShownTurn::of).collect(),
             };
             (reply::json(StatusCode::OK, &exported), "attachment; filename=\"session.json\"")
         }
-        Form::Markdown => {
+        ExportFormat::Markdown => {
             let text = transcript::markdown(&session);
             let response = reply::complete(StatusCode::OK, "text/markdown; charset=utf-8", text);
             (response, "attachment; filename=\"session.md\"")
@@ -196,9 +196,9 @@ pub(crate) async fn delete<H: Host>(
 
 /// The id that the path names, and the caller's session of that id.
 fn named<H: Host>(host: &H, parts: &Parts) -> Result<(String, SessionKey), Error> {
-    let scope = Scope::of(&parts.headers, host.config().caller_header.as_ref())?;
+    let caller = CallerId::of(&parts.headers, host.config().caller_header.as_ref())?;
     let id = request::id(parts.uri.path())?;
-    let key = SessionKey::of(&scope, &id)?;
+    let key = SessionKey::of(&caller, &id)?;
     Ok((id, key))
 }
 
@@ -220,12 +220,12 @@ async fn load_whole<H: Host>(
 ) -> Result<(String, Session), Error> {
     let (id, key) = named(host, parts)?;
     let mut session = load(host, &key, EXPORTED, account).await?;
-    while let Some(oldest) = session.turns.first().filter(|_| session.older > 0) {
-        let older = load(host, &key, Span { before: Some(&oldest.id), ..EXPORTED }, account).await?;
-        if older.turns.is_empty() {
+    while let Some(oldest) = session.turns.first().filter(|_| session.skipped > 0) {
+        let skipped = load(host, &key, Span { before: Some(&oldest.id), ..EXPORTED }, account).await?;
+        if skipped.turns.is_empty() {
             break;
         }
-        session.prepend(older);
+        session.prepend(skipped);
     }
     Ok((id, session))
 }
@@ -237,7 +237,7 @@ fn needed<H: Host, T>(
     operation: &'static str,
     result: StoreResult<T>,
 ) -> Result<T, Error> {
-    account.tolerate(host, operation, result).ok_or(Error::SessionUnavailable)
+    account.degrade(host, operation, result).ok_or(Error::SessionUnavailable)
 }
 
 /// The same reply, which no cache on the way may keep.

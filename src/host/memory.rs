@@ -20,13 +20,13 @@ use futures::{StreamExt, stream::FuturesUnordered};
 
 use super::Host;
 use crate::{
-    config::{Config, settings::Form},
-    fleet::book::FleetBook,
+    config::{Config, settings::Deployment},
+    fleet::local::LocalFleet,
     metrics::memory::MemoryMetrics,
     platform::{
-        Background, Clock, Entropy, Journal, Limits, Timer, Upstream, UpstreamFailure, journal::Event,
+        Background, Clock, Entropy, Journal, Timeouts, Timer, Upstream, UpstreamFailure, journal::Event,
     },
-    process::{Flights, Orphans},
+    process::{FlightTable, Orphans},
     store::memory::MemoryStore,
 };
 
@@ -90,7 +90,7 @@ struct Parts<U> {
     tasks: Mutex<Vec<Task>>,
     events: Mutex<Vec<String>>,
     orphans: Orphans,
-    flights: Flights,
+    flights: FlightTable,
 }
 
 impl<U> fmt::Debug for MemoryHost<U> {
@@ -119,7 +119,7 @@ impl<U: Upstream + 'static> MemoryHost<U> {
             tasks: Mutex::default(),
             events: Mutex::default(),
             orphans: Orphans::default(),
-            flights: Flights::default(),
+            flights: FlightTable::default(),
         }))
     }
 
@@ -181,7 +181,7 @@ impl<U: Upstream + 'static> Upstream for MemoryHost<U> {
     async fn send(
         &self,
         request: http::Request<Bytes>,
-        limits: Limits,
+        limits: Timeouts,
     ) -> Result<http::Response<Self::Body>, UpstreamFailure> {
         self.0.upstream.send(request, limits).await
     }
@@ -222,8 +222,8 @@ impl<U: Upstream + 'static> Host for MemoryHost<U> {
     type Store = MemoryStore<ManualClock>;
     type Metrics = MemoryMetrics;
 
-    fn form(&self) -> Form {
-        Form::Native
+    fn form(&self) -> Deployment {
+        Deployment::Native
     }
 
     fn config(&self) -> &Config {
@@ -238,7 +238,7 @@ impl<U: Upstream + 'static> Host for MemoryHost<U> {
         &self.0.metrics
     }
 
-    fn fleet(&self) -> &FleetBook {
+    fn fleet(&self) -> &LocalFleet {
         self.0.store.fleet()
     }
 
@@ -246,7 +246,7 @@ impl<U: Upstream + 'static> Host for MemoryHost<U> {
         &self.0.orphans
     }
 
-    fn flights(&self) -> &Flights {
+    fn flights(&self) -> &FlightTable {
         &self.0.flights
     }
 }

@@ -2,7 +2,7 @@
 
 /// A metric's name with everything that is fixed about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
+pub(crate) enum MetricFamily {
     Requests,
     Latency,
     CacheHits,
@@ -19,7 +19,7 @@ pub(crate) enum Family {
     StoreErrors,
 }
 
-impl Family {
+impl MetricFamily {
     pub(crate) const ALL: [Self; 14] = [
         Self::Requests,
         Self::Latency,
@@ -181,7 +181,7 @@ mod tests {
 
     #[test]
     fn bounds_rise_and_only_histograms_have_them() {
-        for family in Family::ALL {
+        for family in MetricFamily::ALL {
             assert!(family.buckets().is_sorted_by(|one, next| one < next), "{family:?}");
             assert_eq!(family.is_histogram(), !family.name().ends_with("_total"), "{family:?}");
         }

@@ -1,7 +1,7 @@
 //! What is not counted but known when asked.
 
 use super::text::{header, label, line};
-use crate::{config::settings::Form, fleet::BreakerState};
+use crate::{config::settings::Deployment, fleet::BreakerState};
 
 /// What is not counted but known when asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub struct Gauges {
     /// Whether the store answers.
     pub store_up: bool,
     /// The form of the host.
-    pub form: Form,
+    pub form: Deployment,
     /// The hosts that are configured, each once.
     pub hosts: Vec<HostGauge>,
 }
@@ -72,7 +72,7 @@ mod tests {
 
     fn text(hosts: Vec<HostGauge>) -> String {
         let mut text = String::new();
-        Gauges { store_up: true, form: Form::Native, hosts }.write(&mut text);
+        Gauges { store_up: true, form: Deployment::Native, hosts }.write(&mut text);
         text
     }
 

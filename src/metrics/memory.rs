@@ -6,7 +6,7 @@ use std::{
 };
 
 use super::{
-    Family, Histogram, MODEL_LIMIT, Metrics, OTHER_MODEL, Sample, Snapshot, Value,
+    Histogram, MODEL_LIMIT, MetricFamily, Metrics, OTHER_MODEL, Sample, Snapshot, Value,
     series::{Amount, Increment},
 };
 use crate::store::StoreResult;
@@ -75,7 +75,7 @@ impl Metrics for MemoryMetrics {
     fn add_store_errors(&self, store_errors: &[&'static str]) {
         let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         for operation in store_errors {
-            counters.add_increment(Increment::count(Family::StoreErrors, &[operation]));
+            counters.add_increment(Increment::count(MetricFamily::StoreErrors, &[operation]));
         }
     }
 

@@ -10,7 +10,7 @@ use std::{
 };
 
 use super::{
-    Family, Histogram, MODEL_LIMIT, Metrics, OTHER_MODEL, Sample, Snapshot, Value,
+    Histogram, MODEL_LIMIT, MetricFamily, Metrics, OTHER_MODEL, Sample, Snapshot, Value,
     series::{Amount, Increment, SEPARATOR},
 };
 use crate::store::{
@@ -116,7 +116,9 @@ fn parse(reply: &[RedisValue]) -> Snapshot {
         let [RedisValue::Bytes(field), RedisValue::Bytes(value)] = pair else { continue };
         let (Ok(field), Some(value)) = (std::str::from_utf8(field), number(value)) else { continue };
         let name = field.split(SEPARATOR).next().unwrap_or_default();
-        let Some(family) = Family::ALL.into_iter().find(|family| family.name() == name) else { continue };
+        let Some(family) = MetricFamily::ALL.into_iter().find(|family| family.name() == name) else {
+            continue;
+        };
         if family.is_histogram() {
             let Some((key, part)) = field.rsplit_once(SEPARATOR) else { continue };
             let entry = series.entry(key.to_owned());
@@ -149,7 +151,7 @@ impl<C: RedisCommands> Metrics for RedisMetrics<C> {
         let waiting = std::mem::take(&mut *self.waiting());
         fields.extend(waiting.iter().map(|(operation, count)| {
             let mut key = String::new();
-            Increment::count(Family::StoreErrors, &[operation]).write_key(&mut key);
+            Increment::count(MetricFamily::StoreErrors, &[operation]).write_key(&mut key);
             (key, *count)
         }));
         let limit = MODEL_LIMIT.to_string();

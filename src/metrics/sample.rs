@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{Family, MODEL_NAME_LIMIT, series::Increment};
+use super::{MODEL_NAME_LIMIT, MetricFamily, series::Increment};
 use crate::cache::CacheStatus;
 use crate::wire::tokens::Tokens;
 
@@ -74,47 +74,47 @@ impl Sample<'_> {
     /// Everything this request adds, with `model` as the model's label.
     pub(super) fn increments(&self, model: &str, mut add: impl FnMut(Increment<'_>)) {
         let Self { route, outcome, latency, cache, tokens, store_errors, .. } = self;
-        add(Increment::count(Family::Requests, &[route, model, outcome]));
-        add(Increment::observation(Family::Latency, &[route, model, outcome], micros(*latency)));
+        add(Increment::count(MetricFamily::Requests, &[route, model, outcome]));
+        add(Increment::observation(MetricFamily::Latency, &[route, model, outcome], micros(*latency)));
         match cache {
-            Some(CacheStatus::Hit) => add(Increment::count(Family::CacheHits, &[])),
-            Some(CacheStatus::Coalesced) => add(Increment::count(Family::CacheCoalesced, &[])),
-            Some(CacheStatus::Miss) => add(Increment::count(Family::CacheMisses, &[])),
-            Some(CacheStatus::Bypass) => add(Increment::count(Family::CacheBypasses, &[])),
+            Some(CacheStatus::Hit) => add(Increment::count(MetricFamily::CacheHits, &[])),
+            Some(CacheStatus::Coalesced) => add(Increment::count(MetricFamily::CacheCoalesced, &[])),
+            Some(CacheStatus::Miss) => add(Increment::count(MetricFamily::CacheMisses, &[])),
+            Some(CacheStatus::Bypass) => add(Increment::count(MetricFamily::CacheBypasses, &[])),
             None => {}
         }
         self.host_increments(model, &mut add);
         if let Some(Tokens { prompt, completion }) = tokens {
-            add(Increment::sum(Family::PromptTokens, &[model], *prompt));
-            add(Increment::sum(Family::CompletionTokens, &[model], *completion));
+            add(Increment::sum(MetricFamily::PromptTokens, &[model], *prompt));
+            add(Increment::sum(MetricFamily::CompletionTokens, &[model], *completion));
         }
         for operation in *store_errors {
-            add(Increment::count(Family::StoreErrors, &[operation]));
+            add(Increment::count(MetricFamily::StoreErrors, &[operation]));
         }
     }
 
     /// What it adds for the hosts that were asked.
     fn host_increments(&self, model: &str, add: &mut impl FnMut(Increment<'_>)) {
         for Attempt { host, outcome, cold } in self.attempts {
-            add(Increment::count(Family::Attempts, &[host, outcome]));
+            add(Increment::count(MetricFamily::Attempts, &[host, outcome]));
             if *cold {
-                add(Increment::count(Family::ColdStarts, &[host, model]));
+                add(Increment::count(MetricFamily::ColdStarts, &[host, model]));
             }
         }
         // After the last attempt nobody else was asked, however it went.
         if let [followed @ .., _] = self.attempts {
             for Attempt { host, .. } in followed.iter().filter(|attempt| attempt.failed()) {
-                add(Increment::count(Family::Failovers, &[host]));
+                add(Increment::count(MetricFamily::Failovers, &[host]));
             }
         }
         let Some(Attempt { host, .. }) = self.attempts.iter().rfind(|attempt| attempt.succeeded()) else {
             return;
         };
         if let Some(time) = self.first_token {
-            add(Increment::observation(Family::FirstToken, &[model, host], micros(time)));
+            add(Increment::observation(MetricFamily::FirstToken, &[model, host], micros(time)));
         }
         if let Some(speed) = self.speed {
-            add(Increment::observation(Family::Speed, &[model, host], speed.min(SPEED_LIMIT)));
+            add(Increment::observation(MetricFamily::Speed, &[model, host], speed.min(SPEED_LIMIT)));
         }
     }
 }
@@ -129,7 +129,7 @@ mod tests {
     use crate::metrics::series::{Amount, SEPARATOR};
 
     /// The series of these families that a request adds to, with what it adds.
-    fn added(attempts: &[(&str, &'static str, bool)], families: &[Family]) -> Vec<(String, Amount)> {
+    fn added(attempts: &[(&str, &'static str, bool)], families: &[MetricFamily]) -> Vec<(String, Amount)> {
         let attempts: Vec<_> = attempts
             .iter()
             .map(|(host, outcome, cold)| Attempt { host: (*host).to_owned(), outcome, cold: *cold })
@@ -176,7 +176,7 @@ mod tests {
                 hosts.iter().zip(outcomes).map(|(host, outcome)| (host.as_str(), *outcome, false)).collect();
             let expected: Vec<_> =
                 failovers.iter().map(|host| ((*host).to_owned(), Amount::Count(1))).collect();
-            assert_eq!(added(&attempts, &[Family::Failovers]), expected, "{outcomes:?}");
+            assert_eq!(added(&attempts, &[MetricFamily::Failovers]), expected, "{outcomes:?}");
         }
     }
 
@@ -184,12 +184,12 @@ mod tests {
     fn each_attempt_that_loads_the_model_is_a_cold_start() {
         let attempts = [("a", "timeout", true), ("b", "busy", false), ("c", "ok", true)];
         let expected = ["a m", "c m"].map(|labels| (labels.to_owned(), Amount::Count(1)));
-        assert_eq!(added(&attempts, &[Family::ColdStarts]), expected);
+        assert_eq!(added(&attempts, &[MetricFamily::ColdStarts]), expected);
     }
 
     #[test]
     fn first_token_and_speed_belong_to_the_host_that_answered_last() {
-        let families = [Family::FirstToken, Family::Speed];
+        let families = [MetricFamily::FirstToken, MetricFamily::Speed];
         for attempts in [
             &[("a", "ok", false)][..],
             &[("b", "busy", false), ("a", "ok", false)],

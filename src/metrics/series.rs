@@ -1,6 +1,6 @@
 //! How a series is named in a store, and what is added to it.
 
-use super::Family;
+use super::MetricFamily;
 
 /// What parts a series name; no label holds it.
 pub(crate) const SEPARATOR: char = '\u{1f}';
@@ -8,7 +8,7 @@ pub(crate) const SEPARATOR: char = '\u{1f}';
 /// What is added to one series.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Increment<'a> {
-    pub(crate) family: Family,
+    pub(crate) family: MetricFamily,
     labels: &'a [&'a str],
     pub(crate) amount: Amount,
 }
@@ -24,15 +24,15 @@ pub(crate) enum Amount {
 }
 
 impl<'a> Increment<'a> {
-    pub(crate) fn count(family: Family, labels: &'a [&'a str]) -> Self {
+    pub(crate) fn count(family: MetricFamily, labels: &'a [&'a str]) -> Self {
         Self::sum(family, labels, 1)
     }
 
-    pub(crate) fn sum(family: Family, labels: &'a [&'a str], amount: u64) -> Self {
+    pub(crate) fn sum(family: MetricFamily, labels: &'a [&'a str], amount: u64) -> Self {
         Self { family, labels, amount: Amount::Count(amount) }
     }
 
-    pub(crate) fn observation(family: Family, labels: &'a [&'a str], micros: u64) -> Self {
+    pub(crate) fn observation(family: MetricFamily, labels: &'a [&'a str], micros: u64) -> Self {
         let bucket = family.buckets().partition_point(|bound| *bound < micros);
         Self { family, labels, amount: Amount::Observation { bucket, micros } }
     }
@@ -54,18 +54,18 @@ mod tests {
     #[test]
     fn an_observation_falls_into_the_bucket_whose_bound_it_does_not_exceed() {
         for (family, micros, bucket) in [
-            (Family::Latency, 0, 0),
-            (Family::Latency, 5_000, 0),
-            (Family::Latency, 5_001, 1),
-            (Family::Latency, 600_000_000, 16),
-            (Family::Latency, 601_000_000, 17),
-            (Family::Latency, u64::MAX, 17),
-            (Family::FirstToken, 5_001, 0),
-            (Family::FirstToken, 300_000_000, 14),
-            (Family::FirstToken, 300_000_001, 15),
-            (Family::Speed, 999_999, 0),
-            (Family::Speed, 75_000_000, 7),
-            (Family::Speed, 500_000_001, 13),
+            (MetricFamily::Latency, 0, 0),
+            (MetricFamily::Latency, 5_000, 0),
+            (MetricFamily::Latency, 5_001, 1),
+            (MetricFamily::Latency, 600_000_000, 16),
+            (MetricFamily::Latency, 601_000_000, 17),
+            (MetricFamily::Latency, u64::MAX, 17),
+            (MetricFamily::FirstToken, 5_001, 0),
+            (MetricFamily::FirstToken, 300_000_000, 14),
+            (MetricFamily::FirstToken, 300_000_001, 15),
+            (MetricFamily::Speed, 999_999, 0),
+            (MetricFamily::Speed, 75_000_000, 7),
+            (MetricFamily::Speed, 500_000_001, 13),
         ] {
             let found = Increment::observation(family, &[], micros).amount;
             assert_eq!(found, Amount::Observation { bucket, micros }, "{family:?}");

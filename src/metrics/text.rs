@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use super::{Family, Gauges, Histogram, Snapshot, Value, series::SEPARATOR};
+use super::{Gauges, Histogram, MetricFamily, Snapshot, Value, series::SEPARATOR};
 
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
@@ -10,7 +10,7 @@ pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 /// The text of all counters and gauges, families in a fixed order and series sorted.
 pub fn encode(snapshot: &Snapshot, gauges: &Gauges) -> String {
     let mut text = String::with_capacity(4096);
-    for family in Family::ALL {
+    for family in MetricFamily::ALL {
         let kind = if family.is_histogram() { "histogram" } else { "counter" };
         header(&mut text, family.name(), family.help(), kind);
         if family.labels().is_empty() && !snapshot.0.contains_key(family.name()) {
@@ -32,7 +32,7 @@ pub(super) fn header(text: &mut String, name: &str, help: &str, kind: &str) {
     let _ = writeln!(text, "# HELP {name} {help}\n# TYPE {name} {kind}");
 }
 
-fn labels<'a>(family: Family, values: impl Iterator<Item = &'a str>) -> String {
+fn labels<'a>(family: MetricFamily, values: impl Iterator<Item = &'a str>) -> String {
     let pairs = family.labels().iter().zip(values);
     pairs.map(|(name, value)| label(name, value)).collect::<Vec<_>>().join(",")
 }
@@ -53,14 +53,14 @@ pub(super) fn line(text: &mut String, name: &str, labels: &str, value: impl std:
     };
 }
 
-fn series(text: &mut String, family: Family, labels: &str, value: &Value) {
+fn series(text: &mut String, family: MetricFamily, labels: &str, value: &Value) {
     match value {
         Value::Counter(count) => line(text, family.name(), labels, count),
         Value::Histogram(histogram) => buckets(text, family, labels, histogram),
     }
 }
 
-fn buckets(text: &mut String, family: Family, labels: &str, histogram: &Histogram) {
+fn buckets(text: &mut String, family: MetricFamily, labels: &str, histogram: &Histogram) {
     let name = family.name();
     let bounds = family.buckets().iter().map(|micros| decimal(*micros)).chain(["+Inf".to_owned()]);
     let bucket = format!("{name}_bucket");
@@ -85,18 +85,18 @@ mod tests {
     use std::collections::BTreeMap;
 
     use super::*;
-    use crate::config::settings::Form;
+    use crate::config::settings::Deployment;
 
     /// The lines of a family whose one series has these labels, and an observation in its first bucket, two in its
     /// third and one beyond its last.
-    fn lines(family: Family, labels: &[&str], sum_micros: u64) -> Vec<String> {
+    fn lines(family: MetricFamily, labels: &[&str], sum_micros: u64) -> Vec<String> {
         let mut counts = vec![0; family.buckets().len() + 1];
         counts[0] = 1;
         counts[2] = 2;
         *counts.last_mut().unwrap() = 1;
         let key = [&[family.name()], labels].concat().join(&SEPARATOR.to_string());
         let series = BTreeMap::from([(key, Value::Histogram(Histogram { counts, sum_micros }))]);
-        let gauges = Gauges { store_up: true, form: Form::Native, hosts: Vec::new() };
+        let gauges = Gauges { store_up: true, form: Deployment::Native, hosts: Vec::new() };
         let text = encode(&Snapshot(series), &gauges);
         text.lines().filter(|line| line.contains(family.name())).map(ToOwned::to_owned).collect()
     }
@@ -104,7 +104,7 @@ mod tests {
     #[test]
     fn latency_is_a_histogram_from_5_ms_to_600_s() {
         assert_eq!(
-            lines(Family::Latency, &["/chat", "quote\"d", "ok"], 1_234_560_000),
+            lines(MetricFamily::Latency, &["/chat", "quote\"d", "ok"], 1_234_560_000),
             [
                 "# HELP ollama_request_latency_seconds Seconds from a request's head until its answer is complete.",
                 "# TYPE ollama_request_latency_seconds histogram",
@@ -135,7 +135,7 @@ mod tests {
     #[test]
     fn the_time_to_the_first_token_is_a_histogram_from_10_ms_to_300_s() {
         assert_eq!(
-            lines(Family::FirstToken, &["m", "http://a:1"], 400_000_001),
+            lines(MetricFamily::FirstToken, &["m", "http://a:1"], 400_000_001),
             [
                 "# HELP paddock_time_to_first_token_seconds Seconds from asking a host to the first token of its answer.",
                 "# TYPE paddock_time_to_first_token_seconds histogram",
@@ -164,7 +164,7 @@ mod tests {
     #[test]
     fn speed_is_a_histogram_from_1_to_500_tokens_a_second() {
         assert_eq!(
-            lines(Family::Speed, &["m", "http://a:1"], 608_500_000),
+            lines(MetricFamily::Speed, &["m", "http://a:1"], 608_500_000),
             [
                 "# HELP paddock_tokens_per_second Tokens a second in which a host wrote an answer.",
                 "# TYPE paddock_tokens_per_second histogram",

@@ -11,7 +11,7 @@ use super::{MaybeSend, MaybeSync};
 
 /// How long each phase of an upstream call may take. The host enforces them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct Timeouts {
     /// From the start until the connection stands, name resolution and TLS included.
     pub connect: Duration,
     /// From the sent request until the response head. Ollama withholds the head while it loads a model.
@@ -70,6 +70,6 @@ pub trait Upstream: MaybeSend + MaybeSync {
     fn send(
         &self,
         request: http::Request<Bytes>,
-        limits: Limits,
+        limits: Timeouts,
     ) -> impl Future<Output = Result<http::Response<Self::Body>, UpstreamFailure>> + MaybeSend;
 }

@@ -1,4 +1,4 @@
-//! A feed: what a flight brings, for all who wait for it.
+//! A broadcast: what a flight brings, for all who wait for it.
 //!
 //! One writes, and every reader hears the whole from its beginning. The fastest reader sets the pace of the writer; one
 //! that falls further behind than what is kept hears that it did. Without readers the writer gives up. Waking happens
@@ -15,7 +15,7 @@ use std::{
 use bytes::Bytes;
 use futures::future::{Either, select};
 
-use super::{Opening, Source};
+use super::{Head, Provenance};
 use crate::{
     api::{error::Error, reply::ClientLeft},
     cache::Entry,
@@ -26,7 +26,7 @@ const AHEAD: usize = 1;
 
 /// What a reader hears next.
 #[derive(Debug)]
-pub(crate) enum Heard {
+pub(crate) enum Item {
     Event(Bytes),
     /// The terminator; nothing follows.
     Last(Bytes),
@@ -38,22 +38,22 @@ pub(crate) enum Heard {
 
 /// What is known of the writer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Writer {
+enum WriterState {
     /// It may bring an answer that was stored.
     Looks,
     /// It asks upstream: the answer is as young as anybody may want it.
     Asks,
     /// It asked, and had lost the store when that failed.
-    IsCutOff,
+    LostStore,
 }
 
 /// What a flight brings. Clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct Feed(Arc<Mutex<State>>);
+pub(crate) struct Broadcast(Arc<Mutex<BroadcastState>>);
 
 #[derive(Debug)]
-struct State {
-    opening: Option<(Opening, Source)>,
+struct BroadcastState {
+    opening: Option<(Head, Provenance)>,
     events: VecDeque<Bytes>,
     /// Events that are not kept any more.
     dropped: usize,
@@ -66,7 +66,7 @@ struct State {
     end: Option<Result<(), Error>>,
     /// The whole answer for those who follow elsewhere, where the cache does not keep it.
     unkept: Option<Entry>,
-    writer: Writer,
+    writer: WriterState,
     /// How many events each reader has heard.
     readers: BTreeMap<u64, usize>,
     readers_so_far: u64,
@@ -75,13 +75,13 @@ struct State {
     watching: Vec<Waker>,
 }
 
-impl State {
+impl BroadcastState {
     fn written(&self) -> usize {
         self.dropped + self.events.len()
     }
 
     fn is_over(&self) -> bool {
-        let is_stream = matches!(self.opening, None | Some((Opening::Stream { .. }, _)));
+        let is_stream = matches!(self.opening, None | Some((Head::Stream { .. }, _)));
         self.is_complete || self.end.is_some() || !is_stream
     }
 
@@ -100,10 +100,10 @@ impl State {
     }
 }
 
-impl Feed {
-    /// A feed with its first reader. It keeps as many bytes for those who come later.
-    pub(crate) fn new(limit: usize) -> (Self, Reader) {
-        let feed = Self(Arc::new(Mutex::new(State {
+impl Broadcast {
+    /// A broadcast with its first reader. It keeps as many bytes for those who come later.
+    pub(crate) fn new(limit: usize) -> (Self, Receiver) {
+        let broadcast = Self(Arc::new(Mutex::new(BroadcastState {
             opening: None,
             events: VecDeque::new(),
             dropped: 0,
@@ -113,18 +113,18 @@ impl Feed {
             is_told: false,
             end: None,
             unkept: None,
-            writer: Writer::Looks,
+            writer: WriterState::Looks,
             readers: BTreeMap::from([(0, 0)]),
             readers_so_far: 1,
             listening: Vec::new(),
             watching: Vec::new(),
         })));
-        let reader = Reader { feed: feed.clone(), id: 0 };
-        (feed, reader)
+        let reader = Receiver { broadcast: broadcast.clone(), id: 0 };
+        (broadcast, reader)
     }
 
     /// One more reader, unless the beginning is not kept any more, or all is over.
-    pub(crate) fn join(&self) -> Option<Reader> {
+    pub(crate) fn join(&self) -> Option<Receiver> {
         let mut state = self.state();
         if state.dropped > 0 || state.end.is_some() || state.readers.is_empty() {
             return None;
@@ -132,7 +132,7 @@ impl Feed {
         let id = state.readers_so_far;
         state.readers_so_far += 1;
         state.readers.insert(id, 0);
-        Some(Reader { feed: self.clone(), id })
+        Some(Receiver { broadcast: self.clone(), id })
     }
 
     /// Whether they are the same.
@@ -140,11 +140,11 @@ impl Feed {
         Arc::ptr_eq(&self.0, &other.0)
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
+    fn state(&self) -> MutexGuard<'_, BroadcastState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change(&self, change: impl FnOnce(&mut State)) {
+    fn change(&self, change: impl FnOnce(&mut BroadcastState)) {
         let mut state = self.state();
         change(&mut state);
         let listening = std::mem::take(&mut state.listening);
@@ -156,8 +156,8 @@ impl Feed {
     /// Resolves with what `ready` gives, as soon as it gives something; `side` says whose waiting it is.
     async fn until<T>(
         &self,
-        side: impl Fn(&mut State) -> &mut Vec<Waker>,
-        mut ready: impl FnMut(&mut State) -> Option<T>,
+        side: impl Fn(&mut BroadcastState) -> &mut Vec<Waker>,
+        mut ready: impl FnMut(&mut BroadcastState) -> Option<T>,
     ) -> T {
         poll_fn(|context| {
             let mut state = self.state();
@@ -174,17 +174,17 @@ impl Feed {
     }
 
     /// Resolves for a reader.
-    async fn heard<T>(&self, ready: impl FnMut(&mut State) -> Option<T>) -> T {
+    async fn heard<T>(&self, ready: impl FnMut(&mut BroadcastState) -> Option<T>) -> T {
         self.until(|state| &mut state.listening, ready).await
     }
 
     /// Resolves for whoever waits for readers, or for the end.
-    async fn seen<T>(&self, ready: impl FnMut(&mut State) -> Option<T>) -> T {
+    async fn seen<T>(&self, ready: impl FnMut(&mut BroadcastState) -> Option<T>) -> T {
         self.until(|state| &mut state.watching, ready).await
     }
 
     /// Says what the flight brings; the first word counts.
-    pub(crate) fn open(&self, opening: Opening, source: Source) {
+    pub(crate) fn open(&self, opening: Head, source: Provenance) {
         self.change(|state| {
             state.opening.get_or_insert((opening, source));
         });
@@ -221,17 +221,17 @@ impl Feed {
         });
     }
 
-    /// Ends the feed: what the flight changes is stored, or it failed.
+    /// Ends the broadcast: what the flight changes is stored, or it failed.
     pub(crate) fn end(&self, end: Result<(), Error>) {
         self.change(|state| {
             state.end.get_or_insert(end);
         });
     }
 
-    /// A feed of an answer that is there already.
-    pub(crate) fn of(events: Vec<Bytes>) -> Reader {
-        let (feed, reader) = Self::new(usize::MAX);
-        feed.change(|state| {
+    /// A broadcast of an answer that is there already.
+    pub(crate) fn of(events: Vec<Bytes>) -> Receiver {
+        let (broadcast, reader) = Self::new(usize::MAX);
+        broadcast.change(|state| {
             state.bytes = events.iter().map(Bytes::len).sum();
             state.events = events.into();
             state.is_complete = true;
@@ -254,29 +254,29 @@ impl Feed {
     pub(crate) fn failure(&self) -> Option<Error> {
         let state = self.state();
         match (&state.opening, &state.end) {
-            (Some((Opening::Failed(error), _)), _) | (_, Some(Err(error))) => Some(error.clone()),
+            (Some((Head::Failed(error), _)), _) | (_, Some(Err(error))) => Some(error.clone()),
             _ => None,
         }
     }
 
     /// Takes note that upstream is asked.
     pub(crate) fn note_fresh(&self) {
-        self.state().writer = Writer::Asks;
+        self.state().writer = WriterState::Asks;
     }
 
     /// Whether upstream is asked, so that no answer comes that was stored.
     pub(crate) fn is_fresh(&self) -> bool {
-        self.state().writer != Writer::Looks
+        self.state().writer != WriterState::Looks
     }
 
     /// Takes note, before it fails, that the writer has lost the store.
-    pub(crate) fn cut_off(&self) {
-        self.state().writer = Writer::IsCutOff;
+    pub(crate) fn note_lost_store(&self) {
+        self.state().writer = WriterState::LostStore;
     }
 
     /// Whether the writer had lost the store when it failed.
-    pub(crate) fn is_cut_off(&self) -> bool {
-        self.state().writer == Writer::IsCutOff
+    pub(crate) fn has_lost_store(&self) -> bool {
+        self.state().writer == WriterState::LostStore
     }
 
     /// Takes note of a whole answer that the cache does not keep, before it is told.
@@ -337,23 +337,23 @@ impl Feed {
 
 /// One who waits for what a flight brings. Dropping it means that it left.
 #[derive(Debug)]
-pub(crate) struct Reader {
-    feed: Feed,
+pub(crate) struct Receiver {
+    broadcast: Broadcast,
     id: u64,
 }
 
-impl Reader {
+impl Receiver {
     /// What the flight brings.
-    pub(crate) async fn opening(&self) -> (Opening, Source) {
-        self.feed.heard(|state| state.opening.clone()).await
+    pub(crate) async fn opening(&self) -> (Head, Provenance) {
+        self.broadcast.heard(|state| state.opening.clone()).await
     }
 
     /// What comes next.
-    pub(crate) async fn next(&self) -> Heard {
-        self.feed
+    pub(crate) async fn next(&self) -> Item {
+        self.broadcast
             .heard(|state| {
                 let heard = *state.readers.get(&self.id)?;
-                let Some(at) = heard.checked_sub(state.dropped) else { return Some(Heard::Behind) };
+                let Some(at) = heard.checked_sub(state.dropped) else { return Some(Item::Behind) };
                 if let Some(event) = state.events.get(at).cloned() {
                     state.readers.insert(self.id, heard + 1);
                     let is_last = state.is_complete && at + 1 == state.events.len();
@@ -361,10 +361,10 @@ impl Reader {
                     let watching = std::mem::take(&mut state.watching);
                     watching.into_iter().for_each(Waker::wake);
                     state.trim();
-                    return Some(if is_last { Heard::Last(event) } else { Heard::Event(event) });
+                    return Some(if is_last { Item::Last(event) } else { Item::Event(event) });
                 }
                 match &state.end {
-                    Some(Err(error)) => Some(Heard::Broken(error.clone(), state.is_told)),
+                    Some(Err(error)) => Some(Item::Broken(error.clone(), state.is_told)),
                     Some(Ok(())) | None => None,
                 }
             })
@@ -373,13 +373,13 @@ impl Reader {
 
     /// Resolves when what the flight changes is stored.
     pub(crate) async fn ended(&self) -> Result<(), Error> {
-        self.feed.heard(|state| state.end.clone()).await
+        self.broadcast.heard(|state| state.end.clone()).await
     }
 }
 
-impl Drop for Reader {
+impl Drop for Receiver {
     fn drop(&mut self) {
-        let mut state = self.feed.state();
+        let mut state = self.broadcast.state();
         state.readers.remove(&self.id);
         state.trim();
         let watching = std::mem::take(&mut state.watching);
@@ -402,72 +402,72 @@ mod tests {
         Bytes::from_static(text.as_bytes())
     }
 
-    fn next(reader: &Reader) -> Option<String> {
+    fn next(reader: &Receiver) -> Option<String> {
         match reader.next().now_or_never()? {
-            Heard::Event(event) => Some(String::from_utf8_lossy(&event).into_owned()),
-            Heard::Last(event) => Some(format!("{} and no more", String::from_utf8_lossy(&event))),
-            Heard::Broken(error, _) => Some(error.code().to_owned()),
-            Heard::Behind => Some("behind".to_owned()),
+            Item::Event(event) => Some(String::from_utf8_lossy(&event).into_owned()),
+            Item::Last(event) => Some(format!("{} and no more", String::from_utf8_lossy(&event))),
+            Item::Broken(error, _) => Some(error.code().to_owned()),
+            Item::Behind => Some("behind".to_owned()),
         }
     }
 
     #[test]
     fn every_reader_hears_all_and_the_fastest_sets_the_pace() {
-        let (feed, first) = Feed::new(100);
-        let second = feed.join().unwrap();
-        now(feed.write(event("a"))).unwrap();
-        assert!(feed.write(event("b")).now_or_never().is_none(), "nobody has heard the first");
+        let (broadcast, first) = Broadcast::new(100);
+        let second = broadcast.join().unwrap();
+        now(broadcast.write(event("a"))).unwrap();
+        assert!(broadcast.write(event("b")).now_or_never().is_none(), "nobody has heard the first");
         assert_eq!(next(&second).as_deref(), Some("a"));
-        now(feed.write(event("b"))).unwrap();
-        let late = feed.join().unwrap();
-        feed.complete(event("c"));
+        now(broadcast.write(event("b"))).unwrap();
+        let late = broadcast.join().unwrap();
+        broadcast.complete(event("c"));
         for reader in [&first, &late] {
             let heard: Vec<_> = (0..3).map(|_| next(reader).unwrap()).collect();
             assert_eq!(heard, ["a", "b", "c and no more"]);
         }
-        assert_eq!(feed.whole().unwrap(), "abc");
+        assert_eq!(broadcast.whole().unwrap(), "abc");
         assert!(first.ended().now_or_never().is_none());
-        feed.end(Ok(()));
+        broadcast.end(Ok(()));
         assert_eq!(first.ended().now_or_never(), Some(Ok(())));
-        assert!(feed.join().is_none(), "what is over is in the store, or nowhere");
+        assert!(broadcast.join().is_none(), "what is over is in the store, or nowhere");
     }
 
     #[test]
     fn a_reader_that_falls_behind_hears_so_and_nobody_joins_a_feed_without_a_beginning() {
-        let (feed, fast) = Feed::new(3);
-        let slow = feed.join().unwrap();
+        let (broadcast, fast) = Broadcast::new(3);
+        let slow = broadcast.join().unwrap();
         for text in ["aa", "bb", "cc"] {
-            now(feed.write(event(text))).unwrap();
+            now(broadcast.write(event(text))).unwrap();
             assert_eq!(next(&fast).as_deref(), Some(text));
         }
         assert_eq!(next(&slow).as_deref(), Some("behind"));
-        assert!(feed.join().is_none() && feed.whole().is_none());
+        assert!(broadcast.join().is_none() && broadcast.whole().is_none());
     }
 
     #[test]
     fn an_event_that_is_more_than_what_is_kept_is_heard_all_the_same() {
-        let (feed, reader) = Feed::new(1);
+        let (broadcast, reader) = Broadcast::new(1);
         for text in ["aa", "bb"] {
-            now(feed.write(event(text))).unwrap();
+            now(broadcast.write(event(text))).unwrap();
             assert_eq!(next(&reader).as_deref(), Some(text));
         }
-        feed.complete(event("cc"));
+        broadcast.complete(event("cc"));
         assert_eq!(next(&reader).as_deref(), Some("cc and no more"));
-        assert_eq!(feed.whole(), None);
+        assert_eq!(broadcast.whole(), None);
     }
 
     #[test]
     fn without_readers_the_writer_gives_up_and_for_one_alone_nothing_is_kept() {
-        let (feed, reader) = Feed::new(0);
-        now(feed.write(event("a"))).unwrap();
+        let (broadcast, reader) = Broadcast::new(0);
+        now(broadcast.write(event("a"))).unwrap();
         assert_eq!(next(&reader).as_deref(), Some("a"));
-        assert_eq!(feed.events_since(1), Some(Vec::new()));
-        assert_eq!(feed.events_since(0), None);
-        feed.end(Err(Error::ShuttingDown));
+        assert_eq!(broadcast.events_since(1), Some(Vec::new()));
+        assert_eq!(broadcast.events_since(0), None);
+        broadcast.end(Err(Error::ShuttingDown));
         assert_eq!(next(&reader), Some(Error::ShuttingDown.code().to_owned()));
-        assert!(feed.left().now_or_never().is_none());
+        assert!(broadcast.left().now_or_never().is_none());
         drop(reader);
-        assert!(now(feed.write(event("b"))).is_err());
-        assert_eq!(now(feed.during(std::future::pending::<()>())), Err(ClientLeft));
+        assert!(now(broadcast.write(event("b"))).is_err());
+        assert_eq!(now(broadcast.during(std::future::pending::<()>())), Err(ClientLeft));
     }
 }

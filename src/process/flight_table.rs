@@ -6,7 +6,7 @@ use std::{
     time::Duration,
 };
 
-use super::broadcast::{Feed, Reader};
+use super::broadcast::{Broadcast, Receiver};
 use crate::{
     cache::{CacheKey, Epochs},
     store::FlightKey,
@@ -17,80 +17,82 @@ const EPOCHS_LIMIT: usize = 256;
 
 /// The flights of this process. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Flights(Arc<Mutex<Board>>);
+pub struct FlightTable(Arc<Mutex<Board>>);
 
 #[derive(Debug, Default)]
 struct Board {
     /// Each with what is asked, where its key does not say that.
-    flights: BTreeMap<Gate, (Feed, Option<CacheKey>)>,
+    flights: BTreeMap<JoinKey, (Broadcast, Option<CacheKey>)>,
     /// How often the cache had been emptied when the store was asked last, by model.
     epochs: BTreeMap<String, Epochs>,
 }
 
 /// What a flight is for, and how old a stored answer may be that it brings instead: whoever wants a younger one takes
 /// another, unless it is certain that this one brings none.
-pub(crate) type Gate = (FlightKey, Option<Duration>);
+pub(crate) type JoinKey = (FlightKey, Option<Duration>);
 
 /// How a request takes part in a flight.
 #[derive(Debug)]
-pub(crate) enum Boarding {
+pub(crate) enum Joined {
     /// It waits for what another asked for.
-    Follow(Reader),
+    Follow(Receiver),
     /// The key stands for another question.
     Conflict,
     /// It asks.
-    Lead(Feed, Reader, Seat),
+    Lead(Broadcast, Receiver, LeaderGuard),
 }
 
 /// The lead of a flight in this process; dropped when nobody may join it any more.
 #[derive(Debug)]
-pub(crate) struct Seat {
-    flights: Flights,
-    gate: Gate,
-    feed: Feed,
+pub(crate) struct LeaderGuard {
+    flights: FlightTable,
+    key: JoinKey,
+    broadcast: Broadcast,
 }
 
-impl Flights {
-    fn board(&self) -> MutexGuard<'_, Board> {
+impl FlightTable {
+    fn table(&self) -> MutexGuard<'_, Board> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins the flight, or begins one whose feed keeps as many bytes. Where one request must not wake another, each leads.
-    pub(crate) fn board_flight(&self, gate: Gate, question: Option<CacheKey>, limit: usize) -> Boarding {
-        let mut board = self.board();
-        let (flight, wanted) = gate;
-        let known = board.flights.range((flight, None)..=(flight, Some(Duration::MAX)));
+    /// Joins the flight, or begins one whose broadcast keeps as many bytes. Where one request must not wake another, each leads.
+    pub(crate) fn join_or_lead(&self, key: JoinKey, question: Option<CacheKey>, limit: usize) -> Joined {
+        let mut table = self.table();
+        let (flight, wanted) = key;
+        let known = table.flights.range((flight, None)..=(flight, Some(Duration::MAX)));
         let mut known = known
-            .filter(|((_, age), (feed, _))| is_young_enough(*age, wanted) || feed.is_fresh())
+            .filter(|((_, age), (broadcast, _))| is_young_enough(*age, wanted) || broadcast.is_fresh())
             .filter(|_| cfg!(not(target_family = "wasm")));
-        if let Some((reader, asked)) = known.find_map(|(_, (feed, asked))| Some((feed.join()?, asked))) {
-            return if *asked == question { Boarding::Follow(reader) } else { Boarding::Conflict };
+        if let Some((reader, asked)) =
+            known.find_map(|(_, (broadcast, asked))| Some((broadcast.join()?, asked)))
+        {
+            return if *asked == question { Joined::Follow(reader) } else { Joined::Conflict };
         }
-        let (feed, reader) = Feed::new(limit);
-        board.flights.insert(gate, (feed.clone(), question));
-        Boarding::Lead(feed.clone(), reader, Seat { flights: self.clone(), gate, feed })
+        let (broadcast, reader) = Broadcast::new(limit);
+        table.flights.insert(key, (broadcast.clone(), question));
+        Joined::Lead(broadcast.clone(), reader, LeaderGuard { flights: self.clone(), key, broadcast })
     }
 
     /// How many flights others may join now.
     pub fn count(&self) -> usize {
-        self.board().flights.len()
+        self.table().flights.len()
     }
 
     /// How often the cache had been emptied when the store was asked last; never, as long as it was not.
     pub(crate) fn epochs(&self, model: &str) -> Epochs {
-        self.board().epochs.get(model).copied().unwrap_or_default()
+        self.table().epochs.get(model).copied().unwrap_or_default()
     }
 
     /// Takes note of how often the cache was emptied.
     pub(crate) fn note_epochs(&self, model: &str, epochs: Epochs) {
-        let mut board = self.board();
-        if board.epochs.get(model).copied().unwrap_or_default() == epochs {
+        let mut table = self.table();
+        if table.epochs.get(model).copied().unwrap_or_default() == epochs {
             return;
         }
-        if board.epochs.len() >= EPOCHS_LIMIT {
-            board.epochs.clear();
+        if table.epochs.len() >= EPOCHS_LIMIT {
+            table.epochs.clear();
         }
-        board.epochs.insert(model.to_owned(), epochs);
+        table.epochs.insert(model.to_owned(), epochs);
     }
 }
 
@@ -99,11 +101,11 @@ fn is_young_enough(age: Option<Duration>, wanted: Option<Duration>) -> bool {
     wanted.is_none_or(|wanted| age.is_some_and(|age| age <= wanted))
 }
 
-impl Drop for Seat {
+impl Drop for LeaderGuard {
     fn drop(&mut self) {
-        let mut board = self.flights.board();
-        if board.flights.get(&self.gate).is_some_and(|(known, _)| known.is(&self.feed)) {
-            board.flights.remove(&self.gate);
+        let mut table = self.flights.table();
+        if table.flights.get(&self.key).is_some_and(|(known, _)| known.is(&self.broadcast)) {
+            table.flights.remove(&self.key);
         }
     }
 }
@@ -112,30 +114,33 @@ impl Drop for Seat {
 mod tests {
     use super::*;
     use crate::{
-        api::auth::Scope,
-        cache::{CacheKey, Form},
+        api::auth::CallerId,
+        cache::{CacheKey, Delivery},
     };
 
-    fn gate(name: &str, form: Form) -> Gate {
-        (FlightKey { key: CacheKey::of_repetition("/chat", &Scope::public(), name.as_bytes()), form }, None)
+    fn key(name: &str, form: Delivery) -> JoinKey {
+        (
+            FlightKey { key: CacheKey::of_repetition("/chat", &CallerId::public(), name.as_bytes()), form },
+            None,
+        )
     }
 
     #[test]
     fn whoever_asks_the_same_in_the_same_form_follows_until_the_flight_is_over() {
-        let flights = Flights::default();
-        let a = gate("a", Form::Whole);
+        let flights = FlightTable::default();
+        let a = key("a", Delivery::Whole);
         let younger = (a.0, Some(Duration::from_secs(1)));
-        let Boarding::Lead(feed, leader, seat) = flights.board_flight(a, None, 10) else { panic!() };
-        assert!(matches!(flights.board_flight(a, None, 10), Boarding::Follow(_)));
-        assert!(matches!(flights.board_flight(a, Some(a.0.key), 10), Boarding::Conflict));
-        for other in [gate("a", Form::Stream), gate("b", Form::Whole), younger] {
-            assert!(matches!(flights.board_flight(other, None, 10), Boarding::Lead(..)), "{other:?}");
+        let Joined::Lead(broadcast, leader, guard) = flights.join_or_lead(a, None, 10) else { panic!() };
+        assert!(matches!(flights.join_or_lead(a, None, 10), Joined::Follow(_)));
+        assert!(matches!(flights.join_or_lead(a, Some(a.0.key), 10), Joined::Conflict));
+        for other in [key("a", Delivery::Stream), key("b", Delivery::Whole), younger] {
+            assert!(matches!(flights.join_or_lead(other, None, 10), Joined::Lead(..)), "{other:?}");
         }
-        // Its own seat ends with each.
+        // Its own guard ends with each.
         assert_eq!(flights.count(), 1);
-        feed.end(Ok(()));
-        let Boarding::Lead(_, _, later) = flights.board_flight(a, None, 10) else { panic!() };
-        drop((leader, seat));
+        broadcast.end(Ok(()));
+        let Joined::Lead(_, _, later) = flights.join_or_lead(a, None, 10) else { panic!() };
+        drop((leader, guard));
         assert_eq!(flights.count(), 1, "the later one is still there");
         drop(later);
         assert_eq!(flights.count(), 0);
@@ -143,22 +148,22 @@ mod tests {
 
     #[test]
     fn whoever_wants_a_younger_answer_follows_once_none_that_was_stored_can_come() {
-        let flights = Flights::default();
-        let aged = |seconds: Option<u64>| (gate("a", Form::Whole).0, seconds.map(Duration::from_secs));
-        let Boarding::Lead(feed, _reader, _seat) = flights.board_flight(aged(Some(30)), None, 10) else {
+        let flights = FlightTable::default();
+        let aged = |seconds: Option<u64>| (key("a", Delivery::Whole).0, seconds.map(Duration::from_secs));
+        let Joined::Lead(broadcast, _reader, _seat) = flights.join_or_lead(aged(Some(30)), None, 10) else {
             panic!()
         };
         for (wanted, follows) in [(None, true), (Some(60), true), (Some(30), true), (Some(29), false)] {
-            let boarding = flights.board_flight(aged(wanted), None, 10);
-            assert_eq!(matches!(boarding, Boarding::Follow(_)), follows, "{wanted:?}");
+            let joined = flights.join_or_lead(aged(wanted), None, 10);
+            assert_eq!(matches!(joined, Joined::Follow(_)), follows, "{wanted:?}");
         }
-        feed.note_fresh();
-        assert!(matches!(flights.board_flight(aged(Some(1)), None, 10), Boarding::Follow(_)));
+        broadcast.note_fresh();
+        assert!(matches!(flights.join_or_lead(aged(Some(1)), None, 10), Joined::Follow(_)));
     }
 
     #[test]
     fn it_is_remembered_how_often_the_cache_was_emptied() {
-        let flights = Flights::default();
+        let flights = FlightTable::default();
         assert_eq!(flights.epochs("m"), Epochs::default());
         let epochs = Epochs { all: 1, model: 2 };
         flights.note_epochs("m", epochs);
@@ -166,6 +171,6 @@ mod tests {
         for number in 0..2 * EPOCHS_LIMIT {
             flights.note_epochs(&number.to_string(), epochs);
         }
-        assert!(flights.board().epochs.len() <= EPOCHS_LIMIT);
+        assert!(flights.table().epochs.len() <= EPOCHS_LIMIT);
     }
 }

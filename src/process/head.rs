@@ -13,7 +13,7 @@ use crate::{
 
 /// What a flight brings first.
 #[derive(Debug, Clone)]
-pub(crate) enum Opening {
+pub(crate) enum Head {
     /// Events, from now on.
     Stream { content_type: HeaderValue },
     /// The whole answer, added up.
@@ -28,7 +28,7 @@ pub(crate) enum Opening {
 
 /// Where an answer comes from.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Source {
+pub(crate) struct Provenance {
     /// What the cache did for whoever leads.
     pub(crate) cache: Option<CacheStatus>,
     pub(crate) backend: Option<BackendHost>,

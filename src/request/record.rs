@@ -7,11 +7,11 @@ use std::time::Duration;
 
 use http::{Method, StatusCode};
 
-use super::TimeBudget;
+use super::StoreDeadline;
 use crate::{
     api::error::Error,
     cache::CacheStatus,
-    config::settings::Form,
+    config::settings::Deployment,
     fleet::BackendHost,
     host::Host,
     metrics::{Attempt, Metrics, Sample},
@@ -58,7 +58,7 @@ pub(crate) struct Account {
     /// Why the store is not asked any more.
     pub(crate) store_trouble: StoreTrouble,
     /// How long the request may still wait for the store before upstream is asked.
-    pub(crate) budget: TimeBudget,
+    pub(crate) budget: StoreDeadline,
     /// What became of the session's turn, as far as it is known when the head goes out.
     pub(crate) session: Option<SessionStatus>,
     /// How many turns of the session did not go ahead of the request.
@@ -75,7 +75,7 @@ pub(crate) struct Account {
 
 impl Account {
     /// Takes what a store operation gave, or does without: the failure is counted, and told once an outage.
-    pub(crate) fn tolerate<H: Host, T>(
+    pub(crate) fn degrade<H: Host, T>(
         &mut self,
         host: &H,
         operation: &'static str,
@@ -197,10 +197,10 @@ fn without(all: &[&'static str], known: &[&'static str]) -> Vec<&'static str> {
     all.iter().filter(is_new).copied().collect()
 }
 
-fn cluster_problem(form: Form) -> String {
+fn cluster_problem(form: Deployment) -> String {
     let way_out = match form {
-        Form::Native => "set REDIS_CLUSTER=true",
-        Form::Spin => "Spin cannot use one, name a single server",
+        Deployment::Native => "set REDIS_CLUSTER=true",
+        Deployment::Spin => "Spin cannot use one, name a single server",
     };
     format!("the Redis server is a node of a Redis Cluster: {way_out}; it is done without")
 }

@@ -17,7 +17,7 @@ use crate::{
 
 /// The time budget of one request. Clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct TimeBudget(Arc<Mutex<Spending>>);
+pub(crate) struct StoreDeadline(Arc<Mutex<Spending>>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Spending {
@@ -61,7 +61,7 @@ impl Spending {
     }
 }
 
-impl TimeBudget {
+impl StoreDeadline {
     /// A budget of which nothing is spent. Where there is no Redis it is not used.
     pub(crate) fn new<H: Host>(host: &H) -> Self {
         Self::of(host, |limits| limits.ask)
@@ -97,7 +97,7 @@ impl TimeBudget {
 pub(crate) struct Asking<'a, H: Host> {
     host: &'a H,
     store: Within<'a, H::Store>,
-    budget: TimeBudget,
+    budget: StoreDeadline,
 }
 
 impl<H: Host> Deref for Asking<'_, H> {

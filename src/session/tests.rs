@@ -3,7 +3,7 @@ use serde_json::{json, value::to_raw_value};
 
 use super::*;
 
-const WIDE: Budget = Budget { messages: 40, bytes: 1000, tokens: usize::MAX };
+const WIDE: HistoryLimits = HistoryLimits { messages: 40, bytes: 1000, tokens: usize::MAX };
 
 fn message(role: &str, text: &str) -> RawMessage {
     RawMessage::from_raw(&to_raw_value(&json!({"role": role, "content": text})).unwrap())
@@ -33,7 +33,10 @@ fn session(turns: &[Turn]) -> Session {
 
 #[track_caller]
 fn check(turns: &[Turn], messages: usize, bytes: usize, kept: &[&str]) {
-    assert_eq!(ids(&History::new(&session(turns), Budget { messages, bytes, tokens: usize::MAX })), kept);
+    assert_eq!(
+        ids(&History::new(&session(turns), HistoryLimits { messages, bytes, tokens: usize::MAX })),
+        kept
+    );
 }
 
 #[test]
@@ -53,12 +56,12 @@ fn turns_are_kept_within_their_tokens_and_those_left_out_are_counted() {
     let session = session(&[exchange("1"), exchange("2"), exchange("3")]);
     let each = Rate::default().tokens(session.turns[0].weight());
     for (tokens, kept) in [(3 * each, 3), (3 * each - 1, 2), (2 * each, 2), (each - 1, 0)] {
-        let history = History::new(&session, Budget { tokens, ..WIDE });
+        let history = History::new(&session, HistoryLimits { tokens, ..WIDE });
         assert_eq!((history.turns.len(), history.left_out), (kept, 3 - kept), "{tokens}");
     }
     let head = SessionHead { system: Some("s".repeat(300)), ..SessionHead::default() };
     let session = Session { head, ..session };
-    let history = History::new(&session, Budget { tokens: 3 * each, ..WIDE });
+    let history = History::new(&session, HistoryLimits { tokens: 3 * each, ..WIDE });
     assert!(history.turns.is_empty() && history.system.is_some());
 }
 
@@ -68,7 +71,7 @@ fn ollamas_own_counts_correct_the_estimate() {
         prompt: PromptCount::of(tokens, Weight { bytes: 1000, ..Weight::default() }),
         ..exchange(&"x".repeat(150))
     };
-    let budget = Budget { tokens: 250, ..WIDE };
+    let budget = HistoryLimits { tokens: 250, ..WIDE };
     for (turns, kept) in [
         (vec![counted(200), exchange("2")], 2),
         (vec![counted(200), counted(900)], 0),
@@ -96,18 +99,22 @@ fn the_result_of_a_tool_stays_with_its_call_or_goes_with_it() {
     let result = Turn { messages: vec![message("tool", "r"), message("assistant", "a")], ..exchange("3") };
     let session = session(&[exchange("1"), call, result, exchange("4")]);
     for (messages, kept) in [(8, vec!["1", "2", "3", "4"]), (6, vec!["2", "3", "4"]), (4, vec!["4"])] {
-        let history = History::new(&session, Budget { messages, ..WIDE });
+        let history = History::new(&session, HistoryLimits { messages, ..WIDE });
         assert_eq!(ids(&history), kept, "{messages}");
     }
 }
 
 #[test]
 fn what_was_not_read_or_is_kept_no_more_counts_as_left_out() {
-    let session = Session { older: 30, ..session(&[exchange("1"), exchange("2"), exchange("3")]) };
+    let session = Session { skipped: 30, ..session(&[exchange("1"), exchange("2"), exchange("3")]) };
     for (messages, left_out) in [(6, 30), (4, 31), (1, 33)] {
-        assert_eq!(History::new(&session, Budget { messages, ..WIDE }).left_out, left_out, "{messages}");
+        assert_eq!(
+            History::new(&session, HistoryLimits { messages, ..WIDE }).left_out,
+            left_out,
+            "{messages}"
+        );
     }
-    let span = Budget { messages: 5, bytes: 1000, tokens: 1 }.span();
+    let span = HistoryLimits { messages: 5, bytes: 1000, tokens: 1 }.span();
     assert_eq!((span.before, span.turns, span.bytes), (None, 3, 1000 + 3 * TURN_ENVELOPE));
 }
 
@@ -140,32 +147,32 @@ fn a_result_that_is_brought_keeps_its_calls_whatever_the_budget() {
     let asked = Turn { messages: vec![message("user", "q"), call.clone()], ..exchange("2") };
     let again = Turn { messages: vec![message("tool", "r"), call], ..exchange("3") };
     let turns = [exchange("1"), asked, again];
-    let found = Session { older: 5, ..session(&turns) };
+    let found = Session { skipped: 5, ..session(&turns) };
     assert!(found.awaits_results() && !session(&turns[..1]).awaits_results());
     for (messages, kept) in [(2, vec!["2", "3"]), (6, vec!["1", "2", "3"])] {
-        let history = History::with_calls(&found, Budget { messages, ..WIDE });
+        let history = History::with_calls(&found, HistoryLimits { messages, ..WIDE });
         assert_eq!((ids(&history), history.left_out), (kept.clone(), 8 - kept.len()), "{messages}");
     }
     assert_eq!(found.unread_exchange(), None);
-    let unread = Session { older: 7, ..session(&turns[2..]) };
+    let unread = Session { skipped: 7, ..session(&turns[2..]) };
     assert_eq!(unread.unread_exchange().map(|turn| turn.id.as_str()), Some("3"));
-    assert_eq!(Session { older: 0, ..unread }.unread_exchange(), None, "nothing more is kept");
+    assert_eq!(Session { skipped: 0, ..unread }.unread_exchange(), None, "nothing more is kept");
     assert!(History::with_calls(&Session::default(), WIDE).turns.is_empty());
 }
 
 #[test]
 fn the_newest_system_message_holds_whatever_the_budget() {
     let session = session(&[with_system("1", "old"), with_system("2", "new"), exchange("3")]);
-    let history = History::new(&session, Budget { messages: 3, ..WIDE });
+    let history = History::new(&session, HistoryLimits { messages: 3, ..WIDE });
     assert_eq!((history.system, ids(&history)), (Some("new"), vec!["3"]));
-    let none = History::new(&session, Budget { messages: 0, bytes: 0, tokens: 0 });
+    let none = History::new(&session, HistoryLimits { messages: 0, bytes: 0, tokens: 0 });
     assert_eq!((none.system, ids(&none)), (Some("new"), vec![]));
 }
 
 #[test]
 fn a_system_message_is_stored_when_it_is_new_or_would_go_with_its_turn() {
     let before = session(&[with_system("1", "s"), exchange("2"), exchange("3")]);
-    let kept = Session { told: Some("s".into()), turns: vec![exchange("3")], ..Session::default() };
+    let kept = Session { system: Some("s".into()), turns: vec![exchange("3")], ..Session::default() };
     for (session, fresh, stored) in [
         (&kept, None, None),
         (&kept, Some("s"), None),
@@ -187,7 +194,7 @@ fn a_system_message_is_stored_when_it_is_new_or_would_go_with_its_turn() {
 #[test]
 fn the_heads_system_message_holds_until_a_turn_has_one_and_is_not_stored_again() {
     let head = SessionHead { system: Some("s".into()), ..SessionHead::default() };
-    let budget = Budget { messages: 3, ..WIDE };
+    let budget = HistoryLimits { messages: 3, ..WIDE };
     let mut session = Session { head, turns: vec![exchange("1"), exchange("2")], ..Session::default() };
     let history = History::new(&session, budget);
     assert_eq!((history.system, ids(&history)), (Some("s"), vec!["2"]));
@@ -195,7 +202,7 @@ fn the_heads_system_message_holds_until_a_turn_has_one_and_is_not_stored_again()
         let found = history.system_to_store(fresh.map(str::to_owned));
         assert_eq!(found.as_deref(), stored, "{fresh:?}");
     }
-    session.told = Some("t".into());
+    session.system = Some("t".into());
     let history = History::new(&session, budget);
     assert_eq!((history.system, history.system_to_store(None)), (Some("t"), None));
     // Going back to the head's is a change as well.
@@ -224,13 +231,13 @@ fn a_head_is_read_as_it_was_written_and_another_versions_is_none() {
 
 #[test]
 fn an_id_is_bounded_and_a_foreign_id_is_another_session() {
-    let ann = Scope::public();
+    let ann = CallerId::public();
     assert!(SessionKey::of(&ann, &"é".repeat(128)).is_ok());
     assert_eq!(SessionKey::of(&ann, &"é".repeat(129)), Err(Error::InvalidSessionId));
     assert_eq!(SessionKey::of(&ann, "a\nb"), Err(Error::InvalidSessionId));
     let mut headers = http::HeaderMap::new();
     headers.insert("x-api-key", http::HeaderValue::from_static("bob"));
-    let bob = Scope::of(&headers, None).unwrap();
+    let bob = CallerId::of(&headers, None).unwrap();
     assert_ne!(SessionKey::of(&ann, "s"), SessionKey::of(&bob, "s"));
 }
 
@@ -243,7 +250,7 @@ proptest! {
         let turn = |(has, text): &(bool, String)| if *has { with_system(text, text) } else { exchange(text) };
         let turns: Vec<_> = texts.iter().map(turn).collect();
         let session = session(&turns);
-        let history = History::new(&session, Budget { messages, bytes, tokens: usize::MAX });
+        let history = History::new(&session, HistoryLimits { messages, bytes, tokens: usize::MAX });
         prop_assert_eq!(history.turns, &turns[turns.len() - history.turns.len()..]);
         let newest = turns.iter().rev().find_map(|turn| turn.system.as_deref());
         prop_assert_eq!(history.system, newest);

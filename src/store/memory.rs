@@ -23,7 +23,7 @@ use quick_cache::{
 use super::{Outage, Store, StoreResult};
 use crate::{
     cache::{CacheKey, Entry},
-    fleet::book::FleetBook,
+    fleet::local::LocalFleet,
     platform::Clock,
     session::SessionKey,
 };
@@ -65,7 +65,7 @@ pub struct MemoryStore<C> {
     /// Held while a session is replaced, so that turns appended at the same time all survive.
     appending: Mutex<()>,
     turn: AtomicU64,
-    fleet: Arc<FleetBook>,
+    fleet: Arc<LocalFleet>,
     outage: Outage,
 }
 
@@ -110,7 +110,7 @@ impl<C: Clock> MemoryStore<C> {
     }
 
     /// What it knows of the fleet.
-    pub fn fleet(&self) -> &Arc<FleetBook> {
+    pub fn fleet(&self) -> &Arc<LocalFleet> {
         &self.fleet
     }
 
@@ -125,7 +125,7 @@ impl<C: Clock> MemoryStore<C> {
 }
 
 impl<C: Clock> Store for MemoryStore<C> {
-    async fn next_turn(&self) -> StoreResult<u64> {
+    async fn next_sequence(&self) -> StoreResult<u64> {
         Ok(self.turn.fetch_add(1, Ordering::Relaxed))
     }
 

@@ -132,7 +132,7 @@ impl<C: RedisCommands + Clone> Store for RedisStore<C> {
         Within::Limited(Self { ask: limit, ..self.clone() })
     }
 
-    async fn next_turn(&self) -> StoreResult<u64> {
+    async fn next_sequence(&self) -> StoreResult<u64> {
         let key = format!("{}:turn:1", self.prefix);
         let reply = self.ask("INCR", &[key.as_bytes()]).await?;
         match reply.first() {

@@ -1,7 +1,7 @@
-//! Where a request goes: it looks at the fleet, plans, and takes a place, or waits for one in the queue.
+//! Where a request goes: it looks at the fleet, plans, and takes a slot, or waits for one in the queue.
 //!
 //! Every decision is made by the pure functions of [`crate::fleet`]; this is what carries their inputs and outcomes to
-//! and from the store. A store that fails is done without: then this process's own book holds what is known.
+//! and from the store. A store that fails is done without: then this process's local fleet holds what is known.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,22 +11,22 @@ use futures::{
 };
 
 use super::{
-    Order, probe,
-    slot::{Place, hold},
+    UpstreamRequest, probe,
+    slot::{Slot, keep_alive},
 };
 use crate::{
     api::{endpoint::Work, error::Error},
     fleet::{
-        AttemptFailure, BackendHost, BreakerState, Failover, ModelName, Policy, Ticket, Verdict,
-        book::Inventories,
-        ledger::{Claim, FleetView, Lease, Ledger, Retries},
+        AttemptFailure, BackendHost, BreakerState, Failover, HostEffect, ModelName, Policy, Ticket,
+        local::Inventories,
         nearest,
         plan::{Choice, Demand, Plan, plan},
-        queue::{self, Entry},
+        queue::{self, QueueDecision},
+        snapshot::{Claim, FleetSnapshot, FleetView, Lease, RetryBudget},
     },
     host::Host,
     platform::random_id,
-    request::{Account, TimeBudget},
+    request::{Account, StoreDeadline},
     store::{FleetState, Store, StoreError, StoreResult},
 };
 
@@ -35,52 +35,56 @@ const POLL: (Duration, Duration) = (Duration::from_millis(20), Duration::from_mi
 /// The pause where whoever moves the queue wakes who waits.
 const WOKEN: Duration = Duration::from_secs(1);
 /// Where a request goes next.
-pub(crate) enum Step {
-    Go(Box<Place>),
+pub(crate) enum Admitted {
+    Go(Box<Slot>),
     /// No host is left; what is to be said when that is because none has the model.
     None(Option<Error>),
     Refuse(Error),
 }
 
 /// The way of one request through the fleet.
-pub(crate) struct Dispatch<'a, H> {
+pub(crate) struct Admission<'a, H> {
     host: &'a H,
-    order: &'a Order,
+    order: &'a UpstreamRequest,
     id: String,
     seed: u64,
     turn: Option<u64>,
     tried: Vec<String>,
     /// Whether all hosts were asked what they have, because none seemed to have the model.
     is_refreshed: bool,
-    /// When it began to wait for a place, by the host's clock.
+    /// When it began to wait for a slot, by the host's clock.
     waiting: Option<Duration>,
     renewed: Duration,
     /// What was found out about the fleet ahead, for the first look.
-    foresight: Option<Foresight>,
-    /// A place that was taken ahead.
-    reserved: Option<Box<Place>>,
+    prefetched: Option<FleetPrefetch>,
+    /// A slot that was taken ahead.
+    reserved: Option<Box<Slot>>,
 }
 
 /// What is found out about the fleet together with everything else that the store is asked first.
 #[derive(Debug)]
-pub(crate) struct Foresight {
-    ledger: StoreResult<Ledger>,
+pub(crate) struct FleetPrefetch {
+    snapshot: StoreResult<FleetSnapshot>,
     turn: Option<StoreResult<u64>>,
     inventories: Arc<Inventories>,
 }
 
 /// Looks at the fleet ahead of a request for `model`.
-pub(crate) async fn foresee<H: Host>(host: &H, budget: &TimeBudget, model: Option<&ModelName>) -> Foresight {
-    let ledger = async { budget.ask(host).ledger().await };
-    let turn =
-        (host.config().policy == Policy::RoundRobin).then_some(async { budget.ask(host).next_turn().await });
-    let (ledger, turn, inventories) =
-        join!(ledger, OptionFuture::from(turn), probe::inventories(host, budget, model));
-    Foresight { ledger, turn, inventories }
+pub(crate) async fn prefetch_fleet<H: Host>(
+    host: &H,
+    budget: &StoreDeadline,
+    model: Option<&ModelName>,
+) -> FleetPrefetch {
+    let snapshot = async { budget.ask(host).snapshot().await };
+    let turn = (host.config().policy == Policy::RoundRobin)
+        .then_some(async { budget.ask(host).next_sequence().await });
+    let (snapshot, turn, inventories) =
+        join!(snapshot, OptionFuture::from(turn), probe::inventories(host, budget, model));
+    FleetPrefetch { snapshot, turn, inventories }
 }
 
-impl<'a, H: Host> Dispatch<'a, H> {
-    pub(crate) fn new(host: &'a H, order: &'a Order, foresight: Option<Foresight>) -> Self {
+impl<'a, H: Host> Admission<'a, H> {
+    pub(crate) fn new(host: &'a H, order: &'a UpstreamRequest, prefetched: Option<FleetPrefetch>) -> Self {
         Self {
             host,
             order,
@@ -91,48 +95,48 @@ impl<'a, H: Host> Dispatch<'a, H> {
             is_refreshed: false,
             waiting: None,
             renewed: Duration::ZERO,
-            foresight,
+            prefetched,
             reserved: None,
         }
     }
 
-    /// Takes a place ahead, if there is one at once.
+    /// Takes a slot ahead, if there is one at once.
     pub(crate) async fn reserve(&mut self, account: &mut Account) {
-        let Some(lane) = self.order.destination.lane() else { return };
-        if self.foresight.is_none() || self.reserved.is_some() {
+        let Some(lane) = self.order.routing_key.lane() else { return };
+        if self.prefetched.is_none() || self.reserved.is_some() {
             return;
         }
         let (view, _) = self.view(account).await;
         let plan = self.plan(&view, account).await;
         let Some(first) = plan.choices.first() else { return };
-        let to = &self.order.destination;
+        let to = &self.order.routing_key;
         let ticket = Ticket::new(&view, &self.id, &lane, first.host.url(), (&*to.caller, &*to.session));
-        if queue::has_turn(&view, &plan, &ticket)
+        if queue::is_next(&view, &plan, &ticket)
             && let Some(lease) = self.claim(&plan, &lane, false, account).await
         {
             let choice = plan.choices.iter().find(|choice| choice.host.url() == &*lease.0.host);
-            self.reserved = Some(self.place(&view, &plan, choice.unwrap_or(first), Some(lease), account));
+            self.reserved = Some(self.slot(&view, &plan, choice.unwrap_or(first), Some(lease), account));
         }
     }
 
-    /// Gives a place back that was taken ahead and is not needed.
+    /// Gives a slot back that was taken ahead and is not needed.
     pub(crate) fn release(&mut self) {
-        if let Some(place) = self.reserved.take() {
+        if let Some(slot) = self.reserved.take() {
             self.tried.clear();
             let host = self.host.clone();
             // Whoever answers needs not wait for that.
-            self.host.spawn(async move { place.settle(&host, Verdict::Neutral).await });
+            self.host.spawn(async move { slot.release(&host, HostEffect::Neutral).await });
         }
     }
 
-    /// The next place, as soon as there is one.
-    pub(crate) async fn next(&mut self, failover: &Failover, account: &mut Account) -> Step {
-        if let Some(place) = self.reserved.take() {
-            return Step::Go(place);
+    /// The next slot, as soon as there is one.
+    pub(crate) async fn next(&mut self, failover: &Failover, account: &mut Account) -> Admitted {
+        if let Some(slot) = self.reserved.take() {
+            return Admitted::Go(slot);
         }
         let mut pause = POLL.0;
         let order = self.order;
-        let to = &order.destination;
+        let to = &order.routing_key;
         loop {
             // What it looks at while it waits for its turn is no part of what the store may add.
             if self.waiting.is_some() {
@@ -143,9 +147,9 @@ impl<'a, H: Host> Dispatch<'a, H> {
             view.hosts.retain(|known| !self.is_tried(&known.host));
             // What it waits for itself is no work ahead of it.
             let own = view.tickets.iter().position(|ticket| *ticket.id == *self.id);
-            let own = own.map(|place| view.tickets.swap_remove(place));
+            let own = own.map(|slot| view.tickets.swap_remove(slot));
             if failover.is_retry() && !retries.allow() {
-                return Step::None(None);
+                return Admitted::None(None);
             }
             let plan = self.plan(&view, account).await;
             let Some(first) = plan.choices.first() else {
@@ -159,22 +163,22 @@ impl<'a, H: Host> Dispatch<'a, H> {
                 }
             };
             let Some(lane) = to.lane() else {
-                return Step::Go(self.place(&view, &plan, first, None, account));
+                return Admitted::Go(self.slot(&view, &plan, first, None, account));
             };
             let is_waiting = own.is_some();
             let flow = (&*to.caller, &*to.session);
             let ticket = own.unwrap_or_else(|| Ticket::new(&view, &self.id, &lane, first.host.url(), flow));
-            let has_turn = queue::has_turn(&view, &plan, &ticket);
+            let is_next = queue::is_next(&view, &plan, &ticket);
             if is_waiting {
                 account.renew_budget();
             }
-            if has_turn && let Some(lease) = self.claim(&plan, &lane, failover.is_retry(), account).await {
+            if is_next && let Some(lease) = self.claim(&plan, &lane, failover.is_retry(), account).await {
                 self.waiting = None;
                 let choice = plan.choices.iter().find(|choice| choice.host.url() == &*lease.0.host);
-                return Step::Go(self.place(&view, &plan, choice.unwrap_or(first), Some(lease), account));
+                return Admitted::Go(self.slot(&view, &plan, choice.unwrap_or(first), Some(lease), account));
             }
             if let Err(error) = self.wait(&view, first, ticket, is_waiting, account).await {
-                return Step::Refuse(error);
+                return Admitted::Refuse(error);
             }
             // The longer the queue, the longer until it is this one's turn, and the more there is to look at.
             let crowd = u32::try_from(view.tickets.len()).unwrap_or(u32::MAX);
@@ -192,26 +196,25 @@ impl<'a, H: Host> Dispatch<'a, H> {
     }
 
     /// The whole fleet as it is now, and how many requests were tried again.
-    async fn view(&mut self, account: &mut Account) -> (FleetView, Retries) {
-        match self.foresight.take() {
-            Some(Foresight { ledger, turn, inventories }) => {
-                let ledger = known(self.host, account, ledger);
-                self.turn =
-                    turn.and_then(|turn| account.tolerate(self.host, "next_turn", turn)).or(self.turn);
-                let retries = ledger.retries;
-                (FleetView::new(&self.host.fleet().hosts(), &inventories, ledger), retries)
+    async fn view(&mut self, account: &mut Account) -> (FleetView, RetryBudget) {
+        match self.prefetched.take() {
+            Some(FleetPrefetch { snapshot, turn, inventories }) => {
+                let snapshot = known(self.host, account, snapshot);
+                self.turn = turn.and_then(|turn| account.degrade(self.host, "next_turn", turn)).or(self.turn);
+                let retries = snapshot.retries;
+                (FleetView::new(&self.host.fleet().hosts(), &inventories, snapshot), retries)
             }
             None => self.look(account).await,
         }
     }
 
-    async fn look(&self, account: &mut Account) -> (FleetView, Retries) {
+    async fn look(&self, account: &mut Account) -> (FleetView, RetryBudget) {
         let host = self.host;
-        let ledger = ledger(host, account).await;
-        let retries = ledger.retries;
+        let snapshot = snapshot(host, account).await;
+        let retries = snapshot.retries;
         let inventories =
-            probe::inventories(host, &account.budget, self.order.destination.model.as_ref()).await;
-        (FleetView::new(&host.fleet().hosts(), &inventories, ledger), retries)
+            probe::inventories(host, &account.budget, self.order.routing_key.model.as_ref()).await;
+        (FleetView::new(&host.fleet().hosts(), &inventories, snapshot), retries)
     }
 
     async fn plan(&mut self, view: &FleetView, account: &mut Account) -> Plan {
@@ -219,15 +222,15 @@ impl<'a, H: Host> Dispatch<'a, H> {
         let policy = host.config().policy;
         if policy == Policy::RoundRobin && self.turn.is_none() {
             let is_asked = !account.store_failed();
-            let turn = if is_asked { Some(account.budget.ask(host).next_turn().await) } else { None };
+            let turn = if is_asked { Some(account.budget.ask(host).next_sequence().await) } else { None };
             // Without the shared counter chance spreads as well.
-            self.turn = turn.and_then(|turn| account.tolerate(host, "next_turn", turn)).or(Some(self.seed));
+            self.turn = turn.and_then(|turn| account.degrade(host, "next_turn", turn)).or(Some(self.seed));
         }
         plan(view, policy, &self.demand())
     }
 
     fn demand(&self) -> Demand<'_> {
-        let to = &self.order.destination;
+        let to = &self.order.routing_key;
         Demand {
             model: to.model.as_ref(),
             work: to.work.unwrap_or(Work::Answer),
@@ -244,12 +247,12 @@ impl<'a, H: Host> Dispatch<'a, H> {
     }
 
     /// What follows when no host is left that has the model; `None` to look again.
-    async fn missing(&mut self, failover: &Failover) -> Option<Step> {
+    async fn missing(&mut self, failover: &Failover) -> Option<Admitted> {
         let host = self.host;
-        let Some(model) = &self.order.destination.model else { return Some(Step::None(None)) };
+        let Some(model) = &self.order.routing_key.model else { return Some(Admitted::None(None)) };
         // Without any host nothing is known of the model.
         if self.is_refreshed || host.fleet().hosts().is_empty() {
-            return Some(Step::None(None));
+            return Some(Admitted::None(None));
         }
         // A model that was pulled a second ago must be found.
         let failures =
@@ -268,11 +271,11 @@ impl<'a, H: Host> Dispatch<'a, H> {
         Some(match failures.into_iter().next() {
             // Nobody answers: that is what is wrong, and not the model.
             Some(failure) if unknown == host.fleet().hosts().len() && failover.is_untried() => {
-                Step::Refuse(AttemptFailure::from(failure).into_error())
+                Admitted::Refuse(AttemptFailure::from(failure).into_error())
             }
-            Some(_) => Step::None(Some(Error::ModelUnavailable { model: asked, unknown })),
+            Some(_) => Admitted::None(Some(Error::ModelUnavailable { model: asked, unknown })),
             None if inventories.values().any(|known| known.has(model)) && failover.is_untried() => {
-                Step::None(Some(Error::ModelUnavailable { model: asked, unknown }))
+                Admitted::None(Some(Error::ModelUnavailable { model: asked, unknown }))
             }
             None => {
                 let hosts = host.fleet().hosts();
@@ -281,7 +284,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
                 let known = in_use.filter_map(|backend| inventories.get(backend.url()));
                 let names = known.flat_map(|inventory| &inventory.models).map(|model| &*model.name);
                 let nearest = nearest(&asked, names);
-                Step::None(Some(Error::ModelNotFound { model: asked, nearest }))
+                Admitted::None(Some(Error::ModelNotFound { model: asked, nearest }))
             }
         })
     }
@@ -294,7 +297,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
         account: &mut Account,
     ) -> Option<(Lease, bool)> {
         let (host, order, id) = (self.host, self.order, self.id.clone());
-        let to = &order.destination;
+        let to = &order.routing_key;
         let claim = Claim {
             id: &id,
             lane,
@@ -306,7 +309,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
         if !account.store_failed() {
             let claimed = account.budget.ask(host).claim(&claim).await;
             let is_given_up = matches!(claimed, Err(StoreError::TimedOut | StoreError::OutOfTime));
-            if let Some(claimed) = account.tolerate(host, "fleet_claim", claimed) {
+            if let Some(claimed) = account.degrade(host, "fleet_claim", claimed) {
                 return claimed.map(|lease| (lease, false));
             }
             if is_given_up {
@@ -317,7 +320,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
         host.fleet().claim(host.now(), &claim).map(|lease| (lease, true))
     }
 
-    /// Gives a place back that may be taken although nobody waited for that: it would look taken until its lease ends.
+    /// Gives a slot back that may be taken although nobody waited for that: it would look taken until its lease ends.
     fn take_back(&mut self) {
         let (host, id) = (self.host.clone(), std::mem::replace(&mut self.id, random_id(self.host)));
         host.fleet().leave(&id);
@@ -327,7 +330,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
         });
     }
 
-    /// Waits for a place: enters the queue, or keeps the ticket alive.
+    /// Waits for a slot: enters the queue, or keeps the ticket alive.
     async fn wait(
         &mut self,
         view: &FleetView,
@@ -337,7 +340,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
         account: &mut Account,
     ) -> Result<(), Error> {
         let (host, config) = (self.host, self.host.config());
-        // A place that was given back took the former ticket along.
+        // A slot that was given back took the former ticket along.
         let is_renamed = *ticket.id != *self.id;
         ticket.id = self.id.as_str().into();
         let now = host.now();
@@ -349,9 +352,11 @@ impl<'a, H: Host> Dispatch<'a, H> {
         let mut displaced = None;
         if !is_waiting {
             match queue::entry(&view.tickets, &ticket.caller, config.queue_limit) {
-                Entry::Enter => {}
-                Entry::Displace(ticket) => displaced = Some(ticket),
-                Entry::Full => return Err(Error::Overloaded { is_full: true, retry_after: first.wait }),
+                QueueDecision::Enter => {}
+                QueueDecision::Displace(ticket) => displaced = Some(ticket),
+                QueueDecision::Full => {
+                    return Err(Error::Overloaded { is_full: true, retry_after: first.wait });
+                }
             }
         } else if !is_renamed && now.saturating_sub(self.renewed) < WOKEN {
             return Ok(());
@@ -361,7 +366,7 @@ impl<'a, H: Host> Dispatch<'a, H> {
         ticket.host = Arc::clone(first.host.shared_url());
         if !account.store_failed() {
             let entered = account.budget.ask(host).enter(&ticket, displaced.as_deref()).await;
-            if account.tolerate(host, "fleet_queue", entered).is_some() {
+            if account.degrade(host, "fleet_queue", entered).is_some() {
                 return Ok(());
             }
         }
@@ -371,21 +376,21 @@ impl<'a, H: Host> Dispatch<'a, H> {
 
     /// Gives up waiting: the client left, or the wait was too long.
     pub(crate) async fn leave(&self) {
-        if self.order.destination.lane().is_some() {
-            // A ticket that cannot be taken out ends by itself, and so does a place that was taken meanwhile.
+        if self.order.routing_key.lane().is_some() {
+            // A ticket that cannot be taken out ends by itself, and so does a slot that was taken meanwhile.
             let _ = self.host.store().leave(&self.id).await;
             self.host.fleet().leave(&self.id);
         }
     }
 
-    fn place(
+    fn slot(
         &mut self,
         view: &FleetView,
         plan: &Plan,
         choice: &Choice,
         lease: Option<(Lease, bool)>,
         account: &mut Account,
-    ) -> Box<Place> {
+    ) -> Box<Slot> {
         if account.explains {
             account.routes.push(plan.to_string());
         }
@@ -393,32 +398,32 @@ impl<'a, H: Host> Dispatch<'a, H> {
         self.tried.push(choice.host.url().to_owned());
         let (lease, is_own) =
             lease.map_or_else(|| (None, account.store_failed()), |(lease, is_own)| (Some(lease), is_own));
-        let held = lease.as_ref().filter(|_| !is_own).and_then(|lease| hold(self.host, lease));
-        Box::new(Place {
+        let held = lease.as_ref().filter(|_| !is_own).and_then(|lease| keep_alive(self.host, lease));
+        Box::new(Slot {
             backend: choice.host.clone(),
             began: lease.as_ref().map_or(view.now, |lease| lease.began),
             since: self.host.now(),
             lease,
             is_own,
-            facts: known.map(|known| Arc::clone(&known.facts)).unwrap_or_default(),
+            stats: known.map(|known| Arc::clone(&known.stats)).unwrap_or_default(),
             in_flight: choice.in_flight + 1,
             cold: choice.cold,
-            options: self.order.destination.options.clone(),
-            affinity: self.order.destination.affinity,
+            options: self.order.routing_key.options.clone(),
+            affinity: self.order.routing_key.affinity,
             prompt: self.order.body.len() as u64,
             streams: self.order.streams,
             first_byte: None,
-            _held: held,
+            _renewal: held,
         })
     }
 
     /// Takes note that a host does not have the model after all.
     pub(crate) fn forget(&self, backend: &BackendHost) {
-        let (book, Some(model)) = (self.host.fleet(), &self.order.destination.model) else { return };
-        book.forget_model(backend.url(), model);
+        let (local, Some(model)) = (self.host.fleet(), &self.order.routing_key.model) else { return };
+        local.forget_model(backend.url(), model);
         // Where hosts are asked on demand, all go by what lies in the store.
-        if !book.is_watched()
-            && let Some(known) = book.inventories().get(backend.url()).cloned()
+        if !local.is_watched()
+            && let Some(known) = local.inventories().get(backend.url()).cloned()
         {
             let (host, url) = (self.host.clone(), backend.url().to_owned());
             self.host.spawn(async move {
@@ -428,23 +433,23 @@ impl<'a, H: Host> Dispatch<'a, H> {
         }
     }
 
-    /// Resolves once the host of `place` counts as hung and another could be asked instead.
-    pub(crate) async fn hung(&self, place: &Place, account: &Account) {
+    /// Resolves once the host of `slot` counts as hung and another could be asked instead.
+    pub(crate) async fn hung(&self, slot: &Slot, account: &Account) {
         let host = self.host;
-        let lane = self.order.destination.lane().filter(|_| !place.cold);
-        let facts = lane.as_deref().and_then(|lane| place.facts.lane(lane));
+        let lane = self.order.routing_key.lane().filter(|_| !slot.cold);
+        let stats = lane.as_deref().and_then(|lane| slot.stats.lane(lane));
         let patience =
-            facts.and_then(|facts| facts.patience(&place.options, place.streams, host.config().hung_after));
+            stats.and_then(|stats| stats.patience(&slot.options, slot.streams, host.config().hung_after));
         let Some(patience) = patience else { return std::future::pending().await };
-        let mut since = place.began;
+        let mut since = slot.began;
         let mut wait = patience;
         loop {
             host.sleep(wait).await;
             // Nothing waits for this.
-            let mut own = Account { budget: TimeBudget::unhurried(host), ..account.clone() };
+            let mut own = Account { budget: StoreDeadline::unhurried(host), ..account.clone() };
             let (mut view, _) = self.look(&mut own).await;
-            let known = view.hosts.iter().find(|known| known.host == place.backend);
-            let completed = known.map(|known| known.facts.completed()).unwrap_or_default();
+            let known = view.hosts.iter().find(|known| known.host == slot.backend);
+            let completed = known.map(|known| known.stats.completed()).unwrap_or_default();
             if completed > since {
                 // It works, only slowly: as long again from there.
                 wait = (completed + patience).saturating_sub(view.now).max(POLL.1);
@@ -462,25 +467,25 @@ impl<'a, H: Host> Dispatch<'a, H> {
 }
 
 /// Everything that is shared about the fleet, or what this process knows of it while the store is away.
-async fn ledger<H: Host>(host: &H, account: &mut Account) -> Ledger {
+async fn snapshot<H: Host>(host: &H, account: &mut Account) -> FleetSnapshot {
     if account.store_failed() {
-        return host.fleet().ledger(host.now());
+        return host.fleet().snapshot(host.now());
     }
-    let ledger = account.budget.ask(host).ledger().await;
-    known(host, account, ledger)
+    let snapshot = account.budget.ask(host).snapshot().await;
+    known(host, account, snapshot)
 }
 
 /// What the store gave, or what this process knows.
-fn known<H: Host>(host: &H, account: &mut Account, ledger: StoreResult<Ledger>) -> Ledger {
+fn known<H: Host>(host: &H, account: &mut Account, snapshot: StoreResult<FleetSnapshot>) -> FleetSnapshot {
     // Of a store that is down, one failure tells enough.
     if account.store_failed() {
-        return host.fleet().ledger(host.now());
+        return host.fleet().snapshot(host.now());
     }
-    let Some(ledger) = account.tolerate(host, "fleet_ledger", ledger) else {
-        return host.fleet().ledger(host.now());
+    let Some(snapshot) = account.degrade(host, "fleet_ledger", snapshot) else {
+        return host.fleet().snapshot(host.now());
     };
     if host.config().redis.is_some() {
-        host.fleet().learn(host.now(), &ledger);
+        host.fleet().learn(host.now(), &snapshot);
     }
-    ledger
+    snapshot
 }

@@ -31,7 +31,7 @@ const REST_LIMIT: usize = 64 << 10;
 /// Upstream's answer, once it is known to be one.
 pub(crate) enum Opened<B> {
     /// The whole answer, added up.
-    Spoken(Heard),
+    Spoken(Accumulator),
     /// A whole reply as it came.
     Whole(Original),
     /// The answer has begun.
@@ -98,7 +98,7 @@ where
 
 /// What was heard of an answer.
 #[derive(Debug, Default)]
-pub(crate) struct Heard {
+pub(crate) struct Accumulator {
     /// `None` when nobody needs the words.
     spoken: Option<Spoken>,
     tokens: Option<Tokens>,
@@ -107,7 +107,7 @@ pub(crate) struct Heard {
     is_useful: bool,
 }
 
-impl Heard {
+impl Accumulator {
     /// `keeps`: whether the words are kept, or their counts alone.
     pub(crate) fn new(keeps: bool) -> Self {
         Self { spoken: keeps.then(Spoken::default), ..Self::default() }

@@ -12,18 +12,18 @@ use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 
 use super::{
-    Order, Reading,
-    admission::Dispatch,
-    answer::{Events, Heard, Opened},
+    Reading, UpstreamRequest,
+    admission::Admission,
+    answer::{Accumulator, Events, Opened},
     orphan,
-    slot::Place,
+    slot::Slot,
 };
 use crate::{
     api::{endpoint::framing, error::Original, reply},
     fleet::{AttemptFailure, BackendHost, NO_EVENT, UNFINISHED, broken},
     host::Host,
     platform::UpstreamFailure,
-    process::broadcast::Feed,
+    process::broadcast::Broadcast,
     request::Account,
     wire::{
         framer,
@@ -36,24 +36,24 @@ const WHOLE_LIMIT: usize = 64 << 20;
 /// How much of an error's body is read, in bytes.
 const ERROR_LIMIT: usize = 64 << 10;
 
-/// Asks one host. Gives its place back, unless the request is seen through although its client left: see [`orphan`].
+/// Asks one host. Gives its slot back, unless the request is seen through although its client left: see [`orphan`].
 pub(crate) async fn attempt<H: Host>(
     host: &H,
-    dispatch: &Dispatch<'_, H>,
-    order: &Order,
-    feed: &Feed,
-    mut place: Box<Place>,
+    admission: &Admission<'_, H>,
+    order: &UpstreamRequest,
+    broadcast: &Broadcast,
+    mut slot: Box<Slot>,
     account: &Account,
-) -> (Result<Opened<H::Body>, AttemptFailure>, Option<Box<Place>>) {
-    let request = match request(&place.backend, order) {
+) -> (Result<Opened<H::Body>, AttemptFailure>, Option<Box<Slot>>) {
+    let request = match request(&slot.backend, order) {
         Ok(request) => request,
-        Err(failure) => return (Err(failure), Some(place)),
+        Err(failure) => return (Err(failure), Some(slot)),
     };
     let (sender, limits) = (host.clone(), order.limits(host));
     let sending = Box::pin(async move { sender.send(request, limits).await });
     let end = {
-        let hung = Box::pin(dispatch.hung(&place, account));
-        match select(sending, select(pin!(feed.left()), hung)).await {
+        let hung = Box::pin(admission.hung(&slot, account));
+        match select(sending, select(pin!(broadcast.left()), hung)).await {
             Either::Left((response, _)) => Ok(response),
             Either::Right((Either::Left(_), sending)) => Err(Some(sending)),
             Either::Right((Either::Right(_), _)) => Err(None),
@@ -61,24 +61,24 @@ pub(crate) async fn attempt<H: Host>(
     };
     let response = match end {
         Ok(Ok(response)) => response,
-        Ok(Err(failure)) => return (Err(failure.into()), Some(place)),
+        Ok(Err(failure)) => return (Err(failure.into()), Some(slot)),
         Err(Some(sending)) => {
-            let place = orphan::adopt(host, place, order.model.as_deref(), sending);
-            return (Err(AttemptFailure::ClientLeft), place);
+            let slot = orphan::adopt_load(host, slot, order.model.as_deref(), sending);
+            return (Err(AttemptFailure::ClientLeft), slot);
         }
-        Err(None) => return (Err(AttemptFailure::Hung), Some(place)),
+        Err(None) => return (Err(AttemptFailure::Hung), Some(slot)),
     };
     if response.status().is_success() {
-        place.note_first_byte(host);
+        slot.note_first_byte(host);
     }
-    let opened = match feed.during(open(host, order, response)).await {
+    let opened = match broadcast.during(open(host, order, response)).await {
         Ok(opened) => opened,
         Err(left) => Err(left.into()),
     };
-    (opened, Some(place))
+    (opened, Some(slot))
 }
 
-fn request(backend: &BackendHost, order: &Order) -> Result<Request<Bytes>, AttemptFailure> {
+fn request(backend: &BackendHost, order: &UpstreamRequest) -> Result<Request<Bytes>, AttemptFailure> {
     let fault = |error: http::Error| AttemptFailure::Protocol(error.to_string());
     let uri = backend.endpoint(&order.path).map_err(AttemptFailure::Protocol)?;
     let mut request = Request::builder().method(order.method.clone()).uri(uri);
@@ -93,7 +93,7 @@ fn request(backend: &BackendHost, order: &Order) -> Result<Request<Bytes>, Attem
 /// Reads until the client can be told something: the first event of a stream, else everything.
 async fn open<H: Host>(
     host: &H,
-    order: &Order,
+    order: &UpstreamRequest,
     response: Response<H::Body>,
 ) -> Result<Opened<H::Body>, AttemptFailure> {
     if !response.status().is_success() {
@@ -157,11 +157,11 @@ where
 }
 
 /// Everything, up to the terminator.
-async fn add_up<B>(protocol: Protocol, events: &mut Events<B>) -> Result<Heard, AttemptFailure>
+async fn add_up<B>(protocol: Protocol, events: &mut Events<B>) -> Result<Accumulator, AttemptFailure>
 where
     B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
 {
-    let mut heard = Heard::new(true);
+    let mut heard = Accumulator::new(true);
     loop {
         let event = events.next().await?.ok_or_else(|| broken(UNFINISHED))?;
         let Some(data) = framer::data(events.framing(), &event) else { continue };

@@ -6,43 +6,43 @@
 
 use std::{future::Future, pin::Pin};
 
-use super::slot::Place;
+use super::slot::Slot;
 use crate::{
-    fleet::{AttemptFailure, Verdict},
+    fleet::{AttemptFailure, HostEffect},
     host::Host,
     platform::{MaybeSend, UpstreamFailure},
 };
 
-/// Takes over the request of a client that left while it waited for the head, with its place, where the model was being
-/// loaded for it; else gives the place back.
-pub(crate) fn adopt<H: Host, F, B>(
+/// Takes over the request of a client that left while it waited for the head, with its slot, where the model was being
+/// loaded for it; else gives the slot back.
+pub(crate) fn adopt_load<H: Host, F, B>(
     host: &H,
-    place: Box<Place>,
+    slot: Box<Slot>,
     model: Option<&str>,
     sending: Pin<Box<F>>,
-) -> Option<Box<Place>>
+) -> Option<Box<Slot>>
 where
     F: Future<Output = Result<http::Response<B>, UpstreamFailure>> + MaybeSend + 'static,
     B: MaybeSend + 'static,
 {
     // A first byte since would have proved that the model is loaded.
     let admitted = model
-        .filter(|_| place.cold && place.is_taken())
-        .and_then(|model| host.orphans().admit(place.backend.url(), model));
-    let Some(orphan) = admitted else { return Some(place) };
-    let (task_host, mut place) = (host.clone(), place);
+        .filter(|_| slot.cold && slot.is_taken())
+        .and_then(|model| host.orphans().admit(slot.backend.url(), model));
+    let Some(orphan) = admitted else { return Some(slot) };
+    let (task_host, mut slot) = (host.clone(), slot);
     host.spawn(async move {
         let _orphan = orphan;
         // The head is all that was waited for.
-        let verdict = match sending.await {
+        let effect = match sending.await {
             Ok(response) if response.status().is_success() => {
-                place.note_first_byte(&task_host);
-                Verdict::Answered
+                slot.note_first_byte(&task_host);
+                HostEffect::Answered
             }
-            Ok(_) => Verdict::Neutral,
-            Err(failure) => AttemptFailure::from(failure).verdict(),
+            Ok(_) => HostEffect::Neutral,
+            Err(failure) => AttemptFailure::from(failure).effect(),
         };
-        place.settle(&task_host, verdict).await;
+        slot.release(&task_host, effect).await;
     });
     None
 }

@@ -1,7 +1,7 @@
 //! Questions that are put to hosts on the service's own behalf: what they have, what they have loaded, how long a context a
 //! model may have.
 //!
-//! Natively they are put in the background, every few seconds. On Spin, where nothing runs between requests, a request
+//! Natively they are ask_json in the background, every few seconds. On Spin, where nothing runs between requests, a request
 //! that finds the answers old starts the next questions and goes on with the old answers; one at a time does so. What a
 //! host says is never trusted to be well-formed, and each question is bounded in time and size.
 
@@ -21,10 +21,10 @@ use http_body_util::{BodyExt, Limited};
 
 use super::update_facts;
 use crate::{
-    fleet::{BackendHost, BreakerState, Cause, Facts, Inventory, ModelName, book::Inventories},
+    fleet::{BackendHost, BreakerState, Cause, HostStats, Inventory, ModelName, local::Inventories},
     host::Host,
     platform::{Phase, UpstreamFailure},
-    request::TimeBudget,
+    request::StoreDeadline,
     store::FleetState,
 };
 
@@ -52,7 +52,7 @@ pub async fn probe<H: Host>(host: &H) -> Vec<Probe> {
     let hosts = host.fleet().hosts();
     let probes = hosts.iter().map(|backend| async move {
         let names = |inventory: &Inventory| inventory.models.iter().map(|model| model.name.clone()).collect();
-        let models = examine(host, backend).await;
+        let models = probe_host(host, backend).await;
         Probe {
             url: backend.url().to_owned(),
             models: models.map(|found| names(&found)).map_err(|failure| failure.to_string()),
@@ -67,13 +67,13 @@ pub async fn watch<H: Host>(host: &H) {
     host.fleet().watch();
     // The time of what the hosts say is told by the store's clock; and what a host had before counts for the keys of
     // answers until it says otherwise, be it down as long as it may.
-    let budget = TimeBudget::unhurried(host);
+    let budget = StoreDeadline::unhurried(host);
     join!(known(host, &budget), learn(host, &budget));
     host.fleet().note_recalled();
     let keep_learning = async {
         loop {
             pause(host).await;
-            learn(host, &TimeBudget::unhurried(host)).await;
+            learn(host, &StoreDeadline::unhurried(host)).await;
         }
     };
     join!(keep_asking(host), keep_learning);
@@ -95,7 +95,7 @@ async fn keep_asking<H: Host>(host: &H) {
                 let backend = backend.clone();
                 running.push(async move {
                     // What it says is noted.
-                    let _ = examine(host, &backend).await;
+                    let _ = probe_host(host, &backend).await;
                     Some(backend.url().to_owned())
                 });
             }
@@ -116,15 +116,15 @@ async fn pause<H: Host>(host: &H) {
 /// What the hosts have, as far as it is known now; where nothing is, as soon as one has the model.
 pub(crate) async fn inventories<H: Host>(
     host: &H,
-    budget: &TimeBudget,
+    budget: &StoreDeadline,
     model: Option<&ModelName>,
 ) -> Arc<Inventories> {
-    let book = host.fleet();
-    let own = book.inventories();
-    let is_watched = book.watches();
-    let is_due = is_watched || book.is_due(host.now(), FRESH);
+    let local = host.fleet();
+    let own = local.inventories();
+    let is_watched = local.watches();
+    let is_due = is_watched || local.is_due(host.now(), FRESH);
     // Beside a request that looks for the first time, others must not go on as if nothing were known.
-    if book.is_watched() || !is_due && !own.is_empty() {
+    if local.is_watched() || !is_due && !own.is_empty() {
         return own;
     }
     // Without the store's clock nothing looks old to an instance that has only just begun.
@@ -132,12 +132,12 @@ pub(crate) async fn inventories<H: Host>(
     if !is_due {
         return known;
     }
-    let hosts = book.hosts();
+    let hosts = local.hosts();
     if known.is_empty() || is_watched {
         refresh(host, |_, found| model.is_none_or(|model| found.has(model))).await;
-        return book.inventories();
+        return local.inventories();
     }
-    let now = book.time(host.now());
+    let now = local.time(host.now());
     let is_old = |backend: &BackendHost| {
         known.get(backend.url()).is_none_or(|known| now.saturating_sub(known.seen) >= FRESH)
     };
@@ -155,21 +155,21 @@ pub(crate) async fn inventories<H: Host>(
 }
 
 /// What the hosts have, as far as anybody has found out.
-pub(crate) async fn known<H: Host>(host: &H, budget: &TimeBudget) -> Arc<Inventories> {
-    let (book, hosts) = (host.fleet(), host.fleet().hosts());
-    if !book.is_watched()
+pub(crate) async fn known<H: Host>(host: &H, budget: &StoreDeadline) -> Arc<Inventories> {
+    let (local, hosts) = (host.fleet(), host.fleet().hosts());
+    if !local.is_watched()
         && let Ok(found) = budget.ask(host).inventories().await
     {
-        let now = book.time(host.now());
+        let now = local.time(host.now());
         for (url, mut inventory) in
             found.into_iter().filter(|(url, _)| hosts.iter().any(|host| host.url() == url))
         {
             // Where the clock was set back, what comes is newer all the same.
             inventory.seen = inventory.seen.min(now);
-            book.note_inventory(&url, Arc::new(inventory));
+            local.note_inventory(&url, Arc::new(inventory));
         }
     }
-    book.inventories()
+    local.inventories()
 }
 
 /// Asks all hosts at the same time, until one has said what is `enough`; gives the failures of those that did not answer.
@@ -180,7 +180,7 @@ pub(crate) async fn refresh<H: Host>(
 ) -> Vec<UpstreamFailure> {
     let hosts = host.fleet().hosts();
     let mut asked: FuturesUnordered<_> =
-        hosts.iter().map(|backend| async move { (backend, examine(host, backend).await) }).collect();
+        hosts.iter().map(|backend| async move { (backend, probe_host(host, backend).await) }).collect();
     let mut failures = Vec::new();
     let mut grace = None;
     loop {
@@ -206,21 +206,21 @@ pub(crate) async fn refresh<H: Host>(
 }
 
 /// Takes over what others know, and the time by their clock.
-async fn learn<H: Host>(host: &H, budget: &TimeBudget) {
+async fn learn<H: Host>(host: &H, budget: &StoreDeadline) {
     if host.config().redis.is_some()
-        && let Ok(ledger) = budget.ask(host).ledger().await
+        && let Ok(snapshot) = budget.ask(host).snapshot().await
     {
-        host.fleet().learn(host.now(), &ledger);
+        host.fleet().learn(host.now(), &snapshot);
     }
 }
 
 /// Asks a host what it has and takes note of what it says.
-async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Inventory>, UpstreamFailure> {
-    let book = host.fleet();
-    let former = book.inventories().get(backend.url()).cloned();
+async fn probe_host<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Inventory>, UpstreamFailure> {
+    let local = host.fleet();
+    let former = local.inventories().get(backend.url()).cloned();
     let known = former.as_ref().map(|former| former.version.clone()).unwrap_or_default();
     // A first byte that comes while it answers is newer than what it says.
-    let seen = book.time(host.now());
+    let seen = local.time(host.now());
     // One after the other, over one connection.
     let tags = ask(host, backend, "/api/tags").await;
     let (running, version) = match &tags {
@@ -244,16 +244,16 @@ async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Invento
         if inventory.version.is_empty() {
             inventory.version = known;
         }
-        book.note_inventory(backend.url(), Arc::new(inventory))
+        local.note_inventory(backend.url(), Arc::new(inventory))
     });
-    if book.watches() {
+    if local.watches() {
         note(host, backend, inventory.as_ref().err()).await;
     }
-    book.note_examined(backend.url());
+    local.note_examined(backend.url());
     let has_changed = |found: &Arc<Inventory>| former.is_none_or(|former| former.models != found.models);
-    if !book.watches() || inventory.as_ref().is_ok_and(has_changed) {
+    if !local.watches() || inventory.as_ref().is_ok_and(has_changed) {
         let (host, backend, inventory, is_noted) =
-            (host.clone(), backend.clone(), inventory.clone(), book.watches());
+            (host.clone(), backend.clone(), inventory.clone(), local.watches());
         // A request that waits for what the host says need not wait until others know.
         host.clone().spawn(async move {
             if !is_noted {
@@ -270,18 +270,18 @@ async fn examine<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Invento
 
 /// Opens the breaker of a host that refuses connections and closes it for one that takes them again.
 async fn note<H: Host>(host: &H, backend: &BackendHost, failure: Option<&UpstreamFailure>) {
-    let book = host.fleet();
-    let now = book.time(host.now());
-    let facts = book.facts(backend.url());
+    let local = host.fleet();
+    let now = local.time(host.now());
+    let stats = local.stats(backend.url());
     let is_refusal =
         matches!(failure, Some(UpstreamFailure::Unreachable(_) | UpstreamFailure::TimedOut(Phase::Connect)));
-    let state = facts.breaker.state(now);
+    let state = stats.breaker.state(now);
     let seed = host.random();
-    let change = |facts: &mut Facts, now: Duration| {
+    let change = |stats: &mut HostStats, now: Duration| {
         if is_refusal {
-            facts.breaker.fail(now, Cause::Unreachable, None, seed);
+            stats.breaker.fail(now, Cause::Unreachable, None, seed);
         } else {
-            facts.breaker.reach();
+            stats.breaker.reach();
         }
     };
     if failure.is_some() && !is_refusal {
@@ -290,10 +290,10 @@ async fn note<H: Host>(host: &H, backend: &BackendHost, failure: Option<&Upstrea
     let is_news = if is_refusal {
         state != BreakerState::Open
     } else {
-        facts.breaker.cause() == Some(Cause::Unreachable)
+        stats.breaker.cause() == Some(Cause::Unreachable)
     };
     if is_news {
-        update_facts(host, backend.url(), &facts, None, change).await;
+        update_facts(host, backend.url(), &stats, None, change).await;
     }
 }
 
@@ -324,11 +324,11 @@ pub(crate) async fn answer<H: Host>(
 }
 
 async fn ask<H: Host>(host: &H, backend: &BackendHost, path: &str) -> Result<Bytes, Unanswered> {
-    put(host, backend, path, None).await
+    ask_json(host, backend, path, None).await
 }
 
 /// Puts a question, by `POST` where there is something to tell.
-async fn put<H: Host>(
+async fn ask_json<H: Host>(
     host: &H,
     backend: &BackendHost,
     path: &str,

@@ -5,19 +5,19 @@ use std::borrow::Cow;
 use bytes::Bytes;
 use http::Method;
 
-use super::Destination;
-use crate::{host::Host, platform::Limits, wire::protocol::Protocol};
+use super::RoutingKey;
+use crate::{host::Host, platform::Timeouts, wire::protocol::Protocol};
 
 /// What is asked upstream.
 #[derive(Debug)]
-pub(crate) struct Order {
+pub(crate) struct UpstreamRequest {
     pub(crate) method: Method,
     pub(crate) path: Cow<'static, str>,
     pub(crate) body: Bytes,
     /// The model, as the caller spelled it.
     pub(crate) model: Option<String>,
     /// What decides where it goes.
-    pub(crate) destination: Destination,
+    pub(crate) routing_key: RoutingKey,
     /// How a model's answer is to be read; `None` where no model speaks.
     pub(crate) protocol: Option<Protocol>,
     /// Whether the answer was asked for in pieces.
@@ -37,14 +37,14 @@ pub(crate) enum Reading {
     Summed,
 }
 
-impl Order {
+impl UpstreamRequest {
     /// Whether the client gets its answer in pieces.
     pub(crate) fn streams_to_client(&self) -> bool {
         self.streams && self.reading != Reading::Summed
     }
 
     /// The limits of the call.
-    pub(crate) fn limits<H: Host>(&self, host: &H) -> Limits {
+    pub(crate) fn limits<H: Host>(&self, host: &H) -> Timeouts {
         if self.streams { host.config().limits } else { host.config().whole_limits() }
     }
 }

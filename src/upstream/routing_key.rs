@@ -5,7 +5,7 @@
 use serde_json::value::RawValue;
 
 use crate::{
-    api::{auth::Scope, endpoint::Work},
+    api::{auth::CallerId, endpoint::Work},
     fleet::{ModelName, plan::affinity},
     wire::members::Members,
 };
@@ -18,10 +18,10 @@ const RUNNER_OPTIONS: [&str; 7] =
 
 /// What decides where an order goes.
 #[derive(Debug)]
-pub(crate) struct Destination {
+pub(crate) struct RoutingKey {
     /// The model that a host must have; `None` when any host will do.
     pub(crate) model: Option<ModelName>,
-    /// What takes a place there; `None` for what asks no model.
+    /// What takes a slot there; `None` for what asks no model.
     pub(crate) work: Option<Work>,
     /// The runner options, in a canonical form.
     pub(crate) options: String,
@@ -31,17 +31,17 @@ pub(crate) struct Destination {
     pub(crate) session: String,
 }
 
-impl Destination {
+impl RoutingKey {
     /// `session` is empty for none; `prompt` is whatever a host's prompt cache may know the beginning of.
     pub(crate) fn new(
-        scope: &Scope,
+        caller: &CallerId,
         session: &str,
         work: Option<Work>,
         model: Option<&str>,
         request: Option<&Members<'_>>,
         prompt: &[u8],
     ) -> Self {
-        let caller = format!("{:016x}", affinity(scope.as_bytes()));
+        let caller = format!("{:016x}", affinity(caller.as_bytes()));
         let known = match session {
             "" => affinity(prompt.get(..PREFIX).unwrap_or(prompt)),
             session => affinity([caller.as_bytes(), session.as_bytes()].concat().as_slice()),
@@ -57,7 +57,7 @@ impl Destination {
         }
     }
 
-    /// The key of the lane in which it takes a place; `None` when it takes none.
+    /// The key of the lane in which it takes a slot; `None` when it takes none.
     pub(crate) fn lane(&self) -> Option<String> {
         Some(self.model.as_ref()?.lane(self.work?))
     }

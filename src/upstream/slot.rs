@@ -1,6 +1,6 @@
-//! A place that a request has on a host, from when it is taken until it is given back.
+//! A slot that a request has on a host, from when it is taken until it is given back.
 //!
-//! What is learnt of the host meanwhile goes to the store, or, while that is away, into this process's own book.
+//! What is learnt of the host meanwhile goes to the store, or, while that is away, into this process's local fleet.
 
 use std::{sync::Arc, time::Duration};
 
@@ -11,22 +11,22 @@ use futures::{
 
 use crate::{
     fleet::{
-        BackendHost, Cause, Facts, Report, Run, Verdict,
-        ledger::{LEASE, Lease},
+        AttemptContext, AttemptReport, BackendHost, Cause, HostEffect, HostStats,
+        snapshot::{LEASE, Lease},
     },
     host::Host,
     platform::{MaybeSend, MaybeSync},
     store::FleetState,
 };
 
-/// A place that a request has on a host.
+/// A slot that a request has on a host.
 #[derive(Debug)]
-pub(crate) struct Place {
+pub(crate) struct Slot {
     pub(crate) backend: BackendHost,
     pub(crate) lease: Option<Lease>,
-    /// Whether the lease is in this process's own book.
+    /// Whether the lease is in this process's local fleet.
     pub(crate) is_own: bool,
-    pub(crate) facts: Arc<Facts>,
+    pub(crate) stats: Arc<HostStats>,
     /// When it was taken, by the store's clock and by the host's.
     pub(crate) began: Duration,
     pub(crate) since: Duration,
@@ -41,14 +41,19 @@ pub(crate) struct Place {
     pub(crate) streams: bool,
     /// Until the first byte of the answer.
     pub(crate) first_byte: Option<Duration>,
-    /// Dropped with the place, it ends the renewals of the lease.
-    pub(crate) _held: Option<oneshot::Sender<()>>,
+    /// Dropped with the slot, it ends the renewals of the lease.
+    pub(crate) _renewal: Option<oneshot::Sender<()>>,
 }
 
-impl Place {
+impl Slot {
     /// What is told of the attempt when it ends now.
-    fn report<'p, H: Host>(&'p self, host: &H, lane: Option<&'p str>, verdict: Verdict) -> Report<'p> {
-        let run = lane.map(|lane| Run {
+    fn report<'p, H: Host>(
+        &'p self,
+        host: &H,
+        lane: Option<&'p str>,
+        effect: HostEffect,
+    ) -> AttemptReport<'p> {
+        let run = lane.map(|lane| AttemptContext {
             lane,
             options: &self.options,
             streams: self.streams,
@@ -58,7 +63,7 @@ impl Place {
             prompt: self.prompt,
         });
         let elapsed = host.now().saturating_sub(self.since);
-        Report { run, began: self.began, first_byte: self.first_byte, elapsed, verdict }
+        AttemptReport { run, began: self.began, first_byte: self.first_byte, elapsed, effect }
     }
 
     /// Whether it counts against the host's limit.
@@ -80,48 +85,48 @@ impl Place {
     pub(crate) fn note_first_byte<H: Host>(&mut self, host: &H) {
         self.first_byte = Some(host.now().saturating_sub(self.since));
         let Some(lease) = self.lease.clone() else { return };
-        let is_known = self.facts.lane(&lease.lane).is_some_and(|facts| facts.is_proved(&self.options));
+        let is_known = self.stats.lane(&lease.lane).is_some_and(|stats| stats.is_proved(&self.options));
         if is_known && !self.cold {
             return;
         }
-        let (host, facts, options) = (host.clone(), Arc::clone(&self.facts), self.options.clone());
+        let (host, stats, options) = (host.clone(), Arc::clone(&self.stats), self.options.clone());
         host.clone().spawn(async move {
-            let change = |facts: &mut Facts, now: Duration| facts.prove(now, &lease.lane, &options);
-            update_facts(&host, &lease.host, &facts, None, change).await;
+            let change = |stats: &mut HostStats, now: Duration| stats.prove(now, &lease.lane, &options);
+            update_facts(&host, &lease.host, &stats, None, change).await;
         });
     }
 
-    /// Gives the place back and takes note of how the attempt ended.
-    pub(crate) async fn settle<H: Host>(self, host: &H, verdict: Verdict) {
+    /// Gives the slot back and takes note of how the attempt ended.
+    pub(crate) async fn release<H: Host>(self, host: &H, effect: HostEffect) {
         let lane = self.lease.as_ref().map(|lease| lease.lane.clone());
-        let report = self.report(host, lane.as_deref(), verdict);
+        let report = self.report(host, lane.as_deref(), effect);
         let seed = host.random();
-        let change = |facts: &mut Facts, now: Duration| facts.note(now, &report, seed);
+        let change = |stats: &mut HostStats, now: Duration| stats.note(now, &report, seed);
         let released = self.lease.as_ref();
-        let is_fault = matches!(verdict, Verdict::Faulty(..));
-        if released.is_none() && !is_fault && self.facts.breaker.cause().is_none() {
+        let is_fault = matches!(effect, HostEffect::Faulty(..));
+        if released.is_none() && !is_fault && self.stats.breaker.cause().is_none() {
             // Nothing to give back, and no breaker to open or to close.
             return;
         }
         if self.is_own {
             host.fleet().update(host.now(), self.backend.url(), released.map(|lease| &*lease.id), change);
         } else {
-            update_facts(host, self.backend.url(), &self.facts, released, change).await;
+            update_facts(host, self.backend.url(), &self.stats, released, change).await;
         }
     }
 
     /// Takes note that another host answered what this one failed.
-    pub(crate) async fn blame<H: Host>(backend: &BackendHost, host: &H) {
+    pub(crate) async fn record_fault<H: Host>(backend: &BackendHost, host: &H) {
         let seed = host.random();
-        let change = |facts: &mut Facts, now: Duration| {
-            facts.breaker.fail(now, Cause::Failed, None, seed);
+        let change = |stats: &mut HostStats, now: Duration| {
+            stats.breaker.fail(now, Cause::Failed, None, seed);
         };
-        update_facts(host, backend.url(), &Facts::default(), None, change).await;
+        update_facts(host, backend.url(), &HostStats::default(), None, change).await;
     }
 }
 
 /// Renews a lease until what is returned is dropped; `None` where leases need no renewal.
-pub(crate) fn hold<H: Host>(host: &H, lease: &Lease) -> Option<oneshot::Sender<()>> {
+pub(crate) fn keep_alive<H: Host>(host: &H, lease: &Lease) -> Option<oneshot::Sender<()>> {
     host.config().redis.as_ref()?;
     let (held, mut dropped) = oneshot::channel();
     let (task_host, lease) = (host.clone(), lease.clone());
@@ -135,13 +140,13 @@ pub(crate) fn hold<H: Host>(host: &H, lease: &Lease) -> Option<oneshot::Sender<(
     Some(held)
 }
 
-/// Changes what is known of a host, in the store or, while that is away, in this process's own book.
+/// Changes what is known of a host, in the store or, while that is away, in this process's local fleet.
 pub(crate) async fn update_facts<H: Host>(
     host: &H,
     url: &str,
-    known: &Facts,
+    known: &HostStats,
     released: Option<&Lease>,
-    change: impl Fn(&mut Facts, Duration) + MaybeSend + MaybeSync,
+    change: impl Fn(&mut HostStats, Duration) + MaybeSend + MaybeSync,
 ) {
     let now = host.fleet().time(host.now());
     if host.store().update(url, (known, now), released, &change).await.is_err() {

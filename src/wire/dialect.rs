@@ -191,7 +191,7 @@ impl std::iter::Sum for Weight {
 
 /// What a message says, in no dialect.
 #[derive(Default)]
-pub(super) struct Said<'a> {
+pub(super) struct Message<'a> {
     pub(super) role: MessageRole,
     pub(super) text: Cow<'a, str>,
     pub(super) thinking: Cow<'a, str>,
@@ -381,7 +381,7 @@ mod tests {
             from in 0usize..3,
             to in 0usize..3,
         ) {
-            let said = Said {
+            let said = Message {
                 role: if user { MessageRole::User } else { MessageRole::Assistant },
                 text: said.into(),
                 thinking: if rich && !user { "hm" } else { "" }.into(),
@@ -391,7 +391,7 @@ mod tests {
                     Vec::new()
                 },
                 calls: Cow::Borrowed(&[]),
-                ..Said::default()
+                ..Message::default()
             };
             let message = RawMessage::from(write(&said, ALL[from]));
             let there = convert(&message, ALL[from], ALL[to]);

@@ -4,11 +4,11 @@ use std::{borrow::Cow, fmt::Write as _};
 
 use serde_json::value::RawValue;
 
-use super::dialect::{Image, MessageRole, Said, read};
+use super::dialect::{Image, Message, MessageRole, read};
 
 /// Adds the message under the heading of its role, and a blank line before it.
 pub(crate) fn write(text: &mut String, message: &RawValue) {
-    let Said { role, text: words, thinking, images, calls, call_id, tool_name } = read(message);
+    let Message { role, text: words, thinking, images, calls, call_id, tool_name } = read(message);
     let heading = match role {
         MessageRole::System => "System",
         MessageRole::User | MessageRole::Other => "User",

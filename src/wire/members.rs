@@ -17,7 +17,7 @@ impl<'a> Members<'a> {
     /// The members of a body; `None` unless it is exactly one JSON object in UTF-8, with space around it at most.
     pub fn parse(body: &'a [u8]) -> Option<Self> {
         let mut list = Vec::new();
-        Reader(body).entries(*b"{}", |reader| {
+        Scanner(body).entries(*b"{}", |reader| {
             let name = string(reader.value()?)?;
             reader.take(b':')?;
             list.push((name, reader.value()?));
@@ -125,7 +125,7 @@ fn code_point(escape: &str) -> Option<(char, &str)> {
 /// The elements of a value that is an array.
 pub fn elements(value: &RawValue) -> Option<Vec<&RawValue>> {
     let mut list = Vec::new();
-    Reader(value.get().as_bytes()).entries(*b"[]", |reader| {
+    Scanner(value.get().as_bytes()).entries(*b"[]", |reader| {
         list.push(reader.value()?);
         Some(())
     })?;
@@ -162,9 +162,9 @@ fn same_name(left: &str, right: &str) -> bool {
 }
 
 /// What is left of a JSON text. Deriving readers from types instead would cost a component 60 kB.
-struct Reader<'a>(&'a [u8]);
+struct Scanner<'a>(&'a [u8]);
 
-impl<'a> Reader<'a> {
+impl<'a> Scanner<'a> {
     /// Reads the whole text, which is a list of entries in brackets.
     fn entries(
         &mut self,

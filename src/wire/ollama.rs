@@ -11,7 +11,7 @@ use super::dialect::RawMessage;
 
 /// The body of a chat request.
 #[derive(Debug, Serialize)]
-pub struct ChatRequest<'a> {
+pub struct OllamaChatRequest<'a> {
     /// The model's name.
     pub model: &'a str,
     /// The conversation.
@@ -37,7 +37,7 @@ pub struct ChatRequest<'a> {
 
 /// A message of a conversation, to be written.
 #[derive(Debug, Serialize)]
-pub struct Said<'a> {
+pub struct OllamaMessage<'a> {
     /// Who says it.
     pub role: &'static str,
     /// What is said.
@@ -47,7 +47,7 @@ pub struct Said<'a> {
     pub images: &'a [Cow<'a, str>],
 }
 
-impl Said<'_> {
+impl OllamaMessage<'_> {
     /// The message as it goes over the wire.
     pub fn message(&self) -> RawMessage {
         // Strings alone: writing them cannot fail.
@@ -61,8 +61,8 @@ mod tests {
 
     #[test]
     fn a_request_holds_what_ollama_reads() {
-        let message = Said { role: "user", content: "hi", images: &[] }.message();
-        let request = ChatRequest {
+        let message = OllamaMessage { role: "user", content: "hi", images: &[] }.message();
+        let request = OllamaChatRequest {
             model: "m",
             messages: &[message],
             stream: true,

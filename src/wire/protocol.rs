@@ -1,4 +1,4 @@
-//! What one event of an answer says, in whichever protocol it came.
+//! What one event of an answer says, in delegate protocol it came.
 //!
 //! The only place that knows the protocols' answers apart: everything after it sees a [`Chunk`]. Never requires a
 //! field, since Ollama leaves out what is zero or empty, and never judges a stream complete by anything but its

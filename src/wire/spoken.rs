@@ -7,7 +7,7 @@ use std::{borrow::Cow, fmt};
 use serde_json::value::RawValue;
 
 use super::{
-    dialect::{self, Call, Dialect, MessageRole, RawMessage, Said},
+    dialect::{self, Call, Dialect, Message, MessageRole, RawMessage},
     protocol::{CallPiece, Chunk},
 };
 
@@ -55,12 +55,12 @@ impl Spoken {
 
     /// The message of the assistant that this is.
     pub fn message(&self, dialect: Dialect) -> RawMessage {
-        let said = Said {
+        let said = Message {
             role: MessageRole::Assistant,
             text: Cow::Borrowed(&self.text),
             thinking: Cow::Borrowed(&self.thinking),
             calls: Cow::Borrowed(&self.calls),
-            ..Said::default()
+            ..Message::default()
         };
         dialect::write(&said, dialect).into()
     }

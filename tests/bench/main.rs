@@ -88,7 +88,7 @@ fn run(options: &Options<'_>) -> Result<()> {
     for (row, system) in rows.iter_mut().zip(&systems.all) {
         row.loaded = system.processes.resident()?;
     }
-    report::print(&rows, &systems.facts(&options.host_shim)?, &CLIENTS)
+    report::print(&rows, &systems.stats(&options.host_shim)?, &CLIENTS)
 }
 
 async fn measure(system: &System, clients: usize) -> Result<Measurement> {

@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{
     load::Measurement,
-    systems::{DIRECT, Facts, HIT, HIT_REDIS, MISS, NGINX, System},
+    systems::{DIRECT, HIT, HIT_REDIS, HostStats, MISS, NGINX, System},
 };
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -83,9 +83,9 @@ pub(crate) fn say(words: &str) {
 }
 
 /// Prints the table and the aims.
-pub(crate) fn print(rows: &[Row], facts: &Facts, clients: &[usize]) -> Result<()> {
+pub(crate) fn print(rows: &[Row], stats: &HostStats, clients: &[usize]) -> Result<()> {
     let mut output = std::io::stdout().lock();
-    let Facts { processor, cores, kernel, nginx, binary } = facts;
+    let HostStats { processor, cores, kernel, nginx, binary } = stats;
     let nginx = nginx.as_ref().map_or_else(String::new, |version| format!(", {version}"));
     writeln!(output, "\n{processor}, {cores} cores, Linux {kernel}{nginx}\n")?;
     write!(output, "| |")?;

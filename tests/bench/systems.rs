@@ -123,10 +123,10 @@ impl Systems {
     }
 
     /// What a reader must know of the run.
-    pub(crate) fn facts(&self, host_shim: &Path) -> Result<Facts> {
+    pub(crate) fn stats(&self, host_shim: &Path) -> Result<HostStats> {
         let cpus = fs::read_to_string("/proc/cpuinfo").unwrap_or_default();
         let model = cpus.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": "));
-        Ok(Facts {
+        Ok(HostStats {
             processor: model.map_or("unknown", |(_, name)| name.trim()).to_owned(),
             cores: std::thread::available_parallelism()?.get(),
             kernel: fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default().trim().to_owned(),
@@ -138,7 +138,7 @@ impl Systems {
 
 /// The machine and the programs.
 #[derive(Debug)]
-pub(crate) struct Facts {
+pub(crate) struct HostStats {
     pub(crate) processor: String,
     pub(crate) cores: usize,
     pub(crate) kernel: String,

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use anyhow::{Context as _, Result};
-use paddock::config::settings::{Form, SETTINGS, Setting};
+use paddock::config::settings::{Deployment, SETTINGS, Setting};
 use paddock_tests::spin::manifest::{Component, Manifest};
 
 fn manifest() -> Result<Manifest> {
@@ -15,7 +15,7 @@ fn component<'a>(manifest: &'a Manifest, id: &str) -> Result<&'a Component> {
 }
 
 fn on_spin() -> impl Iterator<Item = &'static Setting> {
-    SETTINGS.iter().filter(|setting| setting.exists_in(Form::Spin))
+    SETTINGS.iter().filter(|setting| setting.exists_in(Deployment::Spin))
 }
 
 #[test]

@@ -6,9 +6,9 @@ use anyhow::{Context as _, Result};
 use futures::future::join_all;
 use paddock::{
     fleet::{
-        Cause, Facts, Report, Run, Ticket, Verdict,
-        book::DECISIONS,
-        ledger::{Claim, Lease, Ledger, Place, Retries},
+        AttemptContext, AttemptReport, Cause, HostEffect, HostStats, Ticket,
+        local::DECISIONS,
+        snapshot::{Claim, FleetSnapshot, Lease, RetryBudget, SlotRequest},
     },
     store::FleetState,
 };
@@ -18,14 +18,14 @@ use crate::Subject;
 pub(crate) const HOST: &str = "http://a:11434";
 const OTHER: &str = "http://b:11434";
 pub(crate) const LANE: &str = "llama3.2:latest";
-/// The facts that nobody knows anything of, at a time that is long gone.
+/// The stats that nobody knows anything of, at a time that is long gone.
 const UNKNOWN: Duration = Duration::from_secs(1);
 
-pub(crate) fn place(host: &str, limit: u64) -> Place {
-    Place { host: host.into(), limit, cold: false, trial: false }
+pub(crate) fn place(host: &str, limit: u64) -> SlotRequest {
+    SlotRequest { host: host.into(), limit, cold: false, trial: false }
 }
 
-pub(crate) fn claim(id: &str, places: Vec<Place>) -> Claim<'_> {
+pub(crate) fn claim(id: &str, places: Vec<SlotRequest>) -> Claim<'_> {
     Claim { id, lane: LANE, places, flow: ("caller", "session"), is_retry: false, reason: "why" }
 }
 
@@ -47,27 +47,27 @@ pub(crate) async fn taken(store: &impl FleetState, id: &str) -> Result<Lease> {
     store.claim(&claim(id, vec![place(HOST, 100)])).await?.context("there is room")
 }
 
-pub(crate) async fn facts(store: &impl FleetState, host: &str) -> Result<Facts> {
-    Ok(store.ledger().await?.facts.get(host).map(|facts| Facts::clone(facts)).unwrap_or_default())
+pub(crate) async fn stats(store: &impl FleetState, host: &str) -> Result<HostStats> {
+    Ok(store.snapshot().await?.stats.get(host).map(|stats| HostStats::clone(stats)).unwrap_or_default())
 }
 
 fn host(lease: Option<Lease>) -> Option<String> {
     lease.map(|lease| lease.host.to_string())
 }
 
-pub(crate) fn waiting(ledger: &Ledger) -> Vec<&str> {
-    let mut ids: Vec<_> = ledger.tickets.iter().map(|ticket| &*ticket.id).collect();
+pub(crate) fn waiting(snapshot: &FleetSnapshot) -> Vec<&str> {
+    let mut ids: Vec<_> = snapshot.tickets.iter().map(|ticket| &*ticket.id).collect();
     ids.sort_unstable();
     ids
 }
 
 async fn nothing_is_known_at_first(subject: impl Subject) -> Result<()> {
     let store = subject.store();
-    let ledger = store.ledger().await?;
-    assert_eq!((ledger.facts.len(), ledger.leases.len(), ledger.tickets.len()), (0, 0, 0));
-    assert_eq!(ledger.retries, Retries::default());
+    let snapshot = store.snapshot().await?;
+    assert_eq!((snapshot.stats.len(), snapshot.leases.len(), snapshot.tickets.len()), (0, 0, 0));
+    assert_eq!(snapshot.retries, RetryBudget::default());
     assert!(store.decisions().await?.is_empty() && store.inventories().await?.is_empty());
-    assert!(store.ledger().await?.now >= ledger.now);
+    assert!(store.snapshot().await?.now >= snapshot.now);
     Ok(())
 }
 
@@ -89,10 +89,10 @@ async fn a_full_lane_gives_no_place_and_leaves_no_trace(subject: impl Subject) -
     for places in [vec![], vec![place(HOST, 0), place(OTHER, 0)]] {
         assert_eq!(store.claim(&claim("waits", places)).await?, None);
     }
-    let ledger = store.ledger().await?;
-    assert_eq!((ledger.leases.len(), waiting(&ledger)), (0, vec!["waits"]));
-    assert_eq!((ledger.retries, store.decisions().await?), (Retries::default(), vec![]));
-    assert_eq!(ledger.tickets.first().map(|ticket| ticket.caller_served), Some(Duration::ZERO));
+    let snapshot = store.snapshot().await?;
+    assert_eq!((snapshot.leases.len(), waiting(&snapshot)), (0, vec!["waits"]));
+    assert_eq!((snapshot.retries, store.decisions().await?), (RetryBudget::default(), vec![]));
+    assert_eq!(snapshot.tickets.first().map(|ticket| ticket.caller_served), Some(Duration::ZERO));
     Ok(())
 }
 
@@ -112,7 +112,7 @@ async fn leases_are_counted_by_host_and_by_lane(subject: impl Subject) -> Result
 
 async fn a_trial_is_taken_by_one_at_a_time(subject: impl Subject) -> Result<()> {
     let store = subject.store();
-    let trial = |id, lane| Claim { lane, ..claim(id, vec![Place { trial: true, ..place(HOST, 100) }]) };
+    let trial = |id, lane| Claim { lane, ..claim(id, vec![SlotRequest { trial: true, ..place(HOST, 100) }]) };
     // A lane and a request whose names are what marks a trial.
     let usual = Claim { lane: "t", ..claim("ct", vec![place(HOST, 100)]) };
     assert!(store.claim(&usual).await?.is_some());
@@ -121,10 +121,13 @@ async fn a_trial_is_taken_by_one_at_a_time(subject: impl Subject) -> Result<()> 
     for lane in [LANE, "other:latest"] {
         assert_eq!(store.claim(&trial("2", lane)).await?, None, "{lane}");
     }
-    let both = vec![Place { trial: true, ..place(HOST, 100) }, Place { trial: true, ..place(OTHER, 100) }];
+    let both = vec![
+        SlotRequest { trial: true, ..place(HOST, 100) },
+        SlotRequest { trial: true, ..place(OTHER, 100) },
+    ];
     assert_eq!(host(store.claim(&claim("3", both)).await?), Some(OTHER.to_owned()));
     assert!(store.claim(&claim("4", vec![place(HOST, 100)])).await?.is_some(), "this is no trial");
-    store.update(HOST, (&Facts::default(), UNKNOWN), Some(&first), |_, _| {}).await?;
+    store.update(HOST, (&HostStats::default(), UNKNOWN), Some(&first), |_, _| {}).await?;
     assert!(store.claim(&trial("5", LANE)).await?.is_some());
     Ok(())
 }
@@ -135,24 +138,24 @@ async fn a_claim_uses_up_the_ticket_of_its_id_and_no_other(subject: impl Subject
         store.enter(&ticket(id), None).await?;
     }
     taken(store, "11").await?;
-    assert_eq!(waiting(&store.ledger().await?), ["1", "1 1", "111", "2"]);
+    assert_eq!(waiting(&store.snapshot().await?), ["1", "1 1", "111", "2"]);
     taken(store, "1").await?;
-    assert_eq!(waiting(&store.ledger().await?), ["1 1", "111", "2"]);
+    assert_eq!(waiting(&store.snapshot().await?), ["1 1", "111", "2"]);
     Ok(())
 }
 
 async fn an_update_changes_the_facts_and_gives_the_place_back(subject: impl Subject) -> Result<()> {
     let store = subject.store();
     let (kept, released) = (taken(store, "1").await?, taken(store, "2").await?);
-    let change = |facts: &mut Facts, now: Duration| facts.prove(now, LANE, "num_ctx=1");
-    store.update(HOST, (&Facts::default(), UNKNOWN), Some(&released), change).await?;
-    let ledger = store.ledger().await?;
-    assert_eq!(ledger.leases, [kept]);
-    let known = ledger.facts.get(HOST).context("facts")?;
-    assert!(known.lane(LANE).is_some() && !ledger.facts.contains_key(OTHER));
+    let change = |stats: &mut HostStats, now: Duration| stats.prove(now, LANE, "num_ctx=1");
+    store.update(HOST, (&HostStats::default(), UNKNOWN), Some(&released), change).await?;
+    let snapshot = store.snapshot().await?;
+    assert_eq!(snapshot.leases, [kept]);
+    let known = snapshot.stats.get(HOST).context("facts")?;
+    assert!(known.lane(LANE).is_some() && !snapshot.stats.contains_key(OTHER));
     // Giving it back again is harmless.
-    store.update(HOST, (known, ledger.now), Some(&released), |_, _| {}).await?;
-    assert_eq!(facts(store, HOST).await?, **known);
+    store.update(HOST, (known, snapshot.now), Some(&released), |_, _| {}).await?;
+    assert_eq!(stats(store, HOST).await?, **known);
     Ok(())
 }
 
@@ -160,52 +163,52 @@ async fn a_place_is_given_back_on_its_own_host_alone(subject: impl Subject) -> R
     let store = subject.store();
     let first = taken(store, "same").await?;
     let second = store.claim(&claim("same", vec![place(OTHER, 1)])).await?.context("room")?;
-    store.update(HOST, (&Facts::default(), UNKNOWN), Some(&first), |_, _| {}).await?;
-    assert_eq!(store.ledger().await?.leases, [second]);
+    store.update(HOST, (&HostStats::default(), UNKNOWN), Some(&first), |_, _| {}).await?;
+    assert_eq!(store.snapshot().await?.leases, [second]);
     Ok(())
 }
 
 async fn updates_of_one_host_at_the_same_time_all_count(subject: impl Subject) -> Result<()> {
     let store = subject.store();
     let lanes: Vec<_> = (0..32).map(|number| format!("m{number}:latest")).collect();
-    let stale = Facts::default();
+    let stale = HostStats::default();
     let updates = lanes
         .iter()
-        .map(|lane| store.update(HOST, (&stale, UNKNOWN), None, |facts, now| facts.prove(now, lane, "")));
+        .map(|lane| store.update(HOST, (&stale, UNKNOWN), None, |stats, now| stats.prove(now, lane, "")));
     for updated in join_all(updates).await {
         updated?;
     }
-    let facts = facts(store, HOST).await?;
-    let lost: Vec<_> = lanes.iter().filter(|lane| facts.lane(lane).is_none()).collect();
+    let stats = stats(store, HOST).await?;
+    let lost: Vec<_> = lanes.iter().filter(|lane| stats.lane(lane).is_none()).collect();
     assert!(lost.is_empty(), "{lost:?}");
     Ok(())
 }
 
 async fn an_update_that_knows_old_facts_lands_on_the_newest(subject: impl Subject) -> Result<()> {
     let store = subject.store();
-    let mut stale = Facts::default();
+    let mut stale = HostStats::default();
     for (number, lane) in ["a:1", "b:1", "c:1"].into_iter().enumerate() {
-        store.update(HOST, (&stale, UNKNOWN), None, |facts, now| facts.prove(now, lane, "")).await?;
+        store.update(HOST, (&stale, UNKNOWN), None, |stats, now| stats.prove(now, lane, "")).await?;
         if number == 0 {
-            stale = facts(store, HOST).await?;
+            stale = stats(store, HOST).await?;
         }
     }
     // One that knows what never was, too.
     stale.prove(UNKNOWN, "never:1", "");
-    store.update(HOST, (&stale, UNKNOWN), None, |facts, now| facts.prove(now, "d:1", "")).await?;
-    let facts = facts(store, HOST).await?;
-    let lanes = ["a:1", "b:1", "c:1", "d:1", "never:1"].map(|lane| facts.lane(lane).is_some());
+    store.update(HOST, (&stale, UNKNOWN), None, |stats, now| stats.prove(now, "d:1", "")).await?;
+    let stats = stats(store, HOST).await?;
+    let lanes = ["a:1", "b:1", "c:1", "d:1", "never:1"].map(|lane| stats.lane(lane).is_some());
     assert_eq!(lanes, [true, true, true, true, false]);
     Ok(())
 }
 
 async fn facts_that_say_nothing_can_be_changed(subject: impl Subject) -> Result<()> {
     let store = subject.store();
-    let nothing = Facts::default();
+    let nothing = HostStats::default();
     store.update(HOST, (&nothing, UNKNOWN), None, |_, _| {}).await?;
-    assert_eq!(facts(store, HOST).await?, nothing);
-    store.update(HOST, (&nothing, UNKNOWN), None, |facts, now| facts.prove(now, LANE, "")).await?;
-    assert!(facts(store, HOST).await?.lane(LANE).is_some());
+    assert_eq!(stats(store, HOST).await?, nothing);
+    store.update(HOST, (&nothing, UNKNOWN), None, |stats, now| stats.prove(now, LANE, "")).await?;
+    assert!(stats(store, HOST).await?.lane(LANE).is_some());
     Ok(())
 }
 
@@ -215,14 +218,14 @@ async fn tickets_wait_until_they_leave_or_are_displaced(subject: impl Subject) -
         store.enter(&ticket(id), None).await?;
     }
     store.leave("1").await?;
-    assert_eq!(waiting(&store.ledger().await?), ["12", "2", "3"]);
+    assert_eq!(waiting(&store.snapshot().await?), ["12", "2", "3"]);
     store.enter(&ticket("4"), Some("2")).await?;
-    assert_eq!(waiting(&store.ledger().await?), ["12", "3", "4"]);
+    assert_eq!(waiting(&store.snapshot().await?), ["12", "3", "4"]);
     store.leave("never came").await?;
     store.leave("123").await?;
     store.leave("").await?;
     store.enter(&ticket("5"), Some("never came")).await?;
-    assert_eq!(waiting(&store.ledger().await?), ["12", "3", "4", "5"]);
+    assert_eq!(waiting(&store.snapshot().await?), ["12", "3", "4", "5"]);
     Ok(())
 }
 
@@ -231,7 +234,7 @@ async fn a_ticket_that_is_renewed_is_there_once_as_it_is_now(subject: impl Subje
     store.enter(&ticket("1"), None).await?;
     let moved = Ticket { host: OTHER.into(), ..ticket("1") };
     store.enter(&moved, None).await?;
-    assert_eq!(store.ledger().await?.tickets, [moved]);
+    assert_eq!(store.snapshot().await?.tickets, [moved]);
     Ok(())
 }
 
@@ -247,9 +250,9 @@ async fn tickets_tell_when_their_caller_and_session_were_served(subject: impl Su
     subject.pass(Duration::from_millis(2)).await;
     let began = taken(store, "served").await?.began;
     assert!(began > Duration::ZERO);
-    let ledger = store.ledger().await?;
+    let snapshot = store.snapshot().await?;
     let served = |id: &str| {
-        let ticket = ledger.tickets.iter().find(|ticket| &*ticket.id == id);
+        let ticket = snapshot.tickets.iter().find(|ticket| &*ticket.id == id);
         ticket.map(|ticket| (ticket.caller_served, ticket.session_served))
     };
     assert_eq!(served("same"), Some((began, began)));
@@ -268,7 +271,7 @@ async fn requests_and_retries_are_counted(subject: impl Subject) -> Result<()> {
         store.claim(&Claim { is_retry, ..claim(id, vec![place(HOST, 4)]) }).await?;
     }
     // The last of them found no room.
-    assert_eq!(store.ledger().await?.retries, Retries { requests: 4, retries: 2 });
+    assert_eq!(store.snapshot().await?.retries, RetryBudget { requests: 4, retries: 2 });
     Ok(())
 }
 
@@ -279,7 +282,7 @@ async fn the_latest_decisions_are_kept_the_last_one_last(subject: impl Subject) 
         assert_eq!(store.decisions().await?.len(), number.min(DECISIONS));
         store.claim(&Claim { reason, ..claim(&number.to_string(), vec![place(HOST, 100)]) }).await?;
     }
-    let told: Vec<_> = reasons.iter().skip(5).map(|reason| format!("{LANE} at {HOST}: {reason}")).collect();
+    let system: Vec<_> = reasons.iter().skip(5).map(|reason| format!("{LANE} at {HOST}: {reason}")).collect();
     assert_eq!(store.decisions().await?, told);
     Ok(())
 }
@@ -298,7 +301,7 @@ async fn the_ledger_gives_leases_and_tickets_whole_whatever_they_are_called(
             let (host, id) = (format!("http://{name}{marks}"), format!("{number}{marks}"));
             let claim = Claim {
                 lane: name,
-                ..claim(&id, vec![Place { host: host.into(), limit: u64::MAX, cold, trial }])
+                ..claim(&id, vec![SlotRequest { host: host.into(), limit: u64::MAX, cold, trial }])
             };
             leases.push(store.claim(&claim).await?.context("room")?);
         }
@@ -310,19 +313,19 @@ async fn the_ledger_gives_leases_and_tickets_whole_whatever_they_are_called(
         store.enter(&ticket, None).await?;
         tickets.push(ticket);
     }
-    let mut ledger = store.ledger().await?;
+    let mut snapshot = store.snapshot().await?;
     let by_id = |left: &Lease, right: &Lease| left.id.cmp(&right.id);
-    ledger.leases.sort_by(by_id);
+    snapshot.leases.sort_by(by_id);
     leases.sort_by(by_id);
-    assert_eq!(ledger.leases, leases);
-    ledger.tickets.sort_by(|left, right| left.id.cmp(&right.id));
-    assert_eq!(ledger.tickets, tickets);
+    assert_eq!(snapshot.leases, leases);
+    snapshot.tickets.sort_by(|left, right| left.id.cmp(&right.id));
+    assert_eq!(snapshot.tickets, tickets);
     Ok(())
 }
 
 async fn facts_come_back_whole(subject: impl Subject) -> Result<()> {
     let store = subject.store();
-    let run = |cold| Run {
+    let run = |cold| AttemptContext {
         lane: LANE,
         options: "num_ctx=\"1\"熊",
         streams: true,
@@ -331,24 +334,24 @@ async fn facts_come_back_whole(subject: impl Subject) -> Result<()> {
         affinity: u64::MAX,
         prompt: 2048,
     };
-    let report = |cold, verdict| Report {
+    let report = |cold, verdict| AttemptReport {
         run: Some(run(cold)),
         began: UNKNOWN,
         first_byte: Some(Duration::from_millis(1_500)),
         elapsed: Duration::from_millis(4_500),
         verdict,
     };
-    let mut expected = Facts::default();
+    let mut expected = HostStats::default();
     for (second, report) in (1_759_000_000..).zip([
-        report(true, Verdict::Answered),
-        report(false, Verdict::Answered),
-        report(false, Verdict::Faulty(Cause::Busy, Some(Duration::from_secs(7)))),
+        report(true, HostEffect::Answered),
+        report(false, HostEffect::Answered),
+        report(false, HostEffect::Faulty(Cause::Busy, Some(Duration::from_secs(7)))),
     ]) {
         let now = Duration::from_secs(second);
         let known = expected.clone();
         expected.note(now, &report, 7);
-        store.update(HOST, (&known, now), None, |facts, _| facts.note(now, &report, 7)).await?;
-        assert_eq!(store.ledger().await?.facts.get(HOST), Some(&Arc::new(expected.clone())), "{second}");
+        store.update(HOST, (&known, now), None, |stats, _| stats.note(now, &report, 7)).await?;
+        assert_eq!(store.snapshot().await?.stats.get(HOST), Some(&Arc::new(expected.clone())), "{second}");
     }
     Ok(())
 }

@@ -6,8 +6,8 @@ use anyhow::{Context as _, Result};
 use futures::future::join_all;
 use paddock::{
     fleet::{
-        Context, Facts, Inventory, LoadedModel, Model,
-        ledger::{BUDGET_WINDOW, Claim, LEASE, TICKET},
+        Context, HostStats, Inventory, LoadedModel, Model,
+        snapshot::{BUDGET_WINDOW, Claim, LEASE, TICKET},
     },
     store::{FleetState as _, redis::RedisStore},
 };
@@ -15,7 +15,7 @@ use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
 
 use crate::{
     OverRedis,
-    fleet::{HOST, LANE, claim, facts, place, taken, ticket, waiting},
+    fleet::{HOST, LANE, claim, place, stats, taken, ticket, waiting},
     limits, over_redis,
 };
 
@@ -29,10 +29,10 @@ impl OverRedis {
         self.connection.run(&[&[command, &name], arguments].concat()).await
     }
 
-    /// Milliseconds until the only lease or ticket ends, by the ledger's clock.
+    /// Milliseconds until the only lease or ticket ends, by the snapshot's clock.
     async fn left(&self, kind: &str) -> Result<i128> {
         let ends: i128 = self.only(kind).await?.1.parse()?;
-        Ok(ends - i128::try_from(self.store.ledger().await?.now.as_millis())?)
+        Ok(ends - i128::try_from(self.store.snapshot().await?.now.as_millis())?)
     }
 
     /// The only lease or ticket and its score.
@@ -44,7 +44,7 @@ impl OverRedis {
 
     /// Lets the only lease or ticket have ended a millisecond ago.
     async fn end(&self, kind: &str) -> Result<()> {
-        let ended = (self.store.ledger().await?.now.as_millis() - 1).to_string();
+        let ended = (self.store.snapshot().await?.now.as_millis() - 1).to_string();
         self.run("ZADD", kind, &[&ended, &self.only(kind).await?.0]).await?;
         Ok(())
     }
@@ -71,8 +71,8 @@ async fn store_all(redis: &OverRedis) -> Result<()> {
     let lease = taken(store, "1").await?;
     store.renew(&lease).await?;
     store.enter(&ticket("2"), None).await?;
-    let change = |facts: &mut Facts, now: Duration| facts.prove(now, LANE, "");
-    store.update(HOST, (&Facts::default(), Duration::ZERO), None, change).await?;
+    let change = |stats: &mut HostStats, now: Duration| stats.prove(now, LANE, "");
+    store.update(HOST, (&HostStats::default(), Duration::ZERO), None, change).await?;
     store.put_inventory(HOST, &inventory()).await?;
     assert!(store.lead_refresh(Duration::from_secs(5)).await?);
     Ok(())
@@ -111,16 +111,16 @@ async fn a_place_is_held_for_its_time_and_free_afterwards() -> Result<()> {
     let store = &redis.store;
     let only = || claim("2", vec![place(HOST, 1)]);
     let lease = taken(store, "1").await?;
-    assert_eq!(store.ledger().await?.leases, std::slice::from_ref(&lease));
+    assert_eq!(store.snapshot().await?.leases, std::slice::from_ref(&lease));
     let hold = i128::try_from(LEASE.as_millis())?;
     assert!((hold * 9 / 10..=hold).contains(&redis.left("leases").await?));
     assert_eq!(store.claim(&only()).await?, None);
     redis.end("leases").await?;
-    assert!(store.ledger().await?.leases.is_empty());
+    assert!(store.snapshot().await?.leases.is_empty());
     assert!(store.claim(&only()).await?.is_some());
     // Whoever lost its place by being late does not take it from the other.
     store.renew(&lease).await?;
-    let leases = store.ledger().await?.leases;
+    let leases = store.snapshot().await?.leases;
     assert_eq!(leases.iter().map(|lease| &*lease.id).collect::<Vec<_>>(), ["2"]);
     Ok(())
 }
@@ -130,7 +130,7 @@ async fn a_renewal_holds_a_place_for_as_long_again() -> Result<()> {
     let redis = over_redis().await?;
     let lease = taken(&redis.store, "1").await?;
     redis.run("PEXPIRE", "leases", &["1000"]).await?;
-    let soon = (redis.store.ledger().await?.now.as_millis() + 1_000).to_string();
+    let soon = (redis.store.snapshot().await?.now.as_millis() + 1_000).to_string();
     redis.run("ZADD", "leases", &[&soon, &redis.only("leases").await?.0]).await?;
     redis.store.renew(&lease).await?;
     let hold = i128::try_from(LEASE.as_millis())?;
@@ -144,9 +144,9 @@ async fn a_renewal_holds_a_place_for_as_long_again() -> Result<()> {
 async fn a_place_that_was_given_back_cannot_be_renewed() -> Result<()> {
     let redis = over_redis().await?;
     let lease = taken(&redis.store, "1").await?;
-    redis.store.update(HOST, (&Facts::default(), Duration::ZERO), Some(&lease), |_, _| {}).await?;
+    redis.store.update(HOST, (&HostStats::default(), Duration::ZERO), Some(&lease), |_, _| {}).await?;
     redis.store.renew(&lease).await?;
-    assert!(redis.store.ledger().await?.leases.is_empty());
+    assert!(redis.store.snapshot().await?.leases.is_empty());
     Ok(())
 }
 
@@ -157,9 +157,9 @@ async fn a_ticket_waits_for_its_time_unless_it_is_renewed() -> Result<()> {
     for _ in 0..2 {
         redis.store.enter(&ticket("1"), None).await?;
         assert!((hold * 8 / 10..=hold).contains(&redis.left("tickets").await?));
-        assert_eq!(waiting(&redis.store.ledger().await?), ["1"]);
+        assert_eq!(waiting(&redis.store.snapshot().await?), ["1"]);
         redis.end("tickets").await?;
-        assert!(redis.store.ledger().await?.tickets.is_empty());
+        assert!(redis.store.snapshot().await?.tickets.is_empty());
     }
     Ok(())
 }
@@ -167,7 +167,7 @@ async fn a_ticket_waits_for_its_time_unless_it_is_renewed() -> Result<()> {
 #[tokio::test]
 async fn retries_count_within_their_window() -> Result<()> {
     let redis = over_redis().await?;
-    let now = redis.store.ledger().await?.now.as_secs();
+    let now = redis.store.snapshot().await?.now.as_secs();
     // The second now may end before the next look.
     let (in_it, before) = (now - BUDGET_WINDOW.as_secs() + 3, now - BUDGET_WINDOW.as_secs());
     for (second, count) in [(in_it, 5), (before, 70), (before - 1000, 900)] {
@@ -175,13 +175,13 @@ async fn retries_count_within_their_window() -> Result<()> {
             redis.run("HSET", "budget", &[&format!("{kind}{second}"), &count.to_string()]).await?;
         }
     }
-    let retries = redis.store.ledger().await?.retries;
+    let retries = redis.store.snapshot().await?.retries;
     assert_eq!((retries.requests, retries.retries), (10, 5));
     // What is too old is cleared away.
     taken(&redis.store, "1").await?;
     let fields = redis.run("HKEYS", "budget", &[]).await?;
     assert_eq!(fields.len(), 3, "{fields:?}");
-    assert_eq!(redis.store.ledger().await?.retries.requests, 11);
+    assert_eq!(redis.store.snapshot().await?.retries.requests, 11);
     Ok(())
 }
 
@@ -192,7 +192,7 @@ async fn what_another_version_wrote_is_passed_over() -> Result<()> {
     let (lease, ticket) = (taken(store, "1").await?, ticket("2"));
     store.enter(&ticket, None).await?;
     store.put_inventory(HOST, &inventory()).await?;
-    let later = (store.ledger().await?.now.as_millis() + 10_000).to_string();
+    let later = (store.snapshot().await?.now.as_millis() + 10_000).to_string();
     for value in
         ["{}", "[]", "no JSON", "", "{\"streak\":1,\"failed\":0,\"lanes\":[{}]}", "a\u{1f}b", "\u{1f}"]
     {
@@ -201,14 +201,14 @@ async fn what_another_version_wrote_is_passed_over() -> Result<()> {
         for kind in ["leases", "tickets"] {
             redis.run("ZADD", kind, &[&later, value]).await?;
         }
-        let ledger = store.ledger().await?;
-        assert_eq!(facts(store, HOST).await?, Facts::default(), "{value:?}");
-        assert_eq!(ledger.leases, std::slice::from_ref(&lease), "{value:?}");
-        assert_eq!(ledger.tickets.iter().map(|ticket| &*ticket.id).collect::<Vec<_>>(), ["2"], "{value:?}");
+        let snapshot = store.snapshot().await?;
+        assert_eq!(stats(store, HOST).await?, HostStats::default(), "{value:?}");
+        assert_eq!(snapshot.leases, std::slice::from_ref(&lease), "{value:?}");
+        assert_eq!(snapshot.tickets.iter().map(|ticket| &*ticket.id).collect::<Vec<_>>(), ["2"], "{value:?}");
         assert_eq!(store.inventories().await?, [(HOST.to_owned(), inventory())], "{value:?}");
-        let change = |facts: &mut Facts, now: Duration| facts.prove(now, LANE, "");
-        store.update(HOST, (&Facts::default(), Duration::ZERO), None, change).await?;
-        assert!(facts(store, HOST).await?.lane(LANE).is_some(), "{value:?}");
+        let change = |stats: &mut HostStats, now: Duration| stats.prove(now, LANE, "");
+        store.update(HOST, (&HostStats::default(), Duration::ZERO), None, change).await?;
+        assert!(stats(store, HOST).await?.lane(LANE).is_some(), "{value:?}");
     }
     Ok(())
 }
@@ -244,7 +244,7 @@ async fn claims_of_many_connections_never_exceed_the_limit() -> Result<()> {
     }
     hosts.sort();
     assert_eq!(hosts, [&[HOST; 4][..], &["http://b:1"; 3]].concat());
-    assert_eq!(redis.store.ledger().await?.leases.len(), 7);
+    assert_eq!(redis.store.snapshot().await?.leases.len(), 7);
     Ok(())
 }
 
@@ -263,17 +263,17 @@ async fn one_of_many_refreshes() -> Result<()> {
 async fn a_key_of_another_type_is_an_error_and_no_panic() -> Result<()> {
     let redis = over_redis().await?;
     store_all(&redis).await?;
-    let lease = redis.store.ledger().await?.leases.into_iter().next().context("a lease")?;
+    let lease = redis.store.snapshot().await?.leases.into_iter().next().context("a lease")?;
     for kind in KINDS {
         redis.run("SET", kind, &["text"]).await?;
     }
     let store = &redis.store;
-    assert!(store.ledger().await.is_err());
+    assert!(store.snapshot().await.is_err());
     assert!(store.claim(&Claim { is_retry: true, ..claim("3", vec![place(HOST, 9)]) }).await.is_err());
     assert!(store.renew(&lease).await.is_err());
     assert!(store.enter(&ticket("4"), None).await.is_err());
     assert!(store.leave("4").await.is_err());
-    let known = (&Facts::default(), Duration::ZERO);
+    let known = (&HostStats::default(), Duration::ZERO);
     assert!(store.update(HOST, known, Some(&lease), |_, _| {}).await.is_err());
     assert!(store.inventories().await.is_err());
     assert!(store.put_inventory(HOST, &inventory()).await.is_err());

@@ -54,8 +54,8 @@ use std::{any::Any, sync::Arc, time::Duration};
 use anyhow::Result;
 use host_shim::disk_store::{DiskStore, Limits};
 use paddock::{
-    api::auth::Scope,
-    cache::{CacheKey, Chat, Circumstances, Entry, Epochs, Form},
+    api::auth::CallerId,
+    cache::{CacheKey, Chat, Delivery, Entry, Epochs, KeyContext},
     host::memory::ManualClock,
     session::{Dialect, RawMessage, SessionKey, Span, Turn},
     store::{
@@ -72,9 +72,9 @@ use tempfile::TempDir;
 
 /// The key of a question that is nothing but its text.
 fn key(question: &str) -> CacheKey {
-    let scope = Scope::public();
+    let scope = CallerId::public();
     let circumstances =
-        Circumstances { surface: "/chat", scope: Some(&scope), digest: [0; 32], epochs: Epochs::default() };
+        KeyContext { surface: "/chat", scope: Some(&scope), digest: [0; 32], epochs: Epochs::default() };
     let messages = [question];
     let chat =
         Chat { model: "m", messages: &messages, format: None, options: None, think: None, tools: None };
@@ -83,11 +83,11 @@ fn key(question: &str) -> CacheKey {
 
 /// That question, asked for in one piece.
 fn asked(question: &str) -> FlightKey {
-    FlightKey { key: key(question), form: Form::Whole }
+    FlightKey { key: key(question), form: Delivery::Whole }
 }
 
 fn answer(text: &str) -> Entry {
-    Entry::new(Form::Whole, "application/json", text.to_owned().into())
+    Entry::new(Delivery::Whole, "application/json", text.to_owned().into())
 }
 
 /// Text that nothing makes smaller.
@@ -237,5 +237,5 @@ fn limits(limit: Duration) -> RedisLimits {
 }
 
 fn session(id: &str) -> Result<SessionKey> {
-    Ok(SessionKey::of(&Scope::public(), id)?)
+    Ok(SessionKey::of(&CallerId::public(), id)?)
 }

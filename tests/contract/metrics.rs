@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use paddock::{
     cache::CacheStatus,
-    config::settings::Form,
+    config::settings::Deployment,
     fleet::BreakerState,
     metrics::{
         Attempt, Gauges, HostGauge, Metrics, Sample, encode, memory::MemoryMetrics, redis::RedisMetrics,
@@ -69,7 +69,7 @@ async fn text(metrics: &impl Metrics) -> Result<String> {
         breaker,
         loaded: 3,
     });
-    let gauges = Gauges { store_up: true, form: Form::Spin, hosts: hosts.to_vec() };
+    let gauges = Gauges { store_up: true, form: Deployment::Spin, hosts: hosts.to_vec() };
     Ok(encode(&metrics.snapshot().await?, &gauges))
 }
 

@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use bytes::Bytes;
 use futures::future::join_all;
 use paddock::{
-    cache::Form,
+    cache::Delivery,
     session::{SessionHead, Span, Turn},
     store::{
         Audience, FLIGHT_LEASE, FlightEnd, FlightKey, Followed, Found, ResponseCache as _, Sessions as _,
@@ -58,10 +58,10 @@ async fn a_value_of_another_version_is_none() -> Result<()> {
 #[tokio::test]
 async fn those_who_follow_a_flight_hear_all_of_it_and_how_it_ended() -> Result<()> {
     let redis = over_redis().await?;
-    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Stream });
+    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Delivery::Stream });
     let event = |text: &'static str| Bytes::from_static(text.as_bytes());
     assert_eq!(store.answer_or_lead(&flight, "one", None).await?, Found::Lead);
-    let other = FlightKey { form: Form::Whole, ..flight };
+    let other = FlightKey { form: Delivery::Whole, ..flight };
     assert_eq!(
         store.answer_or_lead(&other, "two", None).await?,
         Found::Lead,
@@ -101,7 +101,7 @@ async fn those_who_follow_a_flight_hear_all_of_it_and_how_it_ended() -> Result<(
 #[tokio::test]
 async fn whoever_is_told_to_follow_listens_until_it_leaves() -> Result<()> {
     let redis = over_redis().await?;
-    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Stream });
+    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Delivery::Stream });
     assert_eq!(store.answer_or_lead(&flight, "one", None).await?, Found::Lead);
     for follower in ["two", "three"] {
         let found = store.answer_or_lead(&flight, follower, None).await?;
@@ -126,7 +126,7 @@ async fn whoever_is_told_to_follow_listens_until_it_leaves() -> Result<()> {
 #[tokio::test]
 async fn a_follower_that_vanishes_counts_for_a_while() -> Result<()> {
     let redis = over_redis().await?;
-    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Stream });
+    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Delivery::Stream });
     store.answer_or_lead(&flight, "one", None).await?;
     store.answer_or_lead(&flight, "two", None).await?;
     let started = Instant::now();
@@ -141,7 +141,7 @@ async fn a_follower_that_vanishes_counts_for_a_while() -> Result<()> {
 #[tokio::test]
 async fn how_a_flight_ended_is_told_as_it_was_said() -> Result<()> {
     let redis = over_redis().await?;
-    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Whole });
+    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Delivery::Whole });
     let said = Bytes::from_static(b"\0\xff\n{}");
     for (number, end) in [
         FlightEnd::Landed,
@@ -166,7 +166,7 @@ async fn how_a_flight_ended_is_told_as_it_was_said() -> Result<()> {
 #[tokio::test]
 async fn what_another_version_hands_over_is_no_help() -> Result<()> {
     let redis = over_redis().await?;
-    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Whole });
+    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Delivery::Whole });
     for (number, said) in ["00000000?novelty", "00000000", "0", ""].into_iter().enumerate() {
         let leader = number.to_string();
         assert_eq!(store.answer_or_lead(&flight, &leader, None).await?, Found::Lead);
@@ -184,7 +184,7 @@ async fn what_another_version_hands_over_is_no_help() -> Result<()> {
 #[tokio::test]
 async fn what_nobody_needs_any_more_is_forgotten_and_whoever_did_hears_that_it_fell_behind() -> Result<()> {
     let redis = over_redis().await?;
-    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Stream });
+    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Delivery::Stream });
     let event = |text: &'static str| Bytes::from_static(text.as_bytes());
     store.answer_or_lead(&flight, "one", None).await?;
     store.follow(&flight, "one", "two", 0).await?;
@@ -211,7 +211,7 @@ async fn what_nobody_needs_any_more_is_forgotten_and_whoever_did_hears_that_it_f
 #[tokio::test]
 async fn a_leader_that_says_nothing_loses_the_lead() -> Result<()> {
     let redis = over_redis().await?;
-    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Form::Stream });
+    let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Delivery::Stream });
     assert_eq!(store.answer_or_lead(&flight, "one", None).await?, Found::Lead);
     let started = Instant::now();
     while store.answer_or_lead(&flight, "two", None).await? != Found::Lead {
@@ -272,7 +272,7 @@ async fn a_session_of_the_version_before_goes_on_with_its_turns_and_what_it_was_
     redis.connection.run(&["PEXPIRE", &before, "60000"]).await?;
     let found = redis.store.session(&id, Span::ALL, LONG).await?.context("it is there")?;
     let ids = |turns: &[Turn]| turns.iter().map(|turn| turn.id.clone()).collect::<Vec<_>>();
-    assert_eq!((ids(&found.turns), found.told), (vec!["1".into(), "2".into(), "3".into()], told.system));
+    assert_eq!((ids(&found.turns), found.system), (vec!["1".into(), "2".into(), "3".into()], told.system));
     assert_eq!(found.head.model.as_deref(), Some("m"));
     assert!(found.age > LONG, "it began in 1970: {:?}", found.age);
     // While an older replica still runs it adds what it is told there.
@@ -353,6 +353,6 @@ async fn a_server_that_went_away_is_an_error() -> Result<()> {
     store.ping().await?;
     server.stop()?;
     assert!(matches!(store.ping().await, Err(StoreError::Unavailable(_))));
-    assert!(store.next_turn().await.is_err());
+    assert!(store.next_sequence().await.is_err());
     Ok(())
 }

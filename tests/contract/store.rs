@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use futures::future::join_all;
 use paddock::{
-    cache::{Entry, Epochs, Form},
+    cache::{Delivery, Entry, Epochs},
     session::{Dialect, KEPT_TURNS, SessionHead, Span, Turn},
     store::{FlightEnd, FlightKey, Found, ResponseCache as _, Sessions as _, Store},
 };
@@ -93,7 +93,7 @@ async fn emptying_the_cache_begins_a_new_epoch_of_all_or_of_one_model(subject: i
 
 async fn who_finds_no_answer_leads_or_finds_the_one_that_leads(subject: impl Subject) -> Result<()> {
     let store = subject.store();
-    let flight = FlightKey { key: key("q"), form: Form::Whole };
+    let flight = FlightKey { key: key("q"), form: Delivery::Whole };
     assert_eq!(store.answer_or_lead(&flight, "first", None).await?, Found::Lead);
     // Asking again, because the reply was lost, changes nothing.
     assert_eq!(store.answer_or_lead(&flight, "first", None).await?, Found::Lead);
@@ -117,7 +117,7 @@ async fn an_answer_that_is_too_old_for_whoever_asks_is_none(subject: impl Subjec
 
 async fn what_serves_one_form_alone_stands_beside_what_serves_the_other(subject: impl Subject) -> Result<()> {
     let (store, whole) = (subject.store(), asked("q"));
-    let stream = FlightKey { form: Form::Stream, ..whole };
+    let stream = FlightKey { form: Delivery::Stream, ..whole };
     let entry = |form, text: &str| Entry::new(form, "text/plain", text.to_owned().into());
     let found = async |flight| {
         let found = store.answer(flight).await?.map(|stored| stored.entry);
@@ -128,19 +128,19 @@ async fn what_serves_one_form_alone_stands_beside_what_serves_the_other(subject:
         assert_eq!(found, other);
         anyhow::Ok(found)
     };
-    let streamed = entry(Form::Stream, "in pieces").alone(true);
+    let streamed = entry(Delivery::Stream, "in pieces").serving_one_delivery(true);
     store.put_answer(&whole.key, &streamed, LONG).await?;
     assert_eq!((found(&stream).await?, found(&whole).await?), (Some(streamed.clone()), None));
-    let single = entry(Form::Whole, "in one piece").alone(true);
+    let single = entry(Delivery::Whole, "in one piece").serving_one_delivery(true);
     store.put_answer(&whole.key, &single, LONG).await?;
     assert_eq!((found(&stream).await?, found(&whole).await?), (Some(streamed), Some(single)));
     // Of two that serve it is the younger.
     subject.pass(Duration::from_millis(20)).await;
-    let both = entry(Form::Stream, "in pieces that can be put together");
+    let both = entry(Delivery::Stream, "in pieces that can be put together");
     store.put_answer(&whole.key, &both, LONG).await?;
     assert_eq!((found(&stream).await?, found(&whole).await?), (Some(both.clone()), Some(both.clone())));
     subject.pass(Duration::from_millis(20)).await;
-    let streamed = entry(Form::Stream, "in pieces again").alone(true);
+    let streamed = entry(Delivery::Stream, "in pieces again").serving_one_delivery(true);
     store.put_answer(&whole.key, &streamed, LONG).await?;
     assert_eq!((found(&stream).await?, found(&whole).await?), (Some(streamed), Some(both)));
     Ok(())
@@ -204,7 +204,7 @@ async fn the_turns_of_a_session_have_so_many_bytes_at_most(subject: impl Subject
     // Four have a little more than 4 MiB.
     assert_eq!(ids(&turns(store, &key).await?), ["3", "4", "5"]);
     let found = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default();
-    assert_eq!(found.older, 2);
+    assert_eq!(found.skipped, 2);
     for id in ["6", "7"] {
         store.append_turn(&key, &exchange(id, id, "short"), LONG, KEPT_TURNS).await?;
     }
@@ -218,7 +218,7 @@ async fn only_the_turns_that_are_wanted_are_read(subject: impl Subject) -> Resul
         store.append_turn(&key, &turn(id), LONG, 5).await?;
     }
     let size = turn("1").to_json().len();
-    for (before, most, bytes, expected, older) in [
+    for (before, most, bytes, expected, skipped) in [
         (None, 9, usize::MAX, vec!["id-2", "id-3", "id-4", "id-5", "id-6"], 1),
         (None, 2, usize::MAX, vec!["id-5", "id-6"], 4),
         (None, 0, usize::MAX, vec![], 6),
@@ -232,7 +232,7 @@ async fn only_the_turns_that_are_wanted_are_read(subject: impl Subject) -> Resul
     ] {
         let span = Span { before, turns: most, bytes };
         let found = store.session(&key, span, LONG).await?.unwrap_or_default();
-        assert_eq!((ids(&found.turns), found.older), (expected, older), "{span:?}");
+        assert_eq!((ids(&found.turns), found.skipped), (expected, skipped), "{span:?}");
     }
     Ok(())
 }
@@ -251,7 +251,7 @@ async fn a_system_message_outlives_the_turn_that_brought_it(subject: impl Subjec
         let turn = Turn { system: system.map(str::to_owned), ..turn(id) };
         store.append_turn(&key, &turn, LONG, 2).await?;
         let found = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default();
-        assert_eq!(found.told.as_deref(), told, "{id}");
+        assert_eq!(found.system.as_deref(), system, "{id}");
     }
     Ok(())
 }
@@ -357,20 +357,20 @@ async fn a_session_that_is_deleted_is_gone_and_a_later_turn_begins_another(
 async fn a_turn_is_not_appended_to_another_session_than_it_read(subject: impl Subject) -> Result<()> {
     let (store, key) = (subject.store(), session("s")?);
     store.create_session(&key, &head(), LONG).await?;
-    let origin = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default().origin;
-    assert!(origin.is_some());
-    assert!(store.append_turn_to(&key, origin, &turn("1"), LONG, 1).await?);
-    assert!(store.append_turn_to(&key, origin, &turn("2"), LONG, 1).await?, "whatever was dropped");
+    let generation = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default().generation;
+    assert!(generation.is_some());
+    assert!(store.append_turn_to(&key, generation, &turn("1"), LONG, 1).await?);
+    assert!(store.append_turn_to(&key, generation, &turn("2"), LONG, 1).await?, "whatever was dropped");
     store.delete_session(&key).await?;
-    assert!(!store.append_turn_to(&key, origin, &turn("3"), LONG, 1).await?);
+    assert!(!store.append_turn_to(&key, generation, &turn("3"), LONG, 1).await?);
     assert_eq!(store.session(&key, Span::ALL, LONG).await?, None);
     // Not even when there is one again.
     subject.pass(Duration::from_millis(5)).await;
     assert!(store.append_turn_to(&key, None, &turn("4"), LONG, 10).await?);
-    assert!(!store.append_turn_to(&key, origin, &turn("5"), LONG, 10).await?);
+    assert!(!store.append_turn_to(&key, generation, &turn("5"), LONG, 10).await?);
     let found = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default();
     assert_eq!(ids(&found.turns), ["id-4"]);
-    assert!(found.origin.is_some() && found.origin != origin);
+    assert!(found.generation.is_some() && found.generation != generation);
     Ok(())
 }
 
@@ -395,9 +395,9 @@ async fn a_sessions_own_time_to_live_wins_over_its_users(subject: impl Subject) 
 
 async fn turns_of_the_fleet_are_counted_from_0_and_given_once(subject: impl Subject) -> Result<()> {
     let store = subject.store();
-    assert_eq!((store.next_turn().await?, store.next_turn().await?), (0, 1));
+    assert_eq!((store.next_sequence().await?, store.next_sequence().await?), (0, 1));
     let mut turns = Vec::new();
-    for turn in join_all((0..30).map(|_| store.next_turn())).await {
+    for turn in join_all((0..30).map(|_| store.next_sequence())).await {
         turns.push(turn?);
     }
     turns.sort_unstable();

@@ -6,7 +6,7 @@ use std::{
 };
 
 use anyhow::Result;
-use paddock::config::settings::{Form, SETTINGS};
+use paddock::config::settings::{Deployment, SETTINGS};
 use paddock_tests::{
     gateway::HostShim,
     http_client,
@@ -44,7 +44,7 @@ async fn chat(shim: &HostShim, message: &str) -> Result<http_client::Reply> {
 async fn help_names_every_setting_and_no_value_that_is_set() -> Result<()> {
     let (output, text) = run(&[("API_KEYS", "hunter2"), ("REDIS_PASSWORD", "hunter2")], &["--help"]).await?;
     assert!(output.status.success());
-    for setting in SETTINGS.iter().filter(|setting| setting.exists_in(Form::Native)) {
+    for setting in SETTINGS.iter().filter(|setting| setting.exists_in(Deployment::Native)) {
         let named = text.contains(&format!("--{}", setting.flag())) && text.contains(setting.name);
         assert!(named && text.contains(setting.default), "{} is not in the help", setting.name);
     }

@@ -34,11 +34,11 @@ pub(super) struct NoRoom;
 pub(super) struct Append {
     pub(super) key: Key,
     /// When the session must have begun; any time will do without.
-    pub(super) origin: Option<u64>,
+    pub(super) generation: Option<u64>,
     pub(super) id: String,
     pub(super) json: Vec<u8>,
     /// The system message that it brings.
-    pub(super) told: Option<String>,
+    pub(super) system: Option<String>,
     /// How long the session is kept after this, in ms, unless that is its own affair.
     pub(super) ttl: u64,
     /// How many turns stay at most.
@@ -148,9 +148,9 @@ impl<'t> Changes<'t> {
     /// Appends a turn unless it is there, drops the oldest beyond those that [`kept`] names, and moves the end of the
     /// session. Begins it when there is none. Gives whether it is the session that was meant.
     pub(super) fn append(&mut self, append: &Append) -> Result<Result<bool, NoRoom>, StorageError> {
-        let Append { key, origin, id, json, told, ttl, keep } = append;
+        let Append { key, generation, id, json, system, ttl, keep } = append;
         let living = self.living(key)?;
-        if origin.is_some() && living.as_ref().map(|head| head.began) != *origin {
+        if generation.is_some() && living.as_ref().map(|head| head.began) != *generation {
             return Ok(Ok(false));
         }
         let (mut head, mut added) = match living {
@@ -165,9 +165,9 @@ impl<'t> Changes<'t> {
         let value = turn_to_bytes(id, json);
         added += cost(value.len());
         let mut dropped = 0;
-        if told.is_some() {
+        if system.is_some() {
             dropped += cost(head.to_bytes().len());
-            head.told.clone_from(told);
+            head.system.clone_from(system);
             added += cost(head.to_bytes().len());
         }
         let stay = kept([json.len()].into_iter().chain(sizes), *keep) as u64;
@@ -403,7 +403,7 @@ pub(super) fn turns(
     span: Span<'_>,
 ) -> Result<(u64, Vec<Vec<u8>>), redb::Error> {
     let turns = transaction.open_table(TURNS)?;
-    let (mut older, mut found, mut sizes) = (head.next, Vec::new(), Vec::new());
+    let (mut skipped, mut found, mut sizes) = (head.next, Vec::new(), Vec::new());
     let mut is_before = span.before.is_none();
     for turn in turns.range::<&LongKey>(&numbered(key, head.first)..&numbered(key, head.next))?.rev() {
         if is_before && span.count(sizes.iter().copied().chain([0])) == sizes.len() {
@@ -411,7 +411,7 @@ pub(super) fn turns(
         }
         let turn = turn?.1;
         let (id, json) = turn_from_bytes(turn.value()).unwrap_or_default();
-        older -= 1;
+        skipped -= 1;
         if is_before {
             sizes.push(json.len());
             found.extend((!json.is_empty()).then(|| json.to_vec()));
@@ -420,5 +420,5 @@ pub(super) fn turns(
         }
     }
     found.reverse();
-    Ok((older, found))
+    Ok((skipped, found))
 }

@@ -29,7 +29,7 @@ pub(super) const INVENTORIES: TableDefinition<'_, &str, &[u8]> = TableDefinition
 
 /// The first byte of a turn.
 const VERSION: u8 = 1;
-/// The first byte of a head, and that of one that does not know what its turns told.
+/// The first byte of a head, and that of one that does not know what its turns system.
 const HEAD_VERSIONS: [u8; 2] = [2, 1];
 /// In the place of a text's length, that there is none.
 const NOTHING: u64 = u64::MAX;
@@ -85,7 +85,7 @@ pub(super) struct Head {
     /// How long it is kept after each use, if that is its own affair; 0 if it is its user's.
     pub(super) ttl: u64,
     /// The system message of the newest turn that had one.
-    pub(super) told: Option<String>,
+    pub(super) system: Option<String>,
     /// What it was given when it was made, in the words of the core.
     pub(super) about: Vec<u8>,
 }
@@ -99,30 +99,30 @@ impl Head {
         let [end, first, next, cost, began, ttl] =
             [end, first, next, cost, began, ttl].map(u64::from_be_bytes);
         let [this, before] = HEAD_VERSIONS;
-        let (told, about) = match *version {
+        let (system, about) = match *version {
             version if version == this => {
                 let (length, rest) = rest.split_first_chunk()?;
                 match u64::from_be_bytes(*length) {
                     NOTHING => (None, rest),
                     length => {
-                        let (told, about) = rest.split_at_checked(usize::try_from(length).ok()?)?;
-                        (Some(String::from_utf8(told.to_owned()).ok()?), about)
+                        let (system, about) = rest.split_at_checked(usize::try_from(length).ok()?)?;
+                        (Some(String::from_utf8(system.to_owned()).ok()?), about)
                     }
                 }
             }
             version if version == before => (None, rest),
             _ => return None,
         };
-        Some(Self { end, first, next, cost, began, ttl, told, about: about.to_owned() })
+        Some(Self { end, first, next, cost, began, ttl, system, about: about.to_owned() })
     }
 
     pub(super) fn to_bytes(&self) -> Vec<u8> {
-        let Self { end, first, next, cost, began, ttl, ref told, ref about } = *self;
-        let length = told.as_ref().map_or(NOTHING, |told| told.len() as u64);
+        let Self { end, first, next, cost, began, ttl, ref system, ref about } = *self;
+        let length = system.as_ref().map_or(NOTHING, |system| system.len() as u64);
         let numbers = [end, first, next, cost, began, ttl, length].map(u64::to_be_bytes);
         let [version, _] = HEAD_VERSIONS;
-        let told = told.as_deref().unwrap_or_default().as_bytes();
-        [&[version], numbers.as_flattened(), told, about].concat()
+        let system = system.as_deref().unwrap_or_default().as_bytes();
+        [&[version], numbers.as_flattened(), system, about].concat()
     }
 
     /// When it ends if it is used now by somebody who would keep it for `ttl`.
@@ -165,20 +165,20 @@ mod tests {
             cost: 4,
             began: 5,
             ttl: 6,
-            told: None,
+            system: None,
             about: b"{}".to_vec(),
         };
         assert_eq!(Head::from_bytes(&head.to_bytes()), Some(head.clone()));
         assert_eq!((head.end_after(10, 3), Head::default().end_after(10, 3)), (16, 13));
-        for told in ["", "be brief"] {
-            head.told = Some(told.to_owned());
+        for system in ["", "be brief"] {
+            head.system = Some(system.to_owned());
             assert_eq!(Head::from_bytes(&head.to_bytes()), Some(head.clone()));
         }
-        head.told = None;
+        head.system = None;
         let mut before = head.to_bytes();
         before[0] = 1;
         before.drain(49..57);
-        assert_eq!(Head::from_bytes(&before), Some(head.clone()), "the version before told nothing");
+        assert_eq!(Head::from_bytes(&before), Some(head.clone()), "the version before system nothing");
         head.about.clear();
         let written = head.to_bytes();
         assert_eq!(Head::from_bytes(&written), Some(head));

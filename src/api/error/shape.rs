@@ -14,7 +14,7 @@ use crate::{
 
 /// Whose conventions a surface follows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Family {
+pub(crate) enum ErrorFormat {
     /// Our own routes.
     Own,
     /// `/api/...`.
@@ -25,7 +25,7 @@ pub(crate) enum Family {
     Anthropic,
 }
 
-impl Family {
+impl ErrorFormat {
     /// The family that a path belongs to.
     pub(crate) fn of(path: &str) -> Self {
         match path {
@@ -102,12 +102,12 @@ fn messages_kind(status: StatusCode) -> &'static str {
 
 impl Error {
     /// The error as JSON in the shape of `family`.
-    pub(crate) fn body(&self, family: Family, request_id: &str) -> Vec<u8> {
+    pub(crate) fn body(&self, family: ErrorFormat, request_id: &str) -> Vec<u8> {
         let message = self.to_string();
         let body = match family {
-            Family::Own | Family::OpenAi => serde_json::to_vec(&self.detailed(&message)),
-            Family::Ollama => serde_json::to_vec(&Plain { error: &message }),
-            Family::Anthropic => serde_json::to_vec(&Messages {
+            ErrorFormat::Own | ErrorFormat::OpenAi => serde_json::to_vec(&self.detailed(&message)),
+            ErrorFormat::Ollama => serde_json::to_vec(&Plain { error: &message }),
+            ErrorFormat::Anthropic => serde_json::to_vec(&Messages {
                 kind: "error",
                 error: MessagesDetails { kind: messages_kind(self.status()), message: &message },
                 request_id,
@@ -132,9 +132,9 @@ impl Error {
     }
 
     /// The reply in the shape of `family`. What Ollama said is passed on as it came where the family is not ours.
-    pub(crate) fn into_response(self, family: Family, request_id: &str) -> Response<ReplyBody> {
+    pub(crate) fn into_response(self, family: ErrorFormat, request_id: &str) -> Response<ReplyBody> {
         let mut response = match self.original() {
-            Some(Original { status, content_type, body }) if family != Family::Own => {
+            Some(Original { status, content_type, body }) if family != ErrorFormat::Own => {
                 reply::typed(*status, content_type.clone(), body.clone())
             }
             _ => reply::complete(self.status(), "application/json", self.body(family, request_id)),
@@ -161,14 +161,14 @@ impl Error {
     pub(crate) fn event(&self, protocol: Protocol, request_id: &str) -> Bytes {
         let (before, body, after) = match protocol {
             Protocol::OllamaChat | Protocol::OllamaGenerate => {
-                ("", self.body(Family::Ollama, request_id), "\n")
+                ("", self.body(ErrorFormat::Ollama, request_id), "\n")
             }
             Protocol::OpenAiChat | Protocol::OpenAiCompletion => {
-                ("data: ", self.body(Family::OpenAi, request_id), "\n\n")
+                ("data: ", self.body(ErrorFormat::OpenAi, request_id), "\n\n")
             }
             Protocol::OpenAiResponse => ("event: error\ndata: ", self.responses_event(), "\n\n"),
             Protocol::AnthropicMessage => {
-                ("event: error\ndata: ", self.body(Family::Anthropic, request_id), "\n\n")
+                ("event: error\ndata: ", self.body(ErrorFormat::Anthropic, request_id), "\n\n")
             }
         };
         [before.as_bytes(), &body, after.as_bytes()].concat().into()
@@ -189,7 +189,7 @@ mod tests {
 
     use super::*;
 
-    fn text(error: &Error, family: Family) -> String {
+    fn text(error: &Error, family: ErrorFormat) -> String {
         String::from_utf8(error.body(family, "id-1")).unwrap()
     }
 
@@ -198,15 +198,15 @@ mod tests {
         let error = Error::MissingField("message");
         let words = "the field 'message' is required";
         assert_eq!(
-            text(&error, Family::OpenAi),
+            text(&error, ErrorFormat::OpenAi),
             format!(
                 r#"{{"error":{{"code":"missing_field","message":"{words}","type":"invalid_request_error","param":"message"}}}}"#
             )
         );
-        assert_eq!(text(&error, Family::Own), text(&error, Family::OpenAi));
-        assert_eq!(text(&error, Family::Ollama), format!(r#"{{"error":"{words}"}}"#));
+        assert_eq!(text(&error, ErrorFormat::Own), text(&error, ErrorFormat::OpenAi));
+        assert_eq!(text(&error, ErrorFormat::Ollama), format!(r#"{{"error":"{words}"}}"#));
         assert_eq!(
-            text(&error, Family::Anthropic),
+            text(&error, ErrorFormat::Anthropic),
             format!(
                 r#"{{"type":"error","error":{{"type":"invalid_request_error","message":"{words}"}},"request_id":"id-1"}}"#
             )
@@ -221,11 +221,11 @@ mod tests {
             body: Bytes::from_static(b"{\"error\":\"no\"}"),
         };
         let error = Error::UpstreamFailed { message: "no".into(), original: Some(Box::new(original)) };
-        let passed = error.clone().into_response(Family::Ollama, "");
+        let passed = error.clone().into_response(ErrorFormat::Ollama, "");
         assert_eq!(passed.status(), 400);
         assert_eq!(passed.headers()[header::CONTENT_TYPE], "application/json; charset=utf-8");
         assert_eq!(passed.headers()[header::CONTENT_LENGTH], "14");
-        assert_eq!(error.into_response(Family::Own, "").status(), 502);
+        assert_eq!(error.into_response(ErrorFormat::Own, "").status(), 502);
     }
 
     #[test]
@@ -238,7 +238,7 @@ mod tests {
             (Error::Overloaded { is_full: true, retry_after: wait(12) }, "12"),
             (Error::StoreUnavailable, "1"),
         ] {
-            let response = error.into_response(Family::Own, "");
+            let response = error.into_response(ErrorFormat::Own, "");
             assert_eq!(response.status(), 503);
             assert_eq!(response.headers()[header::RETRY_AFTER], seconds);
             assert!(response.headers().contains_key(header::CONTENT_LENGTH));
@@ -250,7 +250,7 @@ mod tests {
         let error = Error::MissingField("model");
         let event = |protocol| String::from_utf8(error.event(protocol, "id-1").to_vec()).unwrap();
         let words = "the field 'model' is required";
-        let (ollama, openai) = (text(&error, Family::Ollama), text(&error, Family::OpenAi));
+        let (ollama, openai) = (text(&error, ErrorFormat::Ollama), text(&error, ErrorFormat::OpenAi));
         assert_eq!(event(Protocol::OllamaChat), format!("{ollama}\n"));
         assert_eq!(event(Protocol::OllamaGenerate), format!("{ollama}\n"));
         assert_eq!(event(Protocol::OpenAiChat), format!("data: {openai}\n\n"));
@@ -261,7 +261,7 @@ mod tests {
                 "event: error\ndata: {{\"type\":\"error\",\"code\":\"missing_field\",\"message\":\"{words}\",\"param\":\"model\"}}\n\n"
             )
         );
-        let anthropic = text(&error, Family::Anthropic);
+        let anthropic = text(&error, ErrorFormat::Anthropic);
         assert_eq!(event(Protocol::AnthropicMessage), format!("event: error\ndata: {anthropic}\n\n"));
     }
 }

@@ -7,8 +7,8 @@ fn raw(json: &str) -> Box<RawValue> {
     RawValue::from_string(json.to_owned()).unwrap()
 }
 
-const HERE: Circumstances<'static> =
-    Circumstances { surface: "/chat", scope: None, digest: [1; 32], epochs: Epochs { all: 1, model: 2 } };
+const HERE: KeyContext<'static> =
+    KeyContext { surface: "/chat", caller: None, digest: [1; 32], epochs: Epochs { all: 1, model: 2 } };
 
 fn question<'a>(model: &'a str, messages: &'a [&'a str]) -> Chat<'a> {
     Chat { model, messages, format: None, options: None, think: None, tools: None }
@@ -33,26 +33,26 @@ fn all_differ(keys: &[(&str, CacheKey)]) {
 
 #[test]
 fn each_circumstance_changes_the_key() {
-    let scope = |credential| {
+    let caller = |credential| {
         let mut headers = HeaderMap::new();
         headers.insert("x-api-key", HeaderValue::from_static(credential));
-        Scope::of(&headers, None).unwrap()
+        CallerId::of(&headers, None).unwrap()
     };
-    let (ann, bob) = (scope("ann"), scope("bob"));
+    let (ann, bob) = (caller("ann"), caller("bob"));
     let chat = question("m", &["hi"]);
     let body = Members::parse(br#"{"model":"m"}"#).unwrap();
     let cases = [
         ("shared", HERE),
-        ("ann", Circumstances { scope: Some(&ann), ..HERE }),
-        ("bob", Circumstances { scope: Some(&bob), ..HERE }),
-        ("surface", Circumstances { surface: "/api/chat", ..HERE }),
-        ("digest", Circumstances { digest: [2; 32], ..HERE }),
-        ("emptied", Circumstances { epochs: Epochs { all: 2, model: 2 }, ..HERE }),
-        ("model emptied", Circumstances { epochs: Epochs { all: 1, model: 3 }, ..HERE }),
+        ("ann", KeyContext { caller: Some(&ann), ..HERE }),
+        ("bob", KeyContext { caller: Some(&bob), ..HERE }),
+        ("surface", KeyContext { surface: "/api/chat", ..HERE }),
+        ("digest", KeyContext { digest: [2; 32], ..HERE }),
+        ("emptied", KeyContext { epochs: Epochs { all: 2, model: 2 }, ..HERE }),
+        ("model emptied", KeyContext { epochs: Epochs { all: 1, model: 3 }, ..HERE }),
     ];
     all_differ(&cases.map(|(what, here)| (what, CacheKey::of_chat(&here, &chat))));
     all_differ(&cases.map(|(what, here)| (what, CacheKey::of_request(&here, &body))));
-    let repetition = |surface, scope, key: &str| CacheKey::of_repetition(surface, scope, key.as_bytes());
+    let repetition = |surface, caller, key: &str| CacheKey::of_repetition(surface, caller, key.as_bytes());
     all_differ(&[
         ("ann's", repetition("/chat", &ann, "1")),
         ("bob's", repetition("/chat", &bob, "1")),
@@ -154,14 +154,14 @@ fn what_serves_one_form_alone_and_what_comes_later_has_a_key_of_its_own() {
     let (a, b) = (key("m", &["a"]), key("m", &["b"]));
     all_differ(&[
         ("both", a),
-        ("a stream", a.in_form(Form::Stream)),
-        ("a whole", a.in_form(Form::Whole)),
+        ("a stream", a.in_form(Delivery::Stream)),
+        ("a whole", a.in_form(Delivery::Whole)),
         ("later", a.later()),
         ("later still", a.later().later()),
         ("another", b),
-        ("a stream of another", b.in_form(Form::Stream)),
+        ("a stream of another", b.in_form(Delivery::Stream)),
     ]);
-    assert_eq!(a.in_form(Form::Stream), key("m", &["a"]).in_form(Form::Stream));
+    assert_eq!(a.in_form(Delivery::Stream), key("m", &["a"]).in_form(Delivery::Stream));
 }
 
 proptest! {

@@ -7,9 +7,9 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::fleet::{
-    Cause, Facts, Inventory, LoadedModel, Model, Ticket,
-    breaker::Opening,
-    ledger::{Lease, Ledger},
+    Cause, HostStats, Inventory, LoadedModel, Model, Ticket,
+    breaker::OpenUntil,
+    snapshot::{FleetSnapshot, Lease},
 };
 use sketch::{Sketch, ago, sketch};
 
@@ -23,19 +23,19 @@ fn url(place: usize) -> String {
 /// The view of these hosts, which are called 1, 2 and so on.
 fn view(sketches: &[Sketch]) -> FleetView {
     let (mut hosts, mut inventories) = (Vec::new(), BTreeMap::new());
-    let mut ledger = Ledger { now: NOW, ..Ledger::default() };
+    let mut snapshot = FleetSnapshot { now: NOW, ..FleetSnapshot::default() };
     for (place, sketch) in (1..).zip(sketches) {
         let host = BackendHost::new(place, &url(place)).unwrap();
         hosts.push(host.with_weight(sketch.weight).with_parallel(sketch.parallel));
         if let Some(inventory) = &sketch.inventory {
             inventories.insert(url(place), inventory.clone().into());
         }
-        ledger.facts.insert(url(place), sketch.facts.clone().into());
-        ledger
+        snapshot.stats.insert(url(place), sketch.stats.clone().into());
+        snapshot
             .leases
             .extend(sketch.leases.iter().map(|lease| Lease { host: url(place).into(), ..lease.clone() }));
     }
-    FleetView::new(&hosts, &inventories, ledger)
+    FleetView::new(&hosts, &inventories, snapshot)
 }
 
 fn model(name: &str) -> ModelName {
@@ -74,7 +74,7 @@ fn best(options: &str, sketches: &[Sketch]) -> String {
 
 /// The names of the hosts that a request may take.
 fn places(plan: &Plan) -> Vec<&str> {
-    let name = |place: &Place| plan.choices.iter().find(|choice| choice.host.url() == &*place.host);
+    let name = |place: &SlotRequest| plan.choices.iter().find(|choice| choice.host.url() == &*place.host);
     plan.places().iter().map(|place| name(place).unwrap().host.name()).collect()
 }
 
@@ -281,7 +281,7 @@ fn auto_waits_for_its_first_choice_where_another_takes_longer() {
 fn a_place_tells_what_a_claim_needs() {
     let herd = [sketch().busy(2).half_open()];
     let plan = plan(&view(&herd), Policy::Auto, &demand(Some(&model("m"))));
-    assert_eq!(plan.places(), [Place { host: url(1).into(), limit: 4, cold: true, trial: true }]);
+    assert_eq!(plan.places(), [SlotRequest { host: url(1).into(), limit: 4, cold: true, trial: true }]);
     assert_eq!(plan.choices[0].in_flight, 2);
     let text = plan.to_string();
     for part in ["auto; host 1: ", "breaker half_open (timeout)", "not loaded", "2 of 4 in flight"] {

@@ -1,4 +1,4 @@
-//! The parts of the expected wait: what the host's facts and inventory say that a request takes there.
+//! The parts of the expected wait: what the host's stats and inventory say that a request takes there.
 
 use std::time::Duration;
 
@@ -7,8 +7,8 @@ use crate::{
     api::endpoint::Work,
     fleet::{
         ModelName,
-        facts::millis,
-        ledger::{FleetView, HostView},
+        snapshot::{FleetView, HostView},
+        stats::millis,
     },
 };
 
@@ -24,14 +24,14 @@ const PACE: u64 = 200;
 /// Milliseconds that one request in the lane keeps the host busy.
 pub(super) fn service(host: &HostView, lane: &str) -> u64 {
     let is_embedding = |lane: &str| lane.ends_with("#embed");
-    let known = host.facts.lane(lane).map(|facts| facts.service).filter(|service| *service > 0);
+    let known = host.stats.lane(lane).map(|stats| stats.service).filter(|service| *service > 0);
     known.unwrap_or_else(|| {
         let others = host
-            .facts
+            .stats
             .lanes
             .iter()
-            .filter(|(key, facts)| facts.service > 0 && is_embedding(key) == is_embedding(lane));
-        let (count, sum) = others.fold((0, 0), |(count, sum), (_, facts)| (count + 1, sum + facts.service));
+            .filter(|(key, stats)| stats.service > 0 && is_embedding(key) == is_embedding(lane));
+        let (count, sum) = others.fold((0, 0), |(count, sum), (_, stats)| (count + 1, sum + stats.service));
         let unseen = if is_embedding(lane) { SERVICE.1 } else { SERVICE.0 };
         u64::checked_div(sum, count).unwrap_or(unseen)
     })
@@ -49,11 +49,11 @@ pub(super) fn prompt(
     if demand.work == Work::Embedding {
         return 0;
     }
-    let facts = host.facts.lane(lane);
-    if !is_cold && facts.is_some_and(|facts| facts.knows(demand.affinity)) {
+    let stats = host.stats.lane(lane);
+    if !is_cold && stats.is_some_and(|stats| stats.knows(demand.affinity)) {
         return 0;
     }
-    let pace = |host: &HostView| host.facts.lane(lane).map(|facts| facts.pace).filter(|pace| *pace > 0);
+    let pace = |host: &HostView| host.stats.lane(lane).map(|stats| stats.pace).filter(|pace| *pace > 0);
     let pace = pace(host).or_else(|| view.hosts.iter().filter_map(pace).max()).unwrap_or(PACE);
     pace.saturating_mul(demand.prompt) / 1024
 }
@@ -66,15 +66,15 @@ pub(super) fn load(
     lane: &str,
     demand: &Demand<'_>,
 ) -> u64 {
-    let facts = host.facts.lane(lane);
+    let stats = host.stats.lane(lane);
     let listed = host.inventory.as_ref().and_then(|inventory| inventory.loaded(model));
     // What does not list its models does not list the loaded ones either.
     let is_listed =
         listed.is_some() || host.inventory.as_ref().is_some_and(|inventory| inventory.is_unlisted);
     let seen = host.inventory.as_ref().map(|inventory| inventory.seen).unwrap_or_default();
-    let runner = facts.and_then(|facts| facts.runner.as_ref());
+    let runner = stats.and_then(|stats| stats.runner.as_ref());
     let whole = || {
-        let known = |host: &HostView| host.facts.lane(lane).map(|facts| facts.load).filter(|load| *load > 0);
+        let known = |host: &HostView| host.stats.lane(lane).map(|stats| stats.load).filter(|load| *load > 0);
         known(host).or_else(|| view.hosts.iter().filter_map(known).max()).unwrap_or(LOAD)
     };
     // Whoever began cold after the last proof is what the model is being loaded for.

@@ -5,61 +5,68 @@
 use bytes::Bytes;
 use futures::{future::OptionFuture, join};
 
-use super::Lead;
+use super::Leader;
 use crate::{
     api::error::Original,
-    cache::{CacheStatus, Entry, Form},
-    fleet::Verdict,
-    flight::{Keep, replay::serves_both},
+    cache::{CacheStatus, Delivery, Entry},
+    fleet::HostEffect,
+    flight::{CachePlan, replay::serves_both},
     host::Host,
     request::StoreTrouble,
     store::ResponseCache,
-    upstream::{answer::Heard, slot::Place},
+    upstream::{answer::Accumulator, slot::Slot},
     wire::{members::Members, protocol},
 };
 
-impl<H: Host> Lead<'_, H> {
-    /// The answer as it is kept, where any is. What repeats another request has one place, whatever its form.
+impl<H: Host> Leader<'_, H> {
+    /// The answer as it is kept, where any is. What repeats another request has one slot, whatever its form.
     pub(crate) fn entry(
         &self,
-        form: Form,
+        form: Delivery,
         content_type: &str,
         body: impl FnOnce() -> Option<Bytes>,
     ) -> Option<Entry> {
-        let (keep, body) = (self.keep?, body()?);
-        let is_alone = keep.question.is_none() && !serves_both(self.order, form, &body);
-        Some(Entry::new(form, content_type, body).alone(is_alone))
+        let (cache_plan, body) = (self.cache_plan?, body()?);
+        let serves_one_delivery = cache_plan.question.is_none() && !serves_both(self.order, form, &body);
+        Some(Entry::new(form, content_type, body).serving_one_delivery(serves_one_delivery))
     }
 
     /// How an answer is kept; `None` when it is too large, or the store is down.
-    pub(crate) fn kept(&self, entry: &Entry) -> Option<Keep> {
+    pub(crate) fn kept(&self, entry: &Entry) -> Option<CachePlan> {
         // What was not looked for in time can be kept all the same.
         let is_down = self.account.store_trouble == StoreTrouble::AtFault;
         let is_reached = self.account.cache != Some(CacheStatus::Bypass) || !is_down;
-        let limit = |keep: &Keep| self.host.config().cache_max_entry.saturating_mul(keep.size() as u64);
-        self.keep.filter(|keep| is_reached && entry.size() as u64 <= limit(keep))
+        let limit = |cache_plan: &CachePlan| {
+            self.host.config().cache_max_entry.saturating_mul(cache_plan.size() as u64)
+        };
+        self.cache_plan.filter(|cache_plan| is_reached && entry.size() as u64 <= limit(cache_plan))
     }
 
-    /// As [`Lead::kept`], for a whole answer; one that is not kept is handed over to those who follow elsewhere.
-    pub(crate) fn kept_whole(&self, entry: Option<Entry>, says_something: bool) -> Option<(Keep, Entry)> {
+    /// As [`Leader::kept`], for a whole answer; one that is not kept is handed over to those who follow elsewhere.
+    pub(crate) fn kept_whole(
+        &self,
+        entry: Option<Entry>,
+        says_something: bool,
+    ) -> Option<(CachePlan, Entry)> {
         let entry = entry?;
-        let keep = self.kept(&entry).filter(|_| says_something);
-        if keep.is_none() {
-            self.feed.note_unkept(entry);
+        let cache_plan = self.kept(&entry).filter(|_| says_something);
+        if cache_plan.is_none() {
+            self.broadcast.note_unkept(entry);
             return None;
         }
-        keep.zip(Some(entry))
+        cache_plan.zip(Some(entry))
     }
 
-    /// Stores what an answer changes and gives its place back, at the same time, before a client has the end of it:
-    /// whoever reads that and goes on at once must find the place free.
-    pub(crate) async fn conclude(&mut self, kept: Option<(Keep, Entry)>, place: Box<Place>) {
+    /// Stores what an answer changes and gives its slot back, at the same time, before a client has the end of it:
+    /// whoever reads that and goes on at once must find the slot free.
+    pub(crate) async fn conclude(&mut self, kept: Option<(CachePlan, Entry)>, slot: Box<Slot>) {
         let store = self.host.store();
-        let kept = kept.map(|(keep, entry)| (keep, entry.to_question(keep.question)));
-        let put = kept.as_ref().map(|(keep, entry)| store.put_answer(&keep.key, entry, keep.ttl));
-        let (put, ()) = join!(OptionFuture::from(put), place.settle(self.host, Verdict::Answered));
+        let kept = kept.map(|(cache_plan, entry)| (cache_plan, entry.to_question(cache_plan.question)));
+        let put =
+            kept.as_ref().map(|(cache_plan, entry)| store.put_answer(&cache_plan.key, entry, cache_plan.ttl));
+        let (put, ()) = join!(OptionFuture::from(put), slot.release(self.host, HostEffect::Answered));
         if let Some(result) = put {
-            self.account.tolerate(self.host, "cache_put", result);
+            self.account.degrade(self.host, "cache_put", result);
         }
     }
 
@@ -70,7 +77,7 @@ impl<H: Host> Lead<'_, H> {
         };
         let Some(chunk) = protocol.read_whole(&original.body) else { return false };
         self.account.tokens = chunk.tokens;
-        let mut heard = Heard::new(false);
+        let mut heard = Accumulator::new(false);
         heard.add(&chunk).is_ok() && chunk.end && chunk.error.is_none() && !heard.is_empty()
     }
 }

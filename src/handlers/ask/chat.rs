@@ -12,25 +12,25 @@ use http_body::Body;
 use serde::Serialize;
 use serde_json::value::RawValue;
 
-use super::{conversation::session_id, lookup::Inquiry};
+use super::{conversation::session_id, lookup::Lookup};
 use crate::{
     api::{
-        auth::Scope,
+        auth::CallerId,
         body,
         endpoint::Work,
         error::Error,
         reply::{self, ReplyBody},
     },
-    cache::{CacheKey, CachedAnswer, Chat, Circumstances, Form},
-    flight::{Landing, Pieces, Rendering},
+    cache::{CacheKey, CachedAnswer, Chat, Delivery, KeyContext},
+    flight::{Outcome, Pieces, Rendering},
     host::Host,
     platform::MaybeSend,
     request::Account,
     session::{Dialect, History, RawMessage},
-    upstream::{Destination, Order, Reading},
+    upstream::{Reading, RoutingKey, UpstreamRequest},
     wire::{
         members::Members,
-        ollama::{self, Said},
+        ollama::{self, OllamaMessage},
         protocol::Protocol,
     },
 };
@@ -59,7 +59,7 @@ where
     B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
 {
     let config = host.config();
-    let scope = Scope::of(headers, config.caller_header.as_ref())?;
+    let caller = CallerId::of(headers, config.caller_header.as_ref())?;
     let body = body::read(host, headers, body, config.body_limits.chat).await?;
     let mut request = ChatRequest::parse(&body)?;
     if request.session_id.is_empty() {
@@ -70,38 +70,38 @@ where
 
     let covers = |model: &str| config.cache_modes.of(Some(model)).covers(None, None);
     let session = request.session_id.clone();
-    let mut inquiry = Inquiry::new(headers, "/chat", &scope, Some(named), &session, covers(named))?;
-    inquiry.may_turn = request.model.is_none();
-    account.cache = Some(inquiry.cache_status());
-    let question = Said { role: "user", content: &request.message, images: &request.images }.message();
+    let mut lookup = Lookup::new(headers, "/chat", &caller, Some(named), &session, covers(named))?;
+    lookup.may_turn = request.model.is_none();
+    account.cache = Some(lookup.cache_status());
+    let question =
+        OllamaMessage { role: "user", content: &request.message, images: &request.images }.message();
     let fresh = messages(&request, &History::default(), &question);
-    let key_of = |circumstances: &Circumstances<'_>, model: &str, messages: &[RawMessage]| {
-        Some(cache_key(circumstances, model, messages, &request))
+    let key_of = |context: &KeyContext<'_>, model: &str, messages: &[RawMessage]| {
+        Some(cache_key(context, model, messages, &request))
     };
-    let form = Form::of(request.framing(headers).is_some());
-    let mut outset =
-        inquiry.ask(host, account, form, |circumstances| key_of(circumstances, named, &fresh)).await?;
-    let model = request.model.as_deref().or_else(|| outset.memory.model()).unwrap_or(named).to_owned();
+    let form = Delivery::of(request.framing(headers).is_some());
+    let mut prefetched = lookup.ask(host, account, form, |context| key_of(context, named, &fresh)).await?;
+    let model = request.model.as_deref().or_else(|| prefetched.memory.model()).unwrap_or(named).to_owned();
     if model != named {
         account.model = Some(model.clone());
-        inquiry.turn_to(host, account, &mut outset, &model, covers(&model)).await;
-        account.cache = Some(inquiry.cache_status());
+        lookup.turn_to(host, account, &mut prefetched, &model, covers(&model)).await;
+        account.cache = Some(lookup.cache_status());
     }
     let body_members = Members::parse(&body);
     let (members, dialect) = (body_members.as_ref(), Some(Dialect::Ollama));
-    Box::pin(outset.memory.learn_window(host, members, dialect, Some(&model))).await;
-    let memory = &outset.memory;
+    Box::pin(prefetched.memory.learn_window(host, members, dialect, Some(&model))).await;
+    let memory = &prefetched.memory;
     let history = memory.history(config.history, false, members, dialect, Some(&model));
     account.left_out = history.left_out;
     let messages = messages(&request, &history, &question);
-    let fingerprint = || Some(CacheKey::of_request(&Circumstances::nowhere("/chat"), body_members.as_ref()?));
-    let keep =
-        inquiry.keep(host, &outset, |circumstances| key_of(circumstances, &model, &messages), fingerprint);
+    let fingerprint = || Some(CacheKey::of_request(&KeyContext::nowhere("/chat"), body_members.as_ref()?));
+    let cache_plan =
+        lookup.cache_plan(host, &prefetched, |context| key_of(context, &model, &messages), fingerprint);
     let session_commit = memory.commit(Dialect::Ollama, &history, request.system.clone(), vec![question]);
     let pieces = request.framing(headers).map(|framing| Pieces { framing, session_id: session.clone() });
     let prompt = messages.first().map(RawMessage::as_str).unwrap_or_default();
-    let destination = Destination::new(
-        &scope,
+    let routing_key = RoutingKey::new(
+        &caller,
         &session,
         Some(Work::Answer),
         Some(&model),
@@ -109,8 +109,8 @@ where
         prompt.as_bytes(),
     );
     let content_type = pieces.as_ref().map_or(reply::EVENT_STREAM, Pieces::content_type);
-    let order = Order {
-        destination,
+    let order = UpstreamRequest {
+        routing_key,
         method: Method::POST,
         path: Cow::Borrowed("/api/chat"),
         body: upstream_body(&model, &messages, &request),
@@ -120,33 +120,41 @@ where
         reading: if pieces.is_some() { Reading::Events } else { Reading::Summed },
     };
     let rendering = pieces.map_or(Rendering::Whole, Rendering::Pieces);
-    let flight = inquiry.flight(order, rendering, keep, session_commit, memory, account);
-    Ok(match inquiry.answer(host, account, outset, flight).await? {
-        Landing::Spoken(answer, session_status) => {
+    let flight = lookup.flight(order, rendering, cache_plan, session_commit, memory, account);
+    Ok(match lookup.answer(host, account, prefetched, flight).await? {
+        Outcome::Spoken(answer, session_status) => {
             account.session = session_status.or(account.session);
             whole(&answer, &session, account.left_out)
         }
-        Landing::Streaming(_, inlet) => reply::streamed(content_type, inlet),
-        Landing::Whole(original, _) => reply::typed(original.status, original.content_type, original.body),
+        Outcome::Streaming(_, inlet) => reply::streamed(content_type, inlet),
+        Outcome::Whole(original, _) => reply::typed(original.status, original.content_type, original.body),
     })
 }
 
 /// The conversation that goes upstream.
 fn messages(request: &ChatRequest<'_>, history: &History<'_>, question: &RawMessage) -> Vec<RawMessage> {
     let system = request.system.as_deref().or(history.system);
-    let system = system.map(|content| Said { role: "system", content, images: &[] }.message());
+    let system = system.map(|content| OllamaMessage { role: "system", content, images: &[] }.message());
     system.into_iter().chain(history.messages(Dialect::Ollama)).chain([question.clone()]).collect()
 }
 
 fn upstream_body(model: &str, messages: &[RawMessage], request: &ChatRequest<'_>) -> Bytes {
     let ChatRequest { format, options, think, tools, keep_alive, .. } = *request;
-    let body =
-        ollama::ChatRequest { model, messages, stream: true, format, options, think, tools, keep_alive };
+    let body = ollama::OllamaChatRequest {
+        model,
+        messages,
+        stream: true,
+        format,
+        options,
+        think,
+        tools,
+        keep_alive,
+    };
     serde_json::to_vec(&body).unwrap_or_default().into()
 }
 
 fn cache_key(
-    circumstances: &Circumstances<'_>,
+    context: &KeyContext<'_>,
     model: &str,
     messages: &[RawMessage],
     request: &ChatRequest<'_>,
@@ -166,7 +174,7 @@ fn cache_key(
         keep_alive: _,
     } = *request;
     let messages: Vec<_> = messages.iter().map(RawMessage::as_str).collect();
-    CacheKey::of_chat(circumstances, &Chat { model, messages: &messages, format, options, think, tools })
+    CacheKey::of_chat(context, &Chat { model, messages: &messages, format, options, think, tools })
 }
 
 /// The reply in one piece.

@@ -1,4 +1,4 @@
-//! The memory of a request: its session's turns, what of them goes upstream, and the turn that is added.
+//! The session of a request: its session's turns, what of them goes upstream, and the turn that is added.
 //!
 //! A request that brings its own history keeps it: nothing is prepended and nothing is stored. The results of tools are none
 //! when the session has the calls.
@@ -11,12 +11,12 @@ use serde_json::value::RawValue;
 
 use crate::{
     api::error::Error,
-    fleet::{ModelName, book::Inventories},
+    fleet::{ModelName, local::Inventories},
     flight::SessionCommit,
     host::Host,
-    request::{Account, TimeBudget},
+    request::{Account, StoreDeadline},
     session::{
-        Budget, Dialect, History, RawMessage, Session, SessionKey, Span, Turn,
+        Dialect, History, HistoryLimits, RawMessage, Session, SessionKey, Span, Turn,
         window::{self, Rate},
     },
     store::{Sessions, StoreResult},
@@ -24,7 +24,7 @@ use crate::{
     wire::{
         dialect::{MessageRole, Weight, role, text},
         members::{Members, insert},
-        ollama::Said,
+        ollama::OllamaMessage,
     },
 };
 
@@ -36,7 +36,7 @@ const EXCHANGE: Span<'static> = Span { before: None, turns: 100, bytes: 256 << 1
 
 /// What is known of a request's session.
 #[derive(Debug)]
-pub(crate) enum Memory {
+pub(crate) enum SessionState {
     /// The request names none.
     None,
     /// What is stored of it, nothing when it is new; and what is known of the hosts, which says how much of it models
@@ -46,17 +46,17 @@ pub(crate) enum Memory {
     Unavailable,
 }
 
-impl Memory {
+impl SessionState {
     /// What the store has of a session.
     pub(crate) async fn fetch<H: Host>(
         host: &H,
-        budget: &TimeBudget,
+        budget: &StoreDeadline,
         key: &SessionKey,
     ) -> StoreResult<Option<Session>> {
         budget.ask(host).session(key, host.config().history.span(), host.config().session_ttl).await
     }
 
-    /// What [`Memory::fetch`] gave; both are none where the request names no session.
+    /// What [`SessionState::fetch`] gave; both are none where the request names no session.
     ///
     /// # Errors
     /// [`Error::SessionUnavailable`] when the store is down and sessions are required.
@@ -67,7 +67,7 @@ impl Memory {
         session: Option<StoreResult<Option<Session>>>,
     ) -> Result<Self, Error> {
         let Some((key, session)) = key.zip(session) else { return Ok(Self::None) };
-        match account.tolerate(host, "session_load", session) {
+        match account.degrade(host, "session_load", session) {
             Some(session) => Ok(Self::Loaded(key, session.unwrap_or_default(), host.fleet().inventories())),
             None if host.config().session_required => Err(Error::SessionUnavailable),
             None => Ok(Self::Unavailable),
@@ -95,10 +95,10 @@ impl Memory {
         let Self::Loaded(key, session, _) = self else { return };
         while let Some(oldest) = session.unread_exchange() {
             let span = Span { before: Some(&oldest.id), ..EXCHANGE };
-            let older = account.budget.ask(host).session(key, span, host.config().session_ttl).await;
-            let older = account.tolerate(host, "session_load", older).flatten();
-            let Some(older) = older.filter(|older| !older.turns.is_empty()) else { return };
-            session.prepend(older);
+            let skipped = account.budget.ask(host).session(key, span, host.config().session_ttl).await;
+            let skipped = account.degrade(host, "session_load", skipped).flatten();
+            let Some(skipped) = skipped.filter(|skipped| !skipped.turns.is_empty()) else { return };
+            session.prepend(skipped);
         }
     }
 
@@ -126,7 +126,7 @@ impl Memory {
         let rate = Rate::of(&session.turns);
         let Some(room) = window::certain_room(request, dialect, &name, inventories, rate) else { return };
         let left_out = |tokens| {
-            let budget = Budget { tokens, ..host.config().history };
+            let budget = HistoryLimits { tokens, ..host.config().history };
             History::new(session, budget).left_out
         };
         if left_out(room) > left_out(usize::MAX) {
@@ -139,7 +139,7 @@ impl Memory {
     /// that the request brings results of the newest turn's calls.
     pub(crate) fn history(
         &self,
-        budget: Budget,
+        budget: HistoryLimits,
         continues: bool,
         request: Option<&Members<'_>>,
         dialect: Option<Dialect>,
@@ -149,7 +149,7 @@ impl Memory {
             (Self::Loaded(_, session, inventories), Some(request), Some(dialect)) => {
                 let rate = Rate::of(&session.turns);
                 let tokens = window::room(request, dialect, model, inventories, rate);
-                let budget = Budget { tokens, ..budget };
+                let budget = HistoryLimits { tokens, ..budget };
                 if continues { History::with_calls(session, budget) } else { History::new(session, budget) }
             }
             (Self::None | Self::Unavailable | Self::Loaded(..), _, _) => History::default(),
@@ -173,14 +173,14 @@ impl Memory {
         let asked = messages.iter().map(|message| Weight::of(message.as_raw()));
         let prompt = told.into_iter().chain(history.turns.iter().map(Turn::weight)).chain(asked).sum();
         let system = history.system_to_store(system);
-        let (key, origin) = (key.clone(), session.origin);
-        Some(SessionCommit { key, origin, id: None, dialect, system, messages, prompt })
+        let (key, generation) = (key.clone(), session.generation);
+        Some(SessionCommit { key, generation, id: None, dialect, system, messages, prompt })
     }
 }
 
 /// A request of a client that keeps no history of its own.
 #[derive(Debug)]
-pub(crate) struct Fresh<'a> {
+pub(crate) struct NewTurn<'a> {
     body: &'a Bytes,
     dialect: Dialect,
     /// What it says holds for the whole conversation.
@@ -193,7 +193,7 @@ pub(crate) struct Fresh<'a> {
     pub(crate) continues: bool,
 }
 
-impl<'a> Fresh<'a> {
+impl<'a> NewTurn<'a> {
     /// `None` when the request brings a history, or is not understood: then it goes upstream as it came. Results of tools
     /// are a history of its own unless the session awaits them.
     pub(crate) fn of(
@@ -235,7 +235,7 @@ impl<'a> Fresh<'a> {
         if let (Some(content), None) = (history.system, &self.system) {
             match self.dialect {
                 Dialect::Ollama | Dialect::OpenAi => {
-                    let system = Said { role: "system", content, images: &[] }.message();
+                    let system = OllamaMessage { role: "system", content, images: &[] }.message();
                     ahead.extend([system.as_str().as_bytes(), b","].concat());
                 }
                 // Anthropic's system message is a member beside the messages.
@@ -252,9 +252,9 @@ impl<'a> Fresh<'a> {
     }
 
     /// The turn to be added once there is an answer.
-    pub(crate) fn commit(&self, memory: &Memory, history: &History<'_>) -> Option<SessionCommit> {
+    pub(crate) fn commit(&self, session: &SessionState, history: &History<'_>) -> Option<SessionCommit> {
         let messages = self.messages.iter().map(|message| RawMessage::from_raw(message)).collect();
-        memory.commit(self.dialect, history, self.system.clone(), messages)
+        session.commit(self.dialect, history, self.system.clone(), messages)
     }
 }
 
@@ -278,10 +278,10 @@ mod tests {
 
     use super::*;
 
-    const BUDGET: Budget = Budget { messages: 10, bytes: 10_000, tokens: 10_000 };
+    const BUDGET: HistoryLimits = HistoryLimits { messages: 10, bytes: 10_000, tokens: 10_000 };
 
     fn turn(dialect: Dialect, system: Option<&str>) -> Turn {
-        let said = |role, content| Said { role, content, images: &[] }.message();
+        let said = |role, content| OllamaMessage { role, content, images: &[] }.message();
         Turn {
             id: "1".into(),
             dialect,
@@ -295,7 +295,7 @@ mod tests {
     fn check(dialect: Dialect, body: &str, turns: &[Turn], expected: &Value) {
         let body = Bytes::from(body.to_owned());
         let members = Members::parse(&body).unwrap();
-        let fresh = Fresh::of(&body, &members, dialect, false).unwrap();
+        let fresh = NewTurn::of(&body, &members, dialect, false).unwrap();
         let session = Session { turns: turns.to_vec(), ..Session::default() };
         let spliced = fresh.continuing(&History::new(&session, BUDGET), None);
         assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), *expected);
@@ -336,10 +336,10 @@ mod tests {
     fn the_sessions_model_goes_first_where_the_request_names_none() {
         let body = Bytes::from_static(br#"{ "messages":[{"role":"user","content":"c"}]}"#);
         let members = Members::parse(&body).unwrap();
-        let fresh = Fresh::of(&body, &members, Dialect::Anthropic, false).unwrap();
+        let fresh = NewTurn::of(&body, &members, Dialect::Anthropic, false).unwrap();
         let session = Session { turns: vec![turn(Dialect::Anthropic, Some("old"))], ..Session::default() };
         let spliced =
-            fresh.continuing(&History::new(&session, Budget { messages: 1, ..BUDGET }), Some("a\"b"));
+            fresh.continuing(&History::new(&session, HistoryLimits { messages: 1, ..BUDGET }), Some("a\"b"));
         let expected = br#"{"model":"a\"b","system":"old", "messages":[{"role":"user","content":"c"}]}"#;
         assert_eq!(spliced, expected.as_slice());
     }
@@ -356,7 +356,7 @@ mod tests {
         ] {
             let body = Bytes::from_static(body.as_bytes());
             let members = Members::parse(&body).unwrap();
-            assert!(Fresh::of(&body, &members, Dialect::OpenAi, false).is_none(), "{body:?}");
+            assert!(NewTurn::of(&body, &members, Dialect::OpenAi, false).is_none(), "{body:?}");
         }
     }
 
@@ -387,13 +387,13 @@ mod tests {
         ] {
             let body = Bytes::from_static(body.as_bytes());
             let members = Members::parse(&body).unwrap();
-            let fresh = Fresh::of(&body, &members, dialect, true);
+            let fresh = NewTurn::of(&body, &members, dialect, true);
             assert_eq!(fresh.is_some_and(|fresh| fresh.continues), expected, "{body:?}");
-            assert!(Fresh::of(&body, &members, dialect, false).is_none(), "{body:?}");
+            assert!(NewTurn::of(&body, &members, dialect, false).is_none(), "{body:?}");
         }
         let question = Bytes::from_static(br#"{"messages":[{"role":"user","content":"b"}]}"#);
         let members = Members::parse(&question).unwrap();
-        let fresh = Fresh::of(&question, &members, Dialect::Ollama, true).unwrap();
+        let fresh = NewTurn::of(&question, &members, Dialect::Ollama, true).unwrap();
         assert!(!fresh.continues, "whoever asks something else continues no call");
     }
 
@@ -403,7 +403,7 @@ mod tests {
             b" { \"messages\" : [ {\"role\":\"user\",  \"content\":\"\\u00e9\"} ], \"x\":1.50 }",
         );
         let members = Members::parse(&body).unwrap();
-        let fresh = Fresh::of(&body, &members, Dialect::Ollama, false).unwrap();
+        let fresh = NewTurn::of(&body, &members, Dialect::Ollama, false).unwrap();
         assert_eq!(fresh.continuing(&History::default(), None), body);
     }
 }

@@ -8,20 +8,20 @@ use std::{borrow::Cow, sync::Arc};
 use futures::{future::OptionFuture, join};
 use http::{HeaderMap, HeaderName};
 
-use super::conversation::Memory;
+use super::conversation::SessionState;
 use crate::{
-    api::{auth::Scope, error::Error},
+    api::{auth::CallerId, error::Error},
     cache::{
-        AllEpochs, CacheKey, CacheScope, CacheStatus, Circumstances, Epochs, Form, Stored, Usage, Wishes,
-        digest_of, epoch_name,
+        AllEpochs, CacheControl, CacheKey, CachePolicy, CacheSharing, CacheStatus, Delivery, Epochs,
+        KeyContext, Stored, digest_of, epoch_name,
     },
-    fleet::{ModelName, book::Inventories},
-    flight::{Flight, Keep, Landing, Rendering, SessionCommit},
+    fleet::{ModelName, local::Inventories},
+    flight::{CachePlan, Flight, Outcome, Rendering, SessionCommit},
     host::Host,
     request::Account,
     session::{SessionKey, SessionStatus},
     store::{FlightKey, ResponseCache, StoreResult},
-    upstream::{Foresight, Order, foresee, probe},
+    upstream::{FleetPrefetch, UpstreamRequest, prefetch_fleet, probe},
 };
 
 /// Says that a request is the same as an earlier one of that key (the draft "The Idempotency-Key HTTP Header Field").
@@ -30,33 +30,33 @@ const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const IDEMPOTENCY_KEY_LIMIT: usize = 255;
 
 /// Who asks what kind of question.
-pub(crate) struct Inquiry<'a> {
+pub(crate) struct Lookup<'a> {
     pub(crate) surface: &'static str,
-    pub(crate) scope: &'a Scope,
+    pub(crate) caller: &'a CallerId,
     pub(crate) model: Option<Cow<'a, str>>,
     /// The session's id; empty for none.
     pub(crate) session: &'a str,
     /// Whether its session may turn it to another model.
     pub(crate) may_turn: bool,
-    wishes: Wishes,
-    usage: Usage,
+    control: CacheControl,
+    policy: CachePolicy,
     repetition: Option<CacheKey>,
 }
 
 /// What the store gave.
-pub(crate) struct Outset<'a> {
-    pub(crate) memory: Memory,
-    foresight: Option<Foresight>,
+pub(crate) struct Prefetched<'a> {
+    pub(crate) memory: SessionState,
+    fleet: Option<FleetPrefetch>,
     epochs: Epochs,
     /// Of all models, where the session may turn it to any.
     all_epochs: Option<AllEpochs>,
-    /// The key of the answer where no history belongs to the question, and under which circumstances that is.
-    guess: Option<(Circumstances<'a>, CacheKey)>,
+    /// The key of the answer where no history belongs to the question, and under which context that is.
+    guess: Option<(KeyContext<'a>, CacheKey)>,
     /// What was found under that key, or under a repetition's.
     guessed: Option<(CacheKey, Stored)>,
 }
 
-impl<'a> Inquiry<'a> {
+impl<'a> Lookup<'a> {
     /// `is_covered`: whether the cache may answer such a question.
     ///
     /// # Errors
@@ -64,30 +64,30 @@ impl<'a> Inquiry<'a> {
     pub(crate) fn new(
         headers: &HeaderMap,
         surface: &'static str,
-        scope: &'a Scope,
+        caller: &'a CallerId,
         model: Option<&'a str>,
         session: &'a str,
         is_covered: bool,
     ) -> Result<Self, Error> {
-        let wishes = Wishes::of(headers);
+        let control = CacheControl::of(headers);
         let repetition = match headers.get(IDEMPOTENCY_KEY) {
             Some(key) if key.is_empty() || key.len() > IDEMPOTENCY_KEY_LIMIT => {
                 return Err(Error::InvalidIdempotencyKey);
             }
             Some(key) => {
                 let key = [session.as_bytes(), b"\0", key.as_bytes()].concat();
-                Some(CacheKey::of_repetition(surface, scope, &key))
+                Some(CacheKey::of_repetition(surface, caller, &key))
             }
             None => None,
         };
-        let usage = Usage::of(is_covered, &wishes);
+        let policy = CachePolicy::of(is_covered, &control);
         let model = model.map(Cow::Borrowed);
-        Ok(Self { surface, scope, model, session, may_turn: false, wishes, usage, repetition })
+        Ok(Self { surface, caller, model, session, may_turn: false, control, policy, repetition })
     }
 
     /// Whether the cache has anything to do with it.
     fn uses_cache(&self) -> bool {
-        self.usage != Usage::None || self.repetition.is_some()
+        self.policy != CachePolicy::None || self.repetition.is_some()
     }
 
     /// What the cache does for it, unless it finds something.
@@ -101,14 +101,14 @@ impl<'a> Inquiry<'a> {
     }
 
     /// What counts besides the question itself.
-    fn circumstances<H: Host>(&self, host: &H, epochs: Epochs) -> Circumstances<'a> {
-        let scope = Some(self.scope).filter(|_| host.config().cache_scope == CacheScope::Caller);
+    fn context<H: Host>(&self, host: &H, epochs: Epochs) -> KeyContext<'a> {
+        let caller = Some(self.caller).filter(|_| host.config().cache_scope == CacheSharing::Caller);
         let digest = self
             .model
             .as_deref()
             .and_then(ModelName::parse)
             .map(|name| digest(&name, &host.fleet().inventories()));
-        Circumstances { surface: self.surface, scope, digest: digest.unwrap_or_default(), epochs }
+        KeyContext { surface: self.surface, caller, digest: digest.unwrap_or_default(), epochs }
     }
 
     fn epoch_name(&self) -> String {
@@ -123,23 +123,23 @@ impl<'a> Inquiry<'a> {
         &self,
         host: &H,
         account: &mut Account,
-        form: Form,
-        key: impl Fn(&Circumstances<'_>) -> Option<CacheKey>,
-    ) -> Result<Outset<'a>, Error> {
+        form: Delivery,
+        key: impl Fn(&KeyContext<'_>) -> Option<CacheKey>,
+    ) -> Result<Prefetched<'a>, Error> {
         let name = self.epoch_name();
         let is_known = !host.fleet().inventories().is_empty();
-        let guess = match self.usage {
+        let guess = match self.policy {
             _ if self.repetition.is_some() => None,
-            Usage::Answer { .. } if self.session.is_empty() && is_known => {
-                let circumstances = self.circumstances(host, host.flights().epochs(&name));
-                key(&circumstances).map(|key| (circumstances, key))
+            CachePolicy::Answer { .. } if self.session.is_empty() && is_known => {
+                let context = self.context(host, host.flights().epochs(&name));
+                key(&context).map(|key| (context, key))
             }
-            Usage::Answer { .. } | Usage::Keep | Usage::None => None,
+            CachePolicy::Answer { .. } | CachePolicy::Keep | CachePolicy::None => None,
         };
         let likely = self.repetition.or_else(|| guess.map(|(_, key)| key));
         let session = match self.session {
             "" => None,
-            id => Some(SessionKey::of(self.scope, id)?),
+            id => Some(SessionKey::of(self.caller, id)?),
         };
         let model = self.model.as_deref().and_then(ModelName::parse);
         // A round trip to another server is worth looking ahead; what is in this process can be looked at any time.
@@ -147,7 +147,7 @@ impl<'a> Inquiry<'a> {
         let budget = account.budget.clone();
         let fleet = async {
             if looks_ahead {
-                return Some(foresee(host, &budget, model.as_ref()).await);
+                return Some(prefetch_fleet(host, &budget, model.as_ref()).await);
             }
             if self.uses_cache() || !self.session.is_empty() {
                 probe::inventories(host, &budget, model.as_ref()).await;
@@ -160,27 +160,27 @@ impl<'a> Inquiry<'a> {
         let epochs = is_sure.then_some(async { budget.ask(host).epochs(&name).await });
         let looked_for = likely.map(|key| FlightKey { key, form });
         let guessed = looked_for.as_ref().map(|flight| async { budget.ask(host).answer(flight).await });
-        let (turns, epochs, all_epochs, guessed, foresight) = join!(
-            OptionFuture::from(session.as_ref().map(|key| Memory::fetch(host, &budget, key))),
+        let (turns, epochs, all_epochs, guessed, fleet) = join!(
+            OptionFuture::from(session.as_ref().map(|key| SessionState::fetch(host, &budget, key))),
             OptionFuture::from(epochs),
             OptionFuture::from(all_epochs),
             OptionFuture::from(guessed),
             Box::pin(fleet),
         );
-        let memory = Memory::loaded(host, account, session, turns)?;
-        let epochs = epochs.and_then(|epochs| tolerate(host, account, "cache_epochs", epochs));
+        let memory = SessionState::loaded(host, account, session, turns)?;
+        let epochs = epochs.and_then(|epochs| degrade(host, account, "cache_epochs", epochs));
         let all_epochs =
-            all_epochs.and_then(|epochs| tolerate(host, account, "cache_epochs", epochs)).flatten();
+            all_epochs.and_then(|epochs| degrade(host, account, "cache_epochs", epochs)).flatten();
         let epochs = epochs.or_else(|| all_epochs.as_ref().map(|all| all.of(&name)));
         if let Some(epochs) = epochs {
             host.flights().note_epochs(&name, epochs);
         }
-        let guessed = guessed.and_then(|found| tolerate(host, account, "cache_get", found)).flatten();
+        let guessed = guessed.and_then(|found| degrade(host, account, "cache_get", found)).flatten();
         // What was found under epochs that nobody confirmed may have been forgotten.
         let guessed = guessed.filter(|_| self.repetition.is_some() || epochs.is_some());
         let epochs = epochs.unwrap_or_else(|| host.flights().epochs(&name));
         let guessed = likely.zip(guessed);
-        Ok(Outset { memory, foresight, epochs, all_epochs, guess, guessed })
+        Ok(Prefetched { memory, fleet, epochs, all_epochs, guess, guessed })
     }
 
     /// Turns to the model of the session, which the request did not name.
@@ -188,62 +188,62 @@ impl<'a> Inquiry<'a> {
         &mut self,
         host: &H,
         account: &mut Account,
-        outset: &mut Outset<'_>,
+        prefetched: &mut Prefetched<'_>,
         model: &str,
         is_covered: bool,
     ) {
         self.model = Some(Cow::Owned(model.to_owned()));
-        self.usage = Usage::of(is_covered, &self.wishes);
+        self.policy = CachePolicy::of(is_covered, &self.control);
         let name = self.epoch_name();
-        if let Some(all) = &outset.all_epochs {
-            outset.epochs = all.of(&name);
+        if let Some(all) = &prefetched.all_epochs {
+            prefetched.epochs = all.of(&name);
         } else if self.uses_cache() && !account.store_failed() {
             let epochs = account.budget.ask(host).epochs(&name).await;
-            match account.tolerate(host, "cache_epochs", epochs) {
+            match account.degrade(host, "cache_epochs", epochs) {
                 Some(epochs) => {
                     host.flights().note_epochs(&name, epochs);
-                    outset.epochs = epochs;
+                    prefetched.epochs = epochs;
                 }
-                None => outset.epochs = host.flights().epochs(&name),
+                None => prefetched.epochs = host.flights().epochs(&name),
             }
         }
     }
 
     /// How the answer to the question of that `key` is kept; `fingerprint` says what a repetition repeats.
-    pub(crate) fn keep<H: Host>(
+    pub(crate) fn cache_plan<H: Host>(
         &self,
         host: &H,
-        outset: &Outset<'_>,
-        key: impl FnOnce(&Circumstances<'_>) -> Option<CacheKey>,
+        prefetched: &Prefetched<'_>,
+        key: impl FnOnce(&KeyContext<'_>) -> Option<CacheKey>,
         fingerprint: impl FnOnce() -> Option<CacheKey>,
-    ) -> Option<Keep> {
+    ) -> Option<CachePlan> {
         let config = host.config();
         if let Some(repetition) = self.repetition {
             // What says nothing, such as a GET, repeats nothing.
             let question = Some(fingerprint()?);
-            let (ttl, usage) = (config.idempotency_ttl, Usage::Answer { max_age: None });
-            return Some(Keep { key: repetition, question, ttl, usage, is_shared: true });
+            let (ttl, policy) = (config.idempotency_ttl, CachePolicy::Answer { max_age: None });
+            return Some(CachePlan { key: repetition, question, ttl, policy, is_shared: true });
         }
-        let is_shared = match self.usage {
-            Usage::None => return None,
-            Usage::Keep => false,
-            Usage::Answer { .. } => true,
+        let is_shared = match self.policy {
+            CachePolicy::None => return None,
+            CachePolicy::Keep => false,
+            CachePolicy::Answer { .. } => true,
         };
-        let circumstances = self.circumstances(host, outset.epochs);
+        let context = self.context(host, prefetched.epochs);
         // What was guessed rightly is not computed again.
-        let guess = outset.guess.filter(|(guessed, _)| *guessed == circumstances);
-        let key = guess.map(|(_, key)| key).or_else(|| key(&circumstances))?;
-        Some(Keep { key, question: None, ttl: config.cache_ttl, usage: self.usage, is_shared })
+        let guess = prefetched.guess.filter(|(guessed, _)| *guessed == context);
+        let key = guess.map(|(_, key)| key).or_else(|| key(&context))?;
+        Some(CachePlan { key, question: None, ttl: config.cache_ttl, policy: self.policy, is_shared })
     }
 
     /// What is asked, ready to fly.
     pub(crate) fn flight(
         &self,
-        order: Order,
+        order: UpstreamRequest,
         rendering: Rendering,
-        keep: Option<Keep>,
+        cache_plan: Option<CachePlan>,
         session: Option<SessionCommit>,
-        memory: &Memory,
+        memory: &SessionState,
         account: &mut Account,
     ) -> Flight {
         account.session = memory.is_unavailable().then_some(SessionStatus::Unavailable);
@@ -254,7 +254,7 @@ impl<'a> Inquiry<'a> {
             account.session = Some(SessionStatus::Stored);
         }
         let session = session.filter(|_| !is_known);
-        Flight { order, rendering, keep, session, foresight: None, account: account.clone() }
+        Flight { order, rendering, cache_plan, session, prefetched: None, account: account.clone() }
     }
 
     /// Answers from the cache where that is possible, else by a flight.
@@ -265,46 +265,46 @@ impl<'a> Inquiry<'a> {
         &self,
         host: &H,
         account: &mut Account,
-        outset: Outset<'_>,
+        prefetched: Prefetched<'_>,
         mut flight: Flight,
-    ) -> Result<Landing, Error> {
-        let Outset { foresight, guessed, .. } = outset;
-        if let Some(keep) = flight.keep {
-            let guessed = guessed.filter(|(key, _)| *key == keep.key).map(|(_, stored)| stored);
+    ) -> Result<Outcome, Error> {
+        let Prefetched { fleet, guessed, .. } = prefetched;
+        if let Some(cache_plan) = flight.cache_plan {
+            let guessed = guessed.filter(|(key, _)| *key == cache_plan.key).map(|(_, stored)| stored);
             let found = match guessed {
-                None if self.wishes.only_if_cached && keep.is_shared && !account.store_failed() => {
-                    let found = account.budget.ask(host).answer(&flight.key(&keep)).await;
-                    account.tolerate(host, "cache_get", found).flatten()
+                None if self.control.only_if_cached && cache_plan.is_shared && !account.store_failed() => {
+                    let found = account.budget.ask(host).answer(&flight.key(&cache_plan)).await;
+                    account.degrade(host, "cache_get", found).flatten()
                 }
                 guessed => guessed,
             };
             if let Some(stored) = found {
-                if keep.question.is_some() && stored.entry.question() != keep.question {
+                if cache_plan.question.is_some() && stored.entry.question() != cache_plan.question {
                     return Err(Error::IdempotencyKeyReused);
                 }
-                if keep.usage.takes(stored.age)
+                if cache_plan.policy.takes(stored.age)
                     && let Some(replayed) = flight.replay(&stored)
                 {
-                    return flight.land(host, account, (replayed, stored.age)).await;
+                    return flight.answer_from_cache(host, account, (replayed, stored.age)).await;
                 }
             }
         }
-        if self.wishes.only_if_cached {
+        if self.control.only_if_cached {
             return Err(Error::NotCached);
         }
-        flight.foresight = foresight;
+        flight.prefetched = fleet;
         flight.launch(host, account).await
     }
 }
 
 /// Of a store that is down, one failure tells enough.
-fn tolerate<H: Host, T>(
+fn degrade<H: Host, T>(
     host: &H,
     account: &mut Account,
     operation: &'static str,
     result: StoreResult<T>,
 ) -> Option<T> {
-    if account.store_failed() { result.ok() } else { account.tolerate(host, operation, result) }
+    if account.store_failed() { result.ok() } else { account.degrade(host, operation, result) }
 }
 
 /// What is known of a model's content, over all hosts.

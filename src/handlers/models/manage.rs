@@ -15,14 +15,14 @@ use http_body_util::{BodyExt, Limited};
 use crate::{
     api::{
         body,
-        error::{Error, Family},
+        error::{Error, ErrorFormat},
         reply::{self, ClientLeft, Outlet, ReplyBody},
         route::Operation,
     },
     cache::epoch_name,
     fleet::{AttemptFailure, BackendHost, no_host},
     host::Host,
-    platform::{Limits, MaybeSend, UpstreamFailure},
+    platform::{MaybeSend, Timeouts, UpstreamFailure},
     request::Account,
     store::ResponseCache,
     wire::{
@@ -40,7 +40,7 @@ const SUCCESS: &[u8] = b"{\"status\":\"success\"}";
 
 /// How a change went on one host.
 #[derive(Debug, PartialEq, Eq)]
-enum Outcome {
+enum ManageOutcome {
     Done,
     /// The host does not have the model.
     Absent,
@@ -95,29 +95,32 @@ fn changed(operation: Operation, request: &Members<'_>) -> Option<String> {
 async fn forget_answers<H: Host>(host: &H, account: &mut Account, model: Option<String>) {
     if let Some(model) = model {
         let purged = host.store().purge(Some(&epoch_name(&model))).await;
-        account.tolerate(host, "cache_purge", purged);
+        account.degrade(host, "cache_purge", purged);
     }
 }
 
 /// How a change went, with the host that it went so on.
-async fn named(backend: &BackendHost, change: impl Future<Output = Outcome>) -> (&BackendHost, Outcome) {
+async fn named(
+    backend: &BackendHost,
+    change: impl Future<Output = ManageOutcome>,
+) -> (&BackendHost, ManageOutcome) {
     (backend, change.await)
 }
 
 /// What the outcomes of all hosts mean.
-fn verdict(outcomes: Vec<(&BackendHost, Outcome)>) -> Result<(), Error> {
+fn verdict(outcomes: Vec<(&BackendHost, ManageOutcome)>) -> Result<(), Error> {
     if outcomes.is_empty() {
         return Err(no_host());
     }
-    let any_done = outcomes.iter().any(|(_, outcome)| *outcome == Outcome::Done);
+    let any_done = outcomes.iter().any(|(_, outcome)| *outcome == ManageOutcome::Done);
     let mut worst = None;
     let mut failures = Vec::new();
     for (backend, outcome) in outcomes {
         match outcome {
-            Outcome::Done => {}
-            Outcome::Absent if any_done => {}
-            Outcome::Absent => failures.push(format!("host {}: model not found", backend.name())),
-            Outcome::Failed(status, words) => {
+            ManageOutcome::Done => {}
+            ManageOutcome::Absent if any_done => {}
+            ManageOutcome::Absent => failures.push(format!("host {}: model not found", backend.name())),
+            ManageOutcome::Failed(status, words) => {
                 worst = worst.max(Some(status));
                 failures.push(format!("host {}: {words}", backend.name()));
             }
@@ -155,7 +158,7 @@ fn progress<H: Host>(
         forget_answers(host, &mut task_account, model).await;
         let last = match &end {
             Ok(()) => SUCCESS.to_vec(),
-            Err(error) => error.body(Family::Ollama, &task_account.request_id),
+            Err(error) => error.body(ErrorFormat::Ollama, &task_account.request_id),
         };
         let told = outlet.send([&*last, b"\n"].concat().into()).await;
         let end = if told.is_ok() { end } else { Err(Error::ClientClosed) };
@@ -169,7 +172,7 @@ async fn send<H: Host>(
     backend: &BackendHost,
     operation: Operation,
     body: &Bytes,
-    limits: Limits,
+    limits: Timeouts,
 ) -> Result<Response<H::Body>, UpstreamFailure> {
     let uri = backend.endpoint(operation.path()).map_err(UpstreamFailure::Protocol)?;
     let request = Request::builder()
@@ -182,8 +185,13 @@ async fn send<H: Host>(
 }
 
 /// Changes one host and waits for the end.
-async fn change<H: Host>(host: &H, backend: &BackendHost, operation: Operation, body: &Bytes) -> Outcome {
-    let limits = Limits {
+async fn change<H: Host>(
+    host: &H,
+    backend: &BackendHost,
+    operation: Operation,
+    body: &Bytes,
+) -> ManageOutcome {
+    let limits = Timeouts {
         first_byte: CHANGE_LIMIT,
         between_bytes: CHANGE_LIMIT,
         total: Some(CHANGE_LIMIT),
@@ -202,8 +210,8 @@ async fn follow<H: Host>(
     operation: Operation,
     body: Bytes,
     mut outlet: Outlet,
-) -> Outcome {
-    let limits = Limits { between_bytes: host.config().total_timeout, ..host.config().limits };
+) -> ManageOutcome {
+    let limits = Timeouts { between_bytes: host.config().total_timeout, ..host.config().limits };
     let response = match send(host, backend, operation, &body, limits).await {
         Ok(response) if response.status().is_success() => response,
         Ok(response) => return ended(response).await,
@@ -216,18 +224,18 @@ async fn follow<H: Host>(
             let line = match framer.next_event() {
                 Ok(Some(line)) => line,
                 Ok(None) => break,
-                Err(error) => return Outcome::Failed(StatusCode::BAD_GATEWAY, error.to_string()),
+                Err(error) => return ManageOutcome::Failed(StatusCode::BAD_GATEWAY, error.to_string()),
             };
             let Some(data) = framer::data(Framing::Lines, &line) else { continue };
             let members = Members::parse(&data);
             if let Some(words) = members.as_ref().and_then(protocol::failure) {
-                return Outcome::Failed(StatusCode::INTERNAL_SERVER_ERROR, words.into_owned());
+                return ManageOutcome::Failed(StatusCode::INTERNAL_SERVER_ERROR, words.into_owned());
             }
             if members.and_then(|members| members.string("status")).as_deref() == Some("success") {
-                return Outcome::Done;
+                return ManageOutcome::Done;
             }
             if outlet.send(with_host(&data, backend.name()).into()).await.is_err() {
-                return Outcome::Failed(StatusCode::BAD_GATEWAY, "the client left".to_owned());
+                return ManageOutcome::Failed(StatusCode::BAD_GATEWAY, "the client left".to_owned());
             }
         }
         match body.frame().await {
@@ -238,7 +246,7 @@ async fn follow<H: Host>(
             }
             Some(Err(failure)) => return failed(failure),
             None => {
-                return Outcome::Failed(
+                return ManageOutcome::Failed(
                     StatusCode::BAD_GATEWAY,
                     "it ended without saying success".to_owned(),
                 );
@@ -254,13 +262,13 @@ fn with_host(line: &[u8], name: &str) -> Vec<u8> {
     [format!("{{\"host\":\"{name}\"{comma}").as_bytes(), rest, b"\n"].concat()
 }
 
-async fn ended<B>(response: Response<B>) -> Outcome
+async fn ended<B>(response: Response<B>) -> ManageOutcome
 where
     B: Body<Data = Bytes, Error = UpstreamFailure>,
 {
     let status = response.status();
     if status == StatusCode::NOT_FOUND {
-        return Outcome::Absent;
+        return ManageOutcome::Absent;
     }
     let body = match Limited::new(response.into_body(), ANSWER_LIMIT).collect().await {
         Ok(body) => body.to_bytes(),
@@ -272,17 +280,17 @@ where
         }
     };
     match Members::parse(&body).and_then(|members| protocol::failure(&members)) {
-        Some(words) => Outcome::Failed(status.max(StatusCode::BAD_REQUEST), words.into_owned()),
-        None if status.is_success() => Outcome::Done,
+        Some(words) => ManageOutcome::Failed(status.max(StatusCode::BAD_REQUEST), words.into_owned()),
+        None if status.is_success() => ManageOutcome::Done,
         // Where a redirection leads is nobody's business but the host's.
-        None if status.is_redirection() => Outcome::Failed(StatusCode::BAD_GATEWAY, status.to_string()),
-        None => Outcome::Failed(status, status.to_string()),
+        None if status.is_redirection() => ManageOutcome::Failed(StatusCode::BAD_GATEWAY, status.to_string()),
+        None => ManageOutcome::Failed(status, status.to_string()),
     }
 }
 
-fn failed(failure: UpstreamFailure) -> Outcome {
+fn failed(failure: UpstreamFailure) -> ManageOutcome {
     let error = AttemptFailure::from(failure).into_error();
-    Outcome::Failed(error.status(), error.to_string())
+    ManageOutcome::Failed(error.status(), error.to_string())
 }
 
 #[cfg(test)]
@@ -294,7 +302,7 @@ mod tests {
     }
 
     #[track_caller]
-    fn check(outcomes: Vec<Outcome>, expected: Result<(), (u16, &str)>) {
+    fn check(outcomes: Vec<ManageOutcome>, expected: Result<(), (u16, &str)>) {
         let hosts = hosts(outcomes.len());
         let found = verdict(hosts.iter().zip(outcomes).collect());
         let found = found.map_err(|error| (error.status().as_u16(), error.to_string()));
@@ -303,15 +311,15 @@ mod tests {
 
     #[test]
     fn one_success_when_no_host_failed_and_a_failure_names_its_hosts() {
-        let failed = |words: &str| Outcome::Failed(StatusCode::INTERNAL_SERVER_ERROR, words.to_owned());
-        check(vec![Outcome::Done, Outcome::Done], Ok(()));
-        check(vec![Outcome::Absent, Outcome::Done], Ok(()));
+        let failed = |words: &str| ManageOutcome::Failed(StatusCode::INTERNAL_SERVER_ERROR, words.to_owned());
+        check(vec![ManageOutcome::Done, ManageOutcome::Done], Ok(()));
+        check(vec![ManageOutcome::Absent, ManageOutcome::Done], Ok(()));
         check(
-            vec![Outcome::Absent, Outcome::Absent],
+            vec![ManageOutcome::Absent, ManageOutcome::Absent],
             Err((404, "not done on every host: host 1: model not found; host 2: model not found")),
         );
         check(
-            vec![Outcome::Done, failed("disk full"), Outcome::Absent],
+            vec![ManageOutcome::Done, failed("disk full"), ManageOutcome::Absent],
             Err((500, "not done on every host: host 2: disk full")),
         );
     }

@@ -14,11 +14,11 @@ use crate::{
     },
     fleet::{
         BreakerState,
-        ledger::{FleetView, HostView, Retries},
+        snapshot::{FleetView, HostView, RetryBudget},
     },
     host::Host,
     metrics::HostGauge,
-    request::{TimeBudget, note_outage},
+    request::{StoreDeadline, note_outage},
     store::FleetState,
     upstream::probe,
 };
@@ -28,7 +28,7 @@ struct Fleet<'a> {
     policy: &'static str,
     hosts: Vec<Standing<'a>>,
     queue: Queue,
-    retries: Retries,
+    retries: RetryBudget,
     /// Why the latest requests went where they went, oldest first.
     decisions: Vec<String>,
 }
@@ -45,7 +45,7 @@ struct Standing<'a> {
     /// Milliseconds since it last said what it has.
     seen_ms_ago: Option<u64>,
     models: Vec<&'a str>,
-    loaded: Vec<Loaded<'a>>,
+    loaded: Vec<LoadedView<'a>>,
     in_flight: usize,
     waiting: usize,
     breaker: BreakerStanding,
@@ -53,7 +53,7 @@ struct Standing<'a> {
 }
 
 #[derive(Serialize)]
-struct Loaded<'a> {
+struct LoadedView<'a> {
     name: &'a str,
     context_length: u64,
     expires_at: &'a str,
@@ -109,21 +109,21 @@ pub(crate) async fn gauges<H: Host>(host: &H) -> Vec<HostGauge> {
         host: known.host.url().to_owned(),
         in_flight: known.leases.len() as u64,
         waiting: waiting(&view, known) as u64,
-        breaker: known.facts.breaker.state(view.now),
+        breaker: known.stats.breaker.state(view.now),
         loaded: known.inventory.as_ref().map_or(0, |inventory| inventory.loaded.len() as u64),
     };
     view.hosts.iter().map(gauge).collect()
 }
 
 /// The view, from what was found out before: whoever looks at it asks no host.
-async fn view<H: Host>(host: &H) -> (FleetView, Retries) {
-    let budget = TimeBudget::unhurried(host);
+async fn view<H: Host>(host: &H) -> (FleetView, RetryBudget) {
+    let budget = StoreDeadline::unhurried(host);
     let inventories = probe::known(host, &budget).await;
-    let ledger = budget.ask(host).ledger().await;
-    note_outage(host, "fleet_ledger", &ledger);
-    let ledger = ledger.unwrap_or_else(|_| host.fleet().ledger(host.now()));
-    let retries = ledger.retries;
-    (FleetView::new(&host.fleet().hosts(), &inventories, ledger), retries)
+    let snapshot = budget.ask(host).snapshot().await;
+    note_outage(host, "fleet_ledger", &snapshot);
+    let snapshot = snapshot.unwrap_or_else(|_| host.fleet().snapshot(host.now()));
+    let retries = snapshot.retries;
+    (FleetView::new(&host.fleet().hosts(), &inventories, snapshot), retries)
 }
 
 fn waiting(view: &FleetView, host: &HostView) -> usize {
@@ -131,17 +131,17 @@ fn waiting(view: &FleetView, host: &HostView) -> usize {
 }
 
 fn standing<'a>(view: &FleetView, host: &'a HostView) -> Standing<'a> {
-    let breaker = &host.facts.breaker;
+    let breaker = &host.stats.breaker;
     let state = breaker.state(view.now);
     let inventory = host.inventory.as_deref();
     let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
-    let lanes = host.facts.lanes.iter().map(|(lane, facts)| Lane {
+    let lanes = host.stats.lanes.iter().map(|(lane, stats)| Lane {
         name: lane,
         in_flight: host.in_flight(lane),
         limit: host.limit(lane),
-        service_ms: facts.service,
-        latency_ms: facts.latency,
-        load_ms: facts.load,
+        service_ms: stats.service,
+        latency_ms: stats.latency,
+        load_ms: stats.load,
     });
     Standing {
         name: host.host.name(),
@@ -161,7 +161,7 @@ fn standing<'a>(view: &FleetView, host: &'a HostView) -> Standing<'a> {
         loaded: inventory
             .into_iter()
             .flat_map(|known| &known.loaded)
-            .map(|model| Loaded {
+            .map(|model| LoadedView {
                 name: &model.name,
                 context_length: model.context_length,
                 expires_at: &model.expires_at,

@@ -35,7 +35,7 @@ pub(crate) async fn purge<H: Host>(
         model => model.map(epoch_name),
     };
     let purged = host.store().purge(model.as_deref()).await;
-    match account.tolerate(host, "cache_purge", purged) {
+    match account.degrade(host, "cache_purge", purged) {
         Some(()) => Ok(reply::typed(StatusCode::NO_CONTENT, None, Bytes::new())),
         None => Err(Error::StoreUnavailable),
     }

@@ -95,12 +95,12 @@ impl Page {
 
 /// How a session is written out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Form {
+pub(crate) enum ExportFormat {
     Json,
     Markdown,
 }
 
-impl Form {
+impl ExportFormat {
     /// As `format` says, else as `Accept` does.
     ///
     /// # Errors
@@ -216,19 +216,23 @@ mod tests {
     #[test]
     fn the_query_says_the_form_else_accept_does() {
         for (query, accept, expected) in [
-            (None, "", Ok(Form::Json)),
-            (None, "text/html, Text/Markdown;q=0.9", Ok(Form::Markdown)),
-            (None, "application/json;q=0.5, text/markdown; charset=utf-8; Q=0.6", Ok(Form::Markdown)),
-            (None, "application/json, text/markdown", Ok(Form::Json)),
-            (None, "text/markdown;q=0, */*", Ok(Form::Json)),
-            (None, "text/markdown;q=much", Ok(Form::Json)),
-            (Some("format=json"), "text/markdown", Ok(Form::Json)),
-            (Some("x=1&format=markdown"), "", Ok(Form::Markdown)),
+            (None, "", Ok(ExportFormat::Json)),
+            (None, "text/html, Text/Markdown;q=0.9", Ok(ExportFormat::Markdown)),
+            (None, "application/json;q=0.5, text/markdown; charset=utf-8; Q=0.6", Ok(ExportFormat::Markdown)),
+            (None, "application/json, text/markdown", Ok(ExportFormat::Json)),
+            (None, "text/markdown;q=0, */*", Ok(ExportFormat::Json)),
+            (None, "text/markdown;q=much", Ok(ExportFormat::Json)),
+            (Some("format=json"), "text/markdown", Ok(ExportFormat::Json)),
+            (Some("x=1&format=markdown"), "", Ok(ExportFormat::Markdown)),
             (Some("format=pdf"), "", Err(Some("format"))),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
-            assert_eq!(Form::of(query, &headers).map_err(|error| error.param()), expected, "{query:?}");
+            assert_eq!(
+                ExportFormat::of(query, &headers).map_err(|error| error.param()),
+                expected,
+                "{query:?}"
+            );
         }
     }
 }

@@ -1,20 +1,20 @@
-//! What is known of the fleet, in this process: the book's.
+//! What is known of the fleet, in this process: the local fleet's.
 
 use std::time::Duration;
 
 use super::MemoryStore;
 use crate::{
     fleet::{
-        Facts, Inventory,
-        ledger::{Claim, Lease, Ledger, Ticket},
+        HostStats, Inventory,
+        snapshot::{Claim, FleetSnapshot, Lease, Ticket},
     },
     platform::{Clock, MaybeSend, MaybeSync},
     store::{FleetState, StoreResult},
 };
 
 impl<C: Clock> FleetState for MemoryStore<C> {
-    async fn ledger(&self) -> StoreResult<Ledger> {
-        Ok(self.fleet.ledger(self.clock.now()))
+    async fn snapshot(&self) -> StoreResult<FleetSnapshot> {
+        Ok(self.fleet.snapshot(self.clock.now()))
     }
 
     async fn claim(&self, claim: &Claim<'_>) -> StoreResult<Option<Lease>> {
@@ -38,16 +38,16 @@ impl<C: Clock> FleetState for MemoryStore<C> {
     async fn update(
         &self,
         host: &str,
-        _: (&Facts, Duration),
+        _: (&HostStats, Duration),
         released: Option<&Lease>,
-        change: impl Fn(&mut Facts, Duration) + MaybeSend + MaybeSync,
+        change: impl Fn(&mut HostStats, Duration) + MaybeSend + MaybeSync,
     ) -> StoreResult<()> {
         self.fleet.update(self.clock.now(), host, released.map(|lease| &*lease.id), change);
         Ok(())
     }
 
     async fn inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
-        // They are in the book already.
+        // They are in the local fleet already.
         Ok(Vec::new())
     }
 

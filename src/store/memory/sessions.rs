@@ -19,7 +19,7 @@ pub(super) struct Kept {
     /// When it began.
     began: Duration,
     /// The system message of the newest turn that had one.
-    told: Option<Arc<str>>,
+    system: Option<Arc<str>>,
     /// How many turns are kept no more.
     dropped: usize,
     turns: Vec<Arc<KeptTurn>>,
@@ -43,13 +43,13 @@ impl KeptTurn {
 }
 
 impl Kept {
-    fn origin(&self) -> u64 {
+    fn generation(&self) -> u64 {
         u64::try_from(self.began.as_micros()).unwrap_or(u64::MAX)
     }
 
     fn bytes(&self) -> u64 {
         let length = |text: Option<&str>| text.map_or(0, str::len) as u64;
-        let texts = [self.head.system.as_deref(), self.head.model.as_deref(), self.told.as_deref()];
+        let texts = [self.head.system.as_deref(), self.head.model.as_deref(), self.system.as_deref()];
         let turns: u64 = self.turns.iter().map(|turn| turn.cost).sum();
         texts.map(length).iter().sum::<u64>() + turns
     }
@@ -67,7 +67,7 @@ impl Kept {
         Self {
             head: self.head.clone(),
             began: self.began,
-            told: turn.system.as_deref().map(Arc::from).or_else(|| self.told.clone()),
+            system: turn.system.as_deref().map(Arc::from).or_else(|| self.system.clone()),
             dropped: self.dropped + (self.turns.len() + 1 - count),
             turns,
         }
@@ -98,9 +98,9 @@ impl<C: Clock> Sessions for MemoryStore<C> {
         Ok(Some(Session {
             head: kept.head.clone(),
             age: self.clock.now().saturating_sub(kept.began),
-            origin: Some(kept.origin()),
-            told: kept.told.as_deref().map(str::to_owned),
-            older: kept.dropped + start,
+            generation: Some(kept.generation()),
+            system: kept.system.as_deref().map(str::to_owned),
+            skipped: kept.dropped + start,
             turns: turns.iter().skip(start).map(|kept| kept.turn.clone()).collect(),
         }))
     }
@@ -124,14 +124,14 @@ impl<C: Clock> Sessions for MemoryStore<C> {
     async fn append_turn_to(
         &self,
         key: &SessionKey,
-        origin: Option<u64>,
+        generation: Option<u64>,
         turn: &Turn,
         ttl: Duration,
         keep: usize,
     ) -> StoreResult<bool> {
         let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
         let before = self.live(&self.sessions, key);
-        if origin.is_some() && before.as_ref().map(|kept| kept.origin()) != origin {
+        if generation.is_some() && before.as_ref().map(|kept| kept.generation()) != generation {
             return Ok(false);
         }
         let after = match &before {

@@ -10,7 +10,7 @@ const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
 /// What a command may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Admission {
+pub(super) enum BreakerDecision {
     /// It is sent.
     Send,
     /// It fails at once.
@@ -28,24 +28,24 @@ pub(super) enum Sign {
 
 /// Times are of one clock that never goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) struct Breaker {
+pub(super) struct RedisBreaker {
     /// How often in a row the server was found gone, each after the pause before; none means closed.
     failures: u32,
     /// When the next command tries. A trial moves it on, so that one that never ends is followed by another.
     next: Duration,
 }
 
-impl Breaker {
+impl RedisBreaker {
     /// Whether a command may be sent now.
-    pub(super) fn admit(&mut self, now: Duration) -> Admission {
+    pub(super) fn admit(&mut self, now: Duration) -> BreakerDecision {
         if self.failures == 0 {
-            return Admission::Send;
+            return BreakerDecision::Send;
         }
         if now < self.next {
-            return Admission::Refuse;
+            return BreakerDecision::Refuse;
         }
         self.next = now + pause(self.failures);
-        Admission::Send
+        BreakerDecision::Send
     }
 
     /// Takes note of how an exchange ended that began at `began`.
@@ -80,10 +80,10 @@ mod tests {
     }
 
     /// A breaker whose server was found gone at each of these times, by an exchange of 30 ms.
-    fn failed(times: &[u64]) -> Breaker {
-        let mut breaker = Breaker::default();
+    fn failed(times: &[u64]) -> RedisBreaker {
+        let mut breaker = RedisBreaker::default();
         for time in times {
-            assert_eq!(breaker.admit(at(*time)), Admission::Send, "{time}");
+            assert_eq!(breaker.admit(at(*time)), BreakerDecision::Send, "{time}");
             breaker.note(Sign::Gone, at(*time), at(*time + 30));
         }
         breaker
@@ -107,7 +107,7 @@ mod tests {
         ] {
             let mut breaker = failed(failures);
             let admitted: Vec<_> =
-                asked.iter().map(|time| breaker.admit(at(*time)) == Admission::Send).collect();
+                asked.iter().map(|time| breaker.admit(at(*time)) == BreakerDecision::Send).collect();
             assert_eq!(admitted, sent, "{failures:?}");
         }
     }
@@ -116,7 +116,7 @@ mod tests {
     fn an_answer_closes_it() {
         let mut breaker = failed(&[0, 1030, 3060]);
         breaker.note(Sign::Lives, at(7100), at(7101));
-        assert_eq!(breaker, Breaker::default());
+        assert_eq!(breaker, RedisBreaker::default());
     }
 
     #[test]

@@ -11,7 +11,7 @@ use bytes::Bytes;
 
 use super::{RedisCommands, RedisStore, RedisValue, milliseconds};
 use crate::{
-    cache::{AllEpochs, CacheKey, Entry, Epochs, Form, Stored},
+    cache::{AllEpochs, CacheKey, Delivery, Entry, Epochs, Stored},
     store::{
         Audience, FLIGHT_LEASE, FlightEnd, FlightKey, Followed, Found, ResponseCache, StoreError, StoreResult,
     },
@@ -44,7 +44,7 @@ impl<C: RedisCommands> RedisStore<C> {
     }
 
     /// Where an answer is kept that serves both forms, or this one alone.
-    fn answer_key(&self, key: &CacheKey, alone: Option<Form>) -> String {
+    fn answer_key(&self, key: &CacheKey, alone: Option<Delivery>) -> String {
         match alone {
             Some(form) => self.question_key(&format!("answer:4:{}", form.letter()), key),
             None => self.question_key("answer:4", key),
@@ -194,7 +194,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     }
 
     async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
-        let key = self.answer_key(key, entry.is_alone().then_some(entry.form()));
+        let key = self.answer_key(key, entry.serves_one_delivery().then_some(entry.form()));
         let value = entry.to_bytes(ttl);
         self.keep("SET", &[key.as_bytes(), &value, b"PX", milliseconds(ttl).as_bytes()]).await?;
         Ok(())

@@ -1,6 +1,6 @@
 //! What is known of the fleet, in Redis: everything in one hash slot, each step one script, and no decision in any.
 //!
-//! Times are Redis' own, so that replicas need no common clock. Facts of a host are one value, replaced only where it
+//! Times are Redis' own, so that replicas need no common clock. HostStats of a host are one value, replaced only where it
 //! still is what the change began from. Leases and tickets end by themselves.
 
 use std::{sync::Arc, time::Duration};
@@ -8,8 +8,8 @@ use std::{sync::Arc, time::Duration};
 use super::{RedisCommands, RedisStore, RedisValue, milliseconds};
 use crate::{
     fleet::{
-        Facts, Inventory,
-        ledger::{BUDGET_WINDOW, Claim, LEASE, Lease, Ledger, Retries, TICKET, Ticket},
+        HostStats, Inventory,
+        snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, LEASE, Lease, RetryBudget, TICKET, Ticket},
     },
     platform::{MaybeSend, MaybeSync},
     store::{FleetState, StoreError, StoreResult},
@@ -17,7 +17,7 @@ use crate::{
 
 /// What parts the fields of a lease or a ticket.
 const SEPARATOR: char = '\u{1f}';
-/// How often a change of facts is tried on newer ones. Each time another's has come first, so that as many changes as
+/// How often a change of stats is tried on newer ones. Each time another's has come first, so that as many changes as
 /// this, made at the same time, all land.
 const TRIES: usize = 32;
 
@@ -33,14 +33,14 @@ macro_rules! script {
     };
 }
 
-/// KEYS: facts, leases, tickets, served, budget. ARGV: the budget's window in s.
-/// Gives the time, then lists behind their lengths: facts, leases, tickets with the times of their flows; then the budget.
-const LEDGER: &[u8] = script!(
+/// KEYS: stats, leases, tickets, served, budget. ARGV: the budget's window in s.
+/// Gives the time, then lists behind their lengths: stats, leases, tickets with the times of their flows; then the budget.
+const SNAPSHOT: &[u8] = script!(
     "
 local reply = {now}
-local facts = redis.call('HGETALL', KEYS[1])
-reply[#reply + 1] = #facts
-for _, value in ipairs(facts) do reply[#reply + 1] = value end
+local stats = redis.call('HGETALL', KEYS[1])
+reply[#reply + 1] = #stats
+for _, value in ipairs(stats) do reply[#reply + 1] = value end
 local leases = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. now, '+inf')
 reply[#reply + 1] = #leases
 for _, value in ipairs(leases) do reply[#reply + 1] = value end
@@ -143,13 +143,13 @@ return 1
 "
 );
 
-/// KEYS: facts, leases. ARGV: host, its facts as they were ('' for none), as they are to be, a lease that ends or ''.
-/// Gives 1 when they were, else 0 and the facts as they are now; then the time.
+/// KEYS: stats, leases. ARGV: host, its stats as they were ('' for none), as they are to be, a lease that ends or ''.
+/// Gives 1 when they were, else 0 and the stats as they are now; then the time.
 const UPDATE: &[u8] = script!(
     "
 if ARGV[4] ~= '' then redis.call('ZREM', KEYS[2], ARGV[4]) end
-local facts = redis.call('HGET', KEYS[1], ARGV[1]) or ''
-if facts ~= ARGV[2] then return {0, facts, now} end
+local stats = redis.call('HGET', KEYS[1], ARGV[1]) or ''
+if stats ~= ARGV[2] then return {0, stats, now} end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('PEXPIRE', KEYS[1], 86400000)
 return {1, '', now}
@@ -277,26 +277,27 @@ impl<C: RedisCommands> RedisStore<C> {
 }
 
 impl<C: RedisCommands> FleetState for RedisStore<C> {
-    async fn ledger(&self) -> StoreResult<Ledger> {
+    async fn snapshot(&self) -> StoreResult<FleetSnapshot> {
         let window = BUDGET_WINDOW.as_secs().to_string();
         let kinds = ["facts", "leases", "tickets", "served", "budget"];
-        let mut reply = self.script((LEDGER, "the ledger", Pace::Ask), &kinds, &[window.as_bytes()]).await?;
-        let mut ledger = Ledger { now: reply.time()?, ..Ledger::default() };
+        let mut reply =
+            self.script((SNAPSHOT, "the ledger", Pace::Ask), &kinds, &[window.as_bytes()]).await?;
+        let mut snapshot = FleetSnapshot { now: reply.time()?, ..FleetSnapshot::default() };
         for _ in 0..reply.number()? / 2 {
-            let (host, facts) = (reply.text()?, reply.bytes()?);
+            let (host, stats) = (reply.text()?, reply.bytes()?);
             // What another version wrote is as good as nothing.
-            ledger.facts.insert(host, Arc::new(Facts::from_json(&facts).unwrap_or_default()));
+            snapshot.stats.insert(host, Arc::new(HostStats::from_json(&stats).unwrap_or_default()));
         }
         for _ in 0..reply.number()? {
-            ledger.leases.extend(lease(&reply.text()?));
+            snapshot.leases.extend(lease(&reply.text()?));
         }
         for _ in 0..reply.number()? {
             let text = reply.text()?;
             let served = [reply.time()?, reply.time()?];
-            ledger.tickets.extend(ticket(&text, served));
+            snapshot.tickets.extend(ticket(&text, served));
         }
-        ledger.retries = Retries { requests: reply.number()?, retries: reply.number()? };
-        Ok(ledger)
+        snapshot.retries = RetryBudget { requests: reply.number()?, retries: reply.number()? };
+        Ok(snapshot)
     }
 
     async fn claim(&self, claim: &Claim<'_>) -> StoreResult<Option<Lease>> {
@@ -350,18 +351,18 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
     async fn update(
         &self,
         host: &str,
-        (known, mut now): (&Facts, Duration),
+        (known, mut now): (&HostStats, Duration),
         released: Option<&Lease>,
-        change: impl Fn(&mut Facts, Duration) + MaybeSend + MaybeSync,
+        change: impl Fn(&mut HostStats, Duration) + MaybeSend + MaybeSync,
     ) -> StoreResult<()> {
         let released = released.map(lease_text).unwrap_or_default();
-        let (mut facts, mut old) = (known.clone(), known.to_json());
-        if *known == Facts::default() {
+        let (mut stats, mut old) = (known.clone(), known.to_json());
+        if *known == HostStats::default() {
             old.clear();
         }
         for _ in 0..TRIES {
-            change(&mut facts, now);
-            let new = facts.to_json();
+            change(&mut stats, now);
+            let new = stats.to_json();
             let arguments: [&[u8]; 4] = [host.as_bytes(), &old, &new, released.as_bytes()];
             let mut reply =
                 self.script((UPDATE, "an update", Pace::Keep), &["facts", "leases"], &arguments).await?;
@@ -370,7 +371,7 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
             }
             old = reply.bytes()?;
             now = reply.time()?;
-            facts = Facts::from_json(&old).unwrap_or_default();
+            stats = HostStats::from_json(&old).unwrap_or_default();
         }
         // So much is learnt of this host right now that one more fact would change little.
         Ok(())

@@ -9,7 +9,7 @@ use std::{
 
 use super::{
     RedisCommands, RedisValue,
-    breaker::{Admission, Breaker, Sign},
+    breaker::{BreakerDecision, RedisBreaker, Sign},
 };
 use crate::{
     platform::Clock,
@@ -24,12 +24,12 @@ pub(super) const PROBE: &str = "PING";
 pub struct Guard<C, K> {
     commands: C,
     clock: K,
-    state: Arc<Mutex<State>>,
+    state: Arc<Mutex<GuardState>>,
 }
 
 #[derive(Debug, Default)]
-struct State {
-    breaker: Breaker,
+struct GuardState {
+    breaker: RedisBreaker,
     /// The server is one that cannot be used at all, and stays so until the settings change.
     is_unfit: bool,
 }
@@ -45,7 +45,7 @@ impl<C: RedisCommands, K: Clock> Guard<C, K> {
         if state.is_unfit {
             return Err(StoreError::Cluster);
         }
-        if command == PROBE || state.breaker.admit(now) == Admission::Send {
+        if command == PROBE || state.breaker.admit(now) == BreakerDecision::Send {
             return Ok(());
         }
         Err(StoreError::Spared)

@@ -59,7 +59,7 @@ local head = redis.call('HGET', KEYS[1], 'head')
 ";
 
 /// ARGV[2], ARGV[3], ARGV[4]: the id of the turn before which it reads, empty for none, how many turns, how many bytes.
-/// Gives the age in ms, how many turns came before, the head, what was told, and the turns, newest first; nothing when
+/// Gives the age in ms, how many turns came before, the head, what was system, and the turns, newest first; nothing when
 /// there is no session.
 const LOAD: &str = "
 if not head then return {} end
@@ -151,7 +151,7 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
             .run(LOAD, key, ttl, &[before.as_bytes(), turns.as_bytes(), bytes.as_bytes()])
             .await?
             .into_iter();
-        let (Some(RedisValue::Integer(age)), Some(RedisValue::Integer(older))) = (kept.next(), kept.next())
+        let (Some(RedisValue::Integer(age)), Some(RedisValue::Integer(skipped))) = (kept.next(), kept.next())
         else {
             return Ok(None);
         };
@@ -160,15 +160,15 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
             RedisValue::Nil | RedisValue::Integer(_) | RedisValue::Status(_) => None,
         };
         let head = kept.next().and_then(text).unwrap_or_default();
-        let told = kept.next().and_then(text).and_then(|told| String::from_utf8(told).ok());
+        let system = kept.next().and_then(text).and_then(|text| String::from_utf8(text).ok());
         let mut turns: Vec<_> = kept.filter_map(text).filter_map(|turn| Turn::from_json(&turn)).collect();
         turns.reverse();
         Ok(Some(Session {
             head: read_head(&head),
-            origin: origin(&head),
+            generation: generation(&head),
             age: Duration::from_millis(u64::try_from(age).unwrap_or_default()),
-            told,
-            older: usize::try_from(older).unwrap_or_default(),
+            system,
+            skipped: usize::try_from(skipped).unwrap_or_default(),
             turns,
         }))
     }
@@ -188,15 +188,15 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
     async fn append_turn_to(
         &self,
         key: &SessionKey,
-        origin: Option<u64>,
+        generation: Option<u64>,
         turn: &Turn,
         ttl: Duration,
         keep: usize,
     ) -> StoreResult<bool> {
         let (value, keep, bytes) = (turn.to_json(), keep.to_string(), KEPT_BYTES.to_string());
-        let origin = origin.map(|origin| origin.to_string()).unwrap_or_default();
+        let generation = generation.map(|generation| generation.to_string()).unwrap_or_default();
         let mut rest: Vec<&[u8]> = vec![turn.id.as_bytes(), &value];
-        rest.extend([&keep, &bytes, &origin].map(String::as_bytes));
+        rest.extend([&keep, &bytes, &generation].map(String::as_bytes));
         rest.extend(turn.system.as_deref().map(str::as_bytes));
         let reply = self.run(APPEND, key, ttl, &rest).await?;
         Ok(!matches!(*reply, [RedisValue::Integer(-1)]))
@@ -204,7 +204,7 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
 }
 
 /// When a session began, by its head.
-fn origin(head: &[u8]) -> Option<u64> {
+fn generation(head: &[u8]) -> Option<u64> {
     std::str::from_utf8(head.split(|byte| *byte == b' ').next()?).ok()?.parse().ok()
 }
 

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use futures::future::{join_all, select};
 use serde::Serialize;
 
-use super::put;
+use super::ask_json;
 use crate::{
     fleet::{BackendHost, BreakerState, Context, ModelName},
     host::Host,
@@ -27,14 +27,14 @@ struct Show<'a> {
 /// Finds out what contexts the model may have, as far as that is not known; each of its contents is asked about at the
 /// hosts that have it, one after the other until one answers.
 pub(crate) async fn learn_contexts<H: Host>(host: &H, model: &ModelName) {
-    let (book, hosts) = (host.fleet(), host.fleet().hosts());
-    let (known, now) = (book.inventories(), book.time(host.now()));
+    let (local, hosts) = (host.fleet(), host.fleet().hosts());
+    let (known, now) = (local.inventories(), local.time(host.now()));
     let mut unknown = BTreeMap::<&str, Vec<(&BackendHost, &str)>>::new();
     for backend in hosts.iter() {
         let Some(inventory) = known.get(backend.url()) else { continue };
         let Some(found) = inventory.model(model).filter(|found| !found.digest.is_empty()) else { continue };
         let is_known = known.values().any(|inventory| inventory.contexts.contains_key(&found.digest));
-        let is_out = book.facts(backend.url()).breaker.state(now) == BreakerState::Open;
+        let is_out = local.stats(backend.url()).breaker.state(now) == BreakerState::Open;
         if !is_known && !is_out {
             unknown.entry(&found.digest).or_default().push((backend, &found.name));
         }
@@ -52,14 +52,14 @@ pub(crate) async fn learn_contexts<H: Host>(host: &H, model: &ModelName) {
 /// What a host says of a model's context.
 async fn show<H: Host>(host: &H, backend: &BackendHost, model: &str) -> Option<Context> {
     let question = serde_json::to_vec(&Show { model }).ok()?;
-    let shown = put(host, backend, "/api/show", Some(Bytes::from(question))).await.ok()?;
+    let shown = ask_json(host, backend, "/api/show", Some(Bytes::from(question))).await.ok()?;
     Context::read(&shown)
 }
 
 fn note<H: Host>(host: &H, backend: &BackendHost, digest: &str, context: Context) {
-    let book = host.fleet();
-    let Some(inventory) = book.note_context(backend.url(), digest, context) else { return };
-    if !book.is_watched() {
+    let local = host.fleet();
+    let Some(inventory) = local.note_context(backend.url(), digest, context) else { return };
+    if !local.is_watched() {
         let (host, url) = (host.clone(), backend.url().to_owned());
         host.clone().spawn(async move {
             // Nobody waits for it, and what is lost is asked again.

@@ -13,9 +13,9 @@ use http_body_util::Full;
 
 use super::*;
 use crate::{
-    config::{Config, settings::Form},
+    config::{Config, settings::Deployment},
     host::memory::MemoryHost,
-    platform::{Clock as _, Limits, Upstream},
+    platform::{Clock as _, Timeouts, Upstream},
 };
 
 type Body = http_body_util::combinators::MapErr<Full<Bytes>, fn(std::convert::Infallible) -> UpstreamFailure>;
@@ -34,7 +34,7 @@ struct Stalls {
 impl Upstream for Herd {
     type Body = Body;
 
-    async fn send(&self, request: Request<Bytes>, _: Limits) -> Result<Response<Body>, UpstreamFailure> {
+    async fn send(&self, request: Request<Bytes>, _: Timeouts) -> Result<Response<Body>, UpstreamFailure> {
         let name = request.uri().host().unwrap().to_owned();
         if request.uri().path() == "/api/tags" {
             *self.0.lock().unwrap().asked.entry(name.clone()).or_default() += 1;
@@ -59,8 +59,8 @@ impl Herd {
     }
 }
 
-fn backend(place: usize, name: &str) -> BackendHost {
-    BackendHost::new(place, &format!("http://{name}:1")).unwrap()
+fn backend(slot: usize, name: &str) -> BackendHost {
+    BackendHost::new(slot, &format!("http://{name}:1")).unwrap()
 }
 
 fn host(names: &str) -> (MemoryHost<Herd>, Herd) {
@@ -70,7 +70,7 @@ fn host(names: &str) -> (MemoryHost<Herd>, Herd) {
         _ => None,
     };
     let herd = Herd::default();
-    (MemoryHost::new(Config::load(&value, Form::Native).unwrap().config, herd.clone()), herd)
+    (MemoryHost::new(Config::load(&value, Deployment::Native).unwrap().config, herd.clone()), herd)
 }
 
 /// Plays the watch over `host`; each step moves the clock and lets happen what can.
@@ -142,8 +142,8 @@ fn hosts_that_come_are_asked_and_those_that_left_are_forgotten() {
 fn a_host_that_refuses_is_out_of_rotation_until_it_answers_again() {
     let (host, herd) = host("a:1");
     let state = || {
-        let ledger = host.fleet().ledger(host.now());
-        ledger.facts.get("http://a:1").map(|facts| facts.breaker.state(ledger.now))
+        let snapshot = host.fleet().snapshot(host.now());
+        snapshot.stats.get("http://a:1").map(|stats| stats.breaker.state(snapshot.now))
     };
     herd.0.lock().unwrap().refusing.insert("a".to_owned());
     play(&host, |step| {

@@ -4,14 +4,14 @@ use std::borrow::Cow;
 
 use serde_json::value::RawValue;
 
-use super::{Call, Image, MessageRole, Said, kind, role};
+use super::{Call, Image, Message, MessageRole, kind, role};
 use crate::wire::{
     members::{self, Members},
     protocol::arguments,
 };
 
 /// Reads a message. One of an unknown role, or none at all, is the user's.
-pub(in crate::wire) fn read(message: &RawValue) -> Said<'_> {
+pub(in crate::wire) fn read(message: &RawValue) -> Message<'_> {
     let role = match role(message) {
         MessageRole::Other => MessageRole::User,
         known @ (MessageRole::System | MessageRole::User | MessageRole::Assistant | MessageRole::Tool) => {
@@ -19,16 +19,16 @@ pub(in crate::wire) fn read(message: &RawValue) -> Said<'_> {
         }
     };
     let Some(members) = Members::of(message) else {
-        return Said { role, text: text(message).into(), ..Said::default() };
+        return Message { role, text: text(message).into(), ..Message::default() };
     };
     let thinking =
         ["thinking", "reasoning", "reasoning_content"].iter().find_map(|name| members.string(name));
-    let mut said = Said {
+    let mut said = Message {
         role,
         thinking: thinking.unwrap_or_default(),
         call_id: members.string("tool_call_id"),
         tool_name: members.string("tool_name").or_else(|| members.string("name")),
-        ..Said::default()
+        ..Message::default()
     };
     let mut texts = Vec::new();
     if let Some(content) = members.raw("content") {
@@ -47,7 +47,7 @@ pub(in crate::wire) fn read(message: &RawValue) -> Said<'_> {
 }
 
 /// What a message says: its results of tools each by itself, then whatever else it says.
-pub(super) fn results(message: &RawValue) -> Vec<Said<'_>> {
+pub(super) fn results(message: &RawValue) -> Vec<Message<'_>> {
     let parts = Members::of(message).and_then(|message| message.array("content")).unwrap_or_default();
     let is_result = |part: &&RawValue| Members::of(part).is_some_and(|part| kind(&part) == "tool_result");
     let (results, others): (Vec<_>, Vec<_>) = parts.into_iter().partition(is_result);
@@ -60,8 +60,8 @@ pub(super) fn results(message: &RawValue) -> Vec<Said<'_>> {
     all
 }
 
-fn read_parts(role: MessageRole, parts: Vec<&RawValue>) -> Said<'_> {
-    let (mut said, mut texts) = (Said { role, ..Said::default() }, Vec::new());
+fn read_parts(role: MessageRole, parts: Vec<&RawValue>) -> Message<'_> {
+    let (mut said, mut texts) = (Message { role, ..Message::default() }, Vec::new());
     for part in parts {
         read_part(part, &mut said, &mut texts);
     }
@@ -102,7 +102,7 @@ fn join(texts: Vec<Cow<'_, str>>) -> Cow<'_, str> {
     joined
 }
 
-fn read_part<'a>(part: &'a RawValue, said: &mut Said<'a>, texts: &mut Vec<Cow<'a, str>>) {
+fn read_part<'a>(part: &'a RawValue, said: &mut Message<'a>, texts: &mut Vec<Cow<'a, str>>) {
     let Some(block) = Members::of(part) else {
         texts.extend(part_text(part));
         return;

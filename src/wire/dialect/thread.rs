@@ -5,7 +5,7 @@
 
 use std::borrow::Cow;
 
-use super::{Dialect, MessageRole, RawMessage, Said, read, role, write};
+use super::{Dialect, Message, MessageRole, RawMessage, read, role, write};
 
 /// What is known of a conversation so far.
 #[derive(Debug, Default)]
@@ -48,7 +48,7 @@ impl Thread {
     }
 
     /// Finds the call of a result, and fills in what `to` tells it by.
-    fn find_call(&mut self, result: &mut Said<'_>, to: Dialect) {
+    fn find_call(&mut self, result: &mut Message<'_>, to: Dialect) {
         let is_called = |call: &Awaited| match (&result.call_id, &result.tool_name) {
             (Some(id), _) => call.id.as_deref() == Some(id),
             (None, Some(name)) => call.name == **name,

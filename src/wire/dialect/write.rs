@@ -2,10 +2,10 @@
 
 use serde_json::value::RawValue;
 
-use super::{Call, Dialect, Image, MessageRole, Said, object};
+use super::{Call, Dialect, Image, Message, MessageRole, object};
 
 /// Writes a message. An image that is elsewhere becomes its address in the text for Ollama, which fetches none.
-pub(in crate::wire) fn write(said: &Said<'_>, dialect: Dialect) -> Box<RawValue> {
+pub(in crate::wire) fn write(said: &Message<'_>, dialect: Dialect) -> Box<RawValue> {
     let mut json = Json::default();
     json.open('{');
     json.name("role");
@@ -25,7 +25,7 @@ pub(in crate::wire) fn calls(calls: &[Call]) -> Box<RawValue> {
     json.finish()
 }
 
-fn ollama(json: &mut Json, said: &Said<'_>) {
+fn ollama(json: &mut Json, said: &Message<'_>) {
     json.string(role(said));
     let mut text = said.text.clone();
     for image in &said.images {
@@ -85,7 +85,7 @@ fn ollama_calls(json: &mut Json, calls: &[Call]) {
     json.close(']');
 }
 
-fn openai(json: &mut Json, said: &Said<'_>) {
+fn openai(json: &mut Json, said: &Message<'_>) {
     json.string(role(said));
     json.name("content");
     if said.images.is_empty() {
@@ -138,7 +138,7 @@ fn openai(json: &mut Json, said: &Said<'_>) {
     }
 }
 
-fn anthropic(json: &mut Json, said: &Said<'_>) {
+fn anthropic(json: &mut Json, said: &Message<'_>) {
     json.string(if said.role == MessageRole::Tool { "user" } else { role(said) });
     json.name("content");
     if said.role == MessageRole::Tool {
@@ -210,7 +210,7 @@ fn text_part(json: &mut Json, text: &str) {
     }
 }
 
-fn role(said: &Said<'_>) -> &'static str {
+fn role(said: &Message<'_>) -> &'static str {
     match said.role {
         MessageRole::System => "system",
         MessageRole::User | MessageRole::Other => "user",

@@ -1,4 +1,4 @@
-//! The gateway as it is: Paddock's routing, with its own book, planner, queue and facts, driven step by step.
+//! The gateway as it is: Paddock's routing, with its own local fleet, planner, queue and stats, driven step by step.
 //!
 //! It does what `flight` and `survey` of the service do, in the same order and with the same functions, only that
 //! nothing takes time between two steps.
@@ -17,13 +17,13 @@ use std::{
 use anyhow::{Context as _, Error, Result};
 use paddock::{
     BackendHost,
-    api::endpoint::Work,
+    fleet::Work,
     fleet::{
         BreakerState, Cause, Inventory, LoadedModel, Model, ModelName, Policy, Ticket,
-        book::FleetBook,
-        ledger::{Claim, FleetView, Ledger},
+        local::LocalFleet,
         plan::{Plan, affinity},
-        queue::{self, Entry},
+        queue::{self, QueueDecision},
+        snapshot::{Claim, FleetSnapshot, FleetView},
     },
 };
 
@@ -58,7 +58,7 @@ enum Step {
 #[derive(Debug)]
 pub struct Dispatcher {
     policy: Policy,
-    book: FleetBook,
+    local: LocalFleet,
     hosts: Vec<BackendHost>,
     models: Vec<ModelName>,
     /// For each caller whether its prompts begin alike as far as the prompt's beginning counts.
@@ -80,13 +80,13 @@ impl Dispatcher {
         let host = |place| BackendHost::new(place, &format!("http://ollama-{place}:11434"));
         let hosts =
             (1..=scenario.hosts.len()).map(host).collect::<Result<Vec<_>, _>>().map_err(Error::msg)?;
-        let book = FleetBook::default();
-        book.set_hosts(&hosts);
+        let local = LocalFleet::default();
+        local.set_hosts(&hosts);
         let model = |place| ModelName::parse(&format!("model-{place}")).context("a model's name");
         let alike = |caller: &crate::scenario::Caller| caller.shared_prompt >= PREFIX_TOKENS;
         Ok(Self {
             policy,
-            book,
+            local,
             hosts,
             models: (0..scenario.models.len()).map(model).collect::<Result<_>>()?,
             alike: scenario.callers.iter().map(alike).collect(),
@@ -104,16 +104,21 @@ impl Dispatcher {
         affinity(&self.seed.to_le_bytes())
     }
 
-    fn ledger(&self, now: Duration) -> (Ledger, FleetView) {
-        let ledger = self.book.ledger(now);
-        let view = FleetView::new(&self.hosts, &self.book.inventories(), ledger.clone());
-        (ledger, view)
+    fn snapshot(&self, now: Duration) -> (FleetSnapshot, FleetView) {
+        let snapshot = self.local.snapshot(now);
+        let view = FleetView::new(&self.hosts, &self.local.inventories(), snapshot.clone());
+        (snapshot, view)
     }
 
     /// What a request would do: as `Dispatch::next`.
-    fn step(&mut self, now: Duration, id: RequestId, (ledger, view): &(Ledger, FleetView)) -> Option<Step> {
+    fn step(
+        &mut self,
+        now: Duration,
+        id: RequestId,
+        (snapshot, view): &(FleetSnapshot, FleetView),
+    ) -> Option<Step> {
         let course = self.courses.get(&id)?;
-        if course.is_retry && !ledger.retries.allow() {
+        if course.is_retry && !snapshot.retries.allow() {
             return Some(Step::Refuse(Refusal::Failed));
         }
         let known = view.tickets.iter().find(|ticket| *ticket.id == *course.id).cloned();
@@ -125,7 +130,7 @@ impl Dispatcher {
         let flow = (&*course.caller, &*course.session);
         let ticket =
             known.unwrap_or_else(|| Ticket::new(view, &course.id, &course.lane, first.host.url(), flow));
-        if queue::has_turn(view, &plan, &ticket)
+        if queue::is_next(view, &plan, &ticket)
             && let Some(host) = self.claim(now, id, view, &plan)
         {
             return Some(Step::Go(host));
@@ -143,13 +148,13 @@ impl Dispatcher {
             is_retry: course.is_retry,
             reason: "",
         };
-        let lease = self.book.claim(now, &claim)?;
+        let lease = self.local.claim(now, &claim)?;
         let choice = plan.choices.iter().find(|choice| choice.host.url() == &*lease.host)?;
         course.waiting = None;
         course.tried.push(lease.host.to_string());
-        let facts = view.hosts.get(choice.index).map(|host| Arc::clone(&host.facts)).unwrap_or_default();
+        let stats = view.hosts.get(choice.index).map(|host| Arc::clone(&host.stats)).unwrap_or_default();
         course.attempt =
-            Some(Attempt::new(now, (&course.options, course.affinity, course.prompt), choice, lease, facts));
+            Some(Attempt::new(now, (&course.options, course.affinity, course.prompt), choice, lease, stats));
         self.hosts.iter().position(|host| host.url() == choice.host.url())
     }
 
@@ -166,15 +171,15 @@ impl Dispatcher {
         let course = self.courses.get_mut(&id)?;
         let since = *course.waiting.get_or_insert(now);
         if now.saturating_sub(since) >= QUEUE_TIMEOUT {
-            self.book.leave(&course.id);
+            self.local.leave(&course.id);
             return Some(Step::Refuse(Refusal::Shed));
         }
         let mut displaced = None;
         if !is_waiting {
             match queue::entry(&view.tickets, &ticket.caller, QUEUE_LIMIT) {
-                Entry::Enter => {}
-                Entry::Displace(ticket) => displaced = Some(ticket),
-                Entry::Full => return Some(Step::Refuse(Refusal::Shed)),
+                QueueDecision::Enter => {}
+                QueueDecision::Displace(ticket) => displaced = Some(ticket),
+                QueueDecision::Full => return Some(Step::Refuse(Refusal::Shed)),
             }
         } else if now.saturating_sub(course.renewed) < WOKEN {
             return None;
@@ -182,7 +187,7 @@ impl Dispatcher {
         (course.renewed, course.is_displaced) = (now, false);
         let is_moved = &*ticket.host != first;
         ticket.host = first.into();
-        self.book.enter(now, &ticket, displaced.as_deref());
+        self.local.enter(now, &ticket, displaced.as_deref());
         if let Some(displaced) = &displaced {
             // It notices that it is out of the queue.
             let displaced = self.courses.values_mut().find(|course| course.id == *displaced);
@@ -194,12 +199,12 @@ impl Dispatcher {
     }
 
     /// Whether nobody in the lane of this request can be given a place, so that looking closer is in vain.
-    fn is_full(&self, now: Duration, id: RequestId, (_, view): &(Ledger, FleetView)) -> bool {
+    fn is_full(&self, now: Duration, id: RequestId, (_, view): &(FleetSnapshot, FleetView)) -> bool {
         let Some(course) = self.courses.get(&id) else { return true };
         let (Some(since), false) = (course.waiting, course.is_retry) else { return false };
         let is_due =
             now.saturating_sub(course.renewed) >= WOKEN || now.saturating_sub(since) >= QUEUE_TIMEOUT;
-        let full = |host: &paddock::fleet::ledger::HostView| {
+        let full = |host: &paddock::fleet::snapshot::HostView| {
             host.in_flight(&course.lane) >= host.limit(&course.lane)
         };
         !is_due && !course.is_displaced && view.hosts.iter().all(full)
@@ -207,7 +212,7 @@ impl Dispatcher {
 
     /// Moves requests on whose hosts seem to hang: as `Dispatch::hung`.
     fn move_on(&mut self, now: Duration) {
-        let look = self.ledger(now);
+        let look = self.snapshot(now);
         for (id, course) in &mut self.courses {
             let hangs = course.attempt.as_mut().and_then(|attempt| attempt.hangs(now, &look.1));
             if hangs.is_none() {
@@ -222,10 +227,10 @@ impl Dispatcher {
     }
 
     /// Ends the attempt of a request and takes note of how.
-    fn settle(&mut self, now: Duration, id: RequestId, verdict: paddock::fleet::Verdict) {
+    fn settle(&mut self, now: Duration, id: RequestId, verdict: paddock::fleet::HostEffect) {
         let seed = self.chance();
         if let Some(attempt) = self.courses.get_mut(&id).and_then(|course| course.attempt.take()) {
-            attempt.settle(now, &self.book, verdict, seed);
+            attempt.settle(now, &self.local, verdict, seed);
         }
     }
 }
@@ -243,7 +248,7 @@ impl Gateway for Dispatcher {
         let usual = crate::scenarios::USUAL_CONTEXT_LENGTH;
         let course = Course {
             id: format!("{:06}", request.id),
-            lane: Work::Answer.lane(&model),
+            lane: model.lane(Work::Answer),
             model,
             // Who wants the usual context names none.
             options: if request.context == usual {
@@ -271,7 +276,7 @@ impl Gateway for Dispatcher {
 
     fn poll(&mut self, now: Duration) -> Actions {
         self.move_on(now);
-        let mut look = self.ledger(now);
+        let mut look = self.snapshot(now);
         for id in self.unplaced.clone() {
             if self.is_full(now, id, &look) {
                 continue;
@@ -283,13 +288,13 @@ impl Gateway for Dispatcher {
                     self.actions.refusals.push((id, refusal));
                 }
                 Some(Step::Enter) => {
-                    look = self.ledger(now);
+                    look = self.snapshot(now);
                     continue;
                 }
                 Some(Step::Stay) | None => continue,
             }
             self.unplaced.remove(&id);
-            look = self.ledger(now);
+            look = self.snapshot(now);
         }
         let looks = self.unplaced.iter().map(|_| now + WOKEN);
         let suspicions = self.courses.values().filter_map(|course| course.attempt.as_ref()?.suspected_at());
@@ -300,12 +305,12 @@ impl Gateway for Dispatcher {
     fn first_byte(&mut self, now: Duration, request: RequestId, _: HostId) {
         let attempt = self.courses.get_mut(&request).and_then(|course| course.attempt.as_mut());
         if let Some(attempt) = attempt {
-            attempt.note_first_byte(now, &self.book);
+            attempt.note_first_byte(now, &self.local);
         }
     }
 
     fn finished(&mut self, now: Duration, request: RequestId, _: HostId, _: &Timings) {
-        self.settle(now, request, paddock::fleet::Verdict::Answered);
+        self.settle(now, request, paddock::fleet::HostEffect::Answered);
         self.courses.remove(&request);
     }
 
@@ -317,7 +322,7 @@ impl Gateway for Dispatcher {
         }
         let Some(course) = self.courses.get_mut(&request) else { return };
         if let (Failure::NotFound, Some(host)) = (failure, self.hosts.get(host)) {
-            self.book.forget_model(host.url(), &course.model);
+            self.local.forget_model(host.url(), &course.model);
         }
         course.is_retry = !matches!(failure, Failure::Refused | Failure::NotFound);
         self.unplaced.insert(request);
@@ -327,11 +332,11 @@ impl Gateway for Dispatcher {
         let Some(url) = self.hosts.get(host).map(|host| host.url().to_owned()) else { return };
         let seed = self.chance();
         let is_refusal = found == Err(Failure::Refused);
-        self.book.update(now, &url, None, |facts, now| {
+        self.local.update(now, &url, None, |stats, now| {
             if !is_refusal {
-                facts.breaker.reach();
-            } else if facts.breaker.state(now) != BreakerState::Open {
-                facts.breaker.fail(now, Cause::Unreachable, None, seed);
+                stats.breaker.reach();
+            } else if stats.breaker.state(now) != BreakerState::Open {
+                stats.breaker.fail(now, Cause::Unreachable, None, seed);
             }
         });
         let Ok(found) = found else { return };
@@ -349,6 +354,6 @@ impl Gateway for Dispatcher {
             version: String::new(),
             contexts: BTreeMap::new(),
         };
-        self.book.note_inventory(&url, Arc::new(inventory));
+        self.local.note_inventory(&url, Arc::new(inventory));
     }
 }

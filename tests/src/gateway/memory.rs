@@ -13,13 +13,13 @@ use futures::{
 };
 use http::Request;
 use http_body_util::BodyExt as _;
-use paddock::{Config, config::settings::Form as SettingsForm, host::memory::MemoryHost};
+use paddock::{Config, config::settings::Deployment as SettingsForm, host::memory::MemoryHost};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
 };
 
-use super::{Form, Gateway, Payload, Streamed};
+use super::{Deployment, Gateway, Payload, Streamed};
 use crate::{http_client, ollama::Herd, setup::Setup};
 
 /// The core over its in-memory host.
@@ -36,7 +36,7 @@ struct MemoryGateway {
     driver: JoinHandle<()>,
 }
 
-impl Form for Memory {
+impl Deployment for Memory {
     fn start(&self, setup: Setup) -> BoxFuture<'_, Result<Box<dyn Gateway>>> {
         async move {
             let hosts = setup.host_list();

@@ -10,7 +10,7 @@ use futures::{StreamExt as _, stream, stream::BoxStream};
 use http::{Request, Response};
 use http_body::Frame;
 use http_body_util::StreamBody;
-use paddock::platform::{Limits, Phase, Upstream, UpstreamFailure};
+use paddock::platform::{Phase, Timeouts, Upstream, UpstreamFailure};
 use tokio::time::timeout;
 
 use super::{FakeOllama, server::play, state::Door};
@@ -25,7 +25,7 @@ impl Upstream for Herd {
     async fn send(
         &self,
         request: Request<Bytes>,
-        limits: Limits,
+        limits: Timeouts,
     ) -> Result<Response<Self::Body>, UpstreamFailure> {
         let started = Instant::now();
         let (parts, body) = request.into_parts();
@@ -70,7 +70,7 @@ impl Upstream for Herd {
 }
 
 /// How long the next piece may take, and which limit that is.
-fn patience(limits: Limits, elapsed: Duration) -> (Duration, Phase) {
+fn patience(limits: Timeouts, elapsed: Duration) -> (Duration, Phase) {
     match limits.total.map(|total| total.saturating_sub(elapsed)) {
         Some(rest) if rest < limits.between_bytes => (rest, Phase::Total),
         _ => (limits.between_bytes, Phase::BetweenBytes),

@@ -10,14 +10,14 @@ use std::{
 use bytes::Bytes;
 use paddock::{
     Config, Host,
-    config::{Loaded, settings::Form},
-    fleet::book::FleetBook,
+    config::{Loaded, settings::Deployment},
+    fleet::local::LocalFleet,
     metrics::redis::RedisMetrics,
     platform::{
-        Background, Clock, Entropy, Journal, Limits, Timer, Upstream, UpstreamFailure,
+        Background, Clock, Entropy, Journal, Timeouts, Timer, Upstream, UpstreamFailure,
         journal::{Event, Level},
     },
-    process::{Flights, Orphans},
+    process::{FlightTable, Orphans},
     store::redis::{Guard, RedisLimits, RedisStore},
 };
 use serde::Serialize;
@@ -47,9 +47,9 @@ struct Parts {
     started: SpinClock,
     store: RedisStore<Redis>,
     metrics: RedisMetrics<Redis>,
-    fleet: FleetBook,
+    fleet: LocalFleet,
     orphans: Orphans,
-    flights: Flights,
+    flights: FlightTable,
 }
 
 impl SpinHost {
@@ -59,13 +59,13 @@ impl SpinHost {
     /// One sentence per mistake; they are in the log, too.
     pub(crate) async fn load() -> Result<Self, Vec<String>> {
         let settings = SpinSettings::read().await;
-        let Loaded { config, warnings } = Config::load(&settings, Form::Spin)
+        let Loaded { config, warnings } = Config::load(&settings, Deployment::Spin)
             .inspect_err(|problems| record(&Event::Misconfigured { problems }))?;
         for warning in warnings {
             write(Level::Warn, &warning, None);
         }
         let started = SpinClock(Instant::now());
-        let fleet = FleetBook::default();
+        let fleet = LocalFleet::default();
         fleet.set_hosts(config.fleet.hosts());
         let address = config.redis.as_ref().and_then(|redis| redis.urls.first().cloned());
         let redis = Guard::new(SpinRedis::new(address), started);
@@ -78,7 +78,7 @@ impl SpinHost {
             started,
             fleet,
             orphans: Orphans::default(),
-            flights: Flights::default(),
+            flights: FlightTable::default(),
             config,
         })))
     }
@@ -115,7 +115,7 @@ impl Upstream for SpinHost {
     async fn send(
         &self,
         request: http::Request<Bytes>,
-        limits: Limits,
+        limits: Timeouts,
     ) -> Result<http::Response<Self::Body>, UpstreamFailure> {
         upstream::send(request, limits).await
     }
@@ -155,8 +155,8 @@ impl Host for SpinHost {
     type Store = RedisStore<Redis>;
     type Metrics = RedisMetrics<Redis>;
 
-    fn form(&self) -> Form {
-        Form::Spin
+    fn form(&self) -> Deployment {
+        Deployment::Spin
     }
 
     fn config(&self) -> &Config {
@@ -171,7 +171,7 @@ impl Host for SpinHost {
         &self.0.metrics
     }
 
-    fn fleet(&self) -> &FleetBook {
+    fn fleet(&self) -> &LocalFleet {
         &self.0.fleet
     }
 
@@ -179,7 +179,7 @@ impl Host for SpinHost {
         &self.0.orphans
     }
 
-    fn flights(&self) -> &Flights {
+    fn flights(&self) -> &FlightTable {
         &self.0.flights
     }
 }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures::future::{Either, select};
 use http::{Request, Response};
-use paddock::platform::{Limits, Phase, UpstreamFailure};
+use paddock::platform::{Phase, Timeouts, UpstreamFailure};
 use spin_sdk::{
     http::FullBody,
     time::sleep,
@@ -22,7 +22,7 @@ use crate::{
 
 pub(crate) async fn send(
     request: Request<Bytes>,
-    limits: Limits,
+    limits: Timeouts,
 ) -> Result<Response<SpinBody<WasiResponse>>, UpstreamFailure> {
     let mut request = request.map(FullBody::new);
     request.extensions_mut().insert(RequestOptionsExtension(options(limits)));
@@ -40,7 +40,7 @@ pub(crate) async fn send(
     }
 }
 
-fn options(limits: Limits) -> RequestOptions {
+fn options(limits: Timeouts) -> RequestOptions {
     let nanoseconds = |limit: Duration| Some(u64::try_from(limit.as_nanos()).unwrap_or(u64::MAX));
     let options = RequestOptions::new();
     // A platform that does not know a limit says so; the timer of `send` holds all the same.

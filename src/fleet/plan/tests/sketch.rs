@@ -15,7 +15,7 @@ pub(super) struct Sketch {
     pub(super) weight: u64,
     pub(super) parallel: u64,
     pub(super) inventory: Option<Inventory>,
-    pub(super) facts: Facts,
+    pub(super) stats: HostStats,
     pub(super) leases: Vec<Lease>,
 }
 
@@ -29,7 +29,7 @@ pub(super) fn sketch() -> Sketch {
         weight: 1,
         parallel: 4,
         inventory: Some(inventory),
-        facts: Facts::default(),
+        stats: HostStats::default(),
         leases: vec![],
     };
     sketch.takes(USUAL.0, USUAL.1)
@@ -42,7 +42,7 @@ impl Sketch {
 
     /// What one request and what loading the model takes here, in milliseconds.
     pub(super) fn takes(mut self, service: u64, load: u64) -> Self {
-        let lane = self.facts.lane_mut(LANE);
+        let lane = self.stats.lane_mut(LANE);
         (lane.service, lane.latency, lane.load) = (service, service, load);
         self
     }
@@ -64,7 +64,7 @@ impl Sketch {
 
     /// Gave a first byte of the model with these options so many milliseconds ago.
     pub(super) fn proved(mut self, options: &str, millis: u64) -> Self {
-        self.facts.prove(ago(millis), LANE, options);
+        self.stats.prove(ago(millis), LANE, options);
         self
     }
 
@@ -88,8 +88,8 @@ impl Sketch {
     }
 
     pub(super) fn breaker(mut self, since: u64, until: Duration) -> Self {
-        let opening = Opening { since: ago(since), until, cause: Cause::TimedOut };
-        self.facts.breaker.opening = Some(opening);
+        let opening = OpenUntil { since: ago(since), until, cause: Cause::TimedOut };
+        self.stats.breaker.opening = Some(opening);
         self
     }
 

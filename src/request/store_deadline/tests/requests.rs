@@ -13,14 +13,14 @@ use http_body_util::{BodyExt as _, Full, combinators::MapErr};
 
 use super::*;
 use crate::{
-    config::{Config, settings::Form},
-    fleet::book::FleetBook,
+    config::{Config, settings::Deployment},
+    fleet::local::LocalFleet,
     host::memory::{ManualClock, MemoryHost},
     metrics::memory::MemoryMetrics,
     platform::{
-        Background, Clock, Entropy, Journal, Limits, Timer, Upstream, UpstreamFailure, journal::Event,
+        Background, Clock, Entropy, Journal, Timeouts, Timer, Upstream, UpstreamFailure, journal::Event,
     },
-    process::{Flights, Orphans},
+    process::{FlightTable, Orphans},
     store::{
         StoreResult,
         redis::{Guard, RedisCommands, RedisStore, RedisValue},
@@ -57,7 +57,7 @@ impl Slow {
             "HMGET" | "MGET" => vec![RedisValue::Nil, RedisValue::Nil],
             "PTTL" => vec![number(-2)],
             "EVAL" if first.contains(":flight:") && keys == "4" => vec![number(2)],
-            // The ledger, a claim, and an update of facts.
+            // The snapshot, a claim, and an update of stats.
             "EVAL" if first.ends_with(":facts") && keys == "5" => [vec![now], vec![number(0); 5]].concat(),
             "EVAL" if first.ends_with(":leases") && keys == "5" => vec![number(1), now],
             "EVAL" if first.ends_with(":facts") => vec![number(1), RedisValue::Bytes(Vec::new()), now],
@@ -109,7 +109,7 @@ impl Upstream for Herd {
     async fn send(
         &self,
         request: Request<Bytes>,
-        _: Limits,
+        _: Timeouts,
     ) -> Result<Response<Self::Body>, UpstreamFailure> {
         let answer = match request.uri().path() {
             "/api/tags" => r#"{"models":[{"name":"llama3.2:latest"}]}"#,
@@ -144,7 +144,7 @@ impl Upstream for RedisHost {
     async fn send(
         &self,
         request: Request<Bytes>,
-        limits: Limits,
+        limits: Timeouts,
     ) -> Result<Response<Self::Body>, UpstreamFailure> {
         self.memory.send(request, limits).await
     }
@@ -184,8 +184,8 @@ impl Host for RedisHost {
     type Store = RedisStore<Guard<Slow, ManualClock>>;
     type Metrics = MemoryMetrics;
 
-    fn form(&self) -> Form {
-        Form::Native
+    fn form(&self) -> Deployment {
+        Deployment::Native
     }
 
     fn config(&self) -> &Config {
@@ -200,7 +200,7 @@ impl Host for RedisHost {
         self.memory.metrics()
     }
 
-    fn fleet(&self) -> &FleetBook {
+    fn fleet(&self) -> &LocalFleet {
         self.memory.fleet()
     }
 
@@ -208,7 +208,7 @@ impl Host for RedisHost {
         self.memory.orphans()
     }
 
-    fn flights(&self) -> &Flights {
+    fn flights(&self) -> &FlightTable {
         self.memory.flights()
     }
 }
@@ -221,7 +221,7 @@ struct Scene {
 
 /// What became of one request.
 #[derive(Debug)]
-struct Outcome {
+struct RequestOutcome {
     cache: String,
     session: String,
     /// After how long upstream was asked.
@@ -238,7 +238,7 @@ impl Scene {
             "REDIS_URL" => Some("redis://r:1".to_owned()),
             _ => None,
         };
-        let config = Config::load(&value, Form::Native).unwrap().config;
+        let config = Config::load(&value, Deployment::Native).unwrap().config;
         let limits = config.redis.as_ref().unwrap().limits;
         assert_eq!(limits.ask, BUDGET);
         // The herd tells the time by the clock of the host that asks it.
@@ -267,7 +267,7 @@ impl Scene {
         panic!("it never ends");
     }
 
-    fn say(&self, message: &str, session: &str) -> Outcome {
+    fn say(&self, message: &str, session: &str) -> RequestOutcome {
         self.redis.sent.lock().unwrap().clear();
         self.herd.asked.lock().unwrap().clear();
         let began = self.host.now();
@@ -287,7 +287,7 @@ impl Scene {
         let asked = self.herd.asked.lock().unwrap().clone();
         let last = *asked.last().unwrap();
         let sent = self.redis.sent.lock().unwrap();
-        Outcome {
+        RequestOutcome {
             cache: header("x-cache"),
             session: header("x-session"),
             asked: asked.into_iter().map(|time| time.saturating_sub(began)).collect(),
@@ -297,7 +297,7 @@ impl Scene {
     }
 }
 
-impl Outcome {
+impl RequestOutcome {
     /// Whether nothing that the request waited for could have taken it past its budget.
     fn kept_its_budget(&self) {
         for sent in self.before.iter().filter(|sent| sent.limit.time <= BUDGET) {

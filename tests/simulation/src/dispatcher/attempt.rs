@@ -3,10 +3,10 @@
 use std::{sync::Arc, time::Duration};
 
 use paddock::fleet::{
-    Cause, Facts, Report, Run, Verdict,
-    book::FleetBook,
-    ledger::{FleetView, Lease},
+    AttemptContext, AttemptReport, Cause, HostEffect, HostStats,
+    local::LocalFleet,
     plan::Choice,
+    snapshot::{FleetView, Lease},
 };
 
 use crate::gateway::Failure;
@@ -20,7 +20,7 @@ const AGAIN: Duration = Duration::from_millis(200);
 #[derive(Debug)]
 pub(super) struct Attempt {
     lease: Lease,
-    facts: Arc<Facts>,
+    stats: Arc<HostStats>,
     in_flight: u64,
     cold: bool,
     options: String,
@@ -44,14 +44,14 @@ impl Attempt {
         (options, affinity, prompt): (&str, u64, u64),
         choice: &Choice,
         lease: Lease,
-        facts: Arc<Facts>,
+        stats: Arc<HostStats>,
     ) -> Self {
-        let lane = facts.lane(&lease.lane).filter(|_| !choice.cold);
+        let lane = stats.lane(&lease.lane).filter(|_| !choice.cold);
         let patience = lane.and_then(|lane| lane.patience(options, true, HUNG_AFTER));
         let suspicion = patience.map(|patience| Suspicion { patience, since: now, at: now + patience });
         Self {
             lease,
-            facts,
+            stats,
             in_flight: choice.in_flight + 1,
             cold: choice.cold,
             options: options.to_owned(),
@@ -72,7 +72,7 @@ impl Attempt {
         self.suspected_at().filter(|at| *at <= now)?;
         let host = view.hosts.iter().find(|host| host.host.url() == &*self.lease.host)?;
         let suspicion = self.suspicion.as_mut()?;
-        let completed = host.facts.completed();
+        let completed = host.stats.completed();
         if completed > suspicion.since {
             let wait = (completed + suspicion.patience).saturating_sub(now).max(AGAIN);
             (suspicion.since, suspicion.at) = (completed, now + wait);
@@ -82,19 +82,19 @@ impl Attempt {
         Some(())
     }
 
-    pub(super) fn note_first_byte(&mut self, now: Duration, book: &FleetBook) {
+    pub(super) fn note_first_byte(&mut self, now: Duration, local: &LocalFleet) {
         self.first_byte = Some(now.saturating_sub(self.lease.began));
-        let lane = self.facts.lane(&self.lease.lane);
+        let lane = self.stats.lane(&self.lease.lane);
         let is_known = lane.is_some_and(|lane| lane.is_proved(&self.options));
         if self.cold || !is_known {
-            book.update(now, &self.lease.host, None, |facts, now| {
-                facts.prove(now, &self.lease.lane, &self.options);
+            local.update(now, &self.lease.host, None, |stats, now| {
+                stats.prove(now, &self.lease.lane, &self.options);
             });
         }
     }
 
-    pub(super) fn settle(self, now: Duration, book: &FleetBook, verdict: Verdict, seed: u64) {
-        let run = Run {
+    pub(super) fn settle(self, now: Duration, local: &LocalFleet, verdict: HostEffect, seed: u64) {
+        let run = AttemptContext {
             lane: &self.lease.lane,
             options: &self.options,
             streams: true,
@@ -103,25 +103,26 @@ impl Attempt {
             affinity: self.affinity,
             prompt: self.prompt,
         };
-        let report = Report {
+        let report = AttemptReport {
             run: Some(run),
             began: self.lease.began,
             first_byte: self.first_byte,
             elapsed: now.saturating_sub(self.lease.began),
-            verdict,
+            effect: verdict,
         };
-        book.update(now, &self.lease.host, Some(&self.lease.id), |facts, now| facts.note(now, &report, seed));
+        local
+            .update(now, &self.lease.host, Some(&self.lease.id), |stats, now| stats.note(now, &report, seed));
     }
 }
 
 /// What a failure says of the host: as `AttemptFailure::verdict`.
-pub(super) fn verdict(failure: Failure) -> Verdict {
+pub(super) fn verdict(failure: Failure) -> HostEffect {
     match failure {
-        Failure::Refused => Verdict::Faulty(Cause::Unreachable, None),
-        Failure::Busy => Verdict::Faulty(Cause::Busy, None),
-        Failure::TimedOut => Verdict::Faulty(Cause::TimedOut, None),
-        Failure::NotFound => Verdict::Refused,
-        Failure::Withdrawn => Verdict::Faulty(Cause::Hung, None),
-        Failure::BrokenOff => Verdict::Faulty(Cause::Protocol, None),
+        Failure::Refused => HostEffect::Faulty(Cause::Unreachable, None),
+        Failure::Busy => HostEffect::Faulty(Cause::Busy, None),
+        Failure::TimedOut => HostEffect::Faulty(Cause::TimedOut, None),
+        Failure::NotFound => HostEffect::Refused,
+        Failure::Withdrawn => HostEffect::Faulty(Cause::Hung, None),
+        Failure::BrokenOff => HostEffect::Faulty(Cause::Protocol, None),
     }
 }

@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use paddock::{
-    api::endpoint::Work,
+    fleet::Work,
     fleet::{
         ModelName, Policy, Ticket,
-        ledger::FleetView,
         plan::{Demand, Plan, plan},
+        snapshot::FleetView,
     },
 };
 

@@ -1,4 +1,4 @@
-//! The ledger of one process: the whole of it without Redis, and what is gone by while Redis is away.
+//! The snapshot of one process: the whole of it without Redis, and what is gone by while Redis is away.
 //!
 //! Every method is one step that happens at once. It knows no clock: the time comes in, by the host's clock. Its leases
 //! do not expire, for they end with the process.
@@ -12,13 +12,13 @@ use std::{
 };
 
 use super::{
-    BackendHost, Context, Facts, HOSTS_LIMIT, Inventory, ModelName,
-    ledger::{BUDGET_WINDOW, Claim, Lease, Ledger, Retries, TICKET, Ticket},
+    BackendHost, Context, HOSTS_LIMIT, HostStats, Inventory, ModelName,
+    snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, Lease, RetryBudget, TICKET, Ticket},
 };
 
 /// Decisions that are remembered.
 pub const DECISIONS: usize = 32;
-/// Hosts of which facts are kept although they vanished, together with those that are there.
+/// Hosts of which stats are kept although they vanished, together with those that are there.
 const FACTS_LIMIT: usize = 4 * HOSTS_LIMIT;
 /// How long it is remembered who was given a place.
 const SERVED: Duration = Duration::from_mins(2);
@@ -28,15 +28,15 @@ const SERVED_FEW: usize = 1024;
 /// What the hosts said they have, by base URL.
 pub type Inventories = BTreeMap<String, Arc<Inventory>>;
 
-/// The ledger of one process.
+/// The snapshot of one process.
 #[derive(Debug, Default)]
-pub struct FleetBook(Mutex<Pages>);
+pub struct LocalFleet(Mutex<LocalState>);
 
 /// A lane, a caller in it, and one of its sessions or all of them.
 type Flow = (Arc<str>, Arc<str>, Option<Arc<str>>);
 
 #[derive(Debug, Default)]
-struct Pages {
+struct LocalState {
     hosts: Arc<[BackendHost]>,
     /// Whether the hosts are asked what they have in the background.
     is_watched: bool,
@@ -44,7 +44,7 @@ struct Pages {
     is_recalled: bool,
     /// Hosts that were asked, by base URL.
     examined: BTreeSet<String>,
-    facts: BTreeMap<String, Arc<Facts>>,
+    stats: BTreeMap<String, Arc<HostStats>>,
     inventories: Arc<Inventories>,
     leases: Vec<Lease>,
     /// With the time at which each ends.
@@ -52,7 +52,7 @@ struct Pages {
     /// When a caller, or one session of it, was given a place in a lane last.
     served: BTreeMap<Flow, Duration>,
     /// Places that were given in each of the latest seconds, the latest last.
-    claims: VecDeque<(u64, Retries)>,
+    claims: VecDeque<(u64, RetryBudget)>,
     /// How many flows are remembered until those of long ago are forgotten.
     served_limit: usize,
     decisions: VecDeque<String>,
@@ -65,13 +65,13 @@ struct Pages {
     looked: Option<Duration>,
 }
 
-impl FleetBook {
-    fn pages(&self) -> MutexGuard<'_, Pages> {
+impl LocalFleet {
+    fn pages(&self) -> MutexGuard<'_, LocalState> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The pages as they are now, and the time by the store's clock.
-    fn open(&self, now: Duration) -> (MutexGuard<'_, Pages>, Duration) {
+    fn open(&self, now: Duration) -> (MutexGuard<'_, LocalState>, Duration) {
         let mut pages = self.pages();
         let now = now + pages.ahead;
         pages.tickets.retain(|(_, ends)| now < *ends);
@@ -95,8 +95,8 @@ impl FleetBook {
         Arc::make_mut(&mut pages.inventories).retain(|url, _| is_known(url));
         pages.examined.retain(|url| is_known(url));
         // An address may come back; that many do not.
-        if pages.facts.len() > FACTS_LIMIT {
-            pages.facts.retain(|url, _| is_known(url));
+        if pages.stats.len() > FACTS_LIMIT {
+            pages.stats.retain(|url, _| is_known(url));
         }
         pages.ring();
     }
@@ -138,7 +138,7 @@ impl FleetBook {
     }
 
     /// Everything as it stands.
-    pub fn ledger(&self, now: Duration) -> Ledger {
+    pub fn snapshot(&self, now: Duration) -> FleetSnapshot {
         let (pages, now) = self.open(now);
         let tickets = pages.tickets.iter().map(|(ticket, _)| {
             let served = |session: Option<&Arc<str>>| {
@@ -149,13 +149,13 @@ impl FleetBook {
             let (caller_served, session_served) = (served(None), served(Some(&ticket.session)));
             Ticket { caller_served, session_served, ..ticket.clone() }
         });
-        let retries = pages.claims.iter().fold(Retries::default(), |sum, (_, claims)| Retries {
+        let retries = pages.claims.iter().fold(RetryBudget::default(), |sum, (_, claims)| RetryBudget {
             requests: sum.requests + claims.requests,
             retries: sum.retries + claims.retries,
         });
-        Ledger {
+        FleetSnapshot {
             now,
-            facts: pages.facts.clone(),
+            stats: pages.stats.clone(),
             leases: pages.leases.clone(),
             tickets: tickets.collect(),
             retries,
@@ -163,8 +163,8 @@ impl FleetBook {
     }
 
     /// What was learnt of a host.
-    pub(crate) fn facts(&self, host: &str) -> Arc<Facts> {
-        self.pages().facts.get(host).cloned().unwrap_or_default()
+    pub(crate) fn stats(&self, host: &str) -> Arc<HostStats> {
+        self.pages().stats.get(host).cloned().unwrap_or_default()
     }
 
     /// Takes the first of the places that has room.
@@ -221,28 +221,28 @@ impl FleetBook {
         pages.ring();
     }
 
-    /// Changes the facts of a host and gives the place on it back that has this id: a request that went on to another
+    /// Changes the stats of a host and gives the place on it back that has this id: a request that went on to another
     /// host has a place there under the same id.
     pub fn update(
         &self,
         now: Duration,
         host: &str,
         released: Option<&str>,
-        change: impl FnOnce(&mut Facts, Duration),
+        change: impl FnOnce(&mut HostStats, Duration),
     ) {
         let (mut pages, now) = self.open(now);
         if let Some(released) = released {
             pages.leases.retain(|lease| &*lease.id != released || &*lease.host != host);
         }
-        change(Arc::make_mut(pages.facts.entry(host.to_owned()).or_default()), now);
+        change(Arc::make_mut(pages.stats.entry(host.to_owned()).or_default()), now);
         pages.ring();
     }
 
     /// Takes over what others know at `now` by the host's clock, to go on with when they cannot be asked.
-    pub fn learn(&self, now: Duration, ledger: &Ledger) {
+    pub fn learn(&self, now: Duration, snapshot: &FleetSnapshot) {
         let mut pages = self.pages();
-        pages.ahead = ledger.now.saturating_sub(now);
-        pages.facts.clone_from(&ledger.facts);
+        pages.ahead = snapshot.now.saturating_sub(now);
+        pages.stats.clone_from(&snapshot.stats);
     }
 
     /// The reasons of the latest decisions, oldest first.
@@ -323,11 +323,11 @@ impl FleetBook {
     }
 }
 
-impl Pages {
+impl LocalState {
     fn count(&mut self, now: Duration, is_retry: bool) {
         let second = now.as_secs();
         if self.claims.back().is_none_or(|(latest, _)| *latest < second) {
-            self.claims.push_back((second, Retries::default()));
+            self.claims.push_back((second, RetryBudget::default()));
         }
         if let Some((_, claims)) = self.claims.back_mut() {
             claims.requests += 1;

@@ -1,12 +1,12 @@
 //! When the cache may answer, and when it may keep an answer: the operator's modes, what is asked, and what the client
-//! wishes in `Cache-Control`.
+//! asked for in `Cache-Control`.
 
 use std::time::Duration;
 
 use http::{HeaderMap, header};
 
 use crate::{
-    api::endpoint::Surface,
+    api::endpoint::Endpoint,
     fleet::ModelName,
     wire::{members::Members, protocol::Protocol},
 };
@@ -39,7 +39,7 @@ impl CacheMode {
     }
 
     /// Whether a request may be answered from the cache; `surface` is `None` for `/chat`.
-    pub(crate) fn covers(self, surface: Option<Surface>, request: Option<&Members<'_>>) -> bool {
+    pub(crate) fn covers(self, surface: Option<Endpoint>, request: Option<&Members<'_>>) -> bool {
         match (self, surface) {
             (Self::Off, _) => false,
             (Self::Auto | Self::All, Some(surface)) if !surface.asks_a_model() => false,
@@ -57,7 +57,7 @@ impl CacheMode {
 
 /// Who shares answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum CacheScope {
+pub enum CacheSharing {
     /// The requests of one caller.
     #[default]
     Caller,
@@ -65,8 +65,8 @@ pub enum CacheScope {
     Shared,
 }
 
-impl CacheScope {
-    /// The scope of that name.
+impl CacheSharing {
+    /// The caller of that name.
     ///
     /// # Errors
     /// A sentence that names the scopes.
@@ -138,41 +138,41 @@ fn is_repeatable(protocol: Protocol, request: &Members<'_>) -> bool {
     !has_tools && !has_unknown_history && (is_seeded || number("temperature") == Some(0.0))
 }
 
-/// What the client wishes in `Cache-Control` (RFC 9111, 5.2.1).
+/// What the client asks for in `Cache-Control` (RFC 9111, 5.2.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Wishes {
+pub(crate) struct CacheControl {
     no_cache: bool,
     no_store: bool,
     max_age: Option<Duration>,
     pub(crate) only_if_cached: bool,
 }
 
-impl Wishes {
+impl CacheControl {
     pub(crate) fn of(headers: &HeaderMap) -> Self {
-        let mut wishes = Self::default();
+        let mut control = Self::default();
         let lists = headers.get_all(header::CACHE_CONTROL).into_iter().filter_map(|list| list.to_str().ok());
         for directive in lists.flat_map(|list| list.split(',')) {
             let (name, value) = directive.split_once('=').unwrap_or((directive, ""));
             match name.trim().to_ascii_lowercase().as_str() {
-                "no-cache" => wishes.no_cache = true,
-                "no-store" => wishes.no_store = true,
-                "only-if-cached" => wishes.only_if_cached = true,
+                "no-cache" => control.no_cache = true,
+                "no-store" => control.no_store = true,
+                "only-if-cached" => control.only_if_cached = true,
                 "max-age" => {
                     // What cannot be read is taken for the strictest that it may mean.
                     let seconds = value.trim().trim_matches('"').parse().unwrap_or_default();
                     let seconds = Duration::from_secs(seconds);
-                    wishes.max_age = Some(wishes.max_age.map_or(seconds, |other| other.min(seconds)));
+                    control.max_age = Some(control.max_age.map_or(seconds, |other| other.min(seconds)));
                 }
                 _ => {}
             }
         }
-        wishes
+        control
     }
 }
 
 /// How one request uses the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Usage {
+pub(crate) enum CachePolicy {
     /// It does not.
     None,
     /// Its answer is kept, and nothing else is.
@@ -181,14 +181,16 @@ pub(crate) enum Usage {
     Answer { max_age: Option<Duration> },
 }
 
-impl Usage {
+impl CachePolicy {
     /// `is_covered`: whether the mode lets the cache answer.
-    pub(crate) fn of(is_covered: bool, wishes: &Wishes) -> Self {
-        match wishes {
+    pub(crate) fn of(is_covered: bool, control: &CacheControl) -> Self {
+        match control {
             _ if !is_covered => Self::None,
-            Wishes { no_store: true, .. } => Self::None,
-            Wishes { no_cache: true, .. } | Wishes { max_age: Some(Duration::ZERO), .. } => Self::Keep,
-            Wishes { max_age, .. } => Self::Answer { max_age: *max_age },
+            CacheControl { no_store: true, .. } => Self::None,
+            CacheControl { no_cache: true, .. } | CacheControl { max_age: Some(Duration::ZERO), .. } => {
+                Self::Keep
+            }
+            CacheControl { max_age, .. } => Self::Answer { max_age: *max_age },
         }
     }
 
@@ -217,7 +219,7 @@ mod tests {
 
     #[test]
     fn the_cache_answers_what_is_wanted_the_same_again() {
-        use Surface::{
+        use Endpoint::{
             AnthropicMessages, OllamaChat, OllamaEmbed, OllamaGenerate, OllamaShow, OpenAiChat,
             OpenAiEmbeddings,
         };
@@ -245,7 +247,7 @@ mod tests {
             (Some(AnthropicMessages), r#"{"temperature":0}"#, true),
             (Some(AnthropicMessages), r#"{"seed":1}"#, false),
             (Some(AnthropicMessages), r#"{"temperature":1}"#, false),
-            (Some(Surface::OpenAiResponses), r#"{"temperature":0,"previous_response_id":"r"}"#, false),
+            (Some(Endpoint::OpenAiResponses), r#"{"temperature":0,"previous_response_id":"r"}"#, false),
         ] {
             let members = Members::parse(request.as_bytes()).unwrap();
             let covers = |mode: CacheMode| mode.covers(surface, Some(&members));
@@ -278,34 +280,37 @@ mod tests {
     fn a_client_may_want_a_fresh_answer_or_none_that_is_kept() {
         let ten = Some(Duration::from_secs(10));
         for (control, usage, only_if_cached) in [
-            ("", Usage::Answer { max_age: None }, false),
-            ("no-cache", Usage::Keep, false),
-            ("no-store", Usage::None, false),
-            ("no-store, no-cache", Usage::None, false),
-            ("max-age=10", Usage::Answer { max_age: ten }, false),
-            ("max-age=0", Usage::Keep, false),
-            ("only-if-cached", Usage::Answer { max_age: None }, true),
-            ("ONLY-IF-CACHED, Max-Age=10", Usage::Answer { max_age: ten }, true),
-            ("max-age=60, max-age=10", Usage::Answer { max_age: ten }, false),
-            ("max-age=soon", Usage::Keep, false),
-            ("max-age=-1", Usage::Keep, false),
-            ("max-age", Usage::Keep, false),
+            ("", CachePolicy::Answer { max_age: None }, false),
+            ("no-cache", CachePolicy::Keep, false),
+            ("no-store", CachePolicy::None, false),
+            ("no-store, no-cache", CachePolicy::None, false),
+            ("max-age=10", CachePolicy::Answer { max_age: ten }, false),
+            ("max-age=0", CachePolicy::Keep, false),
+            ("only-if-cached", CachePolicy::Answer { max_age: None }, true),
+            ("ONLY-IF-CACHED, Max-Age=10", CachePolicy::Answer { max_age: ten }, true),
+            ("max-age=60, max-age=10", CachePolicy::Answer { max_age: ten }, false),
+            ("max-age=soon", CachePolicy::Keep, false),
+            ("max-age=-1", CachePolicy::Keep, false),
+            ("max-age", CachePolicy::Keep, false),
         ] {
             let mut headers = HeaderMap::new();
             headers.insert(header::CACHE_CONTROL, HeaderValue::from_static(control));
-            let wishes = Wishes::of(&headers);
+            let wanted = CacheControl::of(&headers);
             assert_eq!(
-                (Usage::of(true, &wishes), wishes.only_if_cached),
+                (CachePolicy::of(true, &wanted), wanted.only_if_cached),
                 (usage, only_if_cached),
                 "{control}"
             );
-            assert_eq!(Usage::of(false, &wishes), Usage::None, "{control}");
+            assert_eq!(CachePolicy::of(false, &wanted), CachePolicy::None, "{control}");
         }
         let seconds = Duration::from_secs;
         assert!(
-            Usage::Answer { max_age: ten }.takes(seconds(10))
-                && !Usage::Answer { max_age: ten }.takes(seconds(11))
+            CachePolicy::Answer { max_age: ten }.takes(seconds(10))
+                && !CachePolicy::Answer { max_age: ten }.takes(seconds(11))
         );
-        assert!(Usage::Answer { max_age: None }.takes(seconds(11)) && !Usage::Keep.takes(Duration::ZERO));
+        assert!(
+            CachePolicy::Answer { max_age: None }.takes(seconds(11))
+                && !CachePolicy::Keep.takes(Duration::ZERO)
+        );
     }
 }

@@ -1,11 +1,11 @@
-//! What instances and replicas share about the fleet: facts of the hosts, leases of places, tickets of the queue, and
+//! What instances and replicas share about the fleet: stats of the hosts, leases of places, tickets of the queue, and
 //! how many requests were tried again. And the view that decisions are made from.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
-use super::{BackendHost, Facts, Inventory};
+use super::{BackendHost, HostStats, Inventory};
 
 /// How long a lease holds without being renewed: after a crash its place is free again.
 pub const LEASE: Duration = Duration::from_secs(20);
@@ -74,7 +74,7 @@ impl Ticket {
 
 /// A place that a request would take.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct SlotRequest {
     /// The host's base URL.
     pub host: Arc<str>,
     /// The most requests in flight in the lane, this one included.
@@ -93,7 +93,7 @@ pub struct Claim<'a> {
     /// The lane.
     pub lane: &'a str,
     /// The first of these that has room is taken.
-    pub places: Vec<Place>,
+    pub places: Vec<SlotRequest>,
     /// Whose request it is, and of which session: hashes.
     pub flow: (&'a str, &'a str),
     /// Whether it tries again what a host had accepted.
@@ -104,14 +104,14 @@ pub struct Claim<'a> {
 
 /// Requests and retries within [`BUDGET_WINDOW`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
-pub struct Retries {
+pub struct RetryBudget {
     /// Requests that were given a place.
     pub requests: u64,
     /// Those of them that a host had accepted before.
     pub retries: u64,
 }
 
-impl Retries {
+impl RetryBudget {
     /// Whether one more retry is within the budget: a fifth of the requests, and ten in any case.
     pub fn allow(self) -> bool {
         self.retries < (self.requests / 5).max(10)
@@ -120,17 +120,17 @@ impl Retries {
 
 /// Everything that is shared, at one time.
 #[derive(Debug, Clone, Default)]
-pub struct Ledger {
+pub struct FleetSnapshot {
     /// The time, by the store's clock.
     pub now: Duration,
-    /// Facts by the host's base URL.
-    pub facts: BTreeMap<String, Arc<Facts>>,
+    /// HostStats by the host's base URL.
+    pub stats: BTreeMap<String, Arc<HostStats>>,
     /// Places that are taken.
     pub leases: Vec<Lease>,
     /// Requests that wait.
     pub tickets: Vec<Ticket>,
     /// The budget's use.
-    pub retries: Retries,
+    pub retries: RetryBudget,
 }
 
 /// The fleet as a decision sees it.
@@ -152,23 +152,23 @@ pub struct HostView {
     /// What it has; `None` while it gave no answer.
     pub inventory: Option<Arc<Inventory>>,
     /// What was learnt of it.
-    pub facts: Arc<Facts>,
+    pub stats: Arc<HostStats>,
     /// Its places that are taken.
     pub leases: Vec<Lease>,
 }
 
 impl FleetView {
-    /// The view of `hosts` that the ledger and the inventories give.
+    /// The view of `hosts` that the snapshot and the inventories give.
     pub fn new(
         hosts: &[BackendHost],
         inventories: &BTreeMap<String, Arc<Inventory>>,
-        ledger: Ledger,
+        snapshot: FleetSnapshot,
     ) -> Self {
-        let Ledger { now, facts, leases, tickets, retries: _ } = ledger;
+        let FleetSnapshot { now, stats, leases, tickets, retries: _ } = snapshot;
         let view = |host: &BackendHost| HostView {
             host: host.clone(),
             inventory: inventories.get(host.url()).cloned(),
-            facts: facts.get(host.url()).cloned().unwrap_or_default(),
+            stats: stats.get(host.url()).cloned().unwrap_or_default(),
             leases: leases.iter().filter(|lease| &*lease.host == host.url()).cloned().collect(),
         };
         Self { now, hosts: hosts.iter().map(view).collect(), tickets }
@@ -183,7 +183,7 @@ impl HostView {
 
     /// The most requests in flight in a lane: as configured, or less where the host said that it is busy.
     pub fn limit(&self, lane: &str) -> u64 {
-        let lowered = self.facts.lane(lane).map(|facts| facts.limit).filter(|limit| *limit > 0);
+        let lowered = self.stats.lane(lane).map(|stats| stats.limit).filter(|limit| *limit > 0);
         lowered.unwrap_or(u64::MAX).min(self.host.parallel())
     }
 }
@@ -214,30 +214,30 @@ mod tests {
             (1_000, 199, true),
             (1_000, 200, false),
         ] {
-            assert_eq!(Retries { requests, retries }.allow(), is_allowed, "{retries} of {requests}");
+            assert_eq!(RetryBudget { requests, retries }.allow(), is_allowed, "{retries} of {requests}");
         }
     }
 
     #[test]
     fn a_view_gives_each_host_what_is_known_of_it() {
-        let mut facts = Facts::default();
-        facts.prove(NOW, "m:1", "");
+        let mut stats = HostStats::default();
+        stats.prove(NOW, "m:1", "");
         let inventory = Arc::new(Inventory { version: "1".to_owned(), ..Inventory::default() });
-        let ledger = Ledger {
+        let snapshot = FleetSnapshot {
             now: NOW,
-            facts: [("http://h2:1".to_owned(), Arc::new(facts.clone()))].into(),
+            stats: [("http://h2:1".to_owned(), Arc::new(stats.clone()))].into(),
             leases: vec![
                 lease("http://h2:1", "m:1"),
                 lease("http://h2:1", "n:1"),
                 lease("http://gone:1", "m:1"),
             ],
-            ..Ledger::default()
+            ..FleetSnapshot::default()
         };
         let inventories = [("http://h1:1".to_owned(), Arc::clone(&inventory))].into();
-        let view = FleetView::new(&[host(1), host(2)], &inventories, ledger);
+        let view = FleetView::new(&[host(1), host(2)], &inventories, snapshot);
         let [first, second] = &view.hosts[..] else { panic!("{view:?}") };
         assert_eq!((view.now, &first.inventory, &second.inventory), (NOW, &Some(inventory), &None));
-        assert_eq!((&*first.facts, &*second.facts), (&Facts::default(), &facts));
+        assert_eq!((&*first.stats, &*second.stats), (&HostStats::default(), &stats));
         assert_eq!((first.leases.len(), second.leases.len()), (0, 2));
         assert_eq!(["m:1", "n:1", "m"].map(|lane| second.in_flight(lane)), [1, 1, 0]);
     }
@@ -245,10 +245,10 @@ mod tests {
     #[test]
     fn a_lane_takes_what_is_configured_or_what_its_host_last_took() {
         for (parallel, lowered, limit) in [(4, 0, 4), (4, 2, 2), (4, 9, 4), (1, 1, 1)] {
-            let mut facts = Facts::default();
-            facts.lane_mut("m:1").limit = lowered;
+            let mut stats = HostStats::default();
+            stats.lane_mut("m:1").limit = lowered;
             let host = host(1).with_parallel(parallel);
-            let view = HostView { host, inventory: None, facts: facts.into(), leases: vec![] };
+            let view = HostView { host, inventory: None, stats: stats.into(), leases: vec![] };
             assert_eq!((view.limit("m:1"), view.limit("m:1#embed")), (limit, parallel), "{lowered}");
         }
     }

@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
-use super::breaker::{Breaker, Cause, Opening};
+use super::breaker::{Breaker, Cause, OpenUntil};
 use crate::wire::members::{self, Members};
 
 /// Models of one host of which something is known; beyond that the one that was used longest ago is forgotten.
@@ -29,15 +29,15 @@ const RAISE: Duration = Duration::from_secs(5);
 
 /// What was learnt of one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Facts {
+pub struct HostStats {
     /// Whether it is sent requests.
     pub breaker: Breaker,
-    pub(crate) lanes: BTreeMap<String, LaneFacts>,
+    pub(crate) lanes: BTreeMap<String, LaneStats>,
 }
 
 /// What was learnt of one model on one host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct LaneFacts {
+pub struct LaneStats {
     /// Milliseconds that one request keeps the host busy, averaged; 0 when unknown.
     pub service: u64,
     /// Milliseconds until the end of an answer, as a peak-sensitive average: up at once, down slowly; 0 when unknown.
@@ -47,7 +47,7 @@ pub struct LaneFacts {
     /// Milliseconds that 1024 bytes of a prompt take which the prompt cache does not know, as a peak-sensitive average: up at once,
     /// down slowly; 0 when unknown.
     pub pace: u64,
-    /// What the prompt cache may know, as [`Run::affinity`], the latest last.
+    /// What the prompt cache may know, as [`AttemptContext::affinity`], the latest last.
     pub(crate) known: Vec<u64>,
     /// Milliseconds to the first byte of streams while the model was loaded, the latest last.
     pub(crate) first_bytes: Vec<u64>,
@@ -65,7 +65,7 @@ pub struct LaneFacts {
 
 /// How an attempt at a host ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
+pub enum HostEffect {
     /// It was answered.
     Answered,
     /// It failed in a way that is the host's own fault. The host may have said when to come back.
@@ -78,9 +78,9 @@ pub enum Verdict {
 
 /// What is told of an attempt at its end.
 #[derive(Debug, Clone, Copy)]
-pub struct Report<'a> {
+pub struct AttemptReport<'a> {
     /// The lane that it took a place in, and what was asked of it; `None` for what takes no place.
-    pub run: Option<Run<'a>>,
+    pub run: Option<AttemptContext<'a>>,
     /// When it began, by the store's clock.
     pub began: Duration,
     /// Until its first byte, if there was one.
@@ -88,12 +88,12 @@ pub struct Report<'a> {
     /// Until its end.
     pub elapsed: Duration,
     /// How it ended.
-    pub verdict: Verdict,
+    pub effect: HostEffect,
 }
 
 /// What an attempt asked of a model.
 #[derive(Debug, Clone, Copy)]
-pub struct Run<'a> {
+pub struct AttemptContext<'a> {
     /// The lane's key.
     pub lane: &'a str,
     /// The runner options.
@@ -110,14 +110,14 @@ pub struct Run<'a> {
     pub prompt: u64,
 }
 
-impl Facts {
+impl HostStats {
     /// What is known of a lane.
-    pub fn lane(&self, key: &str) -> Option<&LaneFacts> {
+    pub fn lane(&self, key: &str) -> Option<&LaneStats> {
         self.lanes.get(key)
     }
 
     /// What is known of a lane, made if there is nothing yet.
-    pub(crate) fn lane_mut(&mut self, key: &str) -> &mut LaneFacts {
+    pub(crate) fn lane_mut(&mut self, key: &str) -> &mut LaneStats {
         if !self.lanes.contains_key(key) && self.lanes.len() >= LANES_LIMIT {
             let oldest = self.lanes.iter().min_by_key(|(_, lane)| lane.used()).map(|(key, _)| key.clone());
             oldest.map(|oldest| self.lanes.remove(&oldest));
@@ -126,23 +126,23 @@ impl Facts {
     }
 
     /// Takes note of how an attempt ended. `seed` spreads the next trial of a host that failed.
-    pub fn note(&mut self, now: Duration, report: &Report<'_>, seed: u64) {
-        match report.verdict {
-            Verdict::Answered | Verdict::Refused => self.breaker.succeed(report.began),
-            Verdict::Faulty(cause, retry_after) => self.breaker.fail(now, cause, retry_after, seed),
-            Verdict::Neutral => {}
+    pub fn note(&mut self, now: Duration, report: &AttemptReport<'_>, seed: u64) {
+        match report.effect {
+            HostEffect::Answered | HostEffect::Refused => self.breaker.succeed(report.began),
+            HostEffect::Faulty(cause, retry_after) => self.breaker.fail(now, cause, retry_after, seed),
+            HostEffect::Neutral => {}
         }
         let Some(run) = report.run else { return };
         let lane = self.lane_mut(run.lane);
         lane.earn_back(now);
-        match report.verdict {
-            Verdict::Answered => lane.answered(now, report, &run),
-            Verdict::Faulty(Cause::Busy, _) => {
+        match report.effect {
+            HostEffect::Answered => lane.answered(now, report, &run),
+            HostEffect::Faulty(Cause::Busy, _) => {
                 // The host took less than it was sent: one less from now on.
                 lane.limit = run.in_flight.saturating_sub(1).max(1);
                 lane.limited = now;
             }
-            Verdict::Faulty(..) | Verdict::Refused | Verdict::Neutral => {}
+            HostEffect::Faulty(..) | HostEffect::Refused | HostEffect::Neutral => {}
         }
     }
 
@@ -157,7 +157,7 @@ impl Facts {
     }
 }
 
-impl LaneFacts {
+impl LaneStats {
     fn used(&self) -> Duration {
         self.runner.as_ref().map_or(self.completed, |(_, proved)| self.completed.max(*proved))
     }
@@ -190,7 +190,7 @@ impl LaneFacts {
         self.known.contains(&affinity)
     }
 
-    fn answered(&mut self, now: Duration, report: &Report<'_>, run: &Run<'_>) {
+    fn answered(&mut self, now: Duration, report: &AttemptReport<'_>, run: &AttemptContext<'_>) {
         let elapsed = millis(report.elapsed);
         let first_byte = report.first_byte.map_or(elapsed, millis);
         if run.cold {
@@ -258,9 +258,9 @@ pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 1024).min(u64::MAX / 1024)
 }
 
-/// Facts as they are stored. Another version's are none.
+/// HostStats as they are stored. Another version's are none.
 #[derive(Serialize)]
-struct Stored<'a> {
+struct StoredStats<'a> {
     /// Since, until, cause; empty when closed.
     opening: Option<(u64, u64, &'a str)>,
     streak: u32,
@@ -279,8 +279,8 @@ struct StoredLane<'a> {
     wholes: &'a [u64],
 }
 
-impl Facts {
-    /// The facts as JSON.
+impl HostStats {
+    /// The stats as JSON.
     pub fn to_json(&self) -> Vec<u8> {
         let opening = self
             .breaker
@@ -303,7 +303,7 @@ impl Facts {
             first_bytes: &lane.first_bytes,
             wholes: &lane.wholes,
         });
-        let stored = Stored {
+        let stored = StoredStats {
             opening,
             streak: self.breaker.streak,
             failed: millis(self.breaker.failed),
@@ -313,11 +313,11 @@ impl Facts {
         serde_json::to_vec(&stored).unwrap_or_default()
     }
 
-    /// Facts as they were written; `None` for anything else.
+    /// HostStats as they were written; `None` for anything else.
     pub fn from_json(json: &[u8]) -> Option<Self> {
         let stored = Members::parse(json)?;
         let opening = match stored.array("opening").as_deref() {
-            Some([since, until, cause]) => Some(Opening {
+            Some([since, until, cause]) => Some(OpenUntil {
                 since: duration(number(since)?),
                 until: duration(number(until)?),
                 cause: Cause::named(&members::string(cause)?)?,
@@ -330,7 +330,7 @@ impl Facts {
             let [service, latency, load, proved, completed, limit, limited, pace] =
                 <[u64; 8]>::try_from(numbers(&lane, "numbers")?).ok()?;
             let runner = lane.string("options").map(|options| (options.into_owned(), duration(proved)));
-            let facts = LaneFacts {
+            let stats = LaneStats {
                 service,
                 latency,
                 load,
@@ -343,7 +343,7 @@ impl Facts {
                 limit,
                 limited: duration(limited),
             };
-            lanes.insert(lane.string("lane")?.into_owned(), facts);
+            lanes.insert(lane.string("lane")?.into_owned(), stats);
         }
         let streak = u32::try_from(stored.number("streak")?).ok()?;
         Some(Self { breaker: Breaker { opening, streak, failed: duration(stored.number("failed")?) }, lanes })

@@ -1,0 +1,137 @@
+//! What is learnt from reports, by table.
+
+use super::*;
+
+fn seconds(seconds: u64) -> Duration {
+    Duration::from_secs(seconds)
+}
+
+fn run(cold: bool, in_flight: u64) -> AttemptContext<'static> {
+    AttemptContext { lane: "m", options: "", streams: true, in_flight, cold, affinity: 7, prompt: 0 }
+}
+
+fn report(
+    run: AttemptContext<'static>,
+    first_byte: u64,
+    elapsed: u64,
+    effect: HostEffect,
+) -> AttemptReport<'static> {
+    AttemptReport {
+        run: Some(run),
+        began: Duration::ZERO,
+        first_byte: Some(Duration::from_millis(first_byte)),
+        elapsed: Duration::from_millis(elapsed),
+        effect,
+    }
+}
+
+fn after(reports: &[AttemptReport<'static>]) -> HostStats {
+    let mut stats = HostStats::default();
+    for (second, report) in (100..).zip(reports) {
+        stats.note(seconds(second), report, 0);
+    }
+    stats
+}
+
+#[test]
+fn a_cold_start_tells_the_load_and_a_warm_one_the_service() {
+    let stats = after(&[
+        report(run(true, 1), 30_000, 32_000, HostEffect::Answered),
+        report(run(false, 1), 100, 2_000, HostEffect::Answered),
+    ]);
+    let lane = stats.lane("m").unwrap();
+    assert_eq!((lane.load, lane.service, lane.latency), (30_000, 2_000, 2_000));
+    assert!(lane.is_proved("") && !lane.is_proved("num_ctx=1"));
+}
+
+#[test]
+fn what_shares_a_host_is_not_counted_as_its_slowness() {
+    let stats = after(&[report(run(false, 4), 100, 8_000, HostEffect::Answered)]);
+    assert_eq!(stats.lane("m").unwrap().service, 2_000);
+}
+
+#[test]
+fn latency_goes_up_at_once_and_down_slowly() {
+    let answer = |elapsed| report(run(false, 1), 100, elapsed, HostEffect::Answered);
+    let latency = |reports: &[AttemptReport<'static>]| after(reports).lane("m").unwrap().latency;
+    assert_eq!(latency(&[answer(1_000), answer(9_000)]), 9_000);
+    let later = latency(&[answer(9_000), answer(1_000)]);
+    assert!((8_000..9_000).contains(&later), "{later}");
+}
+
+#[test]
+fn the_percentile_forgets_old_samples_and_keeps_both_kinds_apart() {
+    let answer = |first| report(run(false, 1), first, 10_000, HostEffect::Answered);
+    let slow = after(&[answer(9_000); 5]);
+    assert_eq!(slow.lane("m").unwrap().first_byte_p95(true), Some(Duration::from_secs(9)));
+    let stats = after(&[&[answer(9_000); 5][..], &[answer(100); 20]].concat());
+    let lane = stats.lane("m").unwrap();
+    assert_eq!(lane.first_byte_p95(true), Some(Duration::from_millis(100)));
+    assert_eq!((lane.first_byte_p95(false), lane.first_bytes.len()), (None, SAMPLES));
+}
+
+#[test]
+fn the_last_four_prompts_are_known_until_the_model_is_loaded_anew() {
+    let answer = |affinity, cold| {
+        let run = AttemptContext { affinity, prompt: 2048, ..run(cold, 1) };
+        AttemptReport {
+            run: Some(run),
+            began: seconds(if cold { 200 } else { 0 }),
+            ..report(run, 300, 900, HostEffect::Answered)
+        }
+    };
+    let stats = after(&[1, 2, 3, 4, 1, 5].map(|affinity| answer(affinity, false)));
+    let lane = stats.lane("m").unwrap();
+    assert_eq!([1, 2, 3, 4, 5].map(|affinity| lane.knows(affinity)), [true, false, true, true, true]);
+    assert_eq!(lane.pace, 150);
+    let stats = after(&[answer(1, false), answer(2, true)]);
+    assert!(!stats.lane("m").unwrap().knows(1) && stats.lane("m").unwrap().knows(2));
+}
+
+#[test]
+fn one_answer_that_is_far_off_weighs_like_the_others() {
+    let answer = |elapsed| report(run(false, 1), 100, elapsed, HostEffect::Answered);
+    let stats = after(&[answer(9_000), answer(1_000), answer(2_000)]);
+    assert!((3_900..4_100).contains(&stats.lane("m").unwrap().service));
+}
+
+#[test]
+fn a_busy_host_takes_one_less_and_earns_it_back() {
+    let busy = report(run(false, 4), 0, 10, HostEffect::Faulty(Cause::Busy, None));
+    let well = report(run(false, 1), 10, 10, HostEffect::Answered);
+    assert_eq!(after(&[busy]).lane("m").unwrap().limit, 3);
+    // A report a second, and five seconds are worth one.
+    assert_eq!(after(&[&[busy][..], &[well; 4]].concat()).lane("m").unwrap().limit, 3);
+    assert_eq!(after(&[&[busy][..], &[well; 5]].concat()).lane("m").unwrap().limit, 4);
+    let lone = AttemptReport { run: Some(run(false, 1)), ..busy };
+    assert_eq!(after(&[lone]).lane("m").unwrap().limit, 1);
+}
+
+#[test]
+fn a_request_at_fault_itself_changes_nothing() {
+    let stats = after(&[report(run(false, 1), 0, 10, HostEffect::Neutral)]);
+    assert_eq!((&stats.breaker, stats.lane("m")), (&Breaker::default(), Some(&LaneStats::default())));
+}
+
+#[test]
+fn the_models_of_which_something_is_known_are_bounded() {
+    let mut stats = HostStats::default();
+    for number in 0..100 {
+        stats.prove(seconds(number), &format!("m{number}"), "");
+    }
+    assert_eq!(stats.lanes.len(), LANES_LIMIT);
+    assert!(stats.lane("m99").is_some() && stats.lane("m0").is_none());
+}
+
+#[test]
+fn facts_are_read_as_they_were_written_and_others_are_none() {
+    let stats = after(&[
+        report(run(true, 1), 30_000, 32_000, HostEffect::Answered),
+        report(run(false, 3), 100, 2_000, HostEffect::Faulty(Cause::Busy, Some(seconds(5)))),
+    ]);
+    assert_eq!(HostStats::from_json(&stats.to_json()), Some(stats));
+    assert_eq!(HostStats::from_json(&HostStats::default().to_json()), Some(HostStats::default()));
+    for other in ["", "{}", "[]", r#"{"streak":1,"failed":0,"lanes":[{}]}"#] {
+        assert_eq!(HostStats::from_json(other.as_bytes()), None, "{other}");
+    }
+}
