@@ -24,7 +24,7 @@ use crate::{
     fleet::{HostName, LoadBalancer, Policy},
     platform::Timeouts,
     session::HistoryLimits,
-    store::redis::RedisLimits,
+    store::StoreTimeouts,
 };
 pub use reader::SettingsReader;
 pub(crate) use reader::duration;
@@ -121,7 +121,7 @@ pub struct RedisConfig {
     /// How many replicas must have a turn before it is acknowledged.
     pub wait_replicas: u32,
     /// How long it may take.
-    pub limits: RedisLimits,
+    pub limits: StoreTimeouts,
 }
 
 impl std::fmt::Debug for RedisConfig {
@@ -272,7 +272,7 @@ fn cache_modes(reader: &mut SettingsReader<'_, impl Settings>) -> CacheModes {
 
 fn redis(reader: &mut SettingsReader<'_, impl Settings>) -> Option<RedisConfig> {
     let limits =
-        RedisLimits { ask: reader.duration("REDIS_TIMEOUT"), keep: reader.duration("REDIS_WRITE_TIMEOUT") };
+        StoreTimeouts { ask: reader.duration("REDIS_TIMEOUT"), keep: reader.duration("REDIS_WRITE_TIMEOUT") };
     if reader.text("REDIS_PREFIX").contains(['{', '}']) {
         reader.problem("REDIS_PREFIX", "must hold no braces, which would part keys that belong together");
     }

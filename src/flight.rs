@@ -26,7 +26,8 @@ use crate::{
     },
     cache::{CacheKey, CachePolicy, CacheStatus, CachedAnswer, Delivery, Stored},
     fleet::broken,
-    host::Host,
+    host::{Platform, Service},
+    platform::Background,
     process::{
         Head, Provenance, Replay,
         broadcast::{Broadcast, Receiver},
@@ -126,14 +127,18 @@ enum HeadReady {
 impl Flight {
     /// Takes part in a flight for the same answer, or starts one, and waits until the client can be told something. When
     /// the reply streams, the flight closes the account itself.
-    pub(crate) async fn launch<H: Host>(mut self, host: &H, account: &mut Account) -> Result<Outcome, Error> {
-        let limit = usize::try_from(host.config().cache_max_entry).unwrap_or(usize::MAX);
+    pub(crate) async fn launch<P: Platform>(
+        mut self,
+        service: &Service<P>,
+        account: &mut Account,
+    ) -> Result<Outcome, Error> {
+        let limit = usize::try_from(service.config().cache_max_entry).unwrap_or(usize::MAX);
         let limit =
             limit.saturating_mul(UNPACKED * self.cache_plan.map_or(1, |cache_plan| cache_plan.size()));
         let (reader, lead) = match self.cache_plan {
             Some(cache_plan @ CachePlan { question, policy, is_shared: true, .. }) => {
                 let key = (self.key(&cache_plan), policy.max_age());
-                match host.flights().join_or_lead(key, question, limit) {
+                match service.flights().join_or_lead(key, question, limit) {
                     Joined::Lead(broadcast, reader, guard) => (reader, Some((broadcast, Some(guard)))),
                     Joined::Follow(reader) => {
                         self.account.cache = Some(CacheStatus::Coalesced);
@@ -147,13 +152,13 @@ impl Flight {
                 (reader, Some((broadcast, None)))
             }
         };
-        self.spawn(host, account, reader, lead).await
+        self.spawn(service, account, reader, lead).await
     }
 
     /// Answers with what was stored.
-    pub(crate) async fn answer_from_cache<H: Host>(
+    pub(crate) async fn answer_from_cache<P: Platform>(
         mut self,
-        host: &H,
+        service: &Service<P>,
         account: &mut Account,
         (replayed, age): (Replay, Duration),
     ) -> Result<Outcome, Error> {
@@ -163,12 +168,12 @@ impl Flight {
         broadcast.open(Head::Found(replayed, age), source);
         broadcast.end(Ok(()));
         if self.order.streams_to_client() {
-            return self.spawn(host, account, reader, None).await;
+            return self.spawn(service, account, reader, None).await;
         }
         // All of it is there: nothing goes on once the client has it, and nothing needs a task.
         let (outlet, presence, _inlet) = reply::channel();
         let Self { order, rendering, session, account: begun, .. } = self;
-        let mut subscriber = Subscriber::new(host, &order, &rendering, (outlet, presence), session, begun);
+        let mut subscriber = Subscriber::new(service, &order, &rendering, (outlet, presence), session, begun);
         let end = Box::pin(subscriber.listen(reader)).await;
         *account = subscriber.account;
         match end {
@@ -187,27 +192,27 @@ impl Flight {
         replay::replay(&self.order, &stored.entry)
     }
 
-    async fn spawn<H: Host>(
+    async fn spawn<P: Platform>(
         self,
-        host: &H,
+        service: &Service<P>,
         account: &mut Account,
         reader: Receiver,
         lead: Option<(Broadcast, Option<LeaderGuard>)>,
     ) -> Result<Outcome, Error> {
         let (outlet, presence, inlet) = reply::channel();
         let (head_sender, arrival) = oneshot::channel();
-        let task_host = host.clone();
-        host.spawn(async move {
+        let task_service = service.clone();
+        service.spawn(async move {
             let Self { order, rendering, cache_plan, session, prefetched, account } = self;
-            let host = &task_host;
+            let service = &task_service;
             let follows = lead.is_none();
             let (bringing, brought) = oneshot::channel();
             let lead = lead.map(|guard| {
-                Leader::new(host, &order, guard, cache_plan, prefetched, (account.clone(), bringing))
+                Leader::new(service, &order, guard, cache_plan, prefetched, (account.clone(), bringing))
             });
             let known_errors = account.store_errors.len();
             let mut subscriber =
-                Subscriber::new(host, &order, &rendering, (outlet, presence), session, account);
+                Subscriber::new(service, &order, &rendering, (outlet, presence), session, account);
             (subscriber.follows, subscriber.head_sender) = (follows, Some(head_sender));
             subscriber.brought = lead.as_ref().map(|_| (brought, known_errors));
             let end = match lead {

@@ -17,8 +17,8 @@ use crate::{
     cache::CacheStatus,
     fleet::BackendHost,
     handlers::{self, Admitted, HandlerResult},
-    host::Host,
-    platform::{MaybeSend, random_id},
+    host::{Platform, Service},
+    platform::{Clock, MaybeSend, random_id},
     request::{Account, StoreDeadline, StoreTrouble},
     session::SessionStatus,
 };
@@ -41,17 +41,17 @@ const REQUEST_ID_LIMIT: usize = 128;
 macro_rules! entries {
     ($($(#[$about:meta])* $name:ident => $part:path;)*) => {$(
         $(#[$about])*
-        pub async fn $name<H, B>(host: &H, request: Request<B>) -> Response<ReplyBody>
+        pub async fn $name<P, B>(service: &Service<P>, request: Request<B>) -> Response<ReplyBody>
         where
-            H: Host,
+            P: Platform,
             B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
         {
-            let (mut entry, body) = Exchange::of(host, request);
-            let answer = match entry.early_answer(host) {
+            let (mut entry, body) = Exchange::of(service, request);
+            let answer = match entry.early_answer(service) {
                 Some(answer) => answer,
-                None => $part(host, entry.admitted(body)).await,
+                None => $part(service, entry.admitted(body)).await,
             };
-            entry.close(host, answer).await
+            entry.close(service, answer).await
         }
     )*};
 }
@@ -80,6 +80,16 @@ entries! {
     metrics => handlers::metrics;
 }
 
+impl<P: Platform> Service<P> {
+    /// Answers one request: as [`handle()`].
+    pub async fn handle<B>(&self, request: Request<B>) -> Response<ReplyBody>
+    where
+        B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
+    {
+        handle(self, request).await
+    }
+}
+
 /// A request between its arrival and its answer: what all have in common, delegate part answers them.
 struct Exchange {
     parts: Parts,
@@ -89,15 +99,15 @@ struct Exchange {
 }
 
 impl Exchange {
-    fn of<H: Host, B>(host: &H, request: Request<B>) -> (Self, B) {
+    fn of<P: Platform, B>(service: &Service<P>, request: Request<B>) -> (Self, B) {
         let (parts, body) = request.into_parts();
         let route = Route::of(parts.uri.path());
         let account = Account {
-            request_id: request_id(host, &parts.headers),
+            request_id: request_id(service, &parts.headers),
             method: parts.method.clone(),
             route: route.label(),
             counted: route.is_counted(),
-            started: host.now(),
+            started: service.now(),
             model: None,
             cache: None,
             age: None,
@@ -108,25 +118,25 @@ impl Exchange {
             host: None,
             store_errors: Vec::new(),
             store_trouble: StoreTrouble::None,
-            budget: StoreDeadline::new(host),
+            budget: StoreDeadline::new(service),
             session: None,
             left_out: 0,
-            explains: explains(host, &parts.headers),
+            explains: explains(service, &parts.headers),
             routes: Vec::new(),
             tallied: None,
             handed_over: false,
         };
-        let visitor = host.config().origins.judge(&parts);
+        let visitor = service.config().origins.judge(&parts);
         (Self { parts, route, visitor, account }, body)
     }
 
     /// What is said before any part of the service is asked: a refusal, or what a browser wants to know ahead.
-    fn early_answer<H: Host>(&self, host: &H) -> Option<HandlerResult> {
+    fn early_answer<P: Platform>(&self, service: &Service<P>) -> Option<HandlerResult> {
         match self.visitor {
             CorsVerdict::Denied => Some(Err(Error::ForeignOrigin)),
             CorsVerdict::NotBrowser | CorsVerdict::Allowed(_) => match cors::preflight(&self.parts) {
                 Some(answer) => Some(Ok(answer)),
-                None => admit(host, self.route, &self.parts).err().map(Err),
+                None => admit(service, self.route, &self.parts).err().map(Err),
             },
         }
     }
@@ -136,12 +146,12 @@ impl Exchange {
     }
 
     /// Closes the account, unless a stream does, and finishes the reply.
-    async fn close<H: Host>(self, host: &H, answer: HandlerResult) -> Response<ReplyBody> {
+    async fn close<P: Platform>(self, service: &Service<P>, answer: HandlerResult) -> Response<ReplyBody> {
         let Self { parts, route, visitor, account } = self;
         let stamps = stamps(&account, route.family());
         let id = account.request_id.clone();
         if !account.handed_over {
-            account.close(host, answer.as_ref().map(Response::status)).await;
+            account.close(service, answer.as_ref().map(Response::status)).await;
         }
         let mut response = answer.unwrap_or_else(|error| error.into_response(route.family(), &id));
         response.headers_mut().extend(stamps);
@@ -185,8 +195,8 @@ fn stamps(account: &Account, family: ErrorFormat) -> Vec<(HeaderName, HeaderValu
 }
 
 /// Whether a request may be answered.
-fn admit<H: Host>(host: &H, route: Route, parts: &Parts) -> Result<(), Error> {
-    let config = host.config();
+fn admit<P: Platform>(service: &Service<P>, route: Route, parts: &Parts) -> Result<(), Error> {
+    let config = service.config();
     if !route.is_open()
         && let Err(refusal) = config.api_keys.check(&parts.headers)
         && !config.admin_token.is_held(&parts.headers)
@@ -203,18 +213,18 @@ fn admit<H: Host>(host: &H, route: Route, parts: &Parts) -> Result<(), Error> {
 }
 
 /// Whether the caller is told why its host was chosen: it asks for that and, where there is an admin token, has it.
-fn explains<H: Host>(host: &H, headers: &HeaderMap) -> bool {
+fn explains<P: Platform>(service: &Service<P>, headers: &HeaderMap) -> bool {
     let is_asked = headers.get(X_PADDOCK_EXPLAIN).is_some_and(|asked| asked == "1");
-    is_asked && host.config().admin_token.check(headers).is_ok()
+    is_asked && service.config().admin_token.check(headers).is_ok()
 }
 
 /// The id of a request: the client's own where it is short and plain, so that it can be followed through several
 /// services; else a random one.
-fn request_id<H: Host>(host: &H, headers: &HeaderMap) -> String {
+fn request_id<P: Platform>(service: &Service<P>, headers: &HeaderMap) -> String {
     let is_plain = |id: &&str| {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte);
         !id.is_empty() && id.len() <= REQUEST_ID_LIMIT && id.bytes().all(plain)
     };
     let sent = headers.get(X_REQUEST_ID).and_then(|value| value.to_str().ok()).filter(is_plain);
-    sent.map_or_else(|| random_id(host), str::to_owned)
+    sent.map_or_else(|| random_id(service), str::to_owned)
 }

@@ -1,38 +1,150 @@
-//! The bundle: everything that a handler needs, behind one trait.
+//! The bundle: the service as every handler sees it, over whatever platform it is embedded in.
+//!
+//! An embedder implements [`Platform`]; [`Service`] owns the rest. Nothing here decides anything.
 
 #[cfg(all(feature = "memory", not(target_family = "wasm")))]
 pub mod memory;
 
+use std::{fmt, future::Future, sync::Arc, time::Duration};
+
+use bytes::Bytes;
+
 use crate::{
-    config::Config,
-    config::settings::Deployment,
+    config::{Config, settings::Deployment},
     fleet::local::LocalFleet,
     metrics::Metrics,
-    platform::{Background, Clock, Entropy, Journal, Timer, Upstream},
+    platform::{
+        Background, Clock, Entropy, Journal, MaybeSend, Timeouts, Timer, Upstream, UpstreamFailure,
+        journal::Event,
+    },
     process::{FlightTable, Orphans},
     store::Store,
 };
 
-/// Everything a handler needs; cheap to clone, shared by all requests.
-pub trait Host: Upstream + Clock + Timer + Entropy + Background + Journal + Clone + 'static {
+/// What a program that embeds the service implements: the leaf ports, and where state and counters live.
+pub trait Platform: Upstream + Clock + Timer + Entropy + Background + Journal + 'static {
     /// Where shared state lives.
     type Store: Store;
     /// Where counters live.
     type Metrics: Metrics;
 
-    /// The form of this host, for `paddock_build_info` and for messages.
-    fn form(&self) -> Deployment;
+    /// How the service is deployed, for `paddock_build_info` and for messages.
+    const DEPLOYMENT: Deployment = Deployment::Native;
+    /// Whether a request may wake a future of another one. Without it every request flies alone in its process.
+    const WAKES_OTHER_REQUESTS: bool = true;
+}
+
+/// The service. Clones share everything.
+pub struct Service<P: Platform>(Arc<Parts<P>>);
+
+struct Parts<P: Platform> {
+    config: Config,
+    platform: P,
+    store: P::Store,
+    metrics: P::Metrics,
+    fleet: Arc<LocalFleet>,
+    orphans: Orphans,
+    flights: FlightTable,
+}
+
+impl<P: Platform> Service<P> {
+    /// The service with these settings. It knows the hosts of the configuration from the start.
+    pub fn new(config: Config, platform: P, store: P::Store, metrics: P::Metrics) -> Self {
+        let fleet = store.local_fleet().unwrap_or_default();
+        fleet.set_hosts(config.fleet.hosts());
+        let flights = FlightTable::new(P::WAKES_OTHER_REQUESTS);
+        let orphans = Orphans::default();
+        Self(Arc::new(Parts { config, platform, store, metrics, fleet, orphans, flights }))
+    }
+
     /// The checked settings.
-    fn config(&self) -> &Config;
+    pub fn config(&self) -> &Config {
+        &self.0.config
+    }
+
+    /// What the embedder brought.
+    pub fn platform(&self) -> &P {
+        &self.0.platform
+    }
+
     /// Shared state.
-    fn store(&self) -> &Self::Store;
+    pub fn store(&self) -> &P::Store {
+        &self.0.store
+    }
+
     /// Counters.
-    fn metrics(&self) -> &Self::Metrics;
-    /// What this process knows of the fleet: all there is without Redis, and what is gone by while Redis is away. It was
-    /// given the hosts of the configuration.
-    fn fleet(&self) -> &LocalFleet;
+    pub fn metrics(&self) -> &P::Metrics {
+        &self.0.metrics
+    }
+
+    /// What this process knows of the fleet: all there is without a shared store, and what is gone by while that is away.
+    pub fn fleet(&self) -> &LocalFleet {
+        &self.0.fleet
+    }
+
     /// The loads that are seen through although their clients left.
-    fn orphans(&self) -> &Orphans;
+    pub(crate) fn orphans(&self) -> &Orphans {
+        &self.0.orphans
+    }
+
     /// The flights that others may join.
-    fn flights(&self) -> &FlightTable;
+    pub(crate) fn flights(&self) -> &FlightTable {
+        &self.0.flights
+    }
+}
+
+impl<P: Platform> Clone for Service<P> {
+    fn clone(&self) -> Self {
+        Self(Arc::clone(&self.0))
+    }
+}
+
+impl<P: Platform> fmt::Debug for Service<P> {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.debug_struct("Service").field("config", &self.0.config).finish_non_exhaustive()
+    }
+}
+
+// Functions ask for the least port that they need; the service passes it on.
+
+impl<P: Platform> Upstream for Service<P> {
+    type Body = P::Body;
+
+    fn send(
+        &self,
+        request: http::Request<Bytes>,
+        timeouts: Timeouts,
+    ) -> impl Future<Output = Result<http::Response<P::Body>, UpstreamFailure>> + MaybeSend {
+        self.0.platform.send(request, timeouts)
+    }
+}
+
+impl<P: Platform> Clock for Service<P> {
+    fn now(&self) -> Duration {
+        self.0.platform.now()
+    }
+}
+
+impl<P: Platform> Timer for Service<P> {
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + MaybeSend + 'static {
+        self.0.platform.sleep(time)
+    }
+}
+
+impl<P: Platform> Entropy for Service<P> {
+    fn random(&self) -> u64 {
+        self.0.platform.random()
+    }
+}
+
+impl<P: Platform> Background for Service<P> {
+    fn spawn(&self, task: impl Future<Output = ()> + MaybeSend + 'static) {
+        self.0.platform.spawn(task);
+    }
+}
+
+impl<P: Platform> Journal for Service<P> {
+    fn record(&self, event: &Event<'_>) {
+        self.0.platform.record(event);
+    }
 }

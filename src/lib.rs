@@ -31,7 +31,7 @@ mod handlers;
 pub mod host;
 pub mod metrics;
 pub mod platform;
-pub mod process;
+mod process;
 mod request;
 pub mod session;
 pub mod store;
@@ -44,7 +44,7 @@ pub use api::reply::ReplyBody;
 pub use config::Config;
 pub use fleet::{BackendHost, LoadBalancer, is_same_model};
 pub use handle::{handle, misconfigured};
-pub use host::Host;
+pub use host::{Platform, Service};
 
 /// The top modules in their order: a module may name those before it, and no other. `docs/architecture.md` says what
 /// each is for.

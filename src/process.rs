@@ -7,6 +7,6 @@ pub(crate) mod flight_table;
 mod head;
 mod orphans;
 
-pub use flight_table::FlightTable;
+pub(crate) use flight_table::FlightTable;
 pub(crate) use head::{Head, Provenance, Replay};
-pub use orphans::Orphans;
+pub(crate) use orphans::Orphans;

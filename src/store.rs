@@ -12,7 +12,7 @@ use std::{
     future::Future,
     ops::Deref,
     sync::{
-        Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -24,6 +24,7 @@ use crate::{
     cache::{AllEpochs, CacheKey, Delivery, Entry, Epochs, Stored},
     fleet::{
         HostStats, Inventory,
+        local::LocalFleet,
         snapshot::{Claim, FleetSnapshot, Lease, Ticket},
     },
     platform::{MaybeSend, MaybeSync},
@@ -370,6 +371,15 @@ impl TimeLimit {
     }
 }
 
+/// How long a store may take, connections included.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct StoreTimeouts {
+    /// Everything together that a request asks before an upstream is asked; each command of whoever keeps no deadline.
+    pub ask: Duration,
+    /// Each command that keeps something when there is an answer.
+    pub keep: Duration,
+}
+
 /// A store whose answers are waited for so long and no longer.
 #[derive(Debug)]
 pub enum Within<'a, S> {
@@ -396,6 +406,19 @@ pub trait Store: ResponseCache + Sessions + FleetState + Sized {
     fn within(&self, limit: TimeLimit) -> Within<'_, Self> {
         let _ = limit;
         Within::Same(self)
+    }
+
+    /// Whether other processes use it, too: then leases are renewed, and what others change is looked up.
+    fn is_shared(&self) -> bool;
+
+    /// What this process alone knows of the fleet, where that is all there is; `None` for a store that is shared.
+    fn local_fleet(&self) -> Option<Arc<LocalFleet>> {
+        None
+    }
+
+    /// How long it may take; nothing where it never keeps anybody waiting.
+    fn timeouts(&self) -> StoreTimeouts {
+        StoreTimeouts::default()
     }
 
     /// Counts one more routed request; gives how many went before.

@@ -4,8 +4,8 @@
 
 #![expect(clippy::print_stdout, reason = "an example shows what it does")]
 
-#[path = "../custom_host/host.rs"]
-mod host;
+#[path = "../custom_platform/platform.rs"]
+mod platform;
 
 use anyhow::ensure;
 use axum::{Router, body::Body, extract::Request, routing};
@@ -14,15 +14,13 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-use host::TokioHost;
-
 #[tokio::main(flavor = "current_thread")]
 async fn main() -> anyhow::Result<()> {
-    let host = TokioHost::new()?;
+    let service = platform::service()?;
     let router =
         Router::new().route("/", routing::get(async || "my own route")).fallback(move |request: Request| {
-            let host = host.clone();
-            async move { paddock::handle(&host, request).await.map(Body::new) }
+            let service = service.clone();
+            async move { service.handle(request).await.map(Body::new) }
         });
     let listener = TcpListener::bind("127.0.0.1:0").await?;
     let address = listener.local_addr()?;

@@ -141,11 +141,6 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
         })
     }
 
-    /// What this process knows of the fleet.
-    pub fn fleet(&self) -> &Arc<LocalFleet> {
-        self.local.fleet()
-    }
-
     /// Writes what waits, and closes the database.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
@@ -351,6 +346,14 @@ impl<C: Clock + Clone + Send + Sync + 'static> FleetState for DiskStore<C> {
 }
 
 impl<C: Clock + Clone + Send + Sync + 'static> Store for DiskStore<C> {
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    fn local_fleet(&self) -> Option<Arc<LocalFleet>> {
+        self.local.local_fleet()
+    }
+
     fn next_sequence(&self) -> impl Future<Output = StoreResult<u64>> + MaybeSend {
         self.local.next_sequence()
     }

@@ -5,12 +5,13 @@
 
 #![forbid(unsafe_code)]
 
+mod clock;
 mod command_line;
 mod demo;
 mod half_close;
 mod healthcheck;
-mod host;
 mod log;
+mod platform;
 mod redis_client;
 mod resolver;
 mod server;
@@ -30,12 +31,16 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use clap::ArgMatches;
 use paddock::{
-    Config, Host as _,
+    Config,
     config::{Loaded, settings::Deployment},
 };
 use tokio::{net::TcpListener, signal::unix, task::JoinSet};
 
-use crate::{host::NativeHost, resolver::Resolver, server::Server};
+use crate::{
+    platform::{NativePlatform, NativeService},
+    resolver::Resolver,
+    server::Server,
+};
 
 fn main() -> ExitCode {
     let matches = command_line::command().get_matches();
@@ -88,8 +93,8 @@ async fn run(mut config: Config, native: command_line::NativeSettings, demo: boo
     } else {
         None
     };
-    let host = NativeHost::new(config)?;
-    let resolver = Resolver::new(host.clone(), resolver::look_up);
+    let service = NativePlatform::service(config)?;
+    let resolver = Resolver::new(service.clone(), resolver::look_up);
     resolver.resolve().await;
     let listener = TcpListener::bind(&native.listen)
         .await
@@ -97,20 +102,20 @@ async fn run(mut config: Config, native: command_line::NativeSettings, demo: boo
     let address = listener.local_addr()?;
     let signals = Signals::new()?;
     tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
-    startup::announce(&host, demo.is_some());
+    startup::announce(&service, demo.is_some());
 
-    let server = Server::new(host.clone());
-    let background = watch(&host, resolver);
+    let server = Server::new(service.clone());
+    let background = watch(&service, resolver);
     server.serve(listener, signals.stop()).await;
     drop(background);
     tracing::info!(limit_seconds = native.drain_timeout.as_secs_f64(), "draining open requests");
     let drained = tokio::time::timeout(native.drain_timeout, async {
         server.drain().await;
-        host.tasks().close();
-        host.tasks().wait().await;
+        service.platform().tasks().close();
+        service.platform().tasks().wait().await;
     });
     let drained = drained.await;
-    host.store().close().await;
+    service.store().close().await;
     if drained.is_ok() {
         tracing::info!("stopped");
     } else {
@@ -120,14 +125,14 @@ async fn run(mut config: Config, native: command_line::NativeSettings, demo: boo
 }
 
 /// Watches over the hosts until what is returned is dropped: what they have, and which there are.
-fn watch<L, F>(host: &NativeHost, resolver: Resolver<L>) -> JoinSet<()>
+fn watch<L, F>(service: &NativeService, resolver: Resolver<L>) -> JoinSet<()>
 where
     L: Fn(String, u16) -> F + Send + Sync + 'static,
     F: Future<Output = io::Result<Vec<IpAddr>>> + Send + 'static,
 {
-    let host = host.clone();
+    let service = service.clone();
     let mut tasks = JoinSet::new();
-    tasks.spawn(async move { paddock::upstream::probe::watch(&host).await });
+    tasks.spawn(async move { service.watch().await });
     tasks.spawn(async move { resolver.keep().await });
     tasks
 }

@@ -10,13 +10,10 @@ use std::{
 };
 
 use futures::future::join_all;
-use paddock::{
-    Host as _,
-    fleet::{HostName, News, Roster},
-};
+use paddock::fleet::{HostName, News, Roster};
 use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
-use crate::host::NativeHost;
+use crate::platform::NativeService;
 
 /// How long one look may take; the next look at the name begins afresh.
 const LIMIT: Duration = Duration::from_secs(3);
@@ -25,7 +22,7 @@ const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
 
 /// Keeps the hosts of a fleet as its names have them.
 pub(crate) struct Resolver<L> {
-    host: NativeHost,
+    service: NativeService,
     roster: Mutex<Roster>,
     look_up: L,
 }
@@ -41,20 +38,20 @@ where
     L: Fn(String, u16) -> F,
     F: Future<Output = io::Result<Vec<IpAddr>>>,
 {
-    pub(crate) fn new(host: NativeHost, look_up: L) -> Self {
-        let config = host.config();
+    pub(crate) fn new(service: NativeService, look_up: L) -> Self {
+        let config = service.config();
         let roster = Mutex::new(Roster::new(config.fleet.hosts(), &config.names));
-        Self { host, roster, look_up }
+        Self { service, roster, look_up }
     }
 
     /// Looks at every name once, all at the same time.
     pub(crate) async fn resolve(&self) {
-        join_all(self.host.config().names.iter().map(|name| self.look(name))).await;
+        join_all(self.service.config().names.iter().map(|name| self.look(name))).await;
     }
 
     /// Looks at every name again and again; one that takes long delays no other.
     pub(crate) async fn keep(&self) {
-        let period = self.host.config().probe_interval.clamp(Duration::from_millis(1), LONGEST_INTERVAL);
+        let period = self.service.config().probe_interval.clamp(Duration::from_millis(1), LONGEST_INTERVAL);
         let keep = async |name| -> Infallible {
             let mut ticks = interval_at(Instant::now() + period, period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -63,7 +60,7 @@ where
                 self.look(name).await;
             }
         };
-        join_all(self.host.config().names.iter().map(keep)).await;
+        join_all(self.service.config().names.iter().map(keep)).await;
     }
 
     async fn look(&self, name: &HostName) {
@@ -75,7 +72,7 @@ where
         let Some(news) = roster.note(name.place, found) else { return };
         let (hosts, left_out) = roster.hosts();
         if let News::Changed { .. } = news {
-            self.host.fleet().set_hosts(&hosts);
+            self.service.fleet().set_hosts(&hosts);
         }
         drop(roster);
         tell(&name.host, &news, left_out);
@@ -110,18 +107,19 @@ mod tests {
 
     use super::*;
 
-    fn host(hosts: &str) -> NativeHost {
+    fn service(hosts: &str) -> NativeService {
         let value = |name: &str| (name == "OLLAMA_HOSTS").then(|| hosts.to_owned());
-        NativeHost::new(Config::load(&value, Deployment::Native).unwrap().config).unwrap()
+        crate::platform::NativePlatform::service(Config::load(&value, Deployment::Native).unwrap().config)
+            .unwrap()
     }
 
-    fn urls(host: &NativeHost) -> Vec<String> {
-        host.fleet().hosts().iter().map(|host| host.url().to_owned()).collect()
+    fn urls(service: &NativeService) -> Vec<String> {
+        service.fleet().hosts().iter().map(|host| host.url().to_owned()).collect()
     }
 
     #[tokio::test]
     async fn hosts_come_and_go_with_the_addresses_and_stay_when_the_resolver_fails() {
-        let host = host("a:1,dns+http://ollama:80");
+        let service = service("a:1,dns+http://ollama:80");
         let found =
             |addresses: &[u8]| Ok(addresses.iter().map(|last| IpAddr::from([10, 0, 0, *last])).collect());
         let script = Mutex::new(VecDeque::from([
@@ -131,7 +129,7 @@ mod tests {
             found(&[]),
             found(&[2, 3]),
         ]));
-        let resolver = Resolver::new(host.clone(), |name, port| {
+        let resolver = Resolver::new(service.clone(), |name, port| {
             assert_eq!((&*name, port), ("ollama", 80));
             ready(script.lock().unwrap().pop_front().unwrap())
         });
@@ -140,15 +138,15 @@ mod tests {
         let last = ["http://a:1", "http://10.0.0.2:80", "http://10.0.0.3:80"].as_slice();
         for expected in [before, first, first, first, last] {
             resolver.resolve().await;
-            assert_eq!(urls(&host), expected);
+            assert_eq!(urls(&service), expected);
         }
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_look_that_hangs_is_given_up_and_delays_no_other_name() {
-        let host = host("dns+http://slow:80,dns+http://quick:80");
+        let service = service("dns+http://slow:80,dns+http://quick:80");
         let looks = Mutex::new(Vec::new());
-        let resolver = Resolver::new(host.clone(), async |name: String, _| {
+        let resolver = Resolver::new(service.clone(), async |name: String, _| {
             looks.lock().unwrap().push(name.clone());
             if name == "slow" {
                 std::future::pending::<()>().await;
@@ -158,7 +156,7 @@ mod tests {
         let begun = Instant::now();
         resolver.resolve().await;
         assert_eq!(begun.elapsed(), LIMIT);
-        assert_eq!(urls(&host), ["http://10.0.0.1:80"]);
+        assert_eq!(urls(&service), ["http://10.0.0.1:80"]);
         let _ = timeout(Duration::from_secs(61), resolver.keep()).await;
         let count = |name| looks.lock().unwrap().iter().filter(|look| *look == name).count();
         assert_eq!((count("slow"), count("quick")), (21, 31));

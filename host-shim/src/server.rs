@@ -9,12 +9,11 @@ use hyper_util::{
     rt::{TokioIo, TokioTimer},
     server::graceful::GracefulShutdown,
 };
-use paddock::Host as _;
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     half_close::{Asked, Connection, Signs},
-    host::NativeHost,
+    platform::NativeService,
     timed_body::TimedBody,
 };
 
@@ -23,18 +22,18 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The HTTP server.
 pub(crate) struct Server {
-    host: NativeHost,
+    service: NativeService,
     client_timeout: Duration,
     connections: GracefulShutdown,
     http: http1::Builder,
 }
 
 impl Server {
-    pub(crate) fn new(host: NativeHost) -> Self {
-        let client_timeout = host.config().client_timeout;
+    pub(crate) fn new(service: NativeService) -> Self {
+        let client_timeout = service.config().client_timeout;
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(client_timeout);
-        Self { host, client_timeout, connections: GracefulShutdown::new(), http }
+        Self { service, client_timeout, connections: GracefulShutdown::new(), http }
     }
 
     /// Accepts connections until `stop` resolves; then the port is free.
@@ -55,11 +54,11 @@ impl Server {
     fn connection(&self, stream: TcpStream) {
         // Without it the second segment of a reply waits 40 ms for the first one's acknowledgement.
         let _ = stream.set_nodelay(true);
-        let (host, client_timeout) = (self.host.clone(), self.client_timeout);
+        let (service, client_timeout) = (self.service.clone(), self.client_timeout);
         let signs = Signs::default();
         let stream = Connection::new(stream, signs.clone());
         let service = service_fn(move |request: Request<Incoming>| {
-            let (host, signs) = (host.clone(), signs.clone());
+            let (service, signs) = (service.clone(), signs.clone());
             // A client of HTTP/1.0 knows no interim response.
             if request.version() == Version::HTTP_11 {
                 signs.begin();
@@ -67,7 +66,7 @@ impl Server {
             async move {
                 let request =
                     request.map(|body| Asked::new(TimedBody::new(body, client_timeout, None), signs.clone()));
-                let mut response = paddock::handle(&host, request).await;
+                let mut response = service.handle(request).await;
                 if signs.answer() {
                     response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
                 }
@@ -76,7 +75,7 @@ impl Server {
         });
         let connection = self.http.serve_connection(TokioIo::new(stream), service);
         let connection = self.connections.watch(connection);
-        self.host.tasks().spawn(async move {
+        self.service.platform().tasks().spawn(async move {
             // A connection that breaks is the client's affair; its requests tell of themselves.
             let _ = connection.await;
         });

@@ -1,37 +1,32 @@
 //! What the operator is told at the start: where state lives, who may come in, which hosts answer, and what to do.
 
-use paddock::{
-    Host as _, is_same_model,
-    platform::Background as _,
-    store::Store as _,
-    upstream::probe::{Probe, probe},
-};
+use paddock::{is_same_model, platform::Background as _, store::Store as _, upstream::probe::Probe};
 
-use crate::{host::NativeHost, store::NativeStore};
+use crate::{platform::NativeService, store::NativeStore};
 
 /// Tells it; the hosts are asked in the background so that the service answers meanwhile.
-pub(crate) fn announce(host: &NativeHost, demo: bool) {
-    match host.store() {
+pub(crate) fn announce(service: &NativeService, demo: bool) {
+    match service.store() {
         NativeStore::Memory(_) => {
             tracing::info!(
                 "state is kept in memory: set DATA_DIR to keep it, or REDIS_URL to share it as well"
             );
         }
         NativeStore::Disk(_) => {
-            let directory = host.config().data.as_ref().map(|data| data.directory.as_str());
+            let directory = service.config().data.as_ref().map(|data| data.directory.as_str());
             tracing::info!(directory, "sessions and answers are kept on disk");
         }
         NativeStore::Redis(_) => tracing::info!("state is kept in Redis"),
     }
-    if host.config().api_keys.is_open() {
+    if service.config().api_keys.is_open() {
         tracing::info!("open to everybody who can connect: set API_KEYS to demand a key");
     }
     if demo {
         tracing::warn!("demo: answers come from a stand-in inside this process, not from a language model");
     }
-    let asked = host.clone();
-    host.spawn(async move {
-        let (store, probes) = tokio::join!(asked.store().ping(), probe(&asked));
+    let asked = service.clone();
+    service.spawn(async move {
+        let (store, probes) = tokio::join!(asked.store().ping(), asked.probe());
         if let Err(error) = store {
             tracing::warn!(%error, "the store does not answer: serving without cache and memory until it does");
         }
@@ -39,7 +34,7 @@ pub(crate) fn announce(host: &NativeHost, demo: bool) {
     });
 }
 
-fn report(host: &NativeHost, probes: &[Probe]) {
+fn report(service: &NativeService, probes: &[Probe]) {
     for Probe { url, models } in probes {
         match models {
             Ok(models) => tracing::info!(host = url, models = models.join(", "), "ollama host answers"),
@@ -47,10 +42,10 @@ fn report(host: &NativeHost, probes: &[Probe]) {
         }
     }
     let models: Vec<_> = probes.iter().filter_map(|probe| probe.models.as_ref().ok()).flatten().collect();
-    let default = &host.config().default_model;
+    let default = &service.config().default_model;
     if probes.iter().all(|probe| probe.models.is_err()) {
         tracing::warn!(
-            "no Ollama host answers: start one with 'ollama serve', or name it with OLLAMA_HOSTS; \
+            "no Ollama service answers: start one with 'ollama serve', or name it with OLLAMA_HOSTS; \
              without Ollama, try 'host-shim --demo'"
         );
     } else if !models.iter().any(|model| is_same_model(model, default)) {

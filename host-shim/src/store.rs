@@ -15,13 +15,13 @@ use paddock::{
     session::{Session, SessionHead, SessionKey, Span, Turn},
     store::{
         Audience, FleetState, FlightEnd, FlightKey, Followed, Found, Outage, ResponseCache, Sessions, Store,
-        StoreResult, TimeLimit, Within,
+        StoreResult, StoreTimeouts, TimeLimit, Within,
         memory::MemoryStore,
         redis::{Guard, RedisStore},
     },
 };
 
-use crate::{host::SystemClock, redis_client::RedisClient};
+use crate::{clock::SystemClock, redis_client::RedisClient};
 
 /// How long a request waits for the disk, at most. A sync takes milliseconds, and seconds on a disk that is overloaded.
 const DISK_LIMIT: Duration = Duration::from_secs(5);
@@ -34,7 +34,7 @@ pub(crate) enum NativeStore {
     Redis(RedisStore<Guard<RedisClient, SystemClock>>),
 }
 
-/// Asks delegate store it is.
+/// Asks whichever store it is.
 macro_rules! delegate {
     ($self:expr, $store:ident => $asked:expr) => {
         match $self {
@@ -57,15 +57,6 @@ impl NativeStore {
         };
         let limits = Limits { memory: config.memory_limit, disk: data.limit, wait: DISK_LIMIT };
         Ok(Self::Disk(DiskStore::open(Path::new(&data.directory), limits, clock)?))
-    }
-
-    /// What this process knows of the fleet.
-    pub(crate) fn fleet(&self) -> Arc<LocalFleet> {
-        match self {
-            Self::Memory(store) => Arc::clone(store.fleet()),
-            Self::Disk(store) => Arc::clone(store.fleet()),
-            Self::Redis(_) => Arc::default(),
-        }
     }
 
     /// Writes what waits to be written. Nothing is asked afterwards.
@@ -218,6 +209,18 @@ impl FleetState for NativeStore {
 }
 
 impl Store for NativeStore {
+    fn is_shared(&self) -> bool {
+        delegate!(self, store => store.is_shared())
+    }
+
+    fn local_fleet(&self) -> Option<Arc<LocalFleet>> {
+        delegate!(self, store => store.local_fleet())
+    }
+
+    fn timeouts(&self) -> StoreTimeouts {
+        delegate!(self, store => store.timeouts())
+    }
+
     fn within(&self, limit: TimeLimit) -> Within<'_, Self> {
         match self {
             Self::Redis(store) => match store.within(limit) {

@@ -102,7 +102,7 @@ impl LocalFleet {
     }
 
     /// Whether the hosts are asked in the background what they have, and each was.
-    pub(crate) fn is_watched(&self) -> bool {
+    pub(crate) fn knows_every_host(&self) -> bool {
         let pages = self.pages();
         pages.is_watched
             && pages.is_recalled
@@ -122,13 +122,13 @@ impl LocalFleet {
         self.pages().is_recalled = true;
     }
 
-    /// Whether they are, though perhaps not each was yet.
-    pub(crate) fn watches(&self) -> bool {
+    /// Whether the hosts are asked in the background, though perhaps not each was yet.
+    pub(crate) fn has_watch(&self) -> bool {
         self.pages().is_watched
     }
 
-    /// Takes note that they are.
-    pub(crate) fn watch(&self) {
+    /// Takes note that the hosts are asked in the background.
+    pub(crate) fn begin_watch(&self) {
         self.pages().is_watched = true;
     }
 
@@ -304,8 +304,9 @@ impl LocalFleet {
         self.pages().ring();
     }
 
-    /// Resolves at the next step that may have made room; never on a platform where one request must not wake another.
-    pub fn changed(&self) -> impl Future<Output = ()> + Send + '_ {
+    /// Resolves at the next step that may have made room. `is_woken`: whether whoever takes that step may wake the one
+    /// that waits; else it finds out when it is polled for another reason.
+    pub fn changed(&self, is_woken: bool) -> impl Future<Output = ()> + Send + '_ {
         let seen = self.pages().changes;
         poll_fn(move |context| {
             let mut pages = self.pages();
@@ -314,8 +315,7 @@ impl LocalFleet {
             }
             let waker = context.waker();
             // Whoever looks again and again before anything changes is woken once.
-            if cfg!(not(target_family = "wasm")) && !pages.waiting.iter().any(|known| known.will_wake(waker))
-            {
+            if is_woken && !pages.waiting.iter().any(|known| known.will_wake(waker)) {
                 pages.waiting.push(waker.clone());
             }
             Poll::Pending

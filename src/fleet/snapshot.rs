@@ -123,7 +123,7 @@ impl RetryBudget {
 pub struct FleetSnapshot {
     /// The time, by the store's clock.
     pub now: Duration,
-    /// HostStats by the host's base URL.
+    /// Stats by the host's base URL.
     pub stats: BTreeMap<String, Arc<HostStats>>,
     /// Places that are taken.
     pub leases: Vec<Lease>,

@@ -258,7 +258,7 @@ pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 1024).min(u64::MAX / 1024)
 }
 
-/// HostStats as they are stored. Another version's are none.
+/// Stats as they are stored. Another version's are none.
 #[derive(Serialize)]
 struct StoredStats<'a> {
     /// Since, until, cause; empty when closed.
@@ -313,7 +313,7 @@ impl HostStats {
         serde_json::to_vec(&stored).unwrap_or_default()
     }
 
-    /// HostStats as they were written; `None` for anything else.
+    /// Stats as they were written; `None` for anything else.
     pub fn from_json(json: &[u8]) -> Option<Self> {
         let stored = Members::parse(json)?;
         let opening = match stored.array("opening").as_deref() {

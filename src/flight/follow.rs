@@ -15,7 +15,8 @@ use crate::{
     },
     cache::{CacheStatus, CachedAnswer, Entry},
     fleet::{AttemptFailure, NO_EVENT, broken},
-    host::Host,
+    host::{Platform, Service},
+    platform::{Clock, Timer},
     process::{Head, Provenance, broadcast::Broadcast},
     store::{FLIGHT_LEASE, FlightEnd, FlightKey, ResponseCache},
     upstream::{Reading, UpstreamRequest},
@@ -38,25 +39,25 @@ pub(super) enum FollowEnd {
 }
 
 /// Follows until the flight ends, or everybody here left; its answer is kept under a key that may be another.
-pub(super) async fn follow<H: Host>(
-    host: &H,
+pub(super) async fn follow<P: Platform>(
+    service: &Service<P>,
     order: &UpstreamRequest,
     broadcast: &Broadcast,
     (flight, answer): (&FlightKey, &FlightKey),
     (leader, follower): (&str, &str),
 ) -> FollowEnd {
-    let hearing = Box::pin(hear(host, order, broadcast, (flight, answer), (leader, follower)));
+    let hearing = Box::pin(hear(service, order, broadcast, (flight, answer), (leader, follower)));
     if let Ok(Ok(followed)) = broadcast.during(hearing).await {
         return followed;
     }
     // A leader that does not hear so finds out that nobody asks any more.
-    let _ = host.store().leave_flight(flight, follower).await;
+    let _ = service.store().leave_flight(flight, follower).await;
     broadcast.end(Err(Error::ClientClosed));
     FollowEnd::Told
 }
 
-async fn hear<H: Host>(
-    host: &H,
+async fn hear<P: Platform>(
+    service: &Service<P>,
     order: &UpstreamRequest,
     broadcast: &Broadcast,
     (flight, answer): (&FlightKey, &FlightKey),
@@ -64,17 +65,17 @@ async fn hear<H: Host>(
 ) -> Result<FollowEnd, ClientLeft> {
     let (mut pause, mut heard, mut failing_since) = (POLL.0, 0, None);
     loop {
-        let Ok(found) = host.store().follow(flight, leader, follower, heard).await else {
+        let Ok(found) = service.store().follow(flight, leader, follower, heard).await else {
             if !broadcast.is_open() {
                 return Ok(FollowEnd::Missed);
             }
             // As long as the leader may still have the lead, what it says is handed over when the store is back.
-            let now = host.now();
+            let now = service.now();
             if now.saturating_sub(*failing_since.get_or_insert(now)) >= FLIGHT_LEASE {
                 broadcast.end(Err(Error::StoreUnavailable));
                 return Ok(FollowEnd::Told);
             }
-            host.sleep(POLL.1).await;
+            service.sleep(POLL.1).await;
             continue;
         };
         failing_since = None;
@@ -92,25 +93,25 @@ async fn hear<H: Host>(
             }
         }
         match found.end {
-            Some(end) => return Ok(ended(host, order, broadcast, answer, (end, found.is_led)).await),
+            Some(end) => return Ok(ended(service, order, broadcast, answer, (end, found.is_led)).await),
             None if !found.is_led && !is_news => return Ok(gone(broadcast, FollowEnd::Vanished)),
             None => {}
         }
         pause = if is_news { POLL.0 } else { (pause * 3 / 2).min(POLL.1) };
-        host.sleep(pause).await;
+        service.sleep(pause).await;
     }
 }
 
 /// Tells how the flight ended, as far as that is of use here.
-async fn ended<H: Host>(
-    host: &H,
+async fn ended<P: Platform>(
+    service: &Service<P>,
     order: &UpstreamRequest,
     broadcast: &Broadcast,
     answer: &FlightKey,
     (end, is_led): (FlightEnd, bool),
 ) -> FollowEnd {
     match end {
-        FlightEnd::Landed if !broadcast.is_open() => landed(host, order, broadcast, answer).await,
+        FlightEnd::Landed if !broadcast.is_open() => landed(service, order, broadcast, answer).await,
         FlightEnd::Answered(value) if !broadcast.is_open() => match handed_over(order, &value) {
             Some(opening) => tell(broadcast, opening),
             None => FollowEnd::Vanished,
@@ -163,13 +164,13 @@ async fn write(order: &UpstreamRequest, broadcast: &Broadcast, event: Bytes) -> 
 }
 
 /// The answer went to the cache.
-async fn landed<H: Host>(
-    host: &H,
+async fn landed<P: Platform>(
+    service: &Service<P>,
     order: &UpstreamRequest,
     broadcast: &Broadcast,
     answer: &FlightKey,
 ) -> FollowEnd {
-    let Ok(Some(stored)) = host.store().answer(answer).await else { return FollowEnd::Vanished };
+    let Ok(Some(stored)) = service.store().answer(answer).await else { return FollowEnd::Vanished };
     match replay(order, &stored.entry) {
         Some(replayed) => tell(broadcast, Head::Found(replayed, stored.age)),
         None => FollowEnd::Vanished,

@@ -28,9 +28,9 @@ use crate::{
     api::{error::Error, reply::ClientLeft},
     cache::{CacheStatus, Delivery},
     fleet::{AttemptFailure, BackendHost, Failover, HostEffect, NO_EVENT, UNFINISHED, broken},
-    host::Host,
+    host::{Platform, Service},
     metrics::Attempt,
-    platform::{journal::Event, random_id},
+    platform::{Journal, journal::Event, random_id},
     process::{Head, Provenance, broadcast::Broadcast, flight_table::LeaderGuard},
     request::Account,
     store::{FlightKey, Found, ResponseCache, StoreError, StoreResult},
@@ -45,8 +45,8 @@ use crate::{
 };
 
 /// The lead of a flight.
-pub(super) struct Leader<'a, H> {
-    host: &'a H,
+pub(super) struct Leader<'a, P: Platform> {
+    service: &'a Service<P>,
     order: &'a UpstreamRequest,
     broadcast: Broadcast,
     /// Where others may join.
@@ -79,18 +79,18 @@ enum Aftermath {
 }
 
 impl Aftermath {
-    async fn note<H: Host>(self, host: &H) {
+    async fn note<P: Platform>(self, service: &Service<P>) {
         match self {
-            Self::Release(slot, effect) => slot.release(host, effect).await,
-            Self::RecordFault(backend) => Slot::record_fault(&backend, host).await,
+            Self::Release(slot, effect) => slot.release(service, effect).await,
+            Self::RecordFault(backend) => Slot::record_fault(&backend, service).await,
         }
     }
 }
 
-impl<'a, H: Host> Leader<'a, H> {
+impl<'a, P: Platform> Leader<'a, P> {
     /// The lead of a flight for this order, with the guard where others may join it.
     pub(super) fn new(
-        host: &'a H,
+        service: &'a Service<P>,
         order: &'a UpstreamRequest,
         (broadcast, guard): (Broadcast, Option<LeaderGuard>),
         cache_plan: Option<CachePlan>,
@@ -102,7 +102,7 @@ impl<'a, H: Host> Leader<'a, H> {
             .filter(|cache_plan| cache_plan.is_shared)
             .map(|cache_plan| cache_plan.flight_key(order));
         Self {
-            host,
+            service,
             order,
             broadcast,
             guard,
@@ -116,7 +116,7 @@ impl<'a, H: Host> Leader<'a, H> {
 
     /// Brings the answer; gives the account of what that took.
     pub(super) async fn fly(mut self) -> Account {
-        let mut admission = Admission::new(self.host, self.order, self.prefetched.take());
+        let mut admission = Admission::new(self.service, self.order, self.prefetched.take());
         let mut role = self.role(&mut admission).await;
         while let Role::Follow(leader, follower) = role {
             admission.release();
@@ -126,7 +126,7 @@ impl<'a, H: Host> Leader<'a, H> {
             let followed = match self.flight.zip(self.cache_plan) {
                 Some((flight, cache_plan)) => {
                     let flight = (&flight, &cache_plan.flight_key(self.order));
-                    Box::pin(follow(self.host, self.order, &self.broadcast, flight, names)).await
+                    Box::pin(follow(self.service, self.order, &self.broadcast, flight, names)).await
                 }
                 None => FollowEnd::Missed,
             };
@@ -149,7 +149,7 @@ impl<'a, H: Host> Leader<'a, H> {
     }
 
     /// Looks for the answer, and takes a slot ahead, in case that there is none.
-    async fn role(&mut self, admission: &mut Admission<'_, H>) -> Role {
+    async fn role(&mut self, admission: &mut Admission<'_, P>) -> Role {
         let (Some(flight), Some(cache_plan)) = (self.flight, self.cache_plan) else {
             return Role::Leader(None);
         };
@@ -159,17 +159,17 @@ impl<'a, H: Host> Leader<'a, H> {
         }
         // Whoever follows must know what is asked where the key does not say that.
         let asked = cache_plan.question.map(|question| question.to_hex());
-        let leader = [random_id(self.host), asked.clone().unwrap_or_default()].join(":");
+        let leader = [random_id(self.service), asked.clone().unwrap_or_default()].join(":");
         let mut ahead = self.account.clone();
-        let host = self.host;
+        let service = self.service;
         let (budget, max_age) = (ahead.budget.clone(), cache_plan.policy.max_age());
-        let looking = async { budget.ask(host).answer_or_lead(&flight, &leader, max_age).await };
+        let looking = async { budget.ask(service).answer_or_lead(&flight, &leader, max_age).await };
         let (found, ()) = join!(Box::pin(looking), Box::pin(admission.reserve(&mut ahead)));
         self.account = ahead;
         let found: StoreResult<Found> = found;
         // It may have the lead by now; a publisher finds that out, and ends it.
         let may_lead = matches!(found, Err(StoreError::TimedOut | StoreError::OutOfTime));
-        match self.account.degrade(self.host, "cache_lead", found) {
+        match self.account.degrade(self.service, "cache_lead", found) {
             Some(Found::Answer(stored)) => {
                 if cache_plan.question.is_some() && stored.entry.question() != cache_plan.question {
                     self.fail(Error::IdempotencyKeyReused);
@@ -221,14 +221,14 @@ impl<'a, H: Host> Leader<'a, H> {
     }
 
     /// Asks upstream, and tells other replicas where there are any.
-    async fn ask(&mut self, admission: Admission<'_, H>, leader: Option<String>) {
+    async fn ask(&mut self, admission: Admission<'_, P>, leader: Option<String>) {
         if self.account.cache == Some(CacheStatus::Coalesced) {
             self.account.cache = Some(CacheStatus::Miss);
         }
         self.broadcast.note_fresh();
         let publisher = leader
             .zip(self.flight)
-            .and_then(|(leader, flight)| Publisher::new(self.host, &self.broadcast, flight, leader));
+            .and_then(|(leader, flight)| Publisher::new(self.service, &self.broadcast, flight, leader));
         let broadcast = self.broadcast.clone();
         let publishing = OptionFuture::from(publisher.map(|publisher| Box::pin(publisher.publish())));
         let (end, _) = join!(Box::pin(self.bring(admission)), publishing);
@@ -236,13 +236,13 @@ impl<'a, H: Host> Leader<'a, H> {
     }
 
     /// Asks upstream and writes what comes; what the answer changes is stored when it returns.
-    async fn bring(&mut self, admission: Admission<'_, H>) -> Result<(), Error> {
-        let host = self.host;
+    async fn bring(&mut self, admission: Admission<'_, P>) -> Result<(), Error> {
+        let service = self.service;
         let (aftermath, failures) = unbounded();
         let (is_noted, noted) = oneshot::channel();
         // The next attempt does not wait until the one before is noted, and no answer does.
         let noting = async {
-            failures.for_each_concurrent(None, |failure: Aftermath| failure.note(host)).await;
+            failures.for_each_concurrent(None, |failure: Aftermath| failure.note(service)).await;
             let _ = is_noted.send(());
         };
         let bringing = async {
@@ -263,7 +263,7 @@ impl<'a, H: Host> Leader<'a, H> {
     }
 
     /// Writes what was opened; what it changes is stored when it returns.
-    async fn hand_over(&mut self, opened: Opened<H::Body>, slot: Box<Slot>) -> Result<(), Error> {
+    async fn hand_over(&mut self, opened: Opened<P::Body>, slot: Box<Slot>) -> Result<(), Error> {
         match opened {
             Opened::Stream { content_type, first, events } => {
                 let kind = content_type.to_str().unwrap_or_default().to_owned();
@@ -274,7 +274,7 @@ impl<'a, H: Host> Leader<'a, H> {
                     self.broadcast.end(Err(error.clone()));
                 }
                 if let Some(slot) = slot {
-                    slot.release(self.host, effect).await;
+                    slot.release(self.service, effect).await;
                 }
                 end
             }
@@ -303,10 +303,10 @@ impl<'a, H: Host> Leader<'a, H> {
 
     async fn attempts(
         &mut self,
-        mut admission: Admission<'_, H>,
+        mut admission: Admission<'_, P>,
         aftermath: UnboundedSender<Aftermath>,
-    ) -> Result<(Opened<H::Body>, Box<Slot>), Error> {
-        let (host, order) = (self.host, self.order);
+    ) -> Result<(Opened<P::Body>, Box<Slot>), Error> {
+        let (service, order) = (self.service, self.order);
         let (broadcast, account) = (&self.broadcast, &mut self.account);
         let mut failover = Failover::default();
         let mut failed = Vec::new();
@@ -333,7 +333,8 @@ impl<'a, H: Host> Leader<'a, H> {
                 cold: slot.cold && slot.is_taken(),
             };
             account.attempts.push(attempt);
-            let (outcome, slot) = attempt::attempt(host, &admission, order, broadcast, slot, account).await;
+            let (outcome, slot) =
+                attempt::attempt(service, &admission, order, broadcast, slot, account).await;
             if let Some(attempt) = account.attempts.last_mut() {
                 attempt.outcome = outcome.as_ref().map_or_else(AttemptFailure::word, |_| "ok");
             }
@@ -348,7 +349,7 @@ impl<'a, H: Host> Leader<'a, H> {
                     account.first_token = slot.first_byte().filter(|_| order.streams && slot.is_taken());
                     if let Opened::Spoken(heard) = &opened {
                         account.tokens = heard.tokens();
-                        account.speed = heard.speed(slot.since_first_byte(host));
+                        account.speed = heard.speed(slot.since_first_byte(service));
                     }
                     return Ok((opened, slot));
                 }
@@ -357,7 +358,7 @@ impl<'a, H: Host> Leader<'a, H> {
                         let _ = aftermath.unbounded_send(Aftermath::Release(slot, HostEffect::Neutral));
                         return Err(Error::ClientClosed);
                     }
-                    host.record(&Event::AttemptFailed {
+                    service.record(&Event::AttemptFailed {
                         request_id: &account.request_id,
                         host: backend.url(),
                         outcome: failure.word(),
@@ -385,7 +386,7 @@ impl<'a, H: Host> Leader<'a, H> {
         &mut self,
         content_type: &str,
         first: Bytes,
-        mut events: Events<H::Body>,
+        mut events: Events<P::Body>,
         slot: &mut Option<Box<Slot>>,
     ) -> (Result<(), Error>, HostEffect) {
         let mut heard = Accumulator::new(false);
@@ -396,7 +397,7 @@ impl<'a, H: Host> Leader<'a, H> {
         }
         match end {
             Ok(last) => {
-                let since = slot.as_ref().and_then(|slot| slot.since_first_byte(self.host));
+                let since = slot.as_ref().and_then(|slot| slot.since_first_byte(self.service));
                 self.account.speed = heard.speed(since);
                 self.tell_account();
                 self.broadcast.complete(last);
@@ -406,7 +407,7 @@ impl<'a, H: Host> Leader<'a, H> {
                 if let Some(slot) = slot.take() {
                     self.conclude(entry.and_then(|entry| self.kept(&entry).zip(Some(entry))), slot).await;
                 }
-                events.drain(self.host);
+                events.drain(self.service);
                 (Ok(()), HostEffect::Answered)
             }
             Err(failure) => {
@@ -420,7 +421,7 @@ impl<'a, H: Host> Leader<'a, H> {
     async fn relay_events(
         &mut self,
         first: Bytes,
-        events: &mut Events<H::Body>,
+        events: &mut Events<P::Body>,
         heard: &mut Accumulator,
     ) -> Result<Bytes, AttemptFailure> {
         let mut event = first;

@@ -13,9 +13,10 @@ use futures::future::{Either, select};
 use super::failure;
 use crate::{
     api::error::Error,
-    host::Host,
+    host::{Platform, Service},
+    platform::{Clock, Timer},
     process::broadcast::{Broadcast, Item, Receiver},
-    store::{Audience, FLIGHT_LEASE, FlightEnd, FlightKey, ResponseCache},
+    store::{Audience, FLIGHT_LEASE, FlightEnd, FlightKey, ResponseCache, Store},
 };
 
 /// How often it is asked whether anybody follows, and the lead renewed.
@@ -24,8 +25,8 @@ const CALL: Duration = Duration::from_millis(200);
 const GATHER: Duration = Duration::from_millis(50);
 
 /// The publisher of one flight.
-pub(super) struct Publisher<'a, H> {
-    host: &'a H,
+pub(super) struct Publisher<'a, P: Platform> {
+    service: &'a Service<P>,
     broadcast: Broadcast,
     /// It hears the flight as everybody does, so that the flight goes on while it is needed.
     reader: Option<Receiver>,
@@ -38,12 +39,19 @@ pub(super) struct Publisher<'a, H> {
     kept: VecDeque<usize>,
 }
 
-impl<'a, H: Host> Publisher<'a, H> {
+impl<'a, P: Platform> Publisher<'a, P> {
     /// `None` where there are no other processes.
-    pub(super) fn new(host: &'a H, broadcast: &Broadcast, flight: FlightKey, leader: String) -> Option<Self> {
-        host.config().redis.as_ref()?;
+    pub(super) fn new(
+        service: &'a Service<P>,
+        broadcast: &Broadcast,
+        flight: FlightKey,
+        leader: String,
+    ) -> Option<Self> {
+        if !service.store().is_shared() {
+            return None;
+        }
         Some(Self {
-            host,
+            service,
             broadcast: broadcast.clone(),
             reader: broadcast.join(),
             flight,
@@ -61,7 +69,7 @@ impl<'a, H: Host> Publisher<'a, H> {
             Some(end) => end,
             None => self.hand_over(&mut pending).await,
         };
-        let store = self.host.store();
+        let store = self.service.store();
         // A leader that cannot say so is found out by its lead's end.
         let _ = store.end_flight(&self.flight, &self.leader, self.handed, &pending, &end).await;
     }
@@ -71,12 +79,12 @@ impl<'a, H: Host> Publisher<'a, H> {
         loop {
             {
                 let alone = Box::pin(self.broadcast.alone());
-                let pause = select(alone, Box::pin(self.host.sleep(CALL)));
+                let pause = select(alone, Box::pin(self.service.sleep(CALL)));
                 if let Either::Left(_) = select(Box::pin(self.broadcast.over()), pause).await {
                     return Some(self.end());
                 }
             }
-            match self.host.store().publish(&self.flight, &self.leader, self.handed, 0, &[]).await {
+            match self.service.store().publish(&self.flight, &self.leader, self.handed, 0, &[]).await {
                 Ok(Audience::Some) => return None,
                 Ok(Audience::None | Audience::Lost) | Err(_) => {
                     if self.broadcast.is_alone() {
@@ -101,9 +109,9 @@ impl<'a, H: Host> Publisher<'a, H> {
             if let Some(end) = self.gather(pending).await {
                 return end;
             }
-            let store = self.host.store();
+            let store = self.service.store();
             let told = store.publish(&self.flight, &self.leader, self.handed, self.forgotten, pending).await;
-            let now = self.host.now();
+            let now = self.service.now();
             failing_since = if told.is_err() { failing_since.or(Some(now)) } else { None };
             // By then whoever followed has given up.
             let has_lost_store = failing_since.is_some_and(|since| now.saturating_sub(since) >= FLIGHT_LEASE);
@@ -119,7 +127,7 @@ impl<'a, H: Host> Publisher<'a, H> {
                 // Whoever listens next hears it all, and what could not be handed over goes with what follows.
                 Ok(Audience::None | Audience::Lost) | Err(_) => {
                     let waiting: usize = pending.iter().map(Bytes::len).sum();
-                    if waiting as u64 > self.host.config().cache_max_entry {
+                    if waiting as u64 > self.service.config().cache_max_entry {
                         pending.clear();
                         return FlightEnd::Abandoned;
                     }
@@ -134,7 +142,7 @@ impl<'a, H: Host> Publisher<'a, H> {
         self.kept.extend(events.iter().map(Bytes::len));
         let mut bytes: usize = self.kept.iter().sum();
         // The last one stays, for it tells how many there were.
-        while bytes as u64 > self.host.config().cache_max_entry
+        while bytes as u64 > self.service.config().cache_max_entry
             && self.kept.len() > 1
             && let Some(length) = self.kept.pop_front()
         {
@@ -146,13 +154,13 @@ impl<'a, H: Host> Publisher<'a, H> {
     /// Gathers what comes within [`GATHER`], if anything does within [`CALL`]; gives how the flight ended.
     async fn gather(&mut self, pending: &mut Vec<Bytes>) -> Option<FlightEnd> {
         let reader = self.reader.as_ref()?;
-        let mut pause = Box::pin(self.host.sleep(if pending.is_empty() { CALL } else { GATHER }));
+        let mut pause = Box::pin(self.service.sleep(if pending.is_empty() { CALL } else { GATHER }));
         loop {
             let next = select(Box::pin(reader.next()), Box::pin(self.broadcast.over_whole()));
             match select(next, pause.as_mut()).await {
                 Either::Left((Either::Left((Item::Event(event), _)), _)) => {
                     if pending.is_empty() {
-                        pause = Box::pin(self.host.sleep(GATHER));
+                        pause = Box::pin(self.service.sleep(GATHER));
                     }
                     pending.push(event);
                 }
@@ -175,7 +183,7 @@ impl<'a, H: Host> Publisher<'a, H> {
             return self.failed(&error);
         }
         let Some(entry) = self.broadcast.take_unkept() else { return FlightEnd::Landed };
-        if entry.size() as u64 > self.host.config().cache_max_entry.saturating_mul(2) {
+        if entry.size() as u64 > self.service.config().cache_max_entry.saturating_mul(2) {
             return FlightEnd::Abandoned;
         }
         FlightEnd::Answered(entry.to_bytes(Duration::ZERO).into())

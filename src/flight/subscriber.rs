@@ -28,8 +28,8 @@ use crate::{
     },
     cache::{CacheStatus, CachedAnswer},
     fleet::{NO_EVENT, UNFINISHED, broken},
-    host::Host,
-    platform::random_id,
+    host::{Platform, Service},
+    platform::{Timer, random_id},
     process::{
         Head, Provenance, Replay,
         broadcast::{Broadcast, Item, Receiver},
@@ -42,8 +42,8 @@ use crate::{
 };
 
 /// One client of a flight.
-pub(super) struct Subscriber<'a, H> {
-    host: &'a H,
+pub(super) struct Subscriber<'a, P: Platform> {
+    service: &'a Service<P>,
     order: &'a UpstreamRequest,
     rendering: &'a Rendering,
     outlet: Outlet,
@@ -66,10 +66,10 @@ pub(super) enum SubscriberEnd {
     Streamed(Result<(), Error>),
 }
 
-impl<'a, H: Host> Subscriber<'a, H> {
+impl<'a, P: Platform> Subscriber<'a, P> {
     /// One who asked for it first, and hears the end of it by [`Subscriber::listen`].
     pub(super) fn new(
-        host: &'a H,
+        service: &'a Service<P>,
         order: &'a UpstreamRequest,
         rendering: &'a Rendering,
         (outlet, presence): (Outlet, Presence),
@@ -77,7 +77,7 @@ impl<'a, H: Host> Subscriber<'a, H> {
         account: Account,
     ) -> Self {
         Self {
-            host,
+            service,
             order,
             rendering,
             outlet,
@@ -144,7 +144,7 @@ impl<'a, H: Host> Subscriber<'a, H> {
     async fn opening(&mut self, reader: &Receiver) -> Result<(Head, Provenance), ClientLeft> {
         let is_patient = self.rendering.speaks_early(self.order);
         let mut opening = Box::pin(reader.opening());
-        let mut pause = Box::pin(self.host.sleep(EARLY_HEAD));
+        let mut pause = Box::pin(self.service.sleep(EARLY_HEAD));
         loop {
             let next = select(Pin::as_mut(&mut opening), Pin::as_mut(&mut pause));
             match self.presence.during(next).await? {
@@ -152,7 +152,7 @@ impl<'a, H: Host> Subscriber<'a, H> {
                 Either::Right(((), _)) if is_patient => {
                     self.announce_stream(reply::EVENT_STREAM);
                     self.outlet.offer(COMMENT);
-                    pause = Box::pin(self.host.sleep(KEEP_ALIVE));
+                    pause = Box::pin(self.service.sleep(KEEP_ALIVE));
                 }
                 Either::Right(((), _)) => return self.presence.during(opening).await,
             }
@@ -207,7 +207,7 @@ impl<'a, H: Host> Subscriber<'a, H> {
     /// The account of a complete answer, to be counted while what it changes is stored; `None` where it is not certain yet.
     fn tallied(&mut self) -> Option<Account> {
         // Whether that is an answer shows when the turn is stored.
-        if self.session.is_some() && self.host.config().session_required {
+        if self.session.is_some() && self.service.config().session_required {
             return None;
         }
         let mut account = self.account.clone();
@@ -232,19 +232,19 @@ impl<'a, H: Host> Subscriber<'a, H> {
         let turn = self.session.take().filter(|_| !answer.is_empty()).map(|commit| {
             let SessionCommit { key, generation, id, dialect, system, mut messages, prompt } = commit;
             messages.push(answer.message(dialect));
-            let id = id.unwrap_or_else(|| random_id(self.host));
+            let id = id.unwrap_or_else(|| random_id(self.service));
             let prompt = PromptCount::of(answer.tokens.prompt, prompt);
             (key, generation, Turn { id, dialect, system, messages, prompt })
         });
-        let config = self.host.config();
+        let config = self.service.config();
         let append = turn.as_ref().map(|(key, generation, turn)| {
             let (ttl, keep) = (config.session_ttl, KEPT_TURNS);
-            self.host.store().append_turn_to(key, *generation, turn, ttl, keep)
+            self.service.store().append_turn_to(key, *generation, turn, ttl, keep)
         });
-        let tally = tallied.as_ref().map(|account| account.tally_answer(self.host));
+        let tally = tallied.as_ref().map(|account| account.tally_answer(self.service));
         let (append, ended, _) = join!(OptionFuture::from(append), reader.ended(), OptionFuture::from(tally));
         self.account.tallied = tallied.map(|account| account.store_errors);
-        let stored = append.map(|result| self.account.degrade(self.host, "session_append", result));
+        let stored = append.map(|result| self.account.degrade(self.service, "session_append", result));
         let status = stored.map(|stored| match stored {
             Some(true) => SessionStatus::Stored,
             // Its session was deleted meanwhile, or the store is down.
@@ -272,11 +272,11 @@ impl<'a, H: Host> Subscriber<'a, H> {
         let keeps = self.session.is_some() || is_own;
         let mut added = Added::new(keeps);
         let pace =
-            self.host.config().cache_replay_pause.filter(|_| self.account.cache == Some(CacheStatus::Hit));
+            self.service.config().cache_replay_pause.filter(|_| self.account.cache == Some(CacheStatus::Hit));
         let mut is_first = true;
         loop {
             if let Some(pace) = pace.filter(|_| !is_first) {
-                self.presence.during(self.host.sleep(pace)).await.map_err(left)?;
+                self.presence.during(self.service.sleep(pace)).await.map_err(left)?;
             }
             is_first = false;
             let (event, is_last) = match self.presence.during(reader.next()).await.map_err(left)? {
@@ -327,7 +327,7 @@ impl<'a, H: Host> Subscriber<'a, H> {
         if let Some(sent) = poll_immediate(sending.as_mut()).await {
             return sent;
         }
-        match select(sending, pin!(self.host.sleep(self.host.config().client_timeout))).await {
+        match select(sending, pin!(self.service.sleep(self.service.config().client_timeout))).await {
             Either::Left((sent, _)) => sent,
             Either::Right(((), _)) => Err(ClientLeft),
         }
@@ -344,7 +344,7 @@ impl<'a, H: Host> Subscriber<'a, H> {
                     if let Err(HeadReady::Complete(complete)) =
                         head_sender.send(HeadReady::Complete(Box::new((result, account))))
                     {
-                        complete.1.close(self.host, Err(&Error::ClientClosed)).await;
+                        complete.1.close(self.service, Err(&Error::ClientClosed)).await;
                     }
                     return;
                 }
@@ -361,6 +361,6 @@ impl<'a, H: Host> Subscriber<'a, H> {
                 Err(error)
             }
         };
-        self.account.close(self.host, end.as_ref().map(|()| StatusCode::OK)).await;
+        self.account.close(self.service, end.as_ref().map(|()| StatusCode::OK)).await;
     }
 }

@@ -21,7 +21,7 @@ use crate::{
         error::Error,
         reply::{self, ReplyBody},
     },
-    host::Host,
+    host::{Platform, Service},
     platform::{MaybeSend, random_id},
     request::Account,
     session::{Dialect, RawMessage, Session, SessionKey, Span, Turn},
@@ -97,23 +97,24 @@ impl<'a> ShownTurn<'a> {
 ///
 /// # Errors
 /// What is wrong with the body; [`Error::SessionUnavailable`].
-pub(crate) async fn create<H, B>(
-    host: &H,
+pub(crate) async fn create<P, B>(
+    service: &Service<P>,
     headers: &HeaderMap,
     body: B,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error>
 where
-    H: Host,
+    P: Platform,
     B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
 {
-    let config = host.config();
+    let config = service.config();
     let caller = CallerId::of(headers, config.caller_header.as_ref())?;
-    let body = body::read(host, headers, body, config.body_limits.other).await?;
+    let body = body::read(service, headers, body, config.body_limits.other).await?;
     let head = request::head(&body)?;
-    let id = random_id(host);
-    let made = host.store().create_session(&SessionKey::of(&caller, &id)?, &head, config.session_ttl).await;
-    needed(host, account, "session_create", made)?;
+    let id = random_id(service);
+    let made =
+        service.store().create_session(&SessionKey::of(&caller, &id)?, &head, config.session_ttl).await;
+    needed(service, account, "session_create", made)?;
     let session = Session { head, ..Session::default() };
     let mut response = reply::json(StatusCode::CREATED, &Summary::of(&id, &session, config.session_ttl));
     if let Ok(location) = HeaderValue::try_from(format!("/sessions/{id}")) {
@@ -126,17 +127,17 @@ where
 ///
 /// # Errors
 /// What is wrong with the id or the query; [`Error::SessionNotFound`]; [`Error::SessionUnavailable`].
-pub(crate) async fn show<H: Host>(
-    host: &H,
+pub(crate) async fn show<P: Platform>(
+    service: &Service<P>,
     parts: &Parts,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
     let page = Page::of(parts.uri.query())?;
-    let (id, key) = named(host, parts)?;
-    let session = load(host, &key, page.span(), account).await?;
+    let (id, key) = named(service, parts)?;
+    let session = load(service, &key, page.span(), account).await?;
     let (turns, next) = page.turns(&session.turns);
     let shown = Shown {
-        summary: Summary::of(&id, &session, host.config().session_ttl),
+        summary: Summary::of(&id, &session, service.config().session_ttl),
         turns: turns.iter().map(ShownTurn::of).collect(),
         next,
     };
@@ -147,18 +148,18 @@ pub(crate) async fn show<H: Host>(
 ///
 /// # Errors
 /// As [`show`].
-pub(crate) async fn export<H: Host>(
-    host: &H,
+pub(crate) async fn export<P: Platform>(
+    service: &Service<P>,
     parts: &Parts,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
     let form = ExportFormat::of(parts.uri.query(), &parts.headers)?;
-    let (id, session) = load_whole(host, parts, account).await?;
+    let (id, session) = load_whole(service, parts, account).await?;
     // The id may be a secret, and a name of a file is seen by many.
     let (mut response, name) = match form {
         ExportFormat::Json => {
             let exported = Exported {
-                summary: Summary::of(&id, &session, host.config().session_ttl),
+                summary: Summary::of(&id, &session, service.config().session_ttl),
                 turns: session.turns.iter().map(ShownTurn::of).collect(),
             };
             (reply::json(StatusCode::OK, &exported), "attachment; filename=\"session.json\"")
@@ -179,14 +180,14 @@ pub(crate) async fn export<H: Host>(
 ///
 /// # Errors
 /// What is wrong with the id; [`Error::SessionNotFound`]; [`Error::SessionUnavailable`].
-pub(crate) async fn delete<H: Host>(
-    host: &H,
+pub(crate) async fn delete<P: Platform>(
+    service: &Service<P>,
     parts: &Parts,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
-    let (_, key) = named(host, parts)?;
-    let deleted = host.store().delete_session(&key).await;
-    if !needed(host, account, "session_delete", deleted)? {
+    let (_, key) = named(service, parts)?;
+    let deleted = service.store().delete_session(&key).await;
+    if !needed(service, account, "session_delete", deleted)? {
         return Err(Error::SessionNotFound);
     }
     let mut response = Response::new(ReplyBody::default());
@@ -195,33 +196,33 @@ pub(crate) async fn delete<H: Host>(
 }
 
 /// The id that the path names, and the caller's session of that id.
-fn named<H: Host>(host: &H, parts: &Parts) -> Result<(String, SessionKey), Error> {
-    let caller = CallerId::of(&parts.headers, host.config().caller_header.as_ref())?;
+fn named<P: Platform>(service: &Service<P>, parts: &Parts) -> Result<(String, SessionKey), Error> {
+    let caller = CallerId::of(&parts.headers, service.config().caller_header.as_ref())?;
     let id = request::id(parts.uri.path())?;
     let key = SessionKey::of(&caller, &id)?;
     Ok((id, key))
 }
 
-async fn load<H: Host>(
-    host: &H,
+async fn load<P: Platform>(
+    service: &Service<P>,
     key: &SessionKey,
     span: Span<'_>,
     account: &mut Account,
 ) -> Result<Session, Error> {
-    let session = host.store().session(key, span, host.config().session_ttl).await;
-    needed(host, account, "session_load", session)?.ok_or(Error::SessionNotFound)
+    let session = service.store().session(key, span, service.config().session_ttl).await;
+    needed(service, account, "session_load", session)?.ok_or(Error::SessionNotFound)
 }
 
 /// The session with all its turns, read piece by piece: no reply of the store is large.
-async fn load_whole<H: Host>(
-    host: &H,
+async fn load_whole<P: Platform>(
+    service: &Service<P>,
     parts: &Parts,
     account: &mut Account,
 ) -> Result<(String, Session), Error> {
-    let (id, key) = named(host, parts)?;
-    let mut session = load(host, &key, EXPORTED, account).await?;
+    let (id, key) = named(service, parts)?;
+    let mut session = load(service, &key, EXPORTED, account).await?;
     while let Some(oldest) = session.turns.first().filter(|_| session.skipped > 0) {
-        let skipped = load(host, &key, Span { before: Some(&oldest.id), ..EXPORTED }, account).await?;
+        let skipped = load(service, &key, Span { before: Some(&oldest.id), ..EXPORTED }, account).await?;
         if skipped.turns.is_empty() {
             break;
         }
@@ -231,13 +232,13 @@ async fn load_whole<H: Host>(
 }
 
 /// What a store operation gave; its failure is noted, and is the request's.
-fn needed<H: Host, T>(
-    host: &H,
+fn needed<P: Platform, T>(
+    service: &Service<P>,
     account: &mut Account,
     operation: &'static str,
     result: StoreResult<T>,
 ) -> Result<T, Error> {
-    account.degrade(host, operation, result).ok_or(Error::SessionUnavailable)
+    account.degrade(service, operation, result).ok_or(Error::SessionUnavailable)
 }
 
 /// The same reply, which no cache on the way may keep.

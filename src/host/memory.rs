@@ -1,4 +1,4 @@
-//! A whole host in memory: for tests, and for a first look from inside another program.
+//! A platform in memory: for tests, and for a first look from inside another program.
 //!
 //! Time moves only when it is told to, randomness comes from a seed, and background tasks run by hand, so that
 //! the same inputs give the same replies.
@@ -6,6 +6,7 @@
 use std::{
     fmt,
     future::{Future, poll_fn},
+    marker::PhantomData,
     pin::{Pin, pin},
     sync::{
         Arc, Mutex, PoisonError,
@@ -18,16 +19,14 @@ use std::{
 use bytes::Bytes;
 use futures::{StreamExt, stream::FuturesUnordered};
 
-use super::Host;
+use super::{Platform, Service};
 use crate::{
-    config::{Config, settings::Deployment},
-    fleet::local::LocalFleet,
+    config::Config,
     metrics::memory::MemoryMetrics,
     platform::{
         Background, Clock, Entropy, Journal, Timeouts, Timer, Upstream, UpstreamFailure, journal::Event,
     },
-    process::{FlightTable, Orphans},
-    store::memory::MemoryStore,
+    store::{Store, memory::MemoryStore},
 };
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
@@ -71,56 +70,47 @@ impl Clock for ManualClock {
     }
 }
 
-/// A host in memory over any upstream. Clones share everything.
-pub struct MemoryHost<U>(Arc<Parts<U>>);
+/// A platform in memory over any upstream, for a service whose state is in `S`. Clones share everything.
+pub struct MemoryPlatform<U, S = MemoryStore<ManualClock>>(Arc<Machine<U>>, PhantomData<fn() -> S>);
 
-impl<U> Clone for MemoryHost<U> {
+impl<U, S> Clone for MemoryPlatform<U, S> {
     fn clone(&self) -> Self {
-        Self(Arc::clone(&self.0))
+        Self(Arc::clone(&self.0), PhantomData)
     }
 }
 
-struct Parts<U> {
-    config: Config,
+struct Machine<U> {
     upstream: U,
     clock: ManualClock,
     seed: AtomicU64,
-    store: MemoryStore<ManualClock>,
-    metrics: MemoryMetrics,
     tasks: Mutex<Vec<Task>>,
     events: Mutex<Vec<String>>,
-    orphans: Orphans,
-    flights: FlightTable,
 }
 
-impl<U> fmt::Debug for MemoryHost<U> {
+impl<U, S> fmt::Debug for MemoryPlatform<U, S> {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("MemoryHost").field("config", &self.0.config).finish_non_exhaustive()
+        formatter.debug_struct("MemoryPlatform").field("clock", &self.0.clock).finish_non_exhaustive()
     }
 }
 
-impl<U: Upstream + 'static> MemoryHost<U> {
-    /// A host with these settings that asks `upstream`.
-    pub fn new(config: Config, upstream: U) -> Self {
-        Self::with_clock(config, upstream, ManualClock::default())
+impl<U: Upstream + 'static> MemoryPlatform<U> {
+    /// A service with these settings that asks `upstream`, with its state in memory.
+    pub fn service(config: Config, upstream: U) -> Service<Self> {
+        Self::service_with_clock(config, upstream, ManualClock::default())
     }
 
     /// The same, by a clock that others share.
-    pub fn with_clock(config: Config, upstream: U, clock: ManualClock) -> Self {
+    pub fn service_with_clock(config: Config, upstream: U, clock: ManualClock) -> Service<Self> {
         let store = MemoryStore::new(clock.clone(), config.memory_limit);
-        store.fleet().set_hosts(config.fleet.hosts());
-        Self(Arc::new(Parts {
-            store,
-            config,
-            upstream,
-            clock,
-            seed: AtomicU64::new(0),
-            metrics: MemoryMetrics::default(),
-            tasks: Mutex::default(),
-            events: Mutex::default(),
-            orphans: Orphans::default(),
-            flights: FlightTable::default(),
-        }))
+        Service::new(config, Self::new(upstream, clock), store, MemoryMetrics::default())
+    }
+}
+
+impl<U, S> MemoryPlatform<U, S> {
+    /// A platform that asks `upstream` and goes by `clock`.
+    pub fn new(upstream: U, clock: ManualClock) -> Self {
+        let (seed, tasks, events) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
+        Self(Arc::new(Machine { upstream, clock, seed, tasks, events }), PhantomData)
     }
 
     /// The clock, to move it.
@@ -134,7 +124,7 @@ impl<U: Upstream + 'static> MemoryHost<U> {
     }
 
     /// Runs `future` to its end together with every task that it starts. Tasks that are not done by then are
-    /// dropped, as they are when a host stops.
+    /// dropped, as they are when a program stops.
     pub async fn run<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         let mut running = FuturesUnordered::new();
@@ -159,7 +149,7 @@ impl<U: Upstream + 'static> MemoryHost<U> {
         .await
     }
 
-    /// Runs every task that was started outside [`MemoryHost::run`] to its end.
+    /// Runs every task that was started outside [`MemoryPlatform::run`] to its end.
     pub async fn settle(&self) {
         loop {
             let tasks = self.take_tasks();
@@ -175,7 +165,7 @@ impl<U: Upstream + 'static> MemoryHost<U> {
     }
 }
 
-impl<U: Upstream + 'static> Upstream for MemoryHost<U> {
+impl<U: Upstream + 'static, S: 'static> Upstream for MemoryPlatform<U, S> {
     type Body = U::Body;
 
     async fn send(
@@ -187,66 +177,38 @@ impl<U: Upstream + 'static> Upstream for MemoryHost<U> {
     }
 }
 
-impl<U: Upstream + 'static> Clock for MemoryHost<U> {
+impl<U: Upstream + 'static, S: 'static> Clock for MemoryPlatform<U, S> {
     fn now(&self) -> Duration {
         self.0.clock.now()
     }
 }
 
-impl<U: Upstream + 'static> Timer for MemoryHost<U> {
+impl<U: Upstream + 'static, S: 'static> Timer for MemoryPlatform<U, S> {
     fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + 'static {
         self.0.clock.sleep(time)
     }
 }
 
-impl<U: Upstream + 'static> Entropy for MemoryHost<U> {
+impl<U: Upstream + 'static, S: 'static> Entropy for MemoryPlatform<U, S> {
     fn random(&self) -> u64 {
         self.0.seed.fetch_add(1, Ordering::SeqCst)
     }
 }
 
-impl<U: Upstream + 'static> Background for MemoryHost<U> {
+impl<U: Upstream + 'static, S: 'static> Background for MemoryPlatform<U, S> {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
         self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(task));
     }
 }
 
-impl<U: Upstream + 'static> Journal for MemoryHost<U> {
+impl<U: Upstream + 'static, S: 'static> Journal for MemoryPlatform<U, S> {
     fn record(&self, event: &Event<'_>) {
         let text = serde_json::to_string(event).unwrap_or_default();
         self.0.events.lock().unwrap_or_else(PoisonError::into_inner).push(text);
     }
 }
 
-impl<U: Upstream + 'static> Host for MemoryHost<U> {
-    type Store = MemoryStore<ManualClock>;
+impl<U: Upstream + 'static, S: Store + 'static> Platform for MemoryPlatform<U, S> {
+    type Store = S;
     type Metrics = MemoryMetrics;
-
-    fn form(&self) -> Deployment {
-        Deployment::Native
-    }
-
-    fn config(&self) -> &Config {
-        &self.0.config
-    }
-
-    fn store(&self) -> &Self::Store {
-        &self.0.store
-    }
-
-    fn metrics(&self) -> &Self::Metrics {
-        &self.0.metrics
-    }
-
-    fn fleet(&self) -> &LocalFleet {
-        self.0.store.fleet()
-    }
-
-    fn orphans(&self) -> &Orphans {
-        &self.0.orphans
-    }
-
-    fn flights(&self) -> &FlightTable {
-        &self.0.flights
-    }
 }

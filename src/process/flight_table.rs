@@ -16,11 +16,15 @@ use crate::{
 const EPOCHS_LIMIT: usize = 256;
 
 /// The flights of this process. Clones share them.
-#[derive(Debug, Clone, Default)]
-pub struct FlightTable(Arc<Mutex<Board>>);
+#[derive(Debug, Clone)]
+pub(crate) struct FlightTable {
+    /// Whether a request may wake another one, so that it may wait for the other's flight.
+    wakes_other_requests: bool,
+    table: Arc<Mutex<Table>>,
+}
 
 #[derive(Debug, Default)]
-struct Board {
+struct Table {
     /// Each with what is asked, where its key does not say that.
     flights: BTreeMap<JoinKey, (Broadcast, Option<CacheKey>)>,
     /// How often the cache had been emptied when the store was asked last, by model.
@@ -51,8 +55,13 @@ pub(crate) struct LeaderGuard {
 }
 
 impl FlightTable {
-    fn table(&self) -> MutexGuard<'_, Board> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A table without flights.
+    pub(crate) fn new(wakes_other_requests: bool) -> Self {
+        Self { wakes_other_requests, table: Arc::default() }
+    }
+
+    fn table(&self) -> MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Joins the flight, or begins one whose broadcast keeps as many bytes. Where one request must not wake another, each leads.
@@ -62,7 +71,7 @@ impl FlightTable {
         let known = table.flights.range((flight, None)..=(flight, Some(Duration::MAX)));
         let mut known = known
             .filter(|((_, age), (broadcast, _))| is_young_enough(*age, wanted) || broadcast.is_fresh())
-            .filter(|_| cfg!(not(target_family = "wasm")));
+            .filter(|_| self.wakes_other_requests);
         if let Some((reader, asked)) =
             known.find_map(|(_, (broadcast, asked))| Some((broadcast.join()?, asked)))
         {
@@ -71,11 +80,6 @@ impl FlightTable {
         let (broadcast, reader) = Broadcast::new(limit);
         table.flights.insert(key, (broadcast.clone(), question));
         Joined::Lead(broadcast.clone(), reader, LeaderGuard { flights: self.clone(), key, broadcast })
-    }
-
-    /// How many flights others may join now.
-    pub fn count(&self) -> usize {
-        self.table().flights.len()
     }
 
     /// How often the cache had been emptied when the store was asked last; never, as long as it was not.
@@ -127,7 +131,7 @@ mod tests {
 
     #[test]
     fn whoever_asks_the_same_in_the_same_form_follows_until_the_flight_is_over() {
-        let flights = FlightTable::default();
+        let flights = FlightTable::new(true);
         let a = key("a", Delivery::Whole);
         let younger = (a.0, Some(Duration::from_secs(1)));
         let Joined::Lead(broadcast, leader, guard) = flights.join_or_lead(a, None, 10) else { panic!() };
@@ -137,18 +141,18 @@ mod tests {
             assert!(matches!(flights.join_or_lead(other, None, 10), Joined::Lead(..)), "{other:?}");
         }
         // Its own guard ends with each.
-        assert_eq!(flights.count(), 1);
+        assert_eq!(flights.table().flights.len(), 1);
         broadcast.end(Ok(()));
         let Joined::Lead(_, _, later) = flights.join_or_lead(a, None, 10) else { panic!() };
         drop((leader, guard));
-        assert_eq!(flights.count(), 1, "the later one is still there");
+        assert_eq!(flights.table().flights.len(), 1, "the later one is still there");
         drop(later);
-        assert_eq!(flights.count(), 0);
+        assert_eq!(flights.table().flights.len(), 0);
     }
 
     #[test]
     fn whoever_wants_a_younger_answer_follows_once_none_that_was_stored_can_come() {
-        let flights = FlightTable::default();
+        let flights = FlightTable::new(true);
         let aged = |seconds: Option<u64>| (key("a", Delivery::Whole).0, seconds.map(Duration::from_secs));
         let Joined::Lead(broadcast, _reader, _seat) = flights.join_or_lead(aged(Some(30)), None, 10) else {
             panic!()
@@ -163,7 +167,7 @@ mod tests {
 
     #[test]
     fn it_is_remembered_how_often_the_cache_was_emptied() {
-        let flights = FlightTable::default();
+        let flights = FlightTable::new(true);
         assert_eq!(flights.epochs("m"), Epochs::default());
         let epochs = Epochs { all: 1, model: 2 };
         flights.note_epochs("m", epochs);

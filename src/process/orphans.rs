@@ -4,7 +4,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 /// The loads that are seen through. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub struct Orphans(Arc<Mutex<Vec<(String, String)>>>);
+pub(crate) struct Orphans(Arc<Mutex<Vec<(String, String)>>>);
 
 /// One load among the orphans.
 pub(crate) struct Orphan {
@@ -25,7 +25,8 @@ impl Orphans {
     }
 
     /// How many loads are seen through now.
-    pub fn count(&self) -> usize {
+    #[cfg(test)]
+    fn count(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 }

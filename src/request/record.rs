@@ -13,9 +13,12 @@ use crate::{
     cache::CacheStatus,
     config::settings::Deployment,
     fleet::BackendHost,
-    host::Host,
+    host::{Platform, Service},
     metrics::{Attempt, Metrics, Sample},
-    platform::journal::{Event, Level, RequestRecord},
+    platform::{
+        Clock, Journal,
+        journal::{Event, Level, RequestRecord},
+    },
     session::SessionStatus,
     store::{Outage, Store, StoreError, StoreResult, Transition},
     wire::tokens::Tokens,
@@ -75,13 +78,13 @@ pub(crate) struct Account {
 
 impl Account {
     /// Takes what a store operation gave, or does without: the failure is counted, and told once an outage.
-    pub(crate) fn degrade<H: Host, T>(
+    pub(crate) fn degrade<P: Platform, T>(
         &mut self,
-        host: &H,
+        service: &Service<P>,
         operation: &'static str,
         result: StoreResult<T>,
     ) -> Option<T> {
-        note_outage(host, operation, &result);
+        note_outage(service, operation, &result);
         match result {
             Ok(value) => Some(value),
             Err(StoreError::Absent) => None,
@@ -124,13 +127,13 @@ impl Account {
     }
 
     /// Writes the log line and adds to the counters.
-    pub(crate) async fn close<H: Host>(self, host: &H, end: Result<StatusCode, &Error>) {
-        let latency = host.now().saturating_sub(self.started);
+    pub(crate) async fn close<P: Platform>(self, service: &Service<P>, end: Result<StatusCode, &Error>) {
+        let latency = service.now().saturating_sub(self.started);
         let (status, outcome, level, detail) = match end {
             Ok(status) => (status, "ok", Level::Info, None),
             Err(error) => (error.status(), error.code(), error.level(), error.detail()),
         };
-        host.record(&Event::Request(RequestRecord {
+        service.record(&Event::Request(RequestRecord {
             level,
             request_id: &self.request_id,
             method: self.method.as_str(),
@@ -144,11 +147,11 @@ impl Account {
             detail: detail.as_deref(),
         }));
         match &self.tallied {
-            None => self.tally(host, outcome, latency).await,
+            None => self.tally(service, outcome, latency).await,
             Some(tallied) => {
                 let late = without(&self.store_errors, tallied);
                 if !late.is_empty() {
-                    host.metrics().add_store_errors(&late);
+                    service.metrics().add_store_errors(&late);
                 }
             }
         }
@@ -156,11 +159,11 @@ impl Account {
 
     /// Adds a request to the counters whose answer is complete, while what the answer changes is stored: what is counted
     /// is certain then, but for the failures of that, which [`Account::close`] adds.
-    pub(crate) async fn tally_answer<H: Host>(&self, host: &H) {
-        self.tally(host, "ok", host.now().saturating_sub(self.started)).await;
+    pub(crate) async fn tally_answer<P: Platform>(&self, service: &Service<P>) {
+        self.tally(service, "ok", service.now().saturating_sub(self.started)).await;
     }
 
-    async fn tally<H: Host>(&self, host: &H, outcome: &'static str, latency: Duration) {
+    async fn tally<P: Platform>(&self, service: &Service<P>, outcome: &'static str, latency: Duration) {
         if !self.counted {
             return;
         }
@@ -176,10 +179,10 @@ impl Account {
             tokens: self.tokens,
             store_errors: &self.store_errors,
         };
-        let added = host.metrics().add(&sample).await;
+        let added = service.metrics().add(&sample).await;
         // Counters may live elsewhere than the store: that they work does not say that the store does.
         if added.is_err() {
-            note_outage(host, "metrics_add", &added);
+            note_outage(service, "metrics_add", &added);
         }
     }
 }
@@ -206,31 +209,35 @@ fn cluster_problem(form: Deployment) -> String {
 }
 
 /// Tells the operator when the store went away or came back.
-pub(crate) fn note_outage<H: Host, T>(host: &H, operation: &'static str, result: &StoreResult<T>) {
-    let outage: &Outage = host.store().outage();
+pub(crate) fn note_outage<P: Platform, T>(
+    service: &Service<P>,
+    operation: &'static str,
+    result: &StoreResult<T>,
+) {
+    let outage: &Outage = service.store().outage();
     match result {
         Ok(_) => {
             outage.accepts(operation);
             if outage.note(true) == Some(Transition::Ended) {
-                host.record(&Event::StoreUp);
+                service.record(&Event::StoreUp);
             }
         }
         // None of these says anything new about the store.
         Err(StoreError::OutOfTime | StoreError::Absent | StoreError::Full | StoreError::Spared) => {}
         Err(StoreError::Refused(detail)) => {
             if outage.refuses(operation) {
-                host.record(&Event::StoreRefuses { operation, detail });
+                service.record(&Event::StoreRefuses { operation, detail });
             }
         }
         Err(StoreError::Cluster) => {
             if outage.note(false) == Some(Transition::Began) {
-                host.record(&Event::Misconfigured { problems: &[cluster_problem(host.form())] });
+                service.record(&Event::Misconfigured { problems: &[cluster_problem(P::DEPLOYMENT)] });
             }
         }
         Err(error) => {
             if outage.note(false) == Some(Transition::Began) {
                 let detail = error.to_string();
-                host.record(&Event::StoreDown { operation, detail: &detail });
+                service.record(&Event::StoreDown { operation, detail: &detail });
             }
         }
     }

@@ -11,8 +11,9 @@ use std::{
 };
 
 use crate::{
-    host::Host,
-    store::{Store, TimeLimit, Within, redis::RedisLimits},
+    host::{Platform, Service},
+    platform::Clock,
+    store::{Store, StoreTimeouts, TimeLimit, Within},
 };
 
 /// The time budget of one request. Clones share it.
@@ -62,25 +63,25 @@ impl Spending {
 }
 
 impl StoreDeadline {
-    /// A budget of which nothing is spent. Where there is no Redis it is not used.
-    pub(crate) fn new<H: Host>(host: &H) -> Self {
-        Self::of(host, |limits| limits.ask)
+    /// A budget of which nothing is spent. A store that keeps nobody waiting does not use it.
+    pub(crate) fn new<P: Platform>(service: &Service<P>) -> Self {
+        Self::of(service, |timeouts| timeouts.ask)
     }
 
     /// The same for what no request waits for.
-    pub(crate) fn unhurried<H: Host>(host: &H) -> Self {
-        Self::of(host, |limits| limits.keep)
+    pub(crate) fn unhurried<P: Platform>(service: &Service<P>) -> Self {
+        Self::of(service, |timeouts| timeouts.keep)
     }
 
-    fn of<H: Host>(host: &H, whole: impl FnOnce(&RedisLimits) -> Duration) -> Self {
-        let whole = host.config().redis.as_ref().map(|redis| whole(&redis.limits));
-        Self(Arc::new(Mutex::new(Spending::new(whole.unwrap_or_default()))))
+    fn of<P: Platform>(service: &Service<P>, whole: impl FnOnce(StoreTimeouts) -> Duration) -> Self {
+        let whole = whole(service.store().timeouts());
+        Self(Arc::new(Mutex::new(Spending::new(whole))))
     }
 
     /// The store, which answers within what is left; the time is spent until what is returned is dropped.
-    pub(crate) fn ask<'a, H: Host>(&self, host: &'a H) -> Asking<'a, H> {
-        let limit = self.spending().begin(host.now());
-        Asking { host, store: host.store().within(limit), budget: self.clone() }
+    pub(crate) fn ask<'a, P: Platform>(&self, service: &'a Service<P>) -> Asking<'a, P> {
+        let limit = self.spending().begin(service.now());
+        Asking { service, store: service.store().within(limit), budget: self.clone() }
     }
 
     /// Makes it whole again: the request waited for something else than the store, which nobody counts.
@@ -94,23 +95,23 @@ impl StoreDeadline {
 }
 
 /// The store while a request waits for it.
-pub(crate) struct Asking<'a, H: Host> {
-    host: &'a H,
-    store: Within<'a, H::Store>,
+pub(crate) struct Asking<'a, P: Platform> {
+    service: &'a Service<P>,
+    store: Within<'a, P::Store>,
     budget: StoreDeadline,
 }
 
-impl<H: Host> Deref for Asking<'_, H> {
-    type Target = H::Store;
+impl<P: Platform> Deref for Asking<'_, P> {
+    type Target = P::Store;
 
-    fn deref(&self) -> &H::Store {
+    fn deref(&self) -> &P::Store {
         &self.store
     }
 }
 
-impl<H: Host> Drop for Asking<'_, H> {
+impl<P: Platform> Drop for Asking<'_, P> {
     fn drop(&mut self) {
-        self.budget.spending().end(self.host.now());
+        self.budget.spending().end(self.service.now());
     }
 }
 

@@ -109,11 +109,6 @@ impl<C: Clock> MemoryStore<C> {
         }
     }
 
-    /// What it knows of the fleet.
-    pub fn fleet(&self) -> &Arc<LocalFleet> {
-        &self.fleet
-    }
-
     fn live<K: std::hash::Hash + Eq + Clone, T: Clone>(&self, entries: &Bounded<K, T>, key: &K) -> Option<T> {
         let entry = entries.get(key)?;
         if entry.expires <= self.clock.now() {
@@ -125,6 +120,14 @@ impl<C: Clock> MemoryStore<C> {
 }
 
 impl<C: Clock> Store for MemoryStore<C> {
+    fn is_shared(&self) -> bool {
+        false
+    }
+
+    fn local_fleet(&self) -> Option<Arc<LocalFleet>> {
+        Some(Arc::clone(&self.fleet))
+    }
+
     async fn next_sequence(&self) -> StoreResult<u64> {
         Ok(self.turn.fetch_add(1, Ordering::Relaxed))
     }

@@ -12,7 +12,7 @@ mod sessions;
 
 use std::{future::Future, sync::Arc, time::Duration};
 
-use super::{Outage, Store, StoreError, StoreResult, TimeLimit, Within};
+use super::{Outage, Store, StoreError, StoreResult, StoreTimeouts, TimeLimit, Within};
 use crate::platform::{MaybeSend, MaybeSync};
 pub use fault::{error_text, server_error};
 pub use guard::Guard;
@@ -41,6 +41,11 @@ pub trait RedisCommands: MaybeSend + MaybeSync {
         limit: TimeLimit,
     ) -> impl Future<Output = StoreResult<Vec<RedisValue>>> + MaybeSend;
 
+    /// Whether there is a Redis to send them to; without one every command fails as [`StoreError::Absent`].
+    fn is_configured(&self) -> bool {
+        true
+    }
+
     /// Executes one write and waits until so many replicas have it, both within `limit`, on a connection that carries
     /// nothing else meanwhile. Gives the reply and how many replicas have it.
     fn execute_replicated(
@@ -58,15 +63,6 @@ pub fn replicas_wait(left: Duration) -> Duration {
     left * 3 / 4
 }
 
-/// How long Redis may take, connections included.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RedisLimits {
-    /// Everything together that a request asks before an upstream is asked; each command of whoever keeps no budget.
-    pub ask: Duration,
-    /// Each command that keeps something when there is an answer.
-    pub keep: Duration,
-}
-
 /// The store over Redis. Clones share it.
 #[derive(Debug, Clone)]
 pub struct RedisStore<C> {
@@ -80,8 +76,8 @@ pub struct RedisStore<C> {
 
 impl<C: RedisCommands> RedisStore<C> {
     /// A store whose keys begin with `prefix`.
-    pub fn new(commands: C, prefix: &str, limits: RedisLimits) -> Self {
-        let (ask, keep) = (TimeLimit::whole(limits.ask), TimeLimit::whole(limits.keep));
+    pub fn new(commands: C, prefix: &str, timeouts: StoreTimeouts) -> Self {
+        let (ask, keep) = (TimeLimit::whole(timeouts.ask), TimeLimit::whole(timeouts.keep));
         Self { commands, prefix: prefix.into(), ask, keep, replicas: 0, outage: Arc::default() }
     }
 
@@ -128,6 +124,14 @@ fn milliseconds(duration: Duration) -> String {
 }
 
 impl<C: RedisCommands + Clone> Store for RedisStore<C> {
+    fn is_shared(&self) -> bool {
+        self.commands.is_configured()
+    }
+
+    fn timeouts(&self) -> StoreTimeouts {
+        StoreTimeouts { ask: self.ask.time, keep: self.keep.time }
+    }
+
     fn within(&self, limit: TimeLimit) -> Within<'_, Self> {
         Within::Limited(Self { ask: limit, ..self.clone() })
     }

@@ -24,8 +24,8 @@ use crate::{
         queue::{self, QueueDecision},
         snapshot::{Claim, FleetSnapshot, FleetView, Lease, RetryBudget},
     },
-    host::Host,
-    platform::random_id,
+    host::{Platform, Service},
+    platform::{Background, Clock, Entropy, Timer, random_id},
     request::{Account, StoreDeadline},
     store::{FleetState, Store, StoreError, StoreResult},
 };
@@ -43,8 +43,8 @@ pub(crate) enum Admitted {
 }
 
 /// The way of one request through the fleet.
-pub(crate) struct Admission<'a, H> {
-    host: &'a H,
+pub(crate) struct Admission<'a, P: Platform> {
+    service: &'a Service<P>,
     order: &'a UpstreamRequest,
     id: String,
     seed: u64,
@@ -70,26 +70,30 @@ pub(crate) struct FleetPrefetch {
 }
 
 /// Looks at the fleet ahead of a request for `model`.
-pub(crate) async fn prefetch_fleet<H: Host>(
-    host: &H,
+pub(crate) async fn prefetch_fleet<P: Platform>(
+    service: &Service<P>,
     budget: &StoreDeadline,
     model: Option<&ModelName>,
 ) -> FleetPrefetch {
-    let snapshot = async { budget.ask(host).snapshot().await };
-    let turn = (host.config().policy == Policy::RoundRobin)
-        .then_some(async { budget.ask(host).next_sequence().await });
+    let snapshot = async { budget.ask(service).snapshot().await };
+    let turn = (service.config().policy == Policy::RoundRobin)
+        .then_some(async { budget.ask(service).next_sequence().await });
     let (snapshot, turn, inventories) =
-        join!(snapshot, OptionFuture::from(turn), probe::inventories(host, budget, model));
+        join!(snapshot, OptionFuture::from(turn), probe::inventories(service, budget, model));
     FleetPrefetch { snapshot, turn, inventories }
 }
 
-impl<'a, H: Host> Admission<'a, H> {
-    pub(crate) fn new(host: &'a H, order: &'a UpstreamRequest, prefetched: Option<FleetPrefetch>) -> Self {
+impl<'a, P: Platform> Admission<'a, P> {
+    pub(crate) fn new(
+        service: &'a Service<P>,
+        order: &'a UpstreamRequest,
+        prefetched: Option<FleetPrefetch>,
+    ) -> Self {
         Self {
-            host,
+            service,
             order,
-            id: random_id(host),
-            seed: host.random(),
+            id: random_id(service),
+            seed: service.random(),
             turn: None,
             tried: Vec::new(),
             is_refreshed: false,
@@ -123,9 +127,9 @@ impl<'a, H: Host> Admission<'a, H> {
     pub(crate) fn release(&mut self) {
         if let Some(slot) = self.reserved.take() {
             self.tried.clear();
-            let host = self.host.clone();
+            let service = self.service.clone();
             // Whoever answers needs not wait for that.
-            self.host.spawn(async move { slot.release(&host, HostEffect::Neutral).await });
+            self.service.spawn(async move { slot.release(&service, HostEffect::Neutral).await });
         }
     }
 
@@ -142,7 +146,7 @@ impl<'a, H: Host> Admission<'a, H> {
             if self.waiting.is_some() {
                 account.renew_budget();
             }
-            let changed = self.host.fleet().changed();
+            let changed = self.service.fleet().changed(P::WAKES_OTHER_REQUESTS);
             let (mut view, retries) = self.view(account).await;
             view.hosts.retain(|known| !self.is_tried(&known.host));
             // What it waits for itself is no work ahead of it.
@@ -184,7 +188,7 @@ impl<'a, H: Host> Admission<'a, H> {
             let crowd = u32::try_from(view.tickets.len()).unwrap_or(u32::MAX);
             let crowded = (POLL.0 / 10).saturating_mul(crowd).min(POLL.1 * 2);
             let longest = if self.is_shared(account) { pause.max(crowded) } else { WOKEN };
-            if let Either::Right(_) = select(Box::pin(changed), Box::pin(self.host.sleep(longest))).await {
+            if let Either::Right(_) = select(Box::pin(changed), Box::pin(self.service.sleep(longest))).await {
                 pause = (pause * 2).min(POLL.1);
             }
         }
@@ -192,39 +196,40 @@ impl<'a, H: Host> Admission<'a, H> {
 
     /// Whether others can change the queue without this process knowing.
     fn is_shared(&self, account: &Account) -> bool {
-        self.host.config().redis.is_some() && !account.store_failed()
+        self.service.store().is_shared() && !account.store_failed()
     }
 
     /// The whole fleet as it is now, and how many requests were tried again.
     async fn view(&mut self, account: &mut Account) -> (FleetView, RetryBudget) {
         match self.prefetched.take() {
             Some(FleetPrefetch { snapshot, turn, inventories }) => {
-                let snapshot = known(self.host, account, snapshot);
-                self.turn = turn.and_then(|turn| account.degrade(self.host, "next_turn", turn)).or(self.turn);
+                let snapshot = known(self.service, account, snapshot);
+                self.turn =
+                    turn.and_then(|turn| account.degrade(self.service, "next_turn", turn)).or(self.turn);
                 let retries = snapshot.retries;
-                (FleetView::new(&self.host.fleet().hosts(), &inventories, snapshot), retries)
+                (FleetView::new(&self.service.fleet().hosts(), &inventories, snapshot), retries)
             }
             None => self.look(account).await,
         }
     }
 
     async fn look(&self, account: &mut Account) -> (FleetView, RetryBudget) {
-        let host = self.host;
-        let snapshot = snapshot(host, account).await;
+        let service = self.service;
+        let snapshot = snapshot(service, account).await;
         let retries = snapshot.retries;
         let inventories =
-            probe::inventories(host, &account.budget, self.order.routing_key.model.as_ref()).await;
-        (FleetView::new(&host.fleet().hosts(), &inventories, snapshot), retries)
+            probe::inventories(service, &account.budget, self.order.routing_key.model.as_ref()).await;
+        (FleetView::new(&service.fleet().hosts(), &inventories, snapshot), retries)
     }
 
     async fn plan(&mut self, view: &FleetView, account: &mut Account) -> Plan {
-        let host = self.host;
-        let policy = host.config().policy;
+        let service = self.service;
+        let policy = service.config().policy;
         if policy == Policy::RoundRobin && self.turn.is_none() {
             let is_asked = !account.store_failed();
-            let turn = if is_asked { Some(account.budget.ask(host).next_sequence().await) } else { None };
+            let turn = if is_asked { Some(account.budget.ask(service).next_sequence().await) } else { None };
             // Without the shared counter chance spreads as well.
-            self.turn = turn.and_then(|turn| account.degrade(host, "next_turn", turn)).or(Some(self.seed));
+            self.turn = turn.and_then(|turn| account.degrade(service, "next_turn", turn)).or(Some(self.seed));
         }
         plan(view, policy, &self.demand())
     }
@@ -248,18 +253,18 @@ impl<'a, H: Host> Admission<'a, H> {
 
     /// What follows when no host is left that has the model; `None` to look again.
     async fn missing(&mut self, failover: &Failover) -> Option<Admitted> {
-        let host = self.host;
+        let service = self.service;
         let Some(model) = &self.order.routing_key.model else { return Some(Admitted::None(None)) };
         // Without any host nothing is known of the model.
-        if self.is_refreshed || host.fleet().hosts().is_empty() {
+        if self.is_refreshed || service.fleet().hosts().is_empty() {
             return Some(Admitted::None(None));
         }
         // A model that was pulled a second ago must be found.
         let failures =
-            probe::refresh(host, |backend, found| !self.is_tried(backend) && found.has(model)).await;
+            probe::refresh(service, |backend, found| !self.is_tried(backend) && found.has(model)).await;
         self.is_refreshed = true;
-        let inventories = host.fleet().inventories();
-        if host.fleet().hosts().iter().any(|backend| {
+        let inventories = service.fleet().inventories();
+        if service.fleet().hosts().iter().any(|backend| {
             !self.is_tried(backend)
                 && backend.weight() > 0
                 && inventories.get(backend.url()).is_some_and(|inventory| inventory.has(model))
@@ -270,7 +275,7 @@ impl<'a, H: Host> Admission<'a, H> {
         let unknown = failures.len();
         Some(match failures.into_iter().next() {
             // Nobody answers: that is what is wrong, and not the model.
-            Some(failure) if unknown == host.fleet().hosts().len() && failover.is_untried() => {
+            Some(failure) if unknown == service.fleet().hosts().len() && failover.is_untried() => {
                 Admitted::Refuse(AttemptFailure::from(failure).into_error())
             }
             Some(_) => Admitted::None(Some(Error::ModelUnavailable { model: asked, unknown })),
@@ -278,7 +283,7 @@ impl<'a, H: Host> Admission<'a, H> {
                 Admitted::None(Some(Error::ModelUnavailable { model: asked, unknown }))
             }
             None => {
-                let hosts = host.fleet().hosts();
+                let hosts = service.fleet().hosts();
                 // What drained hosts have is nothing to be asked for.
                 let in_use = hosts.iter().filter(|backend| backend.weight() > 0);
                 let known = in_use.filter_map(|backend| inventories.get(backend.url()));
@@ -296,7 +301,7 @@ impl<'a, H: Host> Admission<'a, H> {
         is_retry: bool,
         account: &mut Account,
     ) -> Option<(Lease, bool)> {
-        let (host, order, id) = (self.host, self.order, self.id.clone());
+        let (service, order, id) = (self.service, self.order, self.id.clone());
         let to = &order.routing_key;
         let claim = Claim {
             id: &id,
@@ -307,9 +312,9 @@ impl<'a, H: Host> Admission<'a, H> {
             reason: &plan.to_string(),
         };
         if !account.store_failed() {
-            let claimed = account.budget.ask(host).claim(&claim).await;
+            let claimed = account.budget.ask(service).claim(&claim).await;
             let is_given_up = matches!(claimed, Err(StoreError::TimedOut | StoreError::OutOfTime));
-            if let Some(claimed) = account.degrade(host, "fleet_claim", claimed) {
+            if let Some(claimed) = account.degrade(service, "fleet_claim", claimed) {
                 return claimed.map(|lease| (lease, false));
             }
             if is_given_up {
@@ -317,16 +322,16 @@ impl<'a, H: Host> Admission<'a, H> {
             }
         }
         let claim = Claim { id: &self.id, ..claim };
-        host.fleet().claim(host.now(), &claim).map(|lease| (lease, true))
+        service.fleet().claim(service.now(), &claim).map(|lease| (lease, true))
     }
 
     /// Gives a slot back that may be taken although nobody waited for that: it would look taken until its lease ends.
     fn take_back(&mut self) {
-        let (host, id) = (self.host.clone(), std::mem::replace(&mut self.id, random_id(self.host)));
-        host.fleet().leave(&id);
-        self.host.spawn(async move {
+        let (service, id) = (self.service.clone(), std::mem::replace(&mut self.id, random_id(self.service)));
+        service.fleet().leave(&id);
+        self.service.spawn(async move {
             // What cannot be given back ends by itself.
-            let _ = host.store().leave(&id).await;
+            let _ = service.store().leave(&id).await;
         });
     }
 
@@ -339,11 +344,11 @@ impl<'a, H: Host> Admission<'a, H> {
         is_waiting: bool,
         account: &mut Account,
     ) -> Result<(), Error> {
-        let (host, config) = (self.host, self.host.config());
+        let (service, config) = (self.service, self.service.config());
         // A slot that was given back took the former ticket along.
         let is_renamed = *ticket.id != *self.id;
         ticket.id = self.id.as_str().into();
-        let now = host.now();
+        let now = service.now();
         let since = *self.waiting.get_or_insert(now);
         if now.saturating_sub(since) >= config.queue_timeout {
             self.leave().await;
@@ -365,12 +370,12 @@ impl<'a, H: Host> Admission<'a, H> {
         // What it would take first may have changed while it waited.
         ticket.host = Arc::clone(first.host.shared_url());
         if !account.store_failed() {
-            let entered = account.budget.ask(host).enter(&ticket, displaced.as_deref()).await;
-            if account.degrade(host, "fleet_queue", entered).is_some() {
+            let entered = account.budget.ask(service).enter(&ticket, displaced.as_deref()).await;
+            if account.degrade(service, "fleet_queue", entered).is_some() {
                 return Ok(());
             }
         }
-        host.fleet().enter(now, &ticket, displaced.as_deref());
+        service.fleet().enter(now, &ticket, displaced.as_deref());
         Ok(())
     }
 
@@ -378,8 +383,8 @@ impl<'a, H: Host> Admission<'a, H> {
     pub(crate) async fn leave(&self) {
         if self.order.routing_key.lane().is_some() {
             // A ticket that cannot be taken out ends by itself, and so does a slot that was taken meanwhile.
-            let _ = self.host.store().leave(&self.id).await;
-            self.host.fleet().leave(&self.id);
+            let _ = self.service.store().leave(&self.id).await;
+            self.service.fleet().leave(&self.id);
         }
     }
 
@@ -398,11 +403,11 @@ impl<'a, H: Host> Admission<'a, H> {
         self.tried.push(choice.host.url().to_owned());
         let (lease, is_own) =
             lease.map_or_else(|| (None, account.store_failed()), |(lease, is_own)| (Some(lease), is_own));
-        let held = lease.as_ref().filter(|_| !is_own).and_then(|lease| keep_alive(self.host, lease));
+        let held = lease.as_ref().filter(|_| !is_own).and_then(|lease| keep_alive(self.service, lease));
         Box::new(Slot {
             backend: choice.host.clone(),
             began: lease.as_ref().map_or(view.now, |lease| lease.began),
-            since: self.host.now(),
+            since: self.service.now(),
             lease,
             is_own,
             stats: known.map(|known| Arc::clone(&known.stats)).unwrap_or_default(),
@@ -419,34 +424,34 @@ impl<'a, H: Host> Admission<'a, H> {
 
     /// Takes note that a host does not have the model after all.
     pub(crate) fn forget(&self, backend: &BackendHost) {
-        let (local, Some(model)) = (self.host.fleet(), &self.order.routing_key.model) else { return };
+        let (local, Some(model)) = (self.service.fleet(), &self.order.routing_key.model) else { return };
         local.forget_model(backend.url(), model);
         // Where hosts are asked on demand, all go by what lies in the store.
-        if !local.is_watched()
+        if !local.knows_every_host()
             && let Some(known) = local.inventories().get(backend.url()).cloned()
         {
-            let (host, url) = (self.host.clone(), backend.url().to_owned());
-            self.host.spawn(async move {
+            let (service, url) = (self.service.clone(), backend.url().to_owned());
+            self.service.spawn(async move {
                 // What is lost is found out again at the next request.
-                let _ = host.store().put_inventory(&url, &known).await;
+                let _ = service.store().put_inventory(&url, &known).await;
             });
         }
     }
 
     /// Resolves once the host of `slot` counts as hung and another could be asked instead.
     pub(crate) async fn hung(&self, slot: &Slot, account: &Account) {
-        let host = self.host;
+        let service = self.service;
         let lane = self.order.routing_key.lane().filter(|_| !slot.cold);
         let stats = lane.as_deref().and_then(|lane| slot.stats.lane(lane));
         let patience =
-            stats.and_then(|stats| stats.patience(&slot.options, slot.streams, host.config().hung_after));
+            stats.and_then(|stats| stats.patience(&slot.options, slot.streams, service.config().hung_after));
         let Some(patience) = patience else { return std::future::pending().await };
         let mut since = slot.began;
         let mut wait = patience;
         loop {
-            host.sleep(wait).await;
+            service.sleep(wait).await;
             // Nothing waits for this.
-            let mut own = Account { budget: StoreDeadline::unhurried(host), ..account.clone() };
+            let mut own = Account { budget: StoreDeadline::unhurried(service), ..account.clone() };
             let (mut view, _) = self.look(&mut own).await;
             let known = view.hosts.iter().find(|known| known.host == slot.backend);
             let completed = known.map(|known| known.stats.completed()).unwrap_or_default();
@@ -467,25 +472,29 @@ impl<'a, H: Host> Admission<'a, H> {
 }
 
 /// Everything that is shared about the fleet, or what this process knows of it while the store is away.
-async fn snapshot<H: Host>(host: &H, account: &mut Account) -> FleetSnapshot {
+async fn snapshot<P: Platform>(service: &Service<P>, account: &mut Account) -> FleetSnapshot {
     if account.store_failed() {
-        return host.fleet().snapshot(host.now());
+        return service.fleet().snapshot(service.now());
     }
-    let snapshot = account.budget.ask(host).snapshot().await;
-    known(host, account, snapshot)
+    let snapshot = account.budget.ask(service).snapshot().await;
+    known(service, account, snapshot)
 }
 
 /// What the store gave, or what this process knows.
-fn known<H: Host>(host: &H, account: &mut Account, snapshot: StoreResult<FleetSnapshot>) -> FleetSnapshot {
+fn known<P: Platform>(
+    service: &Service<P>,
+    account: &mut Account,
+    snapshot: StoreResult<FleetSnapshot>,
+) -> FleetSnapshot {
     // Of a store that is down, one failure tells enough.
     if account.store_failed() {
-        return host.fleet().snapshot(host.now());
+        return service.fleet().snapshot(service.now());
     }
-    let Some(snapshot) = account.degrade(host, "fleet_ledger", snapshot) else {
-        return host.fleet().snapshot(host.now());
+    let Some(snapshot) = account.degrade(service, "fleet_ledger", snapshot) else {
+        return service.fleet().snapshot(service.now());
     };
-    if host.config().redis.is_some() {
-        host.fleet().learn(host.now(), &snapshot);
+    if service.store().is_shared() {
+        service.fleet().learn(service.now(), &snapshot);
     }
     snapshot
 }

@@ -11,8 +11,8 @@ use crate::{
     api::error::Original,
     cache::CachedAnswer,
     fleet::AttemptFailure,
-    host::Host,
-    platform::UpstreamFailure,
+    host::{Platform, Service},
+    platform::{Background, UpstreamFailure},
     wire::{
         framer::{Framer, Framing},
         protocol::{Chunk, Durations},
@@ -84,12 +84,12 @@ where
     }
 
     /// Reads what follows the terminator in the background, so that the connection can serve again.
-    pub(crate) fn drain<H: Host<Body = B>>(self, host: &H)
+    pub(crate) fn drain<P: Platform<Body = B>>(self, service: &Service<P>)
     where
         B: crate::platform::MaybeSend + 'static,
     {
         if self.framer.is_some() {
-            host.spawn(async move {
+            service.spawn(async move {
                 let _ = Limited::new(self.body, REST_LIMIT).collect().await;
             });
         }

@@ -21,8 +21,8 @@ use super::{
 use crate::{
     api::{endpoint::framing, error::Original, reply},
     fleet::{AttemptFailure, BackendHost, NO_EVENT, UNFINISHED, broken},
-    host::Host,
-    platform::UpstreamFailure,
+    host::{Platform, Service},
+    platform::{Upstream, UpstreamFailure},
     process::broadcast::Broadcast,
     request::Account,
     wire::{
@@ -37,19 +37,19 @@ const WHOLE_LIMIT: usize = 64 << 20;
 const ERROR_LIMIT: usize = 64 << 10;
 
 /// Asks one host. Gives its slot back, unless the request is seen through although its client left: see [`orphan`].
-pub(crate) async fn attempt<H: Host>(
-    host: &H,
-    admission: &Admission<'_, H>,
+pub(crate) async fn attempt<P: Platform>(
+    service: &Service<P>,
+    admission: &Admission<'_, P>,
     order: &UpstreamRequest,
     broadcast: &Broadcast,
     mut slot: Box<Slot>,
     account: &Account,
-) -> (Result<Opened<H::Body>, AttemptFailure>, Option<Box<Slot>>) {
+) -> (Result<Opened<P::Body>, AttemptFailure>, Option<Box<Slot>>) {
     let request = match request(&slot.backend, order) {
         Ok(request) => request,
         Err(failure) => return (Err(failure), Some(slot)),
     };
-    let (sender, limits) = (host.clone(), order.limits(host));
+    let (sender, limits) = (service.clone(), order.limits(service));
     let sending = Box::pin(async move { sender.send(request, limits).await });
     let end = {
         let hung = Box::pin(admission.hung(&slot, account));
@@ -63,15 +63,15 @@ pub(crate) async fn attempt<H: Host>(
         Ok(Ok(response)) => response,
         Ok(Err(failure)) => return (Err(failure.into()), Some(slot)),
         Err(Some(sending)) => {
-            let slot = orphan::adopt_load(host, slot, order.model.as_deref(), sending);
+            let slot = orphan::adopt_load(service, slot, order.model.as_deref(), sending);
             return (Err(AttemptFailure::ClientLeft), slot);
         }
         Err(None) => return (Err(AttemptFailure::Hung), Some(slot)),
     };
     if response.status().is_success() {
-        slot.note_first_byte(host);
+        slot.note_first_byte(service);
     }
-    let opened = match broadcast.during(open(host, order, response)).await {
+    let opened = match broadcast.during(open(service, order, response)).await {
         Ok(opened) => opened,
         Err(left) => Err(left.into()),
     };
@@ -91,11 +91,11 @@ fn request(backend: &BackendHost, order: &UpstreamRequest) -> Result<Request<Byt
 }
 
 /// Reads until the client can be told something: the first event of a stream, else everything.
-async fn open<H: Host>(
-    host: &H,
+async fn open<P: Platform>(
+    service: &Service<P>,
     order: &UpstreamRequest,
-    response: Response<H::Body>,
-) -> Result<Opened<H::Body>, AttemptFailure> {
+    response: Response<P::Body>,
+) -> Result<Opened<P::Body>, AttemptFailure> {
     if !response.status().is_success() {
         return Err(refusal(response).await);
     }
@@ -109,7 +109,7 @@ async fn open<H: Host>(
     let mut events = Events::new(framing(protocol), response.into_body());
     if order.reading == Reading::Summed {
         let heard = add_up(protocol, &mut events).await?;
-        events.drain(host);
+        events.drain(service);
         return Ok(Opened::Spoken(heard));
     }
     let first = first_event(protocol, &mut events).await?;

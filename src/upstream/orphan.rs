@@ -9,14 +9,14 @@ use std::{future::Future, pin::Pin};
 use super::slot::Slot;
 use crate::{
     fleet::{AttemptFailure, HostEffect},
-    host::Host,
-    platform::{MaybeSend, UpstreamFailure},
+    host::{Platform, Service},
+    platform::{Background, MaybeSend, UpstreamFailure},
 };
 
 /// Takes over the request of a client that left while it waited for the head, with its slot, where the model was being
 /// loaded for it; else gives the slot back.
-pub(crate) fn adopt_load<H: Host, F, B>(
-    host: &H,
+pub(crate) fn adopt_load<P: Platform, F, B>(
+    service: &Service<P>,
     slot: Box<Slot>,
     model: Option<&str>,
     sending: Pin<Box<F>>,
@@ -28,21 +28,21 @@ where
     // A first byte since would have proved that the model is loaded.
     let admitted = model
         .filter(|_| slot.cold && slot.is_taken())
-        .and_then(|model| host.orphans().admit(slot.backend.url(), model));
+        .and_then(|model| service.orphans().admit(slot.backend.url(), model));
     let Some(orphan) = admitted else { return Some(slot) };
-    let (task_host, mut slot) = (host.clone(), slot);
-    host.spawn(async move {
+    let (task_service, mut slot) = (service.clone(), slot);
+    service.spawn(async move {
         let _orphan = orphan;
         // The head is all that was waited for.
         let effect = match sending.await {
             Ok(response) if response.status().is_success() => {
-                slot.note_first_byte(&task_host);
+                slot.note_first_byte(&task_service);
                 HostEffect::Answered
             }
             Ok(_) => HostEffect::Neutral,
             Err(failure) => AttemptFailure::from(failure).effect(),
         };
-        slot.release(&task_host, effect).await;
+        slot.release(&task_service, effect).await;
     });
     None
 }

@@ -22,10 +22,10 @@ use http_body_util::{BodyExt, Limited};
 use super::update_facts;
 use crate::{
     fleet::{BackendHost, BreakerState, Cause, HostStats, Inventory, ModelName, local::Inventories},
-    host::Host,
-    platform::{Phase, UpstreamFailure},
+    host::{Platform, Service},
+    platform::{Background, Clock, Entropy, Phase, Timer, Upstream, UpstreamFailure},
     request::StoreDeadline,
-    store::FleetState,
+    store::{FleetState, Store},
 };
 
 pub(crate) use contexts::learn_contexts;
@@ -47,12 +47,24 @@ pub struct Probe {
     pub models: Result<Vec<String>, String>,
 }
 
-/// Asks every host for its models, all at the same time.
-pub async fn probe<H: Host>(host: &H) -> Vec<Probe> {
-    let hosts = host.fleet().hosts();
+impl<P: Platform> Service<P> {
+    /// Asks every host in the background, forever, and keeps what they say: a host that refuses connections is out of
+    /// rotation without a request paying for it, and one that comes back is in again.
+    pub async fn begin_watch(&self) {
+        watch(self).await;
+    }
+
+    /// Asks every host for its models, all at the same time.
+    pub async fn probe(&self) -> Vec<Probe> {
+        probe(self).await
+    }
+}
+
+async fn probe<P: Platform>(service: &Service<P>) -> Vec<Probe> {
+    let hosts = service.fleet().hosts();
     let probes = hosts.iter().map(|backend| async move {
         let names = |inventory: &Inventory| inventory.models.iter().map(|model| model.name.clone()).collect();
-        let models = probe_host(host, backend).await;
+        let models = probe_host(service, backend).await;
         Probe {
             url: backend.url().to_owned(),
             models: models.map(|found| names(&found)).map_err(|failure| failure.to_string()),
@@ -61,41 +73,39 @@ pub async fn probe<H: Host>(host: &H) -> Vec<Probe> {
     join_all(probes).await
 }
 
-/// Asks every host in the background, forever, and keeps what they say: a host that refuses connections is out of
-/// rotation without a request paying for it, and one that comes back is in again.
-pub async fn watch<H: Host>(host: &H) {
-    host.fleet().watch();
+async fn watch<P: Platform>(service: &Service<P>) {
+    service.fleet().begin_watch();
     // The time of what the hosts say is told by the store's clock; and what a host had before counts for the keys of
     // answers until it says otherwise, be it down as long as it may.
-    let budget = StoreDeadline::unhurried(host);
-    join!(known(host, &budget), learn(host, &budget));
-    host.fleet().note_recalled();
+    let budget = StoreDeadline::unhurried(service);
+    join!(known(service, &budget), learn(service, &budget));
+    service.fleet().note_recalled();
     let keep_learning = async {
         loop {
-            pause(host).await;
-            learn(host, &StoreDeadline::unhurried(host)).await;
+            pause(service).await;
+            learn(service, &StoreDeadline::unhurried(service)).await;
         }
     };
-    join!(keep_asking(host), keep_learning);
+    join!(keep_asking(service), keep_learning);
 }
 
 /// Asks the hosts again and again, each as soon as a pause ends that finds it answered: one that hangs delays no other,
 /// and is not asked twice at the same time.
-async fn keep_asking<H: Host>(host: &H) {
+async fn keep_asking<P: Platform>(service: &Service<P>) {
     let mut pauses = Box::pin(unfold((), |()| async {
-        pause(host).await;
+        pause(service).await;
         Some((None, ()))
     }));
     let mut asked = BTreeSet::new();
     let mut running = FuturesUnordered::new();
     loop {
         // They come and go where names stand for addresses.
-        for backend in host.fleet().hosts().iter() {
+        for backend in service.fleet().hosts().iter() {
             if asked.insert(backend.url().to_owned()) {
                 let backend = backend.clone();
                 running.push(async move {
                     // What it says is noted.
-                    let _ = probe_host(host, &backend).await;
+                    let _ = probe_host(service, &backend).await;
                     Some(backend.url().to_owned())
                 });
             }
@@ -108,43 +118,43 @@ async fn keep_asking<H: Host>(host: &H) {
 }
 
 /// The pause between two questions: replicas that started together must not ask together, so 20 % more or less.
-async fn pause<H: Host>(host: &H) {
-    let percent = u32::try_from(host.random() % 41).unwrap_or_default() + 80;
-    host.sleep(host.config().probe_interval * percent / 100).await;
+async fn pause<P: Platform>(service: &Service<P>) {
+    let percent = u32::try_from(service.random() % 41).unwrap_or_default() + 80;
+    service.sleep(service.config().probe_interval * percent / 100).await;
 }
 
 /// What the hosts have, as far as it is known now; where nothing is, as soon as one has the model.
-pub(crate) async fn inventories<H: Host>(
-    host: &H,
+pub(crate) async fn inventories<P: Platform>(
+    service: &Service<P>,
     budget: &StoreDeadline,
     model: Option<&ModelName>,
 ) -> Arc<Inventories> {
-    let local = host.fleet();
+    let local = service.fleet();
     let own = local.inventories();
-    let is_watched = local.watches();
-    let is_due = is_watched || local.is_due(host.now(), FRESH);
+    let is_watched = local.has_watch();
+    let is_due = is_watched || local.is_due(service.now(), FRESH);
     // Beside a request that looks for the first time, others must not go on as if nothing were known.
-    if local.is_watched() || !is_due && !own.is_empty() {
+    if local.knows_every_host() || !is_due && !own.is_empty() {
         return own;
     }
     // Without the store's clock nothing looks old to an instance that has only just begun.
-    let (known, ()) = join!(known(host, budget), learn(host, budget));
+    let (known, ()) = join!(known(service, budget), learn(service, budget));
     if !is_due {
         return known;
     }
     let hosts = local.hosts();
     if known.is_empty() || is_watched {
-        refresh(host, |_, found| model.is_none_or(|model| found.has(model))).await;
+        refresh(service, |_, found| model.is_none_or(|model| found.has(model))).await;
         return local.inventories();
     }
-    let now = local.time(host.now());
+    let now = local.time(service.now());
     let is_old = |backend: &BackendHost| {
         known.get(backend.url()).is_none_or(|known| now.saturating_sub(known.seen) >= FRESH)
     };
     if hosts.iter().any(is_old) {
-        let asking = host.clone();
+        let asking = service.clone();
         // Whoever waits for an answer needs not wait for that.
-        host.spawn(async move {
+        service.spawn(async move {
             // A store that is down makes everybody ask.
             if asking.store().lead_refresh(FRESH).await.unwrap_or(true) {
                 refresh(&asking, |_, _| false).await;
@@ -155,14 +165,14 @@ pub(crate) async fn inventories<H: Host>(
 }
 
 /// What the hosts have, as far as anybody has found out.
-pub(crate) async fn known<H: Host>(host: &H, budget: &StoreDeadline) -> Arc<Inventories> {
-    let (local, hosts) = (host.fleet(), host.fleet().hosts());
-    if !local.is_watched()
-        && let Ok(found) = budget.ask(host).inventories().await
+pub(crate) async fn known<P: Platform>(service: &Service<P>, budget: &StoreDeadline) -> Arc<Inventories> {
+    let (local, hosts) = (service.fleet(), service.fleet().hosts());
+    if !local.knows_every_host()
+        && let Ok(found) = budget.ask(service).inventories().await
     {
-        let now = local.time(host.now());
+        let now = local.time(service.now());
         for (url, mut inventory) in
-            found.into_iter().filter(|(url, _)| hosts.iter().any(|host| host.url() == url))
+            found.into_iter().filter(|(url, _)| hosts.iter().any(|service| service.url() == url))
         {
             // Where the clock was set back, what comes is newer all the same.
             inventory.seen = inventory.seen.min(now);
@@ -174,13 +184,13 @@ pub(crate) async fn known<H: Host>(host: &H, budget: &StoreDeadline) -> Arc<Inve
 
 /// Asks all hosts at the same time, until one has said what is `enough`; gives the failures of those that did not answer.
 /// Whoever wants that has taken over before what others know, and the time by their clock.
-pub(crate) async fn refresh<H: Host>(
-    host: &H,
+pub(crate) async fn refresh<P: Platform>(
+    service: &Service<P>,
     enough: impl Fn(&BackendHost, &Inventory) -> bool,
 ) -> Vec<UpstreamFailure> {
-    let hosts = host.fleet().hosts();
+    let hosts = service.fleet().hosts();
     let mut asked: FuturesUnordered<_> =
-        hosts.iter().map(|backend| async move { (backend, probe_host(host, backend).await) }).collect();
+        hosts.iter().map(|backend| async move { (backend, probe_host(service, backend).await) }).collect();
     let mut failures = Vec::new();
     let mut grace = None;
     loop {
@@ -196,7 +206,7 @@ pub(crate) async fn refresh<H: Host>(
         };
         match next {
             Some((backend, Ok(inventory))) if grace.is_none() && enough(backend, &inventory) => {
-                grace = Some(Box::pin(host.sleep(GRACE)));
+                grace = Some(Box::pin(service.sleep(GRACE)));
             }
             Some((_, Ok(_))) => {}
             Some((_, Err(failure))) => failures.push(failure),
@@ -206,29 +216,32 @@ pub(crate) async fn refresh<H: Host>(
 }
 
 /// Takes over what others know, and the time by their clock.
-async fn learn<H: Host>(host: &H, budget: &StoreDeadline) {
-    if host.config().redis.is_some()
-        && let Ok(snapshot) = budget.ask(host).snapshot().await
+async fn learn<P: Platform>(service: &Service<P>, budget: &StoreDeadline) {
+    if service.store().is_shared()
+        && let Ok(snapshot) = budget.ask(service).snapshot().await
     {
-        host.fleet().learn(host.now(), &snapshot);
+        service.fleet().learn(service.now(), &snapshot);
     }
 }
 
 /// Asks a host what it has and takes note of what it says.
-async fn probe_host<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Inventory>, UpstreamFailure> {
-    let local = host.fleet();
+async fn probe_host<P: Platform>(
+    service: &Service<P>,
+    backend: &BackendHost,
+) -> Result<Arc<Inventory>, UpstreamFailure> {
+    let local = service.fleet();
     let former = local.inventories().get(backend.url()).cloned();
     let known = former.as_ref().map(|former| former.version.clone()).unwrap_or_default();
     // A first byte that comes while it answers is newer than what it says.
-    let seen = local.time(host.now());
+    let seen = local.time(service.now());
     // One after the other, over one connection.
-    let tags = ask(host, backend, "/api/tags").await;
+    let tags = ask(service, backend, "/api/tags").await;
     let (running, version) = match &tags {
         // A version does not change while a host answers.
         Ok(_) if known.is_empty() => {
-            (answer(host, backend, "/api/ps").await, answer(host, backend, "/api/version").await.ok())
+            (answer(service, backend, "/api/ps").await, answer(service, backend, "/api/version").await.ok())
         }
-        Ok(_) => (answer(host, backend, "/api/ps").await, None),
+        Ok(_) => (answer(service, backend, "/api/ps").await, None),
         Err(_) => (Ok(Bytes::new()), None),
     };
     let inventory = match tags {
@@ -246,22 +259,22 @@ async fn probe_host<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Inve
         }
         local.note_inventory(backend.url(), Arc::new(inventory))
     });
-    if local.watches() {
-        note(host, backend, inventory.as_ref().err()).await;
+    if local.has_watch() {
+        note(service, backend, inventory.as_ref().err()).await;
     }
     local.note_examined(backend.url());
     let has_changed = |found: &Arc<Inventory>| former.is_none_or(|former| former.models != found.models);
-    if !local.watches() || inventory.as_ref().is_ok_and(has_changed) {
-        let (host, backend, inventory, is_noted) =
-            (host.clone(), backend.clone(), inventory.clone(), local.watches());
+    if !local.has_watch() || inventory.as_ref().is_ok_and(has_changed) {
+        let (service, backend, inventory, is_noted) =
+            (service.clone(), backend.clone(), inventory.clone(), local.has_watch());
         // A request that waits for what the host says need not wait until others know.
-        host.clone().spawn(async move {
+        service.clone().spawn(async move {
             if !is_noted {
-                note(&host, &backend, inventory.as_ref().err()).await;
+                note(&service, &backend, inventory.as_ref().err()).await;
             }
             if let Ok(inventory) = inventory {
                 // What is lost is told when the host has other models, or by the next instance.
-                let _ = host.store().put_inventory(backend.url(), &inventory).await;
+                let _ = service.store().put_inventory(backend.url(), &inventory).await;
             }
         });
     }
@@ -269,14 +282,14 @@ async fn probe_host<H: Host>(host: &H, backend: &BackendHost) -> Result<Arc<Inve
 }
 
 /// Opens the breaker of a host that refuses connections and closes it for one that takes them again.
-async fn note<H: Host>(host: &H, backend: &BackendHost, failure: Option<&UpstreamFailure>) {
-    let local = host.fleet();
-    let now = local.time(host.now());
+async fn note<P: Platform>(service: &Service<P>, backend: &BackendHost, failure: Option<&UpstreamFailure>) {
+    let local = service.fleet();
+    let now = local.time(service.now());
     let stats = local.stats(backend.url());
     let is_refusal =
         matches!(failure, Some(UpstreamFailure::Unreachable(_) | UpstreamFailure::TimedOut(Phase::Connect)));
-    let state = stats.breaker.state(now);
-    let seed = host.random();
+    let breaker = stats.breaker.state(now);
+    let seed = service.random();
     let change = |stats: &mut HostStats, now: Duration| {
         if is_refusal {
             stats.breaker.fail(now, Cause::Unreachable, None, seed);
@@ -288,12 +301,12 @@ async fn note<H: Host>(host: &H, backend: &BackendHost, failure: Option<&Upstrea
         return;
     }
     let is_news = if is_refusal {
-        state != BreakerState::Open
+        breaker != BreakerState::Open
     } else {
         stats.breaker.cause() == Some(Cause::Unreachable)
     };
     if is_news {
-        update_facts(host, backend.url(), &stats, None, change).await;
+        update_facts(service, backend.url(), &stats, None, change).await;
     }
 }
 
@@ -315,21 +328,25 @@ impl From<Unanswered> for UpstreamFailure {
 }
 
 /// The body of a host's answer to `GET path`.
-pub(crate) async fn answer<H: Host>(
-    host: &H,
+pub(crate) async fn answer<P: Platform>(
+    service: &Service<P>,
     backend: &BackendHost,
     path: &str,
 ) -> Result<Bytes, UpstreamFailure> {
-    Ok(ask(host, backend, path).await?)
+    Ok(ask(service, backend, path).await?)
 }
 
-async fn ask<H: Host>(host: &H, backend: &BackendHost, path: &str) -> Result<Bytes, Unanswered> {
-    ask_json(host, backend, path, None).await
+async fn ask<P: Platform>(
+    service: &Service<P>,
+    backend: &BackendHost,
+    path: &str,
+) -> Result<Bytes, Unanswered> {
+    ask_json(service, backend, path, None).await
 }
 
 /// Puts a question, by `POST` where there is something to tell.
-async fn ask_json<H: Host>(
-    host: &H,
+async fn ask_json<P: Platform>(
+    service: &Service<P>,
     backend: &BackendHost,
     path: &str,
     told: Option<Bytes>,
@@ -342,7 +359,8 @@ async fn ask_json<H: Host>(
             .header(header::CONTENT_LENGTH, told.len()),
     };
     let request = request.body(told.unwrap_or_default()).map_err(|error| protocol(&error))?;
-    let response = host.send(request, host.config().probe_limits()).await.map_err(Unanswered::Failed)?;
+    let response =
+        service.send(request, service.config().probe_limits()).await.map_err(Unanswered::Failed)?;
     if response.status() != StatusCode::OK {
         return Err(Unanswered::Refused(response.status()));
     }

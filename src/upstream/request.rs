@@ -6,7 +6,11 @@ use bytes::Bytes;
 use http::Method;
 
 use super::RoutingKey;
-use crate::{host::Host, platform::Timeouts, wire::protocol::Protocol};
+use crate::{
+    host::{Platform, Service},
+    platform::Timeouts,
+    wire::protocol::Protocol,
+};
 
 /// What is asked upstream.
 #[derive(Debug)]
@@ -44,7 +48,7 @@ impl UpstreamRequest {
     }
 
     /// The limits of the call.
-    pub(crate) fn limits<H: Host>(&self, host: &H) -> Timeouts {
-        if self.streams { host.config().limits } else { host.config().whole_limits() }
+    pub(crate) fn limits<P: Platform>(&self, service: &Service<P>) -> Timeouts {
+        if self.streams { service.config().limits } else { service.config().whole_limits() }
     }
 }

@@ -14,9 +14,9 @@ use crate::{
         AttemptContext, AttemptReport, BackendHost, Cause, HostEffect, HostStats,
         snapshot::{LEASE, Lease},
     },
-    host::Host,
-    platform::{MaybeSend, MaybeSync},
-    store::FleetState,
+    host::{Platform, Service},
+    platform::{Background, Clock, Entropy, MaybeSend, MaybeSync, Timer},
+    store::{FleetState, Store},
 };
 
 /// A slot that a request has on a host.
@@ -47,9 +47,9 @@ pub(crate) struct Slot {
 
 impl Slot {
     /// What is told of the attempt when it ends now.
-    fn report<'p, H: Host>(
+    fn report<'p, P: Platform>(
         &'p self,
-        host: &H,
+        service: &Service<P>,
         lane: Option<&'p str>,
         effect: HostEffect,
     ) -> AttemptReport<'p> {
@@ -62,7 +62,7 @@ impl Slot {
             affinity: self.affinity,
             prompt: self.prompt,
         });
-        let elapsed = host.now().saturating_sub(self.since);
+        let elapsed = service.now().saturating_sub(self.since);
         AttemptReport { run, began: self.began, first_byte: self.first_byte, elapsed, effect }
     }
 
@@ -77,30 +77,30 @@ impl Slot {
     }
 
     /// How long ago the first byte came.
-    pub(crate) fn since_first_byte<H: Host>(&self, host: &H) -> Option<Duration> {
-        Some(host.now().saturating_sub(self.since + self.first_byte?))
+    pub(crate) fn since_first_byte<P: Platform>(&self, service: &Service<P>) -> Option<Duration> {
+        Some(service.now().saturating_sub(self.since + self.first_byte?))
     }
 
     /// Takes note of the first byte; of a model that had to be loaded, others want to know at once.
-    pub(crate) fn note_first_byte<H: Host>(&mut self, host: &H) {
-        self.first_byte = Some(host.now().saturating_sub(self.since));
+    pub(crate) fn note_first_byte<P: Platform>(&mut self, service: &Service<P>) {
+        self.first_byte = Some(service.now().saturating_sub(self.since));
         let Some(lease) = self.lease.clone() else { return };
         let is_known = self.stats.lane(&lease.lane).is_some_and(|stats| stats.is_proved(&self.options));
         if is_known && !self.cold {
             return;
         }
-        let (host, stats, options) = (host.clone(), Arc::clone(&self.stats), self.options.clone());
-        host.clone().spawn(async move {
+        let (service, stats, options) = (service.clone(), Arc::clone(&self.stats), self.options.clone());
+        service.clone().spawn(async move {
             let change = |stats: &mut HostStats, now: Duration| stats.prove(now, &lease.lane, &options);
-            update_facts(&host, &lease.host, &stats, None, change).await;
+            update_facts(&service, &lease.host, &stats, None, change).await;
         });
     }
 
     /// Gives the slot back and takes note of how the attempt ended.
-    pub(crate) async fn release<H: Host>(self, host: &H, effect: HostEffect) {
+    pub(crate) async fn release<P: Platform>(self, service: &Service<P>, effect: HostEffect) {
         let lane = self.lease.as_ref().map(|lease| lease.lane.clone());
-        let report = self.report(host, lane.as_deref(), effect);
-        let seed = host.random();
+        let report = self.report(service, lane.as_deref(), effect);
+        let seed = service.random();
         let change = |stats: &mut HostStats, now: Duration| stats.note(now, &report, seed);
         let released = self.lease.as_ref();
         let is_fault = matches!(effect, HostEffect::Faulty(..));
@@ -109,48 +109,55 @@ impl Slot {
             return;
         }
         if self.is_own {
-            host.fleet().update(host.now(), self.backend.url(), released.map(|lease| &*lease.id), change);
+            service.fleet().update(
+                service.now(),
+                self.backend.url(),
+                released.map(|lease| &*lease.id),
+                change,
+            );
         } else {
-            update_facts(host, self.backend.url(), &self.stats, released, change).await;
+            update_facts(service, self.backend.url(), &self.stats, released, change).await;
         }
     }
 
     /// Takes note that another host answered what this one failed.
-    pub(crate) async fn record_fault<H: Host>(backend: &BackendHost, host: &H) {
-        let seed = host.random();
+    pub(crate) async fn record_fault<P: Platform>(backend: &BackendHost, service: &Service<P>) {
+        let seed = service.random();
         let change = |stats: &mut HostStats, now: Duration| {
             stats.breaker.fail(now, Cause::Failed, None, seed);
         };
-        update_facts(host, backend.url(), &HostStats::default(), None, change).await;
+        update_facts(service, backend.url(), &HostStats::default(), None, change).await;
     }
 }
 
 /// Renews a lease until what is returned is dropped; `None` where leases need no renewal.
-pub(crate) fn keep_alive<H: Host>(host: &H, lease: &Lease) -> Option<oneshot::Sender<()>> {
-    host.config().redis.as_ref()?;
+pub(crate) fn keep_alive<P: Platform>(service: &Service<P>, lease: &Lease) -> Option<oneshot::Sender<()>> {
+    if !service.store().is_shared() {
+        return None;
+    }
     let (held, mut dropped) = oneshot::channel();
-    let (task_host, lease) = (host.clone(), lease.clone());
-    host.spawn(async move {
-        while let Either::Right(((), left)) = select(dropped, Box::pin(task_host.sleep(LEASE / 3))).await {
+    let (task_service, lease) = (service.clone(), lease.clone());
+    service.spawn(async move {
+        while let Either::Right(((), left)) = select(dropped, Box::pin(task_service.sleep(LEASE / 3))).await {
             dropped = left;
             // A renewal that fails is made up for by the next.
-            let _ = task_host.store().renew(&lease).await;
+            let _ = task_service.store().renew(&lease).await;
         }
     });
     Some(held)
 }
 
 /// Changes what is known of a host, in the store or, while that is away, in this process's local fleet.
-pub(crate) async fn update_facts<H: Host>(
-    host: &H,
+pub(crate) async fn update_facts<P: Platform>(
+    service: &Service<P>,
     url: &str,
     known: &HostStats,
     released: Option<&Lease>,
     change: impl Fn(&mut HostStats, Duration) + MaybeSend + MaybeSync,
 ) {
-    let now = host.fleet().time(host.now());
-    if host.store().update(url, (known, now), released, &change).await.is_err() {
-        host.fleet().update(host.now(), url, None, change);
+    let now = service.fleet().time(service.now());
+    if service.store().update(url, (known, now), released, &change).await.is_err() {
+        service.fleet().update(service.now(), url, None, change);
     }
-    host.fleet().ring();
+    service.fleet().ring();
 }

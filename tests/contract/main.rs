@@ -61,7 +61,7 @@ use paddock::{
     store::{
         FlightKey, Sessions, Store,
         memory::MemoryStore,
-        redis::{RedisLimits, RedisStore},
+        redis::{RedisStore, StoreTimeouts},
     },
 };
 use paddock_tests::{
@@ -232,8 +232,8 @@ async fn turns(store: &impl Sessions, key: &SessionKey) -> Result<Vec<Turn>> {
 }
 
 /// One limit for everything.
-fn limits(limit: Duration) -> RedisLimits {
-    RedisLimits { ask: limit, keep: limit }
+fn limits(limit: Duration) -> StoreTimeouts {
+    StoreTimeouts { ask: limit, keep: limit }
 }
 
 fn session(id: &str) -> Result<SessionKey> {

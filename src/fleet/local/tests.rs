@@ -77,11 +77,11 @@ fn whoever_waits_is_told_of_every_step_that_may_have_made_room() {
     ];
     for (step, run) in steps {
         let local = LocalFleet::default();
-        let (early, mut late) = (local.changed(), Box::pin(local.changed()));
+        let (early, mut late) = (local.changed(true), Box::pin(local.changed(true)));
         assert_eq!((&mut late).now_or_never(), None, "{step}");
         run(&local);
         assert_eq!((early.now_or_never(), late.now_or_never()), (Some(()), Some(())), "{step}");
-        assert_eq!(local.changed().now_or_never(), None, "{step}: what was before is no change");
+        assert_eq!(local.changed(true).now_or_never(), None, "{step}: what was before is no change");
     }
 }
 
@@ -89,14 +89,14 @@ fn whoever_waits_is_told_of_every_step_that_may_have_made_room() {
 async fn a_task_that_waits_is_woken() {
     let local = LocalFleet::default();
     let step = async { local.update(seconds(1), HOST, None, |_, _| {}) };
-    futures::join!(local.changed(), step);
+    futures::join!(local.changed(true), step);
 }
 
 #[test]
 fn whoever_looks_often_is_remembered_once() {
     let local = LocalFleet::default();
     for _ in 0..1_000 {
-        assert_eq!(local.changed().now_or_never(), None);
+        assert_eq!(local.changed(true).now_or_never(), None);
     }
     assert_eq!(local.pages().waiting.len(), 1);
 }

@@ -11,14 +11,14 @@ use crate::{
     cache::{CacheStatus, Delivery, Entry},
     fleet::HostEffect,
     flight::{CachePlan, replay::serves_both},
-    host::Host,
+    host::Platform,
     request::StoreTrouble,
     store::ResponseCache,
     upstream::{answer::Accumulator, slot::Slot},
     wire::{members::Members, protocol},
 };
 
-impl<H: Host> Leader<'_, H> {
+impl<P: Platform> Leader<'_, P> {
     /// The answer as it is kept, where any is. What repeats another request has one slot, whatever its form.
     pub(crate) fn entry(
         &self,
@@ -37,7 +37,7 @@ impl<H: Host> Leader<'_, H> {
         let is_down = self.account.store_trouble == StoreTrouble::AtFault;
         let is_reached = self.account.cache != Some(CacheStatus::Bypass) || !is_down;
         let limit = |cache_plan: &CachePlan| {
-            self.host.config().cache_max_entry.saturating_mul(cache_plan.size() as u64)
+            self.service.config().cache_max_entry.saturating_mul(cache_plan.size() as u64)
         };
         self.cache_plan.filter(|cache_plan| is_reached && entry.size() as u64 <= limit(cache_plan))
     }
@@ -60,13 +60,13 @@ impl<H: Host> Leader<'_, H> {
     /// Stores what an answer changes and gives its slot back, at the same time, before a client has the end of it:
     /// whoever reads that and goes on at once must find the slot free.
     pub(crate) async fn conclude(&mut self, kept: Option<(CachePlan, Entry)>, slot: Box<Slot>) {
-        let store = self.host.store();
+        let store = self.service.store();
         let kept = kept.map(|(cache_plan, entry)| (cache_plan, entry.to_question(cache_plan.question)));
         let put =
             kept.as_ref().map(|(cache_plan, entry)| store.put_answer(&cache_plan.key, entry, cache_plan.ttl));
-        let (put, ()) = join!(OptionFuture::from(put), slot.release(self.host, HostEffect::Answered));
+        let (put, ()) = join!(OptionFuture::from(put), slot.release(self.service, HostEffect::Answered));
         if let Some(result) = put {
-            self.account.degrade(self.host, "cache_put", result);
+            self.account.degrade(self.service, "cache_put", result);
         }
     }
 

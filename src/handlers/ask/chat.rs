@@ -23,7 +23,7 @@ use crate::{
     },
     cache::{CacheKey, CachedAnswer, Chat, Delivery, KeyContext},
     flight::{Outcome, Pieces, Rendering},
-    host::Host,
+    host::{Platform, Service},
     platform::MaybeSend,
     request::Account,
     session::{Dialect, History, RawMessage},
@@ -48,19 +48,19 @@ struct ChatReply<'a> {
     tool_calls: Option<Box<RawValue>>,
 }
 
-pub(crate) async fn chat<H, B>(
-    host: &H,
+pub(crate) async fn chat<P, B>(
+    service: &Service<P>,
     headers: &HeaderMap,
     body: B,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error>
 where
-    H: Host,
+    P: Platform,
     B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
 {
-    let config = host.config();
+    let config = service.config();
     let caller = CallerId::of(headers, config.caller_header.as_ref())?;
-    let body = body::read(host, headers, body, config.body_limits.chat).await?;
+    let body = body::read(service, headers, body, config.body_limits.chat).await?;
     let mut request = ChatRequest::parse(&body)?;
     if request.session_id.is_empty() {
         session_id(headers)?.clone_into(&mut request.session_id);
@@ -80,23 +80,23 @@ where
         Some(cache_key(context, model, messages, &request))
     };
     let form = Delivery::of(request.framing(headers).is_some());
-    let mut prefetched = lookup.ask(host, account, form, |context| key_of(context, named, &fresh)).await?;
+    let mut prefetched = lookup.ask(service, account, form, |context| key_of(context, named, &fresh)).await?;
     let model = request.model.as_deref().or_else(|| prefetched.memory.model()).unwrap_or(named).to_owned();
     if model != named {
         account.model = Some(model.clone());
-        lookup.turn_to(host, account, &mut prefetched, &model, covers(&model)).await;
+        lookup.turn_to(service, account, &mut prefetched, &model, covers(&model)).await;
         account.cache = Some(lookup.cache_status());
     }
     let body_members = Members::parse(&body);
     let (members, dialect) = (body_members.as_ref(), Some(Dialect::Ollama));
-    Box::pin(prefetched.memory.learn_window(host, members, dialect, Some(&model))).await;
+    Box::pin(prefetched.memory.learn_window(service, members, dialect, Some(&model))).await;
     let memory = &prefetched.memory;
     let history = memory.history(config.history, false, members, dialect, Some(&model));
     account.left_out = history.left_out;
     let messages = messages(&request, &history, &question);
     let fingerprint = || Some(CacheKey::of_request(&KeyContext::nowhere("/chat"), body_members.as_ref()?));
     let cache_plan =
-        lookup.cache_plan(host, &prefetched, |context| key_of(context, &model, &messages), fingerprint);
+        lookup.cache_plan(service, &prefetched, |context| key_of(context, &model, &messages), fingerprint);
     let session_commit = memory.commit(Dialect::Ollama, &history, request.system.clone(), vec![question]);
     let pieces = request.framing(headers).map(|framing| Pieces { framing, session_id: session.clone() });
     let prompt = messages.first().map(RawMessage::as_str).unwrap_or_default();
@@ -121,7 +121,7 @@ where
     };
     let rendering = pieces.map_or(Rendering::Whole, Rendering::Pieces);
     let flight = lookup.flight(order, rendering, cache_plan, session_commit, memory, account);
-    Ok(match lookup.answer(host, account, prefetched, flight).await? {
+    Ok(match lookup.answer(service, account, prefetched, flight).await? {
         Outcome::Spoken(answer, session_status) => {
             account.session = session_status.or(account.session);
             whole(&answer, &session, account.left_out)

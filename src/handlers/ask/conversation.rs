@@ -13,7 +13,7 @@ use crate::{
     api::error::Error,
     fleet::{ModelName, local::Inventories},
     flight::SessionCommit,
-    host::Host,
+    host::{Platform, Service},
     request::{Account, StoreDeadline},
     session::{
         Dialect, History, HistoryLimits, RawMessage, Session, SessionKey, Span, Turn,
@@ -48,28 +48,30 @@ pub(crate) enum SessionState {
 
 impl SessionState {
     /// What the store has of a session.
-    pub(crate) async fn fetch<H: Host>(
-        host: &H,
+    pub(crate) async fn fetch<P: Platform>(
+        service: &Service<P>,
         budget: &StoreDeadline,
         key: &SessionKey,
     ) -> StoreResult<Option<Session>> {
-        budget.ask(host).session(key, host.config().history.span(), host.config().session_ttl).await
+        budget.ask(service).session(key, service.config().history.span(), service.config().session_ttl).await
     }
 
     /// What [`SessionState::fetch`] gave; both are none where the request names no session.
     ///
     /// # Errors
     /// [`Error::SessionUnavailable`] when the store is down and sessions are required.
-    pub(crate) fn loaded<H: Host>(
-        host: &H,
+    pub(crate) fn loaded<P: Platform>(
+        service: &Service<P>,
         account: &mut Account,
         key: Option<SessionKey>,
         session: Option<StoreResult<Option<Session>>>,
     ) -> Result<Self, Error> {
         let Some((key, session)) = key.zip(session) else { return Ok(Self::None) };
-        match account.degrade(host, "session_load", session) {
-            Some(session) => Ok(Self::Loaded(key, session.unwrap_or_default(), host.fleet().inventories())),
-            None if host.config().session_required => Err(Error::SessionUnavailable),
+        match account.degrade(service, "session_load", session) {
+            Some(session) => {
+                Ok(Self::Loaded(key, session.unwrap_or_default(), service.fleet().inventories()))
+            }
+            None if service.config().session_required => Err(Error::SessionUnavailable),
             None => Ok(Self::Unavailable),
         }
     }
@@ -91,12 +93,12 @@ impl SessionState {
     }
 
     /// Reads back to the question of the newest calls, where more turns lie between than a prompt usually has.
-    pub(crate) async fn reach_question<H: Host>(&mut self, host: &H, account: &mut Account) {
+    pub(crate) async fn reach_question<P: Platform>(&mut self, service: &Service<P>, account: &mut Account) {
         let Self::Loaded(key, session, _) = self else { return };
         while let Some(oldest) = session.unread_exchange() {
             let span = Span { before: Some(&oldest.id), ..EXCHANGE };
-            let skipped = account.budget.ask(host).session(key, span, host.config().session_ttl).await;
-            let skipped = account.degrade(host, "session_load", skipped).flatten();
+            let skipped = account.budget.ask(service).session(key, span, service.config().session_ttl).await;
+            let skipped = account.degrade(service, "session_load", skipped).flatten();
             let Some(skipped) = skipped.filter(|skipped| !skipped.turns.is_empty()) else { return };
             session.prepend(skipped);
         }
@@ -111,9 +113,9 @@ impl SessionState {
     }
 
     /// Finds out how much the model reads, where it depends on that what of the session goes ahead of a request.
-    pub(crate) async fn learn_window<H: Host>(
+    pub(crate) async fn learn_window<P: Platform>(
         &mut self,
-        host: &H,
+        service: &Service<P>,
         request: Option<&Members<'_>>,
         dialect: Option<Dialect>,
         model: Option<&str>,
@@ -126,12 +128,12 @@ impl SessionState {
         let rate = Rate::of(&session.turns);
         let Some(room) = window::certain_room(request, dialect, &name, inventories, rate) else { return };
         let left_out = |tokens| {
-            let budget = HistoryLimits { tokens, ..host.config().history };
+            let budget = HistoryLimits { tokens, ..service.config().history };
             History::new(session, budget).left_out
         };
         if left_out(room) > left_out(usize::MAX) {
-            probe::learn_contexts(host, &name).await;
-            *inventories = host.fleet().inventories();
+            probe::learn_contexts(service, &name).await;
+            *inventories = service.fleet().inventories();
         }
     }
 

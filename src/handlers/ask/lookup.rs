@@ -17,10 +17,10 @@ use crate::{
     },
     fleet::{ModelName, local::Inventories},
     flight::{CachePlan, Flight, Outcome, Rendering, SessionCommit},
-    host::Host,
+    host::{Platform, Service},
     request::Account,
     session::{SessionKey, SessionStatus},
-    store::{FlightKey, ResponseCache, StoreResult},
+    store::{FlightKey, ResponseCache, Store, StoreResult},
     upstream::{FleetPrefetch, UpstreamRequest, prefetch_fleet, probe},
 };
 
@@ -101,13 +101,13 @@ impl<'a> Lookup<'a> {
     }
 
     /// What counts besides the question itself.
-    fn context<H: Host>(&self, host: &H, epochs: Epochs) -> KeyContext<'a> {
-        let caller = Some(self.caller).filter(|_| host.config().cache_scope == CacheSharing::Caller);
+    fn context<P: Platform>(&self, service: &Service<P>, epochs: Epochs) -> KeyContext<'a> {
+        let caller = Some(self.caller).filter(|_| service.config().cache_scope == CacheSharing::Caller);
         let digest = self
             .model
             .as_deref()
             .and_then(ModelName::parse)
-            .map(|name| digest(&name, &host.fleet().inventories()));
+            .map(|name| digest(&name, &service.fleet().inventories()));
         KeyContext { surface: self.surface, caller, digest: digest.unwrap_or_default(), epochs }
     }
 
@@ -119,19 +119,19 @@ impl<'a> Lookup<'a> {
     ///
     /// # Errors
     /// [`Error::InvalidSessionId`], [`Error::SessionUnavailable`]
-    pub(crate) async fn ask<H: Host>(
+    pub(crate) async fn ask<P: Platform>(
         &self,
-        host: &H,
+        service: &Service<P>,
         account: &mut Account,
         form: Delivery,
         key: impl Fn(&KeyContext<'_>) -> Option<CacheKey>,
     ) -> Result<Prefetched<'a>, Error> {
         let name = self.epoch_name();
-        let is_known = !host.fleet().inventories().is_empty();
+        let is_known = !service.fleet().inventories().is_empty();
         let guess = match self.policy {
             _ if self.repetition.is_some() => None,
             CachePolicy::Answer { .. } if self.session.is_empty() && is_known => {
-                let context = self.context(host, host.flights().epochs(&name));
+                let context = self.context(service, service.flights().epochs(&name));
                 key(&context).map(|key| (context, key))
             }
             CachePolicy::Answer { .. } | CachePolicy::Keep | CachePolicy::None => None,
@@ -143,50 +143,50 @@ impl<'a> Lookup<'a> {
         };
         let model = self.model.as_deref().and_then(ModelName::parse);
         // A round trip to another server is worth looking ahead; what is in this process can be looked at any time.
-        let looks_ahead = host.config().redis.is_some();
+        let looks_ahead = service.store().is_shared();
         let budget = account.budget.clone();
         let fleet = async {
             if looks_ahead {
-                return Some(prefetch_fleet(host, &budget, model.as_ref()).await);
+                return Some(prefetch_fleet(service, &budget, model.as_ref()).await);
             }
             if self.uses_cache() || !self.session.is_empty() {
-                probe::inventories(host, &budget, model.as_ref()).await;
+                probe::inventories(service, &budget, model.as_ref()).await;
             }
             None
         };
         let is_unsure = looks_ahead && self.may_turn && session.is_some();
-        let all_epochs = is_unsure.then_some(async { budget.ask(host).all_epochs().await });
+        let all_epochs = is_unsure.then_some(async { budget.ask(service).all_epochs().await });
         let is_sure = self.uses_cache() && !is_unsure;
-        let epochs = is_sure.then_some(async { budget.ask(host).epochs(&name).await });
+        let epochs = is_sure.then_some(async { budget.ask(service).epochs(&name).await });
         let looked_for = likely.map(|key| FlightKey { key, form });
-        let guessed = looked_for.as_ref().map(|flight| async { budget.ask(host).answer(flight).await });
+        let guessed = looked_for.as_ref().map(|flight| async { budget.ask(service).answer(flight).await });
         let (turns, epochs, all_epochs, guessed, fleet) = join!(
-            OptionFuture::from(session.as_ref().map(|key| SessionState::fetch(host, &budget, key))),
+            OptionFuture::from(session.as_ref().map(|key| SessionState::fetch(service, &budget, key))),
             OptionFuture::from(epochs),
             OptionFuture::from(all_epochs),
             OptionFuture::from(guessed),
             Box::pin(fleet),
         );
-        let memory = SessionState::loaded(host, account, session, turns)?;
-        let epochs = epochs.and_then(|epochs| degrade(host, account, "cache_epochs", epochs));
+        let memory = SessionState::loaded(service, account, session, turns)?;
+        let epochs = epochs.and_then(|epochs| degrade(service, account, "cache_epochs", epochs));
         let all_epochs =
-            all_epochs.and_then(|epochs| degrade(host, account, "cache_epochs", epochs)).flatten();
+            all_epochs.and_then(|epochs| degrade(service, account, "cache_epochs", epochs)).flatten();
         let epochs = epochs.or_else(|| all_epochs.as_ref().map(|all| all.of(&name)));
         if let Some(epochs) = epochs {
-            host.flights().note_epochs(&name, epochs);
+            service.flights().note_epochs(&name, epochs);
         }
-        let guessed = guessed.and_then(|found| degrade(host, account, "cache_get", found)).flatten();
+        let guessed = guessed.and_then(|found| degrade(service, account, "cache_get", found)).flatten();
         // What was found under epochs that nobody confirmed may have been forgotten.
         let guessed = guessed.filter(|_| self.repetition.is_some() || epochs.is_some());
-        let epochs = epochs.unwrap_or_else(|| host.flights().epochs(&name));
+        let epochs = epochs.unwrap_or_else(|| service.flights().epochs(&name));
         let guessed = likely.zip(guessed);
         Ok(Prefetched { memory, fleet, epochs, all_epochs, guess, guessed })
     }
 
     /// Turns to the model of the session, which the request did not name.
-    pub(crate) async fn turn_to<H: Host>(
+    pub(crate) async fn turn_to<P: Platform>(
         &mut self,
-        host: &H,
+        service: &Service<P>,
         account: &mut Account,
         prefetched: &mut Prefetched<'_>,
         model: &str,
@@ -198,26 +198,26 @@ impl<'a> Lookup<'a> {
         if let Some(all) = &prefetched.all_epochs {
             prefetched.epochs = all.of(&name);
         } else if self.uses_cache() && !account.store_failed() {
-            let epochs = account.budget.ask(host).epochs(&name).await;
-            match account.degrade(host, "cache_epochs", epochs) {
+            let epochs = account.budget.ask(service).epochs(&name).await;
+            match account.degrade(service, "cache_epochs", epochs) {
                 Some(epochs) => {
-                    host.flights().note_epochs(&name, epochs);
+                    service.flights().note_epochs(&name, epochs);
                     prefetched.epochs = epochs;
                 }
-                None => prefetched.epochs = host.flights().epochs(&name),
+                None => prefetched.epochs = service.flights().epochs(&name),
             }
         }
     }
 
     /// How the answer to the question of that `key` is kept; `fingerprint` says what a repetition repeats.
-    pub(crate) fn cache_plan<H: Host>(
+    pub(crate) fn cache_plan<P: Platform>(
         &self,
-        host: &H,
+        service: &Service<P>,
         prefetched: &Prefetched<'_>,
         key: impl FnOnce(&KeyContext<'_>) -> Option<CacheKey>,
         fingerprint: impl FnOnce() -> Option<CacheKey>,
     ) -> Option<CachePlan> {
-        let config = host.config();
+        let config = service.config();
         if let Some(repetition) = self.repetition {
             // What says nothing, such as a GET, repeats nothing.
             let question = Some(fingerprint()?);
@@ -229,7 +229,7 @@ impl<'a> Lookup<'a> {
             CachePolicy::Keep => false,
             CachePolicy::Answer { .. } => true,
         };
-        let context = self.context(host, prefetched.epochs);
+        let context = self.context(service, prefetched.epochs);
         // What was guessed rightly is not computed again.
         let guess = prefetched.guess.filter(|(guessed, _)| *guessed == context);
         let key = guess.map(|(_, key)| key).or_else(|| key(&context))?;
@@ -261,9 +261,9 @@ impl<'a> Lookup<'a> {
     ///
     /// # Errors
     /// [`Error::NotCached`] when nothing else is wanted, [`Error::IdempotencyKeyReused`], and whatever the flight ends with.
-    pub(crate) async fn answer<H: Host>(
+    pub(crate) async fn answer<P: Platform>(
         &self,
-        host: &H,
+        service: &Service<P>,
         account: &mut Account,
         prefetched: Prefetched<'_>,
         mut flight: Flight,
@@ -273,8 +273,8 @@ impl<'a> Lookup<'a> {
             let guessed = guessed.filter(|(key, _)| *key == cache_plan.key).map(|(_, stored)| stored);
             let found = match guessed {
                 None if self.control.only_if_cached && cache_plan.is_shared && !account.store_failed() => {
-                    let found = account.budget.ask(host).answer(&flight.key(&cache_plan)).await;
-                    account.degrade(host, "cache_get", found).flatten()
+                    let found = account.budget.ask(service).answer(&flight.key(&cache_plan)).await;
+                    account.degrade(service, "cache_get", found).flatten()
                 }
                 guessed => guessed,
             };
@@ -285,7 +285,7 @@ impl<'a> Lookup<'a> {
                 if cache_plan.policy.takes(stored.age)
                     && let Some(replayed) = flight.replay(&stored)
                 {
-                    return flight.answer_from_cache(host, account, (replayed, stored.age)).await;
+                    return flight.answer_from_cache(service, account, (replayed, stored.age)).await;
                 }
             }
         }
@@ -293,18 +293,18 @@ impl<'a> Lookup<'a> {
             return Err(Error::NotCached);
         }
         flight.prefetched = fleet;
-        flight.launch(host, account).await
+        flight.launch(service, account).await
     }
 }
 
 /// Of a store that is down, one failure tells enough.
-fn degrade<H: Host, T>(
-    host: &H,
+fn degrade<P: Platform, T>(
+    service: &Service<P>,
     account: &mut Account,
     operation: &'static str,
     result: StoreResult<T>,
 ) -> Option<T> {
-    if account.store_failed() { result.ok() } else { account.degrade(host, operation, result) }
+    if account.store_failed() { result.ok() } else { account.degrade(service, operation, result) }
 }
 
 /// What is known of a model's content, over all hosts.

@@ -22,25 +22,25 @@ use crate::{
     },
     cache::{CacheKey, Delivery, KeyContext},
     flight::{Outcome, Rendering},
-    host::Host,
+    host::{Platform, Service},
     platform::MaybeSend,
     request::Account,
     upstream::{Reading, RoutingKey, UpstreamRequest},
     wire::members::Members,
 };
 
-pub(crate) async fn relay<H, B>(
-    host: &H,
+pub(crate) async fn relay<P, B>(
+    service: &Service<P>,
     surface: Endpoint,
     parts: &Parts,
     body: B,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error>
 where
-    H: Host,
+    P: Platform,
     B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
 {
-    let config = host.config();
+    let config = service.config();
     let caller = CallerId::of(&parts.headers, config.caller_header.as_ref())?;
     let session = session_id(&parts.headers)?;
     if !session.is_empty() && surface.dialect().is_none() {
@@ -48,7 +48,7 @@ where
     }
     let body = match surface.method() {
         Method::POST => {
-            body::read(host, &parts.headers, body, surface.body_limit(&config.body_limits)).await?
+            body::read(service, &parts.headers, body, surface.body_limit(&config.body_limits)).await?
         }
         _ => Bytes::new(),
     };
@@ -75,7 +75,7 @@ where
     let key_of =
         |context: &KeyContext<'_>, body: &Bytes| Some(CacheKey::of_request(context, &Members::parse(body)?));
     let form = Delivery::of(streams);
-    let mut prefetched = lookup.ask(host, account, form, |context| key_of(context, &body)).await?;
+    let mut prefetched = lookup.ask(service, account, form, |context| key_of(context, &body)).await?;
     let fresh = match (&prefetched.memory, &members, surface.dialect()) {
         (SessionState::Loaded(..), Some(members), Some(dialect)) => {
             NewTurn::of(&body, members, dialect, prefetched.memory.awaits_results())
@@ -85,7 +85,7 @@ where
     let own_model =
         prefetched.memory.model().filter(|_| fresh.is_some() && model.is_none()).map(str::to_owned);
     if let Some(own) = &own_model {
-        lookup.turn_to(host, account, &mut prefetched, own, covers(Some(own))).await;
+        lookup.turn_to(service, account, &mut prefetched, own, covers(Some(own))).await;
         account.cache = Some(lookup.cache_status());
         account.model = Some(own.clone());
         model = own_model.clone();
@@ -94,9 +94,9 @@ where
     if fresh.is_some() {
         let (members, dialect) = (members.as_ref(), surface.dialect());
         if continues {
-            Box::pin(prefetched.memory.reach_question(host, account)).await;
+            Box::pin(prefetched.memory.reach_question(service, account)).await;
         }
-        Box::pin(prefetched.memory.learn_window(host, members, dialect, model.as_deref())).await;
+        Box::pin(prefetched.memory.learn_window(service, members, dialect, model.as_deref())).await;
     }
     let memory = &prefetched.memory;
     let history =
@@ -111,7 +111,7 @@ where
     let commit = fresh.as_ref().and_then(|fresh| fresh.commit(memory, &history));
     let asked = fresh.map_or_else(|| body.clone(), |fresh| fresh.continuing(&history, own_model.as_deref()));
     let fingerprint = || key_of(&KeyContext::nowhere(surface.path()), &body);
-    let cache_plan = lookup.cache_plan(host, &prefetched, |context| key_of(context, &asked), fingerprint);
+    let cache_plan = lookup.cache_plan(service, &prefetched, |context| key_of(context, &asked), fingerprint);
     let order = UpstreamRequest {
         method: surface.method(),
         path: match named {
@@ -126,7 +126,7 @@ where
         reading: Reading::AsSent,
     };
     let flight = lookup.flight(order, Rendering::Unchanged, cache_plan, commit, memory, account);
-    match lookup.answer(host, account, prefetched, flight).await? {
+    match lookup.answer(service, account, prefetched, flight).await? {
         Outcome::Whole(original, session) => {
             account.session = session.or(account.session);
             Ok(reply::typed(original.status, original.content_type, original.body))

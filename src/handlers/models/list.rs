@@ -17,7 +17,7 @@ use crate::{
         route::List,
     },
     fleet::{AttemptFailure, no_host},
-    host::Host,
+    host::{Platform, Service},
     upstream::probe,
     wire::members::Members,
 };
@@ -37,9 +37,12 @@ struct Data<'a> {
 }
 
 /// Answers `GET` of a list.
-pub(crate) async fn list<H: Host>(host: &H, list: List) -> Result<Response<ReplyBody>, Error> {
-    let hosts = host.fleet().hosts();
-    let answers = join_all(hosts.iter().map(|backend| probe::answer(host, backend, list.path()))).await;
+pub(crate) async fn list<P: Platform>(
+    service: &Service<P>,
+    list: List,
+) -> Result<Response<ReplyBody>, Error> {
+    let hosts = service.fleet().hosts();
+    let answers = join_all(hosts.iter().map(|backend| probe::answer(service, backend, list.path()))).await;
     let (answers, mut failures): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
     let answers: Vec<_> = answers.into_iter().flatten().collect();
     if answers.is_empty() {

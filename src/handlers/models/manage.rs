@@ -21,8 +21,8 @@ use crate::{
     },
     cache::epoch_name,
     fleet::{AttemptFailure, BackendHost, no_host},
-    host::Host,
-    platform::{MaybeSend, Timeouts, UpstreamFailure},
+    host::{Platform, Service},
+    platform::{Background, MaybeSend, Timeouts, Upstream, UpstreamFailure},
     request::Account,
     store::ResponseCache,
     wire::{
@@ -48,18 +48,18 @@ enum ManageOutcome {
     Failed(StatusCode, String),
 }
 
-pub(crate) async fn manage<H, B>(
-    host: &H,
+pub(crate) async fn manage<P, B>(
+    service: &Service<P>,
     operation: Operation,
     headers: &HeaderMap,
     body: B,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error>
 where
-    H: Host,
+    P: Platform,
     B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
 {
-    let body = body::read(host, headers, body, host.config().body_limits.other).await?;
+    let body = body::read(service, headers, body, service.config().body_limits.other).await?;
     let members = Members::parse(&body);
     let model = members.as_ref().and_then(|members| changed(operation, members));
     let streams = match operation {
@@ -69,12 +69,12 @@ where
         Operation::Copy | Operation::Delete => false,
     };
     if streams {
-        return Ok(progress(host, operation, model, body, account));
+        return Ok(progress(service, operation, model, body, account));
     }
-    let hosts = host.fleet().hosts();
-    let changes = hosts.iter().map(|backend| named(backend, change(host, backend, operation, &body)));
+    let hosts = service.fleet().hosts();
+    let changes = hosts.iter().map(|backend| named(backend, change(service, backend, operation, &body)));
     let outcomes = join_all(changes).await;
-    forget_answers(host, account, model).await;
+    forget_answers(service, account, model).await;
     verdict(outcomes)?;
     Ok(match operation {
         Operation::Pull | Operation::Create => reply::complete(StatusCode::OK, "application/json", SUCCESS),
@@ -92,10 +92,10 @@ fn changed(operation: Operation, request: &Members<'_>) -> Option<String> {
 }
 
 /// Forgets what the model said before the change, whether every host or only some made it.
-async fn forget_answers<H: Host>(host: &H, account: &mut Account, model: Option<String>) {
+async fn forget_answers<P: Platform>(service: &Service<P>, account: &mut Account, model: Option<String>) {
     if let Some(model) = model {
-        let purged = host.store().purge(Some(&epoch_name(&model))).await;
-        account.degrade(host, "cache_purge", purged);
+        let purged = service.store().purge(Some(&epoch_name(&model))).await;
+        account.degrade(service, "cache_purge", purged);
     }
 }
 
@@ -131,23 +131,23 @@ fn verdict(outcomes: Vec<(&BackendHost, ManageOutcome)>) -> Result<(), Error> {
 }
 
 /// The reply that tells how all hosts get on.
-fn progress<H: Host>(
-    host: &H,
+fn progress<P: Platform>(
+    service: &Service<P>,
     operation: Operation,
     model: Option<String>,
     body: Bytes,
     account: &mut Account,
 ) -> Response<ReplyBody> {
     let (mut outlet, mut presence, inlet) = reply::channel();
-    let (task_host, mut task_account) = (host.clone(), account.clone());
+    let (task_service, mut task_account) = (service.clone(), account.clone());
     account.handed_over = true;
-    host.spawn(async move {
-        let host = &task_host;
-        let hosts = host.fleet().hosts();
+    service.spawn(async move {
+        let service = &task_service;
+        let hosts = service.fleet().hosts();
         let changes = {
             let follow = |backend| {
                 let (body, outlet) = (body.clone(), outlet.clone());
-                named(backend, follow(host, backend, operation, body, outlet))
+                named(backend, follow(service, backend, operation, body, outlet))
             };
             Box::pin(join_all(hosts.iter().map(follow)))
         };
@@ -155,25 +155,25 @@ fn progress<H: Host>(
             Ok(outcomes) => verdict(outcomes),
             Err(ClientLeft) => Err(Error::ClientClosed),
         };
-        forget_answers(host, &mut task_account, model).await;
+        forget_answers(service, &mut task_account, model).await;
         let last = match &end {
             Ok(()) => SUCCESS.to_vec(),
             Err(error) => error.body(ErrorFormat::Ollama, &task_account.request_id),
         };
         let told = outlet.send([&*last, b"\n"].concat().into()).await;
         let end = if told.is_ok() { end } else { Err(Error::ClientClosed) };
-        task_account.close(host, end.as_ref().map(|()| StatusCode::OK)).await;
+        task_account.close(service, end.as_ref().map(|()| StatusCode::OK)).await;
     });
     reply::streamed(reply::NDJSON, inlet)
 }
 
-async fn send<H: Host>(
-    host: &H,
+async fn send<P: Platform>(
+    service: &Service<P>,
     backend: &BackendHost,
     operation: Operation,
     body: &Bytes,
     limits: Timeouts,
-) -> Result<Response<H::Body>, UpstreamFailure> {
+) -> Result<Response<P::Body>, UpstreamFailure> {
     let uri = backend.endpoint(operation.path()).map_err(UpstreamFailure::Protocol)?;
     let request = Request::builder()
         .method(operation.method())
@@ -181,12 +181,12 @@ async fn send<H: Host>(
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))
         .body(body.clone());
-    host.send(request.map_err(|error| UpstreamFailure::Protocol(error.to_string()))?, limits).await
+    service.send(request.map_err(|error| UpstreamFailure::Protocol(error.to_string()))?, limits).await
 }
 
 /// Changes one host and waits for the end.
-async fn change<H: Host>(
-    host: &H,
+async fn change<P: Platform>(
+    service: &Service<P>,
     backend: &BackendHost,
     operation: Operation,
     body: &Bytes,
@@ -195,24 +195,24 @@ async fn change<H: Host>(
         first_byte: CHANGE_LIMIT,
         between_bytes: CHANGE_LIMIT,
         total: Some(CHANGE_LIMIT),
-        ..host.config().limits
+        ..service.config().limits
     };
-    match send(host, backend, operation, body, limits).await {
+    match send(service, backend, operation, body, limits).await {
         Ok(response) => ended(response).await,
         Err(failure) => failed(failure),
     }
 }
 
 /// Changes one host and hands its progress over line by line.
-async fn follow<H: Host>(
-    host: &H,
+async fn follow<P: Platform>(
+    service: &Service<P>,
     backend: &BackendHost,
     operation: Operation,
     body: Bytes,
     mut outlet: Outlet,
 ) -> ManageOutcome {
-    let limits = Timeouts { between_bytes: host.config().total_timeout, ..host.config().limits };
-    let response = match send(host, backend, operation, &body, limits).await {
+    let limits = Timeouts { between_bytes: service.config().total_timeout, ..service.config().limits };
+    let response = match send(service, backend, operation, &body, limits).await {
         Ok(response) if response.status().is_success() => response,
         Ok(response) => return ended(response).await,
         Err(failure) => return failed(failure),

@@ -16,8 +16,9 @@ use crate::{
         BreakerState,
         snapshot::{FleetView, HostView, RetryBudget},
     },
-    host::Host,
+    host::{Platform, Service},
     metrics::HostGauge,
+    platform::Clock,
     request::{StoreDeadline, note_outage},
     store::FleetState,
     upstream::probe,
@@ -87,14 +88,17 @@ struct Queue {
 ///
 /// # Errors
 /// [`Error::Unauthorized`] where there is an admin token and it was not sent.
-pub(crate) async fn fleet<H: Host>(host: &H, headers: &HeaderMap) -> Result<Response<ReplyBody>, Error> {
-    let config = host.config();
+pub(crate) async fn fleet<P: Platform>(
+    service: &Service<P>,
+    headers: &HeaderMap,
+) -> Result<Response<ReplyBody>, Error> {
+    let config = service.config();
     config.admin_token.check(headers)?;
-    let (view, retries) = view(host).await;
-    let decisions = host.store().decisions().await.unwrap_or_else(|_| host.fleet().decisions());
+    let (view, retries) = view(service).await;
+    let decisions = service.store().decisions().await.unwrap_or_else(|_| service.fleet().decisions());
     let standing = Fleet {
         policy: config.policy.as_str(),
-        hosts: view.hosts.iter().map(|host| standing(&view, host)).collect(),
+        hosts: view.hosts.iter().map(|service| standing(&view, service)).collect(),
         queue: Queue { waiting: view.tickets.len(), limit: config.queue_limit },
         retries,
         decisions,
@@ -103,8 +107,8 @@ pub(crate) async fn fleet<H: Host>(host: &H, headers: &HeaderMap) -> Result<Resp
 }
 
 /// The gauges of every host.
-pub(crate) async fn gauges<H: Host>(host: &H) -> Vec<HostGauge> {
-    let (view, _) = view(host).await;
+pub(crate) async fn gauges<P: Platform>(service: &Service<P>) -> Vec<HostGauge> {
+    let (view, _) = view(service).await;
     let gauge = |known: &HostView| HostGauge {
         host: known.host.url().to_owned(),
         in_flight: known.leases.len() as u64,
@@ -116,14 +120,14 @@ pub(crate) async fn gauges<H: Host>(host: &H) -> Vec<HostGauge> {
 }
 
 /// The view, from what was found out before: whoever looks at it asks no host.
-async fn view<H: Host>(host: &H) -> (FleetView, RetryBudget) {
-    let budget = StoreDeadline::unhurried(host);
-    let inventories = probe::known(host, &budget).await;
-    let snapshot = budget.ask(host).snapshot().await;
-    note_outage(host, "fleet_ledger", &snapshot);
-    let snapshot = snapshot.unwrap_or_else(|_| host.fleet().snapshot(host.now()));
+async fn view<P: Platform>(service: &Service<P>) -> (FleetView, RetryBudget) {
+    let budget = StoreDeadline::unhurried(service);
+    let inventories = probe::known(service, &budget).await;
+    let snapshot = budget.ask(service).snapshot().await;
+    note_outage(service, "fleet_ledger", &snapshot);
+    let snapshot = snapshot.unwrap_or_else(|_| service.fleet().snapshot(service.now()));
     let retries = snapshot.retries;
-    (FleetView::new(&host.fleet().hosts(), &inventories, snapshot), retries)
+    (FleetView::new(&service.fleet().hosts(), &inventories, snapshot), retries)
 }
 
 fn waiting(view: &FleetView, host: &HostView) -> usize {

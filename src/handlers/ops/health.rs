@@ -9,10 +9,9 @@ use serde::Serialize;
 
 use crate::{
     api::reply::{self, ReplyBody},
-    host::Host,
+    host::{Platform, Service},
     request::note_outage,
     store::Store,
-    upstream::probe::probe,
 };
 
 #[derive(Debug, PartialEq, Eq, Serialize)]
@@ -33,16 +32,18 @@ fn verdict(ollama: BTreeMap<String, bool>, redis: Option<bool>, always_ok: bool)
 }
 
 /// Answers `GET /health`.
-pub(crate) async fn health<H: Host>(host: &H) -> Response<ReplyBody> {
+pub(crate) async fn health<P: Platform>(service: &Service<P>) -> Response<ReplyBody> {
     let ping = async {
-        host.config().redis.as_ref()?;
-        let answer = host.store().ping().await;
-        note_outage(host, "ping", &answer);
+        if !service.store().is_shared() {
+            return None;
+        }
+        let answer = service.store().ping().await;
+        note_outage(service, "ping", &answer);
         Some(answer.is_ok())
     };
-    let (probes, redis) = futures::join!(probe(host), ping);
+    let (probes, redis) = futures::join!(service.probe(), ping);
     let ollama = probes.into_iter().map(|probe| (probe.url, probe.models.is_ok())).collect();
-    let (code, body) = verdict(ollama, redis, host.config().health_always_ok);
+    let (code, body) = verdict(ollama, redis, service.config().health_always_ok);
     reply::json(code, &body)
 }
 

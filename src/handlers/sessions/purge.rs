@@ -13,7 +13,7 @@ use crate::{
         reply::{self, ReplyBody},
     },
     cache::epoch_name,
-    host::Host,
+    host::{Platform, Service},
     request::Account,
     store::ResponseCache,
 };
@@ -22,20 +22,20 @@ use crate::{
 ///
 /// # Errors
 /// [`Error::PurgeForbidden`] without the admin token; [`Error::StoreUnavailable`].
-pub(crate) async fn purge<H: Host>(
-    host: &H,
+pub(crate) async fn purge<P: Platform>(
+    service: &Service<P>,
     parts: &Parts,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
-    if !host.config().admin_token.is_held(&parts.headers) {
+    if !service.config().admin_token.is_held(&parts.headers) {
         return Err(Error::PurgeForbidden);
     }
     let model = match parameter(parts.uri.query(), "model").as_deref() {
         Some("") => return Err(Error::EmptyField("model")),
         model => model.map(epoch_name),
     };
-    let purged = host.store().purge(model.as_deref()).await;
-    match account.degrade(host, "cache_purge", purged) {
+    let purged = service.store().purge(model.as_deref()).await;
+    match account.degrade(service, "cache_purge", purged) {
         Some(()) => Ok(reply::typed(StatusCode::NO_CONTENT, None, Bytes::new())),
         None => Err(Error::StoreUnavailable),
     }

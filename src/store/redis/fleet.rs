@@ -1,6 +1,6 @@
 //! What is known of the fleet, in Redis: everything in one hash slot, each step one script, and no decision in any.
 //!
-//! Times are Redis' own, so that replicas need no common clock. HostStats of a host are one value, replaced only where it
+//! Times are Redis' own, so that replicas need no common clock. Stats of a host are one value, replaced only where it
 //! still is what the change began from. Leases and tickets end by themselves.
 
 use std::{sync::Arc, time::Duration};

@@ -70,6 +70,10 @@ impl<C: RedisCommands, K: Clock> Guard<C, K> {
 }
 
 impl<C: RedisCommands, K: Clock> RedisCommands for Guard<C, K> {
+    fn is_configured(&self) -> bool {
+        self.commands.is_configured()
+    }
+
     async fn execute(
         &self,
         command: &'static str,

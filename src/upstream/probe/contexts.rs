@@ -12,7 +12,8 @@ use serde::Serialize;
 use super::ask_json;
 use crate::{
     fleet::{BackendHost, BreakerState, Context, ModelName},
-    host::Host,
+    host::{Platform, Service},
+    platform::{Background, Clock, Timer},
     store::FleetState,
 };
 
@@ -26,9 +27,9 @@ struct Show<'a> {
 
 /// Finds out what contexts the model may have, as far as that is not known; each of its contents is asked about at the
 /// hosts that have it, one after the other until one answers.
-pub(crate) async fn learn_contexts<H: Host>(host: &H, model: &ModelName) {
-    let (local, hosts) = (host.fleet(), host.fleet().hosts());
-    let (known, now) = (local.inventories(), local.time(host.now()));
+pub(crate) async fn learn_contexts<P: Platform>(service: &Service<P>, model: &ModelName) {
+    let (local, hosts) = (service.fleet(), service.fleet().hosts());
+    let (known, now) = (local.inventories(), local.time(service.now()));
     let mut unknown = BTreeMap::<&str, Vec<(&BackendHost, &str)>>::new();
     for backend in hosts.iter() {
         let Some(inventory) = known.get(backend.url()) else { continue };
@@ -41,29 +42,30 @@ pub(crate) async fn learn_contexts<H: Host>(host: &H, model: &ModelName) {
     }
     let questions = unknown.into_iter().map(async |(digest, places)| {
         for (backend, name) in places {
-            if let Some(context) = show(host, backend, name).await {
-                return note(host, backend, digest, context);
+            if let Some(context) = show(service, backend, name).await {
+                return note(service, backend, digest, context);
             }
         }
     });
-    select(pin!(join_all(questions)), pin!(host.sleep(host.config().health_timeout.min(PATIENCE)))).await;
+    select(pin!(join_all(questions)), pin!(service.sleep(service.config().health_timeout.min(PATIENCE))))
+        .await;
 }
 
 /// What a host says of a model's context.
-async fn show<H: Host>(host: &H, backend: &BackendHost, model: &str) -> Option<Context> {
+async fn show<P: Platform>(service: &Service<P>, backend: &BackendHost, model: &str) -> Option<Context> {
     let question = serde_json::to_vec(&Show { model }).ok()?;
-    let shown = ask_json(host, backend, "/api/show", Some(Bytes::from(question))).await.ok()?;
+    let shown = ask_json(service, backend, "/api/show", Some(Bytes::from(question))).await.ok()?;
     Context::read(&shown)
 }
 
-fn note<H: Host>(host: &H, backend: &BackendHost, digest: &str, context: Context) {
-    let local = host.fleet();
+fn note<P: Platform>(service: &Service<P>, backend: &BackendHost, digest: &str, context: Context) {
+    let local = service.fleet();
     let Some(inventory) = local.note_context(backend.url(), digest, context) else { return };
-    if !local.is_watched() {
-        let (host, url) = (host.clone(), backend.url().to_owned());
-        host.clone().spawn(async move {
+    if !local.knows_every_host() {
+        let (service, url) = (service.clone(), backend.url().to_owned());
+        service.clone().spawn(async move {
             // Nobody waits for it, and what is lost is asked again.
-            let _ = host.store().put_inventory(&url, &inventory).await;
+            let _ = service.store().put_inventory(&url, &inventory).await;
         });
     }
 }

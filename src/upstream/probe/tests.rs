@@ -14,8 +14,8 @@ use http_body_util::Full;
 use super::*;
 use crate::{
     config::{Config, settings::Deployment},
-    host::memory::MemoryHost,
-    platform::{Clock as _, Timeouts, Upstream},
+    host::{Service, memory::MemoryPlatform},
+    platform::{Timeouts, Upstream},
 };
 
 type Body = http_body_util::combinators::MapErr<Full<Bytes>, fn(std::convert::Infallible) -> UpstreamFailure>;
@@ -63,22 +63,22 @@ fn backend(slot: usize, name: &str) -> BackendHost {
     BackendHost::new(slot, &format!("http://{name}:1")).unwrap()
 }
 
-fn host(names: &str) -> (MemoryHost<Herd>, Herd) {
+fn host(names: &str) -> (Service<MemoryPlatform<Herd>>, Herd) {
     let value = |name: &str| match name {
         "OLLAMA_HOSTS" => Some(names.to_owned()),
         "ALLOW_MODEL_MANAGEMENT" => Some("true".to_owned()),
         _ => None,
     };
     let herd = Herd::default();
-    (MemoryHost::new(Config::load(&value, Deployment::Native).unwrap().config, herd.clone()), herd)
+    (MemoryPlatform::service(Config::load(&value, Deployment::Native).unwrap().config, herd.clone()), herd)
 }
 
 /// Plays the watch over `host`; each step moves the clock and lets happen what can.
-fn play(host: &MemoryHost<Herd>, script: impl FnOnce(&mut dyn FnMut(u64))) {
+fn play(host: &Service<MemoryPlatform<Herd>>, script: impl FnOnce(&mut dyn FnMut(u64))) {
     let mut watching = pin!(watch(host));
     let mut context = Context::from_waker(Waker::noop());
     script(&mut |millis| {
-        host.clock().advance(Duration::from_millis(millis));
+        host.platform().clock().advance(Duration::from_millis(millis));
         assert!(watching.as_mut().poll(&mut context).is_pending());
     });
 }
@@ -170,14 +170,14 @@ fn without_any_host_every_request_is_told_that_none_can_be_reached() {
     ] {
         let request =
             Request::builder().method(method).uri(path).body(Full::new(Bytes::from_static(body.as_bytes())));
-        let mut answering = pin!(host.run(crate::handle(&host, request.unwrap())));
+        let mut answering = pin!(host.platform().run(crate::handle(&host, request.unwrap())));
         let mut context = Context::from_waker(Waker::noop());
         let Poll::Ready(response) = answering.as_mut().poll(&mut context) else {
             panic!("{path} waits");
         };
         assert_eq!(response.status(), 502, "{path}");
     }
-    let events = host.events();
+    let events = host.platform().events();
     assert_eq!(events.len(), 7);
     assert!(events.iter().all(|event| event.contains("upstream_unreachable")), "{events:?}");
 }

@@ -13,7 +13,7 @@ use futures::{
 };
 use http::Request;
 use http_body_util::BodyExt as _;
-use paddock::{Config, config::settings::Deployment as SettingsForm, host::memory::MemoryHost};
+use paddock::{Config, Service, config::settings::Deployment as SettingsForm, host::memory::MemoryPlatform};
 use tokio::{
     sync::{mpsc, oneshot},
     task::JoinHandle,
@@ -22,7 +22,7 @@ use tokio::{
 use super::{Deployment, Gateway, Payload, Streamed};
 use crate::{http_client, ollama::Herd, setup::Setup};
 
-/// The core over its in-memory host.
+/// The core over its in-memory service.
 #[derive(Debug)]
 pub struct Memory;
 
@@ -31,7 +31,7 @@ type Job = (Request<Payload>, oneshot::Sender<Streamed>);
 type Step = Option<Result<Bytes>>;
 
 struct MemoryGateway {
-    host: MemoryHost<Herd>,
+    service: Service<MemoryPlatform<Herd>>,
     jobs: mpsc::UnboundedSender<Job>,
     driver: JoinHandle<()>,
 }
@@ -44,10 +44,10 @@ impl Deployment for Memory {
             let value = |name: &str| setup.settings.get(name).cloned();
             let loaded = Config::load(&value, SettingsForm::Native)
                 .map_err(|problems| anyhow::anyhow!(problems.join("; ")))?;
-            let host = MemoryHost::new(loaded.config, Herd(setup.hosts));
+            let service = MemoryPlatform::service(loaded.config, Herd(setup.hosts));
             let (jobs, received) = mpsc::unbounded_channel();
-            let driver = tokio::spawn(drive(host.clone(), received));
-            Ok(Box::new(MemoryGateway { host, jobs, driver }) as Box<dyn Gateway>)
+            let driver = tokio::spawn(drive(service.clone(), received));
+            Ok(Box::new(MemoryGateway { service, jobs, driver }) as Box<dyn Gateway>)
         }
         .boxed()
     }
@@ -57,25 +57,27 @@ impl Deployment for Memory {
     }
 }
 
-async fn drive(host: MemoryHost<Herd>, mut jobs: mpsc::UnboundedReceiver<Job>) {
-    host.run(async {
-        let mut open = FuturesUnordered::new();
-        loop {
-            tokio::select! {
-                job = jobs.recv() => match job {
-                    Some(job) => open.push(answer(&host, job)),
-                    None => return,
-                },
-                Some(()) = open.next() => {}
+async fn drive(service: Service<MemoryPlatform<Herd>>, mut jobs: mpsc::UnboundedReceiver<Job>) {
+    service
+        .platform()
+        .run(async {
+            let mut open = FuturesUnordered::new();
+            loop {
+                tokio::select! {
+                    job = jobs.recv() => match job {
+                        Some(job) => open.push(answer(&service, job)),
+                        None => return,
+                    },
+                    Some(()) = open.next() => {}
+                }
             }
-        }
-    })
-    .await;
+        })
+        .await;
 }
 
 /// Answers one request, until its client leaves.
-async fn answer(host: &MemoryHost<Herd>, (request, mut client): Job) {
-    let handled = Box::pin(paddock::handle(host, http_client::outgoing(request)));
+async fn answer(service: &Service<MemoryPlatform<Herd>>, (request, mut client): Job) {
+    let handled = Box::pin(paddock::handle(service, http_client::outgoing(request)));
     let left = Box::pin(client.closed());
     let response = match select(handled, left).await {
         Either::Left((response, _)) => response,
@@ -140,12 +142,12 @@ impl Gateway for MemoryGateway {
     }
 
     fn pass(&self, time: Duration) -> BoxFuture<'_, ()> {
-        self.host.clock().advance(time);
+        self.service.clock().advance(time);
         std::future::ready(()).boxed()
     }
 
     fn logs(&self) -> String {
-        self.host.events().join("\n")
+        self.service.events().join("\n")
     }
 }
 

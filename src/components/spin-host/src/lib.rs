@@ -10,7 +10,7 @@
 
 mod background;
 mod body;
-mod host;
+mod platform;
 mod redis;
 mod settings;
 mod upstream;
@@ -23,11 +23,15 @@ use spin_sdk::{
     wasip3::http::types::Request as Incoming,
 };
 
-use crate::{background::Spawning, body::SpinBody, host::SpinHost};
+use crate::{
+    background::Spawning,
+    body::SpinBody,
+    platform::{SpinPlatform, SpinService},
+};
 
 thread_local! {
-    /// The host of this instance, once its settings were read.
-    static HOST: RefCell<Option<SpinHost>> = const { RefCell::new(None) };
+    /// The service of this instance, once its settings were read.
+    static SERVICE: RefCell<Option<SpinService>> = const { RefCell::new(None) };
 }
 
 /// Answers one request to the component `chat`.
@@ -58,23 +62,23 @@ pub async fn metrics(request: Request) -> impl IntoResponse {
 /// Answers one request by `handle`.
 async fn serve(
     request: Request,
-    handle: impl AsyncFnOnce(&SpinHost, http::Request<SpinBody<Incoming>>) -> http::Response<ReplyBody>,
+    handle: impl AsyncFnOnce(&SpinService, http::Request<SpinBody<Incoming>>) -> http::Response<ReplyBody>,
 ) -> impl IntoResponse {
-    match instance_host().await {
-        Ok(host) => {
+    match instance_service().await {
+        Ok(service) => {
             let request = request.map(|body| SpinBody::new(body, None));
-            Spawning(Box::pin(handle(&host, request))).await
+            Spawning(Box::pin(handle(&service, request))).await
         }
         Err(problems) => paddock::misconfigured(problems),
     }
 }
 
-/// The host of this instance. Requests that find none at the same time each make one; the last stays.
-async fn instance_host() -> Result<SpinHost, Vec<String>> {
-    if let Some(host) = HOST.with_borrow(Clone::clone) {
-        return Ok(host);
+/// The service of this instance. Requests that find none at the same time each make one; the last stays.
+async fn instance_service() -> Result<SpinService, Vec<String>> {
+    if let Some(service) = SERVICE.with_borrow(Clone::clone) {
+        return Ok(service);
     }
-    let host = SpinHost::load().await?;
-    HOST.set(Some(host.clone()));
-    Ok(host)
+    let service = SpinPlatform::service().await?;
+    SERVICE.set(Some(service.clone()));
+    Ok(service)
 }

@@ -132,6 +132,10 @@ impl Limit {
 }
 
 impl RedisCommands for SpinRedis {
+    fn is_configured(&self) -> bool {
+        self.0.address.is_some()
+    }
+
     async fn execute(
         &self,
         command: &'static str,

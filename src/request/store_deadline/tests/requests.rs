@@ -14,20 +14,20 @@ use http_body_util::{BodyExt as _, Full, combinators::MapErr};
 use super::*;
 use crate::{
     config::{Config, settings::Deployment},
-    fleet::local::LocalFleet,
-    host::memory::{ManualClock, MemoryHost},
-    metrics::memory::MemoryMetrics,
-    platform::{
-        Background, Clock, Entropy, Journal, Timeouts, Timer, Upstream, UpstreamFailure, journal::Event,
+    host::{
+        Service,
+        memory::{ManualClock, MemoryPlatform},
     },
-    process::{FlightTable, Orphans},
+    metrics::memory::MemoryMetrics,
+    platform::{Clock, Timeouts, Timer, Upstream, UpstreamFailure},
     store::{
-        StoreResult,
+        StoreResult, StoreTimeouts,
         redis::{Guard, RedisCommands, RedisStore, RedisValue},
     },
 };
 
 const BUDGET: Duration = Duration::from_millis(30);
+const KEEP: Duration = Duration::from_millis(250);
 
 /// A command, when it was sent and how long it may take.
 #[derive(Debug, Clone)]
@@ -131,90 +131,11 @@ impl Upstream for Herd {
     }
 }
 
-/// A host in memory, but for its store.
-#[derive(Clone)]
-struct RedisHost {
-    memory: MemoryHost<Herd>,
-    store: RedisStore<Guard<Slow, ManualClock>>,
-}
-
-impl Upstream for RedisHost {
-    type Body = <Herd as Upstream>::Body;
-
-    async fn send(
-        &self,
-        request: Request<Bytes>,
-        limits: Timeouts,
-    ) -> Result<Response<Self::Body>, UpstreamFailure> {
-        self.memory.send(request, limits).await
-    }
-}
-
-impl Clock for RedisHost {
-    fn now(&self) -> Duration {
-        self.memory.now()
-    }
-}
-
-impl Timer for RedisHost {
-    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + 'static {
-        self.memory.sleep(time)
-    }
-}
-
-impl Entropy for RedisHost {
-    fn random(&self) -> u64 {
-        self.memory.random()
-    }
-}
-
-impl Background for RedisHost {
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.memory.spawn(task);
-    }
-}
-
-impl Journal for RedisHost {
-    fn record(&self, event: &Event<'_>) {
-        self.memory.record(event);
-    }
-}
-
-impl Host for RedisHost {
-    type Store = RedisStore<Guard<Slow, ManualClock>>;
-    type Metrics = MemoryMetrics;
-
-    fn form(&self) -> Deployment {
-        Deployment::Native
-    }
-
-    fn config(&self) -> &Config {
-        self.memory.config()
-    }
-
-    fn store(&self) -> &Self::Store {
-        &self.store
-    }
-
-    fn metrics(&self) -> &Self::Metrics {
-        self.memory.metrics()
-    }
-
-    fn fleet(&self) -> &LocalFleet {
-        self.memory.fleet()
-    }
-
-    fn orphans(&self) -> &Orphans {
-        self.memory.orphans()
-    }
-
-    fn flights(&self) -> &FlightTable {
-        self.memory.flights()
-    }
-}
+/// A platform in memory, whose state is in Redis.
+type RedisPlatform = MemoryPlatform<Herd, RedisStore<Guard<Slow, ManualClock>>>;
 
 struct Scene {
-    host: RedisHost,
+    service: Service<RedisPlatform>,
     redis: Slow,
     herd: Herd,
 }
@@ -235,28 +156,26 @@ impl Scene {
     fn new(hosts: &str, round_trip: u64) -> Self {
         let value = |name: &str| match name {
             "OLLAMA_HOSTS" => Some(hosts.to_owned()),
-            "REDIS_URL" => Some("redis://r:1".to_owned()),
             _ => None,
         };
         let config = Config::load(&value, Deployment::Native).unwrap().config;
-        let limits = config.redis.as_ref().unwrap().limits;
-        assert_eq!(limits.ask, BUDGET);
+        let timeouts = StoreTimeouts { ask: BUDGET, keep: KEEP };
         // The herd tells the time by the clock of the host that asks it.
         let clock = ManualClock::default();
         let herd = Herd { clock: Some(clock.clone()), ..Herd::default() };
-        let memory = MemoryHost::with_clock(config, herd.clone(), clock.clone());
+        let platform = MemoryPlatform::new(herd.clone(), clock.clone());
         let redis = Slow {
             clock: clock.clone(),
             round_trip: Arc::new(Mutex::new(Duration::from_millis(round_trip))),
             sent: Arc::default(),
         };
-        let store = RedisStore::new(Guard::new(redis.clone(), clock), "p", limits);
-        Self { host: RedisHost { memory, store }, redis, herd }
+        let store = RedisStore::new(Guard::new(redis.clone(), clock), "p", timeouts);
+        Self { service: Service::new(config, platform, store, MemoryMetrics::default()), redis, herd }
     }
 
     /// Has a future come to its end, and with it what it started, while time goes by.
     fn run<T>(&self, future: impl Future<Output = T>) -> T {
-        let mut running = pin!(self.host.memory.run(future));
+        let mut running = pin!(self.service.platform().run(future));
         let mut context = Context::from_waker(Waker::noop());
         for _ in 0..60_000 {
             if let Poll::Ready(output) = running.as_mut().poll(&mut context) {
@@ -270,11 +189,11 @@ impl Scene {
     fn say(&self, message: &str, session: &str) -> RequestOutcome {
         self.redis.sent.lock().unwrap().clear();
         self.herd.asked.lock().unwrap().clear();
-        let began = self.host.now();
+        let began = self.service.now();
         let body = format!(r#"{{"message":"{message}","session_id":"{session}"}}"#);
         let request = Request::post("/chat").body(Full::<Bytes>::from(body)).unwrap();
         let response = self.run(async {
-            let response = crate::handle(&self.host, request).await;
+            let response = crate::handle(&self.service, request).await;
             let (parts, body) = response.into_parts();
             let body = body.collect().await.unwrap().to_bytes();
             assert_eq!(parts.status, 200, "{body:?}");
@@ -344,7 +263,7 @@ fn what_a_slow_redis_can_do_in_the_budget_it_does() {
             let expected = (cache.to_owned(), session.to_owned());
             assert_eq!((outcome.cache, outcome.session), expected, "{round_trip} {number}");
         }
-        assert_eq!(scene.host.store.outage().note(true).is_some(), session != "stored", "{round_trip}");
+        assert_eq!(scene.service.store().outage().note(true).is_some(), session != "stored", "{round_trip}");
     }
 }
 
@@ -354,7 +273,7 @@ fn an_answer_that_was_not_looked_for_in_time_is_kept_all_the_same_and_no_place_s
     scene.say("hello", "");
     scene.say("hello", "");
     // What is done afterwards.
-    scene.run(scene.host.sleep(Duration::from_secs(1)));
+    scene.run(scene.service.sleep(Duration::from_secs(1)));
     let sent = scene.redis.sent.lock().unwrap();
     let count = |wanted: &str| sent.iter().filter(|sent| sent.name.contains(wanted)).count();
     assert_eq!(count("SET "), 1, "{sent:?}");

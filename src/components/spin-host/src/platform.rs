@@ -1,24 +1,24 @@
-//! The Spin host: the core's ports over the Spin SDK.
+//! The platform Spin: the core's ports over the Spin SDK.
 
 use std::{
     future::Future,
     io::Write,
-    rc::Rc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
 use paddock::{
-    Config, Host,
+    Config, Platform, Service,
     config::{Loaded, settings::Deployment},
-    fleet::local::LocalFleet,
     metrics::redis::RedisMetrics,
     platform::{
         Background, Clock, Entropy, Journal, Timeouts, Timer, Upstream, UpstreamFailure,
         journal::{Event, Level},
     },
-    process::{FlightTable, Orphans},
-    store::redis::{Guard, RedisLimits, RedisStore},
+    store::{
+        StoreTimeouts,
+        redis::{Guard, RedisStore},
+    },
 };
 use serde::Serialize;
 use spin_sdk::wasip3;
@@ -38,26 +38,20 @@ impl Clock for SpinClock {
     }
 }
 
-/// The host of one instance. Clones share everything.
-#[derive(Clone)]
-pub(crate) struct SpinHost(Rc<Parts>);
+/// The service of one instance.
+pub(crate) type SpinService = Service<SpinPlatform>;
 
-struct Parts {
-    config: Config,
+/// What Spin brings to the core.
+pub(crate) struct SpinPlatform {
     started: SpinClock,
-    store: RedisStore<Redis>,
-    metrics: RedisMetrics<Redis>,
-    fleet: LocalFleet,
-    orphans: Orphans,
-    flights: FlightTable,
 }
 
-impl SpinHost {
-    /// Reads and checks the settings.
+impl SpinPlatform {
+    /// The service, once the settings are read and checked.
     ///
     /// # Errors
     /// One sentence per mistake; they are in the log, too.
-    pub(crate) async fn load() -> Result<Self, Vec<String>> {
+    pub(crate) async fn service() -> Result<SpinService, Vec<String>> {
         let settings = SpinSettings::read().await;
         let Loaded { config, warnings } = Config::load(&settings, Deployment::Spin)
             .inspect_err(|problems| record(&Event::Misconfigured { problems }))?;
@@ -65,22 +59,14 @@ impl SpinHost {
             write(Level::Warn, &warning, None);
         }
         let started = SpinClock(Instant::now());
-        let fleet = LocalFleet::default();
-        fleet.set_hosts(config.fleet.hosts());
-        let address = config.redis.as_ref().and_then(|redis| redis.urls.first().cloned());
-        let redis = Guard::new(SpinRedis::new(address), started);
-        let none = RedisLimits { ask: Duration::ZERO, keep: Duration::ZERO };
-        let limits = config.redis.as_ref().map_or(none, |redis| redis.limits);
-        let replicas = config.redis.as_ref().map_or(0, |redis| redis.wait_replicas);
-        Ok(Self(Rc::new(Parts {
-            store: RedisStore::new(redis.clone(), &config.redis_prefix, limits).with_replicas(replicas),
-            metrics: RedisMetrics::new(redis, &config.redis_prefix, limits.keep),
-            started,
-            fleet,
-            orphans: Orphans::default(),
-            flights: FlightTable::default(),
-            config,
-        })))
+        let redis = config.redis.as_ref();
+        let address = redis.and_then(|redis| redis.urls.first().cloned());
+        let timeouts = redis.map_or_else(StoreTimeouts::default, |redis| redis.limits);
+        let replicas = redis.map_or(0, |redis| redis.wait_replicas);
+        let commands = Guard::new(SpinRedis::new(address), started);
+        let store = RedisStore::new(commands.clone(), &config.redis_prefix, timeouts).with_replicas(replicas);
+        let metrics = RedisMetrics::new(commands, &config.redis_prefix, timeouts.keep);
+        Ok(Service::new(config, Self { started }, store, metrics))
     }
 }
 
@@ -109,77 +95,53 @@ fn record(event: &Event<'_>) {
     write(event.level(), event.summary(), Some(event));
 }
 
-impl Upstream for SpinHost {
+impl Upstream for SpinPlatform {
     type Body = SpinBody<wasip3::http::types::Response>;
 
     async fn send(
         &self,
         request: http::Request<Bytes>,
-        limits: Timeouts,
+        timeouts: Timeouts,
     ) -> Result<http::Response<Self::Body>, UpstreamFailure> {
-        upstream::send(request, limits).await
+        upstream::send(request, timeouts).await
     }
 }
 
-impl Clock for SpinHost {
+impl Clock for SpinPlatform {
     fn now(&self) -> Duration {
-        self.0.started.now()
+        self.started.now()
     }
 }
 
-impl Timer for SpinHost {
+impl Timer for SpinPlatform {
     fn sleep(&self, time: Duration) -> impl Future<Output = ()> + 'static {
         spin_sdk::time::sleep(time)
     }
 }
 
-impl Entropy for SpinHost {
+impl Entropy for SpinPlatform {
     fn random(&self) -> u64 {
         wasip3::random::random::get_random_u64()
     }
 }
 
-impl Background for SpinHost {
+impl Background for SpinPlatform {
     fn spawn(&self, task: impl Future<Output = ()> + 'static) {
         background::spawn(task);
     }
 }
 
-impl Journal for SpinHost {
+impl Journal for SpinPlatform {
     fn record(&self, event: &Event<'_>) {
         record(event);
     }
 }
 
-impl Host for SpinHost {
+impl Platform for SpinPlatform {
     type Store = RedisStore<Redis>;
     type Metrics = RedisMetrics<Redis>;
 
-    fn form(&self) -> Deployment {
-        Deployment::Spin
-    }
-
-    fn config(&self) -> &Config {
-        &self.0.config
-    }
-
-    fn store(&self) -> &Self::Store {
-        &self.0.store
-    }
-
-    fn metrics(&self) -> &Self::Metrics {
-        &self.0.metrics
-    }
-
-    fn fleet(&self) -> &LocalFleet {
-        &self.0.fleet
-    }
-
-    fn orphans(&self) -> &Orphans {
-        &self.0.orphans
-    }
-
-    fn flights(&self) -> &FlightTable {
-        &self.0.flights
-    }
+    const DEPLOYMENT: Deployment = Deployment::Spin;
+    // Waking a future of another request's task traps the instance.
+    const WAKES_OTHER_REQUESTS: bool = false;
 }

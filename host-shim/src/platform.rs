@@ -1,0 +1,87 @@
+//! The native platform: the core's ports over tokio and hyper, and the service over it.
+
+use std::{future::Future, time::Duration};
+
+use bytes::Bytes;
+use paddock::{
+    Config, Platform, Service,
+    metrics::memory::MemoryMetrics,
+    platform::{
+        Background, Clock, Entropy, Journal, Timeouts, Timer, Upstream, UpstreamFailure, journal::Event,
+    },
+};
+use tokio_util::task::TaskTracker;
+
+use crate::{clock::SystemClock, log, store::NativeStore, timed_body::TimedBody, upstream::Client};
+
+/// The service of this binary.
+pub(crate) type NativeService = Service<NativePlatform>;
+
+/// What the binary brings to the core.
+pub(crate) struct NativePlatform {
+    clock: SystemClock,
+    client: Client,
+    tasks: TaskTracker,
+}
+
+impl NativePlatform {
+    /// The service with these settings.
+    pub(crate) fn service(config: Config) -> anyhow::Result<NativeService> {
+        let clock = SystemClock::start();
+        let platform = Self { clock, client: Client::new(&config), tasks: TaskTracker::new() };
+        let store = NativeStore::new(&config, clock)?;
+        Ok(Service::new(config, platform, store, MemoryMetrics::default()))
+    }
+
+    /// Everything that runs in the background.
+    pub(crate) fn tasks(&self) -> &TaskTracker {
+        &self.tasks
+    }
+}
+
+impl Upstream for NativePlatform {
+    type Body = TimedBody;
+
+    async fn send(
+        &self,
+        request: http::Request<Bytes>,
+        timeouts: Timeouts,
+    ) -> Result<http::Response<TimedBody>, UpstreamFailure> {
+        self.client.send(request, timeouts).await
+    }
+}
+
+impl Clock for NativePlatform {
+    fn now(&self) -> Duration {
+        self.clock.now()
+    }
+}
+
+impl Timer for NativePlatform {
+    fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + 'static {
+        tokio::time::sleep(time)
+    }
+}
+
+impl Entropy for NativePlatform {
+    fn random(&self) -> u64 {
+        rand::random()
+    }
+}
+
+impl Background for NativePlatform {
+    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+        self.tasks.spawn(task);
+    }
+}
+
+impl Journal for NativePlatform {
+    fn record(&self, event: &Event<'_>) {
+        log::write(event);
+    }
+}
+
+impl Platform for NativePlatform {
+    type Store = NativeStore;
+    type Metrics = MemoryMetrics;
+}
