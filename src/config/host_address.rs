@@ -5,7 +5,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A base URL without a trailing slash, from any of Ollama's spellings.
+/// A base URL without slashes and quotes at its end, from any of Ollama's spellings; from a base URL the same again.
 pub(super) fn parse(text: &str) -> Result<String, String> {
     let text = text.trim_matches(['"', '\'', ' ']);
     let (scheme, rest, default_port) = match text.split_once("://") {
@@ -31,7 +31,8 @@ pub(super) fn parse(text: &str) -> Result<String, String> {
             .ok_or_else(|| "must have a port from 1 to 65535".to_owned())?,
     };
     let host = client_host(host)?;
-    Ok(format!("{scheme}://{host}:{port}{}", path.trim_end_matches('/')))
+    // Slashes and quotes go in any order: whichever goes leaves the other at the end.
+    Ok(format!("{scheme}://{host}:{port}{}", path.trim_end_matches(['/', '"', '\''])))
 }
 
 /// The highest weight of a host.
@@ -150,6 +151,8 @@ mod tests {
             ("[::1]", "http://[::1]:11434"),
             ("[::]:8080", "http://[::1]:8080"),
             ("\"ollama\"", "http://ollama:11434"),
+            ("\"/'/\"", "http://127.0.0.1:11434"),
+            ("'http://proxy/ollama'/\"/", "http://proxy:80/ollama"),
         ] {
             assert_eq!(parse(text).as_deref(), Ok(url), "{text}");
         }
