@@ -1,11 +1,8 @@
 //! The response cache on the surfaces that Ollama speaks.
 
-mod repetition;
-mod wishes;
-
 use serde_json::Value;
-use wishes::wishing;
 
+use super::cache_control::wishing;
 use crate::behaviors::prelude::*;
 
 /// The surfaces whose answers can come in pieces.
@@ -13,10 +10,10 @@ const SPOKEN: [&str; 5] = [CHAT, "/api/generate", "/v1/chat/completions", "/v1/c
 /// Those that embed.
 const EMBEDDING: [&str; 3] = ["/api/embed", "/api/embeddings", "/v1/embeddings"];
 /// Those that a conversation comes by.
-const CONVERSATIONS: [&str; 4] = ["/chat", CHAT, "/v1/chat/completions", "/v1/messages"];
+pub(super) const CONVERSATIONS: [&str; 4] = ["/chat", CHAT, "/v1/chat/completions", "/v1/messages"];
 
 /// A question that every surface understands, with more in it.
-fn asking(stream: bool, more: &Value) -> Value {
+pub(super) fn asking(stream: bool, more: &Value) -> Value {
     let mut body = json!({
         "model": "llama3.2", "max_tokens": 64, "stream": stream, "message": "one two three",
         "messages": [{"role": "user", "content": "one two three"}], "prompt": "one two three", "input": "one two three",
@@ -28,12 +25,12 @@ fn asking(stream: bool, more: &Value) -> Value {
 }
 
 /// The same with a seed, wherever a surface looks for one.
-fn seeded(stream: bool) -> Value {
+pub(super) fn seeded(stream: bool) -> Value {
     // Anthropic's protocol knows no seed.
     asking(stream, &json!({"seed": 7, "temperature": 0, "options": {"seed": 7}}))
 }
 
-async fn ask(gateway: &dyn Gateway, path: &str, body: &Value) -> Result<Reply> {
+pub(super) async fn ask(gateway: &dyn Gateway, path: &str, body: &Value) -> Result<Reply> {
     let reply = gateway.post_to(path, body.clone(), &[]).await?;
     ensure!(reply.status == 200, "{path}: {} {}", reply.status, reply.text());
     Ok(reply)
@@ -188,7 +185,7 @@ async fn one_answer_serves_both_forms_where_nothing_is_lost(form: &dyn Form) -> 
 }
 
 /// What the model said, in any form of any protocol.
-fn words(path: &str, reply: &Reply) -> String {
+pub(super) fn words(path: &str, reply: &Reply) -> String {
     let text = reply.text();
     let lines = text.lines().map(|line| line.strip_prefix("data: ").unwrap_or(line));
     let places: &[&str] = match path {

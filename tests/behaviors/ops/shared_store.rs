@@ -3,8 +3,8 @@
 use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
 
 use crate::behaviors::{
+    cache::purging::{TOKEN, purge},
     prelude::*,
-    purging::{TOKEN, purge},
 };
 
 async fn replicas_share_answers_and_conversations(form: &dyn Form) -> Result<()> {

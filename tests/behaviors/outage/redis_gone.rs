@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use paddock_tests::{prometheus::Scrape, redis_server::RedisServer};
 
-use crate::behaviors::{prelude::*, session_routes, surfaces};
+use crate::behaviors::{prelude::*, sessions::routes, surfaces};
 
 /// More than all limits together, less than any test's patience.
 const SOON: Duration = Duration::from_secs(10);
@@ -147,7 +147,7 @@ async fn a_required_session_is_never_done_without(form: &dyn Form) -> Result<()>
     let ollama = FakeOllama::start().await?;
     let setup = Setup::new([&ollama]).redis(&redis).set("SESSION_REQUIRED", "true");
     let gateway = form.start(setup).await?;
-    let id = session_routes::made(gateway.as_ref(), "", &[]).await?;
+    let id = routes::made(gateway.as_ref(), "", &[]).await?;
     gateway.until(&id, |reply| reply.header("x-session") == "stored").await?;
     let asked = ollama.count(CHAT);
     redis.stop()?;
