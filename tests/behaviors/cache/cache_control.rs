@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::hits::{ask, asking, seeded};
+use super::{ask, asking, seeded};
 use crate::behaviors::prelude::*;
 
 pub(super) async fn wishing(

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::hits::{CONVERSATIONS, asking, words};
+use super::{CONVERSATIONS, asking, words};
 use crate::behaviors::prelude::*;
 
 /// A request with this key in a session.

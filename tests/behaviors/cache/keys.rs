@@ -1,19 +1,9 @@
-//! The response cache: when it answers, and above all when it must not.
+//! Which questions are one to the cache: never those of two callers, nor two that any word or option tells apart.
 
+use serde_json::Value;
+
+use super::{CONVERSATIONS, cached, seeded};
 use crate::behaviors::prelude::*;
-
-async fn a_repeated_question_is_answered_from_the_cache(form: &dyn Form) -> Result<()> {
-    let ollama = FakeOllama::start().await?;
-    let gateway = form.start(Setup::new([&ollama])).await?;
-    let first = gateway.say("hello").await?;
-    let second = gateway.say("hello").await?;
-    assert_eq!((first.cache(), second.cache()), ("miss", "hit"));
-    assert_eq!(first.json(), second.json());
-    assert_eq!(ollama.count(CHAT), 1);
-    // No host answered the second.
-    assert_eq!(second.header("x-paddock-host"), "");
-    Ok(())
-}
 
 async fn what_can_change_the_answer_makes_it_another_question(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
@@ -101,49 +91,95 @@ async fn a_trusted_header_names_the_caller_instead_of_credentials(form: &dyn For
     Ok(())
 }
 
-async fn an_answer_is_forgotten_when_its_time_has_passed(form: &dyn Form) -> Result<()> {
+async fn callers_share_answers_where_the_operator_says_so(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
-    let gateway = form.start(Setup::new([&ollama]).set("CACHE_TTL", "1")).await?;
-    assert_eq!(gateway.say("hello").await?.cache(), "miss");
-    gateway.pass(Duration::from_millis(1100)).await;
-    let reply = gateway.say("hello").await?;
-    assert_eq!((reply.cache(), reply.response().as_str()), ("miss", "echo of hello #2"));
-    Ok(())
-}
-
-async fn a_cache_that_is_off_is_passed_by(form: &dyn Form) -> Result<()> {
-    let ollama = FakeOllama::start().await?;
-    let gateway = form.start(Setup::new([&ollama]).set("CACHE_ENABLED", "false")).await?;
-    for _ in 0..2 {
-        assert_eq!(gateway.say("hello").await?.cache(), "bypass");
+    let setup = Setup::new([&ollama]);
+    for (scope, second) in [("caller", "miss"), ("shared", "hit")] {
+        let gateway = form.start(setup.clone().set("CACHE_SCOPE", scope)).await?;
+        for path in ["/chat", CHAT, "/api/embed"] {
+            for (caller, expected) in [("ann", "miss"), ("bob", second), ("ann", "hit")] {
+                let reply = gateway.post_to(path, seeded(false), &[("x-api-key", caller)]).await?;
+                assert_eq!(reply.cache(), expected, "{scope} {path} {caller}");
+            }
+        }
     }
-    assert_eq!(ollama.count(CHAT), 2);
-    // Sessions are another matter.
-    assert_eq!(gateway.say_in("s", "hello").await?.header("x-session"), "stored");
     Ok(())
 }
 
-async fn an_error_is_never_cached(form: &dyn Form) -> Result<()> {
+async fn whatever_differs_is_another_question_on_every_surface(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
-    let gateway = form.start(Setup::new([&ollama])).await?;
-    for status in [400, 404, 429, 500, 501, 502, 503, 504] {
-        ollama.next_chat(refusal(status)?);
-        let message = format!("question {status}");
-        let failed = gateway.chat(json!({"message": message})).await?;
-        assert_ne!(failed.status, 200, "{status}");
-        assert_eq!(gateway.say(&message).await?.cache(), "miss", "{status}");
+    ollama.has_models(&["llama3.2:latest", "qwen3:latest"]);
+    let gateway = form.start(Setup::new([&ollama]).set("CACHE_MODE", "all")).await?;
+    let tool = |name: &str| json!([{"type": "function", "name": name, "input_schema": {}, "function": {"name": name, "parameters": {}}}]);
+    let said = |history: &str| json!([{"role": "user", "content": history}, {"role": "assistant", "content": "yes"}, {"role": "user", "content": "why?"}]);
+    let system =
+        |words: &str| json!([{"role": "system", "content": words}, {"role": "user", "content": "why?"}]);
+    let image = |data: &str| json!([{"role": "user", "content": "why?", "images": [data]}]);
+    let (base, pair) = (
+        json!([{"role": "user", "content": "why?"}]),
+        |path: &str, name: &str, value: Value| {
+            let mut body = json!({"model": "llama3.2", "stream": false, "max_tokens": 9, "temperature": 0, "options": {"seed": 1}});
+            if path == "/chat" {
+                body = json!({"model": "llama3.2", "message": "why?", "options": {"seed": 1}});
+            }
+            body[name] = value;
+            body
+        },
+    );
+    for path in CONVERSATIONS {
+        let mut bodies = vec![
+            pair(path, "model", json!("qwen3")),
+            pair(path, "options", json!({"seed": 2})),
+            pair(path, "options", json!({"seed": 1, "top_k": 3})),
+            pair(path, "tools", tool("a")),
+            pair(path, "tools", tool("b")),
+            pair(path, "system", json!("be brief")),
+            pair(path, "system", json!("be long")),
+        ];
+        if path == "/chat" {
+            bodies.push(pair(path, "images", json!(["aGVsbG8="])));
+            bodies.push(pair(path, "images", json!(["aGFsbG8="])));
+            bodies.push(pair(path, "think", json!(false)));
+            bodies.push(pair(path, "format", json!("json")));
+        } else {
+            for body in &mut bodies {
+                body["messages"] = base.clone();
+            }
+            for messages in [said("it is so"), said("it is not so"), image("aGVsbG8="), image("aGFsbG8=")] {
+                bodies.push(pair(path, "messages", messages));
+            }
+            if path != "/v1/messages" {
+                bodies.extend(
+                    [system("be brief"), system("be long")].map(|messages| pair(path, "messages", messages)),
+                );
+            }
+            bodies.push(pair(path, "messages", base.clone()));
+        }
+        let asked = ollama.requests().len();
+        for body in &bodies {
+            assert_eq!(cached(&*gateway, path, body).await?, "miss", "{path} {body}");
+        }
+        for body in &bodies {
+            assert_eq!(cached(&*gateway, path, body).await?, "hit", "{path} {body}");
+            for headers in [&[("x-api-key", "ann")][..], &[("authorization", "Bearer bob")]] {
+                let reply = gateway
+                    .post_to(path, body.clone(), &[headers, &[("cache-control", "only-if-cached")]].concat())
+                    .await?;
+                assert_eq!(reply.status, 504, "{path} {body} {headers:?}");
+            }
+        }
+        let chats = ollama.requests().iter().skip(asked).filter(|request| request.method == "POST").count();
+        assert_eq!(chats, bodies.len(), "{path}");
     }
     Ok(())
 }
 
 on_every_store! {
-    a_repeated_question_is_answered_from_the_cache,
     what_can_change_the_answer_makes_it_another_question,
     the_same_last_question_under_another_history_misses,
     the_same_conversation_in_two_sessions_of_one_caller_is_one_question,
     a_caller_never_gets_what_another_caller_asked,
     a_trusted_header_names_the_caller_instead_of_credentials,
-    an_answer_is_forgotten_when_its_time_has_passed,
-    a_cache_that_is_off_is_passed_by,
-    an_error_is_never_cached,
+    callers_share_answers_where_the_operator_says_so,
+    whatever_differs_is_another_question_on_every_surface,
 }

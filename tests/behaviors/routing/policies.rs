@@ -1,4 +1,4 @@
-//! Which host is asked first.
+//! Whose turn it is by the policy that is set: round robin, with weights, or by chance.
 
 use crate::behaviors::prelude::*;
 
@@ -26,7 +26,20 @@ async fn by_chance_every_host_is_asked_in_no_fixed_order(form: &dyn Form) -> Res
     Ok(())
 }
 
+async fn turns_go_by_weight(form: &dyn Form) -> Result<()> {
+    let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
+    let setup = Setup::new(&hosts).weights(&[2, 1]).set("LB_POLICY", "round_robin");
+    let gateway = form.start(setup).await?;
+    let mut seen = Vec::new();
+    for turn in 0..6 {
+        seen.push(gateway.say(&format!("hello {turn}")).await?.header("x-paddock-host").to_owned());
+    }
+    assert_eq!(seen, ["1", "1", "2", "1", "1", "2"]);
+    Ok(())
+}
+
 on_every_form! {
     hosts_take_turns,
+    turns_go_by_weight,
     by_chance_every_host_is_asked_in_no_fixed_order,
 }
