@@ -1,7 +1,7 @@
 //! Questions that are put to hosts on the service's own behalf: what they have, what they have loaded, how long a context a
 //! model may have.
 //!
-//! Natively they are ask_json in the background, every few seconds. On Spin, where nothing runs between requests, a request
+//! Natively they are put in the background, every few seconds. On Spin, where nothing runs between requests, a request
 //! that finds the answers old starts the next questions and goes on with the old answers; one at a time does so. What a
 //! host says is never trusted to be well-formed, and each question is bounded in time and size.
 

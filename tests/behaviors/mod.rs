@@ -4,44 +4,13 @@
 //! tried on every store; for the rest the store on disk is as the one in memory. A behaviour on no list does not compile
 //! without a warning.
 
-mod access;
-mod answers;
-mod backpressure;
-mod breaking;
+mod ask;
 mod cache;
-mod caching;
-mod chat;
-mod clients;
-mod coalescing;
-mod early;
-mod explaining;
-mod failover;
-mod fleet;
-mod health;
-mod input;
-mod leaving;
-mod lists;
-mod logs;
-mod management;
-mod metrics;
-mod origins;
+mod ops;
 mod outage;
-mod purging;
-mod queueing;
-mod relaying;
-mod replay;
-mod replicas;
 mod routing;
-mod servers;
-mod session_routes;
 mod sessions;
-mod sharing;
-mod streaming;
-mod surface_sessions;
 mod surfaces;
-mod trouble;
-mod waves;
-mod windows;
 
 /// What every behaviour needs.
 pub(crate) mod prelude {

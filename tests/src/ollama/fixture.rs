@@ -41,13 +41,12 @@ recordings! {
     "77-e-notfound-path" "78-e-method" "79-e-options-cors" "80-e-cors-denied" "81-e-host-denied"
     "82-e-blob-head-404" "83-unload" "84-ps-after-unload" "85-status"
     "cancel/server-sigterm-midstream" "cancel/server-sigterm-v1-chat" "cancel/server-sigterm-v1-messages"
-    "cancel/server-sigterm-v1-responses" "cancel/stream-client-gone" "crash-chat" "crash-chat-stream"
+    "cancel/server-sigterm-v1-responses" "cancel/stream-client-gone"
     "crash/api-chat" "crash/api-chat-stream" "crash/api-generate-stream" "crash/v1-chat-stream"
-    "crash/v1-messages-stream" "crash/v1-responses-stream" "overload-chat" "overload/api-chat-1"
+    "crash/v1-messages-stream" "crash/v1-responses-stream" "overload/api-chat-1"
     "overload/api-chat-2" "overload/api-chat-3" "overload/api-chat-4" "overload/api-chat-5"
     "overload/api-chat-6" "overload/v1-chat-1" "overload/v1-chat-2" "overload/v1-messages-1"
     "overload/v1-messages-2" "overload/v1-messages-3" "overload/v1-messages-4" "overload/v1-messages-5"
-    "sigterm-chat-stream"
 }
 
 /// What was answered.

@@ -2,7 +2,7 @@
 
 use paddock_tests::{redis_proxy::WaveProxy, redis_server::RedisServer};
 
-use crate::behaviors::{prelude::*, session_routes};
+use crate::behaviors::{prelude::*, sessions::routes};
 
 /// As long as nothing is sent, a wave has ended. A machine under load may take as long between two commands of one wave;
 /// what belongs together would then look like two, so that it is generous.
@@ -130,7 +130,7 @@ async fn a_question_that_others_may_wait_for_needs_no_more(form: &dyn Form) -> R
 async fn a_session_that_names_its_model_waits_no_more_often(form: &dyn Form) -> Result<()> {
     let scene = scene(form).await?;
     let made = json!({"model": "llama3.2:latest"}).to_string();
-    let id = session_routes::made(scene.gateway.as_ref(), &made, &[]).await?;
+    let id = routes::made(scene.gateway.as_ref(), &made, &[]).await?;
     scene.chat(&id, "warm up", &[]).await?;
     let (before, _) = scene.waves(&id, "a question to the model of the session").await?;
     assert!(before.len() <= 2, "{before:?}");

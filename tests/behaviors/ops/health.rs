@@ -1,6 +1,6 @@
 //! `GET /health` and `GET /livez`.
 
-use crate::behaviors::prelude::*;
+use crate::behaviors::{prelude::*, surfaces};
 
 /// The body of `/health`, with Redis where the form has one.
 fn health(form: &dyn Form, status: &str, hosts: &[(&FakeOllama, bool)]) -> serde_json::Value {
@@ -88,7 +88,7 @@ async fn liveness_asks_nobody(form: &dyn Form) -> Result<()> {
         assert_eq!((reply.status.as_u16(), reply.json()), (200, json!({"status": "alive"})));
     }
     // The native binary asks in the background what there is.
-    assert_eq!(super::surfaces::questions(&ollama).len(), 0);
+    assert_eq!(surfaces::questions(&ollama).len(), 0);
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use paddock_tests::{
     prometheus::Scrape, redis_commands::Connection, redis_proxy::WaveProxy, redis_server::RedisServer,
 };
 
+use super::{does_without, is_back, is_degraded};
 use crate::behaviors::prelude::*;
 
 /// What a gateway is started with over this server, and its limits as they are by default.
@@ -24,6 +25,22 @@ async fn store_is_up(gateway: &dyn Gateway) -> Result<bool> {
 
 async fn until_stored(gateway: &dyn Gateway) -> Result<()> {
     gateway.until("s", |reply| reply.header("x-session") == "stored").await.map(drop)
+}
+
+async fn a_silent_redis_costs_its_limit_and_no_answer(form: &dyn Form) -> Result<()> {
+    let redis = Arc::new(RedisServer::start()?);
+    let hosts = [FakeOllama::start().await?];
+    let setup =
+        Setup::new(&hosts).redis(&redis).set("REDIS_TIMEOUT", "500ms").set("REDIS_WRITE_TIMEOUT", "500ms");
+    let gateway = form.start(setup).await?;
+    gateway.until("s", |reply| reply.header("x-session") == "stored").await?;
+    redis.pause()?;
+    for message in ["during", "still during"] {
+        does_without(gateway.as_ref(), &hosts[0], message).await?;
+    }
+    is_degraded(gateway.as_ref()).await?;
+    redis.resume()?;
+    is_back(gateway.as_ref()).await
 }
 
 async fn while_redis_is_silent_few_requests_pay_and_all_are_answered(form: &dyn Form) -> Result<()> {
@@ -152,6 +169,7 @@ async fn a_session_that_was_flushed_begins_again(form: &dyn Form) -> Result<()> 
 }
 
 over_redis! {
+    a_silent_redis_costs_its_limit_and_no_answer,
     while_redis_is_silent_few_requests_pay_and_all_are_answered,
     a_redis_that_is_too_slow_is_done_without,
     a_slow_redis_within_the_limits_costs_time_and_nothing_else,

@@ -1,9 +1,9 @@
 //! Single flight: many who ask the same at the same time get one answer, which is asked for once.
 
+mod across_replicas;
 mod bounds;
 mod endings;
-mod outages;
-mod replicas;
+mod redis_pause;
 
 use paddock_tests::gateway::Streamed;
 use serde_json::Value;

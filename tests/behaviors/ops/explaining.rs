@@ -3,7 +3,7 @@
 use paddock_tests::prometheus::Scrape;
 use serde_json::Value;
 
-use crate::behaviors::prelude::*;
+use crate::behaviors::{prelude::*, surfaces};
 
 const EXPLAIN: (&str, &str) = ("x-paddock-explain", "1");
 
@@ -89,7 +89,7 @@ async fn a_route_is_explained_by_places_and_never_by_addresses(form: &dyn Form) 
     let gateway = form.start(Setup::new([&ill, &well]).set("LB_POLICY", "round_robin")).await?;
     let paths = ["/chat", CHAT, "/v1/chat/completions", "/v1/messages", "/api/embed"];
     for (path, stream) in paths.into_iter().flat_map(|path| [(path, false), (path, true)]) {
-        let mut body = super::surfaces::question("llama3.2");
+        let mut body = surfaces::question("llama3.2");
         body["stream"] = stream.into();
         body["message"] = format!("{path} {stream}").into();
         let reply = gateway.post_to(path, body.clone(), &[EXPLAIN]).await?;
@@ -177,7 +177,7 @@ async fn cold_starts_first_tokens_and_speeds_are_counted(form: &dyn Form) -> Res
     let (reply, loaded) = futures::join!(gateway.say("one"), load);
     loaded.and(reply)?;
     gateway.say("two").await?;
-    gateway.post_to(CHAT, super::surfaces::question("llama3.2"), &[]).await?;
+    gateway.post_to(CHAT, surfaces::question("llama3.2"), &[]).await?;
     let scrape = Scrape::of(gateway.as_ref()).await?;
     let url = ollama.url();
     let labels = [("host", url.as_str()), ("model", "llama3.2")];

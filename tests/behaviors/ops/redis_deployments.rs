@@ -6,8 +6,8 @@ use std::sync::Arc;
 use paddock_tests::{redis_cluster::RedisCluster, redis_commands::Connection, redis_server::RedisServer};
 
 use crate::behaviors::{
+    cache::purging::{TOKEN, purge},
     prelude::*,
-    purging::{TOKEN, purge},
 };
 
 async fn a_user_with_rights_to_the_prefix_and_a_database_of_its_own_are_enough(

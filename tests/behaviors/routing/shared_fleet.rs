@@ -1,4 +1,5 @@
-//! What several replicas over one Redis share of the fleet: what is learnt of hosts, their places, and the queue.
+//! What several replicas over one Redis share of the fleet: whose turn it is, what is learnt of hosts, their places, and
+//! the queue.
 
 use std::sync::Arc;
 
@@ -69,6 +70,20 @@ async fn replicas_share_the_places_of_a_host_and_the_queue(form: &dyn Form) -> R
     Ok(())
 }
 
+async fn replicas_take_turns_together(form: &dyn Form) -> Result<()> {
+    let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
+    let setup = Setup::new(&hosts).set("LB_POLICY", "round_robin");
+    let replicas = [form.start(setup.clone()).await?, form.start(setup).await?];
+    let mut seen = Vec::new();
+    for turn in 0..6 {
+        // Each replica twice in a row: by itself it would begin at the first host.
+        let reply = replicas[turn / 2 % 2].say(&format!("hello {turn}")).await?;
+        seen.push(reply.header("x-paddock-host").to_owned());
+    }
+    assert_eq!(seen, ["1", "2", "1", "2", "1", "2"]);
+    Ok(())
+}
+
 async fn the_place_of_a_replica_that_was_killed_is_free_when_its_lease_ends(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let setup = Setup::new([&ollama]).set("HOST_PARALLEL", "1");
@@ -130,6 +145,7 @@ async fn whoever_waits_when_the_store_goes_away_is_answered(form: &dyn Form) -> 
 }
 
 over_redis! {
+    replicas_take_turns_together,
     what_one_replica_learns_of_a_host_another_knows_at_once,
     replicas_share_the_places_of_a_host_and_the_queue,
     the_place_of_a_replica_that_was_killed_is_free_when_its_lease_ends,

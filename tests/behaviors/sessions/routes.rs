@@ -8,7 +8,7 @@ const OLLAMAS: [&str; 3] = [CHAT, "/v1/chat/completions", "/v1/messages"];
 const BOB: (&str, &str) = ("authorization", "Bearer bob");
 
 /// Makes a session; gives its id.
-pub(super) async fn made(gateway: &dyn Gateway, body: &str, caller: &[(&str, &str)]) -> Result<String> {
+pub(crate) async fn made(gateway: &dyn Gateway, body: &str, caller: &[(&str, &str)]) -> Result<String> {
     let reply = gateway.request(Method::POST, "/sessions", body.to_owned(), caller).await?;
     ensure!(reply.status == 201, "{} {}", reply.status, reply.text());
     let id = reply.at("/session_id");

@@ -179,18 +179,6 @@ async fn a_drained_host_gets_nothing_even_when_no_other_works(form: &dyn Form) -
     Ok(())
 }
 
-async fn turns_go_by_weight(form: &dyn Form) -> Result<()> {
-    let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
-    let setup = Setup::new(&hosts).weights(&[2, 1]).set("LB_POLICY", "round_robin");
-    let gateway = form.start(setup).await?;
-    let mut seen = Vec::new();
-    for turn in 0..6 {
-        seen.push(answered_by(gateway.as_ref(), "llama3.2", &format!("hello {turn}")).await?);
-    }
-    assert_eq!(seen, ["1", "1", "2", "1", "1", "2"]);
-    Ok(())
-}
-
 on_every_form! {
     a_model_that_was_pulled_a_moment_ago_is_found,
     a_host_that_lost_a_model_is_asked_for_it_once_at_most,
@@ -200,5 +188,4 @@ on_every_form! {
     what_needs_other_options_makes_one_host_load_and_no_more,
     the_turns_of_a_session_go_to_one_host,
     a_drained_host_gets_nothing_even_when_no_other_works,
-    turns_go_by_weight,
 }

@@ -1,6 +1,6 @@
 //! How a flight ends for those who follow it in other replicas.
 
-use super::{ask, hears, open, replicas::wait_for_audience, told};
+use super::{across_replicas::wait_for_audience, ask, hears, open, told};
 use crate::behaviors::prelude::*;
 
 /// Of an answer in one piece the largest that is kept, in bytes.
