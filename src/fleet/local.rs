@@ -21,7 +21,7 @@ pub const DECISIONS: usize = 32;
 /// Hosts of which stats are kept although they vanished, together with those that are there.
 const FACTS_LIMIT: usize = 4 * HOSTS_LIMIT;
 /// How long it is remembered who was given a place.
-const SERVED: Duration = Duration::from_mins(2);
+pub(crate) const SERVED: Duration = Duration::from_mins(2);
 /// As many flows are always remembered.
 const SERVED_FEW: usize = 1024;
 

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::store::{
     StoreResult, TimeLimit,
-    redis::{RedisCommands, RedisValue},
+    redis::{RedisCommands, RedisValue, script::script},
 };
 
 /// Stands for the model's label until the script knows it.
@@ -23,26 +23,8 @@ const MODEL_SLOT: &str = "\u{1e}";
 /// The field of a histogram's sum, where others have the number of their bucket.
 const SUM: &str = "sum";
 
-/// KEYS: counters, models. ARGV: model ('' for none), whether it answered, the limit, the label of the others,
-/// then for each field: its name before the model's label, its name after it ('' and '0' where it has none),
-/// '1' when it has the label, and the amount.
-const ADD: &[u8] = b"
-local model = ARGV[4]
-if ARGV[1] ~= '' then
-  if redis.call('SISMEMBER', KEYS[2], ARGV[1]) == 1 then
-    model = ARGV[1]
-  elseif ARGV[2] == '1' and redis.call('SCARD', KEYS[2]) < tonumber(ARGV[3]) then
-    redis.call('SADD', KEYS[2], ARGV[1])
-    model = ARGV[1]
-  end
-end
-for i = 5, #ARGV, 4 do
-  local field = ARGV[i]
-  if ARGV[i + 2] == '1' then field = field .. model .. ARGV[i + 1] end
-  redis.call('HINCRBY', KEYS[1], field, ARGV[i + 3])
-end
-return 1
-";
+/// It says in its file what its keys and its arguments are.
+const ADD: &[u8] = script!("scripts/add.lua");
 
 /// Counters in Redis.
 #[derive(Debug)]
@@ -192,6 +174,7 @@ mod tests {
     use super::*;
     use crate::{
         metrics::{Attempt, memory::MemoryMetrics},
+        store::redis::script::tests::faults_of_eval,
         wire::tokens::Tokens,
     };
 
@@ -314,6 +297,15 @@ mod tests {
         assert_eq!(redis.failures(), ["1", "2"]);
         metrics.add(&sample(&attempts)).await.unwrap();
         assert_eq!(redis.failures(), ["1"]);
+    }
+
+    #[tokio::test]
+    async fn the_script_is_lua_5_1_and_reads_no_more_than_it_is_sent() {
+        let redis = Scripted::default();
+        let metrics = RedisMetrics::new(&redis, "p", Duration::from_secs(1));
+        metrics.add(&sample(&[])).await.unwrap_err();
+        let sent = redis.sent.lock().unwrap();
+        assert_eq!(faults_of_eval(&sent[0]), [""; 0]);
     }
 
     #[tokio::test]

@@ -8,6 +8,7 @@ mod cache;
 mod fault;
 mod fleet;
 mod guard;
+pub(crate) mod script;
 mod sessions;
 
 use std::{future::Future, sync::Arc, time::Duration};

@@ -25,7 +25,7 @@ const LOG: Duration = Duration::from_secs(30);
 /// How long it is remembered that the cache was emptied: longer than any answer lives.
 const EPOCH: Duration = Duration::from_hours(24 * 365);
 
-/// How many digits the number of an entry has, as the scripts read it.
+/// How many digits the number of an entry has, as the scripts are told.
 const NUMBER: usize = 8;
 /// What stands behind the number of each entry of a log.
 const EVENT: u8 = b'e';
@@ -76,10 +76,10 @@ impl<C: RedisCommands> RedisStore<C> {
     ) -> StoreResult<Audience> {
         let keys = self.flight_keys(flight, leader);
         let (hold, log) = (milliseconds(FLIGHT_LEASE), milliseconds(LOG));
-        let (from, forget) = (from.to_string(), forget.to_string());
+        let (from, forget, number) = (from.to_string(), forget.to_string(), NUMBER.to_string());
         let mut arguments: Vec<&[u8]> = vec![script, b"3"];
         arguments.extend(keys.iter().map(String::as_bytes));
-        arguments.extend([leader, &hold, &log, &from, &forget].map(str::as_bytes));
+        arguments.extend([leader, &hold, &log, &from, &forget, &number].map(str::as_bytes));
         arguments.extend(entries.iter().map(Vec::as_slice));
         match self.keep("EVAL", &arguments).await?.first() {
             Some(RedisValue::Integer(0)) => Ok(Audience::None),
@@ -239,10 +239,11 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
         heard: usize,
     ) -> StoreResult<Followed> {
         let keys = self.flight_keys(flight, leader);
-        let (heard, attention) = (heard.to_string(), milliseconds(ATTENTION));
+        let (heard, attention, number) = (heard.to_string(), milliseconds(ATTENTION), NUMBER.to_string());
         let mut arguments: Vec<&[u8]> = vec![FOLLOW, b"3"];
         arguments.extend(keys.iter().map(String::as_bytes));
-        arguments.extend([leader, &heard, &attention, follower].map(str::as_bytes));
+        arguments.extend([leader, &heard, &attention, follower, &number].map(str::as_bytes));
+        arguments.push(&[ABANDONED]);
         let mut reply = self.keep("EVAL", &arguments).await?.into_iter();
         let Some(RedisValue::Integer(is_led)) = reply.next() else {
             return Err(StoreError::UnexpectedReply("a flight"));

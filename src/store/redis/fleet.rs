@@ -5,10 +5,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{RedisCommands, RedisStore, RedisValue, milliseconds};
+use super::{RedisCommands, RedisStore, RedisValue, milliseconds, script::script};
 use crate::{
     fleet::{
         HostStats, Inventory,
+        local::{DECISIONS, SERVED},
         snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, LEASE, Lease, RetryBudget, TICKET, Ticket},
     },
     platform::{MaybeSend, MaybeSync},
@@ -21,149 +22,20 @@ const SEPARATOR: char = '\u{1f}';
 /// this, made at the same time, all land.
 const TRIES: usize = 32;
 
-/// Redis' time in milliseconds, ahead of every script.
-macro_rules! script {
-    ($body:literal) => {
-        concat!(
-            "local time = redis.call('TIME')\n",
-            "local now = string.format('%.0f', time[1] * 1000 + math.floor(time[2] / 1000))\n",
-            $body
-        )
-        .as_bytes()
-    };
-}
+/// How long stats and decisions are kept after they changed last.
+const KEPT: Duration = Duration::from_hours(24);
+/// Hosts of which the inventory is kept.
+const INVENTORIES: usize = 256;
+/// How long inventories are kept, so that an outage ends before.
+const INVENTORY: Duration = Duration::from_hours(24 * 30);
 
-/// KEYS: stats, leases, tickets, served, budget. ARGV: the budget's window in s.
-/// Gives the time, then lists behind their lengths: stats, leases, tickets with the times of their flows; then the budget.
-const SNAPSHOT: &[u8] = script!(
-    "
-local reply = {now}
-local stats = redis.call('HGETALL', KEYS[1])
-reply[#reply + 1] = #stats
-for _, value in ipairs(stats) do reply[#reply + 1] = value end
-local leases = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. now, '+inf')
-reply[#reply + 1] = #leases
-for _, value in ipairs(leases) do reply[#reply + 1] = value end
-local tickets = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now, '+inf')
-reply[#reply + 1] = #tickets
-for _, ticket in ipairs(tickets) do
-  local lane, caller, session = string.match(ticket, '^[^\\31]*\\31([^\\31]*)\\31[^\\31]*\\31([^\\31]*)\\31([^\\31]*)')
-  reply[#reply + 1] = ticket
-  reply[#reply + 1] = lane and redis.call('ZSCORE', KEYS[4], lane .. '\\31' .. caller) or '0'
-  reply[#reply + 1] = lane and redis.call('ZSCORE', KEYS[4], lane .. '\\31' .. caller .. '\\31' .. session) or '0'
-end
-local requests, retries = 0, 0
-local counts = redis.call('HGETALL', KEYS[5])
-for i = 1, #counts, 2 do
-  if tonumber(string.sub(counts[i], 2)) > tonumber(time[1]) - tonumber(ARGV[1]) then
-    requests = requests + counts[i + 1]
-    if string.sub(counts[i], 1, 1) == 'r' then retries = retries + counts[i + 1] end
-  end
-end
-reply[#reply + 1] = requests
-reply[#reply + 1] = retries
-return reply
-"
-);
-
-/// KEYS: leases, tickets, served, budget, decisions. ARGV: id, lane, caller, session, 'r' for a retry else 'q', reason,
-/// how long a lease holds in ms, the budget's window in s, then for each place: host, limit, marks ('c' cold, 't' trial).
-/// Gives the number of the place, from 1, and the time; 0 when none has room.
-const CLAIM: &[u8] = script!(
-    "
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local taken = redis.call('ZRANGE', KEYS[1], 0, -1)
-local place = 0
-for i = 9, #ARGV, 3 do
-  local host = ARGV[i] .. '\\31'
-  local lane = host .. ARGV[2] .. '\\31'
-  local count, tried = 0, false
-  for _, lease in ipairs(taken) do
-    if string.sub(lease, 1, #lane) == lane then count = count + 1 end
-    if string.sub(lease, 1, #host) == host and string.find(lease, '\\31c?t\\31%d+$') then tried = true end
-  end
-  if count < tonumber(ARGV[i + 1]) and not (tried and string.find(ARGV[i + 2], 't', 1, true)) then
-    place = i
-    break
-  end
-end
-if place == 0 then return {0, now} end
-local lease = ARGV[place] .. '\\31' .. ARGV[2] .. '\\31' .. ARGV[1] .. '\\31' .. ARGV[place + 2] .. '\\31' .. now
-redis.call('ZADD', KEYS[1], now + ARGV[7], lease)
-redis.call('PEXPIRE', KEYS[1], ARGV[7] * 2)
-local id = ARGV[1] .. '\\31'
-for _, ticket in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-  if string.sub(ticket, 1, #id) == id then redis.call('ZREM', KEYS[2], ticket) end
-end
-local caller = ARGV[2] .. '\\31' .. ARGV[3]
-redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now - 120000)
-redis.call('ZADD', KEYS[3], now, caller, now, caller .. '\\31' .. ARGV[4])
-redis.call('PEXPIRE', KEYS[3], 120000)
-if redis.call('HINCRBY', KEYS[4], ARGV[5] .. time[1], 1) == 1 then
-  for _, second in ipairs(redis.call('HKEYS', KEYS[4])) do
-    if tonumber(string.sub(second, 2)) <= tonumber(time[1]) - tonumber(ARGV[8]) then redis.call('HDEL', KEYS[4], second) end
-  end
-  redis.call('PEXPIRE', KEYS[4], ARGV[8] * 2000)
-end
-redis.call('RPUSH', KEYS[5], ARGV[2] .. ' at ' .. ARGV[place] .. ': ' .. ARGV[6])
-redis.call('LTRIM', KEYS[5], -32, -1)
-redis.call('PEXPIRE', KEYS[5], 86400000)
-return {(place - 6) / 3, now}
-"
-);
-
-/// KEYS: leases. ARGV: the lease, how long it holds in ms.
-const RENEW: &[u8] = script!(
-    "
-redis.call('ZADD', KEYS[1], 'XX', now + ARGV[2], ARGV[1])
-redis.call('PEXPIRE', KEYS[1], ARGV[2] * 2)
-return 1
-"
-);
-
-/// KEYS: tickets. ARGV: how long a ticket holds in ms; a ticket that comes, or ''; the ids of tickets that go.
-const QUEUE: &[u8] = script!(
-    "
-redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
-local gone = {}
-for i = 3, #ARGV do gone[ARGV[i]] = true end
-if ARGV[2] == '' then
-  for _, lease in ipairs(redis.call('ZRANGE', KEYS[2], 0, -1)) do
-    if gone[string.match(lease, '^[^\\31]*\\31[^\\31]*\\31([^\\31]*)')] then redis.call('ZREM', KEYS[2], lease) end
-  end
-end
-for _, ticket in ipairs(redis.call('ZRANGE', KEYS[1], 0, -1)) do
-  if gone[string.match(ticket, '^[^\\31]*')] then redis.call('ZREM', KEYS[1], ticket) end
-end
-if ARGV[2] ~= '' then
-  redis.call('ZADD', KEYS[1], now + ARGV[1], ARGV[2])
-  redis.call('PEXPIRE', KEYS[1], ARGV[1] * 2)
-end
-return 1
-"
-);
-
-/// KEYS: stats, leases. ARGV: host, its stats as they were ('' for none), as they are to be, a lease that ends or ''.
-/// Gives 1 when they were, else 0 and the stats as they are now; then the time.
-const UPDATE: &[u8] = script!(
-    "
-if ARGV[4] ~= '' then redis.call('ZREM', KEYS[2], ARGV[4]) end
-local stats = redis.call('HGET', KEYS[1], ARGV[1]) or ''
-if stats ~= ARGV[2] then return {0, stats, now} end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
-redis.call('PEXPIRE', KEYS[1], 86400000)
-return {1, '', now}
-"
-);
-
-/// KEYS: inventories. ARGV: host, its inventory. They are kept for 30 days, so that an outage ends before; hosts that come
-/// and go by their addresses do not add up.
-const INVENTORY: &[u8] = b"
-if redis.call('HEXISTS', KEYS[1], ARGV[1]) == 0 and redis.call('HLEN', KEYS[1]) >= 256 then redis.call('DEL', KEYS[1]) end
-redis.call('HSET', KEYS[1], ARGV[1], ARGV[2])
-redis.call('PEXPIRE', KEYS[1], 2592000000)
-return 1
-";
+/// Each script says in its file what it does, and what its keys, its arguments and its reply are.
+const SNAPSHOT: &[u8] = script!("scripts/fleet_time.lua", "scripts/snapshot.lua");
+const CLAIM: &[u8] = script!("scripts/fleet_time.lua", "scripts/claim.lua");
+const RENEW: &[u8] = script!("scripts/fleet_time.lua", "scripts/renew.lua");
+const QUEUE: &[u8] = script!("scripts/fleet_time.lua", "scripts/queue.lua");
+const UPDATE: &[u8] = script!("scripts/fleet_time.lua", "scripts/update_stats.lua");
+const PUT_INVENTORY: &[u8] = script!("scripts/put_inventory.lua");
 
 /// Which limit a script has.
 #[derive(Clone, Copy)]
@@ -304,10 +176,10 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
         let Claim { id, lane, places, flow: (caller, session), is_retry, reason } = claim;
         let (hold, window) = (milliseconds(LEASE), BUDGET_WINDOW.as_secs().to_string());
         let kind = if *is_retry { "r" } else { "q" };
-        let mut arguments: Vec<&[u8]> = [id, lane, caller, session, kind, reason, &*hold, &*window]
-            .into_iter()
-            .map(str::as_bytes)
-            .collect();
+        let (served, decisions, kept) = (milliseconds(SERVED), DECISIONS.to_string(), milliseconds(KEPT));
+        let fixed =
+            [id, lane, caller, session, kind, reason, &*hold, &*window, &*served, &*decisions, &*kept];
+        let mut arguments: Vec<&[u8]> = fixed.into_iter().map(str::as_bytes).collect();
         let limits: Vec<_> = places.iter().map(|place| place.limit.to_string()).collect();
         for (place, limit) in places.iter().zip(&limits) {
             let marks: &[u8] = match (place.cold, place.trial) {
@@ -360,10 +232,11 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
         if *known == HostStats::default() {
             old.clear();
         }
+        let kept = milliseconds(KEPT);
         for _ in 0..TRIES {
             change(&mut stats, now);
             let new = stats.to_json();
-            let arguments: [&[u8]; 4] = [host.as_bytes(), &old, &new, released.as_bytes()];
+            let arguments = [host.as_bytes(), &old, &new, released.as_bytes(), kept.as_bytes()];
             let mut reply =
                 self.script((UPDATE, "an update", Pace::Keep), &["facts", "leases"], &arguments).await?;
             if reply.number()? == 1 {
@@ -390,8 +263,10 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
     }
 
     async fn put_inventory(&self, host: &str, inventory: &Inventory) -> StoreResult<()> {
-        let arguments: [&[u8]; 2] = [host.as_bytes(), &inventory.to_json()];
-        self.script((INVENTORY, "an inventory", Pace::Keep), &["inventory"], &arguments).await?;
+        let (inventory, limit, kept) =
+            (inventory.to_json(), INVENTORIES.to_string(), milliseconds(INVENTORY));
+        let arguments = [host.as_bytes(), &inventory, limit.as_bytes(), kept.as_bytes()];
+        self.script((PUT_INVENTORY, "an inventory", Pace::Keep), &["inventory"], &arguments).await?;
         Ok(())
     }
 

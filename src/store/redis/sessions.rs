@@ -6,114 +6,19 @@
 
 use std::time::Duration;
 
-use super::{RedisCommands, RedisStore, RedisValue, hex, milliseconds};
+use super::{RedisCommands, RedisStore, RedisValue, hex, milliseconds, script::script};
 use crate::{
     session::{KEPT_BYTES, Session, SessionHead, SessionKey, Span, Turn},
     store::{Sessions, StoreResult},
 };
 
-/// The fields of a session's hash:
-///
-/// - `head`: when it began, in ms since 1970, and its own time to live in ms, 0 for none; its JSON follows and is not the
-///   scripts' to read;
-/// - `told`: the system message of the newest turn that had one;
-/// - `first`, `next`, `bytes`: the number of the oldest turn, the number that the next turn gets, the bytes of all turns;
-/// - a turn under its number, and its number under `i` and its id.
-///
-/// ARGV[1] is the time to live of a session that has none of its own.
-const COMMON: &str = "
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local function began(head) return tonumber(string.match(head, '^(%d+) ')) or now end
-local function renew(head)
-  local own = tonumber(string.match(head, '^%d+ (%d+) ')) or 0
-  redis.call('PEXPIRE', KEYS[1], own > 0 and own or ARGV[1])
-end
-local function begin(head)
-  redis.call('HSET', KEYS[1], 'head', head, 'first', 0, 'next', 0, 'bytes', 0)
-end
-local function id_of(turn) return string.match(turn, '^{\"id\":\"([^\"\\\\]*)\"') end
-local function add(turn, id)
-  local next = tonumber(redis.call('HGET', KEYS[1], 'next'))
-  redis.call('HSET', KEYS[1], string.format('%.0f', next), turn, 'next', string.format('%.0f', next + 1))
-  redis.call('HINCRBY', KEYS[1], 'bytes', #turn)
-  if id then redis.call('HSET', KEYS[1], 'i' .. id, string.format('%.0f', next)) end
-end
-if redis.call('EXISTS', KEYS[2]) == 1 then
-  local old = redis.call('LRANGE', KEYS[2], 0, -1)
-  if redis.call('EXISTS', KEYS[1]) == 0 then
-    begin(old[1])
-    redis.call('PEXPIRE', KEYS[1], math.max(redis.call('PTTL', KEYS[2]), 1))
-  end
-  for place = 2, #old do
-    local id = id_of(old[place])
-    if id and redis.call('HEXISTS', KEYS[1], 'i' .. id) == 0 then
-      add(old[place], id)
-      local is_json, turn = pcall(cjson.decode, old[place])
-      if is_json and type(turn.system) == 'string' then redis.call('HSET', KEYS[1], 'told', turn.system) end
-    end
-  end
-  redis.call('DEL', KEYS[2])
-end
-local head = redis.call('HGET', KEYS[1], 'head')
-";
-
-/// ARGV[2], ARGV[3], ARGV[4]: the id of the turn before which it reads, empty for none, how many turns, how many bytes.
-/// Gives the age in ms, how many turns came before, the head, what was system, and the turns, newest first; nothing when
-/// there is no session.
-const LOAD: &str = "
-if not head then return {} end
-renew(head)
-local about = redis.call('HMGET', KEYS[1], 'first', 'next', 'told', 'i' .. ARGV[2])
-local first, place = tonumber(about[1]), tonumber(about[2])
-if ARGV[2] ~= '' then place = tonumber(about[4]) or first end
-local turns, wanted, left = {}, tonumber(ARGV[3]), tonumber(ARGV[4])
-while place > first and #turns < wanted and left >= 0 do
-  place = place - 1
-  local turn = redis.call('HGET', KEYS[1], string.format('%.0f', place)) or ''
-  turns[#turns + 1] = turn
-  left = left - #turn
-end
-return {math.max(now - began(head), 0), place, head, about[3], turns}
-";
-
-/// ARGV[2], ARGV[3]: its own time to live, its JSON.
-const CREATE: &str = "
-if head then return 0 end
-head = string.format('%.0f ', now) .. ARGV[2] .. ' ' .. ARGV[3]
-begin(head)
-renew(head)
-return 1
-";
-
-/// ARGV[2], ARGV[3]: the turn's id, the turn; ARGV[4], ARGV[5]: how many turns to keep, and how many bytes of them; ARGV[6]:
-/// when the session must have begun, empty for any time; ARGV[7], if there is one: the system message that the turn brings.
-const APPEND: &str = "
-if ARGV[6] ~= '' and not (head and string.match(head, '^(%d+) ') == ARGV[6]) then return -1 end
-if not head then
-  head = string.format('%.0f 0 {}', now)
-  begin(head)
-end
-local is_new = redis.call('HEXISTS', KEYS[1], 'i' .. ARGV[2]) == 0
-if is_new then
-  add(ARGV[3], ARGV[2])
-  if ARGV[7] then redis.call('HSET', KEYS[1], 'told', ARGV[7]) end
-  local about = redis.call('HMGET', KEYS[1], 'first', 'next', 'bytes')
-  local first, next, bytes = tonumber(about[1]), tonumber(about[2]), tonumber(about[3])
-  while next - first > 1 and (next - first > tonumber(ARGV[4]) or bytes > tonumber(ARGV[5])) do
-    local number = string.format('%.0f', first)
-    local turn = redis.call('HGET', KEYS[1], number) or ''
-    redis.call('HDEL', KEYS[1], number, 'i' .. (id_of(turn) or ''))
-    first, bytes = first + 1, bytes - #turn
-  end
-  redis.call('HSET', KEYS[1], 'first', string.format('%.0f', first), 'bytes', string.format('%.0f', bytes))
-end
-renew(head)
-return is_new and 1 or 0
-";
-
-/// A session is there in either form.
-const DELETE: &str = "return redis.call('DEL', KEYS[1], KEYS[2])";
+/// Stands ahead of the scripts that read or write a session, and says in its file what the fields of its hash are.
+const COMMON: &[u8] = script!("scripts/session.lua");
+/// Each script says in its file what it does, and what its arguments and its reply are.
+const LOAD: &[u8] = script!("scripts/load_session.lua");
+const CREATE: &[u8] = script!("scripts/create_session.lua");
+const APPEND: &[u8] = script!("scripts/append_turn.lua");
+const DELETE: &[u8] = script!("scripts/delete_session.lua");
 
 impl<C: RedisCommands> RedisStore<C> {
     /// What is in braces decides about the hash slot: whatever a session will ever need beside this key goes with it.
@@ -126,14 +31,14 @@ impl<C: RedisCommands> RedisStore<C> {
 
     async fn run(
         &self,
-        script: &str,
+        script: &[u8],
         key: &SessionKey,
         ttl: Duration,
         rest: &[&[u8]],
     ) -> StoreResult<Vec<RedisValue>> {
         let (text, ttl) = ([COMMON, script].concat(), milliseconds(ttl));
         let (key, old) = (self.session_key(4, key), self.session_key(3, key));
-        let arguments: [&[u8]; 5] = [text.as_bytes(), b"2", &key, &old, ttl.as_bytes()];
+        let arguments: [&[u8]; 5] = [&text, b"2", &key, &old, ttl.as_bytes()];
         let arguments = [&arguments[..], rest].concat();
         if script == LOAD {
             self.ask("EVAL", &arguments).await
@@ -181,7 +86,7 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
 
     async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
         let (key, old) = (self.session_key(4, key), self.session_key(3, key));
-        let reply = self.keep_safe("EVAL", &[DELETE.as_bytes(), b"2", &key, &old]).await?;
+        let reply = self.keep_safe("EVAL", &[DELETE, b"2", &key, &old]).await?;
         Ok(matches!(*reply, [RedisValue::Integer(deleted)] if deleted > 0))
     }
 

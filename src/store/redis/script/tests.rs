@@ -1,0 +1,190 @@
+//! What holds of every script: it is Lua 5.1, which Redis runs, and reads no more than the store sends with it.
+
+use std::{fs, path::Path, sync::Mutex, time::Duration};
+
+use luaparse_rs::{
+    Lua51, Parser,
+    ast::expr::{Expr, ExprKind},
+};
+
+use super::*;
+use crate::{
+    api::auth::CallerId,
+    cache::{CacheKey, Delivery},
+    fleet::{
+        HostStats, Inventory,
+        snapshot::{Claim, Lease, SlotRequest},
+    },
+    session::{Dialect, SessionHead, SessionKey, Span, Turn},
+    store::{
+        FleetState as _, FlightEnd, FlightKey, ResponseCache as _, Sessions as _, StoreResult, StoreTimeouts,
+        TimeLimit,
+        redis::{RedisCommands, RedisStore, RedisValue},
+    },
+};
+
+/// What an expression reads when that is `table` at a place which is a number.
+fn place(expression: &Expr, table: &str) -> Option<usize> {
+    let ExprKind::IndexAccess(access) = &expression.kind else { return None };
+    match (&access.base.kind, &access.index.kind) {
+        (ExprKind::Identifier(name), ExprKind::Number(number)) if name.name == table => {
+            number.raw.parse().ok()
+        }
+        _ => None,
+    }
+}
+
+/// What is wrong with a script that is sent with so many keys and arguments. It knows only places that are numbers.
+fn faults(script: &str, keys: usize, arguments: usize) -> Vec<String> {
+    let parsed = Parser::<Lua51>::new(script).map_err(|error| format!("{error:?}"));
+    let parsed = parsed.and_then(|parser| parser.parse().map_err(|error| format!("{error:?}")));
+    let script = match parsed {
+        Ok(script) => script,
+        Err(error) => return vec![error],
+    };
+    let mut faults = Vec::new();
+    script.for_each_expr(|expression| {
+        for (table, sent) in [("KEYS", keys), ("ARGV", arguments)] {
+            let place = place(expression, table).filter(|place| !(1..=sent).contains(place));
+            faults.extend(place.map(|place| format!("reads {table}[{place}] of {sent}")));
+        }
+    });
+    faults
+}
+
+/// What is wrong with the script of an `EVAL` that has these arguments.
+pub(crate) fn faults_of_eval(arguments: &[Vec<u8>]) -> Vec<String> {
+    let text = |place: usize| std::str::from_utf8(&arguments[place]).unwrap();
+    let keys = text(1).parse().unwrap();
+    faults(text(0), keys, arguments.len() - 2 - keys)
+}
+
+/// Remembers the arguments of every `EVAL`, and answers nothing.
+#[derive(Debug, Default)]
+struct Recorder(Mutex<Vec<Vec<Vec<u8>>>>);
+
+impl RedisCommands for &Recorder {
+    async fn execute(
+        &self,
+        command: &'static str,
+        arguments: &[&[u8]],
+        _: TimeLimit,
+    ) -> StoreResult<Vec<RedisValue>> {
+        if command == "EVAL" {
+            self.0.lock().unwrap().push(arguments.iter().map(|argument| argument.to_vec()).collect());
+        }
+        Ok(Vec::new())
+    }
+
+    async fn execute_replicated(
+        &self,
+        command: &'static str,
+        arguments: &[&[u8]],
+        _: u32,
+        limit: TimeLimit,
+    ) -> StoreResult<(Vec<RedisValue>, u32)> {
+        Ok((self.execute(command, arguments, limit).await?, 0))
+    }
+}
+
+/// Does with the store once whatever takes a script, with as few arguments as it takes. What it replies is left out.
+async fn run_all(store: &RedisStore<&Recorder>) {
+    let second = Duration::from_secs(1);
+    let lease = Lease {
+        host: "h".into(),
+        lane: "l".into(),
+        id: "1".into(),
+        began: second,
+        cold: false,
+        trial: false,
+    };
+    let place = SlotRequest { host: "h".into(), limit: 1, cold: true, trial: true };
+    let claim =
+        Claim { id: "1", lane: "l", places: vec![place], flow: ("c", "s"), is_retry: true, reason: "" };
+    drop(store.snapshot().await);
+    drop(store.claim(&claim).await);
+    drop(store.renew(&lease).await);
+    drop(store.leave("1").await);
+    drop(store.update("h", (&HostStats::default(), second), None, |_, _| {}).await);
+    drop(store.put_inventory("h", &Inventory::default()).await);
+
+    let scope = CallerId::public();
+    let flight = FlightKey { key: CacheKey::of_repetition("/chat", &scope, b"k"), form: Delivery::Stream };
+    drop(store.answer_or_lead(&flight, "1", None).await);
+    drop(store.publish(&flight, "1", 0, 0, &[]).await);
+    drop(store.end_flight(&flight, "1", 0, &[], &FlightEnd::Landed).await);
+    drop(store.follow(&flight, "1", "2", 0).await);
+    drop(store.purge(None).await);
+
+    let session = SessionKey::of(&scope, "s").unwrap();
+    let (id, system) = ("1".to_owned(), Some("s".to_owned()));
+    let turn = Turn { id, dialect: Dialect::Ollama, system, messages: Vec::new(), prompt: None };
+    drop(store.session(&session, Span::ALL, second).await);
+    drop(store.create_session(&session, &SessionHead::default(), second).await);
+    drop(store.append_turn(&session, &turn, second, 1).await);
+    drop(store.delete_session(&session).await);
+}
+
+/// The arguments of every `EVAL` of the store.
+async fn sent() -> Vec<Vec<Vec<u8>>> {
+    let second = Duration::from_secs(1);
+    let recorder = Recorder::default();
+    run_all(&RedisStore::new(&recorder, "p", StoreTimeouts { ask: second, keep: second })).await;
+    recorder.0.into_inner().unwrap()
+}
+
+#[tokio::test]
+async fn every_script_is_lua_5_1_and_reads_no_more_than_it_is_sent() {
+    let sent = sent().await;
+    assert_eq!(sent.len(), 15);
+    for arguments in sent {
+        let faults = faults_of_eval(&arguments);
+        assert!(faults.is_empty(), "{faults:?} in {}", String::from_utf8_lossy(&arguments[0]));
+    }
+}
+
+#[tokio::test]
+async fn every_file_of_a_script_is_lua_5_1_and_its_code_is_sent() {
+    let sent = sent().await;
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/redis/scripts");
+    for file in fs::read_dir(folder).unwrap() {
+        let path = file.unwrap().path();
+        let text = fs::read_to_string(&path).unwrap();
+        assert_eq!(faults(&text, usize::MAX, usize::MAX), [""; 0], "{}", path.display());
+        let lines =
+            text.lines().map(str::trim_start).filter(|line| !line.is_empty() && !line.starts_with("--"));
+        let code: String = lines.flat_map(|line| [line, "\n"]).collect();
+        let is_sent = sent.iter().any(|arguments| String::from_utf8_lossy(&arguments[0]).contains(&code));
+        assert!(is_sent, "{}", path.display());
+    }
+}
+
+#[test]
+fn a_broken_script_and_one_that_reads_too_much_are_found() {
+    for broken in [
+        "if KEYS[1] then return 1",
+        "return 1 end",
+        "if ARGV[1] != 'a' then return 1 end",
+        "local text = 'open",
+        "return redis.call('GET', KEYS[1]",
+        "goto done ::done::",
+        "return 7 // 2",
+        "return 1 local late = 2",
+    ] {
+        assert_eq!(faults(broken, 1, 1).len(), 1, "{broken}");
+    }
+    let script = "local function get(key) return redis.call('GET', key) end
+        for i = 2, #ARGV do get(ARGV[i]) end
+        return {get(KEYS[2]), KEYS[0], ARGV[3] .. ARGV[2]}";
+    assert_eq!(faults(script, 1, 2), ["reads KEYS[2] of 1", "reads KEYS[0] of 1", "reads ARGV[3] of 2"]);
+    assert_eq!(faults("return {KEYS[1], ARGV[1]}", 1, 1), [""; 0]);
+}
+
+#[test]
+fn the_code_of_a_script_is_without_comments_and_indentation() {
+    const TEXT: &str =
+        "-- Says what it does.\n--\n\nif a - -1 then\n  -- Why.\n  return '--' -- kept\nend\n\n";
+    let expected = b"if a - -1 then\nreturn '--' -- kept\nend\n";
+    assert_eq!(code::<39>(TEXT), (*expected, expected.len()));
+    assert_eq!(code::<0>("-- nothing"), ([], 0));
+}
