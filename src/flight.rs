@@ -24,7 +24,7 @@ use crate::{
         error::{Error, Original},
         reply::{self, Inlet},
     },
-    cache::{CacheKey, CachePolicy, CacheStatus, CachedAnswer, Delivery, Stored},
+    cache::{CacheKey, CachePolicy, CacheStatus, Delivery, Stored},
     fleet::broken,
     host::{Platform, Service},
     platform::Background,
@@ -110,9 +110,7 @@ pub(crate) struct SessionCommit {
 
 /// What the client can be told.
 pub(crate) enum Outcome {
-    /// The whole answer, added up.
-    Spoken(CachedAnswer, Option<SessionStatus>),
-    /// Upstream's whole reply as it came.
+    /// The whole reply: upstream's as it came, or our own.
     Whole(Original, Option<SessionStatus>),
     /// The reply streams from now on.
     Streaming(HeaderValue, Inlet),

@@ -3,12 +3,16 @@
 //! Pure: an event comes in, bytes go out.
 
 use bytes::Bytes;
-use http::HeaderValue;
+use http::{HeaderValue, StatusCode};
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    api::{endpoint::framing, error::Error, reply},
+    api::{
+        endpoint::framing,
+        error::{Error, Original},
+        reply,
+    },
     cache::CachedAnswer,
     request::Account,
     session::SessionStatus,
@@ -25,8 +29,11 @@ use crate::{
 pub(crate) enum Rendering {
     /// What upstream says, as it came.
     Unchanged,
-    /// `/chat`'s reply in one piece; it is written by whoever waits for the flight.
-    Whole,
+    /// `/chat`'s reply in one piece.
+    Whole {
+        /// Empty when there is none.
+        session_id: String,
+    },
     /// `/chat`'s reply in pieces.
     Pieces(Pieces),
 }
@@ -37,6 +44,19 @@ pub(crate) struct Pieces {
     pub(crate) framing: Framing,
     /// Empty when there is none.
     pub(crate) session_id: String,
+}
+
+/// `/chat`'s reply in one piece.
+#[derive(Serialize)]
+struct ChatReply<'a> {
+    response: &'a str,
+    session_id: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    left_out: Option<usize>,
+    #[serde(skip_serializing_if = "str::is_empty")]
+    thinking: &'a str,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    tool_calls: Option<Box<RawValue>>,
 }
 
 /// The data of one piece; as a line it says what it is, too.
@@ -86,7 +106,7 @@ struct Usage {
 
 impl Pieces {
     /// The type of the whole stream.
-    pub(crate) fn content_type(&self) -> HeaderValue {
+    fn content_type(&self) -> HeaderValue {
         match self.framing {
             Framing::Lines => reply::NDJSON,
             Framing::Events => reply::EVENT_STREAM,
@@ -157,14 +177,41 @@ impl Rendering {
     pub(super) fn is_own(&self) -> bool {
         match self {
             Self::Unchanged => false,
-            Self::Whole | Self::Pieces(_) => true,
+            Self::Whole { .. } | Self::Pieces(_) => true,
         }
+    }
+
+    /// The type of the stream that the client gets, where that is our own.
+    pub(super) fn content_type(&self) -> Option<HeaderValue> {
+        match self {
+            Self::Unchanged | Self::Whole { .. } => None,
+            Self::Pieces(pieces) => Some(pieces.content_type()),
+        }
+    }
+
+    /// The whole reply that an answer becomes whose words were summed up.
+    pub(super) fn whole(&self, answer: &CachedAnswer, left_out: usize) -> Original {
+        let session_id = match self {
+            Self::Whole { session_id } | Self::Pieces(Pieces { session_id, .. }) => session_id,
+            Self::Unchanged => "",
+        };
+        let spoken = &answer.spoken;
+        let reply = ChatReply {
+            response: &spoken.text,
+            session_id,
+            left_out: Some(left_out).filter(|turns| *turns > 0),
+            thinking: &spoken.thinking,
+            tool_calls: (!spoken.calls.is_empty()).then(|| spoken.calls_json()),
+        };
+        let body = serde_json::to_vec(&reply).unwrap_or_default().into();
+        let content_type = Some(HeaderValue::from_static("application/json"));
+        Original { status: StatusCode::OK, content_type, body }
     }
 
     /// Whether the client can be given a head and comment lines before upstream says anything.
     pub(super) fn speaks_early(&self, order: &UpstreamRequest) -> bool {
         match self {
-            Self::Whole => false,
+            Self::Whole { .. } => false,
             Self::Pieces(pieces) => pieces.framing == Framing::Events,
             Self::Unchanged => {
                 order.streams && order.protocol.is_some_and(|protocol| framing(protocol) == Framing::Events)
@@ -176,7 +223,7 @@ impl Rendering {
     pub(super) fn piece(&self, event: &Bytes, chunk: &Chunk<'_>) -> Option<Bytes> {
         match self {
             Self::Unchanged => Some(event.clone()),
-            Self::Whole => None,
+            Self::Whole { .. } => None,
             Self::Pieces(pieces) => {
                 Some(pieces.chunk(chunk)).filter(|piece| !piece.is_empty()).map(Bytes::from)
             }
@@ -193,7 +240,7 @@ impl Rendering {
         session: Option<SessionStatus>,
     ) -> Bytes {
         match self {
-            Self::Unchanged | Self::Whole => {
+            Self::Unchanged | Self::Whole { .. } => {
                 session.map_or_else(|| event.clone(), |status| told(event, status))
             }
             Self::Pieces(pieces) => {
@@ -209,8 +256,8 @@ impl Rendering {
                 let message = error.to_string();
                 pieces.write("error", &error.detailed(&message)).into()
             }
-            (Self::Unchanged | Self::Whole, Some(protocol)) => error.event(protocol, request_id),
-            (Self::Unchanged | Self::Whole, None) => Bytes::new(),
+            (Self::Unchanged | Self::Whole { .. }, Some(protocol)) => error.event(protocol, request_id),
+            (Self::Unchanged | Self::Whole { .. }, None) => Bytes::new(),
         }
     }
 }

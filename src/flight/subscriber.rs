@@ -133,6 +133,7 @@ impl<'a, P: Platform> Subscriber<'a, P> {
 
     /// Tells whoever waits that the reply streams from now on.
     fn announce_stream(&mut self, content_type: HeaderValue) {
+        let content_type = self.rendering.content_type().unwrap_or(content_type);
         if let Some(head_sender) = self.head_sender.take() {
             let account = Box::new(self.account.clone());
             // Whoever does not listen any more has left, which shows later.
@@ -162,7 +163,9 @@ impl<'a, P: Platform> Subscriber<'a, P> {
     /// The whole answer, added up.
     async fn spoken(&mut self, reader: &Receiver, answer: CachedAnswer) -> SubscriberEnd {
         let (status, ended) = self.conclude(reader, &answer).await;
-        SubscriberEnd::Complete(ended.map(|()| Outcome::Spoken(answer, status)))
+        SubscriberEnd::Complete(
+            ended.map(|()| Outcome::Whole(self.rendering.whole(&answer, self.account.left_out), status)),
+        )
     }
 
     /// Upstream's whole reply.

@@ -1,6 +1,146 @@
-//! Questions to one host: `/chat`, and the surfaces that Ollama speaks itself.
+//! Questions to one host: `/chat`, and the endpoints that Ollama speaks itself, as one sequence over the trait
+//! [`Question`].
+//!
+//! Store trouble never fails a question: what the store cannot give is done without, and the reply says so.
 
 pub(super) mod chat;
-pub(crate) mod conversation;
-pub(crate) mod lookup;
+mod conversation;
+mod lookup;
 pub(super) mod relay;
+
+use http::{HeaderMap, Response};
+
+use crate::{
+    api::{
+        auth::CallerId,
+        error::Error,
+        reply::{self, ReplyBody},
+    },
+    cache::{CacheKey, CacheModes, Delivery, KeyContext},
+    flight::{Outcome, Rendering},
+    host::{Platform, Service},
+    platform::{MaybeSend, MaybeSync},
+    request::Account,
+    session::{Dialect, History},
+    upstream::UpstreamRequest,
+    wire::members::Members,
+};
+use conversation::{NewTurn, SessionState};
+use lookup::Lookup;
+
+/// What `/chat` and the endpoints that Ollama speaks have in common. It is parsed once, and never asks anybody.
+trait Question: MaybeSend + MaybeSync {
+    /// What goes upstream, with the history ahead of it.
+    type Asked;
+
+    /// The path of its endpoint, which is part of every key.
+    fn path(&self) -> &'static str;
+
+    /// The id of its session; empty for none.
+    fn session(&self) -> &str;
+
+    /// The model that is asked, as the caller spelled it: the request's, the session's or the default.
+    fn model(&self) -> Option<&str>;
+
+    /// Whether the request names no model, so that its session may.
+    fn takes_session_model(&self) -> bool;
+
+    /// Takes the model of the session.
+    fn set_session_model(&mut self, model: String);
+
+    /// Whether the reply tells what the cache did.
+    fn tells_cache_status(&self) -> bool;
+
+    /// Whether the cache may answer it.
+    fn is_covered(&self, modes: &CacheModes) -> bool;
+
+    /// How the caller wants the answer.
+    fn delivery(&self) -> Delivery;
+
+    /// The members of its body; `None` when it has none that can be read.
+    fn members(&self) -> Option<&Members<'_>>;
+
+    /// How its messages are written; `None` where sessions are not supported.
+    fn dialect(&self) -> Option<Dialect>;
+
+    /// The turn that it adds to a loaded session; `None` when it brings a history of its own.
+    fn new_turn(&self, session: &SessionState) -> Option<NewTurn>;
+
+    /// What goes upstream with this history ahead.
+    fn asked(&self, turn: Option<&NewTurn>, history: &History<'_>) -> Self::Asked;
+
+    /// The key of the answer; `None` where the body cannot be read.
+    fn key(&self, context: &KeyContext<'_>, asked: &Self::Asked) -> Option<CacheKey>;
+
+    /// The request to a host.
+    fn upstream(&self, caller: &CallerId, asked: Self::Asked) -> UpstreamRequest;
+
+    /// How the client reads the answer.
+    fn rendering(&self) -> Rendering;
+
+    /// What a repetition with the same `Idempotency-Key` must repeat; `None` for what says nothing, such as a GET.
+    fn fingerprint(&self) -> Option<CacheKey> {
+        Some(CacheKey::of_request(&KeyContext::nowhere(self.path()), self.members()?))
+    }
+}
+
+/// Answers a question.
+async fn ask<P: Platform, Q: Question>(
+    service: &Service<P>,
+    headers: &HeaderMap,
+    caller: &CallerId,
+    account: &mut Account,
+    mut question: Q,
+) -> Result<Response<ReplyBody>, Error> {
+    let config = service.config();
+
+    // Prefetch: whatever the store may know is asked in one wave.
+    account.model = question.model().map(str::to_owned);
+    let mut lookup = Lookup::new(headers, caller, &question, &config.cache_modes)?;
+    if question.tells_cache_status() {
+        account.cache = Some(lookup.cache_status());
+    }
+    let mut prefetched = lookup.prefetch(service, account, &question).await?;
+
+    // A session that has a model of its own gives it to a request that names none.
+    let turn = Some(&prefetched.session).filter(|session| session.is_loaded());
+    let turn = turn.and_then(|session| question.new_turn(session));
+    let session_model = prefetched
+        .session
+        .model()
+        .filter(|model| turn.is_some() && question.takes_session_model() && question.model() != Some(*model));
+    if let Some(model) = session_model.map(str::to_owned) {
+        account.model = Some(model.clone());
+        question.set_session_model(model);
+        lookup.turn_to_model(service, account, &mut prefetched, &question).await;
+        account.cache = Some(lookup.cache_status());
+    }
+
+    // Prepare: the history that fits, and with it the key and the body.
+    let mut history = History::default();
+    if let Some(turn) = &turn {
+        if turn.continues {
+            Box::pin(prefetched.session.reach_question(service, account)).await;
+        }
+        let (members, dialect, model) = (question.members(), question.dialect(), question.model());
+        Box::pin(prefetched.session.learn_window(service, members, dialect, model)).await;
+        history =
+            prefetched.session.history(config.history, turn.continues, members, dialect, question.model());
+    }
+    account.left_out = history.left_out;
+    let asked = question.asked(turn.as_ref(), &history);
+    let cache_plan = lookup.cache_plan(service, &prefetched, &question, &asked);
+    let commit = turn.and_then(|turn| turn.commit(&prefetched.session, &history));
+    let request = question.upstream(caller, asked);
+    let flight =
+        lookup.flight(request, question.rendering(), cache_plan, commit, &prefetched.session, account);
+
+    // Join a flight or lead one, unless the cache answers.
+    match lookup.answer(service, account, prefetched, flight).await? {
+        Outcome::Whole(original, session) => {
+            account.session = session.or(account.session);
+            Ok(reply::typed(original.status, original.content_type, original.body))
+        }
+        Outcome::Streaming(content_type, inlet) => Ok(reply::streamed(content_type, inlet)),
+    }
+}

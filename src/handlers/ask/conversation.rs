@@ -158,12 +158,17 @@ impl SessionState {
         }
     }
 
+    /// Whether the store gave the session, or said that it is new.
+    pub(crate) fn is_loaded(&self) -> bool {
+        matches!(self, Self::Loaded(..))
+    }
+
     pub(crate) fn is_unavailable(&self) -> bool {
         matches!(self, Self::Unavailable)
     }
 
     /// The turn to be added once there is an answer.
-    pub(crate) fn commit(
+    fn commit(
         &self,
         dialect: Dialect,
         history: &History<'_>,
@@ -180,30 +185,29 @@ impl SessionState {
     }
 }
 
-/// A request of a client that keeps no history of its own.
+/// What a client that keeps no history of its own adds to its session.
 #[derive(Debug)]
-pub(crate) struct NewTurn<'a> {
-    body: &'a Bytes,
+pub(crate) struct NewTurn {
     dialect: Dialect,
     /// What it says holds for the whole conversation.
     system: Option<String>,
     /// Its messages but for the system's.
-    messages: Vec<&'a RawValue>,
-    /// Where the first of them is.
+    messages: Vec<RawMessage>,
+    /// Where the first of them is in the body.
     at: usize,
     /// Whether they begin with the results of calls in the session.
     pub(crate) continues: bool,
 }
 
-impl<'a> NewTurn<'a> {
+impl NewTurn {
+    /// The turn of one message that is no part of a list.
+    pub(crate) fn of_message(dialect: Dialect, system: Option<String>, message: RawMessage) -> Self {
+        Self { dialect, system, messages: vec![message], at: 0, continues: false }
+    }
+
     /// `None` when the request brings a history, or is not understood: then it goes upstream as it came. Results of tools
     /// are a history of its own unless the session awaits them.
-    pub(crate) fn of(
-        body: &'a Bytes,
-        members: &Members<'a>,
-        dialect: Dialect,
-        awaits_results: bool,
-    ) -> Option<Self> {
+    pub(crate) fn of(members: &Members<'_>, dialect: Dialect, awaits_results: bool) -> Option<Self> {
         if members.raw("previous_response_id").is_some() {
             return None;
         }
@@ -223,12 +227,13 @@ impl<'a> NewTurn<'a> {
         let top = members.raw("system").filter(|_| dialect == Dialect::Anthropic);
         let texts: Vec<_> = system.into_iter().chain(top).map(text).collect();
         let system = Some(texts.join("\n")).filter(|system| !system.is_empty());
-        Some(Self { body, dialect, system, messages, at, continues })
+        let messages = messages.into_iter().map(RawMessage::from_raw).collect();
+        Some(Self { dialect, system, messages, at, continues })
     }
 
     /// The body with the history ahead of its messages, and with the session's model where it names none; every other byte
     /// stays as it came.
-    pub(crate) fn continuing(&self, history: &History<'_>, model: Option<&str>) -> Bytes {
+    pub(crate) fn continuing(&self, body: &Bytes, history: &History<'_>, model: Option<&str>) -> Bytes {
         let mut ahead = Vec::new();
         let mut beginning = Vec::new();
         if let Some(model) = model {
@@ -249,14 +254,13 @@ impl<'a> NewTurn<'a> {
         for message in history.messages(self.dialect) {
             ahead.extend([message.as_str().as_bytes(), b","].concat());
         }
-        let start = self.body.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
-        insert(self.body, vec![(start, &*beginning), (self.at, &*ahead)])
+        let start = body.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
+        insert(body, vec![(start, &*beginning), (self.at, &*ahead)])
     }
 
     /// The turn to be added once there is an answer.
-    pub(crate) fn commit(&self, session: &SessionState, history: &History<'_>) -> Option<SessionCommit> {
-        let messages = self.messages.iter().map(|message| RawMessage::from_raw(message)).collect();
-        session.commit(self.dialect, history, self.system.clone(), messages)
+    pub(crate) fn commit(self, session: &SessionState, history: &History<'_>) -> Option<SessionCommit> {
+        session.commit(self.dialect, history, self.system, self.messages)
     }
 }
 
@@ -297,9 +301,9 @@ mod tests {
     fn check(dialect: Dialect, body: &str, turns: &[Turn], expected: &Value) {
         let body = Bytes::from(body.to_owned());
         let members = Members::parse(&body).unwrap();
-        let fresh = NewTurn::of(&body, &members, dialect, false).unwrap();
+        let fresh = NewTurn::of(&members, dialect, false).unwrap();
         let session = Session { turns: turns.to_vec(), ..Session::default() };
-        let spliced = fresh.continuing(&History::new(&session, BUDGET), None);
+        let spliced = fresh.continuing(&body, &History::new(&session, BUDGET), None);
         assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), *expected);
     }
 
@@ -338,10 +342,13 @@ mod tests {
     fn the_sessions_model_goes_first_where_the_request_names_none() {
         let body = Bytes::from_static(br#"{ "messages":[{"role":"user","content":"c"}]}"#);
         let members = Members::parse(&body).unwrap();
-        let fresh = NewTurn::of(&body, &members, Dialect::Anthropic, false).unwrap();
+        let fresh = NewTurn::of(&members, Dialect::Anthropic, false).unwrap();
         let session = Session { turns: vec![turn(Dialect::Anthropic, Some("old"))], ..Session::default() };
-        let spliced =
-            fresh.continuing(&History::new(&session, HistoryLimits { messages: 1, ..BUDGET }), Some("a\"b"));
+        let spliced = fresh.continuing(
+            &body,
+            &History::new(&session, HistoryLimits { messages: 1, ..BUDGET }),
+            Some("a\"b"),
+        );
         let expected = br#"{"model":"a\"b","system":"old", "messages":[{"role":"user","content":"c"}]}"#;
         assert_eq!(spliced, expected.as_slice());
     }
@@ -358,7 +365,7 @@ mod tests {
         ] {
             let body = Bytes::from_static(body.as_bytes());
             let members = Members::parse(&body).unwrap();
-            assert!(NewTurn::of(&body, &members, Dialect::OpenAi, false).is_none(), "{body:?}");
+            assert!(NewTurn::of(&members, Dialect::OpenAi, false).is_none(), "{body:?}");
         }
     }
 
@@ -389,13 +396,13 @@ mod tests {
         ] {
             let body = Bytes::from_static(body.as_bytes());
             let members = Members::parse(&body).unwrap();
-            let fresh = NewTurn::of(&body, &members, dialect, true);
+            let fresh = NewTurn::of(&members, dialect, true);
             assert_eq!(fresh.is_some_and(|fresh| fresh.continues), expected, "{body:?}");
-            assert!(NewTurn::of(&body, &members, dialect, false).is_none(), "{body:?}");
+            assert!(NewTurn::of(&members, dialect, false).is_none(), "{body:?}");
         }
         let question = Bytes::from_static(br#"{"messages":[{"role":"user","content":"b"}]}"#);
         let members = Members::parse(&question).unwrap();
-        let fresh = NewTurn::of(&question, &members, Dialect::Ollama, true).unwrap();
+        let fresh = NewTurn::of(&members, Dialect::Ollama, true).unwrap();
         assert!(!fresh.continues, "whoever asks something else continues no call");
     }
 
@@ -405,7 +412,7 @@ mod tests {
             b" { \"messages\" : [ {\"role\":\"user\",  \"content\":\"\\u00e9\"} ], \"x\":1.50 }",
         );
         let members = Members::parse(&body).unwrap();
-        let fresh = NewTurn::of(&body, &members, Dialect::Ollama, false).unwrap();
-        assert_eq!(fresh.continuing(&History::default(), None), body);
+        let fresh = NewTurn::of(&members, Dialect::Ollama, false).unwrap();
+        assert_eq!(fresh.continuing(&body, &History::default(), None), body);
     }
 }

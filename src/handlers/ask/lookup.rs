@@ -3,23 +3,23 @@
 //!
 //! It decides under which key the answer is looked for and kept. A store that fails is done without.
 
-use std::{borrow::Cow, sync::Arc};
+use std::sync::Arc;
 
 use futures::{future::OptionFuture, join};
 use http::{HeaderMap, HeaderName};
 
-use super::conversation::SessionState;
+use super::{Question, conversation::SessionState};
 use crate::{
     api::{auth::CallerId, error::Error},
     cache::{
-        AllEpochs, CacheControl, CacheKey, CachePolicy, CacheSharing, CacheStatus, Delivery, Epochs,
+        AllEpochs, CacheControl, CacheKey, CacheModes, CachePolicy, CacheSharing, CacheStatus, Epochs,
         KeyContext, Stored, digest_of, epoch_name,
     },
     fleet::{ModelName, local::Inventories},
     flight::{CachePlan, Flight, Outcome, Rendering, SessionCommit},
     host::{Platform, Service},
     request::Account,
-    session::{SessionKey, SessionStatus},
+    session::{History, SessionKey, SessionStatus},
     store::{FlightKey, ResponseCache, Store, StoreResult},
     upstream::{FleetPrefetch, UpstreamRequest, prefetch_fleet, probe},
 };
@@ -31,13 +31,9 @@ const IDEMPOTENCY_KEY_LIMIT: usize = 255;
 
 /// Who asks what kind of question.
 pub(crate) struct Lookup<'a> {
-    pub(crate) surface: &'static str,
-    pub(crate) caller: &'a CallerId,
-    pub(crate) model: Option<Cow<'a, str>>,
-    /// The session's id; empty for none.
-    pub(crate) session: &'a str,
-    /// Whether its session may turn it to another model.
-    pub(crate) may_turn: bool,
+    path: &'static str,
+    caller: &'a CallerId,
+    model: Option<String>,
     control: CacheControl,
     policy: CachePolicy,
     repetition: Option<CacheKey>,
@@ -45,7 +41,7 @@ pub(crate) struct Lookup<'a> {
 
 /// What the store gave.
 pub(crate) struct Prefetched<'a> {
-    pub(crate) memory: SessionState,
+    pub(crate) session: SessionState,
     fleet: Option<FleetPrefetch>,
     epochs: Epochs,
     /// Of all models, where the session may turn it to any.
@@ -57,32 +53,30 @@ pub(crate) struct Prefetched<'a> {
 }
 
 impl<'a> Lookup<'a> {
-    /// `is_covered`: whether the cache may answer such a question.
+    /// What the headers of a question say of the cache; `modes` say which questions it may answer.
     ///
     /// # Errors
     /// [`Error::InvalidIdempotencyKey`]
     pub(crate) fn new(
         headers: &HeaderMap,
-        surface: &'static str,
         caller: &'a CallerId,
-        model: Option<&'a str>,
-        session: &'a str,
-        is_covered: bool,
+        question: &impl Question,
+        modes: &CacheModes,
     ) -> Result<Self, Error> {
+        let path = question.path();
         let control = CacheControl::of(headers);
         let repetition = match headers.get(IDEMPOTENCY_KEY) {
             Some(key) if key.is_empty() || key.len() > IDEMPOTENCY_KEY_LIMIT => {
                 return Err(Error::InvalidIdempotencyKey);
             }
             Some(key) => {
-                let key = [session.as_bytes(), b"\0", key.as_bytes()].concat();
-                Some(CacheKey::of_repetition(surface, caller, &key))
+                let key = [question.session().as_bytes(), b"\0", key.as_bytes()].concat();
+                Some(CacheKey::of_repetition(path, caller, &key))
             }
             None => None,
         };
-        let policy = CachePolicy::of(is_covered, &control);
-        let model = model.map(Cow::Borrowed);
-        Ok(Self { surface, caller, model, session, may_turn: false, control, policy, repetition })
+        let policy = CachePolicy::of(question.is_covered(modes), &control);
+        Ok(Self { path, caller, model: question.model().map(str::to_owned), control, policy, repetition })
     }
 
     /// Whether the cache has anything to do with it.
@@ -108,36 +102,27 @@ impl<'a> Lookup<'a> {
             .as_deref()
             .and_then(ModelName::parse)
             .map(|name| digest(&name, &service.fleet().inventories()));
-        KeyContext { surface: self.surface, caller, digest: digest.unwrap_or_default(), epochs }
+        KeyContext { surface: self.path, caller, digest: digest.unwrap_or_default(), epochs }
     }
 
     fn epoch_name(&self) -> String {
         epoch_name(self.model.as_deref().unwrap_or_default())
     }
 
-    /// Asks the store. `form` is the form of the answer, `key` its key where no history belongs to the question.
+    /// Asks the store for everything that it may know, in one wave.
     ///
     /// # Errors
     /// [`Error::InvalidSessionId`], [`Error::SessionUnavailable`]
-    pub(crate) async fn ask<P: Platform>(
+    pub(crate) async fn prefetch<P: Platform>(
         &self,
         service: &Service<P>,
         account: &mut Account,
-        form: Delivery,
-        key: impl Fn(&KeyContext<'_>) -> Option<CacheKey>,
+        question: &impl Question,
     ) -> Result<Prefetched<'a>, Error> {
         let name = self.epoch_name();
-        let is_known = !service.fleet().inventories().is_empty();
-        let guess = match self.policy {
-            _ if self.repetition.is_some() => None,
-            CachePolicy::Answer { .. } if self.session.is_empty() && is_known => {
-                let context = self.context(service, service.flights().epochs(&name));
-                key(&context).map(|key| (context, key))
-            }
-            CachePolicy::Answer { .. } | CachePolicy::Keep | CachePolicy::None => None,
-        };
+        let guess = self.guess(service, question, &name);
         let likely = self.repetition.or_else(|| guess.map(|(_, key)| key));
-        let session = match self.session {
+        let session = match question.session() {
             "" => None,
             id => Some(SessionKey::of(self.caller, id)?),
         };
@@ -149,16 +134,16 @@ impl<'a> Lookup<'a> {
             if looks_ahead {
                 return Some(prefetch_fleet(service, &budget, model.as_ref()).await);
             }
-            if self.uses_cache() || !self.session.is_empty() {
+            if self.uses_cache() || session.is_some() {
                 probe::inventories(service, &budget, model.as_ref()).await;
             }
             None
         };
-        let is_unsure = looks_ahead && self.may_turn && session.is_some();
+        let is_unsure = looks_ahead && question.takes_session_model() && session.is_some();
         let all_epochs = is_unsure.then_some(async { budget.ask(service).all_epochs().await });
         let is_sure = self.uses_cache() && !is_unsure;
         let epochs = is_sure.then_some(async { budget.ask(service).epochs(&name).await });
-        let looked_for = likely.map(|key| FlightKey { key, form });
+        let looked_for = likely.map(|key| FlightKey { key, form: question.delivery() });
         let guessed = looked_for.as_ref().map(|flight| async { budget.ask(service).answer(flight).await });
         let (turns, epochs, all_epochs, guessed, fleet) = join!(
             OptionFuture::from(session.as_ref().map(|key| SessionState::fetch(service, &budget, key))),
@@ -167,7 +152,7 @@ impl<'a> Lookup<'a> {
             OptionFuture::from(guessed),
             Box::pin(fleet),
         );
-        let memory = SessionState::loaded(service, account, session, turns)?;
+        let session = SessionState::loaded(service, account, session, turns)?;
         let epochs = epochs.and_then(|epochs| degrade(service, account, "cache_epochs", epochs));
         let all_epochs =
             all_epochs.and_then(|epochs| degrade(service, account, "cache_epochs", epochs)).flatten();
@@ -180,20 +165,40 @@ impl<'a> Lookup<'a> {
         let guessed = guessed.filter(|_| self.repetition.is_some() || epochs.is_some());
         let epochs = epochs.unwrap_or_else(|| service.flights().epochs(&name));
         let guessed = likely.zip(guessed);
-        Ok(Prefetched { memory, fleet, epochs, all_epochs, guess, guessed })
+        Ok(Prefetched { session, fleet, epochs, all_epochs, guess, guessed })
+    }
+
+    /// The key of the answer where no history belongs to the question, and under which context that is; only where it
+    /// can be known before the store was asked.
+    fn guess<P: Platform>(
+        &self,
+        service: &Service<P>,
+        question: &impl Question,
+        epoch_name: &str,
+    ) -> Option<(KeyContext<'a>, CacheKey)> {
+        match self.policy {
+            _ if self.repetition.is_some() => None,
+            CachePolicy::Answer { .. }
+                if question.session().is_empty() && !service.fleet().inventories().is_empty() =>
+            {
+                let context = self.context(service, service.flights().epochs(epoch_name));
+                let key = question.key(&context, &question.asked(None, &History::default()));
+                key.map(|key| (context, key))
+            }
+            CachePolicy::Answer { .. } | CachePolicy::Keep | CachePolicy::None => None,
+        }
     }
 
     /// Turns to the model of the session, which the request did not name.
-    pub(crate) async fn turn_to<P: Platform>(
+    pub(crate) async fn turn_to_model<P: Platform>(
         &mut self,
         service: &Service<P>,
         account: &mut Account,
         prefetched: &mut Prefetched<'_>,
-        model: &str,
-        is_covered: bool,
+        question: &impl Question,
     ) {
-        self.model = Some(Cow::Owned(model.to_owned()));
-        self.policy = CachePolicy::of(is_covered, &self.control);
+        self.model = question.model().map(str::to_owned);
+        self.policy = CachePolicy::of(question.is_covered(&service.config().cache_modes), &self.control);
         let name = self.epoch_name();
         if let Some(all) = &prefetched.all_epochs {
             prefetched.epochs = all.of(&name);
@@ -209,18 +214,18 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// How the answer to the question of that `key` is kept; `fingerprint` says what a repetition repeats.
-    pub(crate) fn cache_plan<P: Platform>(
+    /// How the answer to the question is kept, as it goes upstream.
+    pub(crate) fn cache_plan<P: Platform, Q: Question>(
         &self,
         service: &Service<P>,
         prefetched: &Prefetched<'_>,
-        key: impl FnOnce(&KeyContext<'_>) -> Option<CacheKey>,
-        fingerprint: impl FnOnce() -> Option<CacheKey>,
+        question: &Q,
+        asked: &Q::Asked,
     ) -> Option<CachePlan> {
         let config = service.config();
         if let Some(repetition) = self.repetition {
             // What says nothing, such as a GET, repeats nothing.
-            let question = Some(fingerprint()?);
+            let question = Some(question.fingerprint()?);
             let (ttl, policy) = (config.idempotency_ttl, CachePolicy::Answer { max_age: None });
             return Some(CachePlan { key: repetition, question, ttl, policy, is_shared: true });
         }
@@ -232,7 +237,7 @@ impl<'a> Lookup<'a> {
         let context = self.context(service, prefetched.epochs);
         // What was guessed rightly is not computed again.
         let guess = prefetched.guess.filter(|(guessed, _)| *guessed == context);
-        let key = guess.map(|(_, key)| key).or_else(|| key(&context))?;
+        let key = guess.map(|(_, key)| key).or_else(|| question.key(&context, asked))?;
         Some(CachePlan { key, question: None, ttl: config.cache_ttl, policy: self.policy, is_shared })
     }
 
@@ -243,13 +248,13 @@ impl<'a> Lookup<'a> {
         rendering: Rendering,
         cache_plan: Option<CachePlan>,
         session: Option<SessionCommit>,
-        memory: &SessionState,
+        state: &SessionState,
         account: &mut Account,
     ) -> Flight {
-        account.session = memory.is_unavailable().then_some(SessionStatus::Unavailable);
+        account.session = state.is_unavailable().then_some(SessionStatus::Unavailable);
         let session = session.map(|commit| SessionCommit { id: self.turn_id(), ..commit });
         let is_known =
-            session.as_ref().and_then(|commit| commit.id.as_deref()).is_some_and(|id| memory.has_turn(id));
+            session.as_ref().and_then(|commit| commit.id.as_deref()).is_some_and(|id| state.has_turn(id));
         if is_known {
             account.session = Some(SessionStatus::Stored);
         }

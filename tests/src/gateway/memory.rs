@@ -19,7 +19,7 @@ use tokio::{
     task::JoinHandle,
 };
 
-use super::{Deployment, Gateway, Payload, Streamed};
+use super::{Form, Gateway, Payload, Streamed};
 use crate::{http_client, ollama::Herd, setup::Setup};
 
 /// The core over its in-memory service.
@@ -36,7 +36,7 @@ struct MemoryGateway {
     driver: JoinHandle<()>,
 }
 
-impl Deployment for Memory {
+impl Form for Memory {
     fn start(&self, setup: Setup) -> BoxFuture<'_, Result<Box<dyn Gateway>>> {
         async move {
             let hosts = setup.host_list();

@@ -7,7 +7,7 @@ use futures::{FutureExt as _, future::BoxFuture};
 use http::Request;
 use paddock::config::settings::{Deployment as SettingsForm, Setting};
 
-use super::{Deployment, Gateway, Payload, Streamed};
+use super::{Form, Gateway, Payload, Streamed};
 use crate::{http_client, ollama::FakeOllama, redis_server::RedisServer, setup::Setup, spin::SpinApp};
 
 /// The components of `spin.toml`.
@@ -23,7 +23,7 @@ pub struct SpinGateway {
     _hosts: Vec<FakeOllama>,
 }
 
-impl Deployment for Spin {
+impl Form for Spin {
     fn start(&self, setup: Setup) -> BoxFuture<'_, Result<Box<dyn Gateway>>> {
         async move { Ok(Box::new(SpinGateway::start(setup).await?) as Box<dyn Gateway>) }.boxed()
     }

@@ -36,10 +36,20 @@ pub(crate) struct ChatRequest<'a> {
 }
 
 impl<'a> ChatRequest<'a> {
-    /// Checks a body. `null` means absent, and fields that are not known are ignored, as Ollama does.
-    pub(crate) fn parse(body: &'a [u8]) -> Result<Self, Error> {
-        let members = Members::parse(body).ok_or_else(|| Error::InvalidJson(fault(body)))?;
-        let field = |name| only(&members, name);
+    /// The members of a body.
+    ///
+    /// # Errors
+    /// [`Error::InvalidJson`] for a body that is no object.
+    pub(crate) fn members(body: &'a [u8]) -> Result<Members<'a>, Error> {
+        Members::parse(body).ok_or_else(|| Error::InvalidJson(fault(body)))
+    }
+
+    /// Checks the members of a body. `null` means absent, and fields that are not known are ignored, as Ollama does.
+    ///
+    /// # Errors
+    /// [`Error::InvalidJson`], [`Error::MissingField`], [`Error::EmptyField`], [`Error::WrongType`]
+    pub(crate) fn read(members: &Members<'a>) -> Result<Self, Error> {
+        let field = |name| only(members, name);
         let text = |name| read(name, field(name)?, members::string, "a string");
         let message = text("message")?.ok_or(Error::MissingField("message"))?;
         if message.trim().is_empty() {
@@ -144,6 +154,10 @@ mod tests {
 
     use super::*;
 
+    fn parse(body: &[u8]) -> Result<ChatRequest<'_>, Error> {
+        ChatRequest::read(&ChatRequest::members(body)?)
+    }
+
     #[test]
     fn each_kind_of_bad_input_has_its_code() {
         for (body, code, param) in [
@@ -170,30 +184,30 @@ mod tests {
             ("{\"message\":\"a\",\"tools\":{}}", "wrong_type", Some("tools")),
             ("{\"message\":\"a\",\"keep_alive\":true}", "wrong_type", Some("keep_alive")),
         ] {
-            let error = ChatRequest::parse(body.as_bytes()).unwrap_err();
+            let error = parse(body.as_bytes()).unwrap_err();
             assert_eq!((error.code(), error.param()), (code, param), "{body}");
         }
-        assert_eq!(ChatRequest::parse(b"{\"message\":\"\xff\"}").unwrap_err().code(), "invalid_json");
+        assert_eq!(parse(b"{\"message\":\"\xff\"}").unwrap_err().code(), "invalid_json");
     }
 
     #[test]
     fn what_is_not_given_or_not_known_does_not_matter() {
         let body = b" {\"message\":\"a\",\"model\":\"\",\"session_id\":null,\"x\":{}}";
-        let request = ChatRequest::parse(body).unwrap();
+        let request = parse(body).unwrap();
         assert_eq!((request.message.as_str(), request.model, request.session_id.as_str()), ("a", None, ""));
         assert!(request.images.is_empty() && request.options.is_none());
     }
 
     #[test]
     fn a_syntax_error_is_told_by_its_place_and_never_by_its_content() {
-        let error = ChatRequest::parse(b"{\"message\": secret}").unwrap_err();
+        let error = parse(b"{\"message\": secret}").unwrap_err();
         assert!(error.to_string().contains("line 1") && !error.to_string().contains("secret"));
     }
 
     #[test]
     fn images_may_be_data_urls_and_values_for_ollama_stay_as_they_came() {
         let body = br#"{"message":"a","images":["aGk=","data:image/png;base64,aGk="],"options":{"seed": 1}}"#;
-        let request = ChatRequest::parse(body).unwrap();
+        let request = parse(body).unwrap();
         assert_eq!(request.images, ["aGk=", "aGk="]);
         assert_eq!(request.options.unwrap().get(), r#"{"seed": 1}"#);
     }
@@ -210,7 +224,7 @@ mod tests {
             (",\"stream\":false", "text/event-stream", None),
         ] {
             let body = format!("{{\"message\":\"a\"{stream}}}");
-            let request = ChatRequest::parse(body.as_bytes()).unwrap();
+            let request = parse(body.as_bytes()).unwrap();
             let mut headers = HeaderMap::new();
             headers.insert(header::ACCEPT, HeaderValue::from_static(accept));
             assert_eq!(request.framing(&headers), expected, "{stream} {accept}");
