@@ -9,6 +9,7 @@ use http_body::Body;
 
 use crate::{
     api::{
+        auth::CallerId,
         cors::{self, CorsVerdict},
         error::{Error, ErrorFormat},
         reply::{self, ReplyBody},
@@ -46,12 +47,12 @@ macro_rules! entries {
             P: Platform,
             B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
         {
-            let (mut entry, body) = Exchange::of(service, request);
-            let answer = match entry.early_answer(service) {
+            let (mut exchange, body) = Exchange::of(service, request);
+            let answer = match exchange.early_answer(service) {
                 Some(answer) => answer,
-                None => $part(service, entry.admitted(body)).await,
+                None => $part(service, exchange.admitted(service, body)).await,
             };
-            entry.close(service, answer).await
+            exchange.close(service, answer).await
         }
     )*};
 }
@@ -90,7 +91,7 @@ impl<P: Platform> Service<P> {
     }
 }
 
-/// A request between its arrival and its answer: what all have in common, delegate part answers them.
+/// A request between its arrival and its answer: what all have in common, whichever handler answers them.
 struct Exchange {
     parts: Parts,
     route: Route,
@@ -141,8 +142,9 @@ impl Exchange {
         }
     }
 
-    fn admitted<B>(&mut self, body: B) -> Admitted<'_, B> {
-        Admitted { route: self.route, parts: &self.parts, body, account: &mut self.account }
+    fn admitted<P: Platform, B>(&mut self, service: &Service<P>, body: B) -> Admitted<'_, B> {
+        let caller = CallerId::of(&self.parts.headers, service.config().caller_header.as_ref());
+        Admitted { route: self.route, parts: &self.parts, body, caller, account: &mut self.account }
     }
 
     /// Closes the account, unless a stream does, and finishes the reply.

@@ -12,9 +12,10 @@ use http_body::Body;
 
 use crate::{
     api::{
+        auth::CallerId,
         error::Error,
         reply::{self, ReplyBody},
-        route::Route,
+        route::{AskRoute, ModelsRoute, OpsRoute, Route, SessionsRoute},
     },
     host::{Platform, Service},
     platform::MaybeSend,
@@ -24,11 +25,13 @@ use crate::{
 /// What Ollama says to whoever asks whether it is there.
 const BANNER: &str = "Ollama is running";
 
-/// A request that was admitted, and its account.
+/// A request that was admitted, who asks, and its account.
 pub(crate) struct Admitted<'a, B> {
     pub(crate) route: Route,
     pub(crate) parts: &'a Parts,
     pub(crate) body: B,
+    /// Whoever asks; the error is told where it matters who that is.
+    pub(crate) caller: Result<CallerId, Error>,
     pub(crate) account: &'a mut Account,
 }
 
@@ -44,84 +47,84 @@ pub(crate) async fn whole<P: Platform, B: RequestBody>(
     request: Admitted<'_, B>,
 ) -> HandlerResult {
     match request.route {
-        Route::Chat | Route::Relay(_) => chat(service, request).await,
-        Route::OpenApi | Route::Banner | Route::List(_) | Route::Manage(_) | Route::Upload(_) => {
-            models(service, request).await
-        }
-        Route::Health | Route::Livez | Route::Fleet => health(service, request).await,
-        Route::Cache | Route::Sessions | Route::Session | Route::SessionExport => {
-            sessions(service, request).await
-        }
-        Route::Metrics => metrics(service, request).await,
+        Route::Ask(_) => chat(service, request).await,
+        Route::Models(_) => models(service, request).await,
+        Route::Sessions(_) => sessions(service, request).await,
+        Route::Ops(OpsRoute::Health | OpsRoute::Livez | OpsRoute::Fleet) => health(service, request).await,
+        Route::Ops(OpsRoute::Metrics) => metrics(service, request).await,
         Route::Unknown(_) => Err(Error::NotFound),
     }
 }
 
 /// Questions to one host.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the other parts' routes")]
 pub(crate) async fn chat<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
 ) -> HandlerResult {
-    let Admitted { route, parts, body, account } = request;
+    let Admitted { route, parts, body, caller, account } = request;
+    let Route::Ask(route) = route else { return Err(Error::NotFound) };
+    let caller = caller?;
     match route {
-        Route::Chat => ask::chat::chat(service, &parts.headers, body, account).await,
-        Route::Relay(surface) => ask::relay::relay(service, surface, parts, body, account).await,
-        _ => Err(Error::NotFound),
+        AskRoute::Chat => ask::chat::chat(service, &parts.headers, body, &caller, account).await,
+        AskRoute::Relay(endpoint) => {
+            ask::relay::relay(service, endpoint, parts, body, &caller, account).await
+        }
     }
 }
 
-/// What concerns all hosts: lists of models, their management, the banner; and what this API is.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the other parts' routes")]
+/// What concerns the models of all hosts: lists, their management, the banner; and what this API is.
 pub(crate) async fn models<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
 ) -> HandlerResult {
-    let Admitted { route, parts, body, account } = request;
+    let Admitted { route, parts, body, account, .. } = request;
+    let Route::Models(route) = route else { return Err(Error::NotFound) };
     let config = service.config();
     match route {
-        Route::OpenApi => Ok(reply::complete(StatusCode::OK, "application/json", models::openapi::DOCUMENT)),
-        Route::Banner => Ok(reply::complete(StatusCode::OK, "text/plain; charset=utf-8", BANNER)),
-        Route::List(list) => models::list::list(service, list).await,
-        Route::Manage(operation) => {
+        ModelsRoute::OpenApi => {
+            Ok(reply::complete(StatusCode::OK, "application/json", models::openapi::DOCUMENT))
+        }
+        ModelsRoute::Banner => Ok(reply::complete(StatusCode::OK, "text/plain; charset=utf-8", BANNER)),
+        ModelsRoute::List(list) => models::list::list(service, list).await,
+        ModelsRoute::Manage(operation) => {
             if !config.allow_model_management && !config.admin_token.is_held(&parts.headers) {
                 return Err(Error::ManagementForbidden);
             }
             models::manage::manage(service, operation, &parts.headers, body, account).await
         }
-        Route::Upload(_) => Err(Error::UploadForbidden),
-        _ => Err(Error::NotFound),
+        ModelsRoute::Upload(_) => Err(Error::UploadForbidden),
     }
 }
 
 /// What is kept: sessions, and answers that are to be forgotten. It asks no host.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the other parts' routes")]
 pub(crate) async fn sessions<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
 ) -> HandlerResult {
-    let Admitted { route, parts, body, account } = request;
+    let Admitted { route, parts, body, caller, account } = request;
+    let Route::Sessions(route) = route else { return Err(Error::NotFound) };
     match route {
-        Route::Cache => sessions::purge::purge(service, parts, account).await,
-        Route::Sessions => sessions::create(service, &parts.headers, body, account).await,
-        Route::Session if parts.method == Method::DELETE => sessions::delete(service, parts, account).await,
-        Route::Session => sessions::show(service, parts, account).await,
-        Route::SessionExport => sessions::export(service, parts, account).await,
-        _ => Err(Error::NotFound),
+        SessionsRoute::Cache => sessions::purge::purge(service, parts, account).await,
+        SessionsRoute::All => sessions::create(service, &parts.headers, body, caller, account).await,
+        SessionsRoute::One if parts.method == Method::DELETE => {
+            sessions::delete(service, parts, caller, account).await
+        }
+        SessionsRoute::One => sessions::show(service, parts, caller, account).await,
+        SessionsRoute::Export => sessions::export(service, parts, caller, account).await,
     }
 }
 
 /// Whether the service and its hosts live, and how they stand.
-#[expect(clippy::wildcard_enum_match_arm, reason = "the other parts' routes")]
 pub(crate) async fn health<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
 ) -> HandlerResult {
-    match request.route {
-        Route::Health => Ok(ops::health::health(service).await),
-        Route::Fleet => ops::fleet::fleet(service, &request.parts.headers).await,
-        Route::Livez => Ok(reply::complete(StatusCode::OK, "application/json", r#"{"status":"alive"}"#)),
-        _ => Err(Error::NotFound),
+    let Route::Ops(route) = request.route else { return Err(Error::NotFound) };
+    match route {
+        OpsRoute::Health => Ok(ops::health::health(service).await),
+        OpsRoute::Fleet => ops::fleet::fleet(service, &request.parts.headers).await,
+        OpsRoute::Livez => Ok(reply::complete(StatusCode::OK, "application/json", r#"{"status":"alive"}"#)),
+        OpsRoute::Metrics => Err(Error::NotFound),
     }
 }
 
@@ -130,7 +133,7 @@ pub(crate) async fn metrics<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
 ) -> HandlerResult {
-    if request.route == Route::Metrics {
+    if request.route == Route::Ops(OpsRoute::Metrics) {
         Ok(ops::scrape::scrape(service).await)
     } else {
         Err(Error::NotFound)

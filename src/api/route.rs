@@ -4,37 +4,66 @@ use http::Method;
 
 use super::{endpoint::Endpoint, error::ErrorFormat};
 
-/// What a path is for.
+/// What a path is for. The groups are what Spin's components answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Route {
+    /// Questions to one host.
+    Ask(AskRoute),
+    /// The models of all hosts, and what this API is.
+    Models(ModelsRoute),
+    /// What is kept: sessions and answers.
+    Sessions(SessionsRoute),
+    /// What operators ask.
+    Ops(OpsRoute),
+    /// No path of ours, and whose errors it gets.
+    Unknown(ErrorFormat),
+}
+
+/// A question to one host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AskRoute {
     /// `POST /chat`.
     Chat,
-    Health,
-    Livez,
-    Metrics,
-    /// How the fleet stands.
-    Fleet,
-    /// `DELETE /cache`.
-    Cache,
-    /// `POST /sessions`.
-    Sessions,
-    /// One session, by its id.
-    Session,
-    /// A session to be kept elsewhere.
-    SessionExport,
+    /// What one host answers.
+    Relay(Endpoint),
+}
+
+/// What concerns the models of all hosts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum ModelsRoute {
     /// The description of this API.
     OpenApi,
     /// `GET /`, by which Ollama's clients see that somebody is there.
     Banner,
     /// What all hosts have, as one list.
     List(List),
-    /// What one host answers.
-    Relay(Endpoint),
     /// What changes the models of all hosts.
     Manage(Operation),
     /// What is never passed on: uploads of models.
     Upload(&'static str),
-    Unknown(ErrorFormat),
+}
+
+/// What is kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum SessionsRoute {
+    /// `DELETE /cache`.
+    Cache,
+    /// `POST /sessions`.
+    All,
+    /// One session, by its id.
+    One,
+    /// A session to be kept elsewhere.
+    Export,
+}
+
+/// What operators ask.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OpsRoute {
+    Health,
+    Livez,
+    Metrics,
+    /// How the fleet stands.
+    Fleet,
 }
 
 /// A list that is made of every host's own.
@@ -113,16 +142,22 @@ const UPLOADS: [&str; 2] = ["/api/push", "/api/blobs/"];
 impl Route {
     pub(crate) fn of(path: &str) -> Self {
         let own = match path {
-            "/chat" => Some(Self::Chat),
-            "/health" => Some(Self::Health),
-            "/livez" => Some(Self::Livez),
-            "/metrics" => Some(Self::Metrics),
-            "/fleet" => Some(Self::Fleet),
-            "/cache" => Some(Self::Cache),
-            "/sessions" => Some(Self::Sessions),
-            "/openapi.json" => Some(Self::OpenApi),
-            "/" => Some(Self::Banner),
-            _ => session(path).map(|(_, export)| if export { Self::SessionExport } else { Self::Session }),
+            "/chat" => Some(Self::Ask(AskRoute::Chat)),
+            "/health" => Some(Self::Ops(OpsRoute::Health)),
+            "/livez" => Some(Self::Ops(OpsRoute::Livez)),
+            "/metrics" => Some(Self::Ops(OpsRoute::Metrics)),
+            "/fleet" => Some(Self::Ops(OpsRoute::Fleet)),
+            "/cache" => Some(Self::Sessions(SessionsRoute::Cache)),
+            "/sessions" => Some(Self::Sessions(SessionsRoute::All)),
+            "/openapi.json" => Some(Self::Models(ModelsRoute::OpenApi)),
+            "/" => Some(Self::Models(ModelsRoute::Banner)),
+            _ => session(path).map(|(_, export)| {
+                if export {
+                    Self::Sessions(SessionsRoute::Export)
+                } else {
+                    Self::Sessions(SessionsRoute::One)
+                }
+            }),
         };
         let is = |known: &str| {
             // A path that ends in a slash stands for all that begin with it and go on.
@@ -132,50 +167,76 @@ impl Route {
                 path == known
             }
         };
-        own.or_else(|| Endpoint::ALL.into_iter().find(|surface| is(surface.path())).map(Self::Relay))
-            .or_else(|| List::ALL.into_iter().find(|list| is(list.path())).map(Self::List))
-            .or_else(|| Operation::ALL.into_iter().find(|operation| is(operation.path())).map(Self::Manage))
-            .or_else(|| UPLOADS.into_iter().find(|upload| is(upload)).map(Self::Upload))
-            .unwrap_or_else(|| Self::Unknown(ErrorFormat::of(path)))
+        own.or_else(|| {
+            Endpoint::ALL
+                .into_iter()
+                .find(|surface| is(surface.path()))
+                .map(|endpoint| Self::Ask(AskRoute::Relay(endpoint)))
+        })
+        .or_else(|| {
+            List::ALL
+                .into_iter()
+                .find(|list| is(list.path()))
+                .map(|found| Self::Models(ModelsRoute::List(found)))
+        })
+        .or_else(|| {
+            Operation::ALL
+                .into_iter()
+                .find(|operation| is(operation.path()))
+                .map(|found| Self::Models(ModelsRoute::Manage(found)))
+        })
+        .or_else(|| {
+            UPLOADS
+                .into_iter()
+                .find(|upload| is(upload))
+                .map(|found| Self::Models(ModelsRoute::Upload(found)))
+        })
+        .unwrap_or_else(|| Self::Unknown(ErrorFormat::of(path)))
     }
 
     /// Every route that is known.
     #[cfg(test)]
     pub(crate) fn all() -> impl Iterator<Item = Self> {
-        let own = [Self::Chat, Self::Health, Self::Livez, Self::Metrics, Self::Fleet];
+        let own = [
+            Self::Ask(AskRoute::Chat),
+            Self::Ops(OpsRoute::Health),
+            Self::Ops(OpsRoute::Livez),
+            Self::Ops(OpsRoute::Metrics),
+            Self::Ops(OpsRoute::Fleet),
+        ];
         own.into_iter()
             .chain([
-                Self::Cache,
-                Self::Sessions,
-                Self::Session,
-                Self::SessionExport,
-                Self::OpenApi,
-                Self::Banner,
+                Self::Sessions(SessionsRoute::Cache),
+                Self::Sessions(SessionsRoute::All),
+                Self::Sessions(SessionsRoute::One),
+                Self::Sessions(SessionsRoute::Export),
+                Self::Models(ModelsRoute::OpenApi),
+                Self::Models(ModelsRoute::Banner),
             ])
-            .chain(Endpoint::ALL.into_iter().map(Self::Relay))
-            .chain(List::ALL.into_iter().map(Self::List))
-            .chain(Operation::ALL.into_iter().map(Self::Manage))
-            .chain(UPLOADS.into_iter().map(Self::Upload))
+            .chain(Endpoint::ALL.into_iter().map(|endpoint| Self::Ask(AskRoute::Relay(endpoint))))
+            .chain(List::ALL.into_iter().map(|found| Self::Models(ModelsRoute::List(found))))
+            .chain(Operation::ALL.into_iter().map(|found| Self::Models(ModelsRoute::Manage(found))))
+            .chain(UPLOADS.into_iter().map(|found| Self::Models(ModelsRoute::Upload(found))))
     }
 
     /// The label of the route; never the raw path, which clients choose.
     pub(crate) fn label(self) -> &'static str {
         match self {
-            Self::Chat => "/chat",
-            Self::Health => "/health",
-            Self::Livez => "/livez",
-            Self::Metrics => "/metrics",
-            Self::Fleet => "/fleet",
-            Self::Cache => "/cache",
-            Self::Sessions => "/sessions",
-            Self::Session => "/sessions/{id}",
-            Self::SessionExport => "/sessions/{id}/export",
-            Self::OpenApi => "/openapi.json",
-            Self::Banner => "/",
-            Self::List(list) => list.path(),
-            Self::Relay(surface) => surface.label(),
-            Self::Manage(operation) => operation.path(),
-            Self::Upload(path) => path,
+            Self::Ask(AskRoute::Chat) => "/chat",
+            Self::Ops(OpsRoute::Health) => "/health",
+            Self::Ops(OpsRoute::Livez) => "/livez",
+            Self::Ops(OpsRoute::Metrics) => "/metrics",
+            Self::Ops(OpsRoute::Fleet) => "/fleet",
+            Self::Sessions(SessionsRoute::Cache) => "/cache",
+            Self::Sessions(SessionsRoute::All) => "/sessions",
+            Self::Sessions(SessionsRoute::One) => "/sessions/{id}",
+            Self::Sessions(SessionsRoute::Export) => "/sessions/{id}/export",
+            Self::Models(ModelsRoute::OpenApi) => "/openapi.json",
+            Self::Models(ModelsRoute::Banner) => "/",
+            Self::Models(ModelsRoute::List(list)) => list.path(),
+            Self::Ask(AskRoute::Relay(surface)) => surface.label(),
+            Self::Models(ModelsRoute::Manage(operation)) => operation.path(),
+            Self::Models(ModelsRoute::Upload(path)) => path,
             Self::Unknown(_) => "other",
         }
     }
@@ -183,20 +244,17 @@ impl Route {
     /// The allowed methods, as in the header `Allow`.
     pub(crate) fn allow(self) -> &'static str {
         let method = match self {
-            Self::Relay(surface) => surface.method(),
-            Self::Manage(operation) => operation.method(),
-            Self::Upload("/api/blobs/") => return "HEAD, POST",
-            Self::Session => return "DELETE, GET, HEAD",
-            Self::Cache => Method::DELETE,
-            Self::Chat | Self::Sessions | Self::Upload(_) => Method::POST,
-            Self::Health
-            | Self::Livez
-            | Self::Metrics
-            | Self::Fleet
-            | Self::SessionExport
-            | Self::OpenApi
-            | Self::Banner
-            | Self::List(_)
+            Self::Ask(AskRoute::Relay(surface)) => surface.method(),
+            Self::Models(ModelsRoute::Manage(operation)) => operation.method(),
+            Self::Models(ModelsRoute::Upload("/api/blobs/")) => return "HEAD, POST",
+            Self::Sessions(SessionsRoute::One) => return "DELETE, GET, HEAD",
+            Self::Sessions(SessionsRoute::Cache) => Method::DELETE,
+            Self::Ask(AskRoute::Chat)
+            | Self::Sessions(SessionsRoute::All)
+            | Self::Models(ModelsRoute::Upload(_)) => Method::POST,
+            Self::Ops(_)
+            | Self::Sessions(SessionsRoute::Export)
+            | Self::Models(ModelsRoute::OpenApi | ModelsRoute::Banner | ModelsRoute::List(_))
             | Self::Unknown(_) => Method::GET,
         };
         match method {
@@ -212,47 +270,30 @@ impl Route {
 
     /// Whether it is open even when API keys are set: probes and scrapers carry none.
     pub(crate) fn is_open(self) -> bool {
-        matches!(self, Self::Health | Self::Livez | Self::Metrics)
+        matches!(self, Self::Ops(OpsRoute::Health | OpsRoute::Livez | OpsRoute::Metrics))
     }
 
     /// Whether its requests count as requests for an answer.
     pub(crate) fn is_counted(self) -> bool {
         match self {
-            Self::Chat => true,
-            Self::Relay(surface) => surface.asks_a_model(),
-            Self::Health
-            | Self::Livez
-            | Self::Metrics
-            | Self::Fleet
-            | Self::Cache
-            | Self::Sessions
-            | Self::Session
-            | Self::SessionExport
-            | Self::OpenApi
-            | Self::Banner
-            | Self::List(_)
-            | Self::Manage(_)
-            | Self::Upload(_)
-            | Self::Unknown(_) => false,
+            Self::Ask(AskRoute::Chat) => true,
+            Self::Ask(AskRoute::Relay(surface)) => surface.asks_a_model(),
+            Self::Models(_) | Self::Sessions(_) | Self::Ops(_) | Self::Unknown(_) => false,
         }
     }
 
     /// Whose errors it has.
     pub(crate) fn family(self) -> ErrorFormat {
         match self {
-            Self::Chat
-            | Self::Health
-            | Self::Livez
-            | Self::Metrics
-            | Self::Fleet
-            | Self::Cache
-            | Self::Sessions
-            | Self::Session
-            | Self::SessionExport
-            | Self::OpenApi => ErrorFormat::Own,
-            Self::Relay(surface) => surface.family(),
-            Self::List(list) => ErrorFormat::of(list.path()),
-            Self::Banner | Self::Manage(_) | Self::Upload(_) => ErrorFormat::Ollama,
+            Self::Ask(AskRoute::Chat)
+            | Self::Ops(_)
+            | Self::Sessions(_)
+            | Self::Models(ModelsRoute::OpenApi) => ErrorFormat::Own,
+            Self::Ask(AskRoute::Relay(surface)) => surface.family(),
+            Self::Models(ModelsRoute::List(list)) => ErrorFormat::of(list.path()),
+            Self::Models(ModelsRoute::Banner | ModelsRoute::Manage(_) | ModelsRoute::Upload(_)) => {
+                ErrorFormat::Ollama
+            }
             Self::Unknown(family) => family,
         }
     }

@@ -101,6 +101,7 @@ pub(crate) async fn create<P, B>(
     service: &Service<P>,
     headers: &HeaderMap,
     body: B,
+    caller: Result<CallerId, Error>,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error>
 where
@@ -108,7 +109,7 @@ where
     B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
 {
     let config = service.config();
-    let caller = CallerId::of(headers, config.caller_header.as_ref())?;
+    let caller = caller?;
     let body = body::read(service, headers, body, config.body_limits.other).await?;
     let head = request::head(&body)?;
     let id = random_id(service);
@@ -130,10 +131,11 @@ where
 pub(crate) async fn show<P: Platform>(
     service: &Service<P>,
     parts: &Parts,
+    caller: Result<CallerId, Error>,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
     let page = Page::of(parts.uri.query())?;
-    let (id, key) = named(service, parts)?;
+    let (id, key) = named(parts, caller)?;
     let session = load(service, &key, page.span(), account).await?;
     let (turns, next) = page.turns(&session.turns);
     let shown = Shown {
@@ -151,10 +153,11 @@ pub(crate) async fn show<P: Platform>(
 pub(crate) async fn export<P: Platform>(
     service: &Service<P>,
     parts: &Parts,
+    caller: Result<CallerId, Error>,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
     let form = ExportFormat::of(parts.uri.query(), &parts.headers)?;
-    let (id, session) = load_whole(service, parts, account).await?;
+    let (id, session) = load_whole(service, parts, caller, account).await?;
     // The id may be a secret, and a name of a file is seen by many.
     let (mut response, name) = match form {
         ExportFormat::Json => {
@@ -183,9 +186,10 @@ pub(crate) async fn export<P: Platform>(
 pub(crate) async fn delete<P: Platform>(
     service: &Service<P>,
     parts: &Parts,
+    caller: Result<CallerId, Error>,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
-    let (_, key) = named(service, parts)?;
+    let (_, key) = named(parts, caller)?;
     let deleted = service.store().delete_session(&key).await;
     if !needed(service, account, "session_delete", deleted)? {
         return Err(Error::SessionNotFound);
@@ -196,8 +200,8 @@ pub(crate) async fn delete<P: Platform>(
 }
 
 /// The id that the path names, and the caller's session of that id.
-fn named<P: Platform>(service: &Service<P>, parts: &Parts) -> Result<(String, SessionKey), Error> {
-    let caller = CallerId::of(&parts.headers, service.config().caller_header.as_ref())?;
+fn named(parts: &Parts, caller: Result<CallerId, Error>) -> Result<(String, SessionKey), Error> {
+    let caller = caller?;
     let id = request::id(parts.uri.path())?;
     let key = SessionKey::of(&caller, &id)?;
     Ok((id, key))
@@ -217,9 +221,10 @@ async fn load<P: Platform>(
 async fn load_whole<P: Platform>(
     service: &Service<P>,
     parts: &Parts,
+    caller: Result<CallerId, Error>,
     account: &mut Account,
 ) -> Result<(String, Session), Error> {
-    let (id, key) = named(service, parts)?;
+    let (id, key) = named(parts, caller)?;
     let mut session = load(service, &key, EXPORTED, account).await?;
     while let Some(oldest) = session.turns.first().filter(|_| session.skipped > 0) {
         let skipped = load(service, &key, Span { before: Some(&oldest.id), ..EXPORTED }, account).await?;

@@ -39,6 +39,7 @@ pub(crate) async fn chat<P, B>(
     service: &Service<P>,
     headers: &HeaderMap,
     body: B,
+    caller: &CallerId,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error>
 where
@@ -46,10 +47,9 @@ where
     B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
 {
     let config = service.config();
-    let caller = CallerId::of(headers, config.caller_header.as_ref())?;
     let body = body::read(service, headers, body, config.body_limits.chat).await?;
     let question = ChatQuestion::parse(&body, headers, &config.default_model)?;
-    ask(service, headers, &caller, account, question).await
+    ask(service, headers, caller, account, question).await
 }
 
 /// A request to `/chat`.

@@ -31,6 +31,7 @@ pub(crate) async fn relay<P, B>(
     endpoint: Endpoint,
     parts: &Parts,
     body: B,
+    caller: &CallerId,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error>
 where
@@ -38,7 +39,6 @@ where
     B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
 {
     let config = service.config();
-    let caller = CallerId::of(&parts.headers, config.caller_header.as_ref())?;
     let session = session_id(&parts.headers)?;
     if !session.is_empty() && endpoint.dialect().is_none() {
         return Err(Error::SessionUnsupported);
@@ -49,7 +49,7 @@ where
         Bytes::new()
     };
     let question = RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body);
-    ask(service, &parts.headers, &caller, account, question).await
+    ask(service, &parts.headers, caller, account, question).await
 }
 
 /// A request to an endpoint that Ollama speaks.
