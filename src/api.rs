@@ -1,6 +1,6 @@
-//! Our own HTTP: what comes in and goes out, whoever answers it.
+//! Paddock's own HTTP: routes, callers, errors, request bodies and replies.
 //!
-//! It knows no host, no store and no setting.
+//! It knows no backend host, no store and no settings.
 
 pub mod auth;
 pub(crate) mod body;

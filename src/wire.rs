@@ -1,4 +1,4 @@
-//! Wire formats: pure framers and types, bytes in and values out.
+//! Wire formats of others (Ollama, OpenAI, Anthropic): pure parsers and writers, bytes in and values out.
 
 pub mod dialect;
 pub(crate) mod form;

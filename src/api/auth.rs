@@ -1,6 +1,6 @@
-//! Who asks: API keys, and the scope that separates one caller's cache and sessions from another's.
+//! Who sent a request: API keys, and the caller id that separates one caller's cache and sessions from another's.
 //!
-//! A credential is hashed at once; neither it nor its hash may reach a log, a label or a reply.
+//! Credentials are hashed at once; neither a credential nor its hash may reach a log, a label or a reply.
 
 use http::{HeaderMap, HeaderName, HeaderValue, header};
 use sha2::{Digest, Sha256};
@@ -11,7 +11,7 @@ use super::error::Error;
 const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
 
-/// The part of every cache and session key that says whose it is.
+/// The part of every cache key and session key that identifies the caller.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct CallerId([u8; 32]);
 
@@ -22,17 +22,17 @@ impl std::fmt::Debug for CallerId {
 }
 
 impl CallerId {
-    /// Everybody who sends no credential.
+    /// The caller id of all requests without a credential.
     pub fn public() -> Self {
         Self(Sha256::digest(b"public").into())
     }
 
-    /// The scope of whoever sent these headers: SHA-256 of `Authorization`, else of `x-api-key`, else of
-    /// `api-key`, else the public one. With `trusted`, that header alone names the caller.
+    /// The caller id of a request: SHA-256 of `Authorization`, else of `x-api-key`, else of `api-key`, else
+    /// [`CallerId::public`]. With `trusted` only that header counts.
     ///
     /// # Errors
-    /// [`Error::AmbiguousCaller`] when the trusted header comes more than once: a proxy that appends instead of
-    /// replacing lets clients name themselves.
+    /// [`Error::AmbiguousCaller`] when the trusted header occurs more than once: behind a proxy that appends instead of
+    /// replacing it, clients could choose their caller id.
     pub fn of(headers: &HeaderMap, trusted: Option<&HeaderName>) -> Result<Self, Error> {
         if let Some(name) = trusted {
             let mut values = headers.get_all(name).iter();
@@ -52,13 +52,13 @@ impl CallerId {
         Self(Sha256::digest(value.as_bytes()).into())
     }
 
-    /// The 256 bits that go into keys.
+    /// The 256 bits that are hashed into keys.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
 
-/// The keys that open the service; none means that it is open to everybody.
+/// The API keys; an empty list opens the service to everybody.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct ApiKeys(Vec<[u8; 32]>);
 
@@ -69,28 +69,28 @@ impl std::fmt::Debug for ApiKeys {
 }
 
 impl ApiKeys {
-    /// The keys of a comma-separated list; blanks around a key do not count, empty ones neither.
+    /// The keys of a comma-separated list; white space around a key and empty entries are ignored.
     pub fn parse(list: &str) -> Self {
         let keys = list.split(',').map(str::trim).filter(|key| !key.is_empty());
         Self(keys.map(|key| Sha256::digest(key).into()).collect())
     }
 
-    /// Whether no key is needed.
+    /// Whether the list is empty, so that no key is needed.
     pub fn is_open(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Checks that one of the keys was sent.
+    /// Checks that the request has one of the keys.
     ///
     /// # Errors
-    /// [`Error::Unauthorized`] when keys are set and none was sent.
+    /// [`Error::Unauthorized`] when keys are set and the request has none of them.
     pub fn check(&self, headers: &HeaderMap) -> Result<(), Error> {
         if self.is_open() || self.is_held(headers) { Ok(()) } else { Err(Error::Unauthorized) }
     }
 
-    /// Whether one of the keys was sent; never when there are none.
+    /// Whether the request has one of the keys; `false` when the list is empty.
     ///
-    /// Digests are compared in constant time and all of them always, so that the time taken tells nothing.
+    /// Digests are compared in constant time, and always all of them, so that the duration reveals nothing.
     pub fn is_held(&self, headers: &HeaderMap) -> bool {
         let bearer = headers.get(header::AUTHORIZATION).and_then(bearer_token);
         let plain = [X_API_KEY, API_KEY].into_iter().filter_map(|name| headers.get(name));

@@ -1,8 +1,8 @@
-//! The port to randomness, and what is made of it. Nothing else in the core is random.
+//! The port for randomness, and the ids made from it. Nothing else in the core is random.
 
 use super::{MaybeSend, MaybeSync};
 
-/// Gives randomness, good enough for identifiers that must not be guessed.
+/// Gives random bits, good enough for identifiers that must not be guessed.
 pub trait Entropy: MaybeSend + MaybeSync {
     /// 64 random bits.
     fn random(&self) -> u64;

@@ -1,7 +1,7 @@
-//! What the service tells its operator, as typed events.
+//! The port for the log: what the service reports to its operator, as typed events.
 //!
-//! An event has no field that could hold a message, a reply, a credential or a session id, so none can reach a
-//! log. A host turns events into lines; it never adds to them.
+//! An event has no field that could hold a message, a reply, a credential or a session id, so none of these can reach a
+//! log. A platform turns events into lines and adds nothing to them.
 
 use std::time::Duration;
 
@@ -9,7 +9,7 @@ use serde::Serialize;
 
 use super::{MaybeSend, MaybeSync};
 
-/// Takes what the service has to say to its operator.
+/// Receives the events.
 pub trait Journal: MaybeSend + MaybeSync {
     /// Writes one event; must not block and must not fail.
     fn record(&self, event: &Event<'_>);
@@ -19,11 +19,11 @@ pub trait Journal: MaybeSend + MaybeSync {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Level {
-    /// The ordinary course of things.
+    /// Normal operation.
     Info,
-    /// Something is impaired; requests are still served.
+    /// Something is impaired, but requests are served.
     Warn,
-    /// A request failed for a reason on our side or upstream.
+    /// A request failed because of Paddock or of a host.
     Error,
 }
 
@@ -35,32 +35,32 @@ pub enum Event<'a> {
     Request(RequestRecord<'a>),
     /// One attempt at a backend host failed; another may follow.
     AttemptFailed {
-        /// The request it was made for.
+        /// The id of the request.
         request_id: &'a str,
         /// The host's address.
         host: &'a str,
-        /// What happened: a stable word.
+        /// The failure as a stable word.
         outcome: &'static str,
-        /// What exactly happened, as far as it is known without reading content.
+        /// Details of the failure, without content of the request or the answer.
         detail: &'a str,
     },
     /// The store stopped answering. Once per outage.
     StoreDown {
-        /// The operation that met it.
+        /// The operation that failed first.
         operation: &'static str,
         /// What the store or its connection said.
         detail: &'a str,
     },
     /// The store answers again.
     StoreUp,
-    /// A living store refuses an operation. Once, until that operation succeeds.
+    /// A store that answers refuses an operation. Once, until that operation succeeds.
     StoreRefuses {
         /// The operation.
         operation: &'static str,
         /// What the store said.
         detail: &'a str,
     },
-    /// The settings do not hold; every problem is listed.
+    /// The settings are invalid; every problem is listed.
     Misconfigured {
         /// One sentence per problem.
         problems: &'a [String],
@@ -78,7 +78,7 @@ impl Event<'_> {
         }
     }
 
-    /// A short sentence for people; the fields carry the facts.
+    /// A short sentence for people; the fields of the event hold the data.
     pub fn summary(&self) -> &'static str {
         match self {
             Self::Request(_) => "request",
@@ -91,10 +91,10 @@ impl Event<'_> {
     }
 }
 
-/// What is told about one request.
+/// One request in the log.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct RequestRecord<'a> {
-    /// Urgency, from the outcome.
+    /// The urgency, derived from the outcome.
     #[serde(skip)]
     pub level: Level,
     /// The id that the reply carries in `X-Request-Id`.
@@ -103,22 +103,22 @@ pub struct RequestRecord<'a> {
     pub method: &'a str,
     /// The route, never the raw path.
     pub route: &'static str,
-    /// The reply's status; 499 when the client left before it.
+    /// The reply's status; 499 when the client left before the reply.
     pub status: u16,
     /// `ok` or the error's code.
     pub outcome: &'static str,
-    /// Time until the last byte was handed over, written in microseconds.
+    /// The time until the last byte was handed over, written in microseconds.
     #[serde(rename = "duration_us", serialize_with = "microseconds")]
     pub duration: Duration,
-    /// What the cache did.
+    /// What the cache did (the word of `X-Cache`).
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cache: Option<&'static str>,
-    /// The host that answered, by its address.
+    /// The address of the host that answered.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub host: Option<&'a str>,
-    /// How many backend hosts were asked.
+    /// How many attempts were made at hosts.
     pub attempts: usize,
-    /// What the client was not told.
+    /// Details that the client was not told.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub detail: Option<&'a str>,
 }

@@ -1,14 +1,14 @@
 //! Bounds that are `Send` and `Sync` where threads exist, and nothing on wasm.
 //!
-//! They let one trait serve a host with threads and a host with one. They never decide anything at run time.
+//! With them one trait serves a platform with threads and a platform with one thread. They decide nothing at run time.
 
-/// `Send` where threads exist, nothing on wasm, so that a Spin host may hold an `Rc`.
+/// `Send` where threads exist, nothing on wasm, so that the Spin platform may hold an `Rc`.
 #[cfg(not(target_family = "wasm"))]
 pub trait MaybeSend: Send {}
 #[cfg(not(target_family = "wasm"))]
 impl<T: Send> MaybeSend for T {}
 
-/// `Send` where threads exist, nothing on wasm, so that a Spin host may hold an `Rc`.
+/// `Send` where threads exist, nothing on wasm, so that the Spin platform may hold an `Rc`.
 #[cfg(target_family = "wasm")]
 pub trait MaybeSend {}
 #[cfg(target_family = "wasm")]

@@ -1,4 +1,4 @@
-//! The ports to time: what it is now, and waiting. Nothing else in the core reads a clock.
+//! The ports for time: reading a clock, and waiting. Nothing else in the core reads a clock.
 
 use std::{future::Future, time::Duration};
 
@@ -6,11 +6,11 @@ use super::{MaybeSend, MaybeSync};
 
 /// Tells the time.
 pub trait Clock: MaybeSend + MaybeSync {
-    /// Time since an arbitrary origin that stays fixed while the host lives; never goes back.
+    /// The time since an arbitrary origin, which stays fixed while the process lives; it never goes back.
     fn now(&self) -> Duration;
 }
 
-/// Waits.
+/// Waits for a time to pass.
 pub trait Timer: MaybeSend + MaybeSync {
     /// Resolves once `time` has passed.
     fn sleep(&self, time: Duration) -> impl Future<Output = ()> + MaybeSend + 'static;

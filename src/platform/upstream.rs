@@ -1,6 +1,6 @@
 //! The port to backend hosts: a request goes out, its answer streams in.
 //!
-//! Time limits are data that travels with a call: the platform enforces them, the core never races timers.
+//! The time limits are passed with each call: the platform enforces them, and the core races no timers.
 
 use std::{future::Future, time::Duration};
 
@@ -9,16 +9,16 @@ use http_body::Body;
 
 use super::{MaybeSend, MaybeSync};
 
-/// How long each phase of an upstream call may take. The host enforces them.
+/// How long each phase of an upstream call may take. The platform enforces them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Timeouts {
-    /// From the start until the connection stands, name resolution and TLS included.
+    /// From the start until the connection is made, name resolution and TLS included.
     pub connect: Duration,
     /// From the sent request until the response head. Ollama withholds the head while it loads a model.
     pub first_byte: Duration,
     /// Between two pieces of the response body.
     pub between_bytes: Duration,
-    /// From the start until the end of the response body, if that is limited.
+    /// From the start until the end of the response body, if the call has such a limit.
     pub total: Option<Duration>,
 }
 
@@ -28,15 +28,15 @@ pub enum UpstreamFailure {
     /// No connection: refused, unresolvable or not allowed.
     #[error("unreachable: {0}")]
     Unreachable(String),
-    /// A limit passed.
+    /// A time limit passed.
     #[error("timed out {0}")]
     TimedOut(Phase),
-    /// The peer broke off, or did not speak HTTP.
+    /// The host closed the connection early, or did not speak HTTP.
     #[error("protocol: {0}")]
     Protocol(String),
 }
 
-/// The phase in which a limit passed.
+/// The phase of a call whose time limit passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Phase {
     /// Making the connection.
@@ -66,7 +66,7 @@ pub trait Upstream: MaybeSend + MaybeSync {
     /// unless the body was complete.
     type Body: Body<Data = Bytes, Error = UpstreamFailure> + Unpin + MaybeSend + 'static;
 
-    /// Sends `request` and resolves with the response head. Dropping the future gives the call up.
+    /// Sends `request` and resolves with the response head. Dropping the future cancels the call.
     fn send(
         &self,
         request: http::Request<Bytes>,

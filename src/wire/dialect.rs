@@ -1,7 +1,7 @@
-//! Messages of a conversation, carried from one chat protocol to another.
+//! Converts the messages of a conversation from one chat protocol to another.
 //!
-//! A message is kept as the JSON its writer sent, and is written anew only for a reader of another dialect. Never
-//! fails: what cannot be read becomes its text.
+//! A message is stored as the JSON that its client or host sent, and is rewritten only for another dialect. Conversion
+//! never fails: content of an unknown form becomes text.
 
 mod call;
 mod read;
@@ -20,7 +20,7 @@ pub(super) use read::read;
 pub(crate) use thread::Thread;
 pub(super) use write::{calls, write};
 
-/// The form of a chat protocol's messages.
+/// The format in which a chat protocol writes messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Dialect {
     /// Ollama's `/api/chat`.
@@ -34,7 +34,7 @@ pub enum Dialect {
 impl Dialect {
     const ALL: [Self; 3] = [Self::Ollama, Self::OpenAi, Self::Anthropic];
 
-    /// The dialect's name, as it is stored.
+    /// The dialect's name, as it stands in stored turns.
     fn name(self) -> &'static str {
         match self {
             Self::Ollama => "ollama",
@@ -43,7 +43,7 @@ impl Dialect {
         }
     }
 
-    /// The dialect that has this name.
+    /// The dialect of a name that [`Dialect::name`] gave; `None` for any other text.
     pub(crate) fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|dialect| dialect.name() == name)
     }
@@ -61,22 +61,22 @@ impl Serialize for Dialect {
 pub struct RawMessage(Box<RawValue>);
 
 impl RawMessage {
-    /// Keeps a message.
+    /// Copies a message.
     pub fn from_raw(message: &RawValue) -> Self {
         Self(message.to_owned())
     }
 
-    /// The message, to be looked into.
+    /// The message as JSON that can be parsed.
     pub fn as_raw(&self) -> &RawValue {
         &self.0
     }
 
-    /// Its JSON.
+    /// The message's JSON text.
     pub fn as_str(&self) -> &str {
         self.0.get()
     }
 
-    /// The length of its JSON in bytes.
+    /// The length of the JSON text in bytes.
     #[expect(clippy::len_without_is_empty, reason = "no JSON is empty")]
     pub fn len(&self) -> usize {
         self.0.get().len()
@@ -103,7 +103,7 @@ impl fmt::Debug for RawMessage {
     }
 }
 
-/// Whose message it is.
+/// Who wrote a message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum MessageRole {
     /// Instructions; `developer` in newer OpenAI models.
@@ -114,12 +114,13 @@ pub enum MessageRole {
     Assistant,
     /// The result of a tool call.
     Tool,
-    /// None of these, or no message at all.
+    /// An unknown role, or JSON that is no message.
     #[default]
     Other,
 }
 
-/// Whose message it is. Anthropic sends results of tools as messages of the user.
+/// The role of a message. Anthropic sends results of tools inside messages of the user; those count as
+/// [`MessageRole::Tool`].
 pub fn role(message: &RawValue) -> MessageRole {
     let Some(message) = Members::of(message) else { return MessageRole::Other };
     let role = message.string("role").unwrap_or_default();
@@ -140,12 +141,12 @@ pub fn role(message: &RawValue) -> MessageRole {
     }
 }
 
-/// Whether the model calls tools in a message.
+/// Whether the message is the assistant's and calls tools.
 pub fn calls_tools(message: &RawValue) -> bool {
     role(message) == MessageRole::Assistant && !read::read(message).calls.is_empty()
 }
 
-/// The text of a message, or of content by itself: a string, or the texts of its parts by line.
+/// The text of a message or of bare content: a string, or the texts of its parts joined by line breaks.
 pub fn text(message: &RawValue) -> String {
     match Members::of(message) {
         Some(members) => members.raw("content").map_or_else(|| read::part(message), read::text),
@@ -153,19 +154,19 @@ pub fn text(message: &RawValue) -> String {
     }
 }
 
-/// How much of a message a model reads.
+/// The size of messages, as far as a model reads them; tokens are estimated from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Weight {
-    /// How many messages it is of.
+    /// The number of messages.
     pub messages: usize,
-    /// Bytes of text, thinking and calls.
+    /// Bytes of text, thinking and tool calls.
     pub bytes: usize,
-    /// How many images it has; their size says nothing of what a model makes of them.
+    /// The number of images. Their size in bytes tells nothing about their tokens.
     pub images: usize,
 }
 
 impl Weight {
-    /// The weight of a message, or of any JSON that is none, such as a description of tools.
+    /// The weight of a message, or of JSON that is no message, such as a description of tools.
     pub fn of(message: &RawValue) -> Self {
         let said = read::read(message);
         let calls = said.calls.iter().map(|call| call.name.len() + call.arguments.len());
@@ -173,7 +174,7 @@ impl Weight {
         Self { messages: 1, bytes, images: said.images.len() }
     }
 
-    /// The weight of a message that is a text alone.
+    /// The weight of a message that consists of `text` only.
     pub fn of_text(text: &str) -> Self {
         Self { messages: 1, bytes: text.len(), images: 0 }
     }
@@ -189,7 +190,7 @@ impl std::iter::Sum for Weight {
     }
 }
 
-/// What a message says, in no dialect.
+/// The content of a message, independent of the dialect.
 #[derive(Default)]
 pub(super) struct Message<'a> {
     pub(super) role: MessageRole,
@@ -197,16 +198,16 @@ pub(super) struct Message<'a> {
     pub(super) thinking: Cow<'a, str>,
     pub(super) images: Vec<Image<'a>>,
     pub(super) calls: Cow<'a, [Call]>,
-    /// Of a tool's result: the call's id.
+    /// Only in the result of a tool: the id of the call.
     pub(super) call_id: Option<Cow<'a, str>>,
-    /// Of a tool's result: the tool's name.
+    /// Only in the result of a tool: the tool's name.
     pub(super) tool_name: Option<Cow<'a, str>>,
 }
 
 pub(super) enum Image<'a> {
     /// Base64, with the media type.
     Data { media: Cow<'a, str>, base64: Cow<'a, str> },
-    /// Somewhere else; Ollama does not fetch it.
+    /// A URL that is no `data:` URI. Ollama does not fetch it.
     Url(Cow<'a, str>),
 }
 
@@ -214,7 +215,7 @@ fn kind<'a>(part: &Members<'a>) -> Cow<'a, str> {
     part.string("type").unwrap_or_default()
 }
 
-/// JSON text that is one object, or an empty one in its place.
+/// `text` if it is a JSON object, else an empty object.
 fn object(text: &str) -> &str {
     let text = text.trim();
     if Members::parse(text.as_bytes()).is_some() { text } else { "{}" }

@@ -1,7 +1,7 @@
-//! An answer in the other form: a stream made of a whole answer, and a whole one of a stream.
+//! Converts answers between the two deliveries: a whole answer into a stream, and a stream into a whole answer.
 //!
-//! Only where nothing is lost: what is not known here makes the answer one that cannot be built. Values are taken over as
-//! they were written.
+//! It converts only what it can convert without a loss: an answer with a member that is unknown here gives `None`.
+//! Values are copied as they were written.
 
 use std::borrow::Cow;
 
@@ -13,16 +13,16 @@ use super::{
     protocol::Protocol,
 };
 
-/// What of a line of Ollama's comes with every piece, and what alone with the last.
+/// The members of an Ollama line that occur in every line; all others occur in the last line only.
 const OLLAMA_PIECES: [&str; 8] =
     ["model", "created_at", "message", "response", "thinking", "tool_calls", "logprobs", "done"];
-/// What a message of Ollama's says.
+/// The members that a message of Ollama may have.
 const OLLAMA_MESSAGE: [&str; 4] = ["role", "content", "thinking", "tool_calls"];
-/// What a whole answer of OpenAI's has.
+/// The members that a whole answer of OpenAI may have.
 const OPENAI_ANSWER: [&str; 7] =
     ["id", "object", "created", "model", "system_fingerprint", "choices", "usage"];
 
-/// The events of a stream that says what the whole answer `body` does; `request` is what was asked.
+/// The events of a stream with the same content as the whole answer `body`; `request` is the request's body.
 pub(crate) fn stream(protocol: Protocol, body: &[u8], request: &[u8]) -> Option<Vec<Bytes>> {
     let answer = Members::parse(body)?;
     match protocol {
@@ -33,12 +33,12 @@ pub(crate) fn stream(protocol: Protocol, body: &[u8], request: &[u8]) -> Option<
     }
 }
 
-/// The whole answer that says what the stream `body` does.
+/// The whole answer with the same content as the stream `body`.
 pub(crate) fn whole(protocol: Protocol, body: &[u8]) -> Option<Bytes> {
     match protocol {
         Protocol::OllamaChat => ollama_whole(body, true),
         Protocol::OllamaGenerate => ollama_whole(body, false),
-        // Their streams do not tell all that their whole answers do.
+        // Streams of these protocols lack members that their whole answers have.
         Protocol::OpenAiChat
         | Protocol::OpenAiCompletion
         | Protocol::OpenAiResponse
@@ -46,7 +46,7 @@ pub(crate) fn whole(protocol: Protocol, body: &[u8]) -> Option<Bytes> {
     }
 }
 
-/// A JSON object in the making.
+/// A JSON object under construction.
 struct Object(Vec<u8>);
 
 impl Object {
@@ -58,7 +58,7 @@ impl Object {
         if self.0.len() > 1 {
             self.0.push(b',');
         }
-        // A string cannot fail.
+        // Serialising a string cannot fail.
         self.0.extend(serde_json::to_vec(name).unwrap_or_default());
         self.0.push(b':');
         self.0.extend_from_slice(value);
@@ -86,7 +86,7 @@ fn array<'a>(values: impl IntoIterator<Item = &'a [u8]>) -> Vec<u8> {
     array
 }
 
-/// Two lines: what the model said, and the end with the counts.
+/// Two lines: the content, then the end with the counts.
 fn ollama_stream(answer: &Members<'_>) -> Option<Vec<Bytes>> {
     if answer.boolean("done") != Some(true) {
         return None;
@@ -118,7 +118,7 @@ fn ollama_stream(answer: &Members<'_>) -> Option<Vec<Bytes>> {
     Some([said, end].into_iter().map(|line| [line.finish(), b"\n".to_vec()].concat().into()).collect())
 }
 
-/// What is added up of the lines of a stream.
+/// The concatenated contents of a stream's lines.
 #[derive(Default)]
 struct Sum<'a> {
     role: Option<&'a RawValue>,
@@ -129,7 +129,7 @@ struct Sum<'a> {
 }
 
 impl<'a> Sum<'a> {
-    /// Adds what a line says, or the message in it; `text` is what its text is called.
+    /// Adds the content of a line, or of the message in it; `text` is the name of the member with the text.
     fn add(&mut self, said: &Members<'a>, text: &str) -> Option<()> {
         self.role = self.role.or_else(|| said.raw("role"));
         for (name, sum) in [(text, &mut self.text), ("thinking", &mut self.thinking)] {
@@ -203,7 +203,8 @@ fn ollama_whole(body: &[u8], is_chat: bool) -> Option<Bytes> {
     Some(whole.finish().into())
 }
 
-/// One event of what each choice says, one of why it stopped, and the counts where they were asked for.
+/// One event with the content of each choice, one with each finish reason, and one with the usage if the request asked
+/// for it.
 fn openai_stream(answer: &Members<'_>, request: &[u8], object: &str) -> Option<Vec<Bytes>> {
     if !answer.iter().all(|(name, _)| OPENAI_ANSWER.contains(&&**name)) {
         return None;
@@ -237,7 +238,7 @@ fn openai_stream(answer: &Members<'_>, request: &[u8], object: &str) -> Option<V
                     end.set(name, raw);
                 }
                 "message" => {
-                    // In a stream a call is told by its index.
+                    // In a stream the index identifies a tool call.
                     let calls = Members::of(value)?.array("tool_calls").unwrap_or_default();
                     if !calls
                         .iter()

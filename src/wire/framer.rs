@@ -1,7 +1,10 @@
-//! A stream of bytes, cut into events as they arrive: lines of NDJSON, or server-sent events.
+//! Cuts a stream of bytes into events as they arrive: lines of NDJSON, or server-sent events.
 //!
-//! Never loses or changes a byte: the events joined are the stream. Holds one unfinished event at most, and never
-//! more of it than the limit. An event that arrives in one piece is handed on without a copy.
+//! It never loses or changes a byte: the events joined are the stream. It buffers one unfinished event at most, never
+//! more of it than the limit, and does not copy an event that arrives in one piece.
+//!
+//! No crate serves: `eventsource-stream`, `sse-stream` and the codecs of `tokio-util` decode into owned events, while
+//! Paddock passes the bytes on.
 
 use std::borrow::Cow;
 
@@ -32,12 +35,12 @@ pub struct Framer {
     limit: usize,
     unfinished: BytesMut,
     piece: Bytes,
-    /// Whether the line that was begun has a byte.
+    /// Whether the current line has a byte yet.
     in_line: bool,
     carriage: Option<Carriage>,
 }
 
-/// The last byte was a `\r`, and a `\n` that follows belongs to it.
+/// Set while the last byte was a `\r`: a following `\n` belongs to the same line end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Carriage {
     EndedLine,
@@ -45,7 +48,7 @@ enum Carriage {
 }
 
 impl Framer {
-    /// A framer that refuses events longer than `limit` bytes, their end included.
+    /// A framer that refuses events of more than `limit` bytes, line end included.
     pub fn new(framing: Framing, limit: usize) -> Self {
         Self {
             framing,
@@ -57,17 +60,17 @@ impl Framer {
         }
     }
 
-    /// Takes the next piece of the stream. Every event of the former one must have been taken.
+    /// Takes the next piece of the stream. The caller must have taken every event of the piece before.
     pub fn push(&mut self, piece: Bytes) {
         debug_assert!(self.piece.is_empty(), "events of the former piece were not taken");
         self.piece = piece;
     }
 
-    /// The bytes of the next complete event with its end; `None` when more bytes are needed. A blank line that ends
-    /// no event is an event by itself, without [`data`].
+    /// The bytes of the next complete event, line end included; `None` when more bytes are needed. A blank line that
+    /// follows no event is an event of its own, without [`data`].
     ///
     /// # Errors
-    /// [`EventTooLong`]; the stream cannot be read further.
+    /// [`EventTooLong`]; then the stream cannot be read any further.
     pub fn next_event(&mut self) -> Result<Option<Bytes>, EventTooLong> {
         let end = match self.framing {
             Framing::Lines => memchr::memchr(b'\n', &self.piece).map(|at| at.saturating_add(1)),
@@ -87,14 +90,15 @@ impl Framer {
         Ok(end.map(|_| self.unfinished.split().freeze()))
     }
 
-    /// What followed the last complete event, when the stream has ended; `None` when that is blank. Ollama ends a
-    /// single object without a line end. An event that ends in a lone `\r` waits here for its `\n` too.
+    /// The bytes behind the last complete event, once the stream has ended; `None` when they are blank. Ollama ends a
+    /// single object without a line end. An event that ends in a lone `\r` is returned here, because a `\n` could have
+    /// followed.
     pub fn finish(self) -> Option<Bytes> {
         let rest = self.unfinished.freeze();
         (!rest.trim_ascii().is_empty()).then_some(rest)
     }
 
-    /// Where the next server-sent event ends in the piece.
+    /// The offset at which the next server-sent event ends in the piece.
     fn event_end(&mut self) -> Option<usize> {
         let mut at = 0;
         loop {
@@ -124,7 +128,7 @@ impl Framer {
     }
 }
 
-/// What an event carries: a line without the space around it, or the joined `data` lines of a server-sent event.
+/// The payload of an event: a line without the space around it, or the joined `data` lines of a server-sent event.
 /// `None` when that is blank, as in comments.
 pub fn data(framing: Framing, event: &[u8]) -> Option<Cow<'_, [u8]>> {
     let data = match framing {
@@ -140,7 +144,7 @@ fn data_lines(event: &[u8]) -> Option<Cow<'_, [u8]>> {
     while !rest.is_empty() {
         let end = memchr::memchr2(b'\n', b'\r', rest).unwrap_or(rest.len());
         let (line, after) = rest.split_at(end);
-        // The `\n` of a `\r\n` reads as one more blank line here, which has no field.
+        // After a `\r\n` the `\n` is read here as one more blank line, which has no field.
         rest = after.get(1..).unwrap_or_default();
         let Some(value) = line.strip_prefix(b"data") else { continue };
         let value = match value.strip_prefix(b":") {
@@ -208,7 +212,7 @@ mod tests {
         assert_splits(Framing::Events, SSE, 4);
         let text = str::from_utf8(SSE).unwrap();
         assert_splits(Framing::Events, text.replace('\n', "\r\n").as_bytes(), 4);
-        // Whether a last lone `\r` is the end of the event is known when the stream ends.
+        // A lone `\r` at the end counts as the event's end only once the stream has ended.
         assert_splits(Framing::Events, text.replace('\n', "\r").as_bytes(), 3);
         assert_splits(Framing::Events, b"data: 1\r\n\ndata: 2\n\rdata: 3\n\r\ndata: 4\r\r\n\n\ndata: 5", 6);
     }

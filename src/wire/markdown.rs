@@ -1,4 +1,4 @@
-//! A message of any dialect as Markdown, for people. Images are named and never written out.
+//! Writes a message of any dialect as Markdown, for people to read. Images are mentioned, never included.
 
 use std::{borrow::Cow, fmt::Write as _};
 
@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use super::dialect::{Image, Message, MessageRole, read};
 
-/// Adds the message under the heading of its role, and a blank line before it.
+/// Appends the message under a heading with its role, after a blank line.
 pub(crate) fn write(text: &mut String, message: &RawValue) {
     let Message { role, text: words, thinking, images, calls, call_id, tool_name } = read(message);
     let heading = match role {
@@ -49,14 +49,14 @@ pub(crate) fn write(text: &mut String, message: &RawValue) {
     }
 }
 
-/// Adds a block of code, whose fence is longer than any row of backticks in it.
+/// Appends a code block. Its fence is longer than any run of backticks in the code.
 fn fenced(text: &mut String, language: &str, code: &str) {
     let longest = code.split(|letter| letter != '`').map(str::len).max().unwrap_or_default();
     let fence = "`".repeat(longest.max(2) + 1);
     let _ = write!(text, "\n{fence}{language}\n{}\n{fence}\n", code.trim_end());
 }
 
-/// How many bytes a text in base64 stands for.
+/// The number of bytes that a base64 text encodes.
 fn decoded(base64: &str) -> usize {
     base64.trim_end_matches('=').len() * 3 / 4
 }

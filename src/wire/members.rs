@@ -1,20 +1,24 @@
-//! The members of a JSON object, looked at without parsing their values, and insertions that touch no other byte.
+//! Finds the members of a JSON object without parsing their values, and inserts bytes without touching any other byte.
 //!
-//! Never writes JSON anew: what a client or a host sent goes on as it came.
+//! It never serialises a body anew: the bytes that a client or a host sent are passed on.
+//!
+//! No crate serves: `jiter`, `sonic-rs` and derived readers do not give byte offsets together with duplicate names and
+//! the case folding of Go's `encoding/json`, which Ollama uses.
 
 use std::{borrow::Cow, fmt};
 
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-/// The members of one JSON object in order, with their values as they stand in the body.
+/// The members of one JSON object in order, with their values as raw JSON.
 pub struct Members<'a> {
     body: &'a [u8],
     list: Vec<(Cow<'a, str>, &'a RawValue)>,
 }
 
 impl<'a> Members<'a> {
-    /// The members of a body; `None` unless it is exactly one JSON object in UTF-8, with space around it at most.
+    /// The members of a body; `None` unless the body is exactly one JSON object in UTF-8, with white space around it at
+    /// most.
     pub fn parse(body: &'a [u8]) -> Option<Self> {
         let mut list = Vec::new();
         Scanner(body).entries(*b"{}", |reader| {
@@ -26,34 +30,34 @@ impl<'a> Members<'a> {
         Some(Self { body, list })
     }
 
-    /// The members of a value that is an object.
+    /// The members of a value; `None` unless it is an object.
     pub fn of(value: &'a RawValue) -> Option<Self> {
         Self::parse(value.get().as_bytes())
     }
 
-    /// The value of a member, as Go's `encoding/json` finds it for Ollama: names match without case, and the last
+    /// The value of a member, found as Go's `encoding/json` finds it for Ollama: names match without case, and the last
     /// one wins. `null` counts as absent.
     pub fn raw(&self, name: &str) -> Option<&'a RawValue> {
         let (_, value) = self.list.iter().rev().find(|(key, _)| same_name(key, name))?;
         (value.get() != "null").then_some(*value)
     }
 
-    /// The members as they stand, names decoded.
+    /// The members in the order of the body, with their names decoded.
     pub fn iter(&self) -> impl Iterator<Item = &(Cow<'a, str>, &'a RawValue)> {
         self.list.iter()
     }
 
-    /// A member that is a string.
+    /// The value of a member that is a string.
     pub fn string(&self, name: &str) -> Option<Cow<'a, str>> {
         string(self.raw(name)?)
     }
 
-    /// A member that is `true` or `false`.
+    /// The value of a member that is `true` or `false`.
     pub fn boolean(&self, name: &str) -> Option<bool> {
         self.raw(name)?.get().parse().ok()
     }
 
-    /// A member that is a whole number.
+    /// The value of a member that is a whole number of at least 0.
     pub fn number(&self, name: &str) -> Option<u64> {
         self.raw(name)?.get().parse().ok()
     }
@@ -68,7 +72,7 @@ impl<'a> Members<'a> {
         Members::of(self.raw(name)?)
     }
 
-    /// Where a value starts in the body, in bytes; `None` for a value from elsewhere.
+    /// The byte offset of a value in the body; `None` for a value from another body.
     pub fn offset(&self, value: &'a RawValue) -> Option<usize> {
         let offset = value.get().as_ptr().addr().checked_sub(self.body.as_ptr().addr())?;
         (offset.checked_add(value.get().len())? <= self.body.len()).then_some(offset)
@@ -81,7 +85,7 @@ impl fmt::Debug for Members<'_> {
     }
 }
 
-/// A value that is a string, borrowed when it has no escapes. Half a surrogate pair becomes U+FFFD, as in Go.
+/// A string value, borrowed when it has no escapes. An unpaired surrogate becomes U+FFFD, as in Go.
 pub fn string(value: &RawValue) -> Option<Cow<'_, str>> {
     let mut rest = value.get().strip_prefix('"')?.strip_suffix('"')?;
     if memchr::memchr(b'\\', rest.as_bytes()).is_none() {
@@ -111,7 +115,7 @@ pub fn string(value: &RawValue) -> Option<Cow<'_, str>> {
     Some(Cow::Owned(text))
 }
 
-/// The letter behind `\u`, whose pair may be another escape, and what follows it.
+/// The character of the escape `\u`, which may need a second escape as its surrogate pair, and the rest of the text.
 fn code_point(escape: &str) -> Option<(char, &str)> {
     let unit = |text: &str| u16::from_str_radix(text.get(..4)?, 16).ok();
     let (first, after) = (unit(escape)?, escape.get(4..)?);
@@ -122,7 +126,7 @@ fn code_point(escape: &str) -> Option<(char, &str)> {
     Some((letter, if is_pair { after.get(6..)? } else { after }))
 }
 
-/// The elements of a value that is an array.
+/// The elements of an array value.
 pub fn elements(value: &RawValue) -> Option<Vec<&RawValue>> {
     let mut list = Vec::new();
     Scanner(value.get().as_bytes()).entries(*b"[]", |reader| {
@@ -132,8 +136,8 @@ pub fn elements(value: &RawValue) -> Option<Vec<&RawValue>> {
     Some(list)
 }
 
-/// Puts bytes into a body, each before the byte at its offset; an offset past the end is the end. What shares an
-/// offset keeps its order.
+/// Inserts bytes into a body, each before the byte at its offset; an offset past the end means the end. Insertions at
+/// the same offset keep their order.
 pub fn insert(body: &[u8], mut insertions: Vec<(usize, &[u8])>) -> Bytes {
     insertions.sort_by_key(|(at, _)| *at);
     let added: usize = insertions.iter().map(|(_, bytes)| bytes.len()).sum();
@@ -151,7 +155,7 @@ pub fn insert(body: &[u8], mut insertions: Vec<(usize, &[u8])>) -> Bytes {
     whole.into()
 }
 
-/// Go folds the two letters outside ASCII that have a partner inside it.
+/// Go folds two letters outside ASCII (the long s and the Kelvin sign) to letters inside it.
 fn same_name(left: &str, right: &str) -> bool {
     let fold = |letter: char| match letter {
         'ſ' => 's',
@@ -161,11 +165,11 @@ fn same_name(left: &str, right: &str) -> bool {
     left == right || left.chars().map(fold).eq(right.chars().map(fold))
 }
 
-/// What is left of a JSON text. Deriving readers from types instead would cost a component 60 kB.
+/// The rest of a JSON text. Readers derived from types would add 60 kB to a component.
 struct Scanner<'a>(&'a [u8]);
 
 impl<'a> Scanner<'a> {
-    /// Reads the whole text, which is a list of entries in brackets.
+    /// Reads the whole text, which must be a list of entries in brackets.
     fn entries(
         &mut self,
         [open, close]: [u8; 2],
@@ -189,7 +193,7 @@ impl<'a> Scanner<'a> {
         }
     }
 
-    /// Takes a byte with the space before it.
+    /// Consumes a byte and the white space before it.
     fn take(&mut self, byte: u8) -> Option<()> {
         self.skip_space();
         self.0 = self.0.strip_prefix(&[byte])?;

@@ -1,6 +1,6 @@
-//! Ollama's API beside the answers of models, as far as we touch it (Ollama 0.33, `api/types.go`).
+//! Types of Ollama's API beside the answers (Ollama 0.33, `api/types.go`), as far as Paddock writes them.
 //!
-//! Responses leave fields out when they are zero or empty, so none is required.
+//! Ollama leaves out fields that are zero or empty, so a reader requires none.
 
 use std::borrow::Cow;
 
@@ -16,15 +16,15 @@ pub struct OllamaChatRequest<'a> {
     pub model: &'a str,
     /// The conversation.
     pub messages: &'a [RawMessage],
-    /// Whether the answer comes in chunks.
+    /// Whether the answer is streamed.
     pub stream: bool,
-    /// The form that the answer must have: `"json"` or a schema.
+    /// The required format of the answer: `"json"` or a schema.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<&'a RawValue>,
-    /// The options of the run.
+    /// The runner options.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub options: Option<&'a RawValue>,
-    /// Whether and how hard the model thinks first.
+    /// Whether and how hard the model thinks before it answers.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub think: Option<&'a RawValue>,
     /// The tools that the model may call.
@@ -35,12 +35,12 @@ pub struct OllamaChatRequest<'a> {
     pub keep_alive: Option<&'a RawValue>,
 }
 
-/// A message of a conversation, to be written.
+/// A message that Paddock writes itself.
 #[derive(Debug, Serialize)]
 pub struct OllamaMessage<'a> {
-    /// Who says it.
+    /// The role.
     pub role: &'static str,
-    /// What is said.
+    /// The text.
     pub content: &'a str,
     /// Images in base64.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
@@ -48,9 +48,9 @@ pub struct OllamaMessage<'a> {
 }
 
 impl OllamaMessage<'_> {
-    /// The message as it goes over the wire.
+    /// The message as JSON.
     pub fn message(&self) -> RawMessage {
-        // Strings alone: writing them cannot fail.
+        // Serialising strings cannot fail.
         to_raw_value(self).unwrap_or_default().into()
     }
 }

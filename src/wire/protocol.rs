@@ -1,8 +1,11 @@
-//! What one event of an answer says, in delegate protocol it came.
+//! Reads one event or one whole answer of any of Ollama's chat protocols into a [`Chunk`]. Requests are read by the
+//! handlers, and messages are written by [`dialect`](super::dialect).
 //!
-//! The only place that knows the protocols' answers apart: everything after it sees a [`Chunk`]. Never requires a
-//! field, since Ollama leaves out what is zero or empty, and never judges a stream complete by anything but its
-//! terminator.
+//! This is the only place that tells the protocols' answers apart: all later code sees a [`Chunk`]. It never requires a
+//! field, since Ollama leaves out what is zero or empty, and only a stream's terminator makes a stream complete.
+//!
+//! No crate serves: the typed answers of `async-openai` and `ollama-rs` drop fields that they do not know, and Paddock
+//! passes the body on as it came.
 
 mod anthropic;
 mod ollama;
@@ -35,33 +38,33 @@ pub enum Protocol {
     AnthropicMessage,
 }
 
-/// What one event says; of several choices, the first alone.
+/// The content of one event; of several choices only the first.
 #[derive(Debug, Default)]
 pub struct Chunk<'a> {
     /// A piece of the reply.
     pub text: Cow<'a, str>,
-    /// A piece of what the model thinks before it replies.
+    /// A piece of the model's thinking before the reply.
     pub thinking: Cow<'a, str>,
     /// Pieces of tool calls.
     pub calls: Vec<CallPiece<'a>>,
-    /// Why the model stopped, in the protocol's own word.
+    /// Why the model stopped, in the protocol's own term.
     pub finish: Option<Cow<'a, str>>,
-    /// Ollama's own counts, where this event has them: estimates and placeholders are left out.
+    /// Ollama's own counts, where the event has them; estimates and placeholders are left out.
     pub tokens: Option<Tokens>,
-    /// Where the time went; Ollama's own protocol alone tells.
+    /// Where the time went; only Ollama's own protocol reports it.
     pub durations: Option<Durations>,
-    /// Whether the answer is complete. Nothing else tells that.
+    /// Whether the answer is complete. No other field tells that.
     pub end: bool,
-    /// The host says in band that it failed; its own words.
+    /// The host's error message, when it reports a failure inside the stream.
     pub error: Option<Cow<'a, str>>,
 }
 
 /// A piece of a tool call: a whole one in Ollama's protocol, a fragment in the others.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub struct CallPiece<'a> {
-    /// Which call of the answer this belongs to. Ollama repeats it for calls of their own.
+    /// The index of the call that this piece belongs to. Ollama repeats the same index for different calls.
     pub index: usize,
-    /// The call's name for itself, on its first piece.
+    /// The call's id, on its first piece.
     pub id: Option<Cow<'a, str>>,
     /// The tool's name, on the call's first piece.
     pub name: Option<Cow<'a, str>>,
@@ -69,7 +72,7 @@ pub struct CallPiece<'a> {
     pub arguments: Cow<'a, str>,
 }
 
-/// Where a host's time went, in nanoseconds; 0 when it does not say.
+/// Where a host spent the time, in nanoseconds; 0 when it does not report it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Durations {
     /// The whole request.
@@ -111,21 +114,22 @@ impl Protocol {
     }
 }
 
-/// The words of a failure, as the body of an error or in band: a string, or the message of an object. Ollama's own form
-/// of it also comes over the foreign protocols.
+/// The message of a failure, from an error's body or from inside a stream: a string, or the `message` of an object.
+/// Ollama sends the string also over the protocols of OpenAI and Anthropic.
 pub(crate) fn failure<'a>(of: &Members<'a>) -> Option<Cow<'a, str>> {
     let error = of.raw("error")?;
     let words = members::string(error).or_else(|| Members::of(error)?.string("message"));
     Some(words.unwrap_or(Cow::Borrowed("error without a message")))
 }
 
-/// Whether the answer to something other than a conversation is one: no failure, and not an empty list of embeddings.
+/// Whether a response of a path without chat, such as `/api/embed`, has content: it is no failure and no empty list of
+/// embeddings.
 pub(crate) fn says_something(of: &Members<'_>) -> bool {
     let is_empty = |name: &&str| of.array(name).is_some_and(|list| list.is_empty());
     failure(of).is_none() && !["embeddings", "embedding", "data"].iter().any(is_empty)
 }
 
-/// The counts of a `usage` object, unless they are the zeros of a placeholder.
+/// The counts of a `usage` object; `None` when all are 0, as in a placeholder.
 fn usage(of: &Members<'_>, prompt: &str, completion: &str) -> Option<Tokens> {
     let usage = of.object("usage")?;
     let tokens = Tokens {
@@ -135,23 +139,23 @@ fn usage(of: &Members<'_>, prompt: &str, completion: &str) -> Option<Tokens> {
     (tokens != Tokens::default()).then_some(tokens)
 }
 
-/// Arguments as JSON text, whether they came as a string of it or as a value.
+/// The arguments of a call as JSON text. They come as a string with JSON or as a value.
 pub(super) fn arguments(value: Option<&RawValue>) -> Cow<'_, str> {
     let Some(value) = value else { return Cow::Borrowed("") };
     members::string(value).unwrap_or_else(|| Cow::Borrowed(value.get()))
 }
 
-/// A string that says something: some servers repeat empty ids and names.
+/// A string member that is not empty: some servers repeat empty ids and names.
 fn filled<'a>(of: &Members<'a>, name: &str) -> Option<Cow<'a, str>> {
     of.string(name).filter(|text| !text.is_empty())
 }
 
-/// The index of a choice, call or block; the first when it is not told.
+/// The index of a choice, call or block; 0 when it is absent.
 fn index(of: &Members<'_>, name: &str) -> usize {
     of.number(name).and_then(|index| index.try_into().ok()).unwrap_or(0)
 }
 
-/// Adds text to text, without a copy for the first.
+/// Appends a piece; the first piece is not copied.
 fn append<'a>(whole: &mut Cow<'a, str>, piece: Cow<'a, str>) {
     if whole.is_empty() {
         *whole = piece;

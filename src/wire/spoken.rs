@@ -1,6 +1,6 @@
-//! What the model said, added up from the chunks of its answer.
+//! The text, thinking and tool calls of an answer, added up from its chunks.
 //!
-//! Never reads a protocol: chunks come alike from all of them.
+//! It never reads a protocol: the chunks of all protocols are alike.
 
 use std::{borrow::Cow, fmt};
 
@@ -11,23 +11,23 @@ use super::{
     protocol::{CallPiece, Chunk},
 };
 
-/// An answer as far as it was heard. Its `Debug` form shows no content.
+/// An answer as far as it was received. Its `Debug` form shows no content.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Spoken {
     /// The reply.
     pub text: String,
-    /// What the model thought before it.
+    /// The model's thinking before the reply.
     pub thinking: String,
-    /// The tools it calls.
+    /// The tool calls.
     pub calls: Vec<Call>,
-    /// Why it stopped, in the protocol's own word.
+    /// Why the model stopped, in the protocol's own term.
     pub finish: Option<String>,
-    /// The calls' own indices.
+    /// The index of each call, as the host sent it.
     indices: Vec<usize>,
 }
 
 impl Spoken {
-    /// Adds what a chunk says.
+    /// Adds a chunk.
     pub fn add(&mut self, chunk: &Chunk<'_>) {
         self.text.push_str(&chunk.text);
         self.thinking.push_str(&chunk.thinking);
@@ -39,12 +39,12 @@ impl Spoken {
         }
     }
 
-    /// Whether nothing was said that another could use: neither text nor a call. Thinking alone is not.
+    /// Whether there is neither text nor a tool call. An answer of thinking alone is worth nothing to another client.
     pub fn is_empty(&self) -> bool {
         self.text.is_empty() && self.calls.is_empty()
     }
 
-    /// The length of everything said, in bytes.
+    /// The length of text, thinking and calls, in bytes.
     pub fn bytes(&self) -> usize {
         let calls = self
             .calls
@@ -53,7 +53,7 @@ impl Spoken {
         self.text.len() + self.thinking.len() + calls.sum::<usize>()
     }
 
-    /// The message of the assistant that this is.
+    /// The answer as a message of the assistant.
     pub fn message(&self, dialect: Dialect) -> RawMessage {
         let said = Message {
             role: MessageRole::Assistant,
@@ -70,8 +70,8 @@ impl Spoken {
         dialect::calls(&self.calls)
     }
 
-    /// A piece continues the last call of its index, unless it has another id, or a name and no id: Ollama's calls
-    /// come whole, and repeat the index.
+    /// Appends a piece to the last call of its index. A piece with another id, or with a name and no id, begins a new
+    /// call: Ollama sends calls whole and repeats the index.
     fn add_call(&mut self, piece: &CallPiece<'_>) {
         let same = self.indices.iter().rposition(|index| *index == piece.index);
         let open = same.and_then(|at| self.calls.get_mut(at)).filter(|call| match &piece.id {

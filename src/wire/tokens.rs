@@ -1,10 +1,10 @@
-//! How many tokens a model read and wrote.
+//! Token counts of one answer.
 
-/// Tokens, by Ollama's count.
+/// Tokens as Ollama counted them.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Tokens {
-    /// Of the prompt.
+    /// In the prompt.
     pub prompt: u64,
-    /// Of the answer.
+    /// In the answer.
     pub completion: u64,
 }

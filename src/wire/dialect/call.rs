@@ -1,15 +1,15 @@
-//! A call of a tool, as every dialect has it.
+//! A tool call, in the one form that all dialects are read into.
 
 use std::fmt;
 
-/// One call of a tool. Its `Debug` form shows no arguments.
+/// One tool call. Its `Debug` form hides the arguments.
 #[derive(Clone, Default, PartialEq, Eq)]
 pub struct Call {
-    /// Its id, as upstream gave it.
+    /// The call's id, if upstream gave one.
     pub id: Option<String>,
     /// The tool's name.
     pub name: String,
-    /// JSON text of the arguments, as the model wrote it; it need not be valid.
+    /// The arguments as JSON text, exactly as the model wrote it; it may be invalid JSON.
     pub arguments: String,
 }
 

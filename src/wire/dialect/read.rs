@@ -1,4 +1,4 @@
-//! Messages of any dialect, read for what they say. The forms do not contradict each other, so one reader knows all.
+//! Reads messages of any dialect. The three formats do not contradict each other, so one reader serves all.
 
 use std::borrow::Cow;
 
@@ -10,7 +10,7 @@ use crate::wire::{
     protocol::arguments,
 };
 
-/// Reads a message. One of an unknown role, or none at all, is the user's.
+/// Reads a message. JSON with an unknown role, or without one, is read as a message of the user.
 pub(in crate::wire) fn read(message: &RawValue) -> Message<'_> {
     let role = match role(message) {
         MessageRole::Other => MessageRole::User,
@@ -46,7 +46,7 @@ pub(in crate::wire) fn read(message: &RawValue) -> Message<'_> {
     said
 }
 
-/// What a message says: its results of tools each by itself, then whatever else it says.
+/// The parts of a message: each result of a tool as a message of its own, then the rest.
 pub(super) fn results(message: &RawValue) -> Vec<Message<'_>> {
     let parts = Members::of(message).and_then(|message| message.array("content")).unwrap_or_default();
     let is_result = |part: &&RawValue| Members::of(part).is_some_and(|part| kind(&part) == "tool_result");
@@ -69,23 +69,23 @@ fn read_parts(role: MessageRole, parts: Vec<&RawValue>) -> Message<'_> {
     said
 }
 
-/// The text of content: a string, or the texts of its parts by line.
+/// The text of content: a string, or the texts of its parts joined by line breaks.
 pub(super) fn text(content: &RawValue) -> String {
     let Some(parts) = members::elements(content) else { return whole_text(content).into_owned() };
     join(parts.into_iter().filter_map(part_text).collect()).into_owned()
 }
 
-/// The text of one part; none when it has none.
+/// The text of one part; empty when the part has none.
 pub(super) fn part(part: &RawValue) -> String {
     part_text(part).unwrap_or_default().into_owned()
 }
 
-/// Content that is no list of parts: a string, the text of a single part, or the JSON itself.
+/// Content that is no list of parts: a string, the text of a single part, else the JSON text itself.
 fn whole_text(content: &RawValue) -> Cow<'_, str> {
     members::string(content).or_else(|| part_text(content)).unwrap_or_else(|| Cow::Borrowed(content.get()))
 }
 
-/// A part that is text: `text`, and `input_text` or `output_text` of `/v1/responses`.
+/// The text of a text part: `text`, and `input_text` or `output_text` of `/v1/responses`.
 fn part_text(part: &RawValue) -> Option<Cow<'_, str>> {
     let Some(block) = Members::of(part) else { return members::string(part) };
     matches!(&*kind(&block), "text" | "input_text" | "output_text" | "").then(|| block.string("text"))?
@@ -134,7 +134,7 @@ fn read_part<'a>(part: &'a RawValue, said: &mut Message<'a>, texts: &mut Vec<Cow
     }
 }
 
-/// A call as Ollama and OpenAI write it; their arguments differ, and are an object or a string of one.
+/// A tool call as Ollama and OpenAI write it: Ollama's arguments are an object, OpenAI's a string that contains one.
 fn function_call(call: &Members<'_>) -> Option<Call> {
     let function = call.object("function")?;
     Some(Call {
@@ -153,7 +153,7 @@ fn source_image<'a>(source: &Members<'a>) -> Option<Image<'a>> {
     Some(Image::Data { media, base64 })
 }
 
-/// An image by its address: a `data:` URI holds it (RFC 2397).
+/// An image by its URL. A `data:` URI (RFC 2397) contains the image itself.
 fn url_image(url: Cow<'_, str>) -> Image<'_> {
     let data = url.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,"));
     match data {
@@ -168,7 +168,7 @@ fn base64_image(base64: Cow<'_, str>) -> Image<'_> {
     Image::Data { media: Cow::Borrowed(media_type(&base64)), base64 }
 }
 
-/// The media type of an image, by the first bytes of its base64: Ollama does not tell it.
+/// The media type of an image, derived from the first bytes of its base64 because Ollama does not send it.
 fn media_type(base64: &str) -> &'static str {
     let known = [("/9j/", "image/jpeg"), ("R0lGOD", "image/gif"), ("UklGR", "image/webp")];
     known.iter().find(|(start, _)| base64.starts_with(start)).map_or("image/png", |(_, media)| media)

@@ -1,13 +1,13 @@
-//! A conversation carried from one dialect to another: results of tools find the calls that they answer.
+//! Converts a conversation message by message, and matches results of tools with their calls.
 //!
-//! Dialects tell a call by its id, by the tool's name, or by its place. Here what the reader needs is filled in, and
-//! nothing that was said is changed.
+//! Dialects refer to a call by its id, by the tool's name, or by its position. The conversion adds the reference that
+//! the target dialect needs, and changes no text.
 
 use std::borrow::Cow;
 
 use super::{Dialect, Message, MessageRole, RawMessage, read, role, write};
 
-/// What is known of a conversation so far.
+/// The state of a conversion: the calls seen so far.
 #[derive(Debug, Default)]
 pub(crate) struct Thread {
     /// The newest calls that have no result yet.
@@ -18,16 +18,16 @@ pub(crate) struct Thread {
 struct Awaited {
     id: Option<String>,
     name: String,
-    /// Its place among the calls of its message.
+    /// The index of the call among the calls of its message.
     place: usize,
 }
 
 impl Thread {
-    /// The next message of one dialect in another; several where it brings several results of tools.
+    /// Converts the next message. One message becomes several when it holds several results of tools.
     ///
-    /// User and assistant messages keep text, images, thinking and tool calls, and results of tools their calls' ids. A role
-    /// that is unknown becomes the user's. Texts of several parts become one, and signatures of thinking are lost. A call
-    /// without an id gets one by its place where the reader requires it.
+    /// User and assistant messages keep text, images, thinking and tool calls; results of tools keep their call ids. An
+    /// unknown role becomes `user`. Several text parts become one text, and signatures of thinking are dropped. A call
+    /// without an id gets one made from its index where the target dialect requires ids.
     pub(crate) fn convert(&mut self, message: &RawMessage, from: Dialect, to: Dialect) -> Vec<RawMessage> {
         let role = role(message.as_raw());
         if role == MessageRole::Assistant {
@@ -47,7 +47,7 @@ impl Thread {
         said.iter().map(|said| write(said, to).into()).collect()
     }
 
-    /// Finds the call of a result, and fills in what `to` tells it by.
+    /// Finds the call that `result` belongs to, and adds its id and name.
     fn find_call(&mut self, result: &mut Message<'_>, to: Dialect) {
         let is_called = |call: &Awaited| match (&result.call_id, &result.tool_name) {
             (Some(id), _) => call.id.as_deref() == Some(id),
@@ -56,7 +56,7 @@ impl Thread {
         };
         let Some(found) = self.calls.iter().position(is_called) else { return };
         let Awaited { id, name, place } = self.calls.remove(found);
-        // Ollama's own calls need no id.
+        // Ollama needs no ids.
         let id = id.or_else(|| (to != Dialect::Ollama).then(|| format!("call_{place}")));
         result.call_id = result.call_id.take().or_else(|| id.map(Cow::Owned));
         result.tool_name = result.tool_name.take().or(Some(Cow::Owned(name)));

@@ -1,10 +1,10 @@
-//! Messages written in a dialect, as JSON text.
+//! Writes messages in a dialect, as JSON text.
 
 use serde_json::value::RawValue;
 
 use super::{Call, Dialect, Image, Message, MessageRole, object};
 
-/// Writes a message. An image that is elsewhere becomes its address in the text for Ollama, which fetches none.
+/// Writes a message. For Ollama, which fetches no images, an image URL is written into the text.
 pub(in crate::wire) fn write(said: &Message<'_>, dialect: Dialect) -> Box<RawValue> {
     let mut json = Json::default();
     json.open('{');
@@ -123,7 +123,7 @@ fn openai(json: &mut Json, said: &Message<'_>) {
             json.name("function");
             json.open('{');
             json.member("name", &call.name);
-            // A string may hold what is no JSON: the model wrote it, and its reader judges it.
+            // The model wrote this string; it may be invalid JSON, and the client judges it.
             json.member("arguments", if call.arguments.trim().is_empty() { "{}" } else { &call.arguments });
             json.close('}');
             json.close('}');
@@ -200,7 +200,7 @@ fn anthropic_images(json: &mut Json, images: &[Image<'_>]) {
     }
 }
 
-/// A part of text has the same form in both dialects that have parts; neither allows an empty one.
+/// OpenAI and Anthropic write a text part alike; neither allows an empty one.
 fn text_part(json: &mut Json, text: &str) {
     if !text.is_empty() {
         json.open('{');
@@ -219,12 +219,12 @@ fn role(said: &Message<'_>) -> &'static str {
     }
 }
 
-/// A call's id, or one by its place; a result without one answers the first call.
+/// The call's id, else one made from its index. A result without an id answers the call of index 0.
 fn call_id(id: Option<&str>, index: usize) -> String {
     id.map_or_else(|| format!("call_{index}"), str::to_owned)
 }
 
-/// JSON text as it grows. Commas come by themselves.
+/// JSON text under construction; it writes the commas.
 #[derive(Default)]
 struct Json(String);
 
@@ -249,7 +249,7 @@ impl Json {
     }
 
     fn string(&mut self, text: &str) {
-        // A string can always be written.
+        // Serialising a string cannot fail.
         self.raw(&serde_json::to_string(text).unwrap_or_default());
     }
 
@@ -265,7 +265,7 @@ impl Json {
     }
 
     fn finish(self) -> Box<RawValue> {
-        // `RawValue::from_string` would bring a second reader of JSON.
+        // `RawValue::from_string` would compile a second JSON parser into the program.
         serde_json::from_slice(self.0.as_bytes()).unwrap_or(RawValue::NULL).to_owned()
     }
 }

@@ -1,16 +1,16 @@
-//! Answers of `/v1/messages` (Ollama 0.33, `anthropic/anthropic.go`).
+//! Reads answers of `/v1/messages` (Ollama 0.33, `anthropic/anthropic.go`).
 
 use std::borrow::Cow;
 
 use super::{CallPiece, Chunk, append, arguments, failure, filled, index, usage};
 use crate::wire::members::Members;
 
-/// Reads an event of a stream. The counts of `message_start` are an estimate and are left alone.
+/// Reads an event of a stream. The counts of `message_start` are an estimate and are ignored.
 pub(super) fn read<'a>(event: &Members<'a>) -> Chunk<'a> {
     let mut chunk = Chunk { error: failure(event), ..Chunk::default() };
     let index = index(event, "index");
     match event.string("type").as_deref() {
-        // The input of a call that starts here is an empty placeholder; it follows in deltas.
+        // The input of a call that starts here is an empty placeholder; deltas bring it.
         Some("content_block_start") => {
             if let Some(block) = event.object("content_block") {
                 add_block(&mut chunk, &block, index, |_| Cow::Borrowed(""));

@@ -1,9 +1,10 @@
-//! Ollama's own answers (Ollama 0.33, `api/types.go`): a whole answer looks as the last line of a stream does.
+//! Reads Ollama's own answers (Ollama 0.33, `api/types.go`). A whole answer has the form of a stream's last line.
 
 use super::{CallPiece, Chunk, Durations, arguments, failure, filled, index};
 use crate::wire::{members::Members, tokens::Tokens};
 
-/// Reads a line of `/api/chat` or `/api/generate`: the same fields, inside `message` or not.
+/// Reads a line of `/api/chat` or `/api/generate`: both have the same fields, `/api/chat` some of them inside
+/// `message`.
 pub(super) fn read<'a>(line: &Members<'a>) -> Chunk<'a> {
     let message = line.object("message");
     let said = message.as_ref().unwrap_or(line);

@@ -1,9 +1,9 @@
-//! Answers of `/v1/chat/completions` and `/v1/completions` (Ollama 0.33, `openai/openai.go`).
+//! Reads answers of `/v1/chat/completions` and `/v1/completions` (Ollama 0.33, `openai/openai.go`).
 
 use super::{CallPiece, Chunk, arguments, failure, filled, index, usage};
 use crate::wire::members::Members;
 
-/// Reads an event of a stream; its end is `[DONE]`, which is no JSON.
+/// Reads an event of a stream. The terminator `[DONE]` is no JSON and is handled by the caller.
 pub(super) fn read<'a>(event: &Members<'a>) -> Chunk<'a> {
     let choice = first_choice(event);
     let mut chunk = choice.as_ref().map(|choice| said(choice, "delta")).unwrap_or_default();
@@ -27,7 +27,7 @@ fn first_choice<'a>(of: &Members<'a>) -> Option<Members<'a>> {
     choices.into_iter().filter_map(Members::of).find(|choice| index(choice, "index") == 0)
 }
 
-/// What a choice says: in a message or a part of one in chat, in `text` in completion.
+/// The content of a choice: chat has it in `message` or `delta`, completion in `text`.
 fn said<'a>(choice: &Members<'a>, message: &str) -> Chunk<'a> {
     let finish = filled(choice, "finish_reason");
     let Some(message) = choice.object(message) else {

@@ -1,9 +1,9 @@
-//! Answers of `/v1/responses` (Ollama 0.33, `openai/responses.go`).
+//! Reads answers of `/v1/responses` (Ollama 0.33, `openai/responses.go`).
 
 use super::{CallPiece, Chunk, append, arguments, failure, filled, index, usage};
 use crate::wire::members::Members;
 
-/// Reads an event of a stream. The last one repeats the whole answer, which is not read again.
+/// Reads an event of a stream. The last event repeats the whole answer; that text is not added again.
 pub(super) fn read<'a>(event: &Members<'a>) -> Chunk<'a> {
     let kind = event.string("type").unwrap_or_default();
     let delta = || event.string("delta").unwrap_or_default();
@@ -59,7 +59,7 @@ pub(super) fn read_whole<'a>(answer: &Members<'a>) -> Chunk<'a> {
     chunk
 }
 
-/// How an answer ended: the reason where it is incomplete, its status otherwise.
+/// The end of an answer: `incomplete_details.reason` where it has one, else its status.
 fn outcome<'a>(response: &Members<'a>) -> Chunk<'a> {
     let reason = response.object("incomplete_details").and_then(|details| filled(&details, "reason"));
     Chunk {
