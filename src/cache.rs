@@ -1,6 +1,6 @@
-//! The response cache: keys, values, and when it may answer. Pure rules; looking up and storing are the store's.
+//! The response cache: keys, entries, and when an entry may answer. Pure rules; the store looks up and stores.
 //!
-//! It never answers another question or another caller, and nothing partial, empty or failed is ever kept.
+//! It never serves an answer to another question or another caller, and keeps no partial, empty or failed answer.
 
 mod answer;
 mod entry;
@@ -26,9 +26,9 @@ pub enum CacheStatus {
     Hit,
     /// Looked up, not found, asked upstream.
     Miss,
-    /// Answered together with the same question, which had been asked and was not answered yet.
+    /// Answered by a flight that another request with the same question had begun.
     Coalesced,
-    /// Not looked up: switched off for it, not wanted, or the store is down.
+    /// The cache was not read: it is off for this request, the client did not want it, or the store is down.
     Bypass,
 }
 

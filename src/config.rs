@@ -1,7 +1,7 @@
-//! What the settings mean once they are checked.
+//! The checked settings.
 //!
-//! [`Config::load`] reads every setting before it gives up, so that the operator sees all mistakes at once. It
-//! never repeats a secret value.
+//! [`Config::load`] reads every setting before it fails, so that the operator sees all mistakes at once. It never
+//! repeats a secret value.
 
 mod host_address;
 mod hosts;
@@ -32,33 +32,34 @@ pub(crate) use reader::duration;
 /// The checked settings.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// The backend hosts that are named directly, and the choice among them; at least one, unless there are names.
+    /// The backend hosts with an address of their own; at least one, unless there are host names.
     pub fleet: LoadBalancer,
-    /// Names whose addresses are hosts as well; natively only. A [`Roster`](crate::fleet::Roster) makes one list of both.
+    /// Host names whose addresses are all hosts; native only. A [`Roster`](crate::fleet::Roster) makes one list of
+    /// both.
     pub names: Vec<HostName>,
-    /// How hosts are chosen.
+    /// The order in which hosts are tried.
     pub policy: Policy,
-    /// Requests that may wait for a place.
+    /// The most requests that may wait for a slot.
     pub queue_limit: usize,
-    /// How long a request waits for a place.
+    /// The longest time that a request waits for a slot.
     pub queue_timeout: Duration,
     /// The least time without a first byte of a loaded model after which a host may count as hung.
     pub hung_after: Duration,
-    /// The pause between two questions to the hosts in the background.
+    /// The pause between two background probes of a host.
     pub probe_interval: Duration,
-    /// Limit for connecting to a host for such a question.
+    /// The limit for connecting to a host for a probe.
     pub probe_connect_timeout: Duration,
-    /// The model when a request names none.
+    /// The model of requests that name none.
     pub default_model: String,
-    /// Which questions are answered from the cache.
+    /// Which requests the cache may answer.
     pub cache_modes: CacheModes,
-    /// Who shares answers.
+    /// Which callers share cached answers.
     pub cache_scope: CacheSharing,
-    /// How long an answer is kept.
+    /// How long a cached answer is kept.
     pub cache_ttl: Duration,
-    /// The largest answer that is kept, in bytes.
+    /// The largest answer that the cache keeps, in bytes.
     pub cache_max_entry: u64,
-    /// The pause behind each event of a stream from the cache; `None` for none.
+    /// The pause after each event of a stream from the cache; `None` for none.
     pub cache_replay_pause: Option<Duration>,
     /// How long the answer to a request with an `Idempotency-Key` is kept.
     pub idempotency_ttl: Duration,
@@ -66,61 +67,61 @@ pub struct Config {
     pub session_ttl: Duration,
     /// Whether a turn of a session fails when the session store is down.
     pub session_required: bool,
-    /// How much history goes ahead of a message.
+    /// How much history is put before a request's messages.
     pub history: HistoryLimits,
-    /// The largest request bodies.
+    /// The limits of request bodies.
     pub body_limits: BodyLimits,
-    /// Timeouts of an upstream call whose answer comes in pieces.
+    /// The timeouts of an upstream call whose answer is streamed.
     pub limits: Timeouts,
-    /// Limit for an answer that comes in one piece.
+    /// The time limit of an answer in one piece.
     pub total_timeout: Duration,
-    /// How long a client may take for what is the client's to do.
+    /// The time limit for what only the client can do, such as sending its body.
     pub client_timeout: Duration,
-    /// Limit for each host in `/health`.
+    /// The time limit of each host's probe in `/health`.
     pub health_timeout: Duration,
-    /// Whether `/health` answers 200 even when no host does.
+    /// Whether `/health` answers 200 even when no host answers.
     pub health_always_ok: bool,
-    /// Keys that open the service.
+    /// The keys that open the service.
     pub api_keys: ApiKeys,
-    /// The key that may manage models.
+    /// The key that may manage models and purge the cache.
     pub admin_token: ApiKeys,
     /// Whether every caller may manage models.
     pub allow_model_management: bool,
-    /// The origins whose web pages may ask.
+    /// The allowed origins of web pages.
     pub origins: Origins,
-    /// The trusted header that names the caller.
+    /// The trusted header that identifies the caller.
     pub caller_header: Option<HeaderName>,
-    /// Redis, when there is one.
+    /// The Redis settings, if Redis is used.
     pub redis: Option<RedisConfig>,
-    /// What every Redis key begins with.
+    /// The prefix of every Redis key.
     pub redis_prefix: String,
-    /// Bytes for the embedded store.
+    /// The memory limit of the embedded store, in bytes.
     pub memory_limit: u64,
-    /// Where the embedded store survives a restart, if it does.
+    /// The settings of the store on disk, if it is used.
     pub data: Option<DataConfig>,
 }
 
 /// The embedded store on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DataConfig {
-    /// The directory.
+    /// The directory of the database.
     pub directory: String,
-    /// What it may take there, in bytes.
+    /// The disk space that it may take, in bytes.
     pub limit: u64,
 }
 
-/// Where Redis is and how long it may take.
+/// The address of Redis, and its time limits.
 #[derive(Clone, PartialEq, Eq)]
 pub struct RedisConfig {
     /// `redis://` or `rediss://` with credentials and database: the server, or nodes of the cluster.
     pub urls: Vec<String>,
     /// Whether the servers are a Redis Cluster; natively only.
     pub is_cluster: bool,
-    /// A file of certificates that alone may vouch for a server with TLS; natively only.
+    /// A file with the only certificates that may vouch for a server with TLS; native only.
     pub ca_file: Option<String>,
     /// How many replicas must have a turn before it is acknowledged.
     pub wait_replicas: u32,
-    /// How long it may take.
+    /// The time limits.
     pub limits: StoreTimeouts,
 }
 
@@ -130,12 +131,12 @@ impl std::fmt::Debug for RedisConfig {
     }
 }
 
-/// A configuration with what the operator should still be told.
+/// A configuration with warnings for the operator.
 #[derive(Debug, Clone)]
 pub struct Loaded {
     /// The checked settings.
     pub config: Config,
-    /// What was ignored and why, one sentence each.
+    /// The settings that were ignored and why, one sentence each.
     pub warnings: Vec<String>,
 }
 
@@ -171,7 +172,7 @@ impl Config {
             history: HistoryLimits {
                 messages: reader.number("HISTORY_MAX_MESSAGES"),
                 bytes: usize::try_from(reader.bytes("HISTORY_MAX_BYTES")).unwrap_or(usize::MAX),
-                // What a model's window leaves is known with the request.
+                // The limit in tokens depends on the model and is computed for each request.
                 tokens: usize::MAX,
             },
             body_limits: body_limits(&mut reader),
@@ -207,13 +208,13 @@ impl Config {
         reader.finish(config).map(|(config, warnings)| Loaded { config, warnings })
     }
 
-    /// The limits of an upstream call whose answer comes in one piece.
+    /// The timeouts of an upstream call whose answer comes in one piece.
     pub fn whole_limits(&self) -> Timeouts {
         let limit = self.total_timeout;
         Timeouts { first_byte: limit, between_bytes: limit, total: Some(limit), ..self.limits }
     }
 
-    /// The limits of a probe of one host, which must answer within [`Config::health_timeout`].
+    /// The timeouts of a probe of one host, which must answer within [`Config::health_timeout`].
     pub fn probe_limits(&self) -> Timeouts {
         let limit = self.health_timeout;
         Timeouts {
@@ -245,7 +246,7 @@ fn data(reader: &mut SettingsReader<'_, impl Settings>) -> Option<DataConfig> {
 fn body_limits(reader: &mut SettingsReader<'_, impl Settings>) -> BodyLimits {
     let other = BodyLimit { setting: "BODY_LIMIT", bytes: reader.bytes("BODY_LIMIT") };
     let mut limit = |setting: &'static str| {
-        // Whoever changes the general limit alone means all bodies.
+        // Changing only the general limit changes the limit of every body.
         let is_general = reader.is_changed("BODY_LIMIT") && !reader.is_changed(setting);
         let setting = if is_general { "BODY_LIMIT" } else { setting };
         let bytes = if setting == "BODY_LIMIT" { other.bytes } else { reader.bytes(setting) };
@@ -311,20 +312,20 @@ fn redis_urls(reader: &mut SettingsReader<'_, impl Settings>, is_cluster: bool) 
     urls
 }
 
-/// The database in an address, as text.
+/// The database number in a URL, as text.
 fn database(url: &str) -> &str {
     let (_, rest) = url.split_once("://").unwrap_or_default();
     let (_, path) = rest.rsplit_once('@').unwrap_or(("", rest)).1.split_once('/').unwrap_or_default();
     path.split('?').next().unwrap_or_default()
 }
 
-/// The URL of the single settings, which Spin needs: its outbound rules take no credentials.
+/// The URL made of the single settings, which Spin needs because its outbound rules accept no credentials.
 fn redis_from_parts(reader: &mut SettingsReader<'_, impl Settings>) -> Option<String> {
     let scheme = reader.text("REDIS_SCHEME");
     if !["redis", "rediss"].contains(&scheme.as_str()) {
         reader.problem("REDIS_SCHEME", "must be redis or rediss");
     }
-    // Kubernetes gives every pod the address of each service; one called redis looks like this setting.
+    // Kubernetes gives every pod the address of each service; a service named redis sets a variable of this name.
     let port = if reader.text("REDIS_PORT").starts_with("tcp://") {
         reader.warning(
             "REDIS_PORT is ignored: tcp://... comes from Kubernetes, not from you; the port is 6379"
@@ -339,7 +340,7 @@ fn redis_from_parts(reader: &mut SettingsReader<'_, impl Settings>) -> Option<St
     let password = reader.text("REDIS_PASSWORD");
     let host = reader.text("REDIS_HOST");
     if host.is_empty() {
-        // A component that is given no such variable has no use for Redis.
+        // A Spin component without this variable does not use Redis.
         if reader.form() == Deployment::Spin && reader.is_given("REDIS_HOST") {
             reader.problem(
                 "REDIS_HOST",

@@ -1,16 +1,16 @@
-//! The herd: the backend hosts, what is known of them, and the order in which a request tries them.
+//! The fleet: the backend hosts, what is known of each, and the order in which a request tries them.
 //!
-//! Pure decisions over values: the time, the shared counter and the seed come in as arguments.
+//! Pure decisions over values: the time, the shared counter and the random seed are arguments.
 //!
 //! | module | what it decides or holds |
 //! |---|---|
 //! | [`plan`](mod@plan) | which hosts a request tries, in which order, and why |
-//! | `breaker` | whether a host is sent requests after what it did with those before |
-//! | `stats` | how fast a host is with a model, what proves that it is loaded, how many requests it takes |
-//! | `inventory`, `context`, `name` | what a host says it has, and which spellings mean the same model |
-//! | [`queue`] | whose turn it is when all places are taken |
-//! | `roster` | which hosts there are where names stand for addresses |
-//! | [`snapshot`], [`local`] | what instances and replicas share, and one process's copy of it |
+//! | `breaker` | whether a host is sent requests, after its earlier failures |
+//! | `stats` | a host's speed with a model, the proof that it has the model loaded, its lowered limits |
+//! | `inventory`, `context`, `name` | the models that a host lists, and which spellings mean the same model |
+//! | [`queue`] | which waiting request is next when all slots are taken |
+//! | `roster` | which hosts there are where a host name stands for several addresses |
+//! | [`snapshot`], [`local`] | the state that replicas share, and one process's own copy of it |
 
 mod breaker;
 mod context;
@@ -42,9 +42,9 @@ pub use roster::{HostName, News, Roster};
 pub use snapshot::Ticket;
 pub use stats::{AttemptContext, AttemptReport, HostEffect, HostStats, LaneStats};
 
-/// The most hosts a fleet may have.
+/// The most hosts that a fleet may have.
 pub const HOSTS_LIMIT: usize = 64;
-/// Requests in flight on a host and model unless the configuration says otherwise.
+/// The default limit of requests in flight for each model on a host.
 pub const PARALLEL: u64 = 4;
 
 /// One Ollama server.
@@ -57,35 +57,35 @@ pub struct BackendHost {
 }
 
 impl BackendHost {
-    /// A host by its place in the configuration, from 1, and its base URL without a trailing slash.
+    /// A host, named by its position in the configuration (from 1), with its base URL without a trailing slash.
     ///
     /// # Errors
-    /// A sentence when the URL is none.
+    /// A sentence when the URL is invalid.
     pub fn new(place: usize, url: &str) -> Result<Self, String> {
         let host = Self { name: place.to_string().into(), url: url.into(), weight: 1, parallel: PARALLEL };
         host.endpoint("/")?;
         Ok(host)
     }
 
-    /// The same with another share of the requests; 0 drains it.
+    /// The host with another weight; 0 drains it.
     #[must_use]
     pub fn with_weight(self, weight: u64) -> Self {
         Self { weight, ..self }
     }
 
-    /// The same with another limit of requests in flight for each model, at least 1.
+    /// The host with another limit of requests in flight for each model, at least 1.
     #[must_use]
     pub fn with_parallel(self, parallel: u64) -> Self {
         Self { parallel: parallel.max(1), ..self }
     }
 
-    /// The same under another name.
+    /// The host with another name.
     #[must_use]
     pub fn with_name(self, name: &str) -> Self {
         Self { name: name.into(), ..self }
     }
 
-    /// Its share of the requests in relation to the other hosts'.
+    /// The host's weight: its share of the requests in relation to the weights of the others.
     pub fn weight(&self) -> u64 {
         self.weight
     }
@@ -95,31 +95,33 @@ impl BackendHost {
         self.parallel
     }
 
-    /// What clients see of it: its place in the configuration, from 1; `2.1` at the first address behind the name there.
+    /// The name that clients see: the position in the configuration, from 1; `2.1` for the first address behind the
+    /// host name at position 2.
     pub fn name(&self) -> &str {
         &self.name
     }
 
-    /// What operators see of it: its base URL.
+    /// The base URL, which only operators see.
     pub fn url(&self) -> &str {
         &self.url
     }
 
-    /// The same, to be kept.
+    /// The base URL as a shared string.
     pub(crate) fn shared_url(&self) -> &Arc<str> {
         &self.url
     }
 
-    /// Where `path`, which begins with a slash, is on this host.
+    /// The URL of `path`, which begins with a slash, on this host.
     ///
     /// # Errors
-    /// A sentence when the two make no URL.
+    /// A sentence when the base URL and the path form no valid URL.
     pub fn endpoint(&self, path: &str) -> Result<Uri, String> {
         Uri::try_from([&*self.url, path].concat()).map_err(|_| "must be a host, host:port or URL".to_owned())
     }
 }
 
-/// Chooses hosts. It holds no state: the counter and the seed are the caller's.
+/// A list of hosts, and simple choices among them. It holds no state: the caller brings the counter and the seed. The
+/// policies of the service are in [`plan`](mod@plan).
 ///
 /// ```
 /// use paddock::{BackendHost, LoadBalancer};
@@ -144,28 +146,28 @@ impl LoadBalancer {
         Self { hosts }
     }
 
-    /// The hosts, in the order they were named.
+    /// The hosts, in the order in which they were given.
     pub fn hosts(&self) -> &[BackendHost] {
         &self.hosts
     }
 
-    /// The host whose turn it is when `counter` requests went before; `None` without hosts.
+    /// The next host in turn after `counter` requests; `None` without hosts.
     pub fn next_host(&self, counter: u64) -> Option<&BackendHost> {
         self.hosts.get(remainder(counter, self.hosts.len())?)
     }
 
-    /// A host by chance: the same for the same seed; `None` without hosts.
+    /// A random host, always the same for the same seed; `None` without hosts.
     pub fn random_host(&self, seed: u64) -> Option<&BackendHost> {
         self.hosts.get(remainder(split_mix(seed), self.hosts.len())?)
     }
 
-    /// All hosts in the order in which a request tries them: the one whose turn it is, then those after it.
+    /// All hosts in the order in which a request tries them: the next in turn, then those after it.
     pub fn rotation(&self, counter: u64) -> Vec<&BackendHost> {
         let first = remainder(counter, self.hosts.len()).unwrap_or_default();
         self.hosts.iter().cycle().skip(first).take(self.hosts.len()).collect()
     }
 
-    /// All hosts in an order by chance, which begins with [`LoadBalancer::random_host`] of the seed.
+    /// All hosts in a random order, which begins with [`LoadBalancer::random_host`] of the seed.
     pub fn shuffle(&self, seed: u64) -> Vec<&BackendHost> {
         let mut rest: Vec<_> = self.hosts.iter().collect();
         let mut order = Vec::with_capacity(rest.len());

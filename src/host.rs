@@ -1,4 +1,4 @@
-//! The bundle: the service as every handler sees it, over whatever platform it is embedded in.
+//! The service as every handler sees it, over the platform that an embedder brings.
 //!
 //! An embedder implements [`Platform`]; [`Service`] owns the rest. Nothing here decides anything.
 
@@ -21,20 +21,20 @@ use crate::{
     store::Store,
 };
 
-/// What a program that embeds the service implements: the leaf ports, and where state and counters live.
+/// What an embedder implements: the leaf ports, and the types of the store and the metrics.
 pub trait Platform: Upstream + Clock + Timer + Entropy + Background + Journal + 'static {
-    /// Where shared state lives.
+    /// The store of the shared state.
     type Store: Store;
-    /// Where counters live.
+    /// The store of the counters.
     type Metrics: Metrics;
 
-    /// How the service is deployed, for `paddock_build_info` and for messages.
+    /// The deployment, for `paddock_build_info` and for messages.
     const DEPLOYMENT: Deployment = Deployment::Native;
-    /// Whether a request may wake a future of another one. Without it every request flies alone in its process.
+    /// Whether one request may wake a future of another. Where it may not, no request joins the flight of another.
     const WAKES_OTHER_REQUESTS: bool = true;
 }
 
-/// The service. Clones share everything.
+/// The service. Clones share its state.
 pub struct Service<P: Platform>(Arc<Parts<P>>);
 
 struct Parts<P: Platform> {
@@ -48,7 +48,7 @@ struct Parts<P: Platform> {
 }
 
 impl<P: Platform> Service<P> {
-    /// The service with these settings. It knows the hosts of the configuration from the start.
+    /// A service with these settings, which knows the configured hosts from the start.
     pub fn new(config: Config, platform: P, store: P::Store, metrics: P::Metrics) -> Self {
         let fleet = store.local_fleet().unwrap_or_default();
         fleet.set_hosts(config.fleet.hosts());
@@ -62,32 +62,32 @@ impl<P: Platform> Service<P> {
         &self.0.config
     }
 
-    /// What the embedder brought.
+    /// The embedder's platform.
     pub fn platform(&self) -> &P {
         &self.0.platform
     }
 
-    /// Shared state.
+    /// The store.
     pub fn store(&self) -> &P::Store {
         &self.0.store
     }
 
-    /// Counters.
+    /// The counters.
     pub fn metrics(&self) -> &P::Metrics {
         &self.0.metrics
     }
 
-    /// What this process knows of the fleet: all there is without a shared store, and what is gone by while that is away.
+    /// The fleet state of this process: all of it without a shared store, and the fallback while that is down.
     pub fn fleet(&self) -> &LocalFleet {
         &self.0.fleet
     }
 
-    /// The loads that are seen through although their clients left.
+    /// The model loads that continue although their clients left.
     pub(crate) fn orphans(&self) -> &Orphans {
         &self.0.orphans
     }
 
-    /// The flights that others may join.
+    /// The flights of this process.
     pub(crate) fn flights(&self) -> &FlightTable {
         &self.0.flights
     }
@@ -105,7 +105,7 @@ impl<P: Platform> fmt::Debug for Service<P> {
     }
 }
 
-// Functions ask for the least port that they need; the service passes it on.
+// The service implements each port, so that a function can require only the port that it needs.
 
 impl<P: Platform> Upstream for Service<P> {
     type Body = P::Body;

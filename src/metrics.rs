@@ -1,8 +1,8 @@
-//! What is counted, and its Prometheus text.
+//! Counters and histograms, and their text for Prometheus.
 //!
-//! A handler makes one [`Sample`] a request; a sink adds it up, in memory natively and in Redis on Spin, where the
-//! components share nothing else. Labels are bounded: a model gets one only after it answered, and only the first
-//! [`MODEL_LIMIT`] do.
+//! A handler makes one [`Sample`] per request; an implementation of [`Metrics`] adds it up, in memory natively and in
+//! Redis on Spin, where components share nothing else. Labels are bounded: a model gets a label only after it has
+//! answered, and only the first [`MODEL_LIMIT`] models do.
 
 mod family;
 mod gauges;
@@ -25,27 +25,27 @@ pub use gauges::{Gauges, HostGauge};
 pub use sample::{Attempt, Sample};
 pub use text::{CONTENT_TYPE, encode};
 
-/// Models with a label of their own; the rest share `other`.
+/// The most models with a label of their own; all others share `other`.
 pub const MODEL_LIMIT: usize = 100;
-/// The longest label of a model, in bytes; a longer name is `other`.
+/// The longest label of a model, in bytes; a model with a longer name is counted as `other`.
 pub(crate) const MODEL_NAME_LIMIT: usize = 128;
-/// The label of a model that has none of its own.
+/// The label of models without one of their own.
 pub(crate) const OTHER_MODEL: &str = "other";
 
-/// Where counters live.
+/// Where counters are stored.
 pub trait Metrics: MaybeSend + MaybeSync {
-    /// Adds one request, all of it or nothing.
+    /// Adds one request, completely or not at all.
     fn add(&self, sample: &Sample<'_>) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// Adds failures of the store that came too late for their request's sample. Where they cannot be added at once they
-    /// wait for the next sample.
+    /// Adds store failures that happened after their request's sample was added. Where they cannot be added at once,
+    /// they are added with the next sample.
     fn add_store_errors(&self, store_errors: &[&'static str]);
 
-    /// All counters as they stand.
+    /// The current values of all counters.
     fn snapshot(&self) -> impl Future<Output = StoreResult<Snapshot>> + MaybeSend;
 }
 
-/// All counters at one time, by series.
+/// The values of all series at one time.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Snapshot(pub(crate) BTreeMap<String, Value>);
 
@@ -56,16 +56,16 @@ pub(crate) enum Value {
     Histogram(Histogram),
 }
 
-/// Observations by bucket, not cumulated; the last bucket has no upper bound.
+/// Observations by bucket, not cumulative; the last bucket has no upper bound.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Histogram {
     pub(crate) counts: Vec<u64>,
-    /// In millionths of the family's unit, as its bounds are.
+    /// The sum in millionths of the unit, like the bounds.
     pub(crate) sum_micros: u64,
 }
 
 impl Value {
-    /// What a series of that family begins with.
+    /// The first value of a series of that family.
     fn zero(family: MetricFamily) -> Self {
         if family.is_histogram() {
             Self::Histogram(Histogram { counts: vec![0; family.buckets().len() + 1], sum_micros: 0 })

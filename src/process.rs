@@ -1,4 +1,4 @@
-//! What this process knows by itself: the flights that are in the air, and the loads that lost their clients.
+//! State of this process only: its flights, and the model loads that continue without a client.
 //!
 //! Nothing here is shared with other processes, and nothing outlives this one.
 

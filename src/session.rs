@@ -1,6 +1,7 @@
-//! Conversations: what a turn is, whose it is, and how a history is trimmed to a budget.
+//! Pure rules of conversations: what a turn is, whose session it is, and which part of a history fits.
 //!
-//! Pure rules over plain values; loading and appending are the store's.
+//! Nothing here loads or appends turns: the store does, for `handlers/ask/conversation.rs` (loading) and
+//! `flight/subscriber.rs` (appending).
 
 pub(crate) mod window;
 
@@ -22,12 +23,12 @@ use crate::{
 /// The longest session id, in characters.
 pub const SESSION_ID_LIMIT: usize = 128;
 
-/// How many turns of a session are kept at most; the oldest go first.
+/// The most turns that a session keeps; older ones are dropped.
 pub const KEPT_TURNS: usize = 1000;
-/// How many bytes the turns of a session have at most, as JSON; the oldest go first. The newest is kept whatever it has.
+/// The most bytes that the turns of a session take as JSON; older ones are dropped. The newest turn is always kept.
 pub const KEPT_BYTES: usize = 4 << 20;
 
-/// How many of the newest turns stay when `turns` are kept at most; `sizes` are their bytes, newest first.
+/// How many of the newest turns are kept when at most `turns` may be; `sizes` are their bytes, newest first.
 pub fn kept(sizes: impl IntoIterator<Item = usize>, turns: usize) -> usize {
     let mut total = 0_usize;
     let fits = |(count, size): &(usize, usize)| {
@@ -37,22 +38,22 @@ pub fn kept(sizes: impl IntoIterator<Item = usize>, turns: usize) -> usize {
     sizes.into_iter().enumerate().take_while(fits).count()
 }
 
-/// Which turns of a session are read: the newest, or the newest before one of them.
+/// Which turns of a session are read: the newest, or the newest before a given turn.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Span<'a> {
-    /// The id of the turn before which they are; before one that is not there is nothing.
+    /// The id of the turn before which to read. When no turn has this id, nothing is read.
     pub before: Option<&'a str>,
-    /// How many at most.
+    /// The most turns to read.
     pub turns: usize,
-    /// The first turn that brings their JSON over so many bytes is the last that is read.
+    /// Reading stops with the first turn that brings the bytes of the turns read, as JSON, over this number.
     pub bytes: usize,
 }
 
 impl Span<'_> {
-    /// All that are kept.
+    /// All kept turns.
     pub const ALL: Span<'static> = Span { before: None, turns: usize::MAX, bytes: usize::MAX };
 
-    /// How many turns are read of those that have so many bytes, newest first.
+    /// How many turns of these sizes (newest first) are read.
     pub fn count(&self, sizes: impl IntoIterator<Item = usize>) -> usize {
         let mut left = Some(self.bytes);
         let reads = |size: &usize| left.map(|bytes| left = bytes.checked_sub(*size)).is_some();
@@ -60,13 +61,13 @@ impl Span<'_> {
     }
 }
 
-/// Whether the turn is in the session's history; the header `X-Session`.
+/// Whether the turn was stored; the header `X-Session`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub(crate) enum SessionStatus {
-    /// The turn is stored. Only this acknowledges it.
+    /// The turn is stored. No other value acknowledges it.
     Stored,
-    /// The store is down: the history was not read, or the turn not written.
+    /// The session store is down: the history was not read, or the turn was not stored.
     Unavailable,
 }
 
@@ -80,34 +81,34 @@ impl SessionStatus {
     }
 }
 
-/// What is appended to a session at once and dropped from it at once: what was asked with its answer.
+/// A question with its answer. A turn is appended and dropped as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Turn {
-    /// Makes a repeated append of the same turn harmless.
+    /// A unique id, so that appending the same turn twice has no effect.
     pub id: String,
-    /// How its messages are written: as the surface had them that the turn came by.
+    /// The dialect of its messages: that of the endpoint that the request used.
     pub dialect: Dialect,
-    /// The system message that holds from this turn on, unless a later turn has one.
+    /// The system message from this turn on, until a later turn has one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
-    /// The messages, in the order they were said.
+    /// The messages in their order.
     pub messages: Vec<RawMessage>,
-    /// What Ollama made of the prompt that it answered, when it said so and there were no images.
+    /// Ollama's token count of the prompt, if Ollama sent one and the prompt had no images.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub prompt: Option<PromptCount>,
 }
 
-/// How many tokens Ollama counted in a prompt of so many bytes.
+/// Ollama's token count of a prompt, with the prompt's size.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PromptCount {
-    /// By Ollama's count.
+    /// Tokens as Ollama counted them.
     pub tokens: u64,
-    /// Of text, as history is estimated by.
+    /// Bytes of text, measured as for the estimate of history.
     pub bytes: u64,
 }
 
 impl PromptCount {
-    /// The count of a prompt of that weight; `None` where it says nothing of text.
+    /// The count of a prompt; `None` when the prompt has no text or has images.
     pub(crate) fn of(tokens: u64, weight: Weight) -> Option<Self> {
         let bytes = u64::try_from(weight.bytes).ok().filter(|bytes| *bytes > 0)?;
         (tokens > 0 && weight.images == 0).then_some(Self { tokens, bytes })
@@ -121,7 +122,7 @@ impl Serialize for PromptCount {
 }
 
 impl Turn {
-    /// A turn as it was written; `None` for anything else.
+    /// Reads what [`Turn::to_json`] wrote; `None` for anything else.
     pub fn from_json(json: &[u8]) -> Option<Self> {
         let turn = Members::parse(json)?;
         Some(Self {
@@ -140,16 +141,16 @@ impl Turn {
 
     /// The turn as JSON, its id first.
     pub fn to_json(&self) -> Vec<u8> {
-        // Strings and JSON alone: writing them cannot fail.
+        // Serialising strings and JSON cannot fail.
         serde_json::to_vec(self).unwrap_or_default()
     }
 
-    /// What its messages have of what a model reads.
+    /// The weight of its messages.
     pub(crate) fn weight(&self) -> Weight {
         self.messages.iter().map(|message| Weight::of(message.as_raw())).sum()
     }
 
-    /// Whether it begins with the result of a tool, which says nothing without the call before it.
+    /// Whether it begins with the result of a tool, which is useless without the call in the turn before.
     fn answers_a_call(&self) -> bool {
         self.messages.first().is_some_and(|message| dialect::role(message.as_raw()) == MessageRole::Tool)
     }
@@ -160,14 +161,14 @@ impl Turn {
     }
 }
 
-/// What a session was given when it was made; a session that its first turn made was given nothing.
+/// The properties that a session got from `POST /sessions`. A session that began with a turn has none.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct SessionHead {
-    /// The system message that holds until a turn has one.
+    /// The system message until a turn has one.
     pub system: Option<String>,
-    /// The model of its turns that name none, where naming none is possible.
+    /// The model for turns that name none, on endpoints that allow that.
     pub model: Option<String>,
-    /// How long it is kept after its last use, in whole seconds.
+    /// The time to live after each use, in whole seconds.
     pub ttl: Option<Duration>,
 }
 
@@ -189,11 +190,12 @@ impl SessionHead {
             model: self.model.as_deref(),
             ttl: self.ttl.map(|ttl| ttl.as_secs()),
         };
-        // Strings and a number alone: writing them cannot fail.
+        // Serialising strings and a number cannot fail.
         serde_json::to_vec(&stored).unwrap_or_default()
     }
 
-    /// A head as it was written; `None` for anything else. What a later version added is left out.
+    /// Reads what [`SessionHead::to_json`] wrote; `None` for anything else. Members that a later version added are
+    /// ignored.
     pub fn from_json(json: &[u8]) -> Option<Self> {
         let head = Members::parse(json)?;
         let text = |name| head.string(name).map(Cow::into_owned);
@@ -205,63 +207,65 @@ impl SessionHead {
     }
 }
 
-/// A session as it is stored.
+/// A session as it was read from the store.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Session {
-    /// What it was given when it was made.
+    /// Its properties from `POST /sessions`.
     pub head: SessionHead,
-    /// How long ago it was made.
+    /// The time since it was created.
     pub age: Duration,
-    /// When it was made, as its store counts; tells it from another of the same key, if the store knows it.
+    /// The time of its creation as the store counts; it distinguishes the session from a later one with the same key.
+    /// `None` where the store does not know it.
     pub generation: Option<u64>,
-    /// The system message of the newest turn that had one, whether that turn is still kept or not; `None` when no turn had
-    /// one, or an older version stored it.
+    /// The system message of the newest turn that had one, even if that turn was dropped. `None` when no turn had one,
+    /// or when an older version stored the session.
     pub system: Option<String>,
-    /// How many turns it had before those that were read, counting those that are kept no more.
+    /// How many turns precede those that were read, dropped ones included.
     pub skipped: usize,
-    /// The turns that were read, oldest first.
+    /// The turns that were read, the oldest first.
     pub turns: Vec<Turn>,
 }
 
 impl Session {
-    /// Puts the turns of an earlier part of the same session ahead.
+    /// Puts the turns of an earlier part of the same session before the others.
     pub(crate) fn prepend(&mut self, earlier: Self) {
         self.skipped = earlier.skipped;
         self.turns.splice(..0, earlier.turns);
     }
 
-    /// The system message that holds: the newest of a turn, else the head's.
+    /// The current system message: that of the newest turn that has one, else the head's.
     pub fn system(&self) -> Option<&str> {
         let said = || self.turns.iter().rev().find_map(|turn| turn.system.as_deref());
         self.system.as_deref().or_else(said).or(self.head.system.as_deref())
     }
 
-    /// Whether the newest turn ended with calls of tools, whose results are not there yet.
+    /// Whether the newest turn ended with tool calls whose results are still missing.
     pub(crate) fn awaits_results(&self) -> bool {
         let last = self.turns.last().and_then(|turn| turn.messages.last());
         last.is_some_and(|message| dialect::calls_tools(message.as_raw()))
     }
 
-    /// How many of the newest turns belong together: each but the oldest begins with the result of a call before it.
+    /// How many of the newest turns form one exchange: each except the oldest begins with the result of a call in the
+    /// turn before.
     fn exchange(&self) -> usize {
         let answering = self.turns.iter().rev().take_while(|turn| turn.answers_a_call()).count();
         (answering + 1).min(self.turns.len())
     }
 
-    /// The turn before which the newest exchange began, where that was not read.
+    /// The oldest turn that was read, if the newest exchange began before it.
     pub(crate) fn unread_exchange(&self) -> Option<&Turn> {
         let oldest = self.turns.first().filter(|turn| self.skipped > 0 && turn.answers_a_call())?;
         (self.exchange() == self.turns.len()).then_some(oldest)
     }
 
-    /// Whether the system message that holds is kept whatever turns go.
+    /// Whether the current system message survives when turns are dropped.
     fn keeps_system(&self) -> bool {
         self.system.is_some() || self.turns.iter().all(|turn| turn.system.is_none())
     }
 }
 
-/// The name of a session in the store: a hash of the caller's id and the id, so that ids never appear there
-/// and a foreign id is an empty session of one's own.
+/// The key of a session in the store: a hash of the caller id and the session id. So ids never appear there, and the id
+/// of another caller's session leads to a session of one's own.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct SessionKey([u8; 32]);
 
@@ -272,7 +276,7 @@ impl std::fmt::Debug for SessionKey {
 }
 
 impl SessionKey {
-    /// The key of the session `id` in `caller`.
+    /// The key of the caller's session `id`.
     ///
     /// # Errors
     /// [`Error::InvalidSessionId`] for an id longer than [`SESSION_ID_LIMIT`] or with control characters.
@@ -293,53 +297,54 @@ impl SessionKey {
     }
 }
 
-/// Bytes that a turn as JSON has beside its messages, generously.
+/// An upper estimate of the bytes that a stored turn has beside its messages.
 const TURN_ENVELOPE: usize = 256;
 
-/// How much history goes ahead of a message.
+/// How much history is put before a request's messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct HistoryLimits {
-    /// Messages at most, the system message included.
+    /// The most messages, the system message included.
     pub messages: usize,
-    /// Bytes of messages as JSON at most, the system message included.
+    /// The most bytes of messages as JSON, the system message included.
     pub bytes: usize,
-    /// Tokens at most, by estimate, the system message included.
+    /// The most tokens by estimate, the system message included.
     pub tokens: usize,
 }
 
 impl HistoryLimits {
-    /// The turns that can be of use: a turn has two messages at least, and as JSON some bytes beside them.
+    /// The turns that may fit: a turn has at least two messages, and its JSON is larger than they are.
     pub fn span(&self) -> Span<'static> {
         let turns = self.messages.div_ceil(2).max(1);
         Span { before: None, turns, bytes: self.bytes.saturating_add(turns.saturating_mul(TURN_ENVELOPE)) }
     }
 }
 
-/// What a session remembers, within the budget.
+/// The part of a session that fits the limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct History<'a> {
-    /// The system message that holds.
+    /// The current system message.
     pub system: Option<&'a str>,
-    /// Whether it goes with the turn that brought it, as older versions stored it.
+    /// Whether the system message is stored only in its turn, as an older version did, so that it is lost with the
+    /// turn.
     system_goes: bool,
-    /// The newest turns, oldest first.
+    /// The newest turns that fit, the oldest first.
     pub turns: &'a [Turn],
-    /// How many older turns the session had: what did not fit, what need not be read for that, and what is kept no more.
+    /// How many older turns were left out: turns that did not fit, turns that were not read, and dropped turns.
     pub left_out: usize,
 }
 
 impl<'a> History<'a> {
-    /// The history that fits the budget.
+    /// The history that fits the limits.
     ///
-    /// The newest system message always stays, even over the budget. Of the turns the newest stay, whole and without
-    /// a gap: the first that does not fit ends the history. A turn that begins with the result of a tool stays with the
-    /// turn that called it, or goes with it.
+    /// The current system message always stays, even when it exceeds the limits. Turns are kept whole from the newest
+    /// back, without a gap: the first turn that does not fit ends the history. A turn that begins with the result of a
+    /// tool is kept only together with the turn that called the tool.
     pub fn new(session: &'a Session, budget: HistoryLimits) -> Self {
         Self::of(session, budget, 0)
     }
 
-    /// As [`History::new`] for a request that brings results of the newest turn's calls: that turn stays whatever the budget,
-    /// and with it those before it which it is the result of.
+    /// As [`History::new`], for a request with the results of the newest turn's calls: the newest exchange always
+    /// stays, whatever the limits.
     pub fn with_calls(session: &'a Session, budget: HistoryLimits) -> Self {
         Self::of(session, budget, session.exchange())
     }
@@ -372,14 +377,14 @@ impl<'a> History<'a> {
         }
     }
 
-    /// The messages in `dialect`, oldest first, without the system message.
+    /// The messages in `dialect`, the oldest first, without the system message.
     pub fn messages(&self, dialect: Dialect) -> impl Iterator<Item = RawMessage> + use<'a> {
         let messages = self.turns.iter().flat_map(|turn| turn.messages.iter().zip(repeat(turn.dialect)));
         let mut thread = Thread::default();
         messages.flat_map(move |(message, from)| thread.convert(message, from, dialect))
     }
 
-    /// The system message that the next turn must store: a new one, or the one that holds where it would go with its
+    /// The system message that the next turn must store: a new one, or the current one if it would be lost with its
     /// turn.
     pub fn system_to_store(&self, fresh: Option<String>) -> Option<String> {
         let is_new = fresh.is_some() && fresh.as_deref() != self.system;

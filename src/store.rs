@@ -1,7 +1,7 @@
-//! Shared state, as ports named by what the service needs and never by what a database offers.
+//! The ports for shared state, named by what the service needs and not by what a database offers.
 //!
-//! There are two implementations, both here: [`memory`] and [`redis`]. One contract-test suite runs on both.
-//! A store may fail at any time; a chat goes on without it.
+//! This crate has two implementations: [`memory`] and [`redis`]. One suite of contract tests runs on each store. A
+//! store may fail at any time; a chat then continues without it.
 
 #[cfg(feature = "memory")]
 pub mod memory;
@@ -31,66 +31,65 @@ use crate::{
     session::{Session, SessionHead, SessionKey, Span, Turn},
 };
 
-/// Why the store did not do what was asked.
+/// Why a store operation failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
 pub enum StoreError {
-    /// The limit passed. A write may still happen later.
+    /// The time limit passed. A write may still take effect later.
     #[error("no answer in time")]
     TimedOut,
-    /// What was left of the request's time for the store passed, or nothing was left of it: that says nothing about the
-    /// store. A write may still happen later.
+    /// The request's store deadline passed, or no time was left of it. That says nothing about the store. A write may
+    /// still take effect later.
     #[error("no answer in what was left of the time")]
     OutOfTime,
-    /// There is no connection, or the server serves nobody.
+    /// There is no connection, or the server serves no one (it loads its data, for example).
     #[error("unavailable: {0}")]
     Unavailable(String),
-    /// The server answers, but not this: it is full, read-only, or does not permit it.
+    /// The server answers, but refuses the operation: it is full, read-only, or does not permit it.
     #[error("refused: {0}")]
     Refused(String),
-    /// The server belongs to a Redis Cluster, and what talks to it knows of none.
+    /// The server belongs to a Redis Cluster, and the client cannot talk to one.
     #[error("the server is a node of a Redis Cluster")]
     Cluster,
-    /// The server answered something else than the command's reply.
+    /// The server's reply does not have the command's type.
     #[error("unexpected reply to {0}")]
     UnexpectedReply(&'static str),
-    /// The value does not fit.
+    /// The value is too large for the store.
     #[error("no room for the value")]
     Full,
-    /// It was not asked: it did not answer before, and soon it is tried again.
+    /// The command was not sent: earlier ones got no answer, and the breaker is open.
     #[error("it did not answer before; soon it is asked again")]
     Spared,
-    /// There is no store.
+    /// No store is configured.
     #[error("no store is configured")]
     Absent,
 }
 
-/// What a store operation gives.
+/// The result of a store operation.
 pub type StoreResult<T> = Result<T, StoreError>;
 
-/// Answers by the question they belong to, and who is asking for one that is not there yet.
+/// Cached answers, and the flights that replicas share.
 ///
-/// A store that one process has for itself need not know of flights: see [`crate::process::FlightTable`].
+/// A store of one process needs no flights: see [`crate::process::FlightTable`].
 pub trait ResponseCache: MaybeSend + MaybeSync {
-    /// How often the cache was emptied so far, by the model's name in its canonical spelling.
+    /// How often the cache was purged, as a whole and for a model, by its canonical name.
     fn epochs(&self, model: &str) -> impl Future<Output = StoreResult<Epochs>> + MaybeSend;
 
-    /// [`ResponseCache::epochs`] of every model, for who does not know yet which one is asked; `None` where it costs no
-    /// round trip to ask when it is known.
+    /// [`ResponseCache::epochs`] of all models, for a request whose model is not known yet; `None` for a store whose
+    /// `epochs` costs no round trip.
     fn all_epochs(&self) -> impl Future<Output = StoreResult<Option<AllEpochs>>> + MaybeSend {
         async { Ok(None) }
     }
 
-    /// Empties the cache, or forgets the answers of one model: whoever asks for the epochs from now on finds none.
+    /// Purges the whole cache, or the answers of one model, by raising an epoch: later requests use other keys.
     fn purge(&self, model: Option<&str>) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// The youngest answer stored under the key of `flight` that serves its form, unless its time has passed. A value that
-    /// another version wrote is none.
+    /// The youngest answer under the key of `flight` that serves its delivery and has not expired. A value that another
+    /// version wrote counts as absent.
     fn answer(&self, flight: &FlightKey) -> impl Future<Output = StoreResult<Option<Stored>>> + MaybeSend;
 
-    /// As [`ResponseCache::answer`]; and where there is none, the lead of the flight that will bring it, for
-    /// [`FLIGHT_LEASE`], unless another has that: then the one that asked counts as a follower of that name. An answer that
-    /// is older than `max_age` is none.
+    /// As [`ResponseCache::answer`]; an answer older than `max_age` counts as absent. Without an answer the caller gets
+    /// the lead of the flight for [`FLIGHT_LEASE`], or is told who leads it and counts as a follower named `leader`.
     fn answer_or_lead(
         &self,
         flight: &FlightKey,
@@ -105,8 +104,8 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
         }
     }
 
-    /// Stores an answer for `ttl`. One that serves its form alone stands beside that of the other form. Doing it twice, or
-    /// late, is harmless.
+    /// Stores an answer for `ttl`. An entry that serves one delivery does not replace that of the other. Repeating it,
+    /// or doing it late, is harmless.
     fn put_answer(
         &self,
         key: &CacheKey,
@@ -114,9 +113,9 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
         ttl: Duration,
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// Holds the lead for longer and hands events over to those who follow, if any do; events that come before anybody
-    /// follows are not kept. `from` is how many were handed over before: doing it twice, or late, is harmless. The first
-    /// `forget` of all need not be kept any more; whoever has not heard them fell behind.
+    /// Renews the lead, and hands events over if the flight has followers; without followers events are dropped. `from`
+    /// is the number of events before these, so repeating it, or doing it late, is harmless. The first `forget` events
+    /// of the flight may be deleted; a follower that has not read them fell behind.
     fn publish(
         &self,
         flight: &FlightKey,
@@ -131,7 +130,7 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
         }
     }
 
-    /// Ends a flight: the last events, and how it ended, for those who follow.
+    /// Ends a flight with its last events and its outcome.
     fn end_flight(
         &self,
         flight: &FlightKey,
@@ -146,8 +145,8 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
         }
     }
 
-    /// What the leader handed over, but for the first `heard` events. From then on, and for a while, `follower` counts as
-    /// one who listens; so does whoever was told to follow.
+    /// The events after the first `heard`. The caller then counts as follower `follower` for a while, as does a caller
+    /// that was told to follow.
     fn follow(
         &self,
         flight: &FlightKey,
@@ -161,7 +160,7 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
         }
     }
 
-    /// Says that `follower` does not listen any more.
+    /// Removes `follower` from the flight's followers.
     fn leave_flight(
         &self,
         flight: &FlightKey,
@@ -174,54 +173,54 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
     }
 }
 
-/// How long the lead of a flight holds without being renewed: after a crash another leads.
+/// How long the lead of a flight holds without being renewed; after a crash another request leads then.
 pub const FLIGHT_LEASE: Duration = Duration::from_secs(3);
 
-/// A flight that many may wait for: what it brings, and in which form.
+/// A flight: an answer in one delivery.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub struct FlightKey {
-    /// The key of its answer.
+    /// The key of the answer.
     pub key: CacheKey,
-    /// The form in which the answer is asked for.
+    /// The delivery that is asked for.
     pub form: Delivery,
 }
 
-/// What is there of an answer.
+/// The result of [`ResponseCache::answer_or_lead`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Found {
-    /// The answer.
+    /// A stored answer.
     Answer(Stored),
-    /// Nothing: whoever asks leads the flight.
+    /// There is no answer and no leader: the caller leads the flight.
     Lead,
-    /// A flight that is led by somebody else.
+    /// Another request leads the flight.
     Follow {
-        /// Who leads.
+        /// The leader's name.
         leader: String,
     },
 }
 
-/// Who listens to what is published.
+/// Whether a flight has followers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Audience {
-    /// Nobody.
+    /// No.
     None,
-    /// Somebody.
+    /// Yes.
     Some,
-    /// The lead is lost.
+    /// The caller no longer leads the flight.
     Lost,
 }
 
-/// How a flight ended, for those who follow it.
+/// The outcome of a flight, for its followers.
 #[derive(Clone, PartialEq, Eq)]
 pub enum FlightEnd {
-    /// With a complete answer: all of it was handed over, or it went to the cache.
+    /// A complete answer: all of it was handed over, or it is in the cache.
     Landed,
-    /// With a whole answer that is kept nowhere, as the value of an entry.
+    /// A whole answer that the cache does not keep, as the value of an entry.
     Answered(Bytes),
-    /// With a failure that is everybody's, as a record of it.
+    /// A failure that concerns all followers, serialised.
     Failed(Bytes),
-    /// With nothing that they could use: whoever has heard nothing chooses another leader. What another version says is
-    /// the same.
+    /// No outcome that followers could use: a follower that has read nothing elects another leader. An outcome that
+    /// another version wrote counts as this.
     Abandoned,
 }
 
@@ -237,25 +236,25 @@ impl std::fmt::Debug for FlightEnd {
     }
 }
 
-/// What followers hear of a flight.
+/// What a follower reads of a flight.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Followed {
-    /// The events since.
+    /// The events that it has not read yet.
     pub events: Vec<Bytes>,
-    /// How it ended, once it did. While somebody holds the lead, [`FlightEnd::Abandoned`] says that what comes next is not
-    /// kept any more: the one that asks fell behind.
+    /// The outcome, once there is one. [`FlightEnd::Abandoned`] while the flight is still led means that the follower
+    /// fell behind.
     pub end: Option<FlightEnd>,
-    /// Whether somebody still holds the lead.
+    /// Whether a request still leads the flight.
     pub is_led: bool,
 }
 
-/// Conversations.
+/// Sessions.
 ///
-/// A session lives for its own time to live where its head has one, else for the `ttl` of whoever uses it; every use
-/// begins that time anew. All that is kept of one session goes at once.
+/// A session expires after its own time to live if its head has one, else after the `ttl` of its last use; each use
+/// starts that time anew. A session expires as a whole.
 pub trait Sessions: MaybeSend + MaybeSync {
-    /// The session with those of its turns that are wanted, oldest first; `None` when there is none. What another version
-    /// wrote of it is left out.
+    /// The session with the turns of `span`, the oldest first; `None` when there is none. Turns that another version
+    /// wrote are left out.
     fn session(
         &self,
         key: &SessionKey,
@@ -263,7 +262,7 @@ pub trait Sessions: MaybeSend + MaybeSync {
         ttl: Duration,
     ) -> impl Future<Output = StoreResult<Option<Session>>> + MaybeSend;
 
-    /// Begins a session without turns, unless there is one: doing it twice, or late, is harmless.
+    /// Creates a session without turns, unless it exists. Repeating it, or doing it late, is harmless.
     fn create_session(
         &self,
         key: &SessionKey,
@@ -271,10 +270,10 @@ pub trait Sessions: MaybeSend + MaybeSync {
         ttl: Duration,
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// Deletes a session with all its turns; gives whether there was one.
+    /// Deletes a session with all its turns; returns whether it existed.
     fn delete_session(&self, key: &SessionKey) -> impl Future<Output = StoreResult<bool>> + MaybeSend;
 
-    /// As [`Sessions::append_turn_to`], to whatever session there is; begins it when there is none.
+    /// As [`Sessions::append_turn_to`], for a session of any generation; creates it when there is none.
     fn append_turn(
         &self,
         key: &SessionKey,
@@ -285,10 +284,11 @@ pub trait Sessions: MaybeSend + MaybeSync {
         async move { self.append_turn_to(key, None, turn, ttl, keep).await.map(|_| ()) }
     }
 
-    /// Appends a turn and keeps the newest that [`kept`](crate::session::kept) names, `keep` at most, and the system message
-    /// that it brings, all at once: turns appended at the same time all survive. Appending a turn again is harmless while it
-    /// is kept: its id is looked for among all. Where a generation is given, it does nothing unless the session is of that
-    /// generation, and gives whether it is: a session that was deleted is not begun anew by a turn that read it.
+    /// Appends a turn, sets the system message that it brings, and drops the oldest turns beyond
+    /// [`kept`](crate::session::kept) with at most `keep` turns, in one step: of turns appended at the same time all
+    /// survive. Appending a kept turn again has no effect: its id is looked for among all turns. With a generation,
+    /// nothing happens unless the session has that generation, and the result says whether it has: a turn that read a
+    /// session must not create it anew after its deletion.
     fn append_turn_to(
         &self,
         key: &SessionKey,
@@ -299,31 +299,31 @@ pub trait Sessions: MaybeSend + MaybeSync {
     ) -> impl Future<Output = StoreResult<bool>> + MaybeSend;
 }
 
-/// What instances and replicas know of the fleet. Times are by the store's clock.
+/// The fleet state that replicas share. Times are by the store's clock.
 pub trait FleetState: MaybeSend + MaybeSync {
-    /// Everything as it stands.
+    /// The whole state.
     fn snapshot(&self) -> impl Future<Output = StoreResult<FleetSnapshot>> + MaybeSend;
 
-    /// Takes the first of the places that has room, for [`crate::fleet::snapshot::LEASE`]; a ticket of the same id is
-    /// used up. `None` when none has.
+    /// Takes the first requested slot whose host has room, for [`crate::fleet::snapshot::LEASE`], and deletes the
+    /// ticket with the same id. `None` when no host has room.
     fn claim(&self, claim: &Claim<'_>) -> impl Future<Output = StoreResult<Option<Lease>>> + MaybeSend;
 
-    /// Holds a place for longer.
+    /// Renews the lease of a slot.
     fn renew(&self, lease: &Lease) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// Puts a ticket into the queue, in the place of the one that is named, or renews it.
+    /// Puts a ticket into the queue or renews it; `displaced` is removed for it.
     fn enter(
         &self,
         ticket: &Ticket,
         displaced: Option<&str>,
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// Takes a ticket out of the queue, and gives a place back that was taken under the same id: whoever left while it
-    /// was taken does not know of it.
+    /// Removes a ticket from the queue, and releases a slot that was claimed under the same id: a request that was
+    /// cancelled during the claim does not know whether it got the slot.
     fn leave(&self, id: &str) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// Changes the stats of a host and gives a place back. `known` is what the stats probably are and the time about
-    /// now; the change may be tried several times, each time on newer ones.
+    /// Changes the stats of a host and releases a slot. `known` is the probable state of the stats and the current
+    /// time; `change` may run several times, each time on newer stats.
     fn update(
         &self,
         host: &str,
@@ -332,60 +332,61 @@ pub trait FleetState: MaybeSend + MaybeSync {
         change: impl Fn(&mut HostStats, Duration) + MaybeSend + MaybeSync,
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// What the hosts said they have, by base URL.
+    /// The inventories of the hosts, by base URL.
     fn inventories(&self) -> impl Future<Output = StoreResult<Vec<(String, Inventory)>>> + MaybeSend;
 
-    /// Keeps what a host said it has.
+    /// Stores a host's inventory.
     fn put_inventory(
         &self,
         host: &str,
         inventory: &Inventory,
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// Whether the caller is the one that refreshes the inventories now, for at most `time`.
+    /// Whether the caller is to refresh the inventories; no other caller gets `true` within `time`.
     fn lead_refresh(&self, time: Duration) -> impl Future<Output = StoreResult<bool>> + MaybeSend;
 
-    /// The reasons of the latest decisions, oldest first.
+    /// The latest decisions with their reasons, the oldest first.
     fn decisions(&self) -> impl Future<Output = StoreResult<Vec<String>>> + MaybeSend;
 }
 
-/// How long an answer may be waited for.
+/// A time limit for a command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TimeLimit {
     /// The time.
     pub time: Duration,
-    /// Whether a server that lives answers in so much time; else it is what something before has left, and that it passes
-    /// says nothing.
+    /// Whether a server that works answers within this time. If not (it is the rest of a deadline), passing the limit
+    /// says nothing about the server.
     pub is_whole: bool,
 }
 
 impl TimeLimit {
-    /// A time in which a server that lives answers.
+    /// A time within which a server that works answers.
     pub fn whole(time: Duration) -> Self {
         Self { time, is_whole: true }
     }
 
-    /// What it means that the time passed.
+    /// The error when the limit passes.
     pub fn passed(self) -> StoreError {
         if self.is_whole { StoreError::TimedOut } else { StoreError::OutOfTime }
     }
 }
 
-/// How long a store may take, connections included.
+/// The time limits of a store, connecting included.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct StoreTimeouts {
-    /// Everything together that a request asks before an upstream is asked; each command of whoever keeps no deadline.
+    /// For all commands together that a request sends before it asks upstream; for each command that belongs to no
+    /// request.
     pub ask: Duration,
-    /// Each command that keeps something when there is an answer.
+    /// For each command that stores something after the answer.
     pub keep: Duration,
 }
 
-/// A store whose answers are waited for so long and no longer.
+/// A store with a time limit for its answers.
 #[derive(Debug)]
 pub enum Within<'a, S> {
-    /// One that has nothing to wait for.
+    /// The store itself, because it never waits.
     Same(&'a S),
-    /// One with that limit.
+    /// The store with that limit.
     Limited(S),
 }
 
@@ -400,38 +401,40 @@ impl<S> Deref for Within<'_, S> {
     }
 }
 
-/// Everything that is shared between requests, instances and replicas.
+/// The store: everything that requests, instances and replicas share.
 pub trait Store: ResponseCache + Sessions + FleetState + Sized {
-    /// The same store, which gives what is asked before upstream is within `limit`. What is kept has its own limit.
+    /// The store with `limit` for commands that run before upstream is asked. Commands that store something keep their
+    /// own limit.
     fn within(&self, limit: TimeLimit) -> Within<'_, Self> {
         let _ = limit;
         Within::Same(self)
     }
 
-    /// Whether other processes use it, too: then leases are renewed, and what others change is looked up.
+    /// Whether other processes use the store as well. Then leases are renewed, and the changes of other processes are
+    /// read.
     fn is_shared(&self) -> bool;
 
-    /// What this process alone knows of the fleet, where that is all there is; `None` for a store that is shared.
+    /// The fleet state of the store, if the store serves only this process.
     fn local_fleet(&self) -> Option<Arc<LocalFleet>> {
         None
     }
 
-    /// How long it may take; nothing where it never keeps anybody waiting.
+    /// The time limits; zero for a store that never waits.
     fn timeouts(&self) -> StoreTimeouts {
         StoreTimeouts::default()
     }
 
-    /// Counts one more routed request; gives how many went before.
+    /// Counts one more routed request; returns how many came before.
     fn next_sequence(&self) -> impl Future<Output = StoreResult<u64>> + MaybeSend;
 
     /// Whether the store answers.
     fn ping(&self) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// Whether the store is known to be down.
+    /// The record of the store's outage.
     fn outage(&self) -> &Outage;
 }
 
-/// Remembers whether the store failed last and what it refuses, so that each is logged once.
+/// Records whether the last operation failed, and which operations are refused, so that each change is logged once.
 #[derive(Debug, Default)]
 pub struct Outage {
     is_down: AtomicBool,
@@ -440,7 +443,7 @@ pub struct Outage {
     refused: Mutex<BTreeSet<&'static str>>,
 }
 
-/// A change that the operator should know.
+/// A change that is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Transition {
     /// The first failure after a success.
@@ -450,7 +453,7 @@ pub enum Transition {
 }
 
 impl Outage {
-    /// Takes note of one result.
+    /// Records the result of an operation.
     pub fn note(&self, succeeded: bool) -> Option<Transition> {
         // A plain load first: results agree nearly always, and a swap would make every core wait for the line.
         if self.is_down.load(Ordering::Relaxed) != succeeded {
@@ -463,13 +466,13 @@ impl Outage {
         }
     }
 
-    /// Takes note that a living store refused an operation; whether that is new.
+    /// Records that a store that answers refused an operation; returns whether that is new.
     pub fn refuses(&self, operation: &'static str) -> bool {
         self.refuses.store(true, Ordering::Relaxed);
         self.refused().insert(operation)
     }
 
-    /// Takes note that an operation succeeded.
+    /// Records that an operation succeeded.
     pub fn accepts(&self, operation: &'static str) {
         if self.refuses.load(Ordering::Relaxed) {
             let mut refused = self.refused();

@@ -1,10 +1,10 @@
-//! The clock of the machine, for the core's port.
+//! The clock of the machine, as the core's port.
 
 use std::time::{Duration, Instant, SystemTime};
 
 use paddock::platform::Clock;
 
-/// Time since 1970, as the machine had it when the process started, and steady since then.
+/// Time since 1970: the system time when the process started, plus steady time since then.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct SystemClock {
     started: Instant,

@@ -1,5 +1,5 @@
-//! The command line, made from the table of settings: a flag wins over its environment variable, which wins over
-//! the default.
+//! The command line, made from the table of settings: a flag overrides its environment variable, which overrides the
+//! default.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -23,7 +23,7 @@ Examples:
 
   curl http://127.0.0.1:8000/chat -d '{\"message\":\"Why is the sky blue?\"}'";
 
-/// The command with every setting of the native form as a flag.
+/// The command with a flag for every native setting.
 pub(crate) fn command() -> Command {
     let flags = native_settings().map(|setting| {
         let mut help = setting.help.to_owned();
@@ -65,7 +65,7 @@ fn native_settings() -> impl Iterator<Item = &'static Setting> {
     SETTINGS.iter().filter(|setting| setting.exists_in(Deployment::Native))
 }
 
-/// The values given on the command line or in the environment.
+/// The values from the command line and the environment.
 pub(crate) fn settings(matches: &ArgMatches) -> impl Settings {
     let values: HashMap<_, _> = native_settings()
         .filter_map(|setting| Some((setting.name, matches.get_one::<String>(setting.name)?.clone())))
@@ -73,7 +73,7 @@ pub(crate) fn settings(matches: &ArgMatches) -> impl Settings {
     move |name: &str| values.get(name).filter(|value| !value.trim().is_empty()).cloned()
 }
 
-/// What only the native form is told.
+/// The settings that only the native binary reads.
 #[derive(Debug, Clone)]
 pub(crate) struct NativeSettings {
     pub(crate) listen: String,

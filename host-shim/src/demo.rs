@@ -1,6 +1,6 @@
-//! A small stand-in for Ollama inside the process, so that a newcomer without Ollama sees everything work.
+//! A small imitation of Ollama inside the process, for trying Paddock without Ollama.
 //!
-//! It chats in each of Ollama's protocols, and each of its answers says that it is a demo.
+//! It chats in each of Ollama's protocols, and each answer says that it is a demo.
 
 mod answers;
 
@@ -18,26 +18,26 @@ use paddock::{BackendHost, LoadBalancer};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 
-/// The pause before each word, so that an answer comes as from a model.
+/// The pause before each word, so that an answer is streamed like a model's.
 const WORD_PAUSE: Duration = Duration::from_millis(8);
 
 type DemoBody = BoxBody<Bytes, Infallible>;
 
-/// A running stand-in; it ends with this value.
+/// A running demo host; dropping it stops it.
 pub(crate) struct Demo {
     url: String,
     _server: JoinSet<()>,
 }
 
 impl Demo {
-    /// The stand-in as the only host.
+    /// The demo host as the only host.
     pub(crate) fn fleet(&self) -> anyhow::Result<LoadBalancer> {
         let host = BackendHost::new(1, &self.url).map_err(anyhow::Error::msg)?;
         Ok(LoadBalancer::new(vec![host]))
     }
 }
 
-/// Starts a stand-in that has one model.
+/// Starts a demo host with one model.
 pub(crate) async fn start(model: &str) -> anyhow::Result<Demo> {
     let listener = TcpListener::bind("127.0.0.1:0").await.context("cannot start the stand-in Ollama")?;
     let url = format!("http://{}", listener.local_addr()?);

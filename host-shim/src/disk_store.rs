@@ -1,8 +1,11 @@
-//! The embedded store that survives a restart: answers and sessions in a database file, the rest in memory.
+//! The embedded store on disk: answers, sessions and inventories in a database file, the rest in memory.
 //!
-//! A turn is acknowledged once it is on disk. An answer, and the new end of a session that was read, are on disk about
-//! a second later, or with the next turn: a crash may cost these, and never a turn. No call waits longer than it was
-//! allowed to; what was given up may still be written later.
+//! A turn is acknowledged once it is on disk. An answer, and the new expiry of a session that was read, are on disk
+//! about a second later, or with the next turn: a crash may lose these, but never a turn. A call waits no longer than
+//! its limit; a write that was given up may still happen later.
+//!
+//! The database is `redb`. Expiry, totals and the batching of syncs on top of it are written by hand: `rusqlite` would
+//! bring them, but needs a C compiler and unsafe code, and `fjall` has no expiry either.
 
 mod contents;
 mod directory;
@@ -44,23 +47,23 @@ use contents::{Append, Changes};
 use directory::Directory;
 use writer::{Open, Order, Outcome, Pending, Shared, Writer, closed, failure, prepare};
 
-/// Changes that may wait for the writer.
+/// The most changes that may wait for the writer.
 const QUEUE: usize = 1024;
-/// Readers at the same time: each takes a thread while it reads.
+/// The most simultaneous readers: each occupies a thread while it reads.
 const READERS: usize = 32;
 
-/// What the store may take.
+/// The limits of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
-    /// Bytes of memory for pages of the database.
+    /// The memory for pages of the database, in bytes.
     pub memory: u64,
-    /// Bytes on disk, half each for answers and sessions. The file may be somewhat larger.
+    /// The size on disk in bytes, half each for answers and sessions. The file may be somewhat larger.
     pub disk: u64,
     /// How long a call may wait for the disk.
     pub wait: Duration,
 }
 
-/// The embedded store on disk. Its clock tells the time since 1970, so that an end means the same after a restart.
+/// The embedded store on disk. Its clock gives the time since 1970, so that an expiry means the same after a restart.
 #[derive(Debug)]
 pub struct DiskStore<C> {
     shared: Arc<Shared>,
@@ -68,26 +71,26 @@ pub struct DiskStore<C> {
     readers: Arc<Semaphore>,
     clock: C,
     wait: Duration,
-    /// What ends with the process: the fleet but for its inventories, and whether the store failed last.
+    /// State that ends with the process: the fleet state except inventories, and the outage.
     local: MemoryStore<C>,
 }
 
-/// A time in whole ms.
+/// A time in whole milliseconds.
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// The name of the number that tells how often the cache was emptied, or the answers of a model were.
+/// The name of the purge counter of the whole cache, or of a model.
 fn epoch(model: Option<&str>) -> String {
     model.map_or_else(|| "epoch".to_owned(), |model| format!("epoch:{model}"))
 }
 
 impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
-    /// Opens the database in `directory`, and makes both where they are not there. Checks all of it, which takes a
-    /// while where it is large.
+    /// Opens the database in `directory`, and creates both where they do not exist. Opening checks the whole database,
+    /// which takes a while when it is large.
     ///
     /// # Errors
-    /// A sentence: another process has it, it is damaged, or it cannot be written.
+    /// A sentence: another process uses the directory, the database is damaged, or the directory cannot be written.
     pub fn open(directory: &Path, limits: Limits, clock: C) -> anyhow::Result<Self> {
         let directory = Arc::new(Directory::open(directory)?);
         let opened = Arc::clone(&directory);
@@ -98,10 +101,10 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
         })
     }
 
-    /// Opens a database over any storage, which is asked for again when it failed.
+    /// Opens a database over any storage; `storage` is called again after a failure.
     ///
     /// # Errors
-    /// When it does not open.
+    /// When the database does not open.
     pub fn over<B: StorageBackend>(
         storage: impl Fn() -> Result<B, DatabaseError> + Send + 'static,
         limits: Limits,
@@ -110,7 +113,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
         let open: Open = Box::new(move || {
             Builder::new()
                 .set_cache_size(usize::try_from(limits.memory).unwrap_or(usize::MAX))
-                // A file that was changed behind the database's back is found here, and not by a request.
+                // A file that another program changed is detected here, and not by a request.
                 .set_check_integrity_on_open(true)
                 .create_with_backend(storage()?)
         });
@@ -141,16 +144,16 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
         })
     }
 
-    /// Writes what waits, and closes the database.
+    /// Writes all waiting changes, and closes the database.
     pub async fn close(&self) {
         let (done, closed) = oneshot::channel();
         if self.orders.try_send(Order::Close(done)).is_ok() {
-            // Without an answer in time the next start checks the database, as after a crash.
+            // If this times out, the next start checks the database as after a crash.
             let _ = timeout(self.wait, closed).await;
         }
     }
 
-    /// Looks at the database as of the last commit, in a thread that may wait for the disk.
+    /// Reads the database as of the last commit, in a thread that may wait for the disk.
     async fn read<T: Send + 'static>(
         &self,
         look: impl FnOnce(&Shared, &ReadTransaction) -> Result<T, redb::Error> + Send + 'static,
@@ -159,7 +162,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
         let read = async move {
             let permit = readers.acquire_owned().await.map_err(|_| closed())?;
             let look = move || {
-                // Held by the thread, which may go on when nobody waits for it any more.
+                // The thread holds the permit, because it may run on after the caller has given up.
                 let _permit = permit;
                 look(&shared, &shared.view()?).map_err(failure)
             };
@@ -168,13 +171,13 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
         timeout(self.wait, read).await.map_err(|_| StoreError::TimedOut)?
     }
 
-    /// Has the writer make a change. Gives what it gave once it is committed, and on disk if it is `durable`.
+    /// Sends a change to the writer. Returns the change's result after its commit, which is synced if it is `durable`.
     async fn write<T: Send + 'static>(
         &self,
         durable: bool,
         change: impl FnMut(&mut Changes<'_>) -> Outcome<T> + Send + 'static,
     ) -> StoreResult<T> {
-        // A disk that hangs costs whoever met it first the limit, and others nothing.
+        // When the disk hangs, only the first caller waits for the limit; the others fail at once.
         if self.shared.busy() > self.wait {
             return Err(StoreError::TimedOut);
         }
@@ -252,7 +255,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
         };
         let Some((session, is_first)) = self.read(read).await? else { return Ok(None) };
         if is_first {
-            // With a full queue the writer comes by anyway.
+            // If the queue is full, the writer runs anyway and writes the renewals.
             let _ = self.orders.try_send(Order::Renew);
         }
         Ok(Some(session))

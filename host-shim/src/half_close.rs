@@ -1,9 +1,13 @@
-//! A client that sends nothing more but still reads, as `nc -N` does, told from one that has left.
+//! Distinguishes a client that has closed only its sending side and still reads, as `nc -N` does, from a client that
+//! has left.
 //!
-//! TCP shows both alike until something is written: only then is a connection that nobody holds reset. So whoever ends
-//! its sending while it waits for the first head on its connection is sent `102 Processing`, an interim response that
-//! every client of HTTP/1.1 must skip (RFC 9110, 15.2), and is gone once the connection is reset. Whoever ends its
-//! sending later, on HTTP/1.0, or within its request, has left.
+//! In TCP both look alike until something is written: only then is a closed connection reset. So when a client closes
+//! its sending side while it waits for the first head on its connection, it is sent `102 Processing`: an interim
+//! response that every HTTP/1.1 client must skip (RFC 9110, 15.2). A client that has left then causes a reset. A client
+//! that closes its sending side later, over HTTP/1.0, or within its request, counts as gone.
+//!
+//! No crate serves: hyper's `half_close(true)` keeps the connection, but notices only when it writes that the client
+//! has left.
 
 use std::{
     future::Future,
@@ -26,17 +30,17 @@ use tokio::{
 };
 
 const INTERIM: &[u8] = b"HTTP/1.1 102 Processing\r\n\r\n";
-/// How often it is looked whether the connection was reset.
+/// The interval of the checks for a reset.
 const LOOK: Duration = Duration::from_millis(100);
 
-/// No request is open, or its head is out.
+/// No request is open, or the reply's head was sent.
 const IDLE: u8 = 0;
 /// A request has begun.
 const BEGUN: u8 = 1;
-/// A request is there, and waits for its head.
+/// A request is complete and waits for the reply's head.
 const WAITING: u8 = 2;
 
-/// What the connection and its requests know of each other. Clones share it.
+/// The state that a connection shares with its requests. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Signs(Arc<Flags>);
 
@@ -47,24 +51,25 @@ struct Flags {
 }
 
 impl Signs {
-    /// A request has begun.
+    /// Records that a request has begun.
     pub(crate) fn begin(&self) {
         self.0.phase.store(BEGUN, Ordering::Relaxed);
     }
 
-    /// The head of the reply goes out. Whether the client sends nothing more, so that the connection ends with it.
+    /// Records that the reply's head is sent. Returns whether the client has closed its sending side, so that the
+    /// connection ends after the reply.
     pub(crate) fn answer(&self) -> bool {
         self.0.phase.store(IDLE, Ordering::Relaxed);
         self.0.ended.load(Ordering::Relaxed)
     }
 
-    /// The request that has begun is complete.
+    /// Records that the request is complete.
     fn wait(&self) {
         let _ = self.0.phase.compare_exchange(BEGUN, WAITING, Ordering::Relaxed, Ordering::Relaxed);
     }
 }
 
-/// A request's body that gives the sign when it is complete.
+/// A request's body that records when it is complete.
 pub(crate) struct Asked<B> {
     body: B,
     signs: Signs,
@@ -104,9 +109,9 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Asked<B> {
 pub(crate) struct Connection {
     stream: TcpStream,
     signs: Signs,
-    /// Whether a reply was begun on it: then an interim response might come amid another's bytes.
+    /// Whether a reply was begun on it. Then an interim response could break into a reply.
     has_answered: bool,
-    /// Whether the end was kept back so that the request could be read first.
+    /// Whether the end of the stream was deferred so that hyper reads the request first.
     has_deferred: bool,
     look: Option<Pin<Box<Sleep>>>,
 }
@@ -116,7 +121,7 @@ impl Connection {
         Self { stream, signs, has_answered: false, has_deferred: false, look: None }
     }
 
-    /// The client sends nothing more: is it there? Ends when it is not.
+    /// Called when the client has closed its sending side. Resolves when the client has left.
     fn poll_end(&mut self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         let flags = &self.signs.0;
         if !flags.ended.load(Ordering::Relaxed) {
@@ -138,7 +143,7 @@ impl Connection {
             if let Some(error) = self.stream.take_error()? {
                 return Poll::Ready(Err(error));
             }
-            // Once the reply is on its way, writing it shows whether the client is there.
+            // After the head, writing the reply shows whether the client is there.
             if self.has_answered {
                 return Poll::Pending;
             }

@@ -1,4 +1,4 @@
-//! `host-shim healthcheck`: asks the service on this machine, for containers that have no other program.
+//! `host-shim healthcheck`: requests `/health` on this machine, for containers without any other program.
 
 use std::{net::SocketAddr, time::Duration};
 
@@ -14,7 +14,7 @@ use paddock::config::settings::Deployment;
 
 use crate::command_line;
 
-/// Longer than `/health` takes by default.
+/// Longer than the default limit of `/health`.
 const LIMIT: Duration = Duration::from_secs(8);
 
 /// # Errors

@@ -1,6 +1,6 @@
-//! What of the native host is of use to others: the embedded store that survives a restart.
+//! The part of the native binary that other programs may use: the embedded store on disk.
 //!
-//! A leaf as the binary is one: it keeps bytes where the core says, and never decides what they mean.
+//! Like the binary it makes no decisions: it stores bytes as the core says.
 
 #![forbid(unsafe_code)]
 

@@ -1,12 +1,12 @@
-//! Structured logs: for people on a terminal, JSON otherwise.
+//! Structured logs: readable lines on a terminal, JSON otherwise.
 //!
-//! Events come typed from the core and cannot hold content; this file only names their fields.
+//! The core's events cannot hold content; this file only names their fields.
 
 use std::io::IsTerminal;
 
 use paddock::platform::journal::{Event, Level};
 
-/// How lines look.
+/// The format of log lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum LogFormat {
     Human,
@@ -37,7 +37,7 @@ pub(crate) fn init(format: LogFormat) {
     }
 }
 
-/// A line of the level that an event has; the macros of tracing want it fixed.
+/// Writes a line at an event's level, because the macros of tracing require a constant level.
 macro_rules! line {
     ($level:expr, $($fields:tt)*) => {
         match $level {

@@ -1,7 +1,7 @@
 //! `host-shim`: Paddock as one native binary.
 //!
-//! A leaf: it moves bytes between sockets and the core, and reads the clock, the environment and randomness for
-//! it. It never decides; routing, caching, error mapping and counting are the core's.
+//! It moves bytes between sockets and the core, and gives the core a clock, settings and randomness. It makes no
+//! decisions: routing, caching, error mapping and counting are in the core.
 
 #![forbid(unsafe_code)]
 
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             use std::io::Write as _;
-            // The last words of a process that cannot log any more.
+            // Logging may not be initialised, so the error goes to standard error.
             let _ = writeln!(std::io::stderr(), "host-shim: {error:#}");
             ExitCode::FAILURE
         }
@@ -77,13 +77,13 @@ fn serve(matches: &ArgMatches) -> anyhow::Result<()> {
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("no runtime")?;
     let outcome = runtime.block_on(run(config, native, matches.get_flag("demo")));
-    // A look at a name that hangs must not hold the process.
+    // A hanging name lookup must not keep the process alive.
     runtime.shutdown_background();
     outcome
 }
 
 async fn run(mut config: Config, native: command_line::NativeSettings, demo: bool) -> anyhow::Result<()> {
-    // TLS to Redis asks the process for its provider.
+    // TLS to Redis uses the crypto provider of the process.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let demo = if demo {
         let demo = demo::start(&config.default_model).await?;
@@ -124,7 +124,7 @@ async fn run(mut config: Config, native: command_line::NativeSettings, demo: boo
     Ok(())
 }
 
-/// Watches over the hosts until what is returned is dropped: what they have, and which there are.
+/// Probes the hosts and resolves host names in the background, until the result is dropped.
 fn watch<L, F>(service: &NativeService, resolver: Resolver<L>) -> JoinSet<()>
 where
     L: Fn(String, u16) -> F + Send + Sync + 'static,

@@ -17,7 +17,7 @@ use crate::{clock::SystemClock, log, store::NativeStore, timed_body::TimedBody, 
 /// The service of this binary.
 pub(crate) type NativeService = Service<NativePlatform>;
 
-/// What the binary brings to the core.
+/// The native platform.
 pub(crate) struct NativePlatform {
     clock: SystemClock,
     client: Client,
@@ -33,7 +33,7 @@ impl NativePlatform {
         Ok(Service::new(config, platform, store, MemoryMetrics::default()))
     }
 
-    /// Everything that runs in the background.
+    /// The tasks that run in the background.
     pub(crate) fn tasks(&self) -> &TaskTracker {
         &self.tasks
     }

@@ -1,7 +1,10 @@
-//! Redis through redis-rs: one multiplexed connection, to a server or to a cluster, that all requests share.
+//! The client of Redis over redis-rs: one multiplexed connection, to a server or to a cluster, that all requests share.
 //!
-//! Every command has its limit, connection included. Connecting goes on in the background when the command that wanted
-//! it gave up, and a connection on which nothing came back in time is replaced: its peer may be gone for good.
+//! Every command has its limit, connecting included. Connecting continues in the background when its command gives up,
+//! and a connection without a reply within a command's limit is replaced, because its peer may be gone for good.
+//!
+//! Reconnecting is written by hand because redis-rs' `ConnectionManager` does not replace a connection whose peer is
+//! silent for the limit of a single command.
 
 use std::{
     sync::{
@@ -28,12 +31,12 @@ mod connection;
 
 use self::connection::{Connection, Opener};
 
-/// Limit for making a connection, which may outlive the command that wanted it.
+/// The limit for connecting, which may outlast the command that began it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
-/// Connections for writes that wait for replicas, kept when they are idle.
+/// The most idle connections for writes that wait for replicas.
 const IDLE_LIMIT: usize = 16;
 
-/// A connection that is being made, or that was made.
+/// A connection that is being made or was made.
 type Opening = Shared<BoxFuture<'static, StoreResult<Connection>>>;
 
 /// The shared connection. Clones share it.
@@ -43,7 +46,7 @@ pub(crate) struct RedisClient(Arc<Parts>);
 struct Parts {
     opener: Opener,
     shared: Mutex<Numbered>,
-    /// Connections on which nobody waits now for replicas, which would hold up what others send.
+    /// Idle connections for writes with `WAIT`, which would block the other commands on the shared connection.
     waiting: Mutex<Vec<Connection>>,
 }
 
@@ -75,7 +78,7 @@ impl RedisClient {
         Ok(Self(Arc::new(parts)))
     }
 
-    /// The connection, and whether it was there already; else it is being made.
+    /// The number of the shared connection, the connection itself, and whether it existed before.
     fn shared(&self) -> (u64, Opening, bool) {
         let mut shared = lock(&self.0.shared);
         if let Some(opening) = &shared.opening {
@@ -92,7 +95,7 @@ impl RedisClient {
         (shared.number, opening, false)
     }
 
-    /// Gives up a connection, unless another has taken its place.
+    /// Drops a connection, unless another has replaced it.
     fn forget(&self, number: u64) {
         let mut shared = lock(&self.0.shared);
         if shared.number == number {
@@ -100,7 +103,7 @@ impl RedisClient {
         }
     }
 
-    /// `used` is set to the connection that was there already.
+    /// Sends a command. `used` is set to the connection's number if the connection existed before.
     async fn send(&self, command: &Cmd, used: &AtomicU64) -> StoreResult<Value> {
         let (number, opening, is_known) = self.shared();
         if is_known {
@@ -115,7 +118,7 @@ impl RedisClient {
             }
             result => return result.map_err(|error| self.fault(&error)),
         }
-        // It died while it lay idle. Every command is harmless when it is sent twice.
+        // The connection died while it was idle. Every command may be sent twice.
         let (number, opening, _) = self.shared();
         let result = opening.await?.send(command).await;
         result.map_err(|error| {
@@ -139,7 +142,7 @@ impl RedisClient {
         self.kept(connection, result)
     }
 
-    /// Keeps a connection that works for the next write.
+    /// Keeps a working connection for the next write with `WAIT`.
     fn kept(
         &self,
         connection: Connection,
@@ -158,7 +161,7 @@ impl RedisClient {
     }
 }
 
-/// Has a connection made although whoever wanted it gives up.
+/// Makes the connection even if the command that began it gives up.
 #[expect(
     clippy::disallowed_methods,
     reason = "it has a limit of its own, and nothing is lost when it is cut"
@@ -171,7 +174,8 @@ fn is_gone(error: &RedisError) -> bool {
     error.is_io_error() || error.is_connection_dropped() || error.is_unrecoverable_error()
 }
 
-/// What went wrong. In a cluster a key that moved is found by the client; that it was not yet says nothing.
+/// Classifies an error. The client of a cluster finds a moved key by itself; if it has not yet, that says nothing about
+/// the server.
 fn fault(error: &RedisError, is_cluster: bool) -> StoreError {
     let text = error.to_string();
     match error.code() {
@@ -215,7 +219,7 @@ impl RedisCommands for RedisClient {
         replicas: u32,
         limit: TimeLimit,
     ) -> StoreResult<(Vec<RedisValue>, u32)> {
-        // The client of a cluster waits no longer for any answer.
+        // The client of a cluster waits for no reply longer than this.
         let left = if self.0.opener.is_cluster() { limit.time.min(CONNECT_LIMIT) } else { limit.time };
         let mut wait = redis::cmd("WAIT");
         wait.arg(replicas).arg(replicas_wait(left).as_millis().max(1).to_string());

@@ -1,4 +1,7 @@
-//! Names that stand for every address behind them: looks them up, and tells the core what was found.
+//! Looks up the host names that stand for several addresses, and passes the results to the core.
+//!
+//! It uses the system's resolver: `hickory-resolver` knows how long an answer is valid, but bypasses `nsswitch`, which
+//! operators rely on, and brings many more crates.
 
 use std::{
     convert::Infallible,
@@ -15,19 +18,19 @@ use tokio::time::{Instant, MissedTickBehavior, interval_at, timeout};
 
 use crate::platform::NativeService;
 
-/// How long one look may take; the next look at the name begins afresh.
+/// The limit of one lookup; the next lookup of the name starts anew.
 const LIMIT: Duration = Duration::from_secs(3);
-/// The longest time between two looks, whatever the hosts are asked.
+/// The longest pause between two lookups, whatever `PROBE_INTERVAL` says.
 const LONGEST_INTERVAL: Duration = Duration::from_secs(5);
 
-/// Keeps the hosts of a fleet as its names have them.
+/// Keeps the fleet's hosts in step with the addresses of its host names.
 pub(crate) struct Resolver<L> {
     service: NativeService,
     roster: Mutex<Roster>,
     look_up: L,
 }
 
-/// The addresses that the system's resolver knows.
+/// The addresses from the system's resolver.
 pub(crate) async fn look_up(name: String, port: u16) -> io::Result<Vec<IpAddr>> {
     let found = tokio::net::lookup_host((name, port)).await?;
     Ok(found.map(|address| address.ip()).collect())
@@ -44,12 +47,12 @@ where
         Self { service, roster, look_up }
     }
 
-    /// Looks at every name once, all at the same time.
+    /// Looks up every host name once, all at the same time.
     pub(crate) async fn resolve(&self) {
         join_all(self.service.config().names.iter().map(|name| self.look(name))).await;
     }
 
-    /// Looks at every name again and again; one that takes long delays no other.
+    /// Looks up every host name periodically; a slow lookup does not delay the others.
     pub(crate) async fn keep(&self) {
         let period = self.service.config().probe_interval.clamp(Duration::from_millis(1), LONGEST_INTERVAL);
         let keep = async |name| -> Infallible {

@@ -1,4 +1,4 @@
-//! The listening side: accepts connections, hands requests to the core, and drains when it is told to stop.
+//! The HTTP server: accepts connections, passes requests to the core, and drains on shutdown.
 
 use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
 
@@ -17,7 +17,7 @@ use crate::{
     timed_body::TimedBody,
 };
 
-/// How long to wait before accepting again when that failed, for example for want of file descriptors.
+/// The pause before accepting again after a failure, for example for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
 /// The HTTP server.
@@ -36,7 +36,7 @@ impl Server {
         Self { service, client_timeout, connections: GracefulShutdown::new(), http }
     }
 
-    /// Accepts connections until `stop` resolves; then the port is free.
+    /// Accepts connections until `stop` resolves; then the port is closed.
     pub(crate) async fn serve(&self, listener: TcpListener, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         loop {
@@ -52,14 +52,14 @@ impl Server {
     }
 
     fn connection(&self, stream: TcpStream) {
-        // Without it the second segment of a reply waits 40 ms for the first one's acknowledgement.
+        // With Nagle's algorithm the second segment of a reply would wait 40 ms for the acknowledgement of the first.
         let _ = stream.set_nodelay(true);
         let (service, client_timeout) = (self.service.clone(), self.client_timeout);
         let signs = Signs::default();
         let stream = Connection::new(stream, signs.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let (service, signs) = (service.clone(), signs.clone());
-            // A client of HTTP/1.0 knows no interim response.
+            // A client of HTTP/1.0 does not know interim responses.
             if request.version() == Version::HTTP_11 {
                 signs.begin();
             }
@@ -76,12 +76,12 @@ impl Server {
         let connection = self.http.serve_connection(TokioIo::new(stream), service);
         let connection = self.connections.watch(connection);
         self.service.platform().tasks().spawn(async move {
-            // A connection that breaks is the client's affair; its requests tell of themselves.
+            // A connection error is the client's; the requests on it are logged by the core.
             let _ = connection.await;
         });
     }
 
-    /// Waits until every open request is answered; idle connections close at once.
+    /// Waits until every open request is answered; idle connections are closed at once.
     pub(crate) async fn drain(self) {
         self.connections.shutdown().await;
     }

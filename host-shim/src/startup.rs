@@ -1,10 +1,11 @@
-//! What the operator is told at the start: where state lives, who may come in, which hosts answer, and what to do.
+//! Logs at the start: where state is stored, who may use the service, which hosts answer, and what to do about
+//! problems.
 
 use paddock::{is_same_model, platform::Background as _, store::Store as _, upstream::probe::Probe};
 
 use crate::{platform::NativeService, store::NativeStore};
 
-/// Tells it; the hosts are asked in the background so that the service answers meanwhile.
+/// Logs it. The hosts are probed in the background, so that the service answers meanwhile.
 pub(crate) fn announce(service: &NativeService, demo: bool) {
     match service.store() {
         NativeStore::Memory(_) => {

@@ -1,4 +1,4 @@
-//! The store of the native form: Redis where one is configured, else an embedded one, on disk where there is a directory.
+//! The native store: Redis where it is configured, else an embedded store, on disk where `DATA_DIR` is set.
 
 use std::{path::Path, sync::Arc, time::Duration};
 
@@ -23,7 +23,7 @@ use paddock::{
 
 use crate::{clock::SystemClock, redis_client::RedisClient};
 
-/// How long a request waits for the disk, at most. A sync takes milliseconds, and seconds on a disk that is overloaded.
+/// The longest time that a request waits for the disk. A sync takes milliseconds, but seconds on an overloaded disk.
 const DISK_LIMIT: Duration = Duration::from_secs(5);
 
 /// One of the three stores.
@@ -34,7 +34,7 @@ pub(crate) enum NativeStore {
     Redis(RedisStore<Guard<RedisClient, SystemClock>>),
 }
 
-/// Asks whichever store it is.
+/// Calls the store in use.
 macro_rules! delegate {
     ($self:expr, $store:ident => $asked:expr) => {
         match $self {
@@ -59,7 +59,7 @@ impl NativeStore {
         Ok(Self::Disk(DiskStore::open(Path::new(&data.directory), limits, clock)?))
     }
 
-    /// Writes what waits to be written. Nothing is asked afterwards.
+    /// Writes all waiting changes. The store must not be used afterwards.
     pub(crate) async fn close(&self) {
         match self {
             Self::Disk(store) => store.close().await,

@@ -1,6 +1,6 @@
-//! A body with limits: so long between two pieces, so long in all.
+//! A request or response body with time limits: between two pieces, and in total.
 //!
-//! A timer is set only when the body makes us wait, for most pieces are there already.
+//! The timer is set only when the body is not ready, because most pieces are.
 
 use std::{
     fmt,
@@ -15,7 +15,7 @@ use hyper::body::Incoming;
 use paddock::platform::{Phase, UpstreamFailure};
 use tokio::time::{Instant, Sleep};
 
-/// A received body with limits.
+/// A received body with time limits.
 pub(crate) struct TimedBody {
     body: Incoming,
     between: Duration,
@@ -34,7 +34,7 @@ impl TimedBody {
         Self { body, between, deadline, timer: None }
     }
 
-    /// The failure when the time is up.
+    /// Resolves with the failure when a limit passes.
     fn poll_timer(&mut self, context: &mut Context<'_>) -> Poll<UpstreamFailure> {
         let pause = Instant::now() + self.between;
         let until = self.deadline.map_or(pause, |deadline| deadline.min(pause));

@@ -1,4 +1,4 @@
-//! The way to backend hosts: one pool of connections, TLS where the URL says so, and limits on every phase.
+//! The HTTP client for backend hosts: one connection pool, TLS where the URL asks for it, and a limit for every phase.
 
 use std::{
     error::Error as _,
@@ -29,8 +29,8 @@ use tower_service::Service;
 
 use crate::timed_body::TimedBody;
 
-/// How long an idle connection is kept: shorter than servers and proxies keep theirs, so that a request seldom
-/// meets one that is just being closed.
+/// How long an idle connection is kept: shorter than servers and proxies keep theirs, so that a request seldom gets a
+/// connection that is being closed.
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
 
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
@@ -46,8 +46,9 @@ impl Client {
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
         http.enforce_http(false);
-        // The machine's own certificates where there are any: a private authority must be trusted. An image without
-        // them gets the well-known ones. Reading them takes memory, so only where a host wants them.
+        // The certificates of the machine are used where there are any, because a private authority must be trusted; an
+        // image without them gets the well-known ones. Loading them takes memory, so it is done only if a host uses
+        // TLS.
         let own = any_tls.then(|| HttpsConnectorBuilder::new().with_native_roots().ok()).flatten();
         let https = own.unwrap_or_else(|| HttpsConnectorBuilder::new().with_webpki_roots());
         let inner = https.https_or_http().enable_http1().wrap_connector(http);
@@ -65,7 +66,7 @@ impl Client {
     ) -> Result<Response<TimedBody>, UpstreamFailure> {
         let started = Instant::now();
         let deadline = limits.total.map(|total| started + total);
-        // Connecting has its own limit; this one also holds when that one is never reached.
+        // Connecting has a limit of its own, but a request may never reach that phase, so this limit covers it as well.
         let head = started + limits.connect + limits.first_byte;
         let head = deadline.map_or(head, |deadline| deadline.min(head));
         let response = timeout_at(head, self.0.request(request.map(Full::new)))

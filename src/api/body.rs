@@ -1,4 +1,4 @@
-//! The body of a request: read within its limit, and never further.
+//! The body of a request: read within its limit, and no further. The body of a reply is in `reply.rs`.
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
@@ -8,34 +8,34 @@ use http_body_util::BodyExt;
 use super::error::Error;
 use crate::platform::{Background, MaybeSend};
 
-/// The largest body of a request, and the setting that says so.
+/// The largest allowed body of a request, and the setting that limits it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyLimit {
-    /// The setting.
+    /// The name of the setting.
     pub setting: &'static str,
-    /// In bytes.
+    /// The limit in bytes.
     pub bytes: u64,
 }
 
-/// The largest body by surface.
+/// The largest allowed bodies, by endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BodyLimits {
     /// `/chat`.
     pub chat: BodyLimit,
-    /// Asking a model on `/api`.
+    /// Endpoints under `/api` that ask a model.
     pub ollama: BodyLimit,
-    /// Asking a model on `/v1`.
+    /// Endpoints under `/v1` that ask a model.
     pub openai: BodyLimit,
     /// `/v1/messages`.
     pub anthropic: BodyLimit,
-    /// Everything else.
+    /// All other routes.
     pub other: BodyLimit,
 }
 
-/// How much of a refused body is read and thrown away, in bytes.
+/// How many bytes of a refused body are read and discarded.
 const DISCARD_LIMIT: usize = 64 << 20;
 
-/// Reads a body of at most `limit` bytes; one that announces more is refused before it is read.
+/// Reads a body of at most `limit` bytes; a larger `Content-Length` is refused before anything is read.
 pub(crate) async fn read<B>(
     background: &impl Background,
     headers: &HeaderMap,
@@ -45,7 +45,7 @@ pub(crate) async fn read<B>(
 where
     B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
 {
-    // A body that parses as JSON is taken whatever it is called, as Ollama does: `curl -d` calls it a form.
+    // The content type is ignored unless it is multipart, as in Ollama: `curl -d` labels JSON as a form.
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let kind = content_type.and_then(|value| value.get(.."multipart/".len()));
     if kind.is_some_and(|kind| kind.eq_ignore_ascii_case("multipart/")) {
@@ -72,7 +72,7 @@ where
 
 struct Incomplete;
 
-/// The whole body, or `None` when it is longer than `limit`. A body in one piece is not copied.
+/// The whole body, or `None` when it is longer than `limit`. A body that arrives in one piece is not copied.
 async fn collect<B>(body: &mut B, limit: u64) -> Result<Option<Bytes>, Incomplete>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -94,8 +94,8 @@ where
     Ok(Some(if joined.is_empty() { whole } else { joined.freeze() }))
 }
 
-/// Reads on while the refusal is on its way: a connection closed over unread bytes is reset, and the client might
-/// never see why.
+/// Reads the rest of a refused body in the background: if the connection were closed with unread bytes, TCP would reset
+/// it and the client might lose the error.
 fn discard<B>(background: &impl Background, mut body: B)
 where
     B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,

@@ -1,7 +1,10 @@
-//! Which web pages may ask: Ollama's rules for `Origin`, and the answers that browsers want (CORS).
+//! CORS: which web pages may use the service (Ollama's rules for `Origin`), and the headers for their browsers.
 //!
-//! A page of another origin must not drive a local model behind its user's back, so it is refused before anything
-//! else is looked at. A request without `Origin` comes from no page. Pure rules over headers.
+//! A page of another origin must not use a local model without its user's knowledge, so a request from it is refused
+//! before anything else is checked. Requests without `Origin` come from no web page. Pure rules over headers.
+//!
+//! No crate serves: the layer of `tower-http` needs a service stack, which the core has not, and does not know Ollama's
+//! rules.
 
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode,
@@ -11,7 +14,7 @@ use http::{
 
 use super::reply::ReplyBody;
 
-/// The origins that Ollama allows by itself (`envconfig/config.go`, `AllowedOrigins`).
+/// The origins that Ollama always allows (`envconfig/config.go`, `AllowedOrigins`).
 const DEFAULTS: [&str; 17] = [
     "http://localhost",
     "https://localhost",
@@ -32,25 +35,25 @@ const DEFAULTS: [&str; 17] = [
     "vscode-file://*",
 ];
 const METHODS: HeaderValue = HeaderValue::from_static("GET,POST,PUT,PATCH,DELETE,HEAD,OPTIONS");
-/// What a page may send when its browser does not say what it wants to send.
+/// The headers that a page may send when its preflight does not name any.
 const HEADERS: HeaderValue = HeaderValue::from_static(
     "Authorization,Content-Type,User-Agent,Accept,X-Requested-With,X-Api-Key,X-Request-Id,X-Paddock-Session",
 );
-/// What a page may read beside the body.
+/// The reply headers that a page may read.
 const EXPOSED: HeaderValue =
     HeaderValue::from_static("X-Request-Id,X-Cache,X-Session,X-Session-Left-Out,X-Paddock-Host,Retry-After");
-/// For how long a browser need not ask again: Ollama's 12 hours, in seconds.
+/// How long a browser may cache a preflight: 12 hours in seconds, as in Ollama.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("43200");
 
-/// The origins that may ask beside our own and Ollama's defaults.
+/// The origins of the setting, which are allowed beside the service's own and Ollama's defaults.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Origins(Vec<String>);
 
 impl Origins {
-    /// The origins of a comma-separated list: `https://app.example.com`, one `*` for a part, or `*` for all.
+    /// Parses a comma-separated list: `https://app.example.com`, one `*` for a part, or `*` for all.
     ///
     /// # Errors
-    /// A sentence when an entry can be no origin.
+    /// A sentence when an entry cannot be an origin.
     pub fn parse(list: &str) -> Result<Self, String> {
         let entries: Vec<_> =
             list.split(',').map(|entry| entry.trim().trim_end_matches('/').to_ascii_lowercase()).collect();
@@ -65,7 +68,7 @@ impl Origins {
         }
     }
 
-    /// What the request's `Origin` means.
+    /// What the request's `Origin` means for it.
     pub(crate) fn judge(&self, parts: &Parts) -> CorsVerdict {
         let Some(value) = parts.headers.get(header::ORIGIN) else { return CorsVerdict::NotBrowser };
         let Ok(origin) = value.to_str().map(str::to_ascii_lowercase) else { return CorsVerdict::Denied };
@@ -80,18 +83,18 @@ impl Origins {
     }
 }
 
-/// Who asks, as far as browsers tell.
+/// The result of the `Origin` check.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) enum CorsVerdict {
-    /// No web page, or one of the service's own origin that its browser does not mention.
+    /// The request comes from no web page, or from the service's own origin without `Origin`.
     NotBrowser,
     /// A page of this origin, which is allowed.
     Allowed(HeaderValue),
-    /// A page that must not ask.
+    /// A page of an origin that is not allowed.
     Denied,
 }
 
-/// Whether `origin` is the one under which the service itself was asked.
+/// Whether `origin` equals the scheme and host under which the client addressed the service.
 fn is_own(origin: &str, host: &str) -> bool {
     let Some((scheme, name)) = origin.split_once("://") else { return false };
     let port = match scheme {
@@ -102,7 +105,7 @@ fn is_own(origin: &str, host: &str) -> bool {
     name == host.to_ascii_lowercase().trim_end_matches(port)
 }
 
-/// Whether `origin` is the pattern's, in which one `*` stands for a part of a name or for a port.
+/// Whether `origin` matches the pattern; one `*` in it stands for a part of the name or for the port.
 fn matches(pattern: &str, origin: &str) -> bool {
     let Some((before, after)) = pattern.split_once('*') else { return pattern == origin };
     let part = origin.strip_prefix(before).and_then(|rest| rest.strip_suffix(after));
@@ -117,7 +120,7 @@ fn matches(pattern: &str, origin: &str) -> bool {
     })
 }
 
-/// The answer to a browser that asks whether its page may ask; `None` when the request is no such question.
+/// The reply to a CORS preflight; `None` when the request is none.
 pub(crate) fn preflight(parts: &Parts) -> Option<Response<ReplyBody>> {
     let wanted = &parts.headers;
     if parts.method != Method::OPTIONS || !wanted.contains_key(header::ACCESS_CONTROL_REQUEST_METHOD) {
@@ -136,7 +139,7 @@ pub(crate) fn preflight(parts: &Parts) -> Option<Response<ReplyBody>> {
     Some(response)
 }
 
-/// Lets a page of `origin` read the reply.
+/// Adds the headers that let a page of `origin` read the reply.
 pub(crate) fn allow(headers: &mut HeaderMap, origin: HeaderValue) {
     headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
     headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);

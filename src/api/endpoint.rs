@@ -1,6 +1,6 @@
-//! The surfaces that Ollama itself speaks: what each path is, as one exhaustive table.
+//! The endpoints of Ollama that Paddock relays, as one exhaustive table.
 //!
-//! A request on one of them goes upstream as it came, to the same path; nothing here touches a body.
+//! A request to one of them goes upstream to the same path. Nothing here reads a body.
 
 use http::Method;
 
@@ -10,12 +10,13 @@ use super::{
 };
 use crate::wire::{dialect::Dialect, framer::Framing, protocol::Protocol};
 
-/// What a request does on a host. Embeddings do not wait behind answers.
+/// The kind of work that a request causes on a host. Embeddings have a lane of their own, so they do not wait behind
+/// answers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Work {
-    /// Tokens are made.
+    /// The model generates tokens.
     Answer,
-    /// Texts become vectors.
+    /// The model computes embeddings.
     Embedding,
 }
 
@@ -52,7 +53,7 @@ impl Endpoint {
         Self::AnthropicMessages,
     ];
 
-    /// The path, here and upstream; of [`Endpoint::OpenAiModel`] without the model.
+    /// The path, here and upstream; [`Endpoint::OpenAiModel`] without the model's name.
     pub(crate) fn path(self) -> &'static str {
         match self {
             Self::OllamaChat => "/api/chat",
@@ -70,12 +71,12 @@ impl Endpoint {
         }
     }
 
-    /// The label of the route.
+    /// The route's label in metrics and logs.
     pub(crate) fn label(self) -> &'static str {
         if self == Self::OpenAiModel { "/v1/models/{model}" } else { self.path() }
     }
 
-    /// The method; where it is GET, HEAD is answered too.
+    /// The allowed method. An endpoint with GET answers HEAD as well.
     pub(crate) fn method(self) -> Method {
         match self {
             Self::OllamaVersion | Self::OpenAiModel => Method::GET,
@@ -92,7 +93,7 @@ impl Endpoint {
         }
     }
 
-    /// How a model's answer is to be read; `None` where no model speaks.
+    /// The protocol of the answer; `None` where the response is no chat or completion.
     pub(crate) fn protocol(self) -> Option<Protocol> {
         match self {
             Self::OllamaChat => Some(Protocol::OllamaChat),
@@ -110,7 +111,7 @@ impl Endpoint {
         }
     }
 
-    /// How the messages of a conversation are written; `None` where sessions are not supported.
+    /// The dialect of the messages; `None` where sessions are not supported.
     pub(crate) fn dialect(self) -> Option<Dialect> {
         match self {
             Self::OllamaChat => Some(Dialect::Ollama),
@@ -128,12 +129,12 @@ impl Endpoint {
         }
     }
 
-    /// Whether an answer comes in pieces when the request does not say.
+    /// Whether the answer is streamed when the request does not say.
     pub(crate) fn streams_by_default(self) -> bool {
         matches!(self.protocol(), Some(Protocol::OllamaChat | Protocol::OllamaGenerate))
     }
 
-    /// Whether it is about loading or asking a model, so that it counts as a request for an answer.
+    /// Whether the endpoint loads or asks a model; such requests are counted as requests for an answer.
     pub(crate) fn asks_a_model(self) -> bool {
         match self {
             Self::OllamaShow | Self::OllamaVersion | Self::OpenAiModel => false,
@@ -149,19 +150,19 @@ impl Endpoint {
         }
     }
 
-    /// What a model does for it; `None` for what asks no model.
+    /// The work that a model does; `None` for endpoints that ask no model.
     pub(crate) fn work(self) -> Option<Work> {
         let is_embedding =
             matches!(self, Self::OllamaEmbed | Self::OllamaEmbeddings | Self::OpenAiEmbeddings);
         self.asks_a_model().then_some(if is_embedding { Work::Embedding } else { Work::Answer })
     }
 
-    /// Whose errors it has.
+    /// The format of the endpoint's errors.
     pub(crate) fn family(self) -> ErrorFormat {
         ErrorFormat::of(self.path())
     }
 
-    /// The largest body.
+    /// The limit of the request's body.
     pub(crate) fn body_limit(self, limits: &BodyLimits) -> BodyLimit {
         match self.family() {
             _ if !self.asks_a_model() => limits.other,
@@ -172,7 +173,7 @@ impl Endpoint {
     }
 }
 
-/// How a streamed answer of this protocol is cut into events.
+/// How a stream of this protocol is cut into events.
 pub(crate) fn framing(protocol: Protocol) -> Framing {
     match protocol {
         Protocol::OllamaChat | Protocol::OllamaGenerate => Framing::Lines,

@@ -1,8 +1,8 @@
-//! Everything that can go wrong with a request, as one enum grouped by who must act.
+//! Every error of a request, as one enum grouped by who must act.
 //!
-//! The table `Error::row` has a line for each variant, and [`Error::detail`] says of each what the log may tell: a new
-//! variant does not compile until both know it. `Display` is what the client reads: clear, with what to do, never with
-//! internal detail. How an error is written on each surface is the business of the submodule `shape`.
+//! `Error::row` has a line for each variant, and [`Error::detail`] decides for each what the log may contain: a new
+//! variant does not compile until both have it. `Display` is the client's message: what is wrong and what to do,
+//! without internal details. The submodule `shape` writes an error in the format of each endpoint.
 
 mod shape;
 
@@ -36,10 +36,10 @@ pub enum Error {
         /// The JSON type it should have.
         expected: &'static str,
     },
-    /// A session id that cannot be one.
+    /// The session id is too long or has control characters.
     #[error("the session_id must have at most 128 characters and no control characters")]
     InvalidSessionId,
-    /// No such session in the caller's scope.
+    /// The caller has no session of this id.
     #[error(
         "no such session, or it has expired; POST /sessions makes one, and so does a first turn with an id of your own"
     )]
@@ -52,7 +52,7 @@ pub enum Error {
         /// The setting that raises it.
         setting: &'static str,
     },
-    /// The body stopped before its end.
+    /// The body ended early.
     #[error("the request body did not arrive completely")]
     IncompleteBody,
     /// A multipart body.
@@ -61,162 +61,162 @@ pub enum Error {
     /// A compressed body.
     #[error("compressed request bodies are not accepted; send the body without Content-Encoding")]
     UnsupportedEncoding,
-    /// A session was named where there is none.
+    /// The request names a session on a route that supports none.
     #[error(
         "X-Paddock-Session works on /chat, /api/chat, /v1/chat/completions and /v1/messages; send this request without it"
     )]
     SessionUnsupported,
-    /// An `Idempotency-Key` that cannot be one.
+    /// The `Idempotency-Key` is malformed.
     #[error("the header Idempotency-Key must have 1 to 255 bytes")]
     InvalidIdempotencyKey,
-    /// An `Idempotency-Key` that stands for another request already.
+    /// The `Idempotency-Key` was used for another request.
     #[error(
         "this Idempotency-Key was used for another request; use a new one for each request, and the same only to repeat it"
     )]
     IdempotencyKeyReused,
-    /// The client wants an answer from the cache alone, and there is none.
+    /// The client accepts only a cached answer (`only-if-cached`), and there is none.
     #[error("the answer is not in the cache, and Cache-Control: only-if-cached forbids to ask for it")]
     NotCached,
-    /// The client read an answer that was shared with others too slowly.
+    /// The client read a shared answer so slowly that its beginning is no longer buffered.
     #[error("this answer was shared with other clients, and this one read too slowly; ask again")]
     FellBehind,
-    /// Emptying the cache is not allowed to this caller.
+    /// The caller may not empty the cache.
     #[error(
         "emptying the cache needs ADMIN_TOKEN: send it as 'Authorization: Bearer TOKEN', or have the operator set it"
     )]
     PurgeForbidden,
-    /// What was asked for cannot be done without the store, which is down.
+    /// The request needs the store, and the store is down.
     #[error("the store of this service does not answer; try again later")]
     StoreUnavailable,
-    /// A web page of another origin asks.
+    /// The request comes from a web page whose origin is not allowed.
     #[error("requests from this origin are not allowed; CORS_ALLOW_ORIGINS names the origins that are")]
     ForeignOrigin,
-    /// Changing models is not allowed to this caller.
+    /// The caller may not change models.
     #[error(
         "managing models is off here: send ADMIN_TOKEN as 'Authorization: Bearer TOKEN', or have the operator set \
          ADMIN_TOKEN or ALLOW_MODEL_MANAGEMENT=true"
     )]
     ManagementForbidden,
-    /// Uploads are never passed on.
+    /// Uploads are never relayed.
     #[error(
         "pushing models and uploading blobs are not passed on, whatever ADMIN_TOKEN and ALLOW_MODEL_MANAGEMENT say: \
          a model must come from one place for all hosts; use /api/pull or /api/create with 'from'"
     )]
     UploadForbidden,
-    /// API keys are set and none of them was sent.
+    /// API keys are set, and the request has none of them.
     #[error("a valid API key is required: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")]
     Unauthorized,
-    /// The trusted caller header came more than once, so that it proves nothing.
+    /// The trusted caller header occurs more than once, so it proves nothing.
     #[error("the header that names the caller must be sent exactly once")]
     AmbiguousCaller,
-    /// No such path.
+    /// No route has this path.
     #[error("no such path; GET /openapi.json lists the paths there are")]
     NotFound,
-    /// The path is there, the method is not.
+    /// The route does not allow this method.
     #[error("method not allowed; use {allow}")]
     MethodNotAllowed {
-        /// The methods that are, as in the header `Allow`.
+        /// The allowed methods, as in the header `Allow`.
         allow: &'static str,
     },
     /// No backend host has the model.
     #[error("{}", model_not_found(.model, .nearest))]
     ModelNotFound {
-        /// The name as asked for.
+        /// The name in the request.
         model: String,
-        /// The models that the hosts have with the nearest names, nearest first.
+        /// The most similar names among the hosts' models, nearest first.
         nearest: Vec<String>,
     },
-    /// Ollama refused the request for a reason the caller can mend.
+    /// Ollama refused the request, and the caller can correct it.
     #[error("Ollama refused the request: {message}")]
     UpstreamRejected {
-        /// Ollama's own status, 4xx or 501.
+        /// Ollama's status, 4xx or 501.
         status: StatusCode,
-        /// Ollama's own words.
+        /// Ollama's message.
         message: String,
-        /// Ollama's own reply, for the surfaces that Ollama speaks itself.
+        /// Ollama's reply, for the endpoints that relay Ollama.
         original: Option<Box<Original>>,
     },
-    /// The client left before the reply; nobody reads this.
+    /// The client left before the reply; nobody receives this error.
     #[error("the client closed the connection")]
     ClientClosed,
 
     // Upstream must recover.
-    /// The hosts that answered do not have the model, and others could not be asked.
+    /// The hosts that answered do not have the model, and other hosts did not answer.
     #[error("{}", model_unavailable(.model, *.unknown))]
     ModelUnavailable {
-        /// The name as asked for.
+        /// The name in the request.
         model: String,
-        /// How many hosts gave no answer.
+        /// How many hosts did not answer.
         unknown: usize,
     },
-    /// No backend host could be connected to.
+    /// No host accepted a connection.
     #[error("no Ollama host can be reached; check that Ollama runs and OLLAMA_HOSTS names it")]
     UpstreamUnreachable {
-        /// What the last host said.
+        /// The failure of the last attempt.
         detail: String,
     },
-    /// Every backend host is busy.
+    /// Every host answered 429 or 503.
     #[error("Ollama is busy; try again later")]
     UpstreamBusy {
-        /// How long the host asks to wait.
+        /// The `Retry-After` of the host.
         retry_after: Option<Duration>,
     },
-    /// Every place on the hosts that have the model is taken, and the queue is full or did not move in time.
+    /// All slots on the hosts with the model are taken, and the queue is full or the request waited too long.
     #[error("all hosts with this model are busy and the queue is {}; try again later", if *.is_full { "full" } else { "too slow" })]
     Overloaded {
-        /// Whether there was no room to wait, else the wait was too long.
+        /// `true` when the queue was full, `false` when the wait was too long.
         is_full: bool,
-        /// When there will probably be room.
+        /// The estimated time until a slot is free.
         retry_after: Duration,
     },
-    /// A backend host did not answer in time.
+    /// A host did not answer within a time limit.
     #[error(
         "Ollama did not answer in time; the limits are CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT, BETWEEN_BYTES_TIMEOUT and TOTAL_TIMEOUT"
     )]
     UpstreamTimeout {
-        /// The phase that took too long.
+        /// The phase whose limit passed.
         phase: Phase,
     },
-    /// A backend host failed while it ran the model.
+    /// A host failed while it ran the model.
     #[error("Ollama failed to run the model: {message}")]
     UpstreamFailed {
-        /// Ollama's own words.
+        /// Ollama's message.
         message: String,
-        /// Ollama's own reply, for the surfaces that Ollama speaks itself.
+        /// Ollama's reply, for the endpoints that relay Ollama.
         original: Option<Box<Original>>,
     },
-    /// A change of models was not made on every host.
+    /// A change of models failed on at least one host.
     #[error("not done on every host: {}", .failures.join("; "))]
     ManagementFailed {
-        /// The status that says most about the failures.
+        /// The status of the most significant failure.
         status: StatusCode,
-        /// One sentence per host that failed, beginning with its name.
+        /// One sentence per host that failed, which begins with the host's name.
         failures: Vec<String>,
     },
-    /// A backend host broke off or did not speak Ollama's protocol.
+    /// A host closed the connection early or did not speak Ollama's protocol.
     #[error("the answer from Ollama broke off or could not be understood; try again")]
     UpstreamProtocol {
-        /// What was wrong with it.
+        /// Details of the violation.
         detail: String,
     },
 
-    /// The store of sessions is down, and the request is nothing without it.
+    /// The session store is down, and `SESSION_REQUIRED` or the request itself forbids to go on without it.
     #[error("sessions are unavailable: the store does not answer; try again later")]
     SessionUnavailable,
 
-    // We must act.
-    /// The settings do not hold.
+    // The operator must act.
+    /// The settings are invalid.
     #[error("the service is misconfigured: {}", .problems.join("; "))]
     Misconfigured {
         /// One sentence per problem, without values that may be secret.
         problems: Vec<String>,
     },
-    /// The service is stopping and gave the request up.
+    /// The service is stopping and cancelled the request.
     #[error("the service is shutting down; try again")]
     ShuttingDown,
 }
 
-/// A reply of Ollama's as it came, to be passed on.
+/// A reply of Ollama, kept as it came so that it can be passed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Original {
     /// The status.
@@ -244,23 +244,22 @@ fn model_not_found(model: &str, nearest: &[String]) -> String {
     format!("model '{model}' not found: no Ollama host has it; {have}; to add it: ollama pull {model}")
 }
 
-/// What is known of an error by its variant.
+/// The properties of an error variant.
 struct Row {
     /// The reply's status, from 100 to 999.
     status: u16,
-    /// The stable word.
+    /// The error's code, a stable word.
     code: &'static str,
-    /// The family, as OpenAI's clients know it.
+    /// The error's `type`, in the terms of OpenAI's clients.
     kind: &'static str,
     /// How urgently the operator should know.
     level: Level,
     /// Whether the same request may succeed later.
     retryable: bool,
-    /// The field that it is about.
+    /// The field of the request that caused the error.
     param: Option<&'static str>,
 }
 
-// The kinds and levels of the table.
 const INVALID: &str = "invalid_request_error";
 const PERMISSION: &str = "permission_error";
 const AUTHENTICATION: &str = "authentication_error";
@@ -271,7 +270,7 @@ const WARN: Level = Level::Warn;
 const ERROR: Level = Level::Error;
 
 impl Error {
-    /// What is known of each variant, a line each: a new one does not compile until it has its line.
+    /// The properties of each variant, one line each: a new variant does not compile without its line.
     const fn row(&self) -> Row {
         let (status, code, kind, level, retryable, param) = match self {
             // The caller must act.
@@ -303,7 +302,7 @@ impl Error {
             Self::UpstreamRejected { status, .. } => {
                 (status.as_u16(), "upstream_rejected", INVALID, INFO, false, None)
             }
-            // nginx's number for it; it is seen in logs and metrics only.
+            // nginx's number for this case; only logs and metrics show it.
             Self::ClientClosed => (499, "client_closed", INVALID, INFO, false, None),
             // Upstream must recover.
             Self::ModelUnavailable { .. } => (503, "model_unavailable", API, ERROR, true, Some("model")),
@@ -317,7 +316,7 @@ impl Error {
             }
             Self::UpstreamProtocol { .. } => (502, "upstream_protocol", API, ERROR, true, None),
             Self::SessionUnavailable => (503, "session_unavailable", API, WARN, true, None),
-            // We must act.
+            // The operator must act.
             Self::Misconfigured { .. } => (500, "misconfigured", API, ERROR, false, None),
             Self::ShuttingDown => (503, "shutting_down", API, WARN, true, None),
         };
@@ -329,12 +328,12 @@ impl Error {
         StatusCode::from_u16(self.row().status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR)
     }
 
-    /// The stable word for it: `code` in the body, `outcome` in metrics and logs.
+    /// The stable word of the error: `code` in the body, `outcome` in metrics and logs.
     pub fn code(&self) -> &'static str {
         self.row().code
     }
 
-    /// The family of the error, as OpenAI's clients know it.
+    /// The error's `type`, in the terms of OpenAI's clients.
     pub fn kind(&self) -> &'static str {
         self.row().kind
     }
@@ -349,18 +348,18 @@ impl Error {
         self.row().level
     }
 
-    /// The field that the error is about.
+    /// The field of the request that caused the error.
     pub fn param(&self) -> Option<&'static str> {
         self.row().param
     }
 
-    /// What the operator should know beyond the code; without content.
+    /// Details for the operator beyond the code, without content.
     pub fn detail(&self) -> Option<String> {
         match self {
             Self::UpstreamUnreachable { detail } | Self::UpstreamProtocol { detail } => Some(detail.clone()),
             Self::UpstreamTimeout { phase } => Some(phase.to_string()),
             Self::ModelUnavailable { unknown, .. } => Some(format!("{unknown} hosts unknown")),
-            // Ollama's words may quote the request: the status alone is safe to log.
+            // Ollama's message may quote the request; only the status is safe to log.
             Self::UpstreamRejected { status, .. } => Some(format!("upstream answered {status}")),
             Self::InvalidJson(_)
             | Self::MissingField(_)

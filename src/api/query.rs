@@ -1,10 +1,10 @@
-//! The parameters of a path's query.
+//! The parameters of a URL's query.
 
 use std::borrow::Cow;
 
 use percent_encoding::percent_decode_str;
 
-/// The value of a parameter, decoded; the first one counts.
+/// The decoded value of a parameter; of several the first one.
 pub(crate) fn parameter<'a>(query: Option<&'a str>, name: &str) -> Option<Cow<'a, str>> {
     let mut pairs = query?.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
     let (_, value) = pairs.find(|(key, _)| *key == name)?;

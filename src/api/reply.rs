@@ -1,8 +1,9 @@
-//! The reply: a body type that every host can send, and the constructors for complete JSON and text replies.
+//! The reply: its body type, which every platform can send, and the constructors for complete and streamed replies. The
+//! body of a request is in `body.rs`.
 //!
-//! A complete reply always carries its content-length: without one Spin sends it in two segments, and the second
-//! waits 40 ms for the peer's acknowledgement. A streamed reply holds [`PIECES`] pieces at most: a client that reads
-//! slowly holds back whoever writes.
+//! A complete reply always has a content-length: without one Spin sends it in two segments, and the second waits 40 ms
+//! for the client's acknowledgement. A streamed reply buffers [`PIECES`] pieces at most, so a slow client slows its
+//! writer down.
 
 use std::{
     convert::Infallible,
@@ -22,11 +23,11 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use serde::Serialize;
 
-/// How many pieces wait for the client beside the one that is being written.
+/// How many pieces are buffered beside the one that is being written.
 const PIECES: usize = 1;
-/// The type of a stream of lines.
+/// The content type of a stream of lines.
 pub(crate) const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
-/// The type of a stream of server-sent events.
+/// The content type of a stream of server-sent events.
 pub(crate) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
 /// The body of a reply.
@@ -45,19 +46,19 @@ impl Default for Content {
     }
 }
 
-/// The client's end of a streamed reply. Dropping it means that the client left.
+/// The receiving end of a streamed reply, held by the client's connection. Dropping it means that the client left.
 #[derive(Debug)]
 pub(crate) struct Inlet {
     pieces: mpsc::Receiver<Bytes>,
-    /// Tells the other end at once when this one is dropped; the channel of pieces would tell at its next use.
+    /// Dropping this end tells [`Presence`] at once; the channel of pieces would show it only at its next use.
     _present: oneshot::Receiver<()>,
 }
 
-/// The service's end of a streamed reply. Dropping it ends the body.
+/// The sending end of a streamed reply. Dropping it ends the body.
 #[derive(Debug, Clone)]
 pub(crate) struct Outlet(mpsc::Sender<Bytes>);
 
-/// Tells whether the client is still there.
+/// Tells whether the client is still connected.
 #[derive(Debug)]
 pub(crate) struct Presence(oneshot::Sender<()>);
 
@@ -65,8 +66,8 @@ pub(crate) struct Presence(oneshot::Sender<()>);
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct ClientLeft;
 
-/// Both ends of a streamed reply. The inlet stays with whoever waits for the reply, and then in its body, so that
-/// the client's leaving shows at any time.
+/// Both ends of a streamed reply. The inlet lives in the future that waits for the reply and then in the reply's body,
+/// so that dropping either shows that the client left.
 pub(crate) fn channel() -> (Outlet, Presence, Inlet) {
     let (sender, pieces) = mpsc::channel(PIECES);
     let (present, watched) = oneshot::channel();
@@ -74,20 +75,20 @@ pub(crate) fn channel() -> (Outlet, Presence, Inlet) {
 }
 
 impl Outlet {
-    /// Hands over one piece; waits while the client is behind.
+    /// Sends one piece; waits while the buffer is full.
     pub(crate) async fn send(&mut self, piece: Bytes) -> Result<(), ClientLeft> {
         self.0.send(piece).await.map_err(|_| ClientLeft)
     }
 
-    /// Hands over one piece unless the client is behind.
+    /// Sends one piece unless the buffer is full.
     pub(crate) fn offer(&mut self, piece: Bytes) {
-        // Whoever is behind has something to read, and does without.
+        // A client with a full buffer does not need this piece.
         let _ = self.0.try_send(piece);
     }
 }
 
 impl Presence {
-    /// What `future` gives, unless the client leaves first; then the future is dropped.
+    /// Runs `future` to its end; drops it and gives [`ClientLeft`] when the client leaves first.
     pub(crate) async fn during<F: Future>(&mut self, future: F) -> Result<F::Output, ClientLeft> {
         match select(pin!(future), self.0.cancellation()).await {
             Either::Left((output, _)) => Ok(output),
@@ -154,13 +155,13 @@ pub(crate) fn typed(
     response
 }
 
-/// A complete JSON reply. `value` must be a type whose serialisation cannot fail.
+/// A complete JSON reply. Serialising `value` must not be able to fail.
 pub(crate) fn json(status: StatusCode, value: &impl Serialize) -> Response<ReplyBody> {
     let body = serde_json::to_vec(value).unwrap_or_default();
     complete(status, "application/json", body)
 }
 
-/// A reply that streams, which proxies must neither store nor hold back.
+/// A streamed reply, which proxies must neither store nor buffer.
 pub(crate) fn streamed(content_type: HeaderValue, inlet: Inlet) -> Response<ReplyBody> {
     let mut response = Response::new(ReplyBody(Content::Streamed(inlet)));
     let headers = response.headers_mut();

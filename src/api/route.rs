@@ -1,4 +1,4 @@
-//! What each path is for: the table of routes, its methods and its labels.
+//! The table of routes: paths, methods and labels.
 
 use http::Method;
 
@@ -33,13 +33,13 @@ pub(crate) enum AskRoute {
 pub(crate) enum ModelsRoute {
     /// The description of this API.
     OpenApi,
-    /// `GET /`, by which Ollama's clients see that somebody is there.
+    /// `GET /`, which Ollama's clients use to check that a server is there.
     Banner,
-    /// What all hosts have, as one list.
+    /// A list merged from all hosts.
     List(List),
     /// What changes the models of all hosts.
     Manage(Operation),
-    /// What is never passed on: uploads of models.
+    /// An upload of a model, which is always refused.
     Upload(&'static str),
 }
 
@@ -66,14 +66,14 @@ pub(crate) enum OpsRoute {
     Fleet,
 }
 
-/// A list that is made of every host's own.
+/// A list that is merged from the lists of all hosts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum List {
-    /// The models there are, in Ollama's form.
+    /// The models that the hosts have, in Ollama's format.
     Tags,
-    /// The models that are loaded.
+    /// The loaded models.
     Running,
-    /// The models there are, in OpenAI's form.
+    /// The models that the hosts have, in OpenAI's format.
     Models,
 }
 
@@ -124,12 +124,12 @@ impl Operation {
 const SESSIONS: &str = "/sessions/";
 const EXPORT: &str = "/export";
 
-/// The id of the session that a path names, as it stands there.
+/// The id of the session in a path, still encoded.
 pub(crate) fn session_id(path: &str) -> Option<&str> {
     session(path).map(|(id, _)| id)
 }
 
-/// The same, and whether the path asks for an export.
+/// The id of the session in a path, and whether the path asks for its export.
 fn session(path: &str) -> Option<(&str, bool)> {
     let rest = path.strip_prefix(SESSIONS)?;
     let exported = rest.strip_suffix(EXPORT);
@@ -160,7 +160,7 @@ impl Route {
             }),
         };
         let is = |known: &str| {
-            // A path that ends in a slash stands for all that begin with it and go on.
+            // A known path that ends in a slash matches every longer path that begins with it.
             if known.ends_with('/') {
                 path.len() > known.len() && path.starts_with(known)
             } else {
@@ -194,7 +194,7 @@ impl Route {
         .unwrap_or_else(|| Self::Unknown(ErrorFormat::of(path)))
     }
 
-    /// Every route that is known.
+    /// All routes.
     #[cfg(test)]
     pub(crate) fn all() -> impl Iterator<Item = Self> {
         let own = [
@@ -219,7 +219,7 @@ impl Route {
             .chain(UPLOADS.into_iter().map(|found| Self::Models(ModelsRoute::Upload(found))))
     }
 
-    /// The label of the route; never the raw path, which clients choose.
+    /// The route's label in metrics and logs; never the raw path, which clients choose.
     pub(crate) fn label(self) -> &'static str {
         match self {
             Self::Ask(AskRoute::Chat) => "/chat",
@@ -268,12 +268,12 @@ impl Route {
         self.allow().split(", ").any(|allowed| allowed == method.as_str())
     }
 
-    /// Whether it is open even when API keys are set: probes and scrapers carry none.
+    /// Whether the route needs no API key: probes and scrapers send none.
     pub(crate) fn is_open(self) -> bool {
         matches!(self, Self::Ops(OpsRoute::Health | OpsRoute::Livez | OpsRoute::Metrics))
     }
 
-    /// Whether its requests count as requests for an answer.
+    /// Whether requests of this route are counted as requests for an answer.
     pub(crate) fn is_counted(self) -> bool {
         match self {
             Self::Ask(AskRoute::Chat) => true,
@@ -282,7 +282,7 @@ impl Route {
         }
     }
 
-    /// Whose errors it has.
+    /// The format of the route's errors.
     pub(crate) fn family(self) -> ErrorFormat {
         match self {
             Self::Ask(AskRoute::Chat)

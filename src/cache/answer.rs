@@ -1,4 +1,4 @@
-//! An answer added up from its pieces, in no protocol but Ollama's own.
+//! A complete answer that `/chat` added up from its chunks, stored in the format of Ollama's `/api/chat`.
 
 use serde::Serialize;
 
@@ -9,18 +9,18 @@ use crate::wire::{
     tokens::Tokens,
 };
 
-/// A complete answer, added up.
+/// A complete answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CachedAnswer {
-    /// What the model said.
+    /// Text, thinking and tool calls.
     pub spoken: Spoken,
-    /// Tokens, by Ollama's count.
+    /// Tokens as Ollama counted them.
     pub tokens: Tokens,
     /// How long Ollama took.
     pub durations: Durations,
 }
 
-/// An answer as Ollama itself gives it in one piece, as far as it is read again.
+/// The members of a stored answer, as Ollama writes them.
 #[derive(Serialize)]
 struct Written<'a> {
     message: RawMessage,
@@ -40,7 +40,7 @@ impl CachedAnswer {
         Self { spoken, tokens, durations }
     }
 
-    /// The answer that [`CachedAnswer::to_json`] wrote; `None` for anything else.
+    /// Reads what [`CachedAnswer::to_json`] wrote; `None` for anything else.
     pub fn from_json(json: &[u8]) -> Option<Self> {
         let chunk = Protocol::OllamaChat.read_whole(json).filter(|chunk| chunk.end)?;
         let mut spoken = Spoken::default();
@@ -48,7 +48,7 @@ impl CachedAnswer {
         Some(Self::new(spoken, chunk.tokens.unwrap_or_default(), chunk.durations.unwrap_or_default()))
     }
 
-    /// The answer in the form of Ollama's own `/api/chat`.
+    /// The answer in the format of Ollama's `/api/chat`.
     pub fn to_json(&self) -> Vec<u8> {
         let Self { spoken, tokens, durations } = self;
         let written = Written {
@@ -65,12 +65,12 @@ impl CachedAnswer {
         serde_json::to_vec(&written).unwrap_or_default()
     }
 
-    /// Whether the model said nothing that is worth keeping.
+    /// Whether the answer has neither text nor tool calls, so that it is not kept.
     pub fn is_empty(&self) -> bool {
         self.spoken.is_empty()
     }
 
-    /// The answer as a message of a conversation.
+    /// The answer as a message of the assistant.
     pub fn message(&self, dialect: Dialect) -> RawMessage {
         self.spoken.message(dialect)
     }

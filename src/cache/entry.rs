@@ -1,6 +1,6 @@
-//! An answer as it is kept: the bytes that were received, in the form in which they were.
+//! A cache entry: the bytes of an answer as they were received, in the delivery in which they were received.
 //!
-//! Never holds more than one answer, and never a part of one. What another version wrote is no entry.
+//! An entry holds one whole answer. A value that another version wrote is ignored.
 
 use std::time::Duration;
 
@@ -12,11 +12,11 @@ use crate::wire::members::Members;
 
 /// The version of the value that [`Entry::to_bytes`] writes.
 const VERSION: u64 = 3;
-/// Shorter answers, in bytes, are not worth compressing.
+/// Answers of fewer bytes are not compressed.
 const WORTH_PACKING: usize = 512;
-/// The longest answer that is ever unpacked, in bytes, whatever a value says of itself.
+/// The largest answer that is decompressed, in bytes, whatever length the value claims.
 const UNPACKED_LIMIT: usize = 64 << 20;
-/// The longest head of a value, in bytes.
+/// The longest header line of a value, in bytes.
 const HEAD_LIMIT: usize = 1024;
 
 /// A complete answer as it was received. Its `Debug` form shows no content.
@@ -24,9 +24,9 @@ const HEAD_LIMIT: usize = 1024;
 pub struct Entry {
     form: Delivery,
     content_type: String,
-    /// Whether it serves no other form than its own, because nothing else can be built of it without a loss.
+    /// Whether it can serve only requests of its own delivery, because a conversion would lose something.
     serves_one_delivery: bool,
-    /// Of a repetition, what was asked: the same `Idempotency-Key` must not stand for something else.
+    /// For an `Idempotency-Key`: the key of the question, so that the key cannot be reused for another question.
     question: Option<CacheKey>,
     /// The length of the answer in bytes.
     length: usize,
@@ -49,7 +49,7 @@ impl std::fmt::Debug for Entry {
     }
 }
 
-/// What stands ahead of the answer in a stored value.
+/// The header line of a stored value, which stands before the answer.
 #[derive(Serialize)]
 struct EntryHead<'a> {
     v: u64,
@@ -66,7 +66,7 @@ struct EntryHead<'a> {
 }
 
 impl Entry {
-    /// Keeps an answer; it is compressed when that saves a quarter of it.
+    /// An entry with this answer; it is compressed when that saves a quarter.
     pub fn new(form: Delivery, content_type: &str, body: Bytes) -> Self {
         let length = body.len();
         let packed = (length >= WORTH_PACKING).then(|| lz4_flex::block::compress(&body));
@@ -76,44 +76,45 @@ impl Entry {
         Self { form, content_type, serves_one_delivery: false, question: None, length, is_packed, data }
     }
 
-    /// The same as one that serves no other form than its own, or both.
+    /// The entry, marked as serving one delivery or both.
     #[must_use]
     pub fn serving_one_delivery(self, serves_one_delivery: bool) -> Self {
         Self { serves_one_delivery, ..self }
     }
 
-    /// The same with the question that it answers.
+    /// The entry with the key of the question that it answers.
     #[must_use]
     pub fn to_question(self, question: Option<CacheKey>) -> Self {
         Self { question, ..self }
     }
 
-    /// The form in which it was received.
+    /// The delivery in which the answer was received.
     pub fn form(&self) -> Delivery {
         self.form
     }
 
-    /// Whether it serves no other form than its own.
+    /// Whether it serves only requests of its own delivery.
     pub fn serves_one_delivery(&self) -> bool {
         self.serves_one_delivery
     }
 
-    /// The key under which it is kept as an answer to `key`: those that serve one form alone stand beside each other.
+    /// The key of the entry in the store for the answer key `key`. Entries that serve one delivery have a key for each
+    /// delivery.
     pub fn place(&self, key: &CacheKey) -> CacheKey {
         if self.serves_one_delivery { key.in_form(self.form) } else { *key }
     }
 
-    /// The type of its content.
+    /// The content type of the answer.
     pub fn content_type(&self) -> &str {
         &self.content_type
     }
 
-    /// What was asked, where that is not in its key.
+    /// The key of the question, if the entry's key does not cover it.
     pub fn question(&self) -> Option<CacheKey> {
         self.question
     }
 
-    /// The answer; `None` when the value was damaged.
+    /// The answer; `None` when the value is damaged.
     pub fn body(&self) -> Option<Bytes> {
         if !self.is_packed {
             return Some(self.data.clone());
@@ -122,12 +123,12 @@ impl Entry {
         (body.len() == self.length).then(|| body.into())
     }
 
-    /// What it takes in memory, in bytes.
+    /// The memory that the entry takes, in bytes.
     pub fn size(&self) -> usize {
         self.data.len() + self.content_type.len()
     }
 
-    /// The value that is stored for `ttl`: a line of JSON that says what follows, and the answer.
+    /// The value to store for `ttl`: a header line of JSON, then the answer.
     pub fn to_bytes(&self, ttl: Duration) -> Vec<u8> {
         let head = EntryHead {
             v: VERSION,
@@ -146,7 +147,7 @@ impl Entry {
         value
     }
 
-    /// The entry that [`Entry::to_bytes`] wrote and its time to live; `None` for anything else.
+    /// Reads what [`Entry::to_bytes`] wrote: the entry and its time to live; `None` for anything else.
     pub fn from_bytes(value: &Bytes) -> Option<(Self, Duration)> {
         let end = memchr::memchr(b'\n', value.get(..HEAD_LIMIT).unwrap_or(value))?;
         let head = Members::parse(value.get(..end)?)?;
@@ -219,7 +220,7 @@ mod tests {
             assert_ne!(changed, text, "{old}");
             assert_eq!(Entry::from_bytes(&changed.into()), None, "{old} {new}");
         }
-        // A member that a newer version adds says nothing to this one.
+        // Members that a newer version adds are ignored.
         let newer = text.replacen('{', "{\"more\":1,", 1);
         assert!(Entry::from_bytes(&newer.into()).is_some());
     }

@@ -1,6 +1,6 @@
-//! The form of an answer: a stream of events, or one piece.
+//! The delivery of an answer: as a stream of events, or in one piece.
 
-/// Whether an answer was received in pieces.
+/// How an answer is delivered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Delivery {
     /// As a stream of events.
@@ -10,12 +10,12 @@ pub enum Delivery {
 }
 
 impl Delivery {
-    /// The form of a request that streams or does not.
+    /// The delivery that a request asks for.
     pub fn of(streams: bool) -> Self {
         if streams { Self::Stream } else { Self::Whole }
     }
 
-    /// One letter for it, in keys and values.
+    /// The letter for it in keys and values.
     pub(crate) fn letter(self) -> &'static str {
         match self {
             Self::Stream => "s",

@@ -1,6 +1,7 @@
-//! The key of an answer: everything that can change it, and who asks.
+//! The key of an answer: a hash of everything that can change the answer, and of the caller.
 //!
-//! It must never be shortened, and a field of [`Chat`] or [`KeyContext`] that it does not consider does not compile.
+//! Nothing may be left out of a key. A new field of [`Chat`] or [`KeyContext`] does not compile until the key covers
+//! it.
 
 use std::{borrow::Cow, collections::BTreeMap};
 
@@ -14,74 +15,74 @@ use crate::{
     wire::members::{self, Members},
 };
 
-/// How deep a value may be for the order of its members not to matter.
+/// The depth of a value down to which the order of its members is ignored.
 const DEPTH: usize = 16;
-/// Members whose own members count in their order: a grammar follows the order of a schema.
+/// Members whose own members keep their order: Ollama derives a grammar from a schema in that order.
 const ORDERED: [&str; 3] = ["format", "response_format", "text"];
 
-/// What counts for every question, whatever it is.
+/// What every key covers, whatever the question is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyContext<'a> {
-    /// The surface that it came by.
+    /// The endpoint's path.
     pub surface: &'static str,
-    /// Who asks; `None` where all callers share their answers.
+    /// The caller id; `None` where all callers share answers.
     pub caller: Option<&'a CallerId>,
-    /// What is known of the model's content: see [`digest_of`].
+    /// A hash of the model's content: see [`digest_of`].
     pub digest: [u8; 32],
-    /// How often the cache had been emptied.
+    /// The purge counters.
     pub epochs: Epochs,
 }
 
 impl KeyContext<'_> {
-    /// What tells apart what one caller asks on a surface, whatever is known of the model.
+    /// The context of a key that depends neither on the caller nor on the model's content.
     pub(crate) fn nowhere(surface: &'static str) -> Self {
         Self { surface, caller: None, digest: [0; 32], epochs: Epochs::default() }
     }
 }
 
-/// How often the cache was emptied: of everything, and of one model's answers.
+/// How often the cache was purged: as a whole, and for one model.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Epochs {
-    /// Of everything.
+    /// Purges of the whole cache.
     pub all: u64,
-    /// Of one model's answers.
+    /// Purges of one model's answers.
     pub model: u64,
 }
 
-/// How often the cache was emptied, for every model.
+/// How often the cache was purged, for all models.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllEpochs {
-    /// Of everything.
+    /// Purges of the whole cache.
     pub all: u64,
-    /// Of a model's answers, by its name in the canonical spelling; none where that never happened.
+    /// Purges of single models, by the model's canonical name; models without a purge are absent.
     pub models: BTreeMap<String, u64>,
 }
 
 impl AllEpochs {
-    /// Those of one model.
+    /// The counters for one model.
     pub fn of(&self, model: &str) -> Epochs {
         Epochs { all: self.all, model: self.models.get(model).copied().unwrap_or_default() }
     }
 }
 
-/// A question to `/chat`: everything that can change its answer.
+/// A question to `/chat`: everything that can change its answer, except the context.
 #[derive(Debug, Clone, Copy)]
 pub struct Chat<'a> {
-    /// The model, as the caller spelled it.
+    /// The model, spelled as in the request.
     pub model: &'a str,
     /// The whole message list in Ollama's dialect, history, system message and images included.
     pub messages: &'a [&'a str],
-    /// The form that the answer must have.
+    /// The required format of the answer.
     pub format: Option<&'a RawValue>,
-    /// The options of the run.
+    /// The runner options.
     pub options: Option<&'a RawValue>,
-    /// Whether and how hard the model thinks first.
+    /// Whether and how hard the model thinks before it answers.
     pub think: Option<&'a RawValue>,
     /// The tools that the model may call.
     pub tools: Option<&'a RawValue>,
 }
 
-/// The 256-bit name of an answer.
+/// The 256-bit key of an answer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CacheKey([u8; 32]);
 
@@ -91,8 +92,8 @@ impl std::fmt::Debug for CacheKey {
     }
 }
 
-/// A hash of the sorted distinct digests that the hosts gave for one model: pulling the model anew changes it, and which
-/// of them are there does not.
+/// A hash of the distinct digests that the hosts report for one model, sorted. It changes when the model is pulled
+/// anew, but not when a host with a known digest comes or goes.
 pub fn digest_of<'a>(digests: impl IntoIterator<Item = &'a str>) -> [u8; 32] {
     let mut known: Vec<_> = digests.into_iter().collect();
     known.sort_unstable();
@@ -105,8 +106,8 @@ pub fn digest_of<'a>(digests: impl IntoIterator<Item = &'a str>) -> [u8; 32] {
 }
 
 impl CacheKey {
-    /// SHA-256 over a canonical encoding: a version, then each field in a fixed order, each string behind its
-    /// length as 64 bits and each list behind its count, so that no two questions have the same encoding.
+    /// SHA-256 over a canonical encoding: a version, then each field in a fixed order, each string after its length as
+    /// 64 bits and each list after its count, so that two different questions never have the same encoding.
     pub fn of_chat(context: &KeyContext<'_>, question: &Chat<'_>) -> Self {
         let Chat { model, messages, format, options, think, tools } = question;
         let mut encoding = Encoding::of(context);
@@ -122,7 +123,7 @@ impl CacheKey {
         Self(encoding.0.finalize().into())
     }
 
-    /// The key of a request that goes upstream as it is: every member counts, but for `stream`.
+    /// The key of a relayed request: every member counts except `stream`.
     pub fn of_request(context: &KeyContext<'_>, request: &Members<'_>) -> Self {
         let mut encoding = Encoding::of(context);
         let mut list = sorted(request);
@@ -140,7 +141,7 @@ impl CacheKey {
         Self(encoding.0.finalize().into())
     }
 
-    /// The key of whatever has this `Idempotency-Key`.
+    /// The key of an `Idempotency-Key` of this caller.
     pub fn of_repetition(surface: &str, caller: &CallerId, key: &[u8]) -> Self {
         let mut encoding = Encoding(Sha256::new());
         encoding.string("paddock repetition 1");
@@ -150,13 +151,13 @@ impl CacheKey {
         Self(encoding.0.finalize().into())
     }
 
-    /// The key of an answer to the same that serves this form alone.
+    /// The key of an entry that serves only this delivery.
     #[must_use]
     pub fn in_form(&self, form: Delivery) -> Self {
         self.derived("paddock form 1", form.letter())
     }
 
-    /// The key of a flight for the same that those take who came too late for this one.
+    /// The key of the flight for requests that find the first events of this flight no longer kept.
     pub(crate) fn later(&self) -> Self {
         self.derived("paddock flight 1", "later")
     }
@@ -180,7 +181,7 @@ impl CacheKey {
         self.0.iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
     }
 
-    /// The key that [`CacheKey::to_hex`] wrote; `None` for anything else.
+    /// Reads what [`CacheKey::to_hex`] wrote; `None` for anything else.
     pub(super) fn from_hex(hex: &str) -> Option<Self> {
         let mut key = [0; 32];
         if hex.len() != 64 {
@@ -193,27 +194,27 @@ impl CacheKey {
     }
 }
 
-/// Whether the members of objects count by name alone or in the order in which they were written.
+/// Whether the order of an object's members counts.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum MemberOrder {
     ByName,
     AsWritten,
 }
 
-/// The members by their names. Those of one name stay in the order in which they were written, for Ollama takes the last
-/// of some and joins others; and it does not tell names apart by case.
+/// The members sorted by name without case. Members of the same name keep their order, because Ollama takes the last of
+/// some and joins others.
 fn sorted<'a>(members: &'a Members<'_>) -> Vec<(&'a str, &'a RawValue)> {
     let mut list: Vec<_> = members.iter().map(|(name, value)| (&**name, *value)).collect();
     list.sort_by(|(left, _), (right, _)| folded(left).cmp(&folded(right)));
     list
 }
 
-/// A name without its case.
+/// A name folded to one case.
 fn folded(name: &str) -> Cow<'_, str> {
     if name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
         return Cow::Borrowed(name);
     }
-    // By way of upper case, for some letters have two lower ones.
+    // It goes through upper case, because some letters have two lower-case forms.
     Cow::Owned(name.to_uppercase().to_lowercase())
 }
 
@@ -225,7 +226,7 @@ impl Encoding {
         let mut encoding = Self(Sha256::new());
         encoding.string("paddock answer 3");
         encoding.string(surface);
-        // A caller's id is never all zeros.
+        // A caller id is never all zeros.
         encoding.0.update(caller.map_or(&[0; 32], CallerId::as_bytes));
         encoding.0.update(digest);
         encoding.0.update(all.to_le_bytes());
@@ -242,8 +243,8 @@ impl Encoding {
         self.0.update(string);
     }
 
-    /// A value behind a letter for its kind. What is not read is taken as it was written, and so is what lies deeper than
-    /// `depth`.
+    /// Encodes a value after a letter for its kind. Values that cannot be parsed, or that lie deeper than `depth`,
+    /// count as they were written.
     fn value(&mut self, value: &RawValue, depth: usize, order: MemberOrder) {
         if let Some(string) = members::string(value) {
             self.0.update(b"s");
@@ -272,7 +273,7 @@ impl Encoding {
     }
 }
 
-/// The name under which it is kept how often a model's answers were forgotten.
+/// The name under which a model's purges are counted.
 pub(crate) fn epoch_name(model: &str) -> String {
     ModelName::parse(model).map_or_else(|| model.to_ascii_lowercase(), |name| name.as_str().to_owned())
 }

@@ -1,5 +1,5 @@
-//! When the cache may answer, and when it may keep an answer: the operator's modes, what is asked, and what the client
-//! asked for in `Cache-Control`.
+//! When the cache may answer and when it may keep an answer: by the operator's modes, the request, and the client's
+//! `Cache-Control`.
 
 use std::time::Duration;
 
@@ -11,24 +11,24 @@ use crate::{
     wire::{members::Members, protocol::Protocol},
 };
 
-/// Which questions are answered from the cache.
+/// Which requests the cache may answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CacheMode {
-    /// Those on `/chat`, embeddings, and those whose answer the client wants to be the same again: of temperature 0 or
-    /// with a seed, and without tools.
+    /// `/chat`, embeddings, and requests whose client wants the same answer again: with temperature 0 or a seed, and
+    /// without tools.
     #[default]
     Auto,
-    /// All.
+    /// All requests.
     All,
-    /// None.
+    /// No request.
     Off,
 }
 
 impl CacheMode {
-    /// The mode of that name.
+    /// The mode with the given name.
     ///
     /// # Errors
-    /// A sentence that names the modes.
+    /// A sentence that lists the names.
     pub fn parse(name: &str) -> Result<Self, String> {
         match name.trim().to_ascii_lowercase().as_str() {
             "auto" => Ok(Self::Auto),
@@ -38,12 +38,12 @@ impl CacheMode {
         }
     }
 
-    /// Whether a request may be answered from the cache; `surface` is `None` for `/chat`.
+    /// Whether the cache may answer a request; `surface` is its endpoint, `None` for `/chat`.
     pub(crate) fn covers(self, surface: Option<Endpoint>, request: Option<&Members<'_>>) -> bool {
         match (self, surface) {
             (Self::Off, _) => false,
             (Self::Auto | Self::All, Some(surface)) if !surface.asks_a_model() => false,
-            // What is no object is Ollama's to refuse.
+            // A body that is no JSON object goes to Ollama, which refuses it.
             (Self::Auto | Self::All, Some(_)) if request.is_none() => false,
             (Self::Auto | Self::All, None) | (Self::All, Some(_)) => true,
             (Self::Auto, Some(surface)) => {
@@ -55,21 +55,21 @@ impl CacheMode {
     }
 }
 
-/// Who shares answers.
+/// Which callers share cached answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum CacheSharing {
-    /// The requests of one caller.
+    /// Each caller has answers of its own.
     #[default]
     Caller,
-    /// All requests.
+    /// All callers share answers.
     Shared,
 }
 
 impl CacheSharing {
-    /// The caller of that name.
+    /// The sharing with the given name.
     ///
     /// # Errors
-    /// A sentence that names the scopes.
+    /// A sentence that lists the names.
     pub fn parse(name: &str) -> Result<Self, String> {
         match name {
             "caller" => Ok(Self::Caller),
@@ -79,19 +79,19 @@ impl CacheSharing {
     }
 }
 
-/// The general mode, and those of single models.
+/// The general cache mode, and the modes of single models.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CacheModes {
-    /// Where nothing else is said.
+    /// The mode of all models without one of their own.
     pub general: CacheMode,
     models: Vec<(ModelName, CacheMode)>,
 }
 
 impl CacheModes {
-    /// The modes of single models from a list such as `llama3.2=off,nomic-embed-text=all`.
+    /// Parses the modes of single models from a list such as `llama3.2=off,nomic-embed-text=all`.
     ///
     /// # Errors
-    /// A sentence about the first entry that is none.
+    /// A sentence about the first malformed entry.
     pub fn parse_models(list: &str) -> Result<Vec<(ModelName, CacheMode)>, String> {
         let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
         let entry = |entry: &str| {
@@ -106,7 +106,7 @@ impl CacheModes {
         entries.map(entry).collect()
     }
 
-    /// The modes that these are.
+    /// A general mode with the modes of single models.
     pub fn new(general: CacheMode, models: Vec<(ModelName, CacheMode)>) -> Self {
         Self { general, models }
     }
@@ -118,8 +118,8 @@ impl CacheModes {
     }
 }
 
-/// Whether the client wants the same answer again: of temperature 0 or with a seed, where Ollama reads them on that
-/// surface, and without tools.
+/// Whether the client wants the same answer again: temperature 0 or a seed, where Ollama reads them on that endpoint,
+/// and no tools.
 fn is_repeatable(protocol: Protocol, request: &Members<'_>) -> bool {
     let options = request.object("options");
     let (place, reads_seed) = match protocol {
@@ -131,14 +131,14 @@ fn is_repeatable(protocol: Protocol, request: &Members<'_>) -> bool {
     let has_tools = ["tools", "functions"]
         .into_iter()
         .any(|name| request.raw(name).is_some_and(|tools| tools.get().trim_start_matches('[').trim() != "]"));
-    // What goes before it is known to the server alone.
+    // Only the server knows the earlier messages.
     let has_unknown_history = request.raw("previous_response_id").is_some();
-    // A negative seed, which is Ollama's default, is another one each time.
+    // A negative seed, which is Ollama's default, means a random one.
     let is_seeded = reads_seed && number("seed").is_some_and(|seed| seed >= 0.0);
     !has_tools && !has_unknown_history && (is_seeded || number("temperature") == Some(0.0))
 }
 
-/// What the client asks for in `Cache-Control` (RFC 9111, 5.2.1).
+/// The client's `Cache-Control` (RFC 9111, 5.2.1).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct CacheControl {
     no_cache: bool,
@@ -158,7 +158,7 @@ impl CacheControl {
                 "no-store" => control.no_store = true,
                 "only-if-cached" => control.only_if_cached = true,
                 "max-age" => {
-                    // What cannot be read is taken for the strictest that it may mean.
+                    // A `max-age` that cannot be parsed counts as 0, the strictest value.
                     let seconds = value.trim().trim_matches('"').parse().unwrap_or_default();
                     let seconds = Duration::from_secs(seconds);
                     control.max_age = Some(control.max_age.map_or(seconds, |other| other.min(seconds)));
@@ -173,16 +173,16 @@ impl CacheControl {
 /// How one request uses the cache.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum CachePolicy {
-    /// It does not.
+    /// It neither reads nor writes the cache.
     None,
-    /// Its answer is kept, and nothing else is.
+    /// It writes its answer and does not read (`no-cache`, `max-age=0`).
     Keep,
-    /// It may be answered by what is no older than that.
+    /// It may get an answer of at most that age, and writes its own.
     Answer { max_age: Option<Duration> },
 }
 
 impl CachePolicy {
-    /// `is_covered`: whether the mode lets the cache answer.
+    /// The policy of a request. `is_covered` is [`CacheMode::covers`].
     pub(crate) fn of(is_covered: bool, control: &CacheControl) -> Self {
         match control {
             _ if !is_covered => Self::None,
@@ -194,7 +194,7 @@ impl CachePolicy {
         }
     }
 
-    /// How old an answer may be; `None` where that does not matter.
+    /// The greatest age of an acceptable answer; `None` for any age.
     pub(crate) fn max_age(self) -> Option<Duration> {
         match self {
             Self::None | Self::Keep => None,
@@ -202,7 +202,7 @@ impl CachePolicy {
         }
     }
 
-    /// Whether an answer of this age is young enough.
+    /// Whether an answer of this age is acceptable.
     pub(crate) fn takes(self, age: Duration) -> bool {
         match self {
             Self::None | Self::Keep => false,

@@ -1,11 +1,13 @@
-//! The spellings of a host: Ollama's own natively, and the one that Spin's outbound rules can match.
+//! Parses the address of a host: any of Ollama's spellings natively, and on Spin the one spelling that outbound rules
+//! can match.
 //!
-//! Ollama's rules are those of its `OLLAMA_HOST` (envconfig): without a scheme the port defaults to 11434, with
-//! `http://` to 80 and with `https://` to 443; an unspecified address means loopback for a client.
+//! Ollama's rules are those of `OLLAMA_HOST` (`envconfig`): the port defaults to 11434 without a scheme, to 80 with
+//! `http://` and to 443 with `https://`; an unspecified address means loopback for a client.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-/// A base URL without slashes and quotes at its end, from any of Ollama's spellings; from a base URL the same again.
+/// The base URL without slashes and quotes at its end, from any of Ollama's spellings. Parsing the result again gives
+/// the same.
 pub(super) fn parse(text: &str) -> Result<String, String> {
     let text = text.trim_matches(['"', '\'', ' ']);
     let (scheme, rest, default_port) = match text.split_once("://") {
@@ -31,23 +33,23 @@ pub(super) fn parse(text: &str) -> Result<String, String> {
             .ok_or_else(|| "must have a port from 1 to 65535".to_owned())?,
     };
     let host = client_host(host)?;
-    // Slashes and quotes go in any order: whichever goes leaves the other at the end.
+    // Slashes and quotes may alternate, so all of both are removed.
     Ok(format!("{scheme}://{host}:{port}{}", path.trim_end_matches(['/', '"', '\''])))
 }
 
 /// The highest weight of a host.
 const WEIGHT_LIMIT: u64 = 1000;
-/// The most requests in flight on a host and model.
+/// The highest limit of requests in flight for each model on a host.
 const PARALLEL_LIMIT: u64 = 10_000;
 
-/// What may be said of a host behind its address.
+/// The options that may follow a host's address.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct HostOptions {
     pub(super) weight: Option<u64>,
     pub(super) parallel: Option<u64>,
 }
 
-/// An address, as [`parse`] takes it, with what may stand behind it: `http://a:11434;weight=3;parallel=8`.
+/// Parses an address, as [`parse`] takes it, with its options: `http://a:11434;weight=3;parallel=8`.
 pub(super) fn parse_with_options(text: &str) -> Result<(String, HostOptions), String> {
     let mut parts = text.split(';').map(str::trim);
     let address = parse(parts.next().unwrap_or_default())?;
@@ -65,8 +67,7 @@ pub(super) fn parse_with_options(text: &str) -> Result<(String, HostOptions), St
     Ok((address, options))
 }
 
-/// Natively: `http://a:1` of `dns+http://a:1`, which means every address behind the name; `None` when a spelling means one
-/// host.
+/// Native only: `http://a:1` of `dns+http://a:1`, which means every address behind the name; `None` for a single host.
 pub(super) fn behind_name(text: &str) -> Result<Option<&str>, String> {
     match text.trim_start_matches(['"', '\'', ' ']).strip_prefix("dns+") {
         None => Ok(None),
@@ -78,14 +79,14 @@ pub(super) fn behind_name(text: &str) -> Result<Option<&str>, String> {
     }
 }
 
-/// The share of a host in relation to the others'.
+/// Parses a host's weight.
 pub(super) fn weight(text: &str) -> Result<u64, String> {
     let number = text.parse().ok().filter(|weight| *weight <= WEIGHT_LIMIT);
     number.ok_or_else(|| "must have weights from 0 to 1000".to_owned())
 }
 
-/// The same address again, if it is written `scheme://name:port`: Spin compares the name literally, and one entry
-/// of another form denies the component every outbound call.
+/// Checks that an address is written `scheme://name:port`. Spin compares the name literally, and one entry of another
+/// form denies the component every outbound call.
 pub(super) fn parse_strict(text: &str) -> Result<String, String> {
     if text.starts_with("dns+") {
         return Err("must be written scheme://name:port on Spin: dns+http:// exists natively only".to_owned());
@@ -108,7 +109,7 @@ fn split(authority: &str) -> Result<(&str, Option<&str>), String> {
         };
     }
     Ok(match authority.split_once(':') {
-        // More than one colon: an IPv6 address without brackets.
+        // An IPv6 address without brackets has more than one colon.
         Some((_, port)) if port.contains(':') => (authority, None),
         Some((host, port)) => (host, Some(port)),
         None => (authority, None),

@@ -1,4 +1,5 @@
-//! The hosts of the configuration: those that are named, and names that stand for every address behind them.
+//! Reads the hosts of the settings: hosts with an address of their own, and host names that stand for several
+//! addresses.
 
 use http::Uri;
 
@@ -9,7 +10,7 @@ use super::{
 };
 use crate::fleet::{BackendHost, HOSTS_LIMIT, HostName};
 
-/// The hosts of the Spin form, which takes one a variable.
+/// The variables of the hosts on Spin, where each variable holds one host.
 const HOST_VARIABLES: [&str; 8] = [
     "OLLAMA_HOST",
     "OLLAMA_HOST2",
@@ -21,13 +22,13 @@ const HOST_VARIABLES: [&str; 8] = [
     "OLLAMA_HOST8",
 ];
 
-/// What stands at one place of the list.
+/// One entry of the host list.
 enum HostEntry {
     Host(BackendHost),
     Name(HostName),
 }
 
-/// The hosts and the names, each with its place among both.
+/// The hosts and the host names, each with its position in the list.
 pub(super) fn read(reader: &mut SettingsReader<'_, impl Settings>) -> (Vec<BackendHost>, Vec<HostName>) {
     let spellings = spellings(reader);
     if spellings.is_empty() {
@@ -67,7 +68,7 @@ pub(super) fn read(reader: &mut SettingsReader<'_, impl Settings>) -> (Vec<Backe
     (hosts, names)
 }
 
-/// What was written, with the setting that it was written in.
+/// The entries as they were written, each with the name of its setting.
 fn spellings(reader: &SettingsReader<'_, impl Settings>) -> Vec<(&'static str, String)> {
     let list = if reader.form() == Deployment::Native { reader.text("OLLAMA_HOSTS") } else { String::new() };
     let mut named: Vec<(&'static str, String)> = if list.is_empty() {
@@ -83,7 +84,7 @@ fn spellings(reader: &SettingsReader<'_, impl Settings>) -> Vec<(&'static str, S
     named
 }
 
-/// What one spelling means; `own` holds where it does not say otherwise.
+/// Parses one entry; `own` holds the options that apply unless the entry sets them.
 fn entry(form: Deployment, place: usize, text: &str, own: HostOptions) -> Result<HostEntry, String> {
     let name_behind = match form {
         Deployment::Native => host_address::behind_name(text)?,
@@ -99,7 +100,7 @@ fn entry(form: Deployment, place: usize, text: &str, own: HostOptions) -> Result
     if name_behind.is_some() { name(place, &host).map(HostEntry::Name) } else { Ok(HostEntry::Host(host)) }
 }
 
-/// The name that would be this host if it were one.
+/// Makes a host name from a parsed host.
 fn name(place: usize, host: &BackendHost) -> Result<HostName, String> {
     let form = || "must be written dns+http://name:port, without path".to_owned();
     let address = Uri::try_from(host.url()).map_err(|_| form())?;
@@ -114,7 +115,7 @@ fn is_twin(name: &HostName, other: &HostName) -> bool {
     (&name.host, name.port) == (&other.host, other.port)
 }
 
-/// The weights of a list such as `3,1,0`.
+/// Parses the weights of a list such as `3,1,0`.
 fn weights(list: &str) -> Result<Vec<u64>, String> {
     list.split(',').map(|weight| host_address::weight(weight.trim())).collect()
 }

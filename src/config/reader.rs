@@ -1,13 +1,16 @@
-//! Reads settings by their type and collects what is wrong with them instead of stopping at the first.
+//! Reads settings by their type, and collects all mistakes instead of stopping at the first.
+//!
+//! No crate serves: neither `figment`, `confique` nor derived parsers report all mistakes, hide secrets, and read
+//! native settings and Spin variables from one table.
 
 use std::{fmt::Display, str::FromStr, time::Duration};
 
 use super::settings::{Deployment, Setting, Settings};
 
-/// The longest duration that makes sense: beyond a year, arithmetic on time stamps becomes doubtful.
+/// The longest duration: beyond a year, arithmetic on timestamps may overflow.
 const DURATION_LIMIT: Duration = Duration::from_hours(366 * 24);
 
-/// Reads settings and remembers what is wrong with them.
+/// Reads settings and collects mistakes and warnings.
 #[derive(Debug)]
 pub struct SettingsReader<'a, S> {
     settings: &'a S,
@@ -17,12 +20,12 @@ pub struct SettingsReader<'a, S> {
 }
 
 impl<'a, S: Settings> SettingsReader<'a, S> {
-    /// A reader of these settings.
+    /// A reader of these settings in this deployment.
     pub fn new(settings: &'a S, form: Deployment) -> Self {
         Self { settings, form, problems: Vec::new(), warnings: Vec::new() }
     }
 
-    /// The form that the settings are for.
+    /// The deployment that the settings are for.
     pub fn form(&self) -> Deployment {
         self.form
     }
@@ -32,23 +35,23 @@ impl<'a, S: Settings> SettingsReader<'a, S> {
         self.settings.value(name).is_some()
     }
 
-    /// Whether the setting has a value of its own.
+    /// Whether the setting has a value that is not blank.
     pub fn is_set(&self, name: &str) -> bool {
         self.settings.value(name).is_some_and(|value| !value.trim().is_empty())
     }
 
-    /// Whether the value is another than the default of the table. On Spin a variable always has a value.
+    /// Whether the value differs from the table's default. On Spin a variable always has a value.
     pub fn is_changed(&self, name: &'static str) -> bool {
         self.text(name) != default(name)
     }
 
-    /// The trimmed value, else the default of the table.
+    /// The trimmed value, else the table's default.
     pub fn text(&self, name: &'static str) -> String {
         let value = self.settings.value(name).map(|value| value.trim().to_owned());
         value.filter(|value| !value.is_empty()).unwrap_or_else(|| default(name).to_owned())
     }
 
-    /// Takes note of a mistake.
+    /// Records a mistake.
     pub fn problem(&mut self, name: &'static str, fault: &str) {
         let shown = match Setting::named(name) {
             Some(setting) if !setting.secret && !fault.contains('\'') => {
@@ -56,17 +59,17 @@ impl<'a, S: Settings> SettingsReader<'a, S> {
             }
             _ => String::new(),
         };
-        // A host list may hold credentials by mistake; they must not be repeated.
+        // A host list may contain credentials by mistake, which must not be repeated.
         let shown = if shown.contains('@') { "" } else { shown.as_str() };
         self.problems.push(format!("{name} {fault}{shown}"));
     }
 
-    /// Takes note of something that is ignored.
+    /// Records a warning about a setting that is ignored.
     pub fn warning(&mut self, warning: String) {
         self.warnings.push(warning);
     }
 
-    /// A value that may be absent; a mistake is reported and gives none.
+    /// A parsed value, `None` when it is empty; a malformed value is recorded as a mistake.
     pub fn parsed<T>(&mut self, name: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
         let text = self.text(name);
         if text.is_empty() {
@@ -76,7 +79,7 @@ impl<'a, S: Settings> SettingsReader<'a, S> {
             Ok(value) => Some(value),
             Err(fault) => {
                 self.problem(name, &fault);
-                // Only a stand-in: the problem keeps the configuration from being used.
+                // A placeholder: the recorded mistake makes the load fail.
                 parse(default(name)).ok()
             }
         }
@@ -107,7 +110,7 @@ impl<'a, S: Settings> SettingsReader<'a, S> {
         self.parsed(name, parse).unwrap_or_default()
     }
 
-    /// Seconds as a number, or a number with a unit such as `250ms` or `90m`; more than none.
+    /// A duration above 0: seconds as a number, or a number with a unit such as `250ms` or `90m`.
     pub fn duration(&mut self, name: &'static str) -> Duration {
         let parse = |text: &str| {
             duration(text).ok_or_else(|| "must be a time such as 30, 250ms or 90m, more than 0".to_owned())
@@ -115,7 +118,7 @@ impl<'a, S: Settings> SettingsReader<'a, S> {
         self.parsed(name, parse).unwrap_or_default()
     }
 
-    /// Bytes as a number, or with a unit such as `64KiB` or `1MiB`; more than none.
+    /// A size above 0: bytes as a number, or a number with a unit such as `64KiB` or `1MiB`.
     pub fn bytes(&mut self, name: &'static str) -> u64 {
         let parse = |text: &str| match parse_size::Config::new().with_binary().parse_size(text) {
             Ok(bytes) if bytes > 0 => Ok(bytes),
@@ -124,7 +127,7 @@ impl<'a, S: Settings> SettingsReader<'a, S> {
         self.parsed(name, parse).unwrap_or_default()
     }
 
-    /// What was read, with the warnings.
+    /// The result with its warnings.
     ///
     /// # Errors
     /// One sentence per mistake.
@@ -133,7 +136,7 @@ impl<'a, S: Settings> SettingsReader<'a, S> {
     }
 }
 
-/// Seconds as a number, or a number with a unit such as `250ms` or `90m`; more than none, and a year at most.
+/// Parses a duration above 0 and up to a year: seconds as a number, or a number with a unit such as `250ms` or `90m`.
 pub(crate) fn duration(text: &str) -> Option<Duration> {
     let seconds = text.parse().map(Duration::from_secs);
     let duration = seconds.or_else(|_| humantime::parse_duration(text)).ok()?;

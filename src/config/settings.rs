@@ -1,11 +1,11 @@
-//! The table of settings: one name in both forms, its default and what it means.
+//! The table of settings: the name in both deployments, the default and the meaning.
 //!
-//! The table is the only source: the native flags and their help, the checks in [`mod@crate::config`], the README's
-//! table and spin.toml's variables are all held against it.
+//! It is the only source: the native flags and their help, the checks in [`mod@crate::config`], the README's table and
+//! the variables of `spin.toml` are all checked against it by tests.
 
 use serde::Serialize;
 
-/// The two forms the service runs in.
+/// The two ways to deploy the service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Deployment {
@@ -25,29 +25,29 @@ impl Deployment {
     }
 }
 
-/// Where a setting exists.
+/// The deployments in which a setting exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Availability {
-    /// In both forms.
+    /// In both deployments.
     Both,
-    /// For `host-shim` alone.
+    /// In `host-shim` only.
     Native,
-    /// On Spin alone.
+    /// On Spin only.
     Spin,
 }
 
 /// One setting.
 #[derive(Debug, Clone, Copy)]
 pub struct Setting {
-    /// The environment variable; in lower case the Spin variable; in kebab case the flag.
+    /// The environment variable; the Spin variable is its lower case, the flag its kebab case.
     pub name: &'static str,
-    /// The value when it is not set or empty; empty means none.
+    /// The value when the setting is unset or empty; an empty default means none.
     pub default: &'static str,
-    /// Where it exists.
+    /// The deployments in which it exists.
     pub scope: Availability,
-    /// Whether its value may hold a secret and must never be repeated.
+    /// Whether its value may be a secret, which must never be repeated.
     pub secret: bool,
-    /// One sentence.
+    /// Its meaning, in one sentence.
     pub help: &'static str,
 }
 
@@ -329,7 +329,7 @@ pub const SETTINGS: &[Setting] = &[
 ];
 
 impl Setting {
-    /// The setting of that name, if there is one.
+    /// The setting with this name, if there is one.
     pub fn named(name: &str) -> Option<&'static Self> {
         SETTINGS.iter().find(|setting| setting.name == name)
     }
@@ -344,7 +344,7 @@ impl Setting {
         self.variable().replace('_', "-")
     }
 
-    /// Whether it exists in that form.
+    /// Whether it exists in this deployment.
     pub fn exists_in(&self, form: Deployment) -> bool {
         match self.scope {
             Availability::Both => true,
@@ -354,7 +354,7 @@ impl Setting {
     }
 }
 
-/// The port through which settings come in.
+/// The port through which a platform provides settings.
 pub trait Settings {
     /// The value of the setting called `name` in the table; `None` when it is not set.
     fn value(&self, name: &str) -> Option<String>;

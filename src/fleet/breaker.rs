@@ -1,16 +1,19 @@
-//! The circuit breaker of one host: whether it is sent requests, after what it did with those before.
+//! The circuit breaker of one host: whether the host is sent requests after its earlier failures. `failover.rs` decides
+//! which failures are the host's own; the breaker before Redis is `store/redis/breaker.rs`.
 //!
-//! It opens at the first failure that is the host's own, for one second, twice as long each time, up to a minute, and
-//! never shorter than the host asked for. Then one request is let through; its success closes the breaker. Pure: the
-//! time and the seed come in.
+//! It opens at the first failure that is the host's own. The first opening lasts one second, each further one twice as
+//! long, up to a minute, and never less than the host asked for in `Retry-After`. Then one request is let through; its
+//! success closes the breaker. Pure: the time and the random seed are arguments.
+//!
+//! No crate serves: `failsafe` and the breakers of tower read the clock themselves, so no test could set the time.
 
 use std::time::Duration;
 
-/// How long the first opening lasts.
+/// The duration of the first opening.
 const BASE: Duration = Duration::from_secs(1);
-/// The longest opening that we choose, and the longest that a host may ask for.
+/// The longest opening, and the longest `Retry-After` that is respected.
 const LIMIT: Duration = Duration::from_mins(1);
-/// After as long without a failure an opening is the first again.
+/// The time without a failure after which an opening counts as the first again.
 const QUIET: Duration = Duration::from_mins(1);
 
 /// Why a breaker opened.
@@ -18,15 +21,15 @@ const QUIET: Duration = Duration::from_mins(1);
 pub enum Cause {
     /// No connection.
     Unreachable,
-    /// A limit passed, or a proxy said 504.
+    /// A time limit passed, or a proxy answered 504.
     TimedOut,
-    /// The host said 429 or 503.
+    /// The host answered 429 or 503.
     Busy,
-    /// The host broke off or did not speak HTTP, or a proxy said 502.
+    /// The host closed the connection early or did not speak HTTP, or a proxy answered 502.
     Protocol,
     /// The host failed a request that another host then answered.
     Failed,
-    /// The host gave no first byte of a loaded model and completed nothing.
+    /// The host sent no first byte of a loaded model and completed no other request meanwhile.
     Hung,
 }
 
@@ -34,7 +37,7 @@ impl Cause {
     const ALL: [Self; 6] =
         [Self::Unreachable, Self::TimedOut, Self::Busy, Self::Protocol, Self::Failed, Self::Hung];
 
-    /// The stable word for it.
+    /// The cause as a stable word, for metrics, `/fleet` and the store.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Unreachable => "unreachable",
@@ -51,14 +54,14 @@ impl Cause {
     }
 }
 
-/// Whether a host is sent requests.
+/// The state of a breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum BreakerState {
-    /// It is.
+    /// The host is sent requests.
     Closed,
-    /// One request at a time, to see whether it works again.
+    /// The host is sent one request at a time, as a trial.
     HalfOpen,
-    /// None, while another host is left.
+    /// The host is sent no request while another host is left.
     Open,
 }
 
@@ -66,7 +69,7 @@ impl BreakerState {
     /// Every state.
     pub const ALL: [Self; 3] = [Self::Closed, Self::HalfOpen, Self::Open];
 
-    /// The stable word for it.
+    /// The state as a stable word.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Closed => "closed",
@@ -80,13 +83,13 @@ impl BreakerState {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Breaker {
     pub(crate) opening: Option<OpenUntil>,
-    /// Openings without a quiet time between them.
+    /// How many openings followed each other without a quiet time in between.
     pub(crate) streak: u32,
-    /// When the last failure came.
+    /// The time of the last failure.
     pub(crate) failed: Duration,
 }
 
-/// Since when and until when a breaker is open.
+/// The period for which a breaker is open.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct OpenUntil {
     pub(crate) since: Duration,
@@ -104,25 +107,25 @@ impl Breaker {
         }
     }
 
-    /// Why it is not closed.
+    /// Why the breaker is not closed.
     pub fn cause(&self) -> Option<Cause> {
         self.opening.map(|opening| opening.cause)
     }
 
-    /// How long it stays open.
+    /// How much longer the breaker stays open.
     pub fn retry_in(&self, now: Duration) -> Duration {
         self.opening.map_or(Duration::ZERO, |opening| opening.until.saturating_sub(now))
     }
 
-    /// Takes note of a failure. Those that come while it is open were on their way before and add nothing but a
-    /// longer wait that the host asks for. `seed` spreads the replicas' next trials by 20 % either way.
+    /// Records a failure. While the breaker is open, failures of requests that were sent earlier only lengthen the
+    /// opening, if the host asks for it. `seed` spreads the replicas' next trials by 20 % either way.
     pub fn fail(&mut self, now: Duration, cause: Cause, retry_after: Option<Duration>, seed: u64) {
         let asked = retry_after.unwrap_or_default().min(LIMIT);
         if let Some(opening) = self.opening.as_mut().filter(|opening| now < opening.until) {
             opening.until = opening.until.max(now + asked);
             return;
         }
-        // A trial that failed ends no quiet time, however long the wait for it was.
+        // A failed trial continues the streak, however long the opening before it was.
         let is_quiet = self.opening.is_none() && now.saturating_sub(self.failed) > QUIET;
         self.streak = if is_quiet { 1 } else { self.streak.saturating_add(1) };
         self.failed = now;
@@ -132,14 +135,15 @@ impl Breaker {
         self.opening = Some(OpenUntil { since: now, until: now + wait, cause });
     }
 
-    /// Takes note that a request which began at `began` was answered: one from before the opening proves nothing.
+    /// Records an answered request. One that began before the breaker opened does not close it.
     pub fn succeed(&mut self, began: Duration) {
         if self.opening.is_some_and(|opening| began >= opening.since) {
             self.opening = None;
         }
     }
 
-    /// Takes note that the host takes connections again, which says nothing about any other fault.
+    /// Records that the host accepts connections again. That closes the breaker only if the cause was
+    /// [`Cause::Unreachable`].
     pub fn reach(&mut self) {
         if self.cause() == Some(Cause::Unreachable) {
             self.opening = None;

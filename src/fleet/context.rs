@@ -1,20 +1,20 @@
-//! How long a context a model is made for, as a host says it in answer to `/api/show`.
+//! The context length of a model, read from a host's answer to `/api/show`.
 //!
-//! A host's word is never trusted to be well-formed; what is not understood is left out.
+//! A host's answer may be malformed; what is not understood is left out.
 
 use crate::wire::members::Members;
 
-/// What a host says of a model's context, in tokens.
+/// The context length of a model, in tokens.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Context {
-    /// The length that its Modelfile sets (`num_ctx`).
+    /// The length that the Modelfile sets (`num_ctx`).
     pub set: Option<u64>,
-    /// The length that it was trained with: Ollama loads it with no more.
+    /// The length that the model was trained with; Ollama never loads it with more.
     pub longest: Option<u64>,
 }
 
 impl Context {
-    /// What an answer to `/api/show` means; `None` when it is no object.
+    /// Reads an answer to `/api/show`; `None` when it is no JSON object.
     pub(crate) fn read(shown: &[u8]) -> Option<Self> {
         let shown = Members::parse(shown)?;
         let set = shown.string("parameters").and_then(|parameters| parameters.lines().find_map(num_ctx));
@@ -26,11 +26,12 @@ impl Context {
     }
 }
 
-/// The length in a line such as `num_ctx                        8192`. From a million on Ollama writes it with an exponent.
+/// The length in a line such as `num_ctx                        8192`. From a million on, Ollama writes it with an
+/// exponent.
 fn num_ctx(line: &str) -> Option<u64> {
     let value = line.trim_start().strip_prefix("num_ctx")?;
     let number: f64 = value.strip_prefix(char::is_whitespace)?.trim().parse().ok()?;
-    // Longer ones than any model has are none.
+    // Lengths that no model has are ignored.
     #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "its bounds are checked")]
     (1.0..=1e12).contains(&number).then_some(number as u64)
 }

@@ -1,6 +1,10 @@
-//! What happens after an attempt failed: try another host, or tell the caller, and what to tell.
+//! What follows from a failed attempt: another host is tried, or the caller gets an error.
 //!
-//! Nothing has reached the client while these rules are asked; after the first byte there is no other host.
+//! It is also the table of which failures are the host's own ([`AttemptFailure::effect`]); `breaker.rs` acts on that.
+//! These rules apply before the first byte of the answer: after it no other host is tried.
+//!
+//! No crate serves: `backon` repeats a call after a pause, while here each failure decides whether another host is
+//! tried at all, and without a pause.
 
 use std::time::Duration;
 
@@ -21,53 +25,53 @@ use crate::{
 pub(crate) enum AttemptFailure {
     /// No connection.
     Unreachable(String),
-    /// A proxy before the host says 502.
+    /// A proxy before the host answered 502.
     BadGateway,
-    /// A limit passed, or a proxy before the host says 504.
+    /// A time limit passed, or a proxy before the host answered 504.
     TimedOut(Phase),
-    /// The host gave no first byte of a loaded model for much longer than usual, and completed nothing meanwhile.
+    /// The host sent no first byte of a loaded model for much longer than usual, and completed no request meanwhile.
     Hung,
-    /// 429 or 503.
+    /// The host answered 429 or 503.
     Busy {
-        /// The wait that the host asked for.
+        /// The host's `Retry-After`.
         retry_after: Option<Duration>,
     },
-    /// 500, or the same said inside a stream: the host failed to run the model.
+    /// The host answered 500, or reported a failure inside a stream: it could not run the model.
     Failed {
-        /// Ollama's words.
+        /// Ollama's message.
         message: String,
-        /// Its reply, unless it said so inside a stream.
+        /// Ollama's reply; `None` for a failure inside a stream.
         original: Option<Box<Original>>,
     },
-    /// 404: the host does not have the model.
+    /// The host answered 404: it does not have the model.
     NotFound,
-    /// 501 or another 4xx: the request's own fault, the same on every host.
+    /// The host answered 501 or another 4xx: the request is at fault, so every host would answer the same.
     Rejected {
         /// Ollama's status.
         status: StatusCode,
-        /// Ollama's words.
+        /// Ollama's message.
         message: String,
-        /// Its reply.
+        /// Ollama's reply.
         original: Option<Box<Original>>,
     },
-    /// The answer broke off or was no answer.
+    /// The answer ended early or was malformed.
     Protocol(String),
-    /// The client left; the host is not to blame.
+    /// The client left, which says nothing about the host.
     ClientLeft,
 }
 
-/// What is wrong with an event that is no JSON.
+/// The detail of an answer with an event that is no JSON object.
 pub(crate) const NO_EVENT: &str = "an event of the answer is none";
-/// What is wrong with an answer that ends too soon.
+/// The detail of an answer that ends early.
 pub(crate) const UNFINISHED: &str = "the answer ended without its terminator";
 
-/// The failure of an answer that broke off or was no answer; `detail` says how.
+/// The failure of an answer that ended early or was malformed; `detail` says how.
 pub(crate) fn broken(detail: &str) -> AttemptFailure {
     AttemptFailure::Protocol(detail.to_owned())
 }
 
 impl AttemptFailure {
-    /// What a reply that is not a success means.
+    /// The failure that a reply without a success status means.
     pub(crate) fn of_refusal(original: Original, retry_after: Option<Duration>) -> Self {
         let status = original.status;
         match status.as_u16() {
@@ -83,12 +87,12 @@ impl AttemptFailure {
         }
     }
 
-    /// A failure that the host told inside a stream.
+    /// The failure that a host reported inside a stream.
     pub(crate) fn told(words: &str) -> Self {
         Self::Failed { message: shorten(words), original: None }
     }
 
-    /// What a client is told when nothing else can be tried.
+    /// The caller's error when no other host is tried.
     pub(crate) fn into_error(self) -> Error {
         match self {
             Self::Rejected { status, message, original } => {
@@ -106,7 +110,7 @@ impl AttemptFailure {
         }
     }
 
-    /// What it says of the host. A 500 says nothing until another host has answered the same request.
+    /// The effect on the host's stats. A 500 has none until another host has answered the same request.
     pub(crate) fn effect(&self) -> HostEffect {
         match self {
             Self::Unreachable(_) | Self::TimedOut(Phase::Connect) => {
@@ -115,19 +119,20 @@ impl AttemptFailure {
             Self::TimedOut(_) => HostEffect::Faulty(Cause::TimedOut, None),
             Self::Hung => HostEffect::Faulty(Cause::Hung, None),
             Self::Busy { retry_after } => HostEffect::Faulty(Cause::Busy, *retry_after),
-            // A look that reaches the proxy says nothing of what is behind it.
+            // A connection to the proxy must not close the breaker, as it does for `Cause::Unreachable`.
             Self::Protocol(_) | Self::BadGateway => HostEffect::Faulty(Cause::Protocol, None),
             Self::NotFound | Self::Rejected { .. } => HostEffect::Refused,
             Self::Failed { .. } | Self::ClientLeft => HostEffect::Neutral,
         }
     }
 
-    /// Whether the host had accepted the request, so that trying it again is work that was done before.
+    /// Whether the host had accepted the request. Then the next attempt repeats work, and counts against the retry
+    /// budget.
     pub(crate) fn was_accepted(&self) -> bool {
         !matches!(self, Self::Unreachable(_) | Self::TimedOut(Phase::Connect) | Self::NotFound)
     }
 
-    /// The stable word for it, in metrics and logs.
+    /// The failure as a stable word, for metrics and logs.
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Unreachable(_) | Self::BadGateway => "unreachable",
@@ -142,7 +147,7 @@ impl AttemptFailure {
         }
     }
 
-    /// What to log beyond the word; never Ollama's own words, which may quote the request.
+    /// Details for the log. They never contain Ollama's message, which may quote the request.
     pub(crate) fn detail(&self) -> String {
         match self {
             Self::Unreachable(detail) | Self::Protocol(detail) => detail.clone(),
@@ -156,17 +161,17 @@ impl AttemptFailure {
     }
 }
 
-/// What is said when there is no host to ask.
+/// The error when there is no host to try.
 pub(crate) fn no_host() -> Error {
     Error::UpstreamUnreachable { detail: "no host".to_owned() }
 }
 
-/// What a proxy says in place of the host.
+/// The detail when a proxy answers 502 in place of the host.
 const BAD_GATEWAY: &str = "the host answered 502";
-/// How many characters of Ollama's words a client is told.
+/// How many characters of Ollama's message a client gets.
 const MESSAGE_LIMIT: usize = 2_000;
 
-/// Ollama's words, as each of its surfaces writes them; else the status.
+/// Ollama's message from an error reply in any of its formats; without one the status.
 fn words(original: &Original) -> String {
     let words = Members::parse(&original.body).and_then(|body| failure(&body));
     words.map_or_else(|| original.status.to_string(), |words| shorten(&words))
@@ -192,18 +197,18 @@ impl From<UpstreamFailure> for AttemptFailure {
     }
 }
 
-/// The course of one request over its hosts.
+/// The failed attempts of one request.
 #[derive(Debug, Default)]
 pub(crate) struct Failover {
     failures: Vec<AttemptFailure>,
 }
 
 impl Failover {
-    /// Whether another host may be tried; else the caller must be told.
+    /// Whether another host may be tried; if not, the caller gets the error.
     pub(crate) fn may_go_on(&self) -> bool {
         match self.failures.last() {
             Some(AttemptFailure::Rejected { .. } | AttemptFailure::ClientLeft) => false,
-            // A request that makes Ollama fail must not make the whole fleet fail.
+            // A request that makes Ollama fail must not do so on every host.
             Some(AttemptFailure::Failed { .. }) => {
                 self.count(|failure| matches!(failure, AttemptFailure::Failed { .. })) < 2
             }
@@ -220,23 +225,23 @@ impl Failover {
         }
     }
 
-    /// Whether the next attempt is a retry of what a host had accepted.
+    /// Whether the next attempt repeats work that a host had accepted.
     pub(crate) fn is_retry(&self) -> bool {
         self.failures.last().is_some_and(AttemptFailure::was_accepted)
     }
 
-    /// Whether nothing has failed yet.
+    /// Whether no attempt has failed yet.
     pub(crate) fn is_untried(&self) -> bool {
         self.failures.is_empty()
     }
 
-    /// Takes note of how the attempt at the last host failed.
+    /// Records the failure of the last attempt.
     pub(crate) fn failed(&mut self, failure: AttemptFailure) {
         self.failures.push(failure);
     }
 
-    /// What to tell the caller, from the failure that says most: what the caller can mend, then what a later
-    /// try may mend. `missing` is what is to be said of a model that no host has.
+    /// The caller's error, made from the most significant failure: first what the caller can correct, then what may
+    /// succeed later. `missing` is the error for a model that no host has.
     pub(crate) fn effect(self, missing: Option<Error>) -> Error {
         let is_absent = self.count(|failure| *failure == AttemptFailure::NotFound) > 0;
         let worst = self.failures.into_iter().max_by_key(weight);
@@ -275,8 +280,8 @@ mod tests {
 
     use super::*;
 
-    /// Plays the statuses against as many hosts (0 stands for a refused connection), and returns how many were
-    /// asked and the code that the caller gets.
+    /// Plays the statuses against as many hosts (0 stands for a refused connection), and returns the number of attempts
+    /// and the code of the caller's error.
     fn play(statuses: &[u16]) -> (usize, &'static str) {
         let mut failover = Failover::default();
         let mut asked = 0;

@@ -1,9 +1,9 @@
-//! Spreading: hashes, and orders of hosts by them.
+//! Hash functions, and the order of hosts by hash.
 
-/// The step of [`split_mix`]'s counter.
+/// The increment of [`split_mix`]'s counter.
 pub(super) const SPLIT_MIX_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
-/// `SplitMix64` (Steele, Lea and Flood 2014): spreads a seed whose bits are not, such as a counter.
+/// `SplitMix64` (Steele, Lea and Flood 2014): makes evenly distributed bits from a seed such as a counter.
 pub(super) fn split_mix(seed: u64) -> u64 {
     let mut bits = seed.wrapping_add(SPLIT_MIX_GAMMA);
     bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -17,12 +17,13 @@ pub(super) fn fnv(bytes: &[u8]) -> u64 {
     bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
 }
 
-/// The places of hosts in the order that `key` ranks them in: weighted rendezvous hashing (Schindelhauer and Schomaker
-/// 2005). A host that goes moves nobody but its own keys; each is first for a share of the keys that is its weight's.
+/// The indices of the hosts in the order for `key`: weighted rendezvous hashing (Schindelhauer and Schomaker 2005).
+/// When a host is removed, only its own keys move; each host is first for a share of the keys in proportion to its
+/// weight.
 pub(super) fn ranking<'a>(hosts: impl Iterator<Item = (usize, &'a str, u64)>, key: u64) -> Vec<usize> {
     let score = |url: &str, weight: u64| {
         let bits = split_mix(key ^ fnv(url.as_bytes()));
-        // From 2^-53 to 1, so that its logarithm is finite and not above 0.
+        // Between 2^-53 and 1, so that the logarithm is finite and at most 0.
         #[expect(clippy::cast_precision_loss, reason = "53 bits fit a float, and weights are small")]
         let (unit, weight) = (((bits >> 11) + 1) as f64 / (1_u64 << 53) as f64, weight as f64);
         -unit.ln() / weight
@@ -85,7 +86,7 @@ mod tests {
         for key in [0, u64::MAX, fnv(b""), fnv(b"http://a:1")] {
             assert_eq!(ranked(&HOSTS, key).len(), 4);
         }
-        // As published.
+        // The published test vectors.
         assert_eq!((fnv(b""), fnv(b"a")), (0xcbf2_9ce4_8422_2325, 0xaf63_dc4c_8601_ec8c));
     }
 }

@@ -1,6 +1,6 @@
-//! What a host says it has: its models, those that are loaded, its version.
+//! The inventory of a host: its models, its loaded models, and its version, as the host reports them.
 //!
-//! A host's word is never trusted to be well-formed; what is not understood is left out.
+//! A host's answer may be malformed; what is not understood is left out.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,45 +10,46 @@ use serde_json::value::RawValue;
 use super::{Context, ModelName, stats::millis};
 use crate::wire::members::{self, Members};
 
-/// What a host said when it was last asked.
+/// A host's last answers to `/api/tags`, `/api/ps` and `/api/version`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
-    /// When that was, by the store's clock.
+    /// When the host was asked, by the store's clock.
     pub seen: Duration,
-    /// Its models.
+    /// The models that the host has.
     pub models: Vec<Model>,
-    /// Whether it may have any other, too: it answers, and does not know the question.
+    /// Whether the host does not list its models (it answered `/api/tags` with 404, 405 or 501), so that it may have
+    /// any.
     pub is_unlisted: bool,
-    /// Those that are loaded, or loading.
+    /// The models that are loaded or loading.
     pub loaded: Vec<LoadedModel>,
-    /// The version of Ollama; empty when it did not say.
+    /// Ollama's version; empty when the host did not report it.
     pub version: String,
-    /// The contexts of those models that it was asked about, by their digests.
+    /// Context lengths by the model's digest, for the models that `/api/show` was asked about.
     pub contexts: BTreeMap<String, Context>,
 }
 
 /// A model that a host has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Model {
-    /// As the host writes it.
+    /// The name as the host writes it.
     pub name: String,
-    /// The hash of its content.
+    /// The hash of the model's content.
     pub digest: String,
 }
 
 /// A model that a host has loaded, or is loading.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct LoadedModel {
-    /// As the host writes it.
+    /// The name as the host writes it.
     pub name: String,
-    /// The length of its context, in tokens; 0 when the host did not say.
+    /// The context length that it is loaded with, in tokens; 0 when the host did not report it.
     pub context_length: u64,
-    /// When it will be unloaded, in RFC 3339.
+    /// When the host will unload it, in RFC 3339.
     pub expires_at: String,
 }
 
 impl Inventory {
-    /// What a host's answers to `/api/tags`, `/api/ps` and `/api/version` mean; `None` when the first is no list.
+    /// Reads a host's answers to `/api/tags`, `/api/ps` and `/api/version`; `None` when the first holds no list.
     pub(crate) fn read(
         seen: Duration,
         tags: &[u8],
@@ -83,22 +84,22 @@ impl Inventory {
         })
     }
 
-    /// What is known of a host that answers, and does not know the question.
+    /// The inventory of a host that does not list its models.
     pub(crate) fn unlisted(seen: Duration) -> Self {
         Self { seen, is_unlisted: true, ..Self::default() }
     }
 
-    /// Whether the host has the model, or may have it.
+    /// Whether the host has the model, or may have it because it lists none.
     pub fn has(&self, name: &ModelName) -> bool {
         self.is_unlisted || self.model(name).is_some()
     }
 
-    /// The model among those that the host has.
+    /// The model in the host's list.
     pub(crate) fn model(&self, name: &ModelName) -> Option<&Model> {
         self.models.iter().find(|model| name.is(&model.name))
     }
 
-    /// Takes over what an earlier one knew of the contexts of models that are still there.
+    /// Copies the context lengths of an earlier inventory, for the models that are still listed.
     pub(crate) fn inherit(&mut self, earlier: &Self) {
         for (digest, context) in &earlier.contexts {
             if self.models.iter().any(|model| model.digest == *digest) {
@@ -107,7 +108,7 @@ impl Inventory {
         }
     }
 
-    /// The model among those that are loaded or loading.
+    /// The model in the host's list of loaded models.
     pub fn loaded(&self, name: &ModelName) -> Option<&LoadedModel> {
         self.loaded.iter().find(|model| name.is(&model.name))
     }
@@ -120,7 +121,7 @@ struct StoredInventory<'a> {
     version: &'a str,
     models: Vec<(&'a str, &'a str)>,
     loaded: Vec<(&'a str, u64, &'a str)>,
-    /// Digest, set length, longest length; 0 for what the model has not.
+    /// Digest, set length, longest length; 0 for a length that the model lacks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     contexts: Vec<(&'a str, u64, u64)>,
 }
@@ -140,11 +141,11 @@ impl Inventory {
             loaded: loaded.map(|model| (&*model.name, model.context_length, &*model.expires_at)).collect(),
             contexts: contexts.collect(),
         };
-        // Numbers and strings alone: writing them cannot fail.
+        // Serialising numbers and strings cannot fail.
         serde_json::to_vec(&stored).unwrap_or_default()
     }
 
-    /// An inventory as it was written; `None` for anything else.
+    /// Reads what [`Inventory::to_json`] wrote; `None` for anything else.
     pub fn from_json(json: &[u8]) -> Option<Self> {
         let stored = Members::parse(json)?;
         let text = |value| Some(members::string(value)?.into_owned());
@@ -161,7 +162,7 @@ impl Inventory {
             _ => None,
         });
         let length = |value: &RawValue| Some(value.get().parse().ok().filter(|length: &u64| *length > 0));
-        // Those that came before it have none.
+        // Inventories of an older version have no contexts.
         let contexts = stored.array("contexts").unwrap_or_default();
         let contexts = contexts.into_iter().filter_map(|context| match *members::elements(context)? {
             [digest, set, longest] => {

@@ -1,7 +1,7 @@
-//! The snapshot of one process: the whole of it without Redis, and what is gone by while Redis is away.
+//! The fleet state of one process: all of it without Redis, and the fallback while Redis is down.
 //!
-//! Every method is one step that happens at once. It knows no clock: the time comes in, by the host's clock. Its leases
-//! do not expire, for they end with the process.
+//! Every method is one step that never waits. The time is an argument, by the clock of this process. Leases do not
+//! expire here, because they end with the process.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
@@ -16,52 +16,52 @@ use super::{
     snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, Lease, RetryBudget, TICKET, Ticket},
 };
 
-/// Decisions that are remembered.
+/// How many decisions are kept.
 pub const DECISIONS: usize = 32;
-/// Hosts of which stats are kept although they vanished, together with those that are there.
+/// How many hosts may have stats, current and removed ones together, before those of removed hosts are dropped.
 const FACTS_LIMIT: usize = 4 * HOSTS_LIMIT;
-/// How long it is remembered who was given a place.
+/// How long the time of a flow's last slot is remembered.
 pub(crate) const SERVED: Duration = Duration::from_mins(2);
-/// As many flows are always remembered.
+/// The least number of flows that are remembered.
 const SERVED_FEW: usize = 1024;
 
-/// What the hosts said they have, by base URL.
+/// The inventories of the hosts, by base URL.
 pub type Inventories = BTreeMap<String, Arc<Inventory>>;
 
-/// The snapshot of one process.
+/// The fleet state of one process.
 #[derive(Debug, Default)]
 pub struct LocalFleet(Mutex<LocalState>);
 
-/// A lane, a caller in it, and one of its sessions or all of them.
+/// A lane, a caller in it, and one session of that caller; `None` for all sessions together.
 type Flow = (Arc<str>, Arc<str>, Option<Arc<str>>);
 
 #[derive(Debug, Default)]
 struct LocalState {
     hosts: Arc<[BackendHost]>,
-    /// Whether the hosts are asked what they have in the background.
+    /// Whether the hosts are probed in the background.
     is_watched: bool,
-    /// Whether what they had before was looked up in the store.
+    /// Whether the stored inventories have been read from the store.
     is_recalled: bool,
-    /// Hosts that were asked, by base URL.
+    /// The hosts that were probed, by base URL.
     examined: BTreeSet<String>,
     stats: BTreeMap<String, Arc<HostStats>>,
     inventories: Arc<Inventories>,
     leases: Vec<Lease>,
-    /// With the time at which each ends.
+    /// The tickets of the queue, each with the time at which it expires.
     tickets: Vec<(Ticket, Duration)>,
-    /// When a caller, or one session of it, was given a place in a lane last.
+    /// When each flow last got a slot in its lane.
     served: BTreeMap<Flow, Duration>,
-    /// Places that were given in each of the latest seconds, the latest last.
+    /// The claims of each of the latest seconds, the latest last.
     claims: VecDeque<(u64, RetryBudget)>,
-    /// How many flows are remembered until those of long ago are forgotten.
+    /// The number of flows at which old ones are dropped.
     served_limit: usize,
     decisions: VecDeque<String>,
     waiting: Vec<Waker>,
-    /// Steps so far that may have made room.
+    /// How many steps so far may have freed a slot.
     changes: u64,
-    /// How far the clock of the shared store is ahead of the host's.
+    /// How far the store's clock is ahead of the clock of this process.
     ahead: Duration,
-    /// When the inventories were looked at last, by the host's clock.
+    /// When the inventories were last read from the store, by the clock of this process.
     looked: Option<Duration>,
 }
 
@@ -70,7 +70,7 @@ impl LocalFleet {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The pages as they are now, and the time by the store's clock.
+    /// The state without expired tickets and claims, and the time by the store's clock.
     fn open(&self, now: Duration) -> (MutexGuard<'_, LocalState>, Duration) {
         let mut pages = self.pages();
         let now = now + pages.ahead;
@@ -87,21 +87,21 @@ impl LocalFleet {
         Arc::clone(&self.pages().hosts)
     }
 
-    /// Replaces the hosts: at the start, and where names stand for addresses that change.
+    /// Replaces the hosts: at the start, and when the addresses behind a host name change.
     pub fn set_hosts(&self, hosts: &[BackendHost]) {
         let mut pages = self.pages();
         pages.hosts = hosts.into();
         let is_known = |url: &String| hosts.iter().any(|host| host.url() == url);
         Arc::make_mut(&mut pages.inventories).retain(|url, _| is_known(url));
         pages.examined.retain(|url| is_known(url));
-        // An address may come back; that many do not.
+        // The stats of a removed host are kept, because its address may come back, but only up to the limit.
         if pages.stats.len() > FACTS_LIMIT {
             pages.stats.retain(|url, _| is_known(url));
         }
         pages.ring();
     }
 
-    /// Whether the hosts are asked in the background what they have, and each was.
+    /// Whether every host was probed in the background and the stored inventories were read.
     pub(crate) fn knows_every_host(&self) -> bool {
         let pages = self.pages();
         pages.is_watched
@@ -109,7 +109,7 @@ impl LocalFleet {
             && pages.hosts.iter().all(|host| pages.examined.contains(host.url()))
     }
 
-    /// Takes note that a host was asked, whatever it said.
+    /// Records that a host was probed, whatever it answered.
     pub(crate) fn note_examined(&self, host: &str) {
         let mut pages = self.pages();
         if !pages.examined.contains(host) {
@@ -117,17 +117,17 @@ impl LocalFleet {
         }
     }
 
-    /// Takes note that what they had before is known as far as the store knows it.
+    /// Records that the stored inventories were read.
     pub(crate) fn note_recalled(&self) {
         self.pages().is_recalled = true;
     }
 
-    /// Whether the hosts are asked in the background, though perhaps not each was yet.
+    /// Whether the hosts are probed in the background, even if some were not probed yet.
     pub(crate) fn has_watch(&self) -> bool {
         self.pages().is_watched
     }
 
-    /// Takes note that the hosts are asked in the background.
+    /// Records that the hosts are probed in the background from now on.
     pub(crate) fn begin_watch(&self) {
         self.pages().is_watched = true;
     }
@@ -137,7 +137,7 @@ impl LocalFleet {
         now + self.pages().ahead
     }
 
-    /// Everything as it stands.
+    /// The whole state at `now`.
     pub fn snapshot(&self, now: Duration) -> FleetSnapshot {
         let (pages, now) = self.open(now);
         let tickets = pages.tickets.iter().map(|(ticket, _)| {
@@ -162,12 +162,12 @@ impl LocalFleet {
         }
     }
 
-    /// What was learnt of a host.
+    /// The stats of a host.
     pub(crate) fn stats(&self, host: &str) -> Arc<HostStats> {
         self.pages().stats.get(host).cloned().unwrap_or_default()
     }
 
-    /// Takes the first of the places that has room.
+    /// Takes the first requested slot whose host has room.
     pub fn claim(&self, now: Duration, claim: &Claim<'_>) -> Option<Lease> {
         let (mut pages, now) = self.open(now);
         let place = claim.places.iter().find(|place| {
@@ -202,7 +202,7 @@ impl LocalFleet {
         Some(lease)
     }
 
-    /// Puts a ticket into the queue, in the place of another if that is named, or renews it.
+    /// Puts a ticket into the queue or renews it; `displaced` is removed for it.
     pub fn enter(&self, now: Duration, ticket: &Ticket, displaced: Option<&str>) {
         let (mut pages, now) = self.open(now);
         if let Some(displaced) = displaced {
@@ -213,7 +213,7 @@ impl LocalFleet {
         pages.tickets.push((ticket.clone(), now + TICKET));
     }
 
-    /// Takes a ticket out of the queue, and gives a place back that was taken under the same id.
+    /// Removes a ticket from the queue, and releases a slot that was claimed under the same id.
     pub fn leave(&self, id: &str) {
         let mut pages = self.pages();
         pages.tickets.retain(|(ticket, _)| &*ticket.id != id);
@@ -221,8 +221,8 @@ impl LocalFleet {
         pages.ring();
     }
 
-    /// Changes the stats of a host and gives the place on it back that has this id: a request that went on to another
-    /// host has a place there under the same id.
+    /// Changes the stats of a host and releases the slot of the id `released` on it. Only on this host: after a
+    /// failover the request holds a slot on another host under the same id.
     pub fn update(
         &self,
         now: Duration,
@@ -238,25 +238,25 @@ impl LocalFleet {
         pages.ring();
     }
 
-    /// Takes over what others know at `now` by the host's clock, to go on with when they cannot be asked.
+    /// Copies the shared stats at `now` (by the clock of this process), for the time when the store cannot be asked.
     pub fn learn(&self, now: Duration, snapshot: &FleetSnapshot) {
         let mut pages = self.pages();
         pages.ahead = snapshot.now.saturating_sub(now);
         pages.stats.clone_from(&snapshot.stats);
     }
 
-    /// The reasons of the latest decisions, oldest first.
+    /// The latest decisions with their reasons, oldest first.
     pub fn decisions(&self) -> Vec<String> {
         self.pages().decisions.iter().cloned().collect()
     }
 
-    /// What the hosts said they have.
+    /// The inventories of the hosts.
     pub fn inventories(&self) -> Arc<Inventories> {
         Arc::clone(&self.pages().inventories)
     }
 
-    /// Takes note of what a host said, unless something newer is known, or the host vanished meanwhile. Gives it back with
-    /// what was known before of its models' contexts.
+    /// Records a host's inventory, unless a newer one is known or the host was removed meanwhile. Returns it with the
+    /// context lengths that were known before.
     pub fn note_inventory(&self, host: &str, mut inventory: Arc<Inventory>) -> Arc<Inventory> {
         let mut pages = self.pages();
         let known = pages.inventories.get(host);
@@ -271,7 +271,7 @@ impl LocalFleet {
         inventory
     }
 
-    /// Takes note of the context of a model by its digest; gives what is known of the host now.
+    /// Records the context length of a model by its digest; returns the host's inventory as it is now.
     pub(crate) fn note_context(&self, host: &str, digest: &str, context: Context) -> Option<Arc<Inventory>> {
         let mut pages = self.pages();
         let inventory = Arc::make_mut(&mut pages.inventories).get_mut(host)?;
@@ -279,7 +279,7 @@ impl LocalFleet {
         Some(Arc::clone(inventory))
     }
 
-    /// Takes note that a host does not have a model after all.
+    /// Records that a host does not have a model that it had listed.
     pub fn forget_model(&self, host: &str, model: &ModelName) {
         let mut pages = self.pages();
         if let Some(inventory) = Arc::make_mut(&mut pages.inventories).get_mut(host) {
@@ -288,8 +288,8 @@ impl LocalFleet {
         }
     }
 
-    /// Whether the inventories should be looked at, because that was done longer than `fresh` ago; whoever is told so
-    /// does it.
+    /// Whether the inventories were last read longer than `fresh` ago. A caller that gets `true` must read them: the
+    /// time is reset.
     pub(crate) fn is_due(&self, now: Duration, fresh: Duration) -> bool {
         let mut pages = self.pages();
         let is_due = pages.looked.is_none_or(|looked| now.saturating_sub(looked) >= fresh);
@@ -299,13 +299,13 @@ impl LocalFleet {
         is_due
     }
 
-    /// Tells whoever waits that there may be room.
+    /// Wakes the waiting requests because a slot may be free.
     pub fn ring(&self) {
         self.pages().ring();
     }
 
-    /// Resolves at the next step that may have made room. `is_woken`: whether whoever takes that step may wake the one
-    /// that waits; else it finds out when it is polled for another reason.
+    /// Resolves at the next step that may have freed a slot. Without `is_woken` that step does not wake this future: it
+    /// notices the step only when it is polled for another reason.
     pub fn changed(&self, is_woken: bool) -> impl Future<Output = ()> + Send + '_ {
         let seen = self.pages().changes;
         poll_fn(move |context| {
@@ -314,7 +314,7 @@ impl LocalFleet {
                 return Poll::Ready(());
             }
             let waker = context.waker();
-            // Whoever looks again and again before anything changes is woken once.
+            // A task that is polled several times before a change is woken once.
             if is_woken && !pages.waiting.iter().any(|known| known.will_wake(waker)) {
                 pages.waiting.push(waker.clone());
             }
@@ -335,7 +335,7 @@ impl LocalState {
         }
     }
 
-    /// Wakes whoever waits.
+    /// Wakes the waiting requests.
     fn ring(&mut self) {
         self.changes += 1;
         self.waiting.drain(..).for_each(Waker::wake);

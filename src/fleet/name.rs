@@ -1,25 +1,25 @@
-//! Names of models, as Ollama matches them (`types/model/name.go`, Ollama 0.33).
+//! Model names, compared as Ollama compares them (`types/model/name.go`, Ollama 0.33).
 //!
-//! A name is `[host/][namespace/]model[:tag]`, compared without case; what is left out is `registry.ollama.ai`,
-//! `library` and `latest`.
+//! A name is `[host/][namespace/]model[:tag]`, compared without case; the defaults of the optional parts are
+//! `registry.ollama.ai`, `library` and `latest`.
 
 use std::fmt;
 
 use crate::api::endpoint::Work;
 
-/// The longest part of a name but its host, in bytes.
+/// The longest part of a name except its host, in bytes.
 const PART_LIMIT: usize = 80;
 /// The longest host of a name, in bytes.
 const HOST_LIMIT: usize = 350;
-/// How many names a caller is told that meant another.
+/// How many similar names the error for an unknown model lists.
 const NEAREST: usize = 10;
 
-/// A model's name in the one form that all its spellings share.
+/// A model's name in its canonical spelling.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ModelName(String);
 
 impl ModelName {
-    /// The name that `text` spells; `None` when Ollama would refuse it.
+    /// Parses a name; `None` when Ollama would refuse it.
     ///
     /// ```
     /// use paddock::fleet::ModelName;
@@ -31,7 +31,7 @@ impl ModelName {
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.split_once("://").map_or(text, |(_, rest)| rest);
         let (path, tag) = match text.rsplit_once(':') {
-            // A colon before a slash belongs to the host's port.
+            // A colon before a slash separates the host from its port.
             Some((path, tag)) if !tag.contains('/') => (path, tag),
             _ => (text, "latest"),
         };
@@ -51,12 +51,12 @@ impl ModelName {
         is_valid.then(|| Self(name.to_ascii_lowercase()))
     }
 
-    /// Whether a host's spelling of a name is this one.
+    /// Whether a name in a host's list spells this name.
     pub fn is(&self, stored: &str) -> bool {
         if stored.contains('/') {
             return Self::parse(stored).as_ref() == Some(self);
         }
-        // Most are plain, and looked at with every request.
+        // The fast path: most names in a list have neither host nor namespace, and each request compares them.
         let tagged = self.0.strip_suffix(":latest").filter(|_| !stored.contains(':'));
         stored.eq_ignore_ascii_case(tagged.unwrap_or(&self.0))
     }
@@ -71,7 +71,7 @@ impl ModelName {
         &self.0
     }
 
-    /// The key of the lane in which `work` is done with the model.
+    /// The key of the lane for `work` with this model.
     pub fn lane(&self, work: Work) -> String {
         match work {
             Work::Answer => self.as_str().to_owned(),
@@ -94,7 +94,8 @@ fn is_part(part: &str, limit: usize, more: &str) -> bool {
         && part.chars().all(fits)
 }
 
-/// Whether a stored name is what a request's name means: Ollama matches names without case, and no tag means `latest`.
+/// Whether a stored name and the name in a request mean the same model: Ollama compares without case, and a name
+/// without tag means `latest`.
 ///
 /// ```
 /// assert!(paddock::is_same_model("llama3.2:latest", "Llama3.2"));
@@ -108,7 +109,7 @@ pub fn is_same_model(stored: &str, asked: &str) -> bool {
     }
 }
 
-/// Of the names that there are the nearest to the one that was asked for, at most ten, nearest first.
+/// The names that are most similar to `asked`, at most ten, the most similar first.
 pub(crate) fn nearest<'a>(asked: &str, names: impl Iterator<Item = &'a str>) -> Vec<String> {
     let asked = asked.to_ascii_lowercase();
     let stem = |name: &str| name.split(':').next().unwrap_or_default().to_ascii_lowercase();

@@ -1,30 +1,14 @@
 //! Which hosts a request tries, in which order, and why.
 //!
-//! Pure: the same view, demand and seed make the same plan. A host is in the plan when it has the model and a weight.
-//! Hosts whose breaker is open come last, so that they are asked only when no other is left.
+//! Pure: the same view, demand and seed give the same plan. A host is in the plan when it has the model and a weight
+//! above 0. Hosts whose breaker is open come last, so they are tried only when no other host is left.
 //!
 //! # The policy `auto`
 //!
-//! Hosts are ordered by the expected wait, in milliseconds:
-//!
-//! ```text
-//! wait = (busy + queue + load + prompt + own) / weight
-//! busy   = sum over the requests in flight on the host of the service time observed in their lane
-//! queue  = requests that must end before this one has a place: max(0, in flight in the demand's lane + waiting for
-//!          this host in it + 1 - the limit) x the service time of that lane
-//! load   = 0 when the model is loaded with the demand's runner options
-//!        | what is left of a load that is under way, at least a tenth of the whole
-//!        | else the time that loading took last, here or on the slowest other host; 20 s when it was never seen
-//! prompt = 0 for an embedding, and when the model is loaded and one of the last 4 prompts it answered here had the
-//!          demand's affinity
-//!        | else the prompt's KiB x the time that one takes, here or on the slowest other host; 200 ms when never seen
-//! own    = a fifth of the service time of the demand's lane: of two idle hosts the faster is free again sooner
-//! ```
-//!
-//! The service time is the average time that one request keeps the host busy; before the first is seen it is that of
-//! the host's other lanes of the kind, else 2 s for an answer and 200 ms for an embedding. Among hosts whose waits differ
-//! by less than 250 ms the affinity decides: the same session, else the same beginning of a prompt, comes to the
-//! same host, whose prompt cache has it.
+//! `auto` orders the hosts by their expected wait. The formula and an example stand in `docs/routing.md`, "How `auto`
+//! chooses", and only there: a change of `choice` here or of the estimates in `wait.rs` must be repeated there. Among
+//! hosts whose waits differ by less than 250 ms the affinity decides: the same session, else the same beginning of a
+//! prompt, goes to the same host, whose prompt cache may hold it.
 
 mod wait;
 
@@ -40,23 +24,23 @@ use super::{
 use crate::api::endpoint::Work;
 use wait::{load, prompt, service};
 
-/// Waits that differ by less are the same.
+/// Waits that differ by less count as equal.
 const TIE: u64 = 250;
-/// The part of a request's own service time that counts as a wait: one of as many.
+/// The divisor of a request's own service time in the expected wait.
 const OWN: u64 = 5;
 
 /// How the hosts of a request are ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Policy {
-    /// By the expected wait, with affinity as the tie-breaker.
+    /// By expected wait; affinity breaks ties.
     Auto,
-    /// One after the other, by a counter that all replicas share.
+    /// In turn, by a counter that all replicas share.
     RoundRobin,
-    /// By chance.
+    /// At random.
     Random,
-    /// The host with the fewest requests in flight.
+    /// The host with the fewest requests in flight first.
     LeastOutstanding,
-    /// The better of two by chance, by latency and requests in flight.
+    /// The better of two random hosts, by latency and requests in flight.
     PowerOfTwoChoices,
     /// The same session or prompt to the same host, with bounded load.
     Affinity,
@@ -73,7 +57,7 @@ impl Policy {
         Self::Affinity,
     ];
 
-    /// The name in settings.
+    /// The name in the setting `LB_POLICY`.
     pub fn as_str(self) -> &'static str {
         match self {
             Self::Auto => "auto",
@@ -85,10 +69,10 @@ impl Policy {
         }
     }
 
-    /// The policy of that name.
+    /// The policy with the given name.
     ///
     /// # Errors
-    /// A sentence that names the policies.
+    /// A sentence that lists the names.
     pub fn parse(name: &str) -> Result<Self, String> {
         let name = name.to_ascii_lowercase().replace('-', "_");
         Self::ALL
@@ -98,60 +82,60 @@ impl Policy {
     }
 }
 
-/// What a request needs of a host.
+/// What a request needs from a host.
 #[derive(Debug, Clone, Copy)]
 pub struct Demand<'a> {
     /// The model; `None` when any host will do.
     pub model: Option<&'a ModelName>,
-    /// What is done with it.
+    /// The kind of work.
     pub work: Work,
-    /// The runner options, in a canonical form; empty for none.
+    /// The runner options in a canonical form; empty for none.
     pub options: &'a str,
-    /// What the hosts' prompt caches may know of the request: a hash of its session, else of its prompt's beginning.
+    /// A hash of the request's session, else of the beginning of its prompt: what a host's prompt cache may hold.
     pub affinity: u64,
-    /// The length of the prompt, or of the request that is most of it, in bytes.
+    /// The length of the prompt in bytes, or of the request that consists mostly of it.
     pub prompt: u64,
-    /// How many requests went before, for taking turns.
+    /// How many requests were routed before this one, for `round_robin`.
     pub turn: u64,
-    /// Chance.
+    /// A random number.
     pub seed: u64,
 }
 
-/// The hosts that a request tries, best first.
+/// The hosts that a request tries, the best first.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Plan {
     /// The policy that made it.
     pub policy: Policy,
     /// The hosts.
     pub choices: Vec<Choice>,
-    /// Hosts with the model that get no requests because their weight is 0.
+    /// How many hosts with the model get no requests because their weight is 0.
     pub drained: usize,
 }
 
 /// One host of a plan.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Choice {
-    /// Its place in the view.
+    /// The host's index in the view.
     pub index: usize,
     /// The host.
     pub host: BackendHost,
-    /// Its breaker.
+    /// The state of its breaker.
     pub breaker: BreakerState,
-    /// Why that is not closed; empty when it is.
+    /// The cause of the breaker's state; empty when it is closed.
     pub cause: &'static str,
     /// The expected wait.
     pub wait: Duration,
     /// Requests in flight in the lane.
     pub in_flight: u64,
-    /// The most of them.
+    /// The limit of requests in flight in the lane.
     pub limit: u64,
-    /// Whether the model must be loaded.
+    /// Whether the host must load the model first.
     pub cold: bool,
 }
 
 impl Plan {
-    /// The places that the request takes as soon as one has room. `auto` waits for its first choice where it expects to
-    /// wait less for it than for another host; every other policy takes the first host with room.
+    /// The slots that the request takes as soon as one is free. `auto` leaves out a host that is expected to take
+    /// longer than waiting for the first choice; every other policy takes any host with a free slot.
     pub fn places(&self) -> Vec<SlotRequest> {
         let is_open = |choice: &&Choice| choice.breaker == BreakerState::Open;
         let ready = self.choices.iter().filter(|choice| !is_open(choice));
@@ -166,12 +150,12 @@ impl Plan {
             trial: choice.breaker == BreakerState::HalfOpen,
         };
         let places: Vec<_> = ready.filter(|choice| choice.wait <= patience).map(place).collect();
-        // With no host left that works, one that may work again is better than none.
+        // When every breaker is open, the request tries those hosts rather than none.
         if places.is_empty() { self.choices.iter().map(place).collect() } else { places }
     }
 
-    /// The hosts whose waiting requests compete with this one's for the places: also those that it would rather not take
-    /// but could as well, for who waits for one of them may rather take one of the places.
+    /// The hosts whose waiting requests compete for the slots of this plan. They include hosts that the request does
+    /// not want but could use, because a request that waits for one of those may take a slot of this plan instead.
     pub fn rivals(&self) -> Vec<&str> {
         let ready = self.choices.iter().filter(|choice| choice.breaker != BreakerState::Open);
         let is_cold = ready.clone().next().is_some_and(|choice| choice.cold);
@@ -181,7 +165,7 @@ impl Plan {
 }
 
 impl fmt::Display for Plan {
-    /// What a caller may know of it: hosts by their names.
+    /// Writes the plan for a caller, with the hosts' names instead of their URLs.
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.policy.as_str())?;
         for choice in &self.choices {
@@ -204,7 +188,7 @@ impl fmt::Display for Plan {
 pub fn plan(view: &FleetView, policy: Policy, demand: &Demand<'_>) -> Plan {
     let has = |host: &HostView| match demand.model {
         None => true,
-        // A cloud model is asked of any host.
+        // Any host can relay to Ollama's cloud.
         Some(model) if model.is_cloud() => true,
         Some(model) => host.inventory.as_ref().is_some_and(|inventory| inventory.has(model)),
     };
@@ -230,14 +214,14 @@ pub fn plan(view: &FleetView, policy: Policy, demand: &Demand<'_>) -> Plan {
     let rate = |choice: &Choice| match policy {
         Policy::Auto => Some(millis(choice.wait)).filter(|wait| *wait >= best + TIE).unwrap_or(best),
         Policy::LeastOutstanding => total(choice) * 1000 / choice.host.weight(),
-        // A host takes a quarter more than its share at most (Mirrokni, Thorup and Zadimoghaddam 2016).
+        // A host takes at most a quarter more than its share (Mirrokni, Thorup and Zadimoghaddam 2016).
         Policy::Affinity => {
             let share = (requests * 5 * choice.host.weight()).div_ceil(4 * weights.max(1));
             u64::from(total(choice) >= share)
         }
         Policy::RoundRobin | Policy::Random | Policy::PowerOfTwoChoices => 0,
     };
-    // The sort is stable: what is rated alike stays in the order of the turns, of chance or of affinity.
+    // The sort is stable: hosts with equal rates keep the order of the counter, the seed or the affinity.
     choices.sort_by_key(|choice| (choice.breaker == BreakerState::Open, rate(choice)));
     let latency = |choice: &Choice| latency(view.hosts.get(choice.index), demand);
     let cost = |choice: &Choice| latency(choice) * (total(choice) + 1) / choice.host.weight();
@@ -250,8 +234,8 @@ pub fn plan(view: &FleetView, policy: Policy, demand: &Demand<'_>) -> Plan {
     Plan { policy, choices, drained: drained.len() }
 }
 
-/// The place among `hosts` whose turn it is when `turn` requests went before: of each round every host has as many turns
-/// as its weight says.
+/// The index of the host that is next in turn after `turn` requests. In each round every host gets as many turns as its
+/// weight.
 fn turn(hosts: &[(usize, &HostView)], turn: u64) -> usize {
     let weights = hosts.iter().map(|(_, host)| host.host.weight());
     let mut left = turn % weights.clone().sum::<u64>().max(1);
@@ -266,7 +250,7 @@ fn turn(hosts: &[(usize, &HostView)], turn: u64) -> usize {
 
 fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) -> Choice {
     let lane = demand.model.map(|model| model.lane(demand.work)).unwrap_or_default();
-    // A trial that is under way is enough.
+    // While one trial is running, further requests treat the breaker as open.
     let state = host.stats.breaker.state(view.now);
     let is_tried = state == BreakerState::HalfOpen && host.leases.iter().any(|lease| lease.trial);
     let breaker = if is_tried { BreakerState::Open } else { state };
@@ -296,7 +280,7 @@ fn latency(host: Option<&HostView>, demand: &Demand<'_>) -> u64 {
     stats.map(|stats| stats.latency).filter(|latency| *latency > 0).unwrap_or(wait::SERVICE.0)
 }
 
-/// A hash of what may be known to a prompt cache.
+/// The affinity of a session or of the beginning of a prompt.
 pub fn affinity(bytes: &[u8]) -> u64 {
     split_mix(super::hash::fnv(bytes))
 }

@@ -1,24 +1,25 @@
-//! Whose turn it is: callers take turns, then their sessions, and within a session who came first goes first.
+//! The order of the queue: callers take turns, then each caller's sessions, and within a session the oldest request is
+//! first.
 //!
-//! Who was given a place longest ago is next, so that one hot caller or session delays nobody but itself. When the
-//! queue is full, the caller who waits most often loses the newest of its places to whoever waits less.
+//! The caller that got its last slot longest ago is next, so a busy caller or session delays only itself. When the
+//! queue is full, the caller with the most tickets loses its newest ticket to a caller with fewer.
 
 use std::{collections::BTreeMap, time::Duration};
 
 use super::{Ticket, plan::Plan, snapshot::FleetView};
 
-/// What becomes of a request that must wait.
+/// What happens to a request that must wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum QueueDecision {
-    /// It waits.
+    /// Its ticket enters the queue.
     Enter,
-    /// It waits in the place of this ticket.
+    /// Its ticket replaces the ticket with this id.
     Displace(String),
-    /// There is no room.
+    /// The queue has no room for it.
     Full,
 }
 
-/// Whether a request of `caller` may wait where `limit` may.
+/// Whether a request of `caller` may enter a queue of at most `limit` tickets.
 pub fn entry(tickets: &[Ticket], caller: &str, limit: usize) -> QueueDecision {
     if tickets.len() < limit {
         return QueueDecision::Enter;
@@ -39,8 +40,8 @@ pub fn entry(tickets: &[Ticket], caller: &str, limit: usize) -> QueueDecision {
     newest.map_or(QueueDecision::Full, |newest| QueueDecision::Displace(newest.id.to_string()))
 }
 
-/// Whether it is the turn of `mine` to take one of the plan's places: of those who could take them fewer have their turn
-/// before it than there is room for. It need not be in the queue yet.
+/// Whether the ticket `mine` is next for one of the plan's slots: fewer competing tickets are ahead of it than slots
+/// are free. The ticket need not be in the queue yet.
 pub fn is_next(view: &FleetView, plan: &Plan, mine: &Ticket) -> bool {
     let places = plan.places();
     let free = places.iter().map(|place| {
@@ -53,15 +54,14 @@ pub fn is_next(view: &FleetView, plan: &Plan, mine: &Ticket) -> bool {
     ahead(&view.tickets, mine, &hosts, free) < free
 }
 
-/// How many of the tickets of `mine`'s lane that wait for one of `hosts` have their turn before it, counted up to
-/// `enough`.
+/// How many tickets in the lane of `mine` that wait for one of `hosts` are ahead of it, counted up to `enough`.
 pub fn ahead(tickets: &[Ticket], mine: &Ticket, hosts: &[&str], enough: u64) -> u64 {
     if enough == 0 {
         return 0;
     }
     let rivals = tickets.iter().filter(|ticket| ticket.lane == mine.lane && ticket.id != mine.id);
     let mut rivals: Vec<_> = rivals.filter(|ticket| hosts.contains(&&*ticket.host)).collect();
-    // The turns that are taken in the count come after all that were taken before.
+    // A turn that is taken during this count is later than all earlier ones.
     let mut turn = Duration::MAX / 2;
     let mut callers: BTreeMap<&str, Duration> = BTreeMap::new();
     let mut sessions: BTreeMap<(&str, &str), Duration> = BTreeMap::new();
@@ -101,7 +101,7 @@ mod tests {
         }
     }
 
-    /// The order in which the tickets are given places.
+    /// The ids of the tickets in the order in which they get slots.
     fn order(tickets: &[Ticket]) -> Vec<String> {
         let mut order: Vec<_> =
             tickets.iter().map(|mine| (ahead(tickets, mine, &["h"], 100), mine.id.clone())).collect();

@@ -1,7 +1,7 @@
-//! Which hosts there are where names stand for addresses that change.
+//! The list of hosts where a host name stands for several addresses that change.
 //!
-//! Pure: a roster is told what became of each look at a name, and says which hosts follow from it. A look that fails or
-//! finds nothing changes nothing, for a resolver that is down must not take the herd away.
+//! Pure: a roster receives the result of each name lookup and returns the hosts that follow from it. A failed or empty
+//! lookup changes nothing, because a resolver that is down must not remove the fleet.
 
 use std::{
     collections::BTreeSet,
@@ -10,23 +10,23 @@ use std::{
 
 use super::{BackendHost, HOSTS_LIMIT};
 
-/// A name that stands for every address behind it: `dns+http://ollama:11434`.
+/// A host name that stands for all of its addresses: `dns+http://ollama:11434`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostName {
-    /// Its place in the configuration, from 1.
+    /// Its position in the configuration, from 1.
     pub place: usize,
-    /// What is looked up.
+    /// The name that is looked up.
     pub host: String,
     /// The port at each address.
     pub port: u16,
-    /// The share of the requests of each address.
+    /// The weight of each address.
     pub weight: u64,
     /// The limit of requests in flight for each model at each address.
     pub parallel: u64,
 }
 
 impl HostName {
-    /// The hosts at these addresses, called by its place and theirs: `2.1`, `2.2`.
+    /// The hosts at these addresses, named by the position of the host name and of the address: `2.1`, `2.2`.
     fn at<'a>(&'a self, addresses: &'a BTreeSet<IpAddr>) -> impl Iterator<Item = BackendHost> + 'a {
         addresses.iter().enumerate().filter_map(|(index, address)| {
             let url = format!("http://{}", SocketAddr::new(*address, self.port));
@@ -37,28 +37,28 @@ impl HostName {
     }
 }
 
-/// What there is to tell of a look at a name.
+/// A change that a lookup revealed, for the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum News {
-    /// Other addresses are behind it.
+    /// The addresses changed.
     Changed {
-        /// Those that are new.
+        /// The new addresses.
         joined: Vec<IpAddr>,
-        /// Those that are gone.
+        /// The addresses that are gone.
         left: Vec<IpAddr>,
     },
-    /// It does not resolve any more, and what was known of it stays.
+    /// The lookup failed; the known addresses stay.
     Lost {
-        /// Why.
+        /// The resolver's error.
         detail: String,
-        /// How many addresses are known from before.
+        /// How many addresses are still known.
         known: usize,
     },
-    /// It resolves again, to what was known of it.
+    /// The lookup succeeds again, with the same addresses.
     Found,
 }
 
-/// The hosts that are named directly, and the names with what is known to be behind them.
+/// The hosts with an address of their own, and the host names with their known addresses.
 #[derive(Debug, Clone)]
 pub struct Roster {
     direct: Vec<BackendHost>,
@@ -73,18 +73,18 @@ struct Known {
 }
 
 impl Roster {
-    /// A roster of these hosts and of names of which nothing is known yet, both in the order of the configuration.
+    /// A roster of these hosts, and of host names without known addresses, both in the order of the configuration.
     pub fn new(direct: &[BackendHost], names: &[HostName]) -> Self {
         let unknown =
             |name: &HostName| Known { name: name.clone(), addresses: BTreeSet::new(), is_lost: false };
         Self { direct: direct.to_vec(), names: names.iter().map(unknown).collect() }
     }
 
-    /// Takes note of what a look at the name of that place found, and says what of it is new.
+    /// Records the result of looking up the host name at `place`, and returns what changed.
     pub fn note(&mut self, place: usize, found: Result<Vec<IpAddr>, String>) -> Option<News> {
         let known = self.names.iter_mut().find(|known| known.name.place == place)?;
         let found = found.and_then(|addresses| {
-            // An IPv4 address that is written as one of IPv6 is the same host.
+            // An IPv4 address mapped to IPv6 is the same host.
             let addresses: BTreeSet<_> = addresses.iter().map(IpAddr::to_canonical).collect();
             if addresses.is_empty() { Err("no address is behind it".to_owned()) } else { Ok(addresses) }
         });
@@ -100,8 +100,8 @@ impl Roster {
         }
     }
 
-    /// All hosts, in the order of the configuration, each once, and at most [`HOSTS_LIMIT`]; and how many addresses are
-    /// left out because that would be more. A host that is named directly is never left out.
+    /// All hosts in the order of the configuration, each once, at most [`HOSTS_LIMIT`]; and how many addresses were
+    /// left out for that limit. A host with an address of its own is never left out.
     pub fn hosts(&self) -> (Vec<BackendHost>, usize) {
         let mut taken: BTreeSet<String> = self.direct.iter().map(|host| host.url().to_owned()).collect();
         let mut direct = self.direct.iter().cloned();

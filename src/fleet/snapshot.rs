@@ -1,5 +1,5 @@
-//! What instances and replicas share about the fleet: stats of the hosts, leases of places, tickets of the queue, and
-//! how many requests were tried again. And the view that decisions are made from.
+//! The fleet state that replicas share: host stats, leases of slots, tickets of the queue, and the retry budget. And
+//! the view of it that decisions are made from.
 
 use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
@@ -7,54 +7,54 @@ use serde::Serialize;
 
 use super::{BackendHost, HostStats, Inventory};
 
-/// How long a lease holds without being renewed: after a crash its place is free again.
+/// How long a lease holds without being renewed. After a crash its slot is free again then.
 pub const LEASE: Duration = Duration::from_secs(20);
 /// How long a ticket holds without being renewed.
 pub const TICKET: Duration = Duration::from_secs(5);
-/// The time over which retries are budgeted.
+/// The period of the retry budget.
 pub const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 
-/// A request's place on a host.
+/// A slot on a host that a request holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
     /// The host's base URL.
     pub host: Arc<str>,
     /// The lane.
     pub lane: Arc<str>,
-    /// What tells it from others.
+    /// The id, which a request uses for its lease and its ticket.
     pub id: Arc<str>,
-    /// When it was taken, by the store's clock.
+    /// When the slot was taken, by the store's clock.
     pub began: Duration,
-    /// Whether the model had to be loaded for it.
+    /// Whether the host must load the model for this request.
     pub cold: bool,
-    /// Whether it tries a host whose breaker was open.
+    /// Whether it is the trial of a host whose breaker was open.
     pub trial: bool,
 }
 
-/// A request's place in the queue.
+/// A request that waits in the queue.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ticket {
-    /// What tells it from others.
+    /// The id, which a request uses for its lease and its ticket.
     pub id: Arc<str>,
     /// The lane in which it waits.
     pub lane: Arc<str>,
-    /// The host that it would take first, by its base URL.
+    /// The host that it prefers, by its base URL.
     pub host: Arc<str>,
-    /// Whose it is: a hash.
+    /// A hash of the caller id.
     pub caller: Arc<str>,
-    /// The session it belongs to: a hash.
+    /// A hash of the session.
     pub session: Arc<str>,
-    /// When it came, by the store's clock.
+    /// When the ticket was written first, by the store's clock.
     pub since: Duration,
-    /// When its caller was given a place in this lane last.
+    /// When its caller last got a slot in this lane.
     pub caller_served: Duration,
-    /// When its session was given a place in this lane last.
+    /// When its session last got a slot in this lane.
     pub session_served: Duration,
 }
 
 impl Ticket {
-    /// The ticket `id` of a request that comes now. Whoever waits of its caller and session knows when those were
-    /// served last.
+    /// The ticket `id` of a request that arrives now. The times of the last slots are copied from a waiting ticket of
+    /// the same caller and session, if there is one.
     pub fn new(view: &FleetView, id: &str, lane: &str, host: &str, (caller, session): (&str, &str)) -> Self {
         let kin = |ticket: &&Self| &*ticket.lane == lane && &*ticket.caller == caller;
         let known = view.tickets.iter().find(kin);
@@ -72,93 +72,93 @@ impl Ticket {
     }
 }
 
-/// A place that a request would take.
+/// A slot that a request would take.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SlotRequest {
     /// The host's base URL.
     pub host: Arc<str>,
-    /// The most requests in flight in the lane, this one included.
+    /// The most requests in flight in the lane, this request included.
     pub limit: u64,
-    /// Whether the model must be loaded for it.
+    /// Whether the host must load the model for it.
     pub cold: bool,
-    /// Whether it tries a host whose breaker was open, which one request at a time does.
+    /// Whether it would be the trial of a host whose breaker was open; one request at a time may be that.
     pub trial: bool,
 }
 
-/// What a request asks for.
+/// What a request asks of [`FleetState::claim`](crate::store::FleetState::claim).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Claim<'a> {
     /// The id of the lease.
     pub id: &'a str,
     /// The lane.
     pub lane: &'a str,
-    /// The first of these that has room is taken.
+    /// The slots in order of preference; the first free one is taken.
     pub places: Vec<SlotRequest>,
-    /// Whose request it is, and of which session: hashes.
+    /// Hashes of the caller id and of the session.
     pub flow: (&'a str, &'a str),
-    /// Whether it tries again what a host had accepted.
+    /// Whether the request repeats work that a host had accepted.
     pub is_retry: bool,
-    /// Why the first of the places, for the list of recent decisions.
+    /// The plan that prefers the first slot, as text for the list of recent decisions.
     pub reason: &'a str,
 }
 
 /// Requests and retries within [`BUDGET_WINDOW`].
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct RetryBudget {
-    /// Requests that were given a place.
+    /// Requests that got a slot.
     pub requests: u64,
-    /// Those of them that a host had accepted before.
+    /// How many of them repeated work that a host had accepted.
     pub retries: u64,
 }
 
 impl RetryBudget {
-    /// Whether one more retry is within the budget: a fifth of the requests, and ten in any case.
+    /// Whether one more retry is allowed: a fifth of the requests may be retries, and ten in any case.
     pub fn allow(self) -> bool {
         self.retries < (self.requests / 5).max(10)
     }
 }
 
-/// Everything that is shared, at one time.
+/// The shared state of the fleet at one time.
 #[derive(Debug, Clone, Default)]
 pub struct FleetSnapshot {
     /// The time, by the store's clock.
     pub now: Duration,
-    /// Stats by the host's base URL.
+    /// Host stats by base URL.
     pub stats: BTreeMap<String, Arc<HostStats>>,
-    /// Places that are taken.
+    /// The leases of the slots that are taken.
     pub leases: Vec<Lease>,
-    /// Requests that wait.
+    /// The tickets of the requests that wait.
     pub tickets: Vec<Ticket>,
-    /// The budget's use.
+    /// The use of the retry budget.
     pub retries: RetryBudget,
 }
 
-/// The fleet as a decision sees it.
+/// The fleet as the planner sees it.
 #[derive(Debug, Clone, Default)]
 pub struct FleetView {
     /// The time, by the store's clock.
     pub now: Duration,
     /// The hosts, in the order of the configuration.
     pub hosts: Vec<HostView>,
-    /// Requests that wait.
+    /// The tickets of the requests that wait.
     pub tickets: Vec<Ticket>,
 }
 
-/// One host as a decision sees it.
+/// One host as the planner sees it.
 #[derive(Debug, Clone)]
 pub struct HostView {
     /// The host.
     pub host: BackendHost,
-    /// What it has; `None` while it gave no answer.
+    /// Its inventory; `None` until it has answered once.
     pub inventory: Option<Arc<Inventory>>,
-    /// What was learnt of it.
+    /// Its stats.
     pub stats: Arc<HostStats>,
-    /// Its places that are taken.
+    /// The leases of its slots.
     pub leases: Vec<Lease>,
 }
 
 impl FleetView {
-    /// The view of `hosts` that the snapshot and the inventories give.
+    /// The view of `hosts` from the snapshot and the inventories.
     pub fn new(
         hosts: &[BackendHost],
         inventories: &BTreeMap<String, Arc<Inventory>>,
@@ -176,12 +176,13 @@ impl FleetView {
 }
 
 impl HostView {
-    /// Requests in flight in a lane.
+    /// How many requests are in flight in a lane.
     pub fn in_flight(&self, lane: &str) -> u64 {
         self.leases.iter().filter(|lease| &*lease.lane == lane).count() as u64
     }
 
-    /// The most requests in flight in a lane: as configured, or less where the host said that it is busy.
+    /// The limit of requests in flight in a lane: the configured one, or a lower one after the host answered that it is
+    /// busy.
     pub fn limit(&self, lane: &str) -> u64 {
         let lowered = self.stats.lane(lane).map(|stats| stats.limit).filter(|limit| *limit > 0);
         lowered.unwrap_or(u64::MAX).min(self.host.parallel())

@@ -1,7 +1,7 @@
-//! What was learnt of a host from the requests that it was sent: its breaker, and for each of its models how fast it
-//! is, what proves that it is loaded, and how many requests it takes.
+//! What attempts taught about a host: its breaker, and for each of its lanes the speed, the proof that the model is
+//! loaded, and a lowered limit.
 //!
-//! Pure values and transitions; times are in the store's clock. A value is kept in whole milliseconds.
+//! Pure values and transitions; times are by the store's clock. Values are stored in whole milliseconds.
 
 use std::{collections::BTreeMap, time::Duration};
 
@@ -10,84 +10,86 @@ use serde::Serialize;
 use super::breaker::{Breaker, Cause, OpenUntil};
 use crate::wire::members::{self, Members};
 
-/// Models of one host of which something is known; beyond that the one that was used longest ago is forgotten.
+/// How many lanes of one host have stats; beyond that the one that was used longest ago is dropped.
 const LANES_LIMIT: usize = 48;
-/// Times to the first byte that are remembered for their 95th percentile.
+/// How many times to the first byte are kept for the 95th percentile.
 const SAMPLES: usize = 20;
 /// The time constant of the averages: a sample that comes this long after the one before weighs half.
 const MEMORY: Duration = Duration::from_secs(10);
-/// The least that one sample weighs in the average of service times, in percent, and the most, once there are some.
+/// The least and the most that one sample weighs in the average of service times, in percent, after the first samples.
 const WEIGHTS: (u64, u64) = (3, 10);
-/// Prompts of a model that its host's prompt cache is expected to know: Ollama keeps one for each slot.
+/// How many prompts of a model a host's prompt cache is assumed to hold: Ollama keeps one for each slot.
 const KNOWN: usize = 4;
-/// The least prompt, in bytes, that tells how long prompts take.
+/// The shortest prompt, in bytes, from which the evaluation speed is measured.
 const PROMPT: u64 = 256;
-/// What a sample below the average of paces weighs in it, in percent; one above it is the average from then on.
+/// What a sample below the average of `pace` weighs, in percent; a sample above it replaces the average.
 const PACE: u64 = 2;
-/// The time without a refusal that raises a lowered limit by one.
+/// The time without a refusal after which a lowered limit rises by one.
 const RAISE: Duration = Duration::from_secs(5);
 
-/// What was learnt of one host.
+/// What is known about one host from the attempts at it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostStats {
-    /// Whether it is sent requests.
+    /// The circuit breaker.
     pub breaker: Breaker,
     pub(crate) lanes: BTreeMap<String, LaneStats>,
 }
 
-/// What was learnt of one model on one host.
+/// What is known about one lane of a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LaneStats {
-    /// Milliseconds that one request keeps the host busy, averaged; 0 when unknown.
+    /// Milliseconds for which one request keeps the host busy, averaged; 0 when unknown.
     pub service: u64,
-    /// Milliseconds until the end of an answer, as a peak-sensitive average: up at once, down slowly; 0 when unknown.
+    /// Milliseconds until the end of an answer, as a peak-sensitive average: it rises at once and falls slowly; 0 when
+    /// unknown.
     pub latency: u64,
-    /// Milliseconds that loading the model took last; 0 when unknown.
+    /// Milliseconds of the last load of the model; 0 when unknown.
     pub load: u64,
-    /// Milliseconds that 1024 bytes of a prompt take which the prompt cache does not know, as a peak-sensitive average: up at once,
-    /// down slowly; 0 when unknown.
+    /// Milliseconds for 1024 bytes of a prompt that the prompt cache does not hold, as a peak-sensitive average: it
+    /// rises at once and falls slowly; 0 when unknown.
     pub pace: u64,
-    /// What the prompt cache may know, as [`AttemptContext::affinity`], the latest last.
+    /// The affinities of the last prompts (see [`AttemptContext::affinity`]), which the prompt cache may hold; the
+    /// latest last.
     pub(crate) known: Vec<u64>,
     /// Milliseconds to the first byte of streams while the model was loaded, the latest last.
     pub(crate) first_bytes: Vec<u64>,
-    /// The same of answers in one piece, whose first byte follows the last token.
+    /// The same for answers in one piece, whose first byte follows the last token.
     pub(crate) wholes: Vec<u64>,
-    /// The runner options that the model was last loaded with, as far as a first byte proved it, and when.
+    /// The runner options of the model's last load as far as a first byte proved it, and the time of that proof.
     pub(crate) runner: Option<(String, Duration)>,
-    /// When a request here ended last.
+    /// When a request in this lane last ended well.
     pub(crate) completed: Duration,
     /// The lowered limit of requests in flight; 0 when it is not lowered.
     pub(crate) limit: u64,
-    /// When the limit changed.
+    /// When the limit last changed.
     pub(crate) limited: Duration,
 }
 
-/// How an attempt at a host ended.
+/// What an attempt's end means for the host's stats.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostEffect {
-    /// It was answered.
+    /// The host answered.
     Answered,
-    /// It failed in a way that is the host's own fault. The host may have said when to come back.
+    /// The host failed through a fault of its own. The duration is its `Retry-After`.
     Faulty(Cause, Option<Duration>),
-    /// The host refused it for a reason of the request's own: the host works.
+    /// The host refused the request because of the request: the host works.
     Refused,
-    /// It ended for a reason that says nothing of the host.
+    /// The end says nothing about the host.
     Neutral,
 }
 
-/// What is told of an attempt at its end.
+/// The report of an attempt at its end.
 #[derive(Debug, Clone, Copy)]
 pub struct AttemptReport<'a> {
-    /// The lane that it took a place in, and what was asked of it; `None` for what takes no place.
+    /// The lane and the request; `None` for an attempt that holds no slot.
     pub run: Option<AttemptContext<'a>>,
-    /// When it began, by the store's clock.
+    /// When the attempt began, by the store's clock.
     pub began: Duration,
-    /// Until its first byte, if there was one.
+    /// The time to the first byte, if there was one.
     pub first_byte: Option<Duration>,
-    /// Until its end.
+    /// The time to the end.
     pub elapsed: Duration,
-    /// How it ended.
+    /// What the end means for the host.
     pub effect: HostEffect,
 }
 
@@ -98,25 +100,25 @@ pub struct AttemptContext<'a> {
     pub lane: &'a str,
     /// The runner options.
     pub options: &'a str,
-    /// Whether the answer comes in pieces.
+    /// Whether the answer is streamed.
     pub streams: bool,
-    /// Requests in flight in this lane when it began, itself included.
+    /// Requests in flight in this lane when the attempt began, itself included.
     pub in_flight: u64,
-    /// Whether the model had to be loaded for it.
+    /// Whether the host had to load the model.
     pub cold: bool,
-    /// What a prompt cache may know of it, as [`Demand::affinity`](super::plan::Demand::affinity).
+    /// A hash of what a prompt cache may hold, as [`Demand::affinity`](super::plan::Demand::affinity).
     pub affinity: u64,
     /// The length of its prompt in bytes.
     pub prompt: u64,
 }
 
 impl HostStats {
-    /// What is known of a lane.
+    /// The stats of a lane.
     pub fn lane(&self, key: &str) -> Option<&LaneStats> {
         self.lanes.get(key)
     }
 
-    /// What is known of a lane, made if there is nothing yet.
+    /// The stats of a lane, added if there are none.
     pub(crate) fn lane_mut(&mut self, key: &str) -> &mut LaneStats {
         if !self.lanes.contains_key(key) && self.lanes.len() >= LANES_LIMIT {
             let oldest = self.lanes.iter().min_by_key(|(_, lane)| lane.used()).map(|(key, _)| key.clone());
@@ -125,7 +127,7 @@ impl HostStats {
         self.lanes.entry(key.to_owned()).or_default()
     }
 
-    /// Takes note of how an attempt ended. `seed` spreads the next trial of a host that failed.
+    /// Records the end of an attempt. `seed` spreads the next trial of a host that failed.
     pub fn note(&mut self, now: Duration, report: &AttemptReport<'_>, seed: u64) {
         match report.effect {
             HostEffect::Answered | HostEffect::Refused => self.breaker.succeed(report.began),
@@ -138,7 +140,7 @@ impl HostStats {
         match report.effect {
             HostEffect::Answered => lane.answered(now, report, &run),
             HostEffect::Faulty(Cause::Busy, _) => {
-                // The host took less than it was sent: one less from now on.
+                // The host refused a request at this number in flight, so one less is allowed.
                 lane.limit = run.in_flight.saturating_sub(1).max(1);
                 lane.limited = now;
             }
@@ -146,12 +148,12 @@ impl HostStats {
         }
     }
 
-    /// When a request here ended well last, in any lane.
+    /// When a request last ended well in any lane.
     pub fn completed(&self) -> Duration {
         self.lanes.values().map(|lane| lane.completed).max().unwrap_or_default()
     }
 
-    /// Takes note of a first byte, which proves that the model is loaded with these options.
+    /// Records a first byte, which proves that the model is loaded with these options.
     pub fn prove(&mut self, now: Duration, lane: &str, options: &str) {
         self.lane_mut(lane).runner = Some((options.to_owned(), now));
     }
@@ -162,12 +164,12 @@ impl LaneStats {
         self.runner.as_ref().map_or(self.completed, |(_, proved)| self.completed.max(*proved))
     }
 
-    /// Whether a first byte proved that the model was loaded last with these options.
+    /// Whether the last proof was for these options.
     pub fn is_proved(&self, options: &str) -> bool {
         self.runner.as_ref().is_some_and(|(proved, _)| proved == options)
     }
 
-    /// The 95th percentile of the time to the first byte while the model is loaded; `None` while none is known.
+    /// The 95th percentile of the time to the first byte while the model is loaded; `None` while it is unknown.
     pub(crate) fn first_byte_p95(&self, streams: bool) -> Option<Duration> {
         let samples = if streams { &self.first_bytes } else { &self.wholes };
         let mut sorted = samples.clone();
@@ -176,16 +178,15 @@ impl LaneStats {
         sorted.get(place).map(|millis| Duration::from_millis(*millis))
     }
 
-    /// How long the first byte of a model that is loaded with these options may take until its host may count as hung, at
-    /// least `least`; `None` when it is not proved to be loaded, or when nothing tells how long an answer in one piece
-    /// takes.
+    /// How long the first byte of a model that is loaded with these options may take before the host counts as hung, at
+    /// least `least`. `None` when the load is not proved, or when no time of a whole answer is known yet.
     pub fn patience(&self, options: &str, streams: bool, least: Duration) -> Option<Duration> {
         let usual = self.first_byte_p95(streams);
         let is_known = self.is_proved(options) && (streams || usual.is_some());
         is_known.then(|| (usual.unwrap_or_default() * 8).max(least))
     }
 
-    /// Whether the prompt cache may know the beginning of such a prompt.
+    /// Whether the prompt cache may hold the beginning of a prompt with this affinity.
     pub fn knows(&self, affinity: u64) -> bool {
         self.known.contains(&affinity)
     }
@@ -202,14 +203,14 @@ impl LaneStats {
             }
             samples.push(first_byte);
         }
-        // Others that waited for the same load may have ended before.
+        // A request that waited for the same load may have ended first; its prompt is in the cache.
         if run.cold && self.completed <= report.began {
             self.known.clear();
         }
         if !run.cold && run.streams && run.in_flight == 1 && run.prompt >= PROMPT && !self.knows(run.affinity)
         {
             let pace = (first_byte * 1024 / run.prompt).max(1);
-            // What others had evaluated of it makes it seem fast.
+            // A prompt that the host already holds in part seems fast, so low samples weigh little.
             self.pace = average(self.pace, pace, if pace > self.pace { 100 } else { PACE });
         }
         self.known.retain(|known| *known != run.affinity);
@@ -217,11 +218,11 @@ impl LaneStats {
             self.known.remove(0);
         }
         self.known.push(run.affinity);
-        // Of a cold start only what came after the load keeps the host busy. Where requests share the host's slots each
-        // takes longer, by as many as there are.
+        // After a cold start only the time after the load counts. Requests that share the host's slots slow each other
+        // down, so their time is divided by their number.
         let busy = if run.cold { elapsed.saturating_sub(first_byte) } else { elapsed / run.in_flight.max(1) };
         let weight = self.weight(now);
-        // The first of them weigh alike, for one that is far off must not steer what comes after it.
+        // The first samples weigh alike, so that one outlier does not dominate the average.
         let samples = (self.first_bytes.len() + self.wholes.len()).max(1) as u64;
         let service_weight = weight.clamp(WEIGHTS.0, WEIGHTS.1).max(100 / samples);
         self.service = average(self.service, busy.max(1), service_weight);
@@ -233,7 +234,7 @@ impl LaneStats {
         self.runner = Some((run.options.to_owned(), now));
     }
 
-    /// Raises a lowered limit by what the time since it changed is worth.
+    /// Raises a lowered limit by one for each [`RAISE`] since it last changed.
     fn earn_back(&mut self, now: Duration) {
         let earned = now.saturating_sub(self.limited).as_secs() / RAISE.as_secs();
         if self.limit > 0 && earned > 0 {
@@ -242,7 +243,7 @@ impl LaneStats {
         }
     }
 
-    /// What a sample weighs now, in percent: more, the longer ago the last one was.
+    /// The weight of a new sample in percent; it grows with the time since the sample before.
     fn weight(&self, now: Duration) -> u64 {
         let age = millis(now.saturating_sub(self.completed));
         (age * 100 / (age + millis(MEMORY)).max(1)).max(1)
@@ -258,7 +259,7 @@ pub(crate) fn millis(duration: Duration) -> u64 {
     u64::try_from(duration.as_millis()).unwrap_or(u64::MAX / 1024).min(u64::MAX / 1024)
 }
 
-/// Stats as they are stored. Another version's are none.
+/// Stats as they are stored. Stats of another version are ignored.
 #[derive(Serialize)]
 struct StoredStats<'a> {
     /// Since, until, cause; empty when closed.
@@ -309,11 +310,11 @@ impl HostStats {
             failed: millis(self.breaker.failed),
             lanes: lanes.collect(),
         };
-        // Numbers and strings alone: writing them cannot fail.
+        // Serialising numbers and strings cannot fail.
         serde_json::to_vec(&stored).unwrap_or_default()
     }
 
-    /// Stats as they were written; `None` for anything else.
+    /// Reads what [`HostStats::to_json`] wrote; `None` for anything else.
     pub fn from_json(json: &[u8]) -> Option<Self> {
         let stored = Members::parse(json)?;
         let opening = match stored.array("opening").as_deref() {

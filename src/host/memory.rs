@@ -1,7 +1,7 @@
-//! A platform in memory: for tests, and for a first look from inside another program.
+//! A platform in memory, for tests and for first experiments inside another program.
 //!
-//! Time moves only when it is told to, randomness comes from a seed, and background tasks run by hand, so that
-//! the same inputs give the same replies.
+//! The clock moves only when a test moves it, randomness comes from a counter, and background tasks run by hand, so
+//! that the same inputs give the same replies.
 
 use std::{
     fmt,
@@ -31,26 +31,26 @@ use crate::{
 
 type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
-/// A clock that moves only when it is told to. Clones share one hand.
+/// A clock that moves only by [`ManualClock::advance`]. Clones share the time.
 #[derive(Debug, Clone, Default)]
 pub struct ManualClock(Arc<Hand>);
 
 #[derive(Debug, Default)]
 struct Hand {
     micros: AtomicU64,
-    /// Whoever waits for the hand to move.
+    /// Futures that wait for the clock to move.
     waiting: Mutex<Vec<Waker>>,
 }
 
 impl ManualClock {
-    /// Moves the hand.
+    /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         self.0.micros.fetch_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX), Ordering::SeqCst);
         let waiting = std::mem::take(&mut *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner));
         waiting.into_iter().for_each(Waker::wake);
     }
 
-    /// Resolves once the hand has moved on by `time`.
+    /// Resolves once the clock has moved forward by `time`.
     pub fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + 'static {
         let (clock, until) = (self.clone(), self.now() + time);
         poll_fn(move |context| {
@@ -70,7 +70,7 @@ impl Clock for ManualClock {
     }
 }
 
-/// A platform in memory over any upstream, for a service whose state is in `S`. Clones share everything.
+/// A platform in memory over any upstream, with a store of type `S`. Clones share everything.
 pub struct MemoryPlatform<U, S = MemoryStore<ManualClock>>(Arc<Machine<U>>, PhantomData<fn() -> S>);
 
 impl<U, S> Clone for MemoryPlatform<U, S> {
@@ -94,12 +94,12 @@ impl<U, S> fmt::Debug for MemoryPlatform<U, S> {
 }
 
 impl<U: Upstream + 'static> MemoryPlatform<U> {
-    /// A service with these settings that asks `upstream`, with its state in memory.
+    /// A service with these settings over `upstream`, with its state in memory.
     pub fn service(config: Config, upstream: U) -> Service<Self> {
         Self::service_with_clock(config, upstream, ManualClock::default())
     }
 
-    /// The same, by a clock that others share.
+    /// The same with a clock that the caller shares.
     pub fn service_with_clock(config: Config, upstream: U, clock: ManualClock) -> Service<Self> {
         let store = MemoryStore::new(clock.clone(), config.memory_limit);
         Service::new(config, Self::new(upstream, clock), store, MemoryMetrics::default())
@@ -107,24 +107,24 @@ impl<U: Upstream + 'static> MemoryPlatform<U> {
 }
 
 impl<U, S> MemoryPlatform<U, S> {
-    /// A platform that asks `upstream` and goes by `clock`.
+    /// A platform over `upstream` with this clock.
     pub fn new(upstream: U, clock: ManualClock) -> Self {
         let (seed, tasks, events) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
         Self(Arc::new(Machine { upstream, clock, seed, tasks, events }), PhantomData)
     }
 
-    /// The clock, to move it.
+    /// The clock.
     pub fn clock(&self) -> &ManualClock {
         &self.0.clock
     }
 
-    /// The events so far, as the JSON of each.
+    /// The JSON of each event so far.
     pub fn events(&self) -> Vec<String> {
         self.0.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    /// Runs `future` to its end together with every task that it starts. Tasks that are not done by then are
-    /// dropped, as they are when a program stops.
+    /// Runs `future` to its end together with every task that it starts. Unfinished tasks are then dropped, as when a
+    /// program stops.
     pub async fn run<F: Future>(&self, future: F) -> F::Output {
         let mut future = pin!(future);
         let mut running = FuturesUnordered::new();

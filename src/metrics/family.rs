@@ -1,6 +1,6 @@
-//! The families of series: all that is fixed about a metric.
+//! The metric families: name, help, labels and buckets of each metric.
 
-/// A metric's name with everything that is fixed about it.
+/// A metric family.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum MetricFamily {
     Requests,
@@ -92,8 +92,8 @@ impl MetricFamily {
         }
     }
 
-    /// Upper bounds of a histogram's buckets, in millionths of its unit, so that no family needs a fraction; a counter
-    /// has none.
+    /// The upper bounds of a histogram's buckets in millionths of its unit, so that no bound needs a fraction; empty
+    /// for a counter.
     pub(crate) fn buckets(self) -> &'static [u64] {
         match self {
             Self::Latency => &LATENCY,
@@ -139,7 +139,7 @@ const LATENCY: [u64; 17] = [
     600_000_000,
 ];
 
-/// 10 ms to 300 s: the bounds of the latency between, so that the two can be compared.
+/// 10 ms to 300 s: the bounds of the latency within that range, so that both can be compared.
 const FIRST_TOKEN: [u64; 15] = [
     10_000,
     25_000,
@@ -158,7 +158,7 @@ const FIRST_TOKEN: [u64; 15] = [
     300_000_000,
 ];
 
-/// 1 to 500 tokens a second.
+/// 1 to 500 tokens per second.
 const SPEED: [u64; 13] = [
     1_000_000,
     2_000_000,

@@ -1,31 +1,31 @@
-//! What is not counted but known when asked.
+//! Gauges: values that are not counted but read when `/metrics` is asked.
 
 use super::text::{header, label, line};
 use crate::{config::settings::Deployment, fleet::BreakerState};
 
-/// What is not counted but known when asked.
+/// The current gauges.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Gauges {
     /// Whether the store answers.
     pub store_up: bool,
-    /// The form of the host.
+    /// The deployment.
     pub form: Deployment,
-    /// The hosts that are configured, each once.
+    /// The configured hosts, each once.
     pub hosts: Vec<HostGauge>,
 }
 
-/// How one host stands.
+/// The gauges of one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostGauge {
-    /// The host's URL.
+    /// The host's base URL.
     pub host: String,
-    /// Requests that it is answering.
+    /// Requests in flight on it.
     pub in_flight: u64,
-    /// Requests in the queue whose first choice it is.
+    /// Requests in the queue that prefer it.
     pub waiting: u64,
-    /// The state of its circuit breaker.
+    /// The state of its breaker.
     pub breaker: BreakerState,
-    /// Models that it has loaded.
+    /// How many models it has loaded.
     pub loaded: u64,
 }
 

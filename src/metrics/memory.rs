@@ -1,4 +1,4 @@
-//! Counters in this process: the native form, where each replica is scraped by itself.
+//! Counters in the memory of this process, for the native deployment, where each replica is scraped on its own.
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -19,7 +19,7 @@ pub struct MemoryMetrics(Mutex<Counters>);
 struct Counters {
     models: BTreeSet<String>,
     series: HashMap<String, Value>,
-    /// Where series names are written, so that counting does not allocate.
+    /// A buffer for series names, so that counting does not allocate.
     key: String,
 }
 
@@ -60,7 +60,7 @@ impl Value {
                 }
                 *sum_micros = sum_micros.saturating_add(micros);
             }
-            // A family is either kind, never both.
+            // A family has one kind only, so these cases do not occur.
             (Self::Counter(_), Amount::Observation { .. }) | (Self::Histogram(_), Amount::Count(_)) => {}
         }
     }

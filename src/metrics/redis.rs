@@ -1,7 +1,7 @@
-//! Counters in Redis: the Spin form, where the components share nothing else.
+//! Counters in Redis, for the Spin deployment, where components share nothing else.
 //!
-//! One hash holds all series and one set the models that have a label; both lie in one hash slot, and one script
-//! adds a whole request. A histogram takes a field a bucket and one for its sum.
+//! One hash holds all series and one set holds the models with a label; both are in one hash slot, and one script adds
+//! a whole request. A histogram has one field for each bucket and one for its sum.
 
 use std::{
     collections::BTreeMap,
@@ -18,12 +18,12 @@ use crate::store::{
     redis::{RedisCommands, RedisValue, script::script},
 };
 
-/// Stands for the model's label until the script knows it.
+/// The placeholder for the model's label, which only the script knows.
 const MODEL_SLOT: &str = "\u{1e}";
-/// The field of a histogram's sum, where others have the number of their bucket.
+/// The suffix of the field with a histogram's sum; fields of buckets end in the bucket's number.
 const SUM: &str = "sum";
 
-/// It says in its file what its keys and its arguments are.
+/// The file of the script documents its keys and arguments.
 const ADD: &[u8] = script!("scripts/add.lua");
 
 /// Counters in Redis.
@@ -36,12 +36,12 @@ pub struct RedisMetrics<C> {
     waiting: Mutex<Waiting>,
 }
 
-/// Failures of the store by operation, which wait for a sample that can be added: while Redis is away they cannot be
-/// counted there. One that was given up and added after all is counted twice.
+/// Store failures by operation that wait for a sample that can be added: while Redis is down they cannot be counted
+/// there. A failure whose command timed out but was executed is counted twice.
 type Waiting = BTreeMap<&'static str, u64>;
 
 impl<C: RedisCommands> RedisMetrics<C> {
-    /// Counters under keys that begin with `prefix`; each exchange takes `limit` at most.
+    /// Counters under keys that begin with `prefix`; each exchange may take `limit`.
     pub fn new(commands: C, prefix: &str, limit: Duration) -> Self {
         Self {
             commands,
@@ -56,7 +56,7 @@ impl<C: RedisCommands> RedisMetrics<C> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps failures for the next sample.
+    /// Adds failures to those that wait for the next sample.
     fn wait(&self, failures: Waiting, store_errors: &[&'static str]) {
         let mut waiting = self.waiting();
         for (operation, count) in failures.into_iter().chain(store_errors.iter().map(|name| (*name, 1))) {
@@ -65,7 +65,7 @@ impl<C: RedisCommands> RedisMetrics<C> {
     }
 }
 
-/// The fields that a sample adds to, with [`MODEL_SLOT`] for the model's label.
+/// The fields that a sample adds to, with [`MODEL_SLOT`] in place of the model's label.
 fn fields(sample: &Sample<'_>) -> Vec<(String, u64)> {
     let mut fields = Vec::new();
     sample.increments(MODEL_SLOT, |increment| {
@@ -82,7 +82,7 @@ fn fields(sample: &Sample<'_>) -> Vec<(String, u64)> {
     fields
 }
 
-/// How the script is told of a field: its name before the model's label and after it, and whether it has the label.
+/// The arguments for a field: its name before and after the model's label, and whether it has the label.
 fn around_model(field: &str) -> [&[u8]; 3] {
     match field.split_once(MODEL_SLOT) {
         Some((before, after)) => [before.as_bytes(), after.as_bytes(), b"1"],
@@ -90,8 +90,8 @@ fn around_model(field: &str) -> [&[u8]; 3] {
     }
 }
 
-/// The snapshot that the fields and values of the hash make. What is not understood is left out: another version
-/// may have written it.
+/// The snapshot from the fields and values of the hash. Fields that are not understood are ignored: another version may
+/// have written them.
 fn parse(reply: &[RedisValue]) -> Snapshot {
     let mut series = BTreeMap::new();
     for pair in reply.chunks_exact(2) {
@@ -186,7 +186,7 @@ mod tests {
         })
     }
 
-    /// A request that adds to every family with the model's label, wherever in the name it stands.
+    /// A sample that adds to every family with the model's label, so that the label occurs at each position.
     fn sample(attempts: &[Attempt]) -> Sample<'_> {
         Sample {
             route: "/chat",
@@ -242,7 +242,7 @@ mod tests {
         assert_eq!(parse(&reply), in_memory.snapshot().await.unwrap());
     }
 
-    /// Refuses until it is told to answer, and remembers what it was sent.
+    /// Fails until it is told to succeed, and records the commands.
     #[derive(Debug, Default)]
     struct Scripted {
         answers: std::sync::atomic::AtomicBool,
@@ -273,7 +273,7 @@ mod tests {
     }
 
     impl Scripted {
-        /// What the last script adds to the failures of `cache_get`, as amounts.
+        /// The failures of `cache_get` that the last script adds, as amounts.
         fn failures(&self) -> Vec<String> {
             let sent = self.sent.lock().unwrap();
             let field = format!("paddock_store_errors_total{SEPARATOR}cache_get");

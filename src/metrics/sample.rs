@@ -6,41 +6,42 @@ use super::{MODEL_NAME_LIMIT, MetricFamily, series::Increment};
 use crate::cache::CacheStatus;
 use crate::wire::tokens::Tokens;
 
-/// The outcome of what went well.
+/// The outcome of a success.
 const OK: &str = "ok";
-/// The highest speed that is counted, in millionths of a token a second: a million tokens a second. A host whose clock
-/// says more would soon overflow the sum, and in Redis take what else its requests count with it.
+/// The highest speed that is counted, in millionths of a token per second: a million tokens per second. A faster value
+/// comes from a host with a wrong clock; it would overflow the sum, and in Redis the script would fail with the rest of
+/// the request's counts.
 const SPEED_LIMIT: u64 = 1_000_000_000_000;
 
-/// What one request adds to the counters.
+/// The counts of one request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sample<'a> {
     /// The route, never the raw path.
     pub route: &'static str,
-    /// The model that was asked for.
+    /// The model in the request.
     pub model: Option<&'a str>,
     /// `ok` or the error's code.
     pub outcome: &'static str,
-    /// From the request's head until its answer was complete, or what went wrong instead was certain.
+    /// The time from the request's head until the answer was complete or had failed.
     pub latency: Duration,
     /// What the cache did.
     pub cache: Option<CacheStatus>,
-    /// The hosts that were asked, by URL, and how it went.
+    /// The attempts at hosts.
     pub attempts: &'a [Attempt],
-    /// From asking the host that answered to its first token.
+    /// The time from the attempt that answered to its first token.
     pub first_token: Option<Duration>,
-    /// How fast the host that answered wrote, in millionths of a token a second.
+    /// The speed of the host that answered, in millionths of a token per second.
     pub speed: Option<u64>,
-    /// Tokens of prompt and answer, by Ollama's count.
+    /// Tokens of prompt and answer, as Ollama counted them.
     pub tokens: Option<Tokens>,
-    /// Store operations that failed.
+    /// The store operations that failed.
     pub store_errors: &'a [&'static str],
 }
 
 /// One attempt at one host.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Attempt {
-    /// The host's URL.
+    /// The host's base URL.
     pub host: String,
     /// `ok`, `cancelled` or the failure's word.
     pub outcome: &'static str,
@@ -53,14 +54,14 @@ impl Attempt {
         self.outcome == OK
     }
 
-    /// Whether the host is to blame; an attempt that was given up says nothing of its host.
+    /// Whether the host failed; a cancelled attempt says nothing about its host.
     fn failed(&self) -> bool {
         !self.succeeded() && self.outcome != "cancelled"
     }
 }
 
 impl Sample<'_> {
-    /// The model's own label, if its name can be one.
+    /// The label for the model, if its name is allowed as one.
     pub(super) fn model_label(&self) -> Option<&str> {
         self.model.filter(|name| {
             !name.is_empty() && name.len() <= MODEL_NAME_LIMIT && !name.chars().any(char::is_control)
@@ -71,7 +72,7 @@ impl Sample<'_> {
         self.outcome == OK
     }
 
-    /// Everything this request adds, with `model` as the model's label.
+    /// All increments of this request, with `model` as the model's label.
     pub(super) fn increments(&self, model: &str, mut add: impl FnMut(Increment<'_>)) {
         let Self { route, outcome, latency, cache, tokens, store_errors, .. } = self;
         add(Increment::count(MetricFamily::Requests, &[route, model, outcome]));
@@ -93,7 +94,7 @@ impl Sample<'_> {
         }
     }
 
-    /// What it adds for the hosts that were asked.
+    /// The increments for the hosts.
     fn host_increments(&self, model: &str, add: &mut impl FnMut(Increment<'_>)) {
         for Attempt { host, outcome, cold } in self.attempts {
             add(Increment::count(MetricFamily::Attempts, &[host, outcome]));
@@ -101,7 +102,7 @@ impl Sample<'_> {
                 add(Increment::count(MetricFamily::ColdStarts, &[host, model]));
             }
         }
-        // After the last attempt nobody else was asked, however it went.
+        // Nothing followed the last attempt, so it is never counted as a failover.
         if let [followed @ .., _] = self.attempts {
             for Attempt { host, .. } in followed.iter().filter(|attempt| attempt.failed()) {
                 add(Increment::count(MetricFamily::Failovers, &[host]));
@@ -128,7 +129,7 @@ mod tests {
     use super::*;
     use crate::metrics::series::{Amount, SEPARATOR};
 
-    /// The series of these families that a request adds to, with what it adds.
+    /// The series of these families that a request adds to, with the amounts.
     fn added(attempts: &[(&str, &'static str, bool)], families: &[MetricFamily]) -> Vec<(String, Amount)> {
         let attempts: Vec<_> = attempts
             .iter()

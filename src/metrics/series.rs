@@ -1,11 +1,11 @@
-//! How a series is named in a store, and what is added to it.
+//! The name of a series in a store, and an increment of it.
 
 use super::MetricFamily;
 
-/// What parts a series name; no label holds it.
+/// The separator within a series name; no label contains it.
 pub(crate) const SEPARATOR: char = '\u{1f}';
 
-/// What is added to one series.
+/// An increment of one series.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Increment<'a> {
     pub(crate) family: MetricFamily,
@@ -16,7 +16,7 @@ pub(crate) struct Increment<'a> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Amount {
     Count(u64),
-    /// A value, in millionths of the family's unit, and the bucket it falls into.
+    /// An observed value in millionths of the family's unit, and its bucket.
     Observation {
         bucket: usize,
         micros: u64,
@@ -37,7 +37,7 @@ impl<'a> Increment<'a> {
         Self { family, labels, amount: Amount::Observation { bucket, micros } }
     }
 
-    /// Writes the series' name in a store: the family's name, then each label, parted by [`SEPARATOR`].
+    /// Writes the series name for a store: the family's name, then each label, separated by [`SEPARATOR`].
     pub(crate) fn write_key(&self, key: &mut String) {
         key.push_str(self.family.name());
         for label in self.labels {

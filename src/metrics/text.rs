@@ -1,4 +1,7 @@
-//! Prometheus' text format, version 0.0.4.
+//! Writes the text format of Prometheus, version 0.0.4.
+//!
+//! No crate serves: `prometheus-client` is built around a registry, while a snapshot may come from Redis, and it writes
+//! OpenMetrics.
 
 use std::fmt::Write;
 
@@ -7,14 +10,15 @@ use super::{Gauges, Histogram, MetricFamily, Snapshot, Value, series::SEPARATOR}
 /// The content type of the text.
 pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-/// The text of all counters and gauges, families in a fixed order and series sorted.
+/// The text of all counters and gauges: families in a fixed order, series sorted.
 pub fn encode(snapshot: &Snapshot, gauges: &Gauges) -> String {
     let mut text = String::with_capacity(4096);
     for family in MetricFamily::ALL {
         let kind = if family.is_histogram() { "histogram" } else { "counter" };
         header(&mut text, family.name(), family.help(), kind);
         if family.labels().is_empty() && !snapshot.0.contains_key(family.name()) {
-            // A counter that can be named before it counted is 0, so that rates begin at its first step.
+            // A counter without labels is written as 0 before its first increment, so that rates include that
+            // increment.
             line(&mut text, family.name(), "", 0);
         }
         for (key, value) in &snapshot.0 {
@@ -73,7 +77,7 @@ fn buckets(text: &mut String, family: MetricFamily, labels: &str, histogram: &Hi
     line(text, &format!("{name}_count"), labels, cumulated);
 }
 
-/// Millionths as a decimal number, exactly.
+/// Millionths as an exact decimal number.
 fn decimal(micros: u64) -> String {
     let (whole, rest) = (micros / 1_000_000, micros % 1_000_000);
     let text = format!("{whole}.{rest:06}");
@@ -87,7 +91,7 @@ mod tests {
     use super::*;
     use crate::config::settings::Deployment;
 
-    /// The lines of a family whose one series has these labels, and an observation in its first bucket, two in its
+    /// The lines of a family whose one series has these labels, with one observation in its first bucket, two in its
     /// third and one beyond its last.
     fn lines(family: MetricFamily, labels: &[&str], sum_micros: u64) -> Vec<String> {
         let mut counts = vec![0; family.buckets().len() + 1];

@@ -1,8 +1,8 @@
-//! A broadcast: what a flight brings, for all who wait for it.
+//! A broadcast: the answer of a flight, for all requests that wait for it.
 //!
-//! One writes, and every reader hears the whole from its beginning. The fastest reader sets the pace of the writer; one
-//! that falls further behind than what is kept hears that it did. Without readers the writer gives up. Waking happens
-//! within one request alone where requests must not wake each other: there nobody else is given a reader.
+//! The leader writes, and every receiver reads all events from the beginning. The fastest receiver sets the leader's
+//! pace. A receiver that is slower than the buffer allows gets [`Item::Behind`]. The leader stops when no receiver is
+//! left. Where one request cannot wake another, each flight has only the receiver of its own request.
 
 use std::{
     collections::{BTreeMap, VecDeque},
@@ -21,33 +21,33 @@ use crate::{
     cache::Entry,
 };
 
-/// How far the writer may be ahead of the fastest reader, in events.
+/// How many events the leader may be ahead of the fastest receiver.
 const AHEAD: usize = 1;
 
-/// What a reader hears next.
+/// What a receiver gets next.
 #[derive(Debug)]
 pub(crate) enum Item {
     Event(Bytes),
-    /// The terminator; nothing follows.
+    /// The terminator; no item follows.
     Last(Bytes),
-    /// The end without a terminator, and whether an event has said so already.
+    /// The end without a terminator, and whether an event has already reported the failure.
     Broken(Error, bool),
-    /// The reader fell behind.
+    /// The receiver is so slow that its next event is no longer buffered.
     Behind,
 }
 
-/// What is known of the writer.
+/// What the leader is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum WriterState {
-    /// It may bring an answer that was stored.
+    /// It looks for a stored answer.
     Looks,
-    /// It asks upstream: the answer is as young as anybody may want it.
+    /// It asks upstream, so the answer is as young as any request may want it.
     Asks,
-    /// It asked, and had lost the store when that failed.
+    /// It asked upstream, and had lost the store before it failed.
     LostStore,
 }
 
-/// What a flight brings. Clones share it.
+/// The broadcast of a flight. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Broadcast(Arc<Mutex<BroadcastState>>);
 
@@ -55,22 +55,23 @@ pub(crate) struct Broadcast(Arc<Mutex<BroadcastState>>);
 struct BroadcastState {
     opening: Option<(Head, Provenance)>,
     events: VecDeque<Bytes>,
-    /// Events that are not kept any more.
+    /// How many events are no longer buffered.
     dropped: usize,
     bytes: usize,
-    /// Events are kept up to as many bytes for those who come later; 0 where nobody will.
+    /// The most buffered bytes for receivers that join later; 0 where none may join.
     limit: usize,
     is_complete: bool,
-    /// Whether an event has told of a failure.
+    /// Whether an event has reported the failure.
     is_told: bool,
     end: Option<Result<(), Error>>,
-    /// The whole answer for those who follow elsewhere, where the cache does not keep it.
+    /// The whole answer for followers in other processes, if the cache does not keep it.
     unkept: Option<Entry>,
     writer: WriterState,
-    /// How many events each reader has heard.
+    /// How many events each receiver has read.
     readers: BTreeMap<u64, usize>,
     readers_so_far: u64,
-    /// Readers that wait for more, and whoever waits for readers: hundreds may read, and one that reads on wakes no other.
+    /// Wakers of receivers that wait for events, and of futures that wait for receivers. They are separate, so that one
+    /// of hundreds of receivers wakes none of the others.
     listening: Vec<Waker>,
     watching: Vec<Waker>,
 }
@@ -85,8 +86,8 @@ impl BroadcastState {
         self.is_complete || self.end.is_some() || !is_stream
     }
 
-    /// Forgets what is too much and was heard: by everybody where nobody comes later, else by one at least. As long as all
-    /// fits, all is kept for those who come.
+    /// Drops buffered events beyond the limit: with a limit above 0 once the fastest receiver has read them, else once
+    /// all have. While the events fit into the limit, all stay for receivers that join later.
     fn trim(&mut self) {
         let heard = self.readers.values().copied();
         let heard = if self.limit > 0 { heard.max() } else { heard.min() }.unwrap_or(self.dropped);
@@ -101,7 +102,7 @@ impl BroadcastState {
 }
 
 impl Broadcast {
-    /// A broadcast with its first reader. It keeps as many bytes for those who come later.
+    /// A broadcast with its first receiver. `limit` is the most bytes that are buffered for receivers that join later.
     pub(crate) fn new(limit: usize) -> (Self, Receiver) {
         let broadcast = Self(Arc::new(Mutex::new(BroadcastState {
             opening: None,
@@ -123,7 +124,7 @@ impl Broadcast {
         (broadcast, reader)
     }
 
-    /// One more reader, unless the beginning is not kept any more, or all is over.
+    /// Another receiver; `None` when the first events are no longer buffered, or the broadcast has ended.
     pub(crate) fn join(&self) -> Option<Receiver> {
         let mut state = self.state();
         if state.dropped > 0 || state.end.is_some() || state.readers.is_empty() {
@@ -135,7 +136,7 @@ impl Broadcast {
         Some(Receiver { broadcast: self.clone(), id })
     }
 
-    /// Whether they are the same.
+    /// Whether both are the same broadcast.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.0, &other.0)
     }
@@ -153,7 +154,7 @@ impl Broadcast {
         listening.into_iter().chain(watching).for_each(Waker::wake);
     }
 
-    /// Resolves with what `ready` gives, as soon as it gives something; `side` says whose waiting it is.
+    /// Resolves with the first value that `ready` returns; `side` selects the wakers to wait with.
     async fn until<T>(
         &self,
         side: impl Fn(&mut BroadcastState) -> &mut Vec<Waker>,
@@ -173,29 +174,29 @@ impl Broadcast {
         .await
     }
 
-    /// Resolves for a reader.
+    /// Waits as a receiver does, for events.
     async fn heard<T>(&self, ready: impl FnMut(&mut BroadcastState) -> Option<T>) -> T {
         self.until(|state| &mut state.listening, ready).await
     }
 
-    /// Resolves for whoever waits for readers, or for the end.
+    /// Waits for receivers, or for the end.
     async fn seen<T>(&self, ready: impl FnMut(&mut BroadcastState) -> Option<T>) -> T {
         self.until(|state| &mut state.watching, ready).await
     }
 
-    /// Says what the flight brings; the first word counts.
+    /// Sets the head; a second head is ignored.
     pub(crate) fn open(&self, opening: Head, source: Provenance) {
         self.change(|state| {
             state.opening.get_or_insert((opening, source));
         });
     }
 
-    /// Whether readers were told what the flight brings.
+    /// Whether the head is set.
     pub(crate) fn is_open(&self) -> bool {
         self.state().opening.is_some()
     }
 
-    /// Writes one event, once a reader wants it.
+    /// Writes one event as soon as a receiver can take it.
     pub(crate) async fn write(&self, event: Bytes) -> Result<(), ClientLeft> {
         self.room().await?;
         self.change(|state| {
@@ -206,7 +207,7 @@ impl Broadcast {
         Ok(())
     }
 
-    /// Writes an event that tells of a failure.
+    /// Writes an event that reports a failure.
     pub(crate) async fn tell(&self, event: Bytes) -> Result<(), ClientLeft> {
         self.change(|state| state.is_told = true);
         self.write(event).await
@@ -221,14 +222,14 @@ impl Broadcast {
         });
     }
 
-    /// Ends the broadcast: what the flight changes is stored, or it failed.
+    /// Ends the broadcast: the turn is stored, or the flight failed.
     pub(crate) fn end(&self, end: Result<(), Error>) {
         self.change(|state| {
             state.end.get_or_insert(end);
         });
     }
 
-    /// A broadcast of an answer that is there already.
+    /// A broadcast of a complete answer.
     pub(crate) fn of(events: Vec<Bytes>) -> Receiver {
         let (broadcast, reader) = Self::new(usize::MAX);
         broadcast.change(|state| {
@@ -240,17 +241,17 @@ impl Broadcast {
         reader
     }
 
-    /// Resolves when the writer has nothing more to say.
+    /// Resolves when the leader will write no more events.
     pub(crate) async fn over(&self) {
         self.seen(|state| state.is_over().then_some(())).await;
     }
 
-    /// Resolves when the whole answer is there in one piece, or nothing will be.
+    /// Resolves when the flight ended without a stream: with an answer in one piece, or with a failure.
     pub(crate) async fn over_whole(&self) {
         self.seen(|state| (state.is_over() && !state.is_complete).then_some(())).await;
     }
 
-    /// Why it ended without an answer, if it did.
+    /// The failure with which it ended, if it did.
     pub(crate) fn failure(&self) -> Option<Error> {
         let state = self.state();
         match (&state.opening, &state.end) {
@@ -259,47 +260,47 @@ impl Broadcast {
         }
     }
 
-    /// Takes note that upstream is asked.
+    /// Records that the leader asks upstream.
     pub(crate) fn note_fresh(&self) {
         self.state().writer = WriterState::Asks;
     }
 
-    /// Whether upstream is asked, so that no answer comes that was stored.
+    /// Whether the leader asks upstream, so that no stored answer will come.
     pub(crate) fn is_fresh(&self) -> bool {
         self.state().writer != WriterState::Looks
     }
 
-    /// Takes note, before it fails, that the writer has lost the store.
+    /// Records that the leader has lost the store; called before the leader reports a failure.
     pub(crate) fn note_lost_store(&self) {
         self.state().writer = WriterState::LostStore;
     }
 
-    /// Whether the writer had lost the store when it failed.
+    /// Whether the leader had lost the store when it failed.
     pub(crate) fn has_lost_store(&self) -> bool {
         self.state().writer == WriterState::LostStore
     }
 
-    /// Takes note of a whole answer that the cache does not keep, before it is told.
+    /// Records a whole answer that the cache does not keep; called before the answer is announced.
     pub(crate) fn note_unkept(&self, entry: Entry) {
         self.state().unkept = Some(entry);
     }
 
-    /// Takes the whole answer, where the cache does not keep it.
+    /// Takes the whole answer that the cache does not keep.
     pub(crate) fn take_unkept(&self) -> Option<Entry> {
         self.state().unkept.take()
     }
 
-    /// Whether one reader at most is left.
+    /// Whether at most one receiver is left.
     pub(crate) fn is_alone(&self) -> bool {
         self.state().readers.len() <= 1
     }
 
-    /// Resolves when one reader at most is left.
+    /// Resolves when at most one receiver is left.
     pub(crate) async fn alone(&self) {
         self.seen(|state| (state.readers.len() <= 1).then_some(())).await;
     }
 
-    /// Waits until a reader wants more.
+    /// Waits until a receiver can take another event.
     async fn room(&self) -> Result<(), ClientLeft> {
         self.seen(|state| {
             let Some(fastest) = state.readers.values().max() else { return Some(Err(ClientLeft)) };
@@ -308,12 +309,12 @@ impl Broadcast {
         .await
     }
 
-    /// Resolves when nobody reads any more.
+    /// Resolves when no receiver is left.
     pub(crate) async fn left(&self) {
         self.seen(|state| state.readers.is_empty().then_some(())).await;
     }
 
-    /// What `future` gives, unless everybody leaves first; then the future is dropped.
+    /// Runs `future` to its end; drops it and gives [`ClientLeft`] when all receivers leave first.
     pub(crate) async fn during<F: Future>(&self, future: F) -> Result<F::Output, ClientLeft> {
         match select(pin!(future), pin!(self.left())).await {
             Either::Left((output, _)) => Ok(output),
@@ -321,21 +322,21 @@ impl Broadcast {
         }
     }
 
-    /// The events so far but for the first `known`; `None` when they are not kept any more.
+    /// The events so far except the first `known`; `None` when they are no longer buffered.
     pub(crate) fn events_since(&self, known: usize) -> Option<Vec<Bytes>> {
         let state = self.state();
         let skipped = known.checked_sub(state.dropped)?;
         Some(state.events.iter().skip(skipped).cloned().collect())
     }
 
-    /// The whole answer, as it came; `None` when its beginning is not kept any more.
+    /// The whole answer as it came; `None` when its beginning is no longer buffered.
     pub(crate) fn whole(&self) -> Option<Bytes> {
         let events = self.events_since(0)?;
         Some(events.concat().into())
     }
 }
 
-/// One who waits for what a flight brings. Dropping it means that it left.
+/// A receiver of a broadcast. Dropping it means that its client left.
 #[derive(Debug)]
 pub(crate) struct Receiver {
     broadcast: Broadcast,
@@ -343,12 +344,12 @@ pub(crate) struct Receiver {
 }
 
 impl Receiver {
-    /// What the flight brings.
+    /// The head of the broadcast.
     pub(crate) async fn opening(&self) -> (Head, Provenance) {
         self.broadcast.heard(|state| state.opening.clone()).await
     }
 
-    /// What comes next.
+    /// The next item.
     pub(crate) async fn next(&self) -> Item {
         self.broadcast
             .heard(|state| {
@@ -357,7 +358,7 @@ impl Receiver {
                 if let Some(event) = state.events.get(at).cloned() {
                     state.readers.insert(self.id, heard + 1);
                     let is_last = state.is_complete && at + 1 == state.events.len();
-                    // The writer waits for that.
+                    // The leader waits until a receiver has read the event.
                     let watching = std::mem::take(&mut state.watching);
                     watching.into_iter().for_each(Waker::wake);
                     state.trim();
@@ -371,7 +372,7 @@ impl Receiver {
             .await
     }
 
-    /// Resolves when what the flight changes is stored.
+    /// Resolves at the end of the flight, when its turn is stored or it failed.
     pub(crate) async fn ended(&self) -> Result<(), Error> {
         self.broadcast.heard(|state| state.end.clone()).await
     }

@@ -1,4 +1,4 @@
-//! The flights of this process that others may join: whoever asks what is being asked waits for the same answer.
+//! The flights of this process: a request with the same question joins a flight instead of asking upstream.
 
 use std::{
     collections::BTreeMap,
@@ -12,41 +12,41 @@ use crate::{
     store::FlightKey,
 };
 
-/// Models of which it is remembered how often their answers were forgotten.
+/// The most models whose epochs are remembered.
 const EPOCHS_LIMIT: usize = 256;
 
 /// The flights of this process. Clones share them.
 #[derive(Debug, Clone)]
 pub(crate) struct FlightTable {
-    /// Whether a request may wake another one, so that it may wait for the other's flight.
+    /// Whether one request may wake another, so that it may wait for the other's flight.
     wakes_other_requests: bool,
     table: Arc<Mutex<Table>>,
 }
 
 #[derive(Debug, Default)]
 struct Table {
-    /// Each with what is asked, where its key does not say that.
+    /// The flights by join key, each with the key of its question if the join key does not cover it.
     flights: BTreeMap<JoinKey, (Broadcast, Option<CacheKey>)>,
-    /// How often the cache had been emptied when the store was asked last, by model.
+    /// The epochs by model, as the store last reported them.
     epochs: BTreeMap<String, Epochs>,
 }
 
-/// What a flight is for, and how old a stored answer may be that it brings instead: whoever wants a younger one takes
-/// another, unless it is certain that this one brings none.
+/// The flight's key, and the greatest age of a stored answer that it may bring. A request that wants a younger answer
+/// joins only once it is certain that no stored answer will come.
 pub(crate) type JoinKey = (FlightKey, Option<Duration>);
 
-/// How a request takes part in a flight.
+/// The part of a request in a flight.
 #[derive(Debug)]
 pub(crate) enum Joined {
-    /// It waits for what another asked for.
+    /// It waits for the answer of another request's flight.
     Follow(Receiver),
-    /// The key stands for another question.
+    /// The `Idempotency-Key` belongs to another question.
     Conflict,
-    /// It asks.
+    /// It leads a new flight.
     Lead(Broadcast, Receiver, LeaderGuard),
 }
 
-/// The lead of a flight in this process; dropped when nobody may join it any more.
+/// Keeps a flight in the table; requests can join until it is dropped.
 #[derive(Debug)]
 pub(crate) struct LeaderGuard {
     flights: FlightTable,
@@ -64,7 +64,8 @@ impl FlightTable {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Joins the flight, or begins one whose broadcast keeps as many bytes. Where one request must not wake another, each leads.
+    /// Joins a flight, or begins one whose broadcast buffers `limit` bytes. Where one request cannot wake another,
+    /// every request leads.
     pub(crate) fn join_or_lead(&self, key: JoinKey, question: Option<CacheKey>, limit: usize) -> Joined {
         let mut table = self.table();
         let (flight, wanted) = key;
@@ -82,12 +83,12 @@ impl FlightTable {
         Joined::Lead(broadcast.clone(), reader, LeaderGuard { flights: self.clone(), key, broadcast })
     }
 
-    /// How often the cache had been emptied when the store was asked last; never, as long as it was not.
+    /// The epochs that the store last reported; zero before it reported any.
     pub(crate) fn epochs(&self, model: &str) -> Epochs {
         self.table().epochs.get(model).copied().unwrap_or_default()
     }
 
-    /// Takes note of how often the cache was emptied.
+    /// Records the epochs that the store reported.
     pub(crate) fn note_epochs(&self, model: &str, epochs: Epochs) {
         let mut table = self.table();
         if table.epochs.get(model).copied().unwrap_or_default() == epochs {
@@ -100,7 +101,8 @@ impl FlightTable {
     }
 }
 
-/// Whether whoever takes an answer of at most `age` gets one that suits whoever wants one of at most `wanted`.
+/// Whether an answer of at most `age` is young enough for a request that wants one of at most `wanted`; `None` means
+/// any age.
 fn is_young_enough(age: Option<Duration>, wanted: Option<Duration>) -> bool {
     wanted.is_none_or(|wanted| age.is_some_and(|age| age <= wanted))
 }
@@ -140,7 +142,7 @@ mod tests {
         for other in [key("a", Delivery::Stream), key("b", Delivery::Whole), younger] {
             assert!(matches!(flights.join_or_lead(other, None, 10), Joined::Lead(..)), "{other:?}");
         }
-        // Its own guard ends with each.
+        // Each flight's guard removes only its own entry.
         assert_eq!(flights.table().flights.len(), 1);
         broadcast.end(Ok(()));
         let Joined::Lead(_, _, later) = flights.join_or_lead(a, None, 10) else { panic!() };

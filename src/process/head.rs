@@ -1,4 +1,4 @@
-//! What a broadcast begins with: the kind of answer, and where it comes from.
+//! The head of a broadcast: the kind of answer, and where it comes from.
 
 use std::{sync::Arc, time::Duration};
 
@@ -14,34 +14,34 @@ use crate::{
 /// What a flight brings first.
 #[derive(Debug, Clone)]
 pub(crate) enum Head {
-    /// Events, from now on.
+    /// A stream of events.
     Stream { content_type: HeaderValue },
-    /// The whole answer, added up.
+    /// The whole answer of `/chat`, added up.
     Spoken(Arc<CachedAnswer>),
     /// Upstream's whole reply as it came.
     Whole(Original),
-    /// An answer that was stored so long ago.
+    /// A stored answer, and its age.
     Found(Replay, Duration),
-    /// Nothing.
+    /// No answer: the flight failed.
     Failed(Error),
 }
 
 /// Where an answer comes from.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Provenance {
-    /// What the cache did for whoever leads.
+    /// What the cache did for the leader.
     pub(crate) cache: Option<CacheStatus>,
     pub(crate) backend: Option<BackendHost>,
     pub(crate) routes: Vec<String>,
 }
 
-/// A stored answer as it is asked for.
+/// A stored answer, converted for the request.
 #[derive(Debug, Clone)]
 pub(crate) enum Replay {
-    /// Upstream's events.
+    /// Events as upstream sent them.
     Events(HeaderValue, Vec<Bytes>),
-    /// The answer, added up.
+    /// The answer of `/chat`, added up.
     Spoken(CachedAnswer),
-    /// Upstream's whole reply.
+    /// Upstream's whole reply as it came.
     Whole(Original),
 }

@@ -1,19 +1,19 @@
-//! The loads of this process that are seen through although their clients left: one for each host and model.
+//! Model loads that continue although their clients left: at most one for each host and model.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// The loads that are seen through. Clones share them.
+/// The loads of this process that continue without a client. Clones share them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Orphans(Arc<Mutex<Vec<(String, String)>>>);
 
-/// One load among the orphans.
+/// One such load; dropping it removes it from the list.
 pub(crate) struct Orphan {
     orphans: Orphans,
     load: (String, String),
 }
 
 impl Orphans {
-    /// A place for a load of `model` on the host at `url`, unless there is one.
+    /// Adds a load of `model` on the host at `url`; `None` when there is one already.
     pub(crate) fn admit(&self, url: &str, model: &str) -> Option<Orphan> {
         let load = (url.to_owned(), model.to_ascii_lowercase());
         let mut loads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -24,7 +24,7 @@ impl Orphans {
         Some(Orphan { orphans: self.clone(), load })
     }
 
-    /// How many loads are seen through now.
+    /// How many loads continue without a client.
     #[cfg(test)]
     fn count(&self) -> usize {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).len()

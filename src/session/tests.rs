@@ -177,7 +177,7 @@ fn a_system_message_is_stored_when_it_is_new_or_would_go_with_its_turn() {
         (&kept, None, None),
         (&kept, Some("s"), None),
         (&kept, Some("t"), Some("t")),
-        // A store of the version before has it in its turn alone.
+        // An older version stored the system message in its turn only.
         (&before, None, Some("s")),
         (&before, Some("s"), Some("s")),
         (&before, Some("t"), Some("t")),
@@ -205,7 +205,7 @@ fn the_heads_system_message_holds_until_a_turn_has_one_and_is_not_stored_again()
     session.system = Some("t".into());
     let history = History::new(&session, budget);
     assert_eq!((history.system, history.system_to_store(None)), (Some("t"), None));
-    // Going back to the head's is a change as well.
+    // Returning to the head's system message is a change as well.
     assert_eq!(history.system_to_store(Some("s".into())).as_deref(), Some("s"));
 }
 

@@ -1,6 +1,6 @@
-//! How much of a model's context window is left for a session's history. Pure.
+//! How many tokens of a model's context window are left for a session's history. Pure.
 //!
-//! Tokens are estimated, rather too many than too few: what does not fit into the window Ollama cuts off without a word.
+//! Tokens are estimated rather too high than too low, because Ollama silently cuts a prompt that exceeds the window.
 
 use std::collections::BTreeMap;
 
@@ -13,27 +13,28 @@ use crate::{
     },
 };
 
-/// The window in tokens of a model that no host has loaded and whose Modelfile sets none: the least of Ollama's own
-/// defaults, which grow with the machine's memory (`OLLAMA_CONTEXT_LENGTH`).
+/// The assumed window in tokens of a model that is not loaded and whose Modelfile sets none: the smallest of Ollama's
+/// own defaults, which depend on the machine's memory (`OLLAMA_CONTEXT_LENGTH`).
 const UNKNOWN: u64 = 4096;
-/// What every model is taken to read: what fits into it needs no question to a host.
+/// The window that every model is assumed to have; a history within it needs no request to a host.
 const LEAST: u64 = 2048;
-/// The part of the window that is left for an answer when the request does not say how long it may be.
+/// The divisor of the window that gives the share of the answer, when the request sets no limit for the answer.
 const ANSWER: u64 = 4;
-/// The part of the window that an answer is left at most: a client that allows a very long one wants its history, too.
+/// The divisor of the window that gives the largest share of the answer, so that a high limit in the request still
+/// leaves room for history.
 const LONGEST_ANSWER: u64 = 2;
-/// Tokens of 1,000 bytes of text: 250 in English prose, more in code and in most other languages.
+/// Tokens in 1,000 bytes of text: 250 in English prose, more in code and in most other languages.
 const USUAL: u64 = 334;
-/// The least and the most that are believed.
+/// The least and the greatest rate that a count of Ollama may give.
 const RATES: std::ops::RangeInclusive<u64> = 150..=1000;
-/// The shortest prompt, in bytes, whose count says something of its text: in a shorter one the template prevails.
+/// The shortest prompt, in bytes, whose count is used: in a shorter one the template dominates.
 const TELLING: u64 = 500;
-/// Tokens that a model's template adds to a message.
+/// Tokens that a model's template adds to each message.
 const TEMPLATE: usize = 8;
-/// Tokens of an image: models make from 256 to some 1,600 of one.
+/// Tokens of an image: models make between 256 and about 1,600 tokens of one.
 const IMAGE: usize = 1600;
 
-/// How many tokens a text probably has.
+/// Tokens per 1,000 bytes of text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Rate(u64);
 
@@ -44,8 +45,8 @@ impl Default for Rate {
 }
 
 impl Rate {
-    /// As Ollama counted the newest prompt of the session that says something. Counts that are out of the ordinary, such as
-    /// those of a prompt that Ollama cut or of a model that counts only what it had not cached, are believed within limits.
+    /// The rate from Ollama's count of the newest prompt that is long enough. It is clamped, because Ollama may have
+    /// cut the prompt, and some models count only the part that was not cached.
     pub(crate) fn of(turns: &[Turn]) -> Self {
         let counts = turns.iter().rev().filter_map(|turn| turn.prompt);
         let mut telling = counts.filter(|count| count.bytes >= TELLING);
@@ -54,14 +55,14 @@ impl Rate {
         })
     }
 
-    /// The estimated tokens of a weight.
+    /// The estimated tokens of `weight`.
     pub(crate) fn tokens(self, weight: Weight) -> usize {
         let text = (weight.bytes as u64).saturating_mul(self.0).div_ceil(1000);
         usize::try_from(text).unwrap_or(usize::MAX) + weight.messages * TEMPLATE + weight.images * IMAGE
     }
 }
 
-/// How many tokens of history have room ahead of a request for `model`.
+/// How many tokens of history fit before a request for `model`.
 pub(crate) fn room(
     request: &Members<'_>,
     dialect: Dialect,
@@ -73,7 +74,7 @@ pub(crate) fn room(
     room_in(window(wished, model, inventories), request, dialect, rate)
 }
 
-/// How many have room whatever the model reads; `None` where that need not be asked, because nothing is left to learn.
+/// How many tokens fit in any case, or `None` when the window is known, so that no host needs to be asked.
 pub(crate) fn certain_room(
     request: &Members<'_>,
     dialect: Dialect,
@@ -90,13 +91,13 @@ pub(crate) fn certain_room(
     (!is_known).then(|| room_in(LEAST, request, dialect, rate))
 }
 
-/// An option of a request, where it is more than nothing. Ollama takes options on its own surface alone.
+/// A numeric option above 0. Only Ollama's own endpoints have `options`.
 fn option(request: &Members<'_>, dialect: Dialect, name: &str) -> Option<u64> {
     let options = request.object("options").filter(|_| dialect == Dialect::Ollama)?;
     options.number(name).filter(|number| *number > 0)
 }
 
-/// How many of `window` tokens are left for history.
+/// How many of the `window` tokens are left for history.
 fn room_in(window: u64, request: &Members<'_>, dialect: Dialect, rate: Rate) -> usize {
     let asked = ["max_completion_tokens", "max_tokens"].into_iter().find_map(|name| request.number(name));
     let asked =
@@ -106,8 +107,8 @@ fn room_in(window: u64, request: &Members<'_>, dialect: Dialect, rate: Rate) -> 
     left.saturating_sub(rate.tokens(own(request)))
 }
 
-/// The window of a model, the least of all hosts: what the request wishes, else what it is loaded with, else what its
-/// Modelfile sets; never more than it was trained with.
+/// The model's window, the smallest of all hosts: the request's `num_ctx`, else the loaded context length, else the
+/// Modelfile's; never more than the model was trained with.
 fn window(
     wished: Option<u64>,
     model: Option<&str>,
@@ -122,13 +123,13 @@ fn window(
     windows.min().unwrap_or_else(|| wished.unwrap_or(UNKNOWN))
 }
 
-/// The least context that the model is loaded with on any host.
+/// The smallest context length that the model is loaded with on any host.
 fn loaded(name: &ModelName, inventories: &BTreeMap<String, impl AsRef<Inventory>>) -> Option<u64> {
     let loaded = inventories.values().filter_map(|inventory| inventory.as_ref().loaded(name));
     loaded.map(|model| model.context_length).filter(|length| *length > 0).min()
 }
 
-/// What is known of the model's context on each host that has it; what one said holds for the same content elsewhere.
+/// The model's context on each host that has it. A context known from one host holds for the same digest on the others.
 fn contexts(
     name: &ModelName,
     inventories: &BTreeMap<String, impl AsRef<Inventory>>,
@@ -139,7 +140,7 @@ fn contexts(
     })
 }
 
-/// What a request brings of its own: messages, on `/chat` the one message and its images, a system message, tools, a
+/// The weight of the request's own content: messages, `/chat`'s message and images, system message, tools, and schema.
 /// schema.
 fn own(request: &Members<'_>) -> Weight {
     let messages = request.array("messages").unwrap_or_default();
@@ -194,8 +195,8 @@ mod tests {
         check(Dialect::Ollama, r#"{"options":{"num_ctx":-1}}"#, &[0], 3072);
     }
 
-    /// The rooms for a request on the three surfaces of a model that one host has under a digest and a context, another
-    /// under a digest alone, loaded or not; the second of each is the certain one.
+    /// Checks the rooms on the three endpoints for a model that one host has with a digest and a context, and another
+    /// with a digest only, loaded or not. The second of each pair is the certain room.
     #[track_caller]
     fn check_told(context: Option<Context>, loaded: &[u64], expected: [(usize, Option<usize>); 3]) {
         let mut inventories = inventories(loaded);

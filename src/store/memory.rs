@@ -1,7 +1,9 @@
-//! The embedded store: everything in this process, bounded in bytes, with expiry.
+//! The embedded store in memory: everything in this process, bounded in bytes, with expiry.
 //!
-//! The default without Redis, and the fake of the tests. Which entry goes when memory runs short is the cache
-//! library's policy (S3-FIFO); an entry whose time has passed is never given out.
+//! It is the default without Redis, and the fake of the tests. `quick_cache` (S3-FIFO) chooses which entry to evict; an
+//! expired entry is never returned.
+//!
+//! Expiry is written by hand because `moka`, which has it, reads its own clock, so that no test could set the time.
 
 mod cache;
 mod fleet;
@@ -28,11 +30,11 @@ use crate::{
     session::SessionKey,
 };
 
-/// What an entry costs beside its text, in bytes: key, counters, hash table.
+/// The bytes of an entry beside its value: key, counters, hash table.
 const ENTRY_OVERHEAD: u64 = 160;
-/// The size of an entry that tables are laid out for, in bytes.
+/// The size of an entry for which tables are dimensioned, in bytes.
 const USUAL_ENTRY: u64 = 4096;
-/// The least that one shard of a table holds, in bytes: an entry must fit into its shard.
+/// The least size of a shard of a table, in bytes: an entry must fit into its shard.
 const SHARD: u64 = 8 << 20;
 
 #[derive(Debug, Clone)]
@@ -60,9 +62,9 @@ pub struct MemoryStore<C> {
     answers: Bounded<CacheKey, (Entry, Duration)>,
     purges: cache::Purges,
     sessions: Bounded<SessionKey, Arc<sessions::Kept>>,
-    /// Bytes that the turns of one session may take.
+    /// The most bytes that the turns of one session may take.
     largest: u64,
-    /// Held while a session is replaced, so that turns appended at the same time all survive.
+    /// Held while a session is replaced, so that of turns appended at the same time all survive.
     appending: Mutex<()>,
     turn: AtomicU64,
     fleet: Arc<LocalFleet>,
@@ -74,8 +76,8 @@ fn shards(bytes: u64) -> u64 {
     (bytes / SHARD).clamp(1, 64)
 }
 
-/// A table that holds `bytes` at most. Shards let cores work side by side, and limit the largest entry; so there are
-/// as many as the size allows, and not as many as the machine has cores.
+/// A table of at most `bytes`. Shards let cores work in parallel but limit the largest entry, so their number follows
+/// the size and not the number of cores.
 fn bounded<K: Eq + std::hash::Hash + Clone, T: Clone>(bytes: u64) -> Bounded<K, T> {
     let count = |number: u64, least: usize| usize::try_from(number).unwrap_or(usize::MAX).max(least);
     let options = OptionsBuilder::new()
@@ -93,7 +95,7 @@ fn bounded<K: Eq + std::hash::Hash + Clone, T: Clone>(bytes: u64) -> Bounded<K, 
 }
 
 impl<C: Clock> MemoryStore<C> {
-    /// A store that takes `limit` bytes at most, half for answers and half for sessions.
+    /// A store of at most `limit` bytes, half for answers and half for sessions.
     pub fn new(clock: C, limit: u64) -> Self {
         Self {
             clock,

@@ -1,7 +1,7 @@
-//! The store over Redis, written once for both forms.
+//! The store over Redis, written once for both deployments.
 //!
-//! It speaks through [`RedisCommands`], which the Spin host and the native host implement. Every command and
-//! script touches one key or one hash slot, no command blocks, and each carries its limit.
+//! It sends commands through [`RedisCommands`], which the native and the Spin platform implement. Every command and
+//! script touches one key or one hash slot, no command blocks, and each has a time limit.
 
 mod breaker;
 mod cache;
@@ -21,7 +21,7 @@ pub use guard::Guard;
 /// One element of a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum RedisValue {
-    /// Nothing there.
+    /// No value.
     Nil,
     /// A number.
     Integer(i64),
@@ -31,10 +31,10 @@ pub enum RedisValue {
     Bytes(Vec<u8>),
 }
 
-/// Sends commands to Redis.
+/// The port for sending commands to Redis.
 pub trait RedisCommands: MaybeSend + MaybeSync {
-    /// Executes one command within `limit`, connection included; its reply is flat, as Spin gives it: a scalar is
-    /// one element, nested arrays are joined. Commands executed at the same time share a round trip.
+    /// Executes one command within `limit`, connecting included. The reply is flat, as Spin returns it: a scalar is one
+    /// element, nested arrays are joined. Commands executed at the same time share a round trip.
     fn execute(
         &self,
         command: &'static str,
@@ -42,13 +42,13 @@ pub trait RedisCommands: MaybeSend + MaybeSync {
         limit: TimeLimit,
     ) -> impl Future<Output = StoreResult<Vec<RedisValue>>> + MaybeSend;
 
-    /// Whether there is a Redis to send them to; without one every command fails as [`StoreError::Absent`].
+    /// Whether a Redis is configured; without one every command fails with [`StoreError::Absent`].
     fn is_configured(&self) -> bool {
         true
     }
 
-    /// Executes one write and waits until so many replicas have it, both within `limit`, on a connection that carries
-    /// nothing else meanwhile. Gives the reply and how many replicas have it.
+    /// Executes one write and waits until `replicas` replicas have it, both within `limit`, on a connection that
+    /// carries nothing else meanwhile. Returns the reply and the number of replicas that have it.
     fn execute_replicated(
         &self,
         command: &'static str,
@@ -58,8 +58,8 @@ pub trait RedisCommands: MaybeSend + MaybeSync {
     ) -> impl Future<Output = StoreResult<(Vec<RedisValue>, u32)>> + MaybeSend;
 }
 
-/// How long a server is told to wait for its replicas when `left` is left: so much less that it still says that they did not
-/// get it. Its silence would look as if it were gone itself.
+/// How long `WAIT` may take when `left` is left of the limit: less than that, so that the server can still report
+/// missing replicas. Without its reply the server would look dead.
 pub fn replicas_wait(left: Duration) -> Duration {
     left * 3 / 4
 }
@@ -82,13 +82,13 @@ impl<C: RedisCommands> RedisStore<C> {
         Self { commands, prefix: prefix.into(), ask, keep, replicas: 0, outage: Arc::default() }
     }
 
-    /// A store that acknowledges a turn only when so many replicas have it.
+    /// The store, which acknowledges a turn only when that many replicas have it.
     #[must_use]
     pub fn with_replicas(self, replicas: u32) -> Self {
         Self { replicas, ..self }
     }
 
-    /// Executes what a request waits for before an upstream is asked.
+    /// Executes a command that a request waits for before it asks upstream.
     async fn ask(&self, command: &'static str, arguments: &[&[u8]]) -> StoreResult<Vec<RedisValue>> {
         if self.ask.time.is_zero() {
             return Err(self.ask.passed());
@@ -96,12 +96,12 @@ impl<C: RedisCommands> RedisStore<C> {
         self.commands.execute(command, arguments, self.ask).await
     }
 
-    /// Executes what keeps something, or what nobody waits for.
+    /// Executes a command that stores something, or that no request waits for.
     async fn keep(&self, command: &'static str, arguments: &[&[u8]]) -> StoreResult<Vec<RedisValue>> {
         self.commands.execute(command, arguments, self.keep).await
     }
 
-    /// Keeps what is to survive the server that was given it.
+    /// Executes a command whose effect must survive the loss of the server.
     async fn keep_safe(&self, command: &'static str, arguments: &[&[u8]]) -> StoreResult<Vec<RedisValue>> {
         if self.replicas == 0 {
             return self.keep(command, arguments).await;

@@ -1,4 +1,4 @@
-//! What the stand-in says, in each protocol, in one piece or word by word. Pure.
+//! The answers of the demo host in each protocol, whole or word by word. Pure.
 
 use serde_json::{Value, json};
 
@@ -8,14 +8,14 @@ const CREATED_AT: &str = "2026-01-01T00:00:00Z";
 /// An answer.
 pub(super) enum Answer {
     Whole(Value),
-    /// With the events' own ends.
+    /// Events, each with its own end.
     Events {
         content_type: &'static str,
         events: Vec<String>,
     },
 }
 
-/// The answer to a request on one of the paths on which the stand-in chats.
+/// The answer to a request on one of the demo's chat endpoints.
 pub(super) fn answer(path: &str, body: &Value) -> Option<Answer> {
     let model = body.get("model").and_then(Value::as_str).unwrap_or_default();
     let is_streamed = |default| body.get("stream").and_then(Value::as_bool).unwrap_or(default);
@@ -33,7 +33,7 @@ pub(super) fn answer(path: &str, body: &Value) -> Option<Answer> {
 
 struct Reply {
     text: String,
-    /// Ten a message.
+    /// Ten for each message.
     prompt_tokens: usize,
 }
 
@@ -42,7 +42,7 @@ impl Reply {
         self.text.split_inclusive(' ')
     }
 
-    /// One a word.
+    /// One token for each word.
     fn tokens(&self) -> usize {
         self.words().count()
     }
@@ -63,7 +63,7 @@ fn reply(body: &Value) -> Reply {
     Reply { text, prompt_tokens: messages.len().max(1) * 10 }
 }
 
-/// The text of a message's content, which may come in parts.
+/// The text of a message's content, which may be a list of parts.
 fn content(content: &Value) -> String {
     let text = |part: &Value| part.get("text").and_then(Value::as_str).unwrap_or_default().to_owned();
     match content {

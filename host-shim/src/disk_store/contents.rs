@@ -1,6 +1,6 @@
-//! What is changed in one transaction: answers, sessions, what has ended, and how much there is of it.
+//! The changes of one transaction: answers, sessions, expiry, and the totals.
 //!
-//! Every function leaves the tables and the totals in agreement, or fails; then the whole transaction is given up.
+//! Every function leaves the tables and the totals consistent, or fails; then the whole transaction is aborted.
 
 use paddock::session::{Span, kept};
 use redb::{
@@ -12,40 +12,40 @@ use super::layout::{
     ended, ending, numbered, turn_from_bytes, turn_to_bytes,
 };
 
-/// How many answers, and how many sessions, one transaction drops because their time has passed. The rest follows.
+/// The most expired answers, and the most expired sessions, that one transaction deletes. The next one continues.
 const SWEEP: usize = 256;
 
-/// Hosts of which it is remembered what they have.
+/// The most hosts whose inventory is kept.
 const HOSTS: u64 = 256;
 
-/// What is stored, by [`cost`].
+/// The size of what is stored, measured by [`cost`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Totals {
     pub(super) answers: u64,
     pub(super) sessions: u64,
 }
 
-/// What there is no room for.
+/// The value does not fit into the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct NoRoom;
 
-/// A turn to append.
+/// A turn to be appended.
 #[derive(Debug, Clone)]
 pub(super) struct Append {
     pub(super) key: Key,
-    /// When the session must have begun; any time will do without.
+    /// When the session must have been created; `None` for any time.
     pub(super) generation: Option<u64>,
     pub(super) id: String,
     pub(super) json: Vec<u8>,
-    /// The system message that it brings.
+    /// The system message that the turn brings.
     pub(super) system: Option<String>,
-    /// How long the session is kept after this, in ms, unless that is its own affair.
+    /// The session's time to live after this use, in ms, unless its head has one.
     pub(super) ttl: u64,
-    /// How many turns stay at most.
+    /// The most turns that stay.
     pub(super) keep: usize,
 }
 
-/// The tables of a transaction, open.
+/// The open tables of a transaction.
 pub(super) struct Changes<'t> {
     answers: Table<'t, &'static Key, (u64, &'static [u8])>,
     answer_ends: Table<'t, &'static LongKey, u64>,
@@ -54,15 +54,15 @@ pub(super) struct Changes<'t> {
     session_ends: Table<'t, &'static LongKey, ()>,
     numbers: Table<'t, &'static str, u64>,
     inventories: Table<'t, &'static str, &'static [u8]>,
-    /// What there will be.
+    /// The totals after the transaction.
     pub(super) totals: Totals,
-    /// The limit of each half.
+    /// The limit of each half, in bytes.
     limit: u64,
     now: u64,
 }
 
 impl<'t> Changes<'t> {
-    /// Opens the tables, which are made where they are not there.
+    /// Opens the tables, and creates those that do not exist.
     pub(super) fn new(
         transaction: &'t WriteTransaction,
         totals: Totals,
@@ -83,7 +83,7 @@ impl<'t> Changes<'t> {
         })
     }
 
-    /// Keeps an answer. Those that end soonest make room for it.
+    /// Stores an answer. The answers that expire soonest are deleted to make room.
     pub(super) fn put_answer(
         &mut self,
         key: &Key,
@@ -105,7 +105,7 @@ impl<'t> Changes<'t> {
         Ok(Ok(()))
     }
 
-    /// Drops every answer.
+    /// Deletes all answers.
     pub(super) fn clear_answers(&mut self) -> Result<(), StorageError> {
         self.answers.retain(|_, _| false)?;
         self.answer_ends.retain(|_, _| false)?;
@@ -113,14 +113,14 @@ impl<'t> Changes<'t> {
         Ok(())
     }
 
-    /// Adds 1 to a number, which is 0 at first.
+    /// Adds 1 to a counter, which begins at 0.
     pub(super) fn count_up(&mut self, name: &str) -> Result<(), StorageError> {
         let number = self.numbers.get(name)?.map_or(0, |number| number.value());
         self.numbers.insert(name, number + 1)?;
         Ok(())
     }
 
-    /// Keeps what a host has. Hosts that come and go by their addresses do not add up.
+    /// Stores a host's inventory, up to a limit, because hosts with changing addresses would accumulate.
     pub(super) fn put_inventory(&mut self, host: &str, inventory: &[u8]) -> Result<(), StorageError> {
         if self.inventories.get(host)?.is_none() && self.inventories.len()? >= HOSTS {
             self.inventories.retain(|_, _| false)?;
@@ -145,8 +145,9 @@ impl<'t> Changes<'t> {
         Ok(())
     }
 
-    /// Appends a turn unless it is there, drops the oldest beyond those that [`kept`] names, and moves the end of the
-    /// session. Begins it when there is none. Gives whether it is the session that was meant.
+    /// Appends a turn unless it is stored already, deletes the oldest turns beyond those that [`kept`] allows, and
+    /// moves the session's expiry. Creates the session when there is none. Returns whether the session has the expected
+    /// generation.
     pub(super) fn append(&mut self, append: &Append) -> Result<Result<bool, NoRoom>, StorageError> {
         let Append { key, generation, id, json, system, ttl, keep } = append;
         let living = self.living(key)?;
@@ -189,7 +190,7 @@ impl<'t> Changes<'t> {
         Ok(Ok(true))
     }
 
-    /// Begins a session unless there is one.
+    /// Creates a session unless it exists.
     pub(super) fn create(
         &mut self,
         key: &Key,
@@ -211,21 +212,21 @@ impl<'t> Changes<'t> {
         Ok(Ok(()))
     }
 
-    /// Deletes a session. Gives whether there was one.
+    /// Deletes a session; returns whether it existed.
     pub(super) fn delete(&mut self, key: &Key) -> Result<bool, StorageError> {
         let was_there = self.living(key)?.is_some();
         self.drop_session(key)?;
         Ok(was_there)
     }
 
-    /// The head of a session that begins now, and what it takes on disk.
+    /// The head of a session that is created now, and its cost on disk.
     fn begun(&self, ttl: u64, about: Vec<u8>) -> (Head, u64) {
         let head = Head { began: self.now, ttl, about, ..Head::default() };
         let cost = cost(head.to_bytes().len());
         (head, cost)
     }
 
-    /// The head of a session, if there is one and its time has not passed; what is left of that one goes.
+    /// The head of a session that has not expired; an expired session is deleted.
     fn living(&mut self, key: &Key) -> Result<Option<Head>, StorageError> {
         let head = self.head(key)?.filter(|head| head.end > self.now);
         if head.is_none() {
@@ -238,7 +239,7 @@ impl<'t> Changes<'t> {
         Ok(self.sessions.get(key)?.and_then(|head| Head::from_bytes(head.value())))
     }
 
-    /// The bytes of a session's turns, newest first; `None` if the turn of that id is among them.
+    /// The bytes of a session's turns, the newest first; `None` if the turn `id` is among them.
     fn sizes_without(&self, key: &Key, id: &str) -> Result<Option<Vec<usize>>, StorageError> {
         let mut sizes = Vec::new();
         for turn in self.turns.range::<&LongKey>(&numbered(key, 0)..=&numbered(key, u64::MAX))?.rev() {
@@ -252,14 +253,15 @@ impl<'t> Changes<'t> {
         Ok(Some(sizes))
     }
 
-    /// Whether there is room for a session to grow. Those whose time has passed go for it; no other does.
+    /// Whether a session can grow by `added` bytes minus `dropped`. Expired sessions are deleted for it, others are
+    /// not.
     fn make_room(&mut self, key: &Key, added: u64, dropped: u64) -> Result<bool, StorageError> {
         loop {
             if self.totals.sessions + added <= self.limit + dropped {
                 return Ok(true);
             }
             match first(&self.session_ends)? {
-                // The session itself lives: it was looked at.
+                // The growing session itself has not expired: `living` has checked it.
                 Some(place) if ended(&place).0 <= self.now && ended(&place).1 != *key => {
                     self.end_session(&place)?;
                 }
@@ -275,7 +277,7 @@ impl<'t> Changes<'t> {
         Ok(())
     }
 
-    /// Moves the end of a session that is there.
+    /// Moves the expiry of a session, if it exists.
     pub(super) fn renew(&mut self, key: &Key, end: u64) -> Result<(), StorageError> {
         match self.head(key)? {
             Some(head) => self.put_head(key, head, end),
@@ -292,7 +294,7 @@ impl<'t> Changes<'t> {
         self.turns.retain_in::<&LongKey, _>(&numbered(key, 0)..=&numbered(key, u64::MAX), |_, _| false)
     }
 
-    /// Drops the session of a place in the order of ends, unless it has another one by now.
+    /// Deletes the session of an entry in the order of expiry, unless its expiry has moved meanwhile.
     fn end_session(&mut self, place: &LongKey) -> Result<(), StorageError> {
         let (end, key) = ended(place);
         self.session_ends.remove(place)?;
@@ -302,7 +304,7 @@ impl<'t> Changes<'t> {
         }
     }
 
-    /// Drops some of what has ended. Gives how much that was.
+    /// Deletes some expired answers and sessions; returns how many.
     pub(super) fn sweep(&mut self) -> Result<usize, StorageError> {
         let mut swept = 0;
         for _ in 0..SWEEP {
@@ -327,7 +329,7 @@ fn first<V: redb::Value + 'static>(
     Ok(places.first()?.map(|(place, _)| *place.value()))
 }
 
-/// Counts what is there; `None` where a table is missing.
+/// Counts what is stored; `None` where a table does not exist.
 pub(super) fn count(transaction: &ReadTransaction) -> Result<Option<Totals>, redb::Error> {
     let tables = (|| {
         transaction.open_table(ANSWERS)?;
@@ -352,7 +354,7 @@ pub(super) fn count(transaction: &ReadTransaction) -> Result<Option<Totals>, red
     Ok(Some(totals))
 }
 
-/// The answer under a key and when it ends, unless its time has passed.
+/// The answer under a key and its expiry, unless it has expired.
 pub(super) fn answer(
     transaction: &ReadTransaction,
     key: &Key,
@@ -365,7 +367,7 @@ pub(super) fn answer(
     }))
 }
 
-/// Some numbers, each 0 if it was never counted up.
+/// The values of some counters, each 0 if it was never incremented.
 pub(super) fn numbers<const N: usize>(
     transaction: &ReadTransaction,
     names: [&str; N],
@@ -378,7 +380,7 @@ pub(super) fn numbers<const N: usize>(
     Ok(found)
 }
 
-/// What hosts said they have, by their base URLs.
+/// The inventories of the hosts, by base URL.
 pub(super) fn inventories(transaction: &ReadTransaction) -> Result<Vec<(String, Vec<u8>)>, redb::Error> {
     let table = transaction.open_table(INVENTORIES)?;
     let entry = |entry: Result<_, StorageError>| {
@@ -388,14 +390,14 @@ pub(super) fn inventories(transaction: &ReadTransaction) -> Result<Vec<(String, 
     table.iter()?.map(entry).collect()
 }
 
-/// The head of a session, if there is one. Its time may have passed.
+/// The head of a session, which may have expired; `None` if there is none.
 pub(super) fn head(transaction: &ReadTransaction, key: &Key) -> Result<Option<Head>, redb::Error> {
     let sessions = transaction.open_table(SESSIONS)?;
     Ok(sessions.get(key)?.and_then(|head| Head::from_bytes(head.value())))
 }
 
-/// How many turns a session had before those of the span, and these as JSON, oldest first. What another version wrote is
-/// passed over.
+/// The number of turns before those of the span, and the turns of the span as JSON, the oldest first. Turns that
+/// another version wrote are skipped.
 pub(super) fn turns(
     transaction: &ReadTransaction,
     key: &Key,

@@ -1,6 +1,6 @@
-//! The directory: made, locked against other processes, and the database file in it.
+//! The directory of the database: created, and locked against other processes.
 //!
-//! Whatever is wrong at the start is told in a sentence that names the directory and what to do.
+//! Every error at the start is a sentence that names the directory and what to do.
 
 use std::{
     fs::{DirBuilder, File, OpenOptions, TryLockError},
@@ -12,31 +12,31 @@ use std::{
 use anyhow::{Context as _, anyhow};
 use redb::{DatabaseError, StorageError, backends::FileBackend};
 
-/// The database.
+/// The database file.
 const DATABASE: &str = "paddock.redb";
-/// The database while it is made: a process that dies meanwhile leaves no half of one.
+/// The database file while it is created, so that a crash leaves no partial database.
 const UNFINISHED: &str = "paddock.redb.new";
-/// Locked as long as a process uses the directory.
+/// The file that is locked while a process uses the directory.
 const LOCK: &str = "lock";
 
-/// A directory that this process alone uses.
+/// A directory that only this process uses.
 #[derive(Debug)]
 pub(super) struct Directory {
     path: PathBuf,
-    /// The lock ends with the process, however it ends.
+    /// The operating system releases the lock with the process, however it ends.
     _lock: File,
 }
 
-/// Conversations are nobody else's business.
+/// Only the owner may read conversations.
 fn private(options: &mut OpenOptions) -> &mut OpenOptions {
     options.read(true).write(true).mode(0o600)
 }
 
 impl Directory {
-    /// Makes the directory, if it is not there, and locks it.
+    /// Creates the directory if it does not exist, and locks it.
     ///
     /// # Errors
-    /// A sentence, also when another process has it.
+    /// A sentence, also when another process uses the directory.
     pub(super) fn open(path: &Path) -> anyhow::Result<Self> {
         let shown = path.display();
         DirBuilder::new()
@@ -78,12 +78,12 @@ impl Directory {
         let file = private(&mut OpenOptions::new()).create(true).truncate(true).open(&unfinished)?;
         redb::Builder::new().create_with_backend(FileBackend::new(file)?)?.close()?;
         std::fs::rename(unfinished, path)?;
-        // The name must be on disk, too, before a turn is acknowledged.
+        // The file's name must be on disk as well before a turn is acknowledged.
         File::open(&self.path)?.sync_all()?;
         Ok(())
     }
 
-    /// What the operator is told when the database does not open.
+    /// The error for the operator when the database does not open.
     pub(super) fn explain(&self, error: &DatabaseError) -> anyhow::Error {
         let file = self.path.join(DATABASE);
         let file = file.display();

@@ -1,41 +1,41 @@
-//! What is kept in which table, and how keys and values are written: pure.
+//! The tables of the database, and the encoding of keys and values. Pure.
 //!
-//! The name of a table carries the version of its layout, and a value its own: what another version wrote is read or
-//! passed over. It must never be an error.
+//! A table's name carries the version of its layout, and a value its own version: a value of another version is read or
+//! skipped, and never an error.
 
 use redb::TableDefinition;
 
-/// The name of an answer or of a session.
+/// The key of an answer or of a session.
 pub(super) type Key = [u8; 32];
-/// A key with a time ahead of it, or with a number behind it.
+/// A key after a time, or before a number.
 pub(super) type LongKey = [u8; 40];
 
-/// Answers: when each ends, in ms, and its bytes.
+/// Answers: the expiry of each in ms, and its bytes.
 pub(super) const ANSWERS: TableDefinition<'_, &Key, (u64, &[u8])> = TableDefinition::new("answers:1");
-/// Answers by their end, with what each costs.
+/// Answers by expiry, with the cost of each.
 pub(super) const ANSWER_ENDS: TableDefinition<'_, &LongKey, u64> = TableDefinition::new("answer-ends:1");
 /// The [`Head`] of each session.
 pub(super) const SESSIONS: TableDefinition<'_, &Key, &[u8]> = TableDefinition::new("sessions:1");
-/// Turns by their session and their number in it.
+/// Turns by session and number.
 pub(super) const TURNS: TableDefinition<'_, &LongKey, &[u8]> = TableDefinition::new("turns:1");
-/// Sessions by their end.
+/// Sessions by expiry.
 pub(super) const SESSION_ENDS: TableDefinition<'_, &LongKey, ()> = TableDefinition::new("session-ends:1");
 
-/// Numbers that outlive everything, by their name.
+/// Counters, by name. They are never deleted.
 pub(super) const NUMBERS: TableDefinition<'_, &str, u64> = TableDefinition::new("numbers:1");
 
-/// What each host said it has, in the words of the core, by its base URL.
+/// The inventory of each host in the core's encoding, by base URL.
 pub(super) const INVENTORIES: TableDefinition<'_, &str, &[u8]> = TableDefinition::new("inventories:1");
 
 /// The first byte of a turn.
 const VERSION: u8 = 1;
-/// The first byte of a head, and that of one that does not know what its turns system.
+/// The first byte of a head in this version, and in the version before, which stored no system message.
 const HEAD_VERSIONS: [u8; 2] = [2, 1];
-/// In the place of a text's length, that there is none.
+/// The length that stands for an absent text.
 const NOTHING: u64 = u64::MAX;
 /// A page of the database, in bytes.
 const PAGE: u64 = 4096;
-/// What an entry takes beside its value: its key, its place in the table, its line in the order of ends.
+/// The cost of an entry beside its value: its key, and its entry in the order of expiry.
 const ENTRY: u64 = 128;
 
 fn long(parts: [&[u8]; 2]) -> LongKey {
@@ -46,12 +46,12 @@ fn long(parts: [&[u8]; 2]) -> LongKey {
     key
 }
 
-/// The place of a key in the order of ends.
+/// The key of an entry in the order of expiry.
 pub(super) fn ending(end: u64, key: &Key) -> LongKey {
     long([&end.to_be_bytes(), key])
 }
 
-/// The end and the key of such a place.
+/// The expiry and the key of such an entry.
 pub(super) fn ended(place: &LongKey) -> (u64, Key) {
     let (end, key) = place.split_first_chunk().unwrap_or((&[0; 8], &[]));
     (u64::from_be_bytes(*end), key.first_chunk().copied().unwrap_or_default())
@@ -62,36 +62,36 @@ pub(super) fn numbered(key: &Key, number: u64) -> LongKey {
     long([key, &number.to_be_bytes()])
 }
 
-/// What a value of that many bytes takes on disk, roughly and rather too much: small ones fill two thirds of a page,
-/// a large one has a run of pages of its own, of which there are 1, 2, 4 and so on.
+/// The estimated size on disk of a value of that many bytes, rather too high: small values fill two thirds of a page, a
+/// large value takes a run of 1, 2, 4 or more pages of its own.
 pub(super) fn cost(bytes: usize) -> u64 {
     let bytes = bytes as u64 + ENTRY;
     if bytes * 2 > PAGE { bytes.next_power_of_two().max(PAGE) } else { bytes * 3 / 2 }
 }
 
-/// What is known of a session beside its turns. Times are in ms.
+/// The properties of a session. Times are in ms.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(super) struct Head {
-    /// When it ends.
+    /// When it expires.
     pub(super) end: u64,
-    /// The number of its first turn.
+    /// The number of its oldest kept turn.
     pub(super) first: u64,
-    /// The number of the turn that comes next.
+    /// The number of its next turn.
     pub(super) next: u64,
-    /// What it takes on disk, turns included.
+    /// Its cost on disk, turns included.
     pub(super) cost: u64,
-    /// When it began.
+    /// When it was created.
     pub(super) began: u64,
-    /// How long it is kept after each use, if that is its own affair; 0 if it is its user's.
+    /// Its own time to live after each use; 0 if each use brings one.
     pub(super) ttl: u64,
     /// The system message of the newest turn that had one.
     pub(super) system: Option<String>,
-    /// What it was given when it was made, in the words of the core.
+    /// The head from `POST /sessions`, in the core's encoding.
     pub(super) about: Vec<u8>,
 }
 
 impl Head {
-    /// `None` for what another version wrote.
+    /// Reads what [`Head::to_bytes`] wrote; `None` for another version.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (version, rest) = bytes.split_first()?;
         let (numbers, rest) = rest.split_at_checked(6 * 8)?;
@@ -125,19 +125,19 @@ impl Head {
         [&[version], numbers.as_flattened(), system, about].concat()
     }
 
-    /// When it ends if it is used now by somebody who would keep it for `ttl`.
+    /// The expiry after a use at `now` with the time to live `ttl`.
     pub(super) fn end_after(&self, now: u64, ttl: u64) -> u64 {
         now.saturating_add(if self.ttl > 0 { self.ttl } else { ttl.max(1) })
     }
 }
 
-/// A turn as it is stored: its id ahead of it, so that it is found without being read.
+/// A turn as it is stored: its id comes before the JSON, so that a turn is found without parsing it.
 pub(super) fn turn_to_bytes(id: &str, json: &[u8]) -> Vec<u8> {
     let length = (id.len() as u64).to_be_bytes();
     [&[VERSION], length.as_slice(), id.as_bytes(), json].concat()
 }
 
-/// The id and the JSON of a turn; `None` for what another version wrote.
+/// The id and the JSON of a turn; `None` for another version.
 pub(super) fn turn_from_bytes(bytes: &[u8]) -> Option<(&[u8], &[u8])> {
     let (length, rest) = bytes.strip_prefix(&[VERSION])?.split_first_chunk()?;
     rest.split_at_checked(usize::try_from(u64::from_be_bytes(*length)).ok()?)

@@ -1,7 +1,7 @@
-//! The one thread that writes: whatever waits at the same time is written at once and shares one sync of the disk.
+//! The only thread that writes: all waiting changes go into one transaction and share one sync.
 //!
-//! A change is told as made only after the commit that holds it. A database that fails is closed and opened again,
-//! and is spared for a while.
+//! A change is reported as made only after its commit. A database that fails is closed and opened again, and is not
+//! written to for a while.
 
 use std::{
     collections::HashMap,
@@ -25,27 +25,27 @@ use super::{
     milliseconds,
 };
 
-/// The most changes that one transaction holds.
+/// The most changes in one transaction.
 const BATCH: usize = 256;
-/// How long what need not be on disk at once may wait for it.
+/// How long a commit that needs no sync at once may wait for one.
 const SYNC_DELAY: Duration = Duration::from_secs(1);
-/// The pause between two looks at what has ended, when nothing else is to be done.
+/// The pause between two deletions of expired entries while the writer is idle.
 const SWEEP_PAUSE: Duration = Duration::from_secs(30);
-/// How long a database that failed is spared, at first and at most.
+/// How long the writer pauses after a failure, at first and at most.
 const SPARED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
-/// What a change gives: a value, or that there is no room.
+/// The result of a change: a value, or that there is no room.
 pub(super) type Outcome<T> = Result<Result<T, NoRoom>, redb::Error>;
 
-/// What readers and the writer share.
+/// The state that readers and the writer share.
 #[derive(Debug)]
 pub(super) struct Shared {
-    /// None while it is opened again.
+    /// `None` while the database is being opened again.
     database: RwLock<Option<Database>>,
-    /// Ends of sessions that were read, which the writer has yet to write. They hold already.
+    /// New expiries of sessions that were read. They are valid at once; the writer has yet to store them.
     renewals: Mutex<HashMap<Key, u64>>,
     started: Instant,
-    /// When the writer began what it does, in ms from the start, and 1 more; 0 when it waits.
+    /// When the current write began, in ms since the start plus 1; 0 while the writer waits.
     busy: AtomicU64,
 }
 
@@ -71,12 +71,13 @@ impl Shared {
         std::mem::replace(&mut *self.database.write().unwrap_or_else(PoisonError::into_inner), database)
     }
 
-    /// The end that a session was given since the last commit.
+    /// The expiry that a session got since the last commit.
     pub(super) fn renewed(&self, key: &Key) -> Option<u64> {
         self.renewals.lock().unwrap_or_else(PoisonError::into_inner).get(key).copied()
     }
 
-    /// Gives a session another end. Whether it is the first since the writer looked, which must be told of it then.
+    /// Sets the expiry of a session. Returns whether it is the first since the last commit, so that the writer must be
+    /// told.
     pub(super) fn renew(&self, key: Key, end: u64) -> bool {
         let mut renewals = self.renewals.lock().unwrap_or_else(PoisonError::into_inner);
         let is_first = renewals.is_empty();
@@ -84,7 +85,7 @@ impl Shared {
         is_first
     }
 
-    /// How long the writer has been at what it does.
+    /// How long the current write has been running.
     pub(super) fn busy(&self) -> Duration {
         match self.busy.load(Ordering::Relaxed) {
             0 => Duration::ZERO,
@@ -98,26 +99,26 @@ impl Shared {
     }
 }
 
-/// A change that waits for its turn.
+/// A change that waits for the writer.
 pub(super) trait Change: Send {
-    /// Makes it.
+    /// Makes the change.
     fn make(&mut self, changes: &mut Changes<'_>) -> Result<(), redb::Error>;
 
-    /// Tells whoever waits how the commit went.
+    /// Reports the result of the commit to the caller.
     fn tell(self: Box<Self>, committed: Result<(), StoreError>);
 }
 
-/// What the writer is asked.
+/// A message to the writer.
 pub(super) enum Order {
-    /// To make a change, and whether it must be on disk when it is told.
+    /// Make a change; `true` if it must be synced before it is reported.
     Change(Box<dyn Change>, bool),
-    /// To write the renewals.
+    /// Write the renewals.
     Renew,
-    /// To end, with everything on disk.
+    /// Sync everything and stop.
     Close(oneshot::Sender<()>),
 }
 
-/// A change with who waits for it.
+/// A change with its caller's channel.
 pub(super) struct Pending<T, F> {
     pub(super) change: F,
     pub(super) outcome: Option<Result<T, NoRoom>>,
@@ -136,15 +137,15 @@ impl<T: Send, F: FnMut(&mut Changes<'_>) -> Outcome<T> + Send> Change for Pendin
             (Ok(()), Some(outcome)) => outcome.map_err(|NoRoom| StoreError::Full),
             (Ok(()), None) => Err(closed()),
         };
-        // Nobody may wait any more.
+        // The caller may have given up.
         let _ = self.waiting.send(outcome);
     }
 }
 
-/// Opens the database, again if need be.
+/// Opens the database; called again after a failure.
 pub(super) type Open = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
 
-/// The writer's own.
+/// The state of the writer's thread.
 pub(super) struct Writer<C> {
     pub(super) shared: std::sync::Arc<Shared>,
     pub(super) open: Open,
@@ -152,12 +153,12 @@ pub(super) struct Writer<C> {
     /// The limit of each half, in bytes.
     pub(super) limit: u64,
     pub(super) totals: Totals,
-    /// Since when something is committed that is not on disk.
+    /// Since when a commit is not synced.
     pub(super) unsynced: Option<Instant>,
     pub(super) spared: Option<Spared>,
 }
 
-/// A database that failed.
+/// The pause after a failure.
 #[derive(Debug, Clone)]
 pub(super) struct Spared {
     until: Instant,
@@ -166,7 +167,7 @@ pub(super) struct Spared {
 }
 
 impl<C: Clock> Writer<C> {
-    /// Writes until it is told to end, or nobody is left who could tell.
+    /// Writes until it is told to stop, or until all senders are gone.
     pub(super) fn run(mut self, orders: &Receiver<Order>) {
         let mut closing = None;
         while closing.is_none() {
@@ -194,17 +195,17 @@ impl<C: Clock> Writer<C> {
             self.shared.set_busy(false);
         }
         if let Some(database) = self.shared.replace(None) {
-            // What was acknowledged is on disk; a database that was not closed is only checked at the next start.
+            // Everything acknowledged is on disk; if closing fails, the next start only checks the database.
             let _ = database.close();
         }
-        // With it goes the lock of the directory, which the next process may want at once.
+        // Dropping the writer releases the directory's lock, which the next process may be waiting for.
         drop(self);
         if let Some(Some(closed)) = closing {
             let _ = closed.send(());
         }
     }
 
-    /// How long it may wait for an order.
+    /// How long the writer may wait for a message.
     fn pause(&self) -> Duration {
         let left = |until: Instant| until.saturating_duration_since(Instant::now());
         match (&self.spared, self.unsynced) {
@@ -274,20 +275,20 @@ impl<C: Clock> Writer<C> {
         Ok(())
     }
 
-    /// Spares the database for a while, and opens it again so that it can be read meanwhile.
+    /// Pauses writing after a failure, and opens the database again so that it can be read meanwhile.
     fn spare(&mut self, error: StoreError) {
         let (first, most) = SPARED;
         let pause = self.spared.as_ref().map_or(first, |spared| (spared.pause * 2).min(most));
         if let Some(database) = self.shared.replace(None) {
-            // It failed; what it says now changes nothing.
+            // The database has failed already; errors of closing it are ignored.
             let _ = catch_unwind(AssertUnwindSafe(|| database.close()));
         }
-        // The error that is told is the first one: the others follow from it.
+        // The first error is reported, because later ones follow from it.
         let _ = self.reopened();
         self.spared = Some(Spared { until: Instant::now() + pause, pause, error });
     }
 
-    /// Makes sure that the database is open.
+    /// Opens the database if it is closed.
     fn reopened(&mut self) -> Result<(), StoreError> {
         if self.shared.database.read().unwrap_or_else(PoisonError::into_inner).is_some() {
             return Ok(());
@@ -305,8 +306,8 @@ impl<C: Clock> Writer<C> {
     }
 }
 
-/// Counts what is in the tables, and makes them where they are not there. A full disk must not keep those that are
-/// there from being read, so nothing is written without need.
+/// Counts what the tables hold, and creates missing tables. It writes only if a table is missing, so that a full disk
+/// does not prevent reading.
 pub(super) fn prepare(database: &Database) -> Result<Totals, redb::Error> {
     if let Some(totals) = count(&database.begin_read()?)? {
         return Ok(totals);
@@ -317,12 +318,12 @@ pub(super) fn prepare(database: &Database) -> Result<Totals, redb::Error> {
     Ok(count(&database.begin_read()?)?.unwrap_or_default())
 }
 
-/// That the database is not open now.
+/// The error while the database is closed.
 pub(super) fn closed() -> StoreError {
     StoreError::Unavailable("the database is closed after an error".to_owned())
 }
 
-/// What the service is told of an error.
+/// The store error for a database error.
 #[expect(
     clippy::wildcard_enum_match_arm,
     reason = "the enum may grow; all but a full disk are told as they are"

@@ -1,4 +1,4 @@
-//! How a connection is made, and what is sent on it: to one server, or to the nodes of a cluster.
+//! Makes connections to one server or to the nodes of a cluster, and sends commands on them.
 
 use anyhow::Context as _;
 use paddock::{
@@ -16,9 +16,9 @@ use redis::{
 
 use super::CONNECT_LIMIT;
 
-/// How often the client of a cluster follows a key that moved, or tries a node again, within a command's limit.
+/// How often the client of a cluster follows a moved key or retries a node, within a command's limit.
 const CLUSTER_RETRIES: u32 = 3;
-/// The pauses between such tries, in milliseconds, from and to.
+/// The least and the longest pause between those retries, in milliseconds.
 const CLUSTER_PAUSES: (u64, u64) = (5, 50);
 
 /// Makes connections.
@@ -43,13 +43,14 @@ impl Opener {
         };
         let certificates = authority.map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
         Self::build(config, certificates).map_err(|error| {
-            // The error's own text may repeat the address, with its password; its category does not.
+            // The error's text may contain the address with its password; its category does not.
             anyhow::anyhow!("the REDIS_ settings do not hold: {}", error.category())
         })
     }
 
     fn build(config: &RedisConfig, certificates: Option<TlsCertificates>) -> Result<Self, RedisError> {
-        // A command must not wait until what was sent before is acknowledged, which takes as long as the replies to that.
+        // Without this a command would wait until the commands before it are acknowledged, which may take as long as
+        // their replies.
         let tcp = TcpSettings::default().set_nodelay(true);
         if config.is_cluster {
             let (from, to) = CLUSTER_PAUSES;
@@ -92,7 +93,7 @@ impl Opener {
             }
         });
         let opened = opened.await.map_err(|_| StoreError::TimedOut)?;
-        // Whatever the server says to a greeting: it does not serve us.
+        // Any error reply during the handshake means that the server does not serve us.
         opened.map_err(|error| StoreError::Unavailable(error.to_string()))
     }
 }
@@ -105,7 +106,7 @@ impl Connection {
         }
     }
 
-    /// Sends a command and what waits for it, together and to the same server.
+    /// Sends a command and the `WAIT` for it together to the same server.
     pub(super) async fn send_both(
         &mut self,
         command: &Cmd,
@@ -115,7 +116,7 @@ impl Connection {
         pipeline.add_command(command.clone()).add_command(wait.clone());
         let replies = match self {
             Self::Single(connection) => connection.req_packed_commands(&pipeline, 0, 2).await?,
-            // The first command that has a key chooses the node.
+            // The first command with a key selects the node.
             Self::Cluster(connection) => connection.req_packed_commands(&pipeline, 0, 2).await?,
         };
         let mut replies = replies.into_iter();

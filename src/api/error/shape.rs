@@ -1,6 +1,6 @@
-//! How an error is written: each family of surfaces has its own body, and its own event for a stream that has begun.
+//! Writes errors: each error format has its own body, and its own event inside a stream that has begun.
 //!
-//! Ollama's own words reach a client as they came where Ollama speaks the surface itself.
+//! On endpoints that relay Ollama, Ollama's own error reply is passed on unchanged.
 
 use bytes::Bytes;
 use http::{HeaderValue, Response, StatusCode, header};
@@ -12,10 +12,10 @@ use crate::{
     wire::protocol::Protocol,
 };
 
-/// Whose conventions a surface follows.
+/// The conventions by which an endpoint writes errors.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ErrorFormat {
-    /// Our own routes.
+    /// Paddock's own routes.
     Own,
     /// `/api/...`.
     Ollama,
@@ -26,7 +26,7 @@ pub(crate) enum ErrorFormat {
 }
 
 impl ErrorFormat {
-    /// The family that a path belongs to.
+    /// The error format of a path.
     pub(crate) fn of(path: &str) -> Self {
         match path {
             "/v1/messages" => Self::Anthropic,
@@ -38,7 +38,7 @@ impl ErrorFormat {
     }
 }
 
-/// `{"error":{"code","message","type","param"}}`: ours, and what OpenAI's clients read.
+/// `{"error":{"code","message","type","param"}}`: Paddock's own format, which OpenAI's clients read as well.
 #[derive(Serialize)]
 pub(crate) struct Detailed<'a> {
     error: Details<'a>,
@@ -53,13 +53,13 @@ struct Details<'a> {
     param: Option<&'a str>,
 }
 
-/// Ollama's: the words alone.
+/// Ollama's format: the message only.
 #[derive(Serialize)]
 struct Plain<'a> {
     error: &'a str,
 }
 
-/// Anthropic's.
+/// Anthropic's format.
 #[derive(Serialize)]
 struct Messages<'a> {
     #[serde(rename = "type")]
@@ -75,7 +75,7 @@ struct MessagesDetails<'a> {
     message: &'a str,
 }
 
-/// The event `error` of OpenAI's Responses.
+/// The event `error` of OpenAI's Responses API.
 #[derive(Serialize)]
 struct ResponsesEvent<'a> {
     #[serde(rename = "type")]
@@ -85,7 +85,7 @@ struct ResponsesEvent<'a> {
     param: Option<&'a str>,
 }
 
-/// Anthropic's word for a status (docs, "Errors").
+/// Anthropic's error type for a status (Anthropic's documentation, "Errors").
 fn messages_kind(status: StatusCode) -> &'static str {
     match status.as_u16() {
         401 => "authentication_error",
@@ -101,7 +101,7 @@ fn messages_kind(status: StatusCode) -> &'static str {
 }
 
 impl Error {
-    /// The error as JSON in the shape of `family`.
+    /// The error as JSON in the format `family`.
     pub(crate) fn body(&self, family: ErrorFormat, request_id: &str) -> Vec<u8> {
         let message = self.to_string();
         let body = match family {
@@ -116,13 +116,13 @@ impl Error {
         body.unwrap_or_default()
     }
 
-    /// The error with everything that a client is told, in the shape of our own routes.
+    /// The error with all fields that a client may see, in the format of Paddock's own routes.
     pub(crate) fn detailed<'a>(&self, message: &'a str) -> Detailed<'a> {
         let details = Details { code: self.code(), message, kind: self.kind(), param: self.param() };
         Detailed { error: details }
     }
 
-    /// Ollama's own reply, where the error carries one.
+    /// Ollama's reply, if the error carries one.
     pub(crate) fn original(&self) -> Option<&Original> {
         if let Self::UpstreamRejected { original, .. } | Self::UpstreamFailed { original, .. } = self {
             original.as_deref()
@@ -131,7 +131,8 @@ impl Error {
         }
     }
 
-    /// The reply in the shape of `family`. What Ollama said is passed on as it came where the family is not ours.
+    /// The error as a reply in the format `family`. Unless that is Paddock's own, a reply of Ollama is passed on
+    /// unchanged.
     pub(crate) fn into_response(self, family: ErrorFormat, request_id: &str) -> Response<ReplyBody> {
         let mut response = match self.original() {
             Some(Original { status, content_type, body }) if family != ErrorFormat::Own => {
@@ -157,7 +158,7 @@ impl Error {
         response
     }
 
-    /// The error as the last event of a stream in `protocol`, which ends without its terminator.
+    /// The error as the last event of a stream in `protocol`, which then ends without its terminator.
     pub(crate) fn event(&self, protocol: Protocol, request_id: &str) -> Bytes {
         let (before, body, after) = match protocol {
             Protocol::OllamaChat | Protocol::OllamaGenerate => {
@@ -174,7 +175,7 @@ impl Error {
         [before.as_bytes(), &body, after.as_bytes()].concat().into()
     }
 
-    /// The event `error` of OpenAI's Responses as JSON.
+    /// The event `error` of OpenAI's Responses API as JSON.
     fn responses_event(&self) -> Vec<u8> {
         let message = self.to_string();
         let event =

@@ -23,12 +23,12 @@ fn what_upstream_said_is_told_to_the_client_but_not_to_the_log() {
     assert_eq!(error.detail().as_deref(), Some("upstream answered 400 Bad Request"));
 }
 
-/// One of each variant, with its line of the table: status, code, kind, level, whether it is retryable, field.
+/// One error of each variant with its row: status, code, kind, level, whether it is retryable, and field.
 fn lines() -> Vec<(Error, &'static str)> {
     [lines_of_the_caller(), lines_of_upstream_and_ours()].concat()
 }
 
-/// Those of which the caller must act.
+/// The errors on which the caller must act.
 fn lines_of_the_caller() -> Vec<(Error, &'static str)> {
     let (status, nearest, original) = (StatusCode::BAD_REQUEST, vec![], None);
     let (model, message) = ("m".to_owned(), "words".to_owned());
@@ -73,7 +73,7 @@ fn lines_of_the_caller() -> Vec<(Error, &'static str)> {
     ]
 }
 
-/// Those of which upstream must recover, or we must act.
+/// The errors on which upstream or the operator must act.
 fn lines_of_upstream_and_ours() -> Vec<(Error, &'static str)> {
     let (status, original, retry_after) = (StatusCode::BAD_REQUEST, None, Duration::ZERO);
     let text = || "words".to_owned();

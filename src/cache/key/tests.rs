@@ -120,7 +120,7 @@ fn space_and_the_order_of_members_do_not_matter_but_in_a_schema() {
     ] {
         assert_ne!(of_request(left), of_request(right), "{left}");
     }
-    // Names that Ollama does not tell apart keep their order, for it takes the last one or joins them.
+    // Names that Ollama treats as equal keep their order, because it takes the last one or joins them.
     for (left, right) in [
         (r#"{"a":1,"a":2}"#, r#"{"a":2,"a":1}"#),
         (r#"{"a":1,"a":2}"#, r#"{"a":2}"#),
@@ -133,7 +133,7 @@ fn space_and_the_order_of_members_do_not_matter_but_in_a_schema() {
         assert_ne!(of_request(left), of_request(right), "{left}");
     }
     assert_eq!(of_request(r#"{"a":1,"Stream":true}"#), of_request(r#"{"a":1}"#));
-    // Deeper than anybody looks, a value is taken as it was written, and no stack runs out.
+    // Values that are nested too deeply count as they were written, and no stack overflows.
     let deep = |inner: &str| format!("{{\"a\":{}{inner}{}}}", "[".repeat(10_000), "]".repeat(10_000));
     assert_ne!(of_request(&deep("1")), of_request(&deep("2")));
     assert_eq!(of_request(&deep("1")), of_request(&deep("1")));
@@ -169,7 +169,7 @@ proptest! {
     fn moving_a_boundary_between_neighbours_changes_the_key(
         text in "[a-z]{3,12}", cut: prop::sample::Index, further: prop::sample::Index,
     ) {
-        // Two of the places between letters: the second is one to all but one further on, round the end.
+        // Two offsets in the text: the second is any of the others, counted on from the first and round the end.
         let places = text.len() - 1;
         let cut = cut.index(places);
         let (cut, other) = (1 + cut, 1 + (cut + 1 + further.index(places - 1)) % places);

@@ -1,4 +1,4 @@
-//! What the snapshot of one process promises beside the contract of every store.
+//! What the local fleet promises beyond the contract that all stores share.
 
 use futures::FutureExt as _;
 

@@ -1,4 +1,4 @@
-//! What a plan promises, whatever its constants are.
+//! The properties of a plan that hold for any constants.
 
 mod properties;
 mod sketch;
@@ -20,7 +20,7 @@ fn url(place: usize) -> String {
     format!("http://user:secret@h{place}.example:11434/ollama")
 }
 
-/// The view of these hosts, which are called 1, 2 and so on.
+/// The view of these hosts, which are named 1, 2 and so on.
 fn view(sketches: &[Sketch]) -> FleetView {
     let (mut hosts, mut inventories) = (Vec::new(), BTreeMap::new());
     let mut snapshot = FleetSnapshot { now: NOW, ..FleetSnapshot::default() };
@@ -42,7 +42,7 @@ fn model(name: &str) -> ModelName {
     ModelName::parse(name).unwrap()
 }
 
-/// What a request for a model without options needs.
+/// The demand of a request for a model without options.
 fn demand(model: Option<&ModelName>) -> Demand<'_> {
     Demand { model, work: Work::Answer, options: "", affinity: 0, prompt: 0, turn: 0, seed: 0 }
 }
@@ -58,7 +58,7 @@ fn order(policy: Policy, sketches: &[Sketch]) -> Vec<String> {
     names(&plan).into_iter().map(str::to_owned).collect()
 }
 
-/// The host that `auto` prefers for the model `m` with these options, whatever the affinity.
+/// The host that `auto` prefers for the model `m` with these options, for any affinity.
 fn best(options: &str, sketches: &[Sketch]) -> String {
     let model = model("m");
     let first = |affinity| {
@@ -72,7 +72,7 @@ fn best(options: &str, sketches: &[Sketch]) -> String {
     firsts.concat()
 }
 
-/// The names of the hosts that a request may take.
+/// The names of the hosts whose slots a request may take.
 fn places(plan: &Plan) -> Vec<&str> {
     let name = |place: &SlotRequest| plan.choices.iter().find(|choice| choice.host.url() == &*place.host);
     plan.places().iter().map(|place| name(place).unwrap().host.name()).collect()
@@ -157,7 +157,7 @@ fn those_who_wait_for_a_host_count_as_much_as_those_it_serves() {
         let ticket = Ticket::new(&view, &number.to_string(), LANE, &url(host), ("caller", "session"));
         Ticket { since: ago(number), ..ticket }
     };
-    // More than there are places.
+    // More tickets than there are slots.
     let tickets: Vec<_> = (0..7).map(|number| ticket(number, 1)).collect();
     let other_lane = Ticket { lane: "other:1".into(), ..ticket(9, 2) };
     view.tickets = tickets.into_iter().chain(vec![other_lane; 9]).collect();

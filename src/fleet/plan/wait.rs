@@ -1,4 +1,5 @@
-//! The parts of the expected wait: what the host's stats and inventory say that a request takes there.
+//! Estimates of the parts of the expected wait from a host's stats and inventory. Which requests may wait, and whose
+//! turn it is, is decided in `queue.rs`; the formula stands in `docs/routing.md`.
 
 use std::time::Duration;
 
@@ -12,16 +13,16 @@ use crate::{
     },
 };
 
-/// The time that loading a model takes until it was seen, in milliseconds.
+/// Milliseconds of a load before one was observed.
 const LOAD: u64 = 20_000;
-/// The least that is left of a load that is under way, of its whole time.
+/// The divisor of the whole load time that gives the least rest of a load under way.
 const LEFT: u64 = 10;
-/// The service times until one was seen, in milliseconds: of an answer and of an embedding.
+/// The service times in milliseconds before one was observed: of an answer and of an embedding.
 pub(super) const SERVICE: (u64, u64) = (2_000, 200);
-/// The time that 1024 bytes of a prompt take until it was seen, in milliseconds: at 1300 tokens a second.
+/// Milliseconds for 1024 bytes of a prompt before it was observed: 1300 tokens a second.
 const PACE: u64 = 200;
 
-/// Milliseconds that one request in the lane keeps the host busy.
+/// Milliseconds for which one request in the lane keeps the host busy.
 pub(super) fn service(host: &HostView, lane: &str) -> u64 {
     let is_embedding = |lane: &str| lane.ends_with("#embed");
     let known = host.stats.lane(lane).map(|stats| stats.service).filter(|service| *service > 0);
@@ -37,7 +38,7 @@ pub(super) fn service(host: &HostView, lane: &str) -> u64 {
     })
 }
 
-/// Milliseconds that evaluating the prompt takes; 0 where the prompt cache may know it.
+/// Milliseconds to evaluate the prompt; 0 when the prompt cache may hold it.
 pub(super) fn prompt(
     view: &FleetView,
     host: &HostView,
@@ -45,7 +46,7 @@ pub(super) fn prompt(
     is_cold: bool,
     demand: &Demand<'_>,
 ) -> u64 {
-    // No prompt cache helps with embeddings.
+    // A prompt cache does not speed up embeddings.
     if demand.work == Work::Embedding {
         return 0;
     }
@@ -58,7 +59,7 @@ pub(super) fn prompt(
     pace.saturating_mul(demand.prompt) / 1024
 }
 
-/// Milliseconds until the model is loaded with the demand's options; 0 when it is.
+/// Milliseconds until the model is loaded with the demand's options; 0 when it is loaded.
 pub(super) fn load(
     view: &FleetView,
     host: &HostView,
@@ -68,7 +69,7 @@ pub(super) fn load(
 ) -> u64 {
     let stats = host.stats.lane(lane);
     let listed = host.inventory.as_ref().and_then(|inventory| inventory.loaded(model));
-    // What does not list its models does not list the loaded ones either.
+    // A host that does not list its models does not list its loaded models either.
     let is_listed =
         listed.is_some() || host.inventory.as_ref().is_some_and(|inventory| inventory.is_unlisted);
     let seen = host.inventory.as_ref().map(|inventory| inventory.seen).unwrap_or_default();
@@ -77,7 +78,7 @@ pub(super) fn load(
         let known = |host: &HostView| host.stats.lane(lane).map(|stats| stats.load).filter(|load| *load > 0);
         known(host).or_else(|| view.hosts.iter().filter_map(known).max()).unwrap_or(LOAD)
     };
-    // Whoever began cold after the last proof is what the model is being loaded for.
+    // A cold request that began after the last proof is the one for which the model is being loaded.
     let proved = runner.map_or(Duration::ZERO, |(_, proved)| *proved);
     let loading =
         host.leases.iter().filter(|lease| &*lease.lane == lane && lease.cold && lease.began >= proved);
@@ -86,15 +87,16 @@ pub(super) fn load(
         return whole().saturating_sub(passed).max(whole() / LEFT);
     }
     let is_loaded = match runner {
-        // What was proved holds until the host says otherwise.
+        // A proof holds until a newer inventory no longer lists the model.
         Some((options, proved)) => options == demand.options && (is_listed || seen <= *proved),
-        // Nobody here asked it yet: what it lists was loaded for others, with their options.
+        // No request of Paddock has proved the options, so the model was loaded by another client with unknown options.
         None => listed.is_some_and(|listed| suits(listed.context_length, demand.options)),
     };
     if is_loaded { 0 } else { whole() }
 }
 
-/// Whether a model that is loaded with this context length, and else with its defaults, suits the options.
+/// Whether a model that is loaded with this context length, and otherwise with default options, fits the demand's
+/// options.
 fn suits(context_length: u64, options: &str) -> bool {
     match options.strip_prefix("num_ctx=") {
         Some(wanted) => context_length == 0 || wanted.parse() == Ok(context_length),

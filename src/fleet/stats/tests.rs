@@ -1,4 +1,4 @@
-//! What is learnt from reports, by table.
+//! What is learnt from attempt reports, as tables.
 
 use super::*;
 
@@ -100,7 +100,7 @@ fn a_busy_host_takes_one_less_and_earns_it_back() {
     let busy = report(run(false, 4), 0, 10, HostEffect::Faulty(Cause::Busy, None));
     let well = report(run(false, 1), 10, 10, HostEffect::Answered);
     assert_eq!(after(&[busy]).lane("m").unwrap().limit, 3);
-    // A report a second, and five seconds are worth one.
+    // One report each second; five seconds raise the limit by one.
     assert_eq!(after(&[&[busy][..], &[well; 4]].concat()).lane("m").unwrap().limit, 3);
     assert_eq!(after(&[&[busy][..], &[well; 5]].concat()).lane("m").unwrap().limit, 4);
     let lone = AttemptReport { run: Some(run(false, 1)), ..busy };

@@ -1,4 +1,4 @@
-//! Answers, in this process.
+//! Cached answers in memory.
 
 use std::{
     collections::BTreeMap,
@@ -13,7 +13,7 @@ use crate::{
     store::{FlightKey, ResponseCache, StoreResult},
 };
 
-/// How often the cache was emptied.
+/// The purge counters: of the whole cache, and of single models.
 #[derive(Debug, Default)]
 pub(super) struct Purges(Mutex<(u64, BTreeMap<String, u64>)>);
 

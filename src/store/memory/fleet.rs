@@ -1,4 +1,4 @@
-//! What is known of the fleet, in this process: the local fleet's.
+//! The fleet state in memory: it delegates to the [`LocalFleet`](crate::fleet::LocalFleet).
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Conversations, in this process.
+//! Sessions in memory.
 
 use std::{
     sync::{Arc, PoisonError},
@@ -12,15 +12,15 @@ use crate::{
     store::{Sessions, StoreError, StoreResult},
 };
 
-/// What is kept of a session.
+/// A stored session.
 #[derive(Debug, Default)]
 pub(super) struct Kept {
     head: SessionHead,
-    /// When it began.
+    /// When it was created.
     began: Duration,
     /// The system message of the newest turn that had one.
     system: Option<Arc<str>>,
-    /// How many turns are kept no more.
+    /// How many turns were dropped.
     dropped: usize,
     turns: Vec<Arc<KeptTurn>>,
 }
@@ -30,7 +30,7 @@ struct KeptTurn {
     turn: Turn,
     /// Its bytes as JSON.
     size: usize,
-    /// What it takes here, in bytes.
+    /// Its bytes in memory.
     cost: u64,
 }
 
@@ -54,7 +54,7 @@ impl Kept {
         texts.map(length).iter().sum::<u64>() + turns
     }
 
-    /// The same with one turn more and only the newest kept, which take `room` bytes here at most.
+    /// The session with one more turn, without the oldest turns beyond `keep` turns and `room` bytes in memory.
     fn with(&self, turn: &Turn, keep: usize, room: u64) -> Self {
         let newest = [KeptTurn::new(turn)];
         let newest_first = || newest.iter().chain(self.turns.iter().rev());

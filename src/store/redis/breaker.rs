@@ -1,37 +1,40 @@
-//! Whether Redis is asked at all: a circuit breaker, as plain data and arithmetic.
+//! The circuit breaker of Redis itself, as plain data. The breaker of a backend host is `fleet/breaker.rs`.
 //!
-//! One command that met no living server opens it for a second; then one command tries, and after a trial that fails
-//! the pause is two. It holds no future and wakes nobody, so that the requests of a Spin instance can share it.
+//! One command without a reply opens it for a second; then one command is sent as a trial, and after a failed trial the
+//! pause is two seconds. It holds no future and wakes no task, so the requests of a Spin instance can share it.
+//!
+//! No crate serves: `failsafe` and the breakers of tower read the clock themselves.
 
 use std::time::Duration;
 
-/// The first pause.
+/// The pause after the first failure.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 
-/// What a command may do.
+/// Whether a command is sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum BreakerDecision {
-    /// It is sent.
+    /// The command is sent.
     Send,
-    /// It fails at once.
+    /// The command fails without being sent.
     Refuse,
 }
 
-/// How an exchange ended, as far as it says something about the server.
+/// What the result of a command shows about the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Sign {
-    /// The server answered, be it with an error.
+    /// The server replied, even if with an error.
     Lives,
-    /// Nobody answered in time, or there is no connection.
+    /// There was no reply in time, or no connection.
     Gone,
 }
 
-/// Times are of one clock that never goes back.
+/// The state of the breaker. Times are by one clock that never goes back.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct RedisBreaker {
-    /// How often in a row the server was found gone, each after the pause before; none means closed.
+    /// How many pauses failed in a row; 0 means closed.
     failures: u32,
-    /// When the next command tries. A trial moves it on, so that one that never ends is followed by another.
+    /// When the next trial may be sent. Each trial moves this time on, so that a trial without a result is followed by
+    /// another.
     next: Duration,
 }
 
@@ -48,7 +51,7 @@ impl RedisBreaker {
         BreakerDecision::Send
     }
 
-    /// Takes note of how an exchange ended that began at `began`.
+    /// Records the result of a command that was sent at `began`.
     pub(super) fn note(&mut self, sign: Sign, began: Duration, now: Duration) {
         match sign {
             Sign::Lives => *self = Self::default(),
@@ -61,7 +64,7 @@ impl RedisBreaker {
         }
     }
 
-    /// When the trial that is under way began, or when the breaker opened.
+    /// When the current trial was sent, or when the breaker opened.
     fn opened(&self) -> Duration {
         self.next.saturating_sub(pause(self.failures))
     }
@@ -79,7 +82,7 @@ mod tests {
         Duration::from_millis(milliseconds)
     }
 
-    /// A breaker whose server was found gone at each of these times, by an exchange of 30 ms.
+    /// A breaker whose commands failed at each of these times, after 30 ms each.
     fn failed(times: &[u64]) -> RedisBreaker {
         let mut breaker = RedisBreaker::default();
         for time in times {

@@ -1,7 +1,7 @@
-//! Answers, in Redis, and the flights that bring them. All keys of one question lie in one hash slot.
+//! Cached answers and flights in Redis. All keys of one question are in one hash slot.
 //!
-//! A flight is a key that names its leader and ends by itself; what the leader hands over is a list of its own, which
-//! only grows while somebody follows. No script decides anything, and a leader that is late changes nothing.
+//! A flight is a key with its leader's name, which expires; the events that the leader hands over are a separate list,
+//! which grows only while the flight has followers. A leader that has lost the lead changes nothing.
 
 mod scripts;
 
@@ -18,16 +18,16 @@ use crate::{
 };
 use scripts::{ANSWER_OR_LEAD, END, FOLLOW, PUBLISH, PURGE};
 
-/// How long a follower counts as listening after it last asked, unless it says that it left.
+/// How long a follower counts after its last read, unless it leaves earlier.
 const ATTENTION: Duration = Duration::from_secs(3);
-/// How long what was handed over is kept.
+/// How long handed-over events are kept.
 const LOG: Duration = Duration::from_secs(30);
-/// How long it is remembered that the cache was emptied: longer than any answer lives.
+/// How long a purge counter is kept: longer than any answer.
 const EPOCH: Duration = Duration::from_hours(24 * 365);
 
-/// How many digits the number of an entry has, as the scripts are told.
+/// The number of digits of an entry's number in the log, as the scripts are told.
 const NUMBER: usize = 8;
-/// What stands behind the number of each entry of a log.
+/// The byte after the number that tells the kind of a log entry.
 const EVENT: u8 = b'e';
 const LANDED: u8 = b'l';
 const ANSWERED: u8 = b'a';
@@ -43,7 +43,7 @@ impl<C: RedisCommands> RedisStore<C> {
         format!("{}:epochs:1", self.prefix)
     }
 
-    /// Where an answer is kept that serves both forms, or this one alone.
+    /// The key of an answer that serves both deliveries, or only `alone`.
     fn answer_key(&self, key: &CacheKey, alone: Option<Delivery>) -> String {
         match alone {
             Some(form) => self.question_key(&format!("answer:4:{}", form.letter()), key),
@@ -55,7 +55,7 @@ impl<C: RedisCommands> RedisStore<C> {
         [None, Some(flight.form)].map(|alone| self.answer_key(&flight.key, alone))
     }
 
-    /// The keys of a flight: itself, its log, and who listens.
+    /// The keys of a flight: the flight, its log, and its followers.
     fn flight_keys(&self, flight: &FlightKey, leader: &str) -> [String; 3] {
         let form = flight.form.letter();
         [
@@ -65,7 +65,7 @@ impl<C: RedisCommands> RedisStore<C> {
         ]
     }
 
-    /// Hands entries of the log over by one of the two scripts that do.
+    /// Hands log entries over with one of the two scripts for that.
     async fn hand_over(
         &self,
         script: &'static [u8],
@@ -90,7 +90,7 @@ impl<C: RedisCommands> RedisStore<C> {
     }
 }
 
-/// What was emptied never is in epoch 0.
+/// An epoch from the reply; 0 when the cache was never purged.
 fn epoch(value: Option<&RedisValue>) -> u64 {
     match value {
         Some(RedisValue::Bytes(text)) => {
@@ -100,14 +100,14 @@ fn epoch(value: Option<&RedisValue>) -> u64 {
     }
 }
 
-/// The answer that a value is, with its age; a value that another version wrote is none.
+/// The stored answer with its age; `None` for a value that another version wrote.
 fn stored(value: Vec<u8>, left: i64) -> Option<Stored> {
     let (entry, ttl) = Entry::from_bytes(&value.into())?;
     let left = Duration::from_millis(u64::try_from(left).unwrap_or_default());
     Some(Stored { entry, age: ttl.saturating_sub(left) })
 }
 
-/// An entry of a log: its number, what it is, and what it says.
+/// A log entry: its number, its kind, and its content.
 fn entry(number: usize, kind: u8, bytes: &[u8]) -> Vec<u8> {
     [format!("{number:0NUMBER$}").as_bytes(), &[kind], bytes].concat()
 }

@@ -1,10 +1,10 @@
-//! What an error reply of a Redis server means, by its first word.
+//! Classifies the error replies of a Redis server by their first word.
 //!
-//! Hosts hand over the server's own words; what became of the connection is theirs to tell.
+//! A platform passes the server's message on; errors of the connection are classified by the platform.
 
 use crate::store::StoreError;
 
-/// What an error reply means. `code` is its first word, such as `OOM` or `MOVED`; `text` is told to the operator.
+/// The meaning of an error reply. `code` is its first word, such as `OOM` or `MOVED`; `text` is for the operator.
 pub fn server_error(code: &str, text: String) -> StoreError {
     match code {
         "MOVED" | "ASK" | "CROSSSLOT" => StoreError::Cluster,
@@ -16,8 +16,7 @@ pub fn server_error(code: &str, text: String) -> StoreError {
     }
 }
 
-/// What an error means of which only the text is known, as Spin gives it: a server's reply, or what befell the
-/// connection.
+/// The meaning of an error of which only the text is known, as on Spin: an error reply, or an error of the connection.
 pub fn error_text(text: String) -> StoreError {
     match code(&text) {
         Some(code) => server_error(&code, text),
@@ -25,8 +24,8 @@ pub fn error_text(text: String) -> StoreError {
     }
 }
 
-/// The server's code in the words of the redis crate inside Spin: `OOM: command not allowed` for a code that it does
-/// not know, `An error was signalled by the server - ReadOnly: ...` for one that it does.
+/// The server's code in the text of the redis crate inside Spin: `OOM: command not allowed` for a code that the crate
+/// does not know, `An error was signalled by the server - ReadOnly: ...` for one that it knows.
 fn code(text: &str) -> Option<String> {
     if let Some((_, known)) = text.split_once("signalled by the server") {
         let kind = known.trim_start_matches([' ', '-', ':']);

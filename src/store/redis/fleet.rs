@@ -1,7 +1,7 @@
-//! What is known of the fleet, in Redis: everything in one hash slot, each step one script, and no decision in any.
+//! The fleet state in Redis: everything in one hash slot, each step one script.
 //!
-//! Times are Redis' own, so that replicas need no common clock. Stats of a host are one value, replaced only where it
-//! still is what the change began from. Leases and tickets end by themselves.
+//! Times are by the clock of Redis, so replicas need no common clock. The stats of a host are one value, which is
+//! replaced only if it still equals the value that the change began with. Leases and tickets expire.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,20 +16,20 @@ use crate::{
     store::{FleetState, StoreError, StoreResult},
 };
 
-/// What parts the fields of a lease or a ticket.
+/// The separator of the fields of a lease or a ticket.
 const SEPARATOR: char = '\u{1f}';
-/// How often a change of stats is tried on newer ones. Each time another's has come first, so that as many changes as
-/// this, made at the same time, all land.
+/// How often a change of stats is retried on newer stats. Each retry means that another change came first, so that many
+/// simultaneous changes all succeed.
 const TRIES: usize = 32;
 
-/// How long stats and decisions are kept after they changed last.
+/// How long stats and decisions are kept after their last change.
 const KEPT: Duration = Duration::from_hours(24);
-/// Hosts of which the inventory is kept.
+/// The most hosts whose inventory is kept.
 const INVENTORIES: usize = 256;
-/// How long inventories are kept, so that an outage ends before.
+/// How long inventories are kept; longer than any outage.
 const INVENTORY: Duration = Duration::from_hours(24 * 30);
 
-/// Each script says in its file what it does, and what its keys, its arguments and its reply are.
+/// The file of each script documents its keys, its arguments and its reply.
 const SNAPSHOT: &[u8] = script!("scripts/fleet_time.lua", "scripts/snapshot.lua");
 const CLAIM: &[u8] = script!("scripts/fleet_time.lua", "scripts/claim.lua");
 const RENEW: &[u8] = script!("scripts/fleet_time.lua", "scripts/renew.lua");
@@ -37,14 +37,14 @@ const QUEUE: &[u8] = script!("scripts/fleet_time.lua", "scripts/queue.lua");
 const UPDATE: &[u8] = script!("scripts/fleet_time.lua", "scripts/update_stats.lua");
 const PUT_INVENTORY: &[u8] = script!("scripts/put_inventory.lua");
 
-/// Which limit a script has.
+/// Which time limit applies to a script.
 #[derive(Clone, Copy)]
 enum Pace {
     Ask,
     Keep,
 }
 
-/// The elements of a reply, one after the other.
+/// An iterator over the elements of a reply.
 struct Elements {
     script: &'static str,
     values: std::vec::IntoIter<RedisValue>,
@@ -60,7 +60,7 @@ impl Elements {
         }
     }
 
-    /// Everything that we write is UTF-8; what is not belongs to nobody here.
+    /// A text. Everything that Paddock writes is UTF-8.
     fn text(&mut self) -> StoreResult<String> {
         Ok(String::from_utf8_lossy(&self.bytes()?).into_owned())
     }
@@ -74,7 +74,7 @@ impl Elements {
         }
     }
 
-    /// A time in milliseconds, as text; one with a fraction or exponent loses that.
+    /// A time in milliseconds, as text; a fraction or exponent is ignored.
     fn time(&mut self) -> StoreResult<Duration> {
         let text = self.text()?;
         Ok(Duration::from_millis(text.parse().unwrap_or_default()))
@@ -120,7 +120,7 @@ impl<C: RedisCommands> RedisStore<C> {
         format!("{}:{{fleet}}:1:{kind}", self.prefix)
     }
 
-    /// Runs a script over the keys of these kinds.
+    /// Runs a script with the keys of these kinds.
     async fn script(
         &self,
         (script, name, pace): (&'static [u8], &'static str, Pace),

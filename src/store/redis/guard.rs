@@ -1,6 +1,8 @@
-//! The guard of a Redis: commands go through it, and while the server is gone they fail without being sent.
+//! The guard before Redis: while the server does not answer, commands fail without being sent.
 //!
-//! It never waits and never retries. What it keeps is plain data behind a lock that no `await` sees.
+//! It never waits and never retries. Its state is plain data behind a lock that is not held across an `await`.
+//!
+//! No crate serves: guards with a breaker read the clock themselves and take the error types of one client.
 
 use std::{
     sync::{Arc, Mutex, PoisonError},
@@ -16,10 +18,10 @@ use crate::{
     store::{StoreError, StoreResult, TimeLimit},
 };
 
-/// How somebody looks whether the server is there: always sent.
+/// The command that tests whether the server answers; it is always sent.
 pub(super) const PROBE: &str = "PING";
 
-/// Commands behind a circuit breaker. Clones share it.
+/// Commands behind a circuit breaker. Clones share the breaker.
 #[derive(Debug, Clone)]
 pub struct Guard<C, K> {
     commands: C,
@@ -30,12 +32,12 @@ pub struct Guard<C, K> {
 #[derive(Debug, Default)]
 struct GuardState {
     breaker: RedisBreaker,
-    /// The server is one that cannot be used at all, and stays so until the settings change.
+    /// Whether the server can never be used with these settings.
     is_unfit: bool,
 }
 
 impl<C: RedisCommands, K: Clock> Guard<C, K> {
-    /// Guards `commands`; the pauses are by `clock`.
+    /// Guards `commands`; pauses are measured by `clock`.
     pub fn new(commands: C, clock: K) -> Self {
         Self { commands, clock, state: Arc::default() }
     }
@@ -110,7 +112,7 @@ mod tests {
     use super::*;
     use crate::host::memory::ManualClock;
 
-    /// Answers as it is told and counts what it was sent.
+    /// Replies as it is told, and counts the commands.
     #[derive(Debug, Clone, Default)]
     struct Scripted {
         reply: Arc<Mutex<Option<StoreError>>>,

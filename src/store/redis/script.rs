@@ -1,7 +1,7 @@
-//! Takes Lua scripts in from files of their own. A script is sent whole with every command, so it is sent without what
-//! only its readers need; beyond comments and indentation nothing of it may be changed.
+//! Includes Lua scripts from files. Scripts are sent whole with every command, so comments and indentation are removed
+//! at compile time; nothing else is changed.
 
-/// The code of scripts that lie in these files, one behind the other.
+/// The code of the scripts in these files, one after the other.
 macro_rules! script {
     ($($file:literal),+) => {{
         const TEXT: &str = concat!($(include_str!($file)),+);
@@ -12,8 +12,8 @@ macro_rules! script {
 }
 pub(crate) use script;
 
-/// The beginning of the code of a script, and how long the whole is: lines that are comments or empty are left out, and
-/// indentation is. A script has no comment and no string that goes over several lines.
+/// The code of a script at the start of the array, and its length: without comment lines, empty lines and indentation.
+/// A script must not have a comment or a string over several lines.
 pub(crate) const fn code<const LENGTH: usize>(script: &str) -> ([u8; LENGTH], usize) {
     enum Line {
         Begins,

@@ -1,8 +1,9 @@
-//! Conversations, in Redis: a hash each, with what holds for the session and its turns by number.
+//! Sessions in Redis: one hash each, with the session's properties and its turns by number.
 //!
-//! One key holds all of a session, so that it expires, is evicted and is deleted at once, and every script touches one
-//! hash slot: the second key is the list in which the version before kept it, in the same slot. What lies there is moved
-//! over by whichever script comes by first, and turns that an older replica adds later are moved behind the others.
+//! One key holds the whole session, so that it expires, is evicted and is deleted as a whole. Every script touches one
+//! hash slot: its second key is the list in which the version before stored the session, in the same slot. Whichever
+//! script runs first moves that list into the hash, and turns that an older replica appends later are moved behind the
+//! others.
 
 use std::time::Duration;
 
@@ -12,16 +13,16 @@ use crate::{
     store::{Sessions, StoreResult},
 };
 
-/// Stands ahead of the scripts that read or write a session, and says in its file what the fields of its hash are.
+/// Precedes the scripts that read or write a session; its file documents the fields of the hash.
 const COMMON: &[u8] = script!("scripts/session.lua");
-/// Each script says in its file what it does, and what its arguments and its reply are.
+/// The file of each script documents its arguments and its reply.
 const LOAD: &[u8] = script!("scripts/load_session.lua");
 const CREATE: &[u8] = script!("scripts/create_session.lua");
 const APPEND: &[u8] = script!("scripts/append_turn.lua");
 const DELETE: &[u8] = script!("scripts/delete_session.lua");
 
 impl<C: RedisCommands> RedisStore<C> {
-    /// What is in braces decides about the hash slot: whatever a session will ever need beside this key goes with it.
+    /// The part in braces determines the hash slot, so every further key of the session must contain it.
     fn session_key(&self, version: u8, key: &SessionKey) -> Vec<u8> {
         let mut name = format!("{}:session:{version}:{{", self.prefix).into_bytes();
         name.extend(key.as_bytes().iter().flat_map(|byte| hex(*byte)));
@@ -108,12 +109,12 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
     }
 }
 
-/// When a session began, by its head.
+/// When a session was created, from its head.
 fn generation(head: &[u8]) -> Option<u64> {
     std::str::from_utf8(head.split(|byte| *byte == b' ').next()?).ok()?.parse().ok()
 }
 
-/// The head behind what is the scripts'; that of another version is an empty one.
+/// The head after the fields of the scripts; an empty head if another version wrote it.
 fn read_head(head: &[u8]) -> SessionHead {
     let json = head.splitn(3, |byte| *byte == b' ').nth(2);
     json.and_then(SessionHead::from_json).unwrap_or_default()

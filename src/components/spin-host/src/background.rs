@@ -1,8 +1,8 @@
-//! Background tasks of one request, through wit-bindgen's `spawn`.
+//! The port for background tasks on Spin: wit-bindgen's `spawn`, and a way around one of its limits.
 //!
 //! A task that is spawned while its request waits would not run before the request's next event: wit-bindgen 0.57
-//! queues it without waking anybody. That event may never come: the SDK writes a request's body in a task of its own,
-//! and upstream does not answer before it has the body. So whoever spawns is polled again at once.
+//! queues it without waking the request. That event may never come: the SDK writes a request's body in a task of its
+//! own, and upstream does not answer before it has the body. So a future that spawned is polled again at once.
 
 use std::{
     cell::Cell,

@@ -1,4 +1,4 @@
-//! What holds of every herd.
+//! Properties that hold for every fleet.
 
 use proptest::{collection::vec, option, prelude::*};
 
@@ -33,7 +33,7 @@ fn any_policy() -> impl Strategy<Value = Policy> {
     prop::sample::select(&Policy::ALL[..])
 }
 
-/// The model `m`, a model of the cloud, or none.
+/// The model `m`, a cloud model, or none.
 fn any_model() -> impl Strategy<Value = Option<ModelName>> {
     prop::sample::select(vec![Some(model("m")), Some(model("m")), Some(model("m:cloud")), None])
 }
@@ -42,7 +42,7 @@ fn rank(choice: &Choice) -> bool {
     choice.breaker == BreakerState::Open
 }
 
-/// Hosts that are all alike but for their weights.
+/// Hosts that differ only in their weights.
 fn alike(weights: &[u64]) -> Vec<Sketch> {
     weights.iter().map(|weight| sketch().loaded().weight(*weight)).collect()
 }

@@ -1,15 +1,15 @@
-//! Hosts as tests describe them.
+//! Short descriptions of hosts for tests.
 
 use super::*;
 
-/// Milliseconds that a request and a load take where a test does not say.
+/// The default durations of a request and of a load, in milliseconds.
 const USUAL: (u64, u64) = (4_000, 20_000);
 
 pub(super) fn ago(millis: u64) -> Duration {
     NOW.checked_sub(Duration::from_millis(millis)).unwrap()
 }
 
-/// A host as a test describes it: it has the model, which is not loaded, and is idle.
+/// A host in a test. By default it has the model, has not loaded it, and is idle.
 #[derive(Debug, Clone)]
 pub(super) struct Sketch {
     pub(super) weight: u64,
@@ -40,7 +40,7 @@ impl Sketch {
         Self { weight, ..self }
     }
 
-    /// What one request and what loading the model takes here, in milliseconds.
+    /// Sets the durations of one request and of one load of the model, in milliseconds.
     pub(super) fn takes(mut self, service: u64, load: u64) -> Self {
         let lane = self.stats.lane_mut(LANE);
         (lane.service, lane.latency, lane.load) = (service, service, load);
@@ -62,7 +62,7 @@ impl Sketch {
         self
     }
 
-    /// Gave a first byte of the model with these options so many milliseconds ago.
+    /// Records a first byte of the model with these options, so many milliseconds ago.
     pub(super) fn proved(mut self, options: &str, millis: u64) -> Self {
         self.stats.prove(ago(millis), LANE, options);
         self
@@ -82,7 +82,7 @@ impl Sketch {
         (0..count).fold(self, |sketch, _| sketch.lease(ago(100), false, false))
     }
 
-    /// Began to load the model so many milliseconds ago.
+    /// Records a load of the model that began so many milliseconds ago.
     pub(super) fn loading(self, millis: u64) -> Self {
         self.lease(ago(millis), true, false)
     }

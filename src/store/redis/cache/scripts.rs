@@ -1,6 +1,6 @@
-//! The scripts of answers and flights. None decides anything, and each touches the keys of one question alone.
+//! The scripts for answers and flights. Each touches the keys of one question only.
 //!
-//! Each says in its file what it does, and what its keys, its arguments and its reply are.
+//! The file of each script documents its keys, its arguments and its reply.
 
 use crate::store::redis::script::script;
 

@@ -1,4 +1,4 @@
-//! What holds of every script: it is Lua 5.1, which Redis runs, and reads no more than the store sends with it.
+//! Checks of every script: it is Lua 5.1, which Redis runs, and reads no more keys and arguments than the store sends.
 
 use std::{fs, path::Path, sync::Mutex, time::Duration};
 
@@ -23,7 +23,7 @@ use crate::{
     },
 };
 
-/// What an expression reads when that is `table` at a place which is a number.
+/// The index in an expression that reads `table` at a constant number.
 fn place(expression: &Expr, table: &str) -> Option<usize> {
     let ExprKind::IndexAccess(access) = &expression.kind else { return None };
     match (&access.base.kind, &access.index.kind) {
@@ -34,7 +34,7 @@ fn place(expression: &Expr, table: &str) -> Option<usize> {
     }
 }
 
-/// What is wrong with a script that is sent with so many keys and arguments. It knows only places that are numbers.
+/// The faults of a script that is sent with so many keys and arguments. Only indices that are numbers are checked.
 fn faults(script: &str, keys: usize, arguments: usize) -> Vec<String> {
     let parsed = Parser::<Lua51>::new(script).map_err(|error| format!("{error:?}"));
     let parsed = parsed.and_then(|parser| parser.parse().map_err(|error| format!("{error:?}")));
@@ -52,14 +52,14 @@ fn faults(script: &str, keys: usize, arguments: usize) -> Vec<String> {
     faults
 }
 
-/// What is wrong with the script of an `EVAL` that has these arguments.
+/// The faults of the script in the arguments of an `EVAL`.
 pub(crate) fn faults_of_eval(arguments: &[Vec<u8>]) -> Vec<String> {
     let text = |place: usize| std::str::from_utf8(&arguments[place]).unwrap();
     let keys = text(1).parse().unwrap();
     faults(text(0), keys, arguments.len() - 2 - keys)
 }
 
-/// Remembers the arguments of every `EVAL`, and answers nothing.
+/// Records the arguments of every `EVAL`, and replies nothing.
 #[derive(Debug, Default)]
 struct Recorder(Mutex<Vec<Vec<Vec<u8>>>>);
 
@@ -87,7 +87,7 @@ impl RedisCommands for &Recorder {
     }
 }
 
-/// Does with the store once whatever takes a script, with as few arguments as it takes. What it replies is left out.
+/// Calls each operation that uses a script once, with as few arguments as possible. Results are ignored.
 async fn run_all(store: &RedisStore<&Recorder>) {
     let second = Duration::from_secs(1);
     let lease = Lease {
