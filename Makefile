@@ -25,7 +25,7 @@ test: ## set up what the tests need and run all of them (REQUIRE_DOCKER=1: fail 
 test-full: ## what takes long: load while replicas and Redis fail, some four minutes
 	@scripts/test-full
 
-lint: ## formatting, clippy for native and wasm, documentation; warnings are errors
+lint: ## formatting, clippy for native and wasm, documentation, licenses and sources of dependencies; warnings are errors
 	@scripts/lint
 
 components: ## build the Spin components (target/wasm32-wasip2/release/*.wasm)

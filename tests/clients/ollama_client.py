@@ -4,6 +4,7 @@ Whoever answers has the model llama3.2, echoes what it is told, and calls the fi
 """
 
 import sys
+from importlib.metadata import version
 
 import ollama
 
@@ -146,4 +147,4 @@ CHECKS = [
 ]
 for check in CHECKS:
     check()
-print(f"ok {len(CHECKS)} checks")
+print("ok", len(CHECKS), "checks of", version("ollama"))

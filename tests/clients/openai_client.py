@@ -5,6 +5,7 @@ Whoever answers has the model llama3.2, echoes what it is told, and calls the fi
 
 import json
 import sys
+from importlib.metadata import version
 
 import openai
 from openai.types.chat import ChatCompletion, ChatCompletionMessageFunctionToolCall
@@ -180,4 +181,4 @@ CHECKS = [
 ]
 for check in CHECKS:
     check()
-print(f"ok {len(CHECKS)} checks")
+print("ok", len(CHECKS), "checks of", version("openai"))
