@@ -228,39 +228,7 @@ fn openai_stream(answer: &Members<'_>, request: &[u8], object: &str) -> Option<V
     };
     let mut events = Vec::new();
     for choice in answer.array("choices")? {
-        let choice = Members::of(choice)?;
-        let (mut said, mut end) = (Object::new(), Object::new());
-        for (name, value) in choice.iter() {
-            let raw = value.get().as_bytes();
-            match &**name {
-                "index" => {
-                    said.set(name, raw);
-                    end.set(name, raw);
-                }
-                "message" => {
-                    // In a stream the index identifies a tool call.
-                    let calls = Members::of(value)?.array("tool_calls").unwrap_or_default();
-                    if !calls
-                        .iter()
-                        .all(|call| Members::of(call).is_some_and(|call| call.raw("index").is_some()))
-                    {
-                        return None;
-                    }
-                    said.set("delta", raw);
-                    end.set("delta", b"{}");
-                }
-                "text" => {
-                    said.set(name, raw);
-                    end.text(name, "");
-                }
-                "finish_reason" => {
-                    said.set(name, b"null");
-                    end.set(name, raw);
-                }
-                "logprobs" => said.set(name, raw),
-                _ => return None,
-            }
-        }
+        let [said, end] = openai_choice(&Members::of(choice)?)?;
         events.push(event(&array([&*said.finish()]), None));
         events.push(event(&array([&*end.finish()]), None));
     }
@@ -269,6 +237,41 @@ fn openai_stream(answer: &Members<'_>, request: &[u8], object: &str) -> Option<V
     }
     events.push(Bytes::from_static(b"data: [DONE]\n\n"));
     Some(events)
+}
+
+/// The events of one choice: what it says, and its end. `None` for a choice that a stream could not tell whole.
+fn openai_choice(choice: &Members<'_>) -> Option<[Object; 2]> {
+    let (mut said, mut end) = (Object::new(), Object::new());
+    for (name, value) in choice.iter() {
+        let raw = value.get().as_bytes();
+        match &**name {
+            "index" => {
+                said.set(name, raw);
+                end.set(name, raw);
+            }
+            "message" => {
+                // In a stream the index identifies a tool call.
+                let calls = Members::of(value)?.array("tool_calls").unwrap_or_default();
+                if !calls.iter().all(|call| Members::of(call).is_some_and(|call| call.raw("index").is_some()))
+                {
+                    return None;
+                }
+                said.set("delta", raw);
+                end.set("delta", b"{}");
+            }
+            "text" => {
+                said.set(name, raw);
+                end.text(name, "");
+            }
+            "finish_reason" => {
+                said.set(name, b"null");
+                end.set(name, raw);
+            }
+            "logprobs" => said.set(name, raw),
+            _ => return None,
+        }
+    }
+    Some([said, end])
 }
 
 #[cfg(test)]
