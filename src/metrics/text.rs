@@ -1,7 +1,7 @@
 //! Writes the text format of Prometheus, version 0.0.4.
 //!
 //! No crate serves: `prometheus-client` is built around a registry, while a snapshot may come from Redis, and it writes
-//! OpenMetrics.
+//! `OpenMetrics`.
 
 use std::fmt::Write;
 

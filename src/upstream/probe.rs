@@ -50,7 +50,7 @@ pub struct Probe {
 impl<P: Platform> Service<P> {
     /// Asks every host in the background, forever, and keeps what they say: a host that refuses connections is out of
     /// rotation without a request paying for it, and one that comes back is in again.
-    pub async fn begin_watch(&self) {
+    pub async fn watch(&self) {
         watch(self).await;
     }
 

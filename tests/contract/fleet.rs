@@ -282,7 +282,7 @@ async fn the_latest_decisions_are_kept_the_last_one_last(subject: impl Subject) 
         assert_eq!(store.decisions().await?.len(), number.min(DECISIONS));
         store.claim(&Claim { reason, ..claim(&number.to_string(), vec![place(HOST, 100)]) }).await?;
     }
-    let system: Vec<_> = reasons.iter().skip(5).map(|reason| format!("{LANE} at {HOST}: {reason}")).collect();
+    let told: Vec<_> = reasons.iter().skip(5).map(|reason| format!("{LANE} at {HOST}: {reason}")).collect();
     assert_eq!(store.decisions().await?, told);
     Ok(())
 }
@@ -334,12 +334,12 @@ async fn facts_come_back_whole(subject: impl Subject) -> Result<()> {
         affinity: u64::MAX,
         prompt: 2048,
     };
-    let report = |cold, verdict| AttemptReport {
+    let report = |cold, effect| AttemptReport {
         run: Some(run(cold)),
         began: UNKNOWN,
         first_byte: Some(Duration::from_millis(1_500)),
         elapsed: Duration::from_millis(4_500),
-        verdict,
+        effect,
     };
     let mut expected = HostStats::default();
     for (second, report) in (1_759_000_000..).zip([

@@ -58,11 +58,7 @@ use paddock::{
     cache::{CacheKey, Chat, Delivery, Entry, Epochs, KeyContext},
     host::memory::ManualClock,
     session::{Dialect, RawMessage, SessionKey, Span, Turn},
-    store::{
-        FlightKey, Sessions, Store,
-        memory::MemoryStore,
-        redis::{RedisStore, StoreTimeouts},
-    },
+    store::{FlightKey, Sessions, Store, StoreTimeouts, memory::MemoryStore, redis::RedisStore},
 };
 use paddock_tests::{
     redis_cluster::RedisCluster, redis_commands::Connection, redis_server::RedisServer, setup::Setup,
@@ -72,13 +68,13 @@ use tempfile::TempDir;
 
 /// The key of a question that is nothing but its text.
 fn key(question: &str) -> CacheKey {
-    let scope = CallerId::public();
-    let circumstances =
-        KeyContext { surface: "/chat", scope: Some(&scope), digest: [0; 32], epochs: Epochs::default() };
+    let caller = CallerId::public();
+    let context =
+        KeyContext { surface: "/chat", caller: Some(&caller), digest: [0; 32], epochs: Epochs::default() };
     let messages = [question];
     let chat =
         Chat { model: "m", messages: &messages, format: None, options: None, think: None, tools: None };
-    CacheKey::of_chat(&circumstances, &chat)
+    CacheKey::of_chat(&context, &chat)
 }
 
 /// That question, asked for in one piece.

@@ -251,7 +251,7 @@ async fn a_system_message_outlives_the_turn_that_brought_it(subject: impl Subjec
         let turn = Turn { system: system.map(str::to_owned), ..turn(id) };
         store.append_turn(&key, &turn, LONG, 2).await?;
         let found = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default();
-        assert_eq!(found.system.as_deref(), system, "{id}");
+        assert_eq!(found.system.as_deref(), told, "{id}");
     }
     Ok(())
 }

@@ -142,12 +142,12 @@ impl Gateway for MemoryGateway {
     }
 
     fn pass(&self, time: Duration) -> BoxFuture<'_, ()> {
-        self.service.clock().advance(time);
+        self.service.platform().clock().advance(time);
         std::future::ready(()).boxed()
     }
 
     fn logs(&self) -> String {
-        self.service.events().join("\n")
+        self.service.platform().events().join("\n")
     }
 }
 
