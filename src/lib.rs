@@ -1,23 +1,27 @@
 //! Paddock: the AI service that stands between clients and a herd of Ollama servers.
 //!
-//! This crate is the whole service as a library of handlers. [`handle()`] takes a request and answers it;
-//! everything it needs from the outside comes through the small traits in [`host`], so the same code runs as
-//! WebAssembly components on Spin and inside the native binary `host-shim`.
+//! This crate is the whole service as a library of handlers. A [`Service`] takes a request and answers it;
+//! everything it needs from the outside comes through the small traits in [`platform`], which an embedder implements as
+//! its [`Platform`]. So the same code runs as WebAssembly components on Spin and inside the native binary `host-shim`.
 //!
 //! The core never reads a clock, an environment variable or a random number, never names a runtime, and spawns
-//! only through the port [`host::Background`]. A host moves bytes; every decision is made here.
+//! only through the port [`platform::Background`]. A platform moves bytes; every decision is made here.
+//!
+//! The public modules, in their order: a module names only those before it.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`mod@handle`] | the only entry: method and path to chat, health, metrics, 404 or 405 |
-//! | [`host`] | the ports a host implements |
-//! | [`settings`], [`config`] | the table of settings, and what they mean once checked |
-//! | [`error`] | everything that can go wrong, as one enum with exhaustive tables |
-//! | [`fleet`] | the backend hosts, the load balancer and the failover rules |
+//! | [`wire`] | the formats of others: JSON members, framers, six protocols |
+//! | [`platform`] | the leaf ports, and what is logged, as typed events that cannot carry a message's content |
+//! | [`api`] | our own HTTP: callers, and everything that can go wrong, as one enum with an exhaustive table |
+//! | [`fleet`] | the backend hosts, the planner, the queue, the breaker and the failover rules |
 //! | [`cache`], [`session`] | keys and values of shared state, and the pure rules over them |
 //! | [`store`] | shared state as semantic ports, over memory and over Redis |
+//! | [`config`] | the table of settings, and what they mean once checked |
 //! | [`metrics`] | what is counted, and its Prometheus text |
-//! | [`journal`] | what is logged, as typed events that cannot carry a message's content |
+//! | [`host`] | the [`Service`] over a [`Platform`], and a platform in memory |
+//! | [`upstream`] | asking a host |
+//! | [`mod@handle`] | the only entry, for the whole service and for each Spin component |
 
 #![forbid(unsafe_code)]
 

@@ -70,7 +70,7 @@ pub type StoreResult<T> = Result<T, StoreError>;
 
 /// Cached answers, and the flights that replicas share.
 ///
-/// A store of one process needs no flights: see [`crate::process::FlightTable`].
+/// A store of one process needs no flights: `Service` keeps those of its process.
 pub trait ResponseCache: MaybeSend + MaybeSync {
     /// How often the cache was purged, as a whole and for a model, by its canonical name.
     fn epochs(&self, model: &str) -> impl Future<Output = StoreResult<Epochs>> + MaybeSend;
