@@ -16,7 +16,7 @@ use crate::{
     cache::CachedAnswer,
     request::Account,
     session::SessionStatus,
-    upstream::UpstreamRequest,
+    upstream::{Reading, UpstreamRequest},
     wire::{
         framer::Framing,
         protocol::{Chunk, Protocol},
@@ -173,6 +173,15 @@ impl Pieces {
 }
 
 impl Rendering {
+    /// How upstream's answer is read for it.
+    pub(crate) fn reading(&self) -> Reading {
+        match self {
+            Self::Unchanged => Reading::AsSent,
+            Self::Whole { .. } => Reading::Summed,
+            Self::Pieces(_) => Reading::Events,
+        }
+    }
+
     /// Whether the client reads our own words instead of upstream's.
     pub(super) fn is_own(&self) -> bool {
         match self {

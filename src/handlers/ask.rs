@@ -22,7 +22,7 @@ use crate::{
     platform::{MaybeSend, MaybeSync},
     request::Account,
     session::{Dialect, History},
-    upstream::UpstreamRequest,
+    upstream::{Reading, UpstreamRequest},
     wire::members::Members,
 };
 use conversation::{NewTurn, SessionState};
@@ -72,8 +72,8 @@ trait Question: MaybeSend + MaybeSync {
     /// The key of the answer; `None` where the body cannot be read.
     fn key(&self, context: &KeyContext<'_>, asked: &Self::Asked) -> Option<CacheKey>;
 
-    /// The request to a host.
-    fn upstream(&self, caller: &CallerId, asked: Self::Asked) -> UpstreamRequest;
+    /// The request to a host, whose answer is read as the rendering wants it.
+    fn upstream(&self, caller: &CallerId, asked: Self::Asked, reading: Reading) -> UpstreamRequest;
 
     /// How the client reads the answer.
     fn rendering(&self) -> Rendering;
@@ -130,10 +130,10 @@ async fn ask<P: Platform, Q: Question>(
     account.left_out = history.left_out;
     let asked = question.asked(turn.as_ref(), &history);
     let cache_plan = lookup.cache_plan(service, &prefetched, &question, &asked);
-    let commit = turn.and_then(|turn| turn.commit(&prefetched.session, &history));
-    let request = question.upstream(caller, asked);
-    let flight =
-        lookup.flight(request, question.rendering(), cache_plan, commit, &prefetched.session, account);
+    let commit = turn.and_then(|turn| prefetched.session.commit(turn, &history));
+    let rendering = question.rendering();
+    let request = question.upstream(caller, asked, rendering.reading());
+    let flight = lookup.flight(request, rendering, cache_plan, commit, &prefetched.session, account);
 
     // Join a flight or lead one, unless the cache answers.
     match lookup.answer(service, account, prefetched, flight).await? {

@@ -157,7 +157,7 @@ impl Question for ChatQuestion<'_> {
         Some(CacheKey::of_chat(context, &chat))
     }
 
-    fn upstream(&self, caller: &CallerId, messages: Vec<RawMessage>) -> UpstreamRequest {
+    fn upstream(&self, caller: &CallerId, messages: Vec<RawMessage>, reading: Reading) -> UpstreamRequest {
         let ChatRequest { format, options, think, tools, keep_alive, .. } = self.request;
         let model = self.model().unwrap_or_default();
         let body = OllamaChatRequest {
@@ -180,7 +180,7 @@ impl Question for ChatQuestion<'_> {
             model: Some(model.to_owned()),
             protocol: Some(Protocol::OllamaChat),
             streams: true,
-            reading: if self.framing.is_some() { Reading::Events } else { Reading::Summed },
+            reading,
         }
     }
 

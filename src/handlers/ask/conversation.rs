@@ -97,10 +97,10 @@ impl SessionState {
         let Self::Loaded(key, session, _) = self else { return };
         while let Some(oldest) = session.unread_exchange() {
             let span = Span { before: Some(&oldest.id), ..EXCHANGE };
-            let skipped = account.budget.ask(service).session(key, span, service.config().session_ttl).await;
-            let skipped = account.degrade(service, "session_load", skipped).flatten();
-            let Some(skipped) = skipped.filter(|skipped| !skipped.turns.is_empty()) else { return };
-            session.prepend(skipped);
+            let earlier = account.budget.ask(service).session(key, span, service.config().session_ttl).await;
+            let earlier = account.degrade(service, "session_load", earlier).flatten();
+            let Some(earlier) = earlier.filter(|earlier| !earlier.turns.is_empty()) else { return };
+            session.prepend(earlier);
         }
     }
 
@@ -168,14 +168,9 @@ impl SessionState {
     }
 
     /// The turn to be added once there is an answer.
-    fn commit(
-        &self,
-        dialect: Dialect,
-        history: &History<'_>,
-        system: Option<String>,
-        messages: Vec<RawMessage>,
-    ) -> Option<SessionCommit> {
+    pub(crate) fn commit(&self, turn: NewTurn, history: &History<'_>) -> Option<SessionCommit> {
         let Self::Loaded(key, session, _) = self else { return None };
+        let NewTurn { dialect, system, messages, .. } = turn;
         let told = system.as_deref().or(history.system).map(Weight::of_text);
         let asked = messages.iter().map(|message| Weight::of(message.as_raw()));
         let prompt = told.into_iter().chain(history.turns.iter().map(Turn::weight)).chain(asked).sum();
@@ -256,11 +251,6 @@ impl NewTurn {
         }
         let start = body.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
         insert(body, vec![(start, &*beginning), (self.at, &*ahead)])
-    }
-
-    /// The turn to be added once there is an answer.
-    pub(crate) fn commit(self, session: &SessionState, history: &History<'_>) -> Option<SessionCommit> {
-        session.commit(self.dialect, history, self.system, self.messages)
     }
 }
 

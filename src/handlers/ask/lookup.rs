@@ -31,9 +31,7 @@ const IDEMPOTENCY_KEY_LIMIT: usize = 255;
 
 /// Who asks what kind of question.
 pub(crate) struct Lookup<'a> {
-    path: &'static str,
     caller: &'a CallerId,
-    model: Option<String>,
     control: CacheControl,
     policy: CachePolicy,
     repetition: Option<CacheKey>,
@@ -63,7 +61,6 @@ impl<'a> Lookup<'a> {
         question: &impl Question,
         modes: &CacheModes,
     ) -> Result<Self, Error> {
-        let path = question.path();
         let control = CacheControl::of(headers);
         let repetition = match headers.get(IDEMPOTENCY_KEY) {
             Some(key) if key.is_empty() || key.len() > IDEMPOTENCY_KEY_LIMIT => {
@@ -71,12 +68,12 @@ impl<'a> Lookup<'a> {
             }
             Some(key) => {
                 let key = [question.session().as_bytes(), b"\0", key.as_bytes()].concat();
-                Some(CacheKey::of_repetition(path, caller, &key))
+                Some(CacheKey::of_repetition(question.path(), caller, &key))
             }
             None => None,
         };
         let policy = CachePolicy::of(question.is_covered(modes), &control);
-        Ok(Self { path, caller, model: question.model().map(str::to_owned), control, policy, repetition })
+        Ok(Self { caller, control, policy, repetition })
     }
 
     /// Whether the cache has anything to do with it.
@@ -95,18 +92,16 @@ impl<'a> Lookup<'a> {
     }
 
     /// What counts besides the question itself.
-    fn context<P: Platform>(&self, service: &Service<P>, epochs: Epochs) -> KeyContext<'a> {
+    fn context<P: Platform>(
+        &self,
+        service: &Service<P>,
+        question: &impl Question,
+        epochs: Epochs,
+    ) -> KeyContext<'a> {
         let caller = Some(self.caller).filter(|_| service.config().cache_scope == CacheSharing::Caller);
-        let digest = self
-            .model
-            .as_deref()
-            .and_then(ModelName::parse)
-            .map(|name| digest(&name, &service.fleet().inventories()));
-        KeyContext { surface: self.path, caller, digest: digest.unwrap_or_default(), epochs }
-    }
-
-    fn epoch_name(&self) -> String {
-        epoch_name(self.model.as_deref().unwrap_or_default())
+        let name = question.model().and_then(ModelName::parse);
+        let digest = name.map(|name| digest(&name, &service.fleet().inventories()));
+        KeyContext { surface: question.path(), caller, digest: digest.unwrap_or_default(), epochs }
     }
 
     /// Asks the store for everything that it may know, in one wave.
@@ -119,14 +114,14 @@ impl<'a> Lookup<'a> {
         account: &mut Account,
         question: &impl Question,
     ) -> Result<Prefetched<'a>, Error> {
-        let name = self.epoch_name();
+        let name = epoch_name(question.model().unwrap_or_default());
         let guess = self.guess(service, question, &name);
         let likely = self.repetition.or_else(|| guess.map(|(_, key)| key));
         let session = match question.session() {
             "" => None,
             id => Some(SessionKey::of(self.caller, id)?),
         };
-        let model = self.model.as_deref().and_then(ModelName::parse);
+        let model = question.model().and_then(ModelName::parse);
         // A round trip to another server is worth looking ahead; what is in this process can be looked at any time.
         let looks_ahead = service.store().is_shared();
         let budget = account.budget.clone();
@@ -181,7 +176,7 @@ impl<'a> Lookup<'a> {
             CachePolicy::Answer { .. }
                 if question.session().is_empty() && !service.fleet().inventories().is_empty() =>
             {
-                let context = self.context(service, service.flights().epochs(epoch_name));
+                let context = self.context(service, question, service.flights().epochs(epoch_name));
                 let key = question.key(&context, &question.asked(None, &History::default()));
                 key.map(|key| (context, key))
             }
@@ -189,7 +184,7 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// Turns to the model of the session, which the request did not name.
+    /// Finds out what holds for the model of the session, which the question has taken.
     pub(crate) async fn turn_to_model<P: Platform>(
         &mut self,
         service: &Service<P>,
@@ -197,9 +192,8 @@ impl<'a> Lookup<'a> {
         prefetched: &mut Prefetched<'_>,
         question: &impl Question,
     ) {
-        self.model = question.model().map(str::to_owned);
         self.policy = CachePolicy::of(question.is_covered(&service.config().cache_modes), &self.control);
-        let name = self.epoch_name();
+        let name = epoch_name(question.model().unwrap_or_default());
         if let Some(all) = &prefetched.all_epochs {
             prefetched.epochs = all.of(&name);
         } else if self.uses_cache() && !account.store_failed() {
@@ -234,7 +228,7 @@ impl<'a> Lookup<'a> {
             CachePolicy::Keep => false,
             CachePolicy::Answer { .. } => true,
         };
-        let context = self.context(service, prefetched.epochs);
+        let context = self.context(service, question, prefetched.epochs);
         // What was guessed rightly is not computed again.
         let guess = prefetched.guess.filter(|(guessed, _)| *guessed == context);
         let key = guess.map(|(_, key)| key).or_else(|| question.key(&context, asked))?;

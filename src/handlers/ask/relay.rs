@@ -79,16 +79,11 @@ impl<'a> RelayedQuestion<'a> {
         let path = in_path.map(|_| path);
         Self { endpoint, path, session, body, members, named_model, session_model: None, streams }
     }
-
-    /// Whether these are the bytes that came.
-    fn is_unchanged(&self, asked: &Bytes) -> bool {
-        asked.as_ptr() == self.body.as_ptr() && asked.len() == self.body.len()
-    }
 }
 
 impl Question for RelayedQuestion<'_> {
-    /// The body.
-    type Asked = Bytes;
+    /// The body with a history spliced in; `None` for the body as it came.
+    type Asked = Option<Bytes>;
 
     fn path(&self) -> &'static str {
         self.endpoint.path()
@@ -134,21 +129,18 @@ impl Question for RelayedQuestion<'_> {
         NewTurn::of(self.members.as_ref()?, self.dialect()?, session.awaits_results())
     }
 
-    fn asked(&self, turn: Option<&NewTurn>, history: &History<'_>) -> Bytes {
-        turn.map_or_else(
-            || self.body.clone(),
-            |turn| turn.continuing(self.body, history, self.session_model.as_deref()),
-        )
+    fn asked(&self, turn: Option<&NewTurn>, history: &History<'_>) -> Option<Bytes> {
+        turn.map(|turn| turn.continuing(self.body, history, self.session_model.as_deref()))
     }
 
-    fn key(&self, context: &KeyContext<'_>, asked: &Bytes) -> Option<CacheKey> {
-        if self.is_unchanged(asked) {
-            return Some(CacheKey::of_request(context, self.members.as_ref()?));
-        }
-        Some(CacheKey::of_request(context, &Members::parse(asked)?))
+    fn key(&self, context: &KeyContext<'_>, spliced: &Option<Bytes>) -> Option<CacheKey> {
+        Some(match spliced {
+            Some(body) => CacheKey::of_request(context, &Members::parse(body)?),
+            None => CacheKey::of_request(context, self.members.as_ref()?),
+        })
     }
 
-    fn upstream(&self, caller: &CallerId, body: Bytes) -> UpstreamRequest {
+    fn upstream(&self, caller: &CallerId, spliced: Option<Bytes>, reading: Reading) -> UpstreamRequest {
         let (endpoint, members) = (self.endpoint, self.members.as_ref());
         let prompt = members.and_then(|members| {
             ["messages", "prompt", "input"].into_iter().find_map(|name| members.raw(name))
@@ -162,11 +154,11 @@ impl Question for RelayedQuestion<'_> {
                 Some(path) => Cow::Owned(path.to_owned()),
                 None => Cow::Borrowed(endpoint.path()),
             },
-            body,
+            body: spliced.unwrap_or_else(|| self.body.clone()),
             model: model.map(str::to_owned),
             protocol: endpoint.protocol(),
             streams: self.streams,
-            reading: Reading::AsSent,
+            reading,
         }
     }
 
