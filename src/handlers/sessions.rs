@@ -9,11 +9,10 @@ mod transcript;
 
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Response, StatusCode, header, request::Parts};
-use http_body::Body;
 use serde::Serialize;
 
+use super::RequestBody;
 use crate::{
     api::{
         auth::CallerId,
@@ -22,7 +21,7 @@ use crate::{
         reply::{self, ReplyBody},
     },
     host::{Platform, Service},
-    platform::{MaybeSend, random_id},
+    platform::random_id,
     request::Account,
     session::{Dialect, RawMessage, Session, SessionKey, Span, Turn},
     store::{Sessions, StoreResult},
@@ -97,17 +96,13 @@ impl<'a> ShownTurn<'a> {
 ///
 /// # Errors
 /// What is wrong with the body; [`Error::SessionUnavailable`].
-pub(crate) async fn create<P, B>(
+pub(crate) async fn create<P: Platform, B: RequestBody>(
     service: &Service<P>,
     headers: &HeaderMap,
     body: B,
     caller: Result<CallerId, Error>,
     account: &mut Account,
-) -> Result<Response<ReplyBody>, Error>
-where
-    P: Platform,
-    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
-{
+) -> Result<Response<ReplyBody>, Error> {
     let config = service.config();
     let caller = caller?;
     let body = body::read(service, headers, body, config.body_limits.other).await?;

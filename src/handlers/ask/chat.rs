@@ -8,7 +8,6 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::{HeaderMap, Method, Response};
-use http_body::Body;
 
 use super::{
     Question, ask,
@@ -18,8 +17,8 @@ use crate::{
     api::{auth::CallerId, body, endpoint::Work, error::Error, reply::ReplyBody},
     cache::{CacheKey, CacheModes, Chat, Delivery, KeyContext},
     flight::{Pieces, Rendering},
+    handlers::RequestBody,
     host::{Platform, Service},
-    platform::MaybeSend,
     request::Account,
     session::{Dialect, History, RawMessage},
     upstream::{Reading, RoutingKey, UpstreamRequest},
@@ -35,17 +34,13 @@ use request::ChatRequest;
 const PATH: &str = "/chat";
 
 /// Answers `POST /chat`.
-pub(crate) async fn chat<P, B>(
+pub(crate) async fn chat<P: Platform, B: RequestBody>(
     service: &Service<P>,
     headers: &HeaderMap,
     body: B,
     caller: &CallerId,
     account: &mut Account,
-) -> Result<Response<ReplyBody>, Error>
-where
-    P: Platform,
-    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
-{
+) -> Result<Response<ReplyBody>, Error> {
     let config = service.config();
     let body = body::read(service, headers, body, config.body_limits.chat).await?;
     let question = ChatQuestion::parse(&body, headers, &config.default_model)?;

@@ -7,7 +7,6 @@ use std::borrow::Cow;
 
 use bytes::Bytes;
 use http::{Method, Response, request::Parts};
-use http_body::Body;
 
 use super::{
     Question, ask,
@@ -17,8 +16,8 @@ use crate::{
     api::{auth::CallerId, body, endpoint::Endpoint, error::Error, reply::ReplyBody},
     cache::{CacheKey, CacheModes, Delivery, KeyContext},
     flight::Rendering,
+    handlers::RequestBody,
     host::{Platform, Service},
-    platform::MaybeSend,
     request::Account,
     session::{Dialect, History},
     upstream::{Reading, RoutingKey, UpstreamRequest},
@@ -26,18 +25,14 @@ use crate::{
 };
 
 /// Answers a request to an endpoint that Ollama speaks.
-pub(crate) async fn relay<P, B>(
+pub(crate) async fn relay<P: Platform, B: RequestBody>(
     service: &Service<P>,
     endpoint: Endpoint,
     parts: &Parts,
     body: B,
     caller: &CallerId,
     account: &mut Account,
-) -> Result<Response<ReplyBody>, Error>
-where
-    P: Platform,
-    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
-{
+) -> Result<Response<ReplyBody>, Error> {
     let config = service.config();
     let session = session_id(&parts.headers)?;
     if !session.is_empty() && endpoint.dialect().is_none() {

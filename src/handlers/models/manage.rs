@@ -21,8 +21,9 @@ use crate::{
     },
     cache::epoch_name,
     fleet::{AttemptFailure, BackendHost, no_host},
+    handlers::RequestBody,
     host::{Platform, Service},
-    platform::{Background, MaybeSend, Timeouts, Upstream, UpstreamFailure},
+    platform::{Background, Timeouts, Upstream, UpstreamFailure},
     request::Account,
     store::ResponseCache,
     wire::{
@@ -48,17 +49,13 @@ enum ManageOutcome {
     Failed(StatusCode, String),
 }
 
-pub(crate) async fn manage<P, B>(
+pub(crate) async fn manage<P: Platform, B: RequestBody>(
     service: &Service<P>,
     operation: Operation,
     headers: &HeaderMap,
     body: B,
     account: &mut Account,
-) -> Result<Response<ReplyBody>, Error>
-where
-    P: Platform,
-    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
-{
+) -> Result<Response<ReplyBody>, Error> {
     let body = body::read(service, headers, body, service.config().body_limits.other).await?;
     let members = Members::parse(&body);
     let model = members.as_ref().and_then(|members| changed(operation, members));
