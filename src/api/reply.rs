@@ -23,12 +23,22 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use serde::Serialize;
 
+use crate::wire::framer::Framing;
+
 /// How many pieces are buffered beside the one that is being written.
 const PIECES: usize = 1;
 /// The content type of a stream of lines.
 pub(crate) const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
 /// The content type of a stream of server-sent events.
 pub(crate) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
+
+/// The content type of a stream that is framed like this.
+pub(crate) fn stream_type(framing: Framing) -> HeaderValue {
+    match framing {
+        Framing::Lines => NDJSON,
+        Framing::Events => EVENT_STREAM,
+    }
+}
 
 /// The body of a reply.
 #[derive(Debug, Default)]

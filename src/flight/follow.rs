@@ -20,7 +20,7 @@ use crate::{
     process::{Head, Provenance, broadcast::Broadcast},
     store::{FLIGHT_LEASE, FlightEnd, FlightKey, ResponseCache},
     upstream::{Reading, UpstreamRequest},
-    wire::framer::{self, Framing},
+    wire::framer,
 };
 
 /// The shortest and the longest pause between two looks at what was handed over.
@@ -140,11 +140,7 @@ async fn write(order: &UpstreamRequest, broadcast: &Broadcast, event: Bytes) -> 
     let Some(protocol) = order.protocol else { return Err(broken(NO_EVENT).into_error()) };
     let framing = framing(protocol);
     if !broadcast.is_open() {
-        let content_type = match framing {
-            Framing::Lines => reply::NDJSON,
-            Framing::Events => reply::EVENT_STREAM,
-        };
-        broadcast.open(Head::Stream { content_type }, coalesced());
+        broadcast.open(Head::Stream { content_type: reply::stream_type(framing) }, coalesced());
     }
     let data = framer::data(framing, &event);
     if let Some(chunk) = data.as_deref().and_then(|data| protocol.read(data)) {

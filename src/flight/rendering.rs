@@ -105,14 +105,6 @@ struct Usage {
 }
 
 impl Pieces {
-    /// The type of the whole stream.
-    fn content_type(&self) -> HeaderValue {
-        match self.framing {
-            Framing::Lines => reply::NDJSON,
-            Framing::Events => reply::EVENT_STREAM,
-        }
-    }
-
     fn write(&self, event: &'static str, data: &impl Serialize) -> Vec<u8> {
         let line = match self.framing {
             Framing::Lines => serde_json::to_vec(&Piece { event: Some(event), data }),
@@ -194,7 +186,7 @@ impl Rendering {
     pub(super) fn content_type(&self) -> Option<HeaderValue> {
         match self {
             Self::Unchanged | Self::Whole { .. } => None,
-            Self::Pieces(pieces) => Some(pieces.content_type()),
+            Self::Pieces(pieces) => Some(reply::stream_type(pieces.framing)),
         }
     }
 

@@ -45,11 +45,7 @@ pub(super) fn replay(order: &UpstreamRequest, entry: &Entry) -> Option<Replay> {
         (Delivery::Stream, Delivery::Whole) => {
             let protocol = order.protocol?;
             let events = form::stream(protocol, &body, &order.body)?;
-            let content_type = match framing(protocol) {
-                framer::Framing::Lines => reply::NDJSON,
-                framer::Framing::Events => reply::EVENT_STREAM,
-            };
-            Some(Replay::Events(content_type, events))
+            Some(Replay::Events(reply::stream_type(framing(protocol)), events))
         }
     }
 }
