@@ -14,4 +14,4 @@ pub(crate) mod slot;
 pub(crate) use admission::{FleetPrefetch, prefetch_fleet};
 pub(crate) use request::{Reading, UpstreamRequest};
 pub(crate) use routing_key::RoutingKey;
-pub(crate) use slot::update_facts;
+pub(crate) use slot::update_stats;

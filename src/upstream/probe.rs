@@ -19,7 +19,7 @@ use futures::{
 use http::{Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 
-use super::update_facts;
+use super::update_stats;
 use crate::{
     fleet::{BackendHost, BreakerState, Cause, HostStats, Inventory, ModelName, local::Inventories},
     host::{Platform, Service},
@@ -51,42 +51,35 @@ impl<P: Platform> Service<P> {
     /// Asks every host in the background, forever, and keeps what they say: a host that refuses connections is out of
     /// rotation without a request paying for it, and one that comes back is in again.
     pub async fn watch(&self) {
-        watch(self).await;
+        self.fleet().begin_watch();
+        // The time of what the hosts say is told by the store's clock; and what a host had before counts for the keys of
+        // answers until it says otherwise, be it down as long as it may.
+        let budget = StoreDeadline::unhurried(self);
+        join!(known(self, &budget), learn(self, &budget));
+        self.fleet().note_recalled();
+        let keep_learning = async {
+            loop {
+                pause(self).await;
+                learn(self, &StoreDeadline::unhurried(self)).await;
+            }
+        };
+        join!(keep_asking(self), keep_learning);
     }
 
     /// Asks every host for its models, all at the same time.
     pub async fn probe(&self) -> Vec<Probe> {
-        probe(self).await
+        let hosts = self.fleet().hosts();
+        let probes = hosts.iter().map(|backend| async move {
+            let names =
+                |inventory: &Inventory| inventory.models.iter().map(|model| model.name.clone()).collect();
+            let models = probe_host(self, backend).await;
+            Probe {
+                url: backend.url().to_owned(),
+                models: models.map(|found| names(&found)).map_err(|failure| failure.to_string()),
+            }
+        });
+        join_all(probes).await
     }
-}
-
-async fn probe<P: Platform>(service: &Service<P>) -> Vec<Probe> {
-    let hosts = service.fleet().hosts();
-    let probes = hosts.iter().map(|backend| async move {
-        let names = |inventory: &Inventory| inventory.models.iter().map(|model| model.name.clone()).collect();
-        let models = probe_host(service, backend).await;
-        Probe {
-            url: backend.url().to_owned(),
-            models: models.map(|found| names(&found)).map_err(|failure| failure.to_string()),
-        }
-    });
-    join_all(probes).await
-}
-
-async fn watch<P: Platform>(service: &Service<P>) {
-    service.fleet().begin_watch();
-    // The time of what the hosts say is told by the store's clock; and what a host had before counts for the keys of
-    // answers until it says otherwise, be it down as long as it may.
-    let budget = StoreDeadline::unhurried(service);
-    join!(known(service, &budget), learn(service, &budget));
-    service.fleet().note_recalled();
-    let keep_learning = async {
-        loop {
-            pause(service).await;
-            learn(service, &StoreDeadline::unhurried(service)).await;
-        }
-    };
-    join!(keep_asking(service), keep_learning);
 }
 
 /// Asks the hosts again and again, each as soon as a pause ends that finds it answered: one that hangs delays no other,
@@ -306,7 +299,7 @@ async fn note<P: Platform>(service: &Service<P>, backend: &BackendHost, failure:
         stats.breaker.cause() == Some(Cause::Unreachable)
     };
     if is_news {
-        update_facts(service, backend.url(), &stats, None, change).await;
+        update_stats(service, backend.url(), &stats, None, change).await;
     }
 }
 

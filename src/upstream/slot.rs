@@ -92,7 +92,7 @@ impl Slot {
         let (service, stats, options) = (service.clone(), Arc::clone(&self.stats), self.options.clone());
         service.clone().spawn(async move {
             let change = |stats: &mut HostStats, now: Duration| stats.prove(now, &lease.lane, &options);
-            update_facts(&service, &lease.host, &stats, None, change).await;
+            update_stats(&service, &lease.host, &stats, None, change).await;
         });
     }
 
@@ -116,7 +116,7 @@ impl Slot {
                 change,
             );
         } else {
-            update_facts(service, self.backend.url(), &self.stats, released, change).await;
+            update_stats(service, self.backend.url(), &self.stats, released, change).await;
         }
     }
 
@@ -126,7 +126,7 @@ impl Slot {
         let change = |stats: &mut HostStats, now: Duration| {
             stats.breaker.fail(now, Cause::Failed, None, seed);
         };
-        update_facts(service, backend.url(), &HostStats::default(), None, change).await;
+        update_stats(service, backend.url(), &HostStats::default(), None, change).await;
     }
 }
 
@@ -148,7 +148,7 @@ pub(crate) fn keep_alive<P: Platform>(service: &Service<P>, lease: &Lease) -> Op
 }
 
 /// Changes what is known of a host, in the store or, while that is away, in this process's local fleet.
-pub(crate) async fn update_facts<P: Platform>(
+pub(crate) async fn update_stats<P: Platform>(
     service: &Service<P>,
     url: &str,
     known: &HostStats,

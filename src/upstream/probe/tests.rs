@@ -75,7 +75,7 @@ fn host(names: &str) -> (Service<MemoryPlatform<Herd>>, Herd) {
 
 /// Plays the watch over `host`; each step moves the clock and lets happen what can.
 fn play(host: &Service<MemoryPlatform<Herd>>, script: impl FnOnce(&mut dyn FnMut(u64))) {
-    let mut watching = pin!(watch(host));
+    let mut watching = pin!(host.watch());
     let mut context = Context::from_waker(Waker::noop());
     script(&mut |millis| {
         host.platform().clock().advance(Duration::from_millis(millis));
