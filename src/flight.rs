@@ -1,8 +1,8 @@
 //! A flight: what brings one answer to all who wait for it, from take-off until its effects are stored.
 //!
-//! It runs as a task of its own. Its [`lead`] finds the answer or asks upstream and writes to a [`broadcast`]; each client has
+//! It runs as a task of its own. Its [`leader`] finds the answer or asks upstream and writes to a [`Broadcast`]; each client has
 //! a [`subscriber`] that reads the broadcast. Whoever asks what is being asked in the same form joins the flight: in the same
-//! process by its [`board`], elsewhere through the shared store. When a reply is dropped its client has left; when all
+//! process by its `FlightTable`, elsewhere through the shared store. When a reply is dropped its client has left; when all
 //! have, upstream is dropped at once and nothing is stored.
 
 mod failure;

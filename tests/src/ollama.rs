@@ -1,7 +1,7 @@
 //! A stand-in for Ollama: replays recorded shapes, remembers what it was asked, and fails as it is told.
 //!
 //! What it answers is a plain value, [`Scripted`]. It is played over a real socket, and by a plain call to the
-//! in-memory host, so that one behaviour can run everywhere. Its answers follow from the request alone, in every
+//! platform in memory, so that one behaviour can run everywhere. Its answers follow from the request alone, in every
 //! protocol that Ollama speaks: `echo of hello #2` is what it says to `hello` as its second chat. A request with tools
 //! gets a call of the first one, for the city of Paris, and one for JSON `{"answer":"echo"}`.
 

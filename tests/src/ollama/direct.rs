@@ -1,4 +1,4 @@
-//! The stand-in as a plain call: the upstream of the in-memory host, which keeps the limits as a real host must.
+//! The stand-in as a plain call: the upstream of the platform in memory, which keeps the limits as a real platform must.
 
 use std::{
     sync::Arc,
