@@ -6,6 +6,7 @@
 mod background;
 mod entropy;
 pub mod journal;
+mod locked;
 mod maybe_send;
 mod time;
 mod upstream;
@@ -14,6 +15,8 @@ pub use background::Background;
 pub use entropy::Entropy;
 pub(crate) use entropy::random_id;
 pub use journal::Journal;
+pub(crate) use locked::Locked;
 pub use maybe_send::{MaybeSend, MaybeSync};
 pub use time::{Clock, Timer};
+pub(crate) use time::{jittered, milliseconds};
 pub use upstream::{Phase, Timeouts, Upstream, UpstreamFailure};

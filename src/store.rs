@@ -12,7 +12,7 @@ use std::{
     future::Future,
     ops::Deref,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
@@ -27,7 +27,7 @@ use crate::{
         local::LocalFleet,
         snapshot::{Claim, FleetSnapshot, Lease, Ticket},
     },
-    platform::{MaybeSend, MaybeSync},
+    platform::{Locked, MaybeSend, MaybeSync},
     session::{Session, SessionHead, SessionKey, Span, Turn},
 };
 
@@ -440,7 +440,7 @@ pub struct Outage {
     is_down: AtomicBool,
     /// Whether `refused` holds anything.
     refuses: AtomicBool,
-    refused: Mutex<BTreeSet<&'static str>>,
+    refused: Locked<BTreeSet<&'static str>>,
 }
 
 /// A change that is logged.
@@ -482,7 +482,7 @@ impl Outage {
     }
 
     fn refused(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
-        self.refused.lock().unwrap_or_else(PoisonError::into_inner)
+        self.refused.lock()
     }
 }
 

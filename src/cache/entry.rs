@@ -8,7 +8,7 @@ use bytes::Bytes;
 use serde::Serialize;
 
 use super::{form::Delivery, key::CacheKey};
-use crate::wire::members::Members;
+use crate::{platform::milliseconds, wire::members::Members};
 
 /// The version of the value that [`Entry::to_bytes`] writes.
 const VERSION: u64 = 3;
@@ -134,7 +134,7 @@ impl Entry {
             v: VERSION,
             form: self.form.letter(),
             content_type: &self.content_type,
-            ttl_ms: u64::try_from(ttl.as_millis()).unwrap_or(u64::MAX),
+            ttl_ms: milliseconds(ttl),
             length: self.length,
             packed: self.is_packed,
             alone: self.serves_one_delivery.then_some(true),

@@ -9,6 +9,8 @@
 
 use std::time::Duration;
 
+use crate::platform::jittered;
+
 /// The duration of the first opening.
 const BASE: Duration = Duration::from_secs(1);
 /// The longest opening, and the longest `Retry-After` that is respected.
@@ -130,8 +132,7 @@ impl Breaker {
         self.streak = if is_quiet { 1 } else { self.streak.saturating_add(1) };
         self.failed = now;
         let doubled = BASE * 2_u32.saturating_pow(self.streak.saturating_sub(1).min(10));
-        let percent = u32::try_from(seed % 41).unwrap_or_default() + 80;
-        let wait = (doubled * percent / 100).min(LIMIT).max(asked);
+        let wait = jittered(doubled, seed).min(LIMIT).max(asked);
         self.opening = Some(OpenUntil { since: now, until: now + wait, cause });
     }
 

@@ -6,7 +6,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
     future::poll_fn,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     task::{Poll, Waker},
     time::Duration,
 };
@@ -15,6 +15,8 @@ use super::{
     BackendHost, Context, HOSTS_LIMIT, HostStats, Inventory, ModelName,
     snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, Lease, RetryBudget, TICKET, Ticket},
 };
+
+use crate::platform::Locked;
 
 /// How many decisions are kept.
 pub const DECISIONS: usize = 32;
@@ -30,7 +32,7 @@ pub type Inventories = BTreeMap<String, Arc<Inventory>>;
 
 /// The fleet state of one process.
 #[derive(Debug, Default)]
-pub struct LocalFleet(Mutex<LocalState>);
+pub struct LocalFleet(Locked<LocalState>);
 
 /// A lane, a caller in it, and one session of that caller; `None` for all sessions together.
 type Flow = (Arc<str>, Arc<str>, Option<Arc<str>>);
@@ -67,7 +69,7 @@ struct LocalState {
 
 impl LocalFleet {
     fn pages(&self) -> MutexGuard<'_, LocalState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     /// The state without expired tickets and claims, and the time by the store's clock.

@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     api::error::{Error, Original},
-    platform::Phase,
+    platform::{Phase, milliseconds},
     wire::members::{self, Members},
 };
 
@@ -170,10 +170,6 @@ pub(super) fn read(record: &Bytes) -> Option<Error> {
 
 fn status(members: &Members<'_>) -> Option<StatusCode> {
     StatusCode::from_u16(u16::try_from(members.number("status")?).ok()?).ok()
-}
-
-fn milliseconds(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ use std::{
     marker::PhantomData,
     pin::{Pin, pin},
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     task::{Poll, Waker},
@@ -24,7 +24,8 @@ use crate::{
     config::Config,
     metrics::memory::MemoryMetrics,
     platform::{
-        Background, Clock, Entropy, Journal, Timeouts, Timer, Upstream, UpstreamFailure, journal::Event,
+        Background, Clock, Entropy, Journal, Locked, Timeouts, Timer, Upstream, UpstreamFailure,
+        journal::Event,
     },
     store::{Store, memory::MemoryStore},
 };
@@ -39,14 +40,14 @@ pub struct ManualClock(Arc<Hand>);
 struct Hand {
     micros: AtomicU64,
     /// Futures that wait for the clock to move.
-    waiting: Mutex<Vec<Waker>>,
+    waiting: Locked<Vec<Waker>>,
 }
 
 impl ManualClock {
     /// Moves the clock forward.
     pub fn advance(&self, by: Duration) {
         self.0.micros.fetch_add(u64::try_from(by.as_micros()).unwrap_or(u64::MAX), Ordering::SeqCst);
-        let waiting = std::mem::take(&mut *self.0.waiting.lock().unwrap_or_else(PoisonError::into_inner));
+        let waiting = std::mem::take(&mut *self.0.waiting.lock());
         waiting.into_iter().for_each(Waker::wake);
     }
 
@@ -54,7 +55,7 @@ impl ManualClock {
     pub fn sleep(&self, time: Duration) -> impl Future<Output = ()> + Send + 'static {
         let (clock, until) = (self.clone(), self.now() + time);
         poll_fn(move |context| {
-            let mut waiting = clock.0.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+            let mut waiting = clock.0.waiting.lock();
             if clock.now() >= until {
                 return Poll::Ready(());
             }
@@ -83,8 +84,8 @@ struct Machine<U> {
     upstream: U,
     clock: ManualClock,
     seed: AtomicU64,
-    tasks: Mutex<Vec<Task>>,
-    events: Mutex<Vec<String>>,
+    tasks: Locked<Vec<Task>>,
+    events: Locked<Vec<String>>,
 }
 
 impl<U, S> fmt::Debug for MemoryPlatform<U, S> {
@@ -109,7 +110,7 @@ impl<U: Upstream + 'static> MemoryPlatform<U> {
 impl<U, S> MemoryPlatform<U, S> {
     /// A platform over `upstream` with this clock.
     pub fn new(upstream: U, clock: ManualClock) -> Self {
-        let (seed, tasks, events) = (AtomicU64::new(0), Mutex::default(), Mutex::default());
+        let (seed, tasks, events) = (AtomicU64::new(0), Locked::default(), Locked::default());
         Self(Arc::new(Machine { upstream, clock, seed, tasks, events }), PhantomData)
     }
 
@@ -120,7 +121,7 @@ impl<U, S> MemoryPlatform<U, S> {
 
     /// The JSON of each event so far.
     pub fn events(&self) -> Vec<String> {
-        self.0.events.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.0.events.lock().clone()
     }
 
     /// Runs `future` to its end together with every task that it starts. Unfinished tasks are then dropped, as when a
@@ -161,7 +162,7 @@ impl<U, S> MemoryPlatform<U, S> {
     }
 
     fn take_tasks(&self) -> Vec<Task> {
-        std::mem::take(&mut *self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner))
+        std::mem::take(&mut *self.0.tasks.lock())
     }
 }
 
@@ -197,14 +198,14 @@ impl<U: Upstream + 'static, S: 'static> Entropy for MemoryPlatform<U, S> {
 
 impl<U: Upstream + 'static, S: 'static> Background for MemoryPlatform<U, S> {
     fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(task));
+        self.0.tasks.lock().push(Box::pin(task));
     }
 }
 
 impl<U: Upstream + 'static, S: 'static> Journal for MemoryPlatform<U, S> {
     fn record(&self, event: &Event<'_>) {
         let text = serde_json::to_string(event).unwrap_or_default();
-        self.0.events.lock().unwrap_or_else(PoisonError::into_inner).push(text);
+        self.0.events.lock().push(text);
     }
 }
 

@@ -1,19 +1,16 @@
 //! Counters in the memory of this process, for the native deployment, where each replica is scraped on its own.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    sync::{Mutex, PoisonError},
-};
+use std::collections::{BTreeSet, HashMap};
 
 use super::{
     Histogram, MODEL_LIMIT, MetricFamily, Metrics, OTHER_MODEL, Sample, Snapshot, Value,
     series::{Amount, Increment},
 };
-use crate::store::StoreResult;
+use crate::{platform::Locked, store::StoreResult};
 
 /// Counters in memory.
 #[derive(Debug, Default)]
-pub struct MemoryMetrics(Mutex<Counters>);
+pub struct MemoryMetrics(Locked<Counters>);
 
 #[derive(Debug, Default)]
 struct Counters {
@@ -68,19 +65,19 @@ impl Value {
 
 impl Metrics for MemoryMetrics {
     async fn add(&self, sample: &Sample<'_>) -> StoreResult<()> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).add(sample);
+        self.0.lock().add(sample);
         Ok(())
     }
 
     fn add_store_errors(&self, store_errors: &[&'static str]) {
-        let mut counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut counters = self.0.lock();
         for operation in store_errors {
             counters.add_increment(Increment::count(MetricFamily::StoreErrors, &[operation]));
         }
     }
 
     async fn snapshot(&self) -> StoreResult<Snapshot> {
-        let counters = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let counters = self.0.lock();
         Ok(Snapshot(counters.series.iter().map(|(key, value)| (key.clone(), value.clone())).collect()))
     }
 }

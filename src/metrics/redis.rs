@@ -3,16 +3,14 @@
 //! One hash holds all series and one set holds the models with a label; both are in one hash slot, and one script adds
 //! a whole request. A histogram has one field for each bucket and one for its sum.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, sync::MutexGuard, time::Duration};
 
 use super::{
     Histogram, MODEL_LIMIT, MetricFamily, Metrics, OTHER_MODEL, Sample, Snapshot, Value,
     series::{Amount, Increment, SEPARATOR},
 };
+
+use crate::platform::Locked;
 use crate::store::{
     StoreResult, TimeLimit,
     redis::{RedisCommands, RedisValue, script::script},
@@ -33,7 +31,7 @@ pub struct RedisMetrics<C> {
     counters: String,
     models: String,
     limit: TimeLimit,
-    waiting: Mutex<Waiting>,
+    waiting: Locked<Waiting>,
 }
 
 /// Store failures by operation that wait for a sample that can be added: while Redis is down they cannot be counted
@@ -48,12 +46,12 @@ impl<C: RedisCommands> RedisMetrics<C> {
             counters: format!("{prefix}:{{metrics}}:1:counters"),
             models: format!("{prefix}:{{metrics}}:1:models"),
             limit: TimeLimit::whole(limit),
-            waiting: Mutex::default(),
+            waiting: Locked::default(),
         }
     }
 
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
-        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+        self.waiting.lock()
     }
 
     /// Adds failures to those that wait for the next sample.
@@ -171,6 +169,8 @@ impl<C: RedisCommands> Metrics for RedisMetrics<C> {
 #[cfg(test)]
 #[cfg(feature = "memory")]
 mod tests {
+    use std::sync::Mutex;
+
     use super::*;
     use crate::{
         metrics::{Attempt, memory::MemoryMetrics},

@@ -8,7 +8,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     future::{Future, poll_fn},
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     task::{Poll, Waker},
 };
 
@@ -19,6 +19,7 @@ use super::{Head, Provenance};
 use crate::{
     api::{error::Error, reply::ClientLeft},
     cache::Entry,
+    platform::Locked,
 };
 
 /// How many events the leader may be ahead of the fastest receiver.
@@ -49,7 +50,7 @@ enum WriterState {
 
 /// The broadcast of a flight. Clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct Broadcast(Arc<Mutex<BroadcastState>>);
+pub(crate) struct Broadcast(Arc<Locked<BroadcastState>>);
 
 #[derive(Debug)]
 struct BroadcastState {
@@ -104,7 +105,7 @@ impl BroadcastState {
 impl Broadcast {
     /// A broadcast with its first receiver. `limit` is the most bytes that are buffered for receivers that join later.
     pub(crate) fn new(limit: usize) -> (Self, Receiver) {
-        let broadcast = Self(Arc::new(Mutex::new(BroadcastState {
+        let broadcast = Self(Arc::new(Locked::new(BroadcastState {
             opening: None,
             events: VecDeque::new(),
             dropped: 0,
@@ -142,7 +143,7 @@ impl Broadcast {
     }
 
     fn state(&self) -> MutexGuard<'_, BroadcastState> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 
     fn change(&self, change: impl FnOnce(&mut BroadcastState)) {

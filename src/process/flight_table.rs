@@ -2,13 +2,14 @@
 
 use std::{
     collections::BTreeMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
 use super::broadcast::{Broadcast, Receiver};
 use crate::{
     cache::{CacheKey, Epochs},
+    platform::Locked,
     store::FlightKey,
 };
 
@@ -20,7 +21,7 @@ const EPOCHS_LIMIT: usize = 256;
 pub(crate) struct FlightTable {
     /// Whether one request may wake another, so that it may wait for the other's flight.
     wakes_other_requests: bool,
-    table: Arc<Mutex<Table>>,
+    table: Arc<Locked<Table>>,
 }
 
 #[derive(Debug, Default)]
@@ -61,7 +62,7 @@ impl FlightTable {
     }
 
     fn table(&self) -> MutexGuard<'_, Table> {
-        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+        self.table.lock()
     }
 
     /// Joins a flight, or begins one whose broadcast buffers `limit` bytes. Where one request cannot wake another,

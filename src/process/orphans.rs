@@ -1,10 +1,12 @@
 //! Model loads that continue although their clients left: at most one for each host and model.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
+
+use crate::platform::Locked;
 
 /// The loads of this process that continue without a client. Clones share them.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Orphans(Arc<Mutex<Vec<(String, String)>>>);
+pub(crate) struct Orphans(Arc<Locked<Vec<(String, String)>>>);
 
 /// One such load; dropping it removes it from the list.
 pub(crate) struct Orphan {
@@ -16,7 +18,7 @@ impl Orphans {
     /// Adds a load of `model` on the host at `url`; `None` when there is one already.
     pub(crate) fn admit(&self, url: &str, model: &str) -> Option<Orphan> {
         let load = (url.to_owned(), model.to_ascii_lowercase());
-        let mut loads = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut loads = self.0.lock();
         if loads.contains(&load) {
             return None;
         }
@@ -27,13 +29,13 @@ impl Orphans {
     /// How many loads continue without a client.
     #[cfg(test)]
     fn count(&self) -> usize {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).len()
+        self.0.lock().len()
     }
 }
 
 impl Drop for Orphan {
     fn drop(&mut self) {
-        self.orphans.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|load| *load != self.load);
+        self.orphans.0.lock().retain(|load| *load != self.load);
     }
 }
 

@@ -6,19 +6,19 @@
 
 use std::{
     ops::Deref,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
 use crate::{
     host::{Platform, Service},
-    platform::Clock,
+    platform::{Clock, Locked},
     store::{Store, StoreTimeouts, TimeLimit, Within},
 };
 
 /// The time budget of one request. Clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct StoreDeadline(Arc<Mutex<Spending>>);
+pub(crate) struct StoreDeadline(Arc<Locked<Spending>>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Spending {
@@ -75,7 +75,7 @@ impl StoreDeadline {
 
     fn of<P: Platform>(service: &Service<P>, whole: impl FnOnce(StoreTimeouts) -> Duration) -> Self {
         let whole = whole(service.store().timeouts());
-        Self(Arc::new(Mutex::new(Spending::new(whole))))
+        Self(Arc::new(Locked::new(Spending::new(whole))))
     }
 
     /// The store, which answers within what is left; the time is spent until what is returned is dropped.
@@ -90,7 +90,7 @@ impl StoreDeadline {
     }
 
     fn spending(&self) -> MutexGuard<'_, Spending> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.lock()
     }
 }
 

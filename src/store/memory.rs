@@ -11,7 +11,7 @@ mod sessions;
 
 use std::{
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicU64, Ordering},
     },
     time::Duration,
@@ -26,7 +26,7 @@ use super::{Outage, Store, StoreResult};
 use crate::{
     cache::{CacheKey, Entry},
     fleet::local::LocalFleet,
-    platform::Clock,
+    platform::{Clock, Locked},
     session::SessionKey,
 };
 
@@ -65,7 +65,7 @@ pub struct MemoryStore<C> {
     /// The most bytes that the turns of one session may take.
     largest: u64,
     /// Held while a session is replaced, so that of turns appended at the same time all survive.
-    appending: Mutex<()>,
+    appending: Locked<()>,
     turn: AtomicU64,
     fleet: Arc<LocalFleet>,
     outage: Outage,
@@ -104,7 +104,7 @@ impl<C: Clock> MemoryStore<C> {
             sessions: bounded(limit / 2),
             // The rest of a shard is for its system messages, and for others.
             largest: limit / 2 / shards(limit / 2) * 3 / 4,
-            appending: Mutex::new(()),
+            appending: Locked::new(()),
             turn: AtomicU64::new(0),
             fleet: Arc::default(),
             outage: Outage::default(),

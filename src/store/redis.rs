@@ -115,12 +115,7 @@ impl<C: RedisCommands> RedisStore<C> {
     }
 }
 
-fn hex(byte: u8) -> [u8; 2] {
-    let digit = |nibble: u8| if nibble < 10 { b'0' + nibble } else { b'a' + nibble - 10 };
-    [digit(byte >> 4), digit(byte & 15)]
-}
-
-fn milliseconds(duration: Duration) -> String {
+fn milliseconds_text(duration: Duration) -> String {
     duration.as_millis().max(1).to_string()
 }
 

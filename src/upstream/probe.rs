@@ -23,7 +23,7 @@ use super::update_stats;
 use crate::{
     fleet::{BackendHost, BreakerState, Cause, HostStats, Inventory, ModelName, local::Inventories},
     host::{Platform, Service},
-    platform::{Background, Clock, Entropy, Phase, Timer, Upstream, UpstreamFailure},
+    platform::{Background, Clock, Entropy, Phase, Timer, Upstream, UpstreamFailure, jittered},
     request::StoreDeadline,
     store::{FleetState, Store},
 };
@@ -110,10 +110,9 @@ async fn keep_asking<P: Platform>(service: &Service<P>) {
     }
 }
 
-/// The pause between two questions: replicas that started together must not ask together, so 20 % more or less.
+/// The pause between two probes of a host.
 async fn pause<P: Platform>(service: &Service<P>) {
-    let percent = u32::try_from(service.random() % 41).unwrap_or_default() + 80;
-    service.sleep(service.config().probe_interval * percent / 100).await;
+    service.sleep(jittered(service.config().probe_interval, service.random())).await;
 }
 
 /// What the hosts have, as far as it is known now; where nothing is, as soon as one has the model.

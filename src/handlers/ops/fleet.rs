@@ -2,8 +2,6 @@
 //!
 //! It shows the same view that the next decision would be made from.
 
-use std::time::Duration;
-
 use http::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
 
@@ -18,7 +16,7 @@ use crate::{
     },
     host::{Platform, Service},
     metrics::HostGauge,
-    platform::Clock,
+    platform::{Clock, milliseconds},
     request::{StoreDeadline, note_outage},
     store::FleetState,
     upstream::probe,
@@ -138,7 +136,6 @@ fn standing<'a>(view: &FleetView, host: &'a HostView) -> Standing<'a> {
     let breaker = &host.stats.breaker;
     let state = breaker.state(view.now);
     let inventory = host.inventory.as_deref();
-    let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX);
     let lanes = host.stats.lanes.iter().map(|(lane, stats)| Lane {
         name: lane,
         in_flight: host.in_flight(lane),
@@ -160,7 +157,7 @@ fn standing<'a>(view: &FleetView, host: &'a HostView) -> Standing<'a> {
         weight: host.host.weight(),
         parallel: host.host.parallel(),
         version: inventory.map(|inventory| &*inventory.version).filter(|version| !version.is_empty()),
-        seen_ms_ago: inventory.map(|inventory| millis(view.now.saturating_sub(inventory.seen))),
+        seen_ms_ago: inventory.map(|inventory| milliseconds(view.now.saturating_sub(inventory.seen))),
         models: inventory.into_iter().flat_map(|known| &known.models).map(|model| &*model.name).collect(),
         loaded: inventory
             .into_iter()
@@ -176,7 +173,7 @@ fn standing<'a>(view: &FleetView, host: &'a HostView) -> Standing<'a> {
         breaker: BreakerStanding {
             state: state.as_str(),
             cause: breaker.cause().map(crate::fleet::Cause::as_str),
-            retry_in_ms: millis(breaker.retry_in(view.now)),
+            retry_in_ms: milliseconds(breaker.retry_in(view.now)),
         },
         lanes: lanes.collect(),
     }

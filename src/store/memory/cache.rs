@@ -1,30 +1,26 @@
 //! Cached answers in memory.
 
-use std::{
-    collections::BTreeMap,
-    sync::{Mutex, PoisonError},
-    time::Duration,
-};
+use std::{collections::BTreeMap, time::Duration};
 
 use super::{Expiring, MemoryStore};
 use crate::{
     cache::{CacheKey, Entry, Epochs, Stored},
-    platform::Clock,
+    platform::{Clock, Locked},
     store::{FlightKey, ResponseCache, StoreResult},
 };
 
 /// The purge counters: of the whole cache, and of single models.
 #[derive(Debug, Default)]
-pub(super) struct Purges(Mutex<(u64, BTreeMap<String, u64>)>);
+pub(super) struct Purges(Locked<(u64, BTreeMap<String, u64>)>);
 
 impl<C: Clock> ResponseCache for MemoryStore<C> {
     async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
-        let purges = self.purges.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let purges = self.purges.0.lock();
         Ok(Epochs { all: purges.0, model: purges.1.get(model).copied().unwrap_or_default() })
     }
 
     async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
-        let mut purges = self.purges.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut purges = self.purges.0.lock();
         if let Some(model) = model {
             *purges.1.entry(model.to_owned()).or_default() += 1;
         } else {

@@ -1,9 +1,6 @@
 //! Sessions in memory.
 
-use std::{
-    sync::{Arc, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use super::{ENTRY_OVERHEAD, Expiring, MemoryStore};
 use crate::{
@@ -86,7 +83,7 @@ impl<C: Clock> MemoryStore<C> {
 
 impl<C: Clock> Sessions for MemoryStore<C> {
     async fn session(&self, key: &SessionKey, span: Span<'_>, ttl: Duration) -> StoreResult<Option<Session>> {
-        let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.appending.lock();
         let Some(kept) = self.live(&self.sessions, key) else { return Ok(None) };
         self.put_session(key, Arc::clone(&kept), ttl)?;
         let end = match span.before {
@@ -106,7 +103,7 @@ impl<C: Clock> Sessions for MemoryStore<C> {
     }
 
     async fn create_session(&self, key: &SessionKey, head: &SessionHead, ttl: Duration) -> StoreResult<()> {
-        let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.appending.lock();
         if self.live(&self.sessions, key).is_some() {
             return Ok(());
         }
@@ -115,7 +112,7 @@ impl<C: Clock> Sessions for MemoryStore<C> {
     }
 
     async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
-        let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.appending.lock();
         let was_there = self.live(&self.sessions, key).is_some();
         self.sessions.remove(key);
         Ok(was_there)
@@ -129,7 +126,7 @@ impl<C: Clock> Sessions for MemoryStore<C> {
         ttl: Duration,
         keep: usize,
     ) -> StoreResult<bool> {
-        let _guard = self.appending.lock().unwrap_or_else(PoisonError::into_inner);
+        let _guard = self.appending.lock();
         let before = self.live(&self.sessions, key);
         if generation.is_some() && before.as_ref().map(|kept| kept.generation()) != generation {
             return Ok(false);

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{RedisCommands, RedisStore, RedisValue, milliseconds};
+use super::{RedisCommands, RedisStore, RedisValue, milliseconds_text};
 use crate::{
     cache::{AllEpochs, CacheKey, Delivery, Entry, Epochs, Stored},
     store::{
@@ -75,7 +75,7 @@ impl<C: RedisCommands> RedisStore<C> {
         entries: &[Vec<u8>],
     ) -> StoreResult<Audience> {
         let keys = self.flight_keys(flight, leader);
-        let (hold, log) = (milliseconds(FLIGHT_LEASE), milliseconds(LOG));
+        let (hold, log) = (milliseconds_text(FLIGHT_LEASE), milliseconds_text(LOG));
         let (from, forget, number) = (from.to_string(), forget.to_string(), NUMBER.to_string());
         let mut arguments: Vec<&[u8]> = vec![script, b"3"];
         arguments.extend(keys.iter().map(String::as_bytes));
@@ -137,7 +137,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     }
 
     async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
-        let (key, hold) = (self.epochs_key(), milliseconds(EPOCH));
+        let (key, hold) = (self.epochs_key(), milliseconds_text(EPOCH));
         let model = model.unwrap_or_default().as_bytes();
         self.keep("EVAL", &[PURGE, b"1", key.as_bytes(), model, hold.as_bytes()]).await?;
         Ok(())
@@ -173,7 +173,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     ) -> StoreResult<Found> {
         let [both, alone] = self.answer_keys(flight);
         let [key, _, audience] = self.flight_keys(flight, leader);
-        let (hold, attention) = (milliseconds(FLIGHT_LEASE), milliseconds(ATTENTION));
+        let (hold, attention) = (milliseconds_text(FLIGHT_LEASE), milliseconds_text(ATTENTION));
         let max_age = max_age.map(|age| age.as_millis().to_string()).unwrap_or_default();
         let mut arguments: Vec<&[u8]> = vec![ANSWER_OR_LEAD, b"4"];
         arguments.extend([&key, &audience, &both, &alone].map(String::as_bytes));
@@ -196,7 +196,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
         let key = self.answer_key(key, entry.serves_one_delivery().then_some(entry.form()));
         let value = entry.to_bytes(ttl);
-        self.keep("SET", &[key.as_bytes(), &value, b"PX", milliseconds(ttl).as_bytes()]).await?;
+        self.keep("SET", &[key.as_bytes(), &value, b"PX", milliseconds_text(ttl).as_bytes()]).await?;
         Ok(())
     }
 
@@ -239,7 +239,8 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
         heard: usize,
     ) -> StoreResult<Followed> {
         let keys = self.flight_keys(flight, leader);
-        let (heard, attention, number) = (heard.to_string(), milliseconds(ATTENTION), NUMBER.to_string());
+        let (heard, attention, number) =
+            (heard.to_string(), milliseconds_text(ATTENTION), NUMBER.to_string());
         let mut arguments: Vec<&[u8]> = vec![FOLLOW, b"3"];
         arguments.extend(keys.iter().map(String::as_bytes));
         arguments.extend([leader, &heard, &attention, follower, &number].map(str::as_bytes));

@@ -5,7 +5,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{RedisCommands, RedisStore, RedisValue, milliseconds, script::script};
+use super::{RedisCommands, RedisStore, RedisValue, milliseconds_text, script::script};
 use crate::{
     fleet::{
         HostStats, Inventory,
@@ -140,7 +140,7 @@ impl<C: RedisCommands> RedisStore<C> {
     }
 
     async fn queue(&self, pace: Pace, come: &str, gone: &[&str]) -> StoreResult<()> {
-        let hold = milliseconds(TICKET);
+        let hold = milliseconds_text(TICKET);
         let mut arguments = vec![hold.as_bytes(), come.as_bytes()];
         arguments.extend(gone.iter().map(|id| id.as_bytes()));
         self.script((QUEUE, "the queue", pace), &["tickets", "leases"], &arguments).await?;
@@ -174,9 +174,10 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
 
     async fn claim(&self, claim: &Claim<'_>) -> StoreResult<Option<Lease>> {
         let Claim { id, lane, places, flow: (caller, session), is_retry, reason } = claim;
-        let (hold, window) = (milliseconds(LEASE), BUDGET_WINDOW.as_secs().to_string());
+        let (hold, window) = (milliseconds_text(LEASE), BUDGET_WINDOW.as_secs().to_string());
         let kind = if *is_retry { "r" } else { "q" };
-        let (served, decisions, kept) = (milliseconds(SERVED), DECISIONS.to_string(), milliseconds(KEPT));
+        let (served, decisions, kept) =
+            (milliseconds_text(SERVED), DECISIONS.to_string(), milliseconds_text(KEPT));
         let fixed =
             [id, lane, caller, session, kind, reason, &*hold, &*window, &*served, &*decisions, &*kept];
         let mut arguments: Vec<&[u8]> = fixed.into_iter().map(str::as_bytes).collect();
@@ -205,7 +206,7 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
     }
 
     async fn renew(&self, lease: &Lease) -> StoreResult<()> {
-        let (lease, hold) = (lease_text(lease), milliseconds(LEASE));
+        let (lease, hold) = (lease_text(lease), milliseconds_text(LEASE));
         self.script((RENEW, "a renewal", Pace::Keep), &["leases"], &[lease.as_bytes(), hold.as_bytes()])
             .await?;
         Ok(())
@@ -232,7 +233,7 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
         if *known == HostStats::default() {
             old.clear();
         }
-        let kept = milliseconds(KEPT);
+        let kept = milliseconds_text(KEPT);
         for _ in 0..TRIES {
             change(&mut stats, now);
             let new = stats.to_json();
@@ -264,14 +265,14 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
 
     async fn put_inventory(&self, host: &str, inventory: &Inventory) -> StoreResult<()> {
         let (inventory, limit, kept) =
-            (inventory.to_json(), INVENTORIES.to_string(), milliseconds(INVENTORY));
+            (inventory.to_json(), INVENTORIES.to_string(), milliseconds_text(INVENTORY));
         let arguments = [host.as_bytes(), &inventory, limit.as_bytes(), kept.as_bytes()];
         self.script((PUT_INVENTORY, "an inventory", Pace::Keep), &["inventory"], &arguments).await?;
         Ok(())
     }
 
     async fn lead_refresh(&self, time: Duration) -> StoreResult<bool> {
-        let (key, time) = (self.fleet_key("refresh"), milliseconds(time));
+        let (key, time) = (self.fleet_key("refresh"), milliseconds_text(time));
         let reply = self.keep("SET", &[key.as_bytes(), b"1", b"NX", b"PX", time.as_bytes()]).await?;
         Ok(matches!(reply.first(), Some(RedisValue::Status(_))))
     }

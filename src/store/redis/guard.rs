@@ -4,17 +4,14 @@
 //!
 //! No crate serves: guards with a breaker read the clock themselves and take the error types of one client.
 
-use std::{
-    sync::{Arc, Mutex, PoisonError},
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use super::{
     RedisCommands, RedisValue,
     breaker::{BreakerDecision, RedisBreaker, Sign},
 };
 use crate::{
-    platform::Clock,
+    platform::{Clock, Locked},
     store::{StoreError, StoreResult, TimeLimit},
 };
 
@@ -26,7 +23,7 @@ pub(super) const PROBE: &str = "PING";
 pub struct Guard<C, K> {
     commands: C,
     clock: K,
-    state: Arc<Mutex<GuardState>>,
+    state: Arc<Locked<GuardState>>,
 }
 
 #[derive(Debug, Default)]
@@ -43,7 +40,7 @@ impl<C: RedisCommands, K: Clock> Guard<C, K> {
     }
 
     fn admit(&self, command: &'static str, now: Duration) -> StoreResult<()> {
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         if state.is_unfit {
             return Err(StoreError::Cluster);
         }
@@ -55,7 +52,7 @@ impl<C: RedisCommands, K: Clock> Guard<C, K> {
 
     fn note<T>(&self, began: Duration, result: &StoreResult<T>) {
         let now = self.clock.now();
-        let mut state = self.state.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut state = self.state.lock();
         let sign = match result {
             Ok(_) | Err(StoreError::Refused(_) | StoreError::UnexpectedReply(_) | StoreError::Full) => {
                 Sign::Lives
@@ -107,7 +104,10 @@ impl<C: RedisCommands, K: Clock> RedisCommands for Guard<C, K> {
 #[cfg(test)]
 #[cfg(feature = "memory")]
 mod tests {
-    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    };
 
     use super::*;
     use crate::host::memory::ManualClock;

@@ -7,7 +7,7 @@
 
 use std::time::Duration;
 
-use super::{RedisCommands, RedisStore, RedisValue, hex, milliseconds, script::script};
+use super::{RedisCommands, RedisStore, RedisValue, milliseconds_text, script::script};
 use crate::{
     session::{KEPT_BYTES, Session, SessionHead, SessionKey, Span, Turn},
     store::{Sessions, StoreResult},
@@ -23,11 +23,8 @@ const DELETE: &[u8] = script!("scripts/delete_session.lua");
 
 impl<C: RedisCommands> RedisStore<C> {
     /// The part in braces determines the hash slot, so every further key of the session must contain it.
-    fn session_key(&self, version: u8, key: &SessionKey) -> Vec<u8> {
-        let mut name = format!("{}:session:{version}:{{", self.prefix).into_bytes();
-        name.extend(key.as_bytes().iter().flat_map(|byte| hex(*byte)));
-        name.push(b'}');
-        name
+    fn session_key(&self, version: u8, key: &SessionKey) -> String {
+        format!("{}:session:{version}:{{{}}}", self.prefix, hex::encode(key.as_bytes()))
     }
 
     async fn run(
@@ -37,9 +34,9 @@ impl<C: RedisCommands> RedisStore<C> {
         ttl: Duration,
         rest: &[&[u8]],
     ) -> StoreResult<Vec<RedisValue>> {
-        let (text, ttl) = ([COMMON, script].concat(), milliseconds(ttl));
+        let (text, ttl) = ([COMMON, script].concat(), milliseconds_text(ttl));
         let (key, old) = (self.session_key(4, key), self.session_key(3, key));
-        let arguments: [&[u8]; 5] = [&text, b"2", &key, &old, ttl.as_bytes()];
+        let arguments: [&[u8]; 5] = [&text, b"2", key.as_bytes(), old.as_bytes(), ttl.as_bytes()];
         let arguments = [&arguments[..], rest].concat();
         if script == LOAD {
             self.ask("EVAL", &arguments).await
@@ -80,14 +77,14 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
     }
 
     async fn create_session(&self, key: &SessionKey, head: &SessionHead, ttl: Duration) -> StoreResult<()> {
-        let own = head.ttl.map_or_else(|| "0".to_owned(), milliseconds);
+        let own = head.ttl.map_or_else(|| "0".to_owned(), milliseconds_text);
         self.run(CREATE, key, ttl, &[own.as_bytes(), &head.to_json()]).await?;
         Ok(())
     }
 
     async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
         let (key, old) = (self.session_key(4, key), self.session_key(3, key));
-        let reply = self.keep_safe("EVAL", &[DELETE, b"2", &key, &old]).await?;
+        let reply = self.keep_safe("EVAL", &[DELETE, b"2", key.as_bytes(), old.as_bytes()]).await?;
         Ok(matches!(*reply, [RedisValue::Integer(deleted)] if deleted > 0))
     }
 
