@@ -35,9 +35,9 @@ pub trait Platform: Upstream + Clock + Timer + Entropy + Background + Journal + 
 }
 
 /// The service. Clones share its state.
-pub struct Service<P: Platform>(Arc<Parts<P>>);
+pub struct Service<P: Platform>(Arc<ServiceState<P>>);
 
-struct Parts<P: Platform> {
+struct ServiceState<P: Platform> {
     config: Config,
     platform: P,
     store: P::Store,
@@ -54,7 +54,7 @@ impl<P: Platform> Service<P> {
         fleet.set_hosts(config.fleet.hosts());
         let flights = FlightTable::new(P::WAKES_OTHER_REQUESTS);
         let orphans = Orphans::default();
-        Self(Arc::new(Parts { config, platform, store, metrics, fleet, orphans, flights }))
+        Self(Arc::new(ServiceState { config, platform, store, metrics, fleet, orphans, flights }))
     }
 
     /// The checked settings.

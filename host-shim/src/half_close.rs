@@ -106,7 +106,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for Asked<B> {
 }
 
 /// A client's connection.
-pub(crate) struct Connection {
+pub(crate) struct ClientConnection {
     stream: TcpStream,
     signs: Signs,
     /// Whether a reply was begun on it. Then an interim response could break into a reply.
@@ -116,7 +116,7 @@ pub(crate) struct Connection {
     look: Option<Pin<Box<Sleep>>>,
 }
 
-impl Connection {
+impl ClientConnection {
     pub(crate) fn new(stream: TcpStream, signs: Signs) -> Self {
         Self { stream, signs, has_answered: false, has_deferred: false, look: None }
     }
@@ -154,7 +154,7 @@ impl Connection {
     }
 }
 
-impl AsyncRead for Connection {
+impl AsyncRead for ClientConnection {
     fn poll_read(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
@@ -171,7 +171,7 @@ impl AsyncRead for Connection {
     }
 }
 
-impl AsyncWrite for Connection {
+impl AsyncWrite for ClientConnection {
     fn poll_write(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,

@@ -41,9 +41,9 @@ type Opening = Shared<BoxFuture<'static, StoreResult<Connection>>>;
 
 /// The shared connection. Clones share it.
 #[derive(Clone)]
-pub(crate) struct RedisClient(Arc<Parts>);
+pub(crate) struct RedisClient(Arc<RedisClientState>);
 
-struct Parts {
+struct RedisClientState {
     opener: Opener,
     shared: Mutex<Numbered>,
     /// Idle connections for writes with `WAIT`, which would block the other commands on the shared connection.
@@ -73,8 +73,11 @@ impl RedisClient {
     /// When the address cannot be one, or the certificates cannot be read. The address is never part of the error: it
     /// may hold a password.
     pub(crate) fn new(config: &RedisConfig) -> anyhow::Result<Self> {
-        let parts =
-            Parts { opener: Opener::new(config)?, shared: Mutex::default(), waiting: Mutex::default() };
+        let parts = RedisClientState {
+            opener: Opener::new(config)?,
+            shared: Mutex::default(),
+            waiting: Mutex::default(),
+        };
         Ok(Self(Arc::new(parts)))
     }
 

@@ -12,7 +12,7 @@ use hyper_util::{
 use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
-    half_close::{Asked, Connection, Signs},
+    half_close::{Asked, ClientConnection, Signs},
     platform::NativeService,
     timed_body::TimedBody,
 };
@@ -56,7 +56,7 @@ impl Server {
         let _ = stream.set_nodelay(true);
         let (service, client_timeout) = (self.service.clone(), self.client_timeout);
         let signs = Signs::default();
-        let stream = Connection::new(stream, signs.clone());
+        let stream = ClientConnection::new(stream, signs.clone());
         let service = service_fn(move |request: Request<Incoming>| {
             let (service, signs) = (service.clone(), signs.clone());
             // A client of HTTP/1.0 does not know interim responses.

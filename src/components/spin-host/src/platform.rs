@@ -72,7 +72,7 @@ impl SpinPlatform {
 
 /// One line of the log: when, how urgent, a sentence, and the fields of the event.
 #[derive(Serialize)]
-struct Line<'a> {
+struct LogLine<'a> {
     /// Milliseconds since 1970.
     time_ms: u128,
     level: Level,
@@ -84,7 +84,7 @@ struct Line<'a> {
 /// Writes a line of JSON to standard error, which Spin keeps as the component's log.
 fn write(level: Level, message: &str, event: Option<&Event<'_>>) {
     let time_ms = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    if let Ok(mut line) = serde_json::to_vec(&Line { time_ms, level, message, event }) {
+    if let Ok(mut line) = serde_json::to_vec(&LogLine { time_ms, level, message, event }) {
         line.push(b'\n');
         // A log that cannot be written must not stop the service.
         let _ = std::io::stderr().write_all(&line);

@@ -25,9 +25,9 @@ const IDLE_LIMIT: usize = 4;
 
 /// The connection of this instance. Clones share it.
 #[derive(Clone)]
-pub(crate) struct SpinRedis(Rc<Shared>);
+pub(crate) struct SpinRedis(Rc<SpinRedisState>);
 
-struct Shared {
+struct SpinRedisState {
     address: Option<String>,
     connection: RefCell<Option<Rc<Connection>>>,
     /// Connections on which nobody waits now for replicas, which would hold up what others send.
@@ -39,7 +39,7 @@ type Opening = Pin<Box<dyn Future<Output = Result<Connection, Error>>>>;
 impl SpinRedis {
     /// No address means no Redis: every command says so.
     pub(crate) fn new(address: Option<String>) -> Self {
-        Self(Rc::new(Shared { address, connection: RefCell::default(), waiting: RefCell::default() }))
+        Self(Rc::new(SpinRedisState { address, connection: RefCell::default(), waiting: RefCell::default() }))
     }
 
     fn opening(&self) -> StoreResult<Opening> {
