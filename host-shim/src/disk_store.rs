@@ -13,7 +13,6 @@ mod layout;
 mod writer;
 
 use std::{
-    future::Future,
     path::Path,
     sync::{
         Arc,
@@ -24,17 +23,13 @@ use std::{
 
 use anyhow::Context as _;
 use paddock::{
-    cache::{CacheKey, Entry, Epochs, Stored},
-    fleet::{
-        HostStats, Inventory,
-        local::LocalFleet,
-        snapshot::{Claim, FleetSnapshot, Lease, Ticket},
-    },
-    platform::{Clock, MaybeSend, MaybeSync},
+    cache::{AllEpochs, CacheKey, Entry, Epochs, Stored},
+    fleet::{Inventory, local::LocalFleet},
+    platform::Clock,
     session::{Session, SessionHead, SessionKey, Span, Turn},
     store::{
-        FleetState, FlightKey, Outage, ResponseCache, Sessions, Store, StoreError, StoreResult,
-        memory::MemoryStore,
+        FlightKey, InventoryStore, NoFlights, Outage, ResponseCache, Sessions, Store, StoreError,
+        StoreResult, memory::MemoryFleet,
     },
 };
 use redb::{Builder, DatabaseError, ReadTransaction, StorageBackend};
@@ -66,13 +61,20 @@ pub struct Limits {
 /// The embedded store on disk. Its clock gives the time since 1970, so that an expiry means the same after a restart.
 #[derive(Debug)]
 pub struct DiskStore<C> {
+    tables: NoFlights<DiskTables<C>>,
+    /// The fleet state except inventories, which ends with the process.
+    fleet: MemoryFleet<C>,
+    outage: Outage,
+}
+
+/// What is on disk: answers, sessions and inventories.
+#[derive(Debug)]
+pub struct DiskTables<C> {
     shared: Arc<Shared>,
     orders: SyncSender<Order>,
     readers: Arc<Semaphore>,
     clock: C,
     wait: Duration,
-    /// State that ends with the process: the fleet state except inventories, and the outage.
-    local: MemoryStore<C>,
 }
 
 /// A time in whole milliseconds.
@@ -134,25 +136,24 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
             .name("disk-store".to_owned())
             .spawn(move || writer.run(&received))
             .context("no thread for the database")?;
-        Ok(Self {
-            shared,
-            orders,
-            readers: Arc::new(Semaphore::new(READERS)),
-            local: MemoryStore::new(clock.clone(), 0),
-            clock,
-            wait: limits.wait,
-        })
+        let fleet = MemoryFleet::new(clock.clone());
+        let readers = Arc::new(Semaphore::new(READERS));
+        let tables = DiskTables { shared, orders, readers, clock, wait: limits.wait };
+        Ok(Self { tables: NoFlights::new(tables), fleet, outage: Outage::default() })
     }
 
     /// Writes all waiting changes, and closes the database.
     pub async fn close(&self) {
+        let tables = self.tables.answers();
         let (done, closed) = oneshot::channel();
-        if self.orders.try_send(Order::Close(done)).is_ok() {
+        if tables.orders.try_send(Order::Close(done)).is_ok() {
             // If this times out, the next start checks the database as after a crash.
-            let _ = timeout(self.wait, closed).await;
+            let _ = timeout(tables.wait, closed).await;
         }
     }
+}
 
+impl<C: Clock + Clone + Send + Sync + 'static> DiskTables<C> {
     /// Reads the database as of the last commit, in a thread that may wait for the disk.
     async fn read<T: Send + 'static>(
         &self,
@@ -188,11 +189,15 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
     }
 }
 
-impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskStore<C> {
+impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskTables<C> {
     async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
         let name = epoch(Some(model));
         let [all, model] = self.read(move |_, view| contents::numbers(view, [&epoch(None), &name])).await?;
         Ok(Epochs { all, model })
+    }
+
+    async fn all_epochs(&self) -> StoreResult<Option<AllEpochs>> {
+        Ok(None)
     }
 
     async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
@@ -231,7 +236,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskStore<C> {
     }
 }
 
-impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
+impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskTables<C> {
     async fn session(&self, key: &SessionKey, span: Span<'_>, ttl: Duration) -> StoreResult<Option<Session>> {
         let before = span.before.map(str::to_owned);
         let (turns, bytes) = (span.turns, span.bytes);
@@ -293,42 +298,8 @@ impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
     }
 }
 
-impl<C: Clock + Clone + Send + Sync + 'static> FleetState for DiskStore<C> {
-    fn snapshot(&self) -> impl Future<Output = StoreResult<FleetSnapshot>> + MaybeSend {
-        self.local.snapshot()
-    }
-
-    fn claim(&self, claim: &Claim<'_>) -> impl Future<Output = StoreResult<Option<Lease>>> + MaybeSend {
-        self.local.claim(claim)
-    }
-
-    fn renew(&self, lease: &Lease) -> impl Future<Output = StoreResult<()>> + MaybeSend {
-        self.local.renew(lease)
-    }
-
-    fn enter(
-        &self,
-        ticket: &Ticket,
-        displaced: Option<&str>,
-    ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
-        self.local.enter(ticket, displaced)
-    }
-
-    fn leave(&self, id: &str) -> impl Future<Output = StoreResult<()>> + MaybeSend {
-        self.local.leave(id)
-    }
-
-    fn update(
-        &self,
-        host: &str,
-        known: (&HostStats, Duration),
-        released: Option<&Lease>,
-        change: impl Fn(&mut HostStats, Duration) + MaybeSend + MaybeSync,
-    ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
-        self.local.update(host, known, released, change)
-    }
-
-    async fn inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
+impl<C: Clock + Clone + Send + Sync + 'static> InventoryStore for DiskTables<C> {
+    async fn load_inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
         let found = self.read(|_, view| contents::inventories(view)).await?;
         let read = |(host, json): (_, Vec<u8>)| Some((host, Inventory::from_json(&json)?));
         Ok(found.into_iter().filter_map(read).collect())
@@ -339,36 +310,55 @@ impl<C: Clock + Clone + Send + Sync + 'static> FleetState for DiskStore<C> {
         self.write(false, move |changes| Ok(Ok(changes.put_inventory(&host, &inventory)?))).await
     }
 
-    fn lead_refresh(&self, time: Duration) -> impl Future<Output = StoreResult<bool>> + MaybeSend {
-        self.local.lead_refresh(time)
-    }
-
-    fn decisions(&self) -> impl Future<Output = StoreResult<Vec<String>>> + MaybeSend {
-        self.local.decisions()
+    async fn lead_refresh(&self, _: Duration) -> StoreResult<bool> {
+        Ok(true)
     }
 }
 
 impl<C: Clock + Clone + Send + Sync + 'static> Store for DiskStore<C> {
+    type Answers = DiskTables<C>;
+    type Flights = NoFlights<DiskTables<C>>;
+    type Sessions = DiskTables<C>;
+    type Fleet = MemoryFleet<C>;
+    type Inventories = DiskTables<C>;
+
+    fn answers(&self) -> &Self::Answers {
+        self.tables.answers()
+    }
+
+    fn flights(&self) -> &Self::Flights {
+        &self.tables
+    }
+
+    fn sessions(&self) -> &Self::Sessions {
+        self.tables.answers()
+    }
+
+    fn fleet(&self) -> &Self::Fleet {
+        &self.fleet
+    }
+
+    fn inventories(&self) -> &Self::Inventories {
+        self.tables.answers()
+    }
+
     fn is_shared(&self) -> bool {
         false
     }
 
     fn local_fleet(&self) -> Option<Arc<LocalFleet>> {
-        self.local.local_fleet()
-    }
-
-    fn next_sequence(&self) -> impl Future<Output = StoreResult<u64>> + MaybeSend {
-        self.local.next_sequence()
+        Some(self.fleet.local())
     }
 
     async fn ping(&self) -> StoreResult<()> {
-        if self.shared.busy() > self.wait {
+        let tables = self.tables.answers();
+        if tables.shared.busy() > tables.wait {
             return Err(StoreError::TimedOut);
         }
-        self.read(|_, _| Ok(())).await
+        tables.read(|_, _| Ok(())).await
     }
 
     fn outage(&self) -> &Outage {
-        self.local.outage()
+        &self.outage
     }
 }
