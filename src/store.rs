@@ -3,33 +3,28 @@
 //! This crate has two implementations: [`memory`] and [`redis`]. One suite of contract tests runs on each store. A
 //! store may fail at any time; a chat then continues without it.
 
+mod flight_board;
 #[cfg(feature = "memory")]
 pub mod memory;
+mod outage;
 pub mod redis;
 
-use std::{
-    collections::BTreeSet,
-    future::Future,
-    ops::Deref,
-    sync::{
-        Arc, MutexGuard,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
-
-use bytes::Bytes;
+use std::{future::Future, ops::Deref, sync::Arc, time::Duration};
 
 use crate::{
-    cache::{AllEpochs, CacheKey, Delivery, Entry, Epochs, Stored},
+    cache::{AllEpochs, CacheKey, Entry, Epochs, Stored},
     fleet::{
         HostStats, Inventory,
         local::LocalFleet,
         snapshot::{Claim, FleetSnapshot, Lease, Ticket},
     },
-    platform::{Locked, MaybeSend, MaybeSync},
+    platform::{MaybeSend, MaybeSync},
     session::{Session, SessionHead, SessionKey, Span, Turn},
 };
+pub use flight_board::{
+    Audience, FLIGHT_LEASE, FlightBoard, FlightEnd, FlightKey, Followed, Found, NoFlights,
+};
+pub use outage::{Outage, Transition};
 
 /// Why a store operation failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -68,18 +63,14 @@ pub enum StoreError {
 /// The result of a store operation.
 pub type StoreResult<T> = Result<T, StoreError>;
 
-/// Cached answers, and the flights that replicas share.
-///
-/// A store of one process needs no flights: `Service` keeps those of its process.
+/// Cached answers, and how often the cache was purged.
 pub trait ResponseCache: MaybeSend + MaybeSync {
     /// How often the cache was purged, as a whole and for a model, by its canonical name.
     fn epochs(&self, model: &str) -> impl Future<Output = StoreResult<Epochs>> + MaybeSend;
 
     /// [`ResponseCache::epochs`] of all models, for a request whose model is not known yet; `None` for a store whose
     /// `epochs` costs no round trip.
-    fn all_epochs(&self) -> impl Future<Output = StoreResult<Option<AllEpochs>>> + MaybeSend {
-        async { Ok(None) }
-    }
+    fn all_epochs(&self) -> impl Future<Output = StoreResult<Option<AllEpochs>>> + MaybeSend;
 
     /// Purges the whole cache, or the answers of one model, by raising an epoch: later requests use other keys.
     fn purge(&self, model: Option<&str>) -> impl Future<Output = StoreResult<()>> + MaybeSend;
@@ -87,22 +78,6 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
     /// The youngest answer under the key of `flight` that serves its delivery and has not expired. A value that another
     /// version wrote counts as absent.
     fn answer(&self, flight: &FlightKey) -> impl Future<Output = StoreResult<Option<Stored>>> + MaybeSend;
-
-    /// As [`ResponseCache::answer`]; an answer older than `max_age` counts as absent. Without an answer the caller gets
-    /// the lead of the flight for [`FLIGHT_LEASE`], or is told who leads it and counts as a follower named `leader`.
-    fn answer_or_lead(
-        &self,
-        flight: &FlightKey,
-        leader: &str,
-        max_age: Option<Duration>,
-    ) -> impl Future<Output = StoreResult<Found>> + MaybeSend {
-        async move {
-            let _ = leader;
-            let found = self.answer(flight).await?;
-            let young = found.filter(|stored| max_age.is_none_or(|max_age| stored.age <= max_age));
-            Ok(young.map_or(Found::Lead, Found::Answer))
-        }
-    }
 
     /// Stores an answer for `ttl`. An entry that serves one delivery does not replace that of the other. Repeating it,
     /// or doing it late, is harmless.
@@ -112,140 +87,6 @@ pub trait ResponseCache: MaybeSend + MaybeSync {
         entry: &Entry,
         ttl: Duration,
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
-
-    /// Renews the lead, and hands events over if the flight has followers; without followers events are dropped. `from`
-    /// is the number of events before these, so repeating it, or doing it late, is harmless. The first `forget` events
-    /// of the flight may be deleted; a follower that has not read them fell behind.
-    fn publish(
-        &self,
-        flight: &FlightKey,
-        leader: &str,
-        from: usize,
-        forget: usize,
-        events: &[Bytes],
-    ) -> impl Future<Output = StoreResult<Audience>> + MaybeSend {
-        async move {
-            let _ = (flight, leader, from, forget, events);
-            Ok(Audience::None)
-        }
-    }
-
-    /// Ends a flight with its last events and its outcome.
-    fn end_flight(
-        &self,
-        flight: &FlightKey,
-        leader: &str,
-        from: usize,
-        events: &[Bytes],
-        end: &FlightEnd,
-    ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
-        async move {
-            let _ = (flight, leader, from, events, end);
-            Ok(())
-        }
-    }
-
-    /// The events after the first `heard`. The caller then counts as follower `follower` for a while, as does a caller
-    /// that was told to follow.
-    fn follow(
-        &self,
-        flight: &FlightKey,
-        leader: &str,
-        follower: &str,
-        heard: usize,
-    ) -> impl Future<Output = StoreResult<Followed>> + MaybeSend {
-        async move {
-            let _ = (flight, leader, follower, heard);
-            Ok(Followed { events: Vec::new(), end: None, is_led: false })
-        }
-    }
-
-    /// Removes `follower` from the flight's followers.
-    fn leave_flight(
-        &self,
-        flight: &FlightKey,
-        follower: &str,
-    ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
-        async move {
-            let _ = (flight, follower);
-            Ok(())
-        }
-    }
-}
-
-/// How long the lead of a flight holds without being renewed; after a crash another request leads then.
-pub const FLIGHT_LEASE: Duration = Duration::from_secs(3);
-
-/// A flight: an answer in one delivery.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub struct FlightKey {
-    /// The key of the answer.
-    pub key: CacheKey,
-    /// The delivery that is asked for.
-    pub form: Delivery,
-}
-
-/// The result of [`ResponseCache::answer_or_lead`].
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Found {
-    /// A stored answer.
-    Answer(Stored),
-    /// There is no answer and no leader: the caller leads the flight.
-    Lead,
-    /// Another request leads the flight.
-    Follow {
-        /// The leader's name.
-        leader: String,
-    },
-}
-
-/// Whether a flight has followers.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Audience {
-    /// No.
-    None,
-    /// Yes.
-    Some,
-    /// The caller no longer leads the flight.
-    Lost,
-}
-
-/// The outcome of a flight, for its followers.
-#[derive(Clone, PartialEq, Eq)]
-pub enum FlightEnd {
-    /// A complete answer: all of it was handed over, or it is in the cache.
-    Landed,
-    /// A whole answer that the cache does not keep, as the value of an entry.
-    Answered(Bytes),
-    /// A failure that concerns all followers, serialised.
-    Failed(Bytes),
-    /// No outcome that followers could use: a follower that has read nothing elects another leader. An outcome that
-    /// another version wrote counts as this.
-    Abandoned,
-}
-
-/// Its `Debug` form shows no content.
-impl std::fmt::Debug for FlightEnd {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Landed => formatter.write_str("Landed"),
-            Self::Answered(value) => write!(formatter, "Answered({} bytes)", value.len()),
-            Self::Failed(record) => write!(formatter, "Failed({} bytes)", record.len()),
-            Self::Abandoned => formatter.write_str("Abandoned"),
-        }
-    }
-}
-
-/// What a follower reads of a flight.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Followed {
-    /// The events that it has not read yet.
-    pub events: Vec<Bytes>,
-    /// The outcome, once there is one. [`FlightEnd::Abandoned`] while the flight is still led means that the follower
-    /// fell behind.
-    pub end: Option<FlightEnd>,
-    /// Whether a request still leads the flight.
-    pub is_led: bool,
 }
 
 /// Sessions.
@@ -332,8 +173,17 @@ pub trait FleetState: MaybeSend + MaybeSync {
         change: impl Fn(&mut HostStats, Duration) + MaybeSend + MaybeSync,
     ) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
-    /// The inventories of the hosts, by base URL.
-    fn inventories(&self) -> impl Future<Output = StoreResult<Vec<(String, Inventory)>>> + MaybeSend;
+    /// Counts one more routed request; returns how many came before.
+    fn next_sequence(&self) -> impl Future<Output = StoreResult<u64>> + MaybeSend;
+
+    /// The latest decisions with their reasons, the oldest first.
+    fn decisions(&self) -> impl Future<Output = StoreResult<Vec<String>>> + MaybeSend;
+}
+
+/// What the hosts have, as far as anybody who uses the store has found out.
+pub trait InventoryStore: MaybeSend + MaybeSync {
+    /// The inventories of the hosts, by base URL. A store whose fleet state is in this process has none: they are known.
+    fn load_inventories(&self) -> impl Future<Output = StoreResult<Vec<(String, Inventory)>>> + MaybeSend;
 
     /// Stores a host's inventory.
     fn put_inventory(
@@ -344,9 +194,6 @@ pub trait FleetState: MaybeSend + MaybeSync {
 
     /// Whether the caller is to refresh the inventories; no other caller gets `true` within `time`.
     fn lead_refresh(&self, time: Duration) -> impl Future<Output = StoreResult<bool>> + MaybeSend;
-
-    /// The latest decisions with their reasons, the oldest first.
-    fn decisions(&self) -> impl Future<Output = StoreResult<Vec<String>>> + MaybeSend;
 }
 
 /// A time limit for a command.
@@ -401,8 +248,34 @@ impl<S> Deref for Within<'_, S> {
     }
 }
 
-/// The store: everything that requests, instances and replicas share.
-pub trait Store: ResponseCache + Sessions + FleetState + Sized {
+/// The store: everything that requests, instances and replicas share, one port for each kind of state.
+pub trait Store: MaybeSend + MaybeSync + Sized {
+    /// The cached answers.
+    type Answers: ResponseCache;
+    /// The flights of all replicas; [`NoFlights`] for a store that one process uses.
+    type Flights: FlightBoard;
+    /// The sessions.
+    type Sessions: Sessions;
+    /// The state of the fleet; one in memory for a store that one process uses.
+    type Fleet: FleetState;
+    /// What the hosts have.
+    type Inventories: InventoryStore;
+
+    /// The cached answers.
+    fn answers(&self) -> &Self::Answers;
+
+    /// The flights of all replicas.
+    fn flights(&self) -> &Self::Flights;
+
+    /// The sessions.
+    fn sessions(&self) -> &Self::Sessions;
+
+    /// The state of the fleet.
+    fn fleet(&self) -> &Self::Fleet;
+
+    /// What the hosts have.
+    fn inventories(&self) -> &Self::Inventories;
+
     /// The store with `limit` for commands that run before upstream is asked. Commands that store something keep their
     /// own limit.
     fn within(&self, limit: TimeLimit) -> Within<'_, Self> {
@@ -415,94 +288,16 @@ pub trait Store: ResponseCache + Sessions + FleetState + Sized {
     fn is_shared(&self) -> bool;
 
     /// The fleet state of the store, if the store serves only this process.
-    fn local_fleet(&self) -> Option<Arc<LocalFleet>> {
-        None
-    }
+    fn local_fleet(&self) -> Option<Arc<LocalFleet>>;
 
     /// The time limits; zero for a store that never waits.
     fn timeouts(&self) -> StoreTimeouts {
         StoreTimeouts::default()
     }
 
-    /// Counts one more routed request; returns how many came before.
-    fn next_sequence(&self) -> impl Future<Output = StoreResult<u64>> + MaybeSend;
-
     /// Whether the store answers.
     fn ping(&self) -> impl Future<Output = StoreResult<()>> + MaybeSend;
 
     /// The record of the store's outage.
     fn outage(&self) -> &Outage;
-}
-
-/// Records whether the last operation failed, and which operations are refused, so that each change is logged once.
-#[derive(Debug, Default)]
-pub struct Outage {
-    is_down: AtomicBool,
-    /// Whether `refused` holds anything.
-    refuses: AtomicBool,
-    refused: Locked<BTreeSet<&'static str>>,
-}
-
-/// A change that is logged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transition {
-    /// The first failure after a success.
-    Began,
-    /// The first success after a failure.
-    Ended,
-}
-
-impl Outage {
-    /// Records the result of an operation.
-    pub fn note(&self, succeeded: bool) -> Option<Transition> {
-        // A plain load first: results agree nearly always, and a swap would make every core wait for the line.
-        if self.is_down.load(Ordering::Relaxed) != succeeded {
-            return None;
-        }
-        match (self.is_down.swap(!succeeded, Ordering::Relaxed), succeeded) {
-            (true, true) => Some(Transition::Ended),
-            (false, false) => Some(Transition::Began),
-            (true, false) | (false, true) => None,
-        }
-    }
-
-    /// Records that a store that answers refused an operation; returns whether that is new.
-    pub fn refuses(&self, operation: &'static str) -> bool {
-        self.refuses.store(true, Ordering::Relaxed);
-        self.refused().insert(operation)
-    }
-
-    /// Records that an operation succeeded.
-    pub fn accepts(&self, operation: &'static str) {
-        if self.refuses.load(Ordering::Relaxed) {
-            let mut refused = self.refused();
-            refused.remove(operation);
-            self.refuses.store(!refused.is_empty(), Ordering::Relaxed);
-        }
-    }
-
-    fn refused(&self) -> MutexGuard<'_, BTreeSet<&'static str>> {
-        self.refused.lock()
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_outage_is_told_once_at_each_end() {
-        let outage = Outage::default();
-        let system: Vec<_> =
-            [true, false, false, true, true].into_iter().map(|succeeded| outage.note(succeeded)).collect();
-        assert_eq!(system, [None, Some(Transition::Began), None, Some(Transition::Ended), None]);
-    }
-
-    #[test]
-    fn a_refusal_is_told_once_until_the_operation_succeeds() {
-        let outage = Outage::default();
-        assert!(outage.refuses("put") && !outage.refuses("put") && outage.refuses("append"));
-        outage.accepts("put");
-        assert!(outage.refuses("put") && !outage.refuses("append"));
-    }
 }

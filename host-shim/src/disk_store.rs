@@ -13,7 +13,6 @@ mod layout;
 mod writer;
 
 use std::{
-    future::Future,
     path::Path,
     sync::{
         Arc,
@@ -24,17 +23,13 @@ use std::{
 
 use anyhow::Context as _;
 use paddock::{
-    cache::{CacheKey, Entry, Epochs, Stored},
-    fleet::{
-        HostStats, Inventory,
-        local::LocalFleet,
-        snapshot::{Claim, FleetSnapshot, Lease, Ticket},
-    },
-    platform::{Clock, MaybeSend, MaybeSync},
+    cache::{AllEpochs, CacheKey, Entry, Epochs, Stored},
+    fleet::{Inventory, local::LocalFleet},
+    platform::Clock,
     session::{Session, SessionHead, SessionKey, Span, Turn},
     store::{
-        FleetState, FlightKey, Outage, ResponseCache, Sessions, Store, StoreError, StoreResult,
-        memory::MemoryStore,
+        FlightKey, InventoryStore, NoFlights, Outage, ResponseCache, Sessions, Store, StoreError,
+        StoreResult, memory::MemoryFleet,
     },
 };
 use redb::{Builder, DatabaseError, ReadTransaction, StorageBackend};
@@ -45,7 +40,7 @@ use tokio::{
 
 use contents::{Append, Changes};
 use directory::Directory;
-use writer::{Open, Order, Outcome, Pending, Shared, Writer, closed, failure, prepare};
+use writer::{ChangeResult, Open, Pending, SharedDatabase, Writer, WriterMessage, closed, failure, prepare};
 
 /// The most changes that may wait for the writer.
 const QUEUE: usize = 1024;
@@ -54,7 +49,7 @@ const READERS: usize = 32;
 
 /// The limits of the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Limits {
+pub struct DiskLimits {
     /// The memory for pages of the database, in bytes.
     pub memory: u64,
     /// The size on disk in bytes, half each for answers and sessions. The file may be somewhat larger.
@@ -66,13 +61,20 @@ pub struct Limits {
 /// The embedded store on disk. Its clock gives the time since 1970, so that an expiry means the same after a restart.
 #[derive(Debug)]
 pub struct DiskStore<C> {
-    shared: Arc<Shared>,
-    orders: SyncSender<Order>,
+    tables: NoFlights<DiskTables<C>>,
+    /// The fleet state except inventories, which ends with the process.
+    fleet: MemoryFleet<C>,
+    outage: Outage,
+}
+
+/// What is on disk: answers, sessions and inventories.
+#[derive(Debug)]
+pub struct DiskTables<C> {
+    shared: Arc<SharedDatabase>,
+    messages: SyncSender<WriterMessage>,
     readers: Arc<Semaphore>,
     clock: C,
     wait: Duration,
-    /// State that ends with the process: the fleet state except inventories, and the outage.
-    local: MemoryStore<C>,
 }
 
 /// A time in whole milliseconds.
@@ -91,7 +93,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
     ///
     /// # Errors
     /// A sentence: another process uses the directory, the database is damaged, or the directory cannot be written.
-    pub fn open(directory: &Path, limits: Limits, clock: C) -> anyhow::Result<Self> {
+    pub fn open(directory: &Path, limits: DiskLimits, clock: C) -> anyhow::Result<Self> {
         let directory = Arc::new(Directory::open(directory)?);
         let opened = Arc::clone(&directory);
         let store = Self::over(move || opened.database(), limits, clock);
@@ -107,7 +109,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
     /// When the database does not open.
     pub fn over<B: StorageBackend>(
         storage: impl Fn() -> Result<B, DatabaseError> + Send + 'static,
-        limits: Limits,
+        limits: DiskLimits,
         clock: C,
     ) -> anyhow::Result<Self> {
         let open: Open = Box::new(move || {
@@ -119,7 +121,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
         });
         let database = open()?;
         let totals = prepare(&database)?;
-        let shared = Arc::new(Shared::new(database));
+        let shared = Arc::new(SharedDatabase::new(database));
         let writer = Writer {
             shared: Arc::clone(&shared),
             open,
@@ -129,34 +131,33 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
             unsynced: None,
             spared: None,
         };
-        let (orders, received) = sync_channel(QUEUE);
+        let (messages, received) = sync_channel(QUEUE);
         std::thread::Builder::new()
             .name("disk-store".to_owned())
             .spawn(move || writer.run(&received))
             .context("no thread for the database")?;
-        Ok(Self {
-            shared,
-            orders,
-            readers: Arc::new(Semaphore::new(READERS)),
-            local: MemoryStore::new(clock.clone(), 0),
-            clock,
-            wait: limits.wait,
-        })
+        let fleet = MemoryFleet::new(clock.clone());
+        let readers = Arc::new(Semaphore::new(READERS));
+        let tables = DiskTables { shared, messages, readers, clock, wait: limits.wait };
+        Ok(Self { tables: NoFlights::new(tables), fleet, outage: Outage::default() })
     }
 
     /// Writes all waiting changes, and closes the database.
     pub async fn close(&self) {
+        let tables = self.tables.answers();
         let (done, closed) = oneshot::channel();
-        if self.orders.try_send(Order::Close(done)).is_ok() {
+        if tables.messages.try_send(WriterMessage::Close(done)).is_ok() {
             // If this times out, the next start checks the database as after a crash.
-            let _ = timeout(self.wait, closed).await;
+            let _ = timeout(tables.wait, closed).await;
         }
     }
+}
 
+impl<C: Clock + Clone + Send + Sync + 'static> DiskTables<C> {
     /// Reads the database as of the last commit, in a thread that may wait for the disk.
     async fn read<T: Send + 'static>(
         &self,
-        look: impl FnOnce(&Shared, &ReadTransaction) -> Result<T, redb::Error> + Send + 'static,
+        look: impl FnOnce(&SharedDatabase, &ReadTransaction) -> Result<T, redb::Error> + Send + 'static,
     ) -> StoreResult<T> {
         let (readers, shared) = (Arc::clone(&self.readers), Arc::clone(&self.shared));
         let read = async move {
@@ -175,7 +176,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
     async fn write<T: Send + 'static>(
         &self,
         durable: bool,
-        change: impl FnMut(&mut Changes<'_>) -> Outcome<T> + Send + 'static,
+        change: impl FnMut(&mut Changes<'_>) -> ChangeResult<T> + Send + 'static,
     ) -> StoreResult<T> {
         // When the disk hangs, only the first caller waits for the limit; the others fail at once.
         if self.shared.busy() > self.wait {
@@ -183,16 +184,20 @@ impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
         }
         let (waiting, written) = oneshot::channel();
         let pending = Pending { change, outcome: None, waiting };
-        self.orders.try_send(Order::Change(Box::new(pending), durable)).map_err(|_| closed())?;
+        self.messages.try_send(WriterMessage::Change(Box::new(pending), durable)).map_err(|_| closed())?;
         timeout(self.wait, written).await.map_err(|_| StoreError::TimedOut)?.map_err(|_| closed())?
     }
 }
 
-impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskStore<C> {
+impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskTables<C> {
     async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
         let name = epoch(Some(model));
         let [all, model] = self.read(move |_, view| contents::numbers(view, [&epoch(None), &name])).await?;
         Ok(Epochs { all, model })
+    }
+
+    async fn all_epochs(&self) -> StoreResult<Option<AllEpochs>> {
+        Ok(None)
     }
 
     async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
@@ -210,7 +215,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskStore<C> {
     async fn answer(&self, flight: &FlightKey) -> StoreResult<Option<Stored>> {
         let places = [flight.key, flight.key.in_form(flight.form)].map(|key| *key.as_bytes());
         let now = milliseconds(self.clock.now());
-        let look = move |_: &Shared, view: &ReadTransaction| {
+        let look = move |_: &SharedDatabase, view: &ReadTransaction| {
             let mut youngest = None;
             for key in &places {
                 let found = contents::answer(view, key, now)?;
@@ -231,12 +236,12 @@ impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskStore<C> {
     }
 }
 
-impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
+impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskTables<C> {
     async fn session(&self, key: &SessionKey, span: Span<'_>, ttl: Duration) -> StoreResult<Option<Session>> {
         let before = span.before.map(str::to_owned);
         let (turns, bytes) = (span.turns, span.bytes);
         let (key, now, ttl) = (*key.as_bytes(), milliseconds(self.clock.now()), milliseconds(ttl));
-        let read = move |shared: &Shared, view: &ReadTransaction| {
+        let read = move |shared: &SharedDatabase, view: &ReadTransaction| {
             let head = contents::head(view, &key)?;
             let Some(head) = head.filter(|head| shared.renewed(&key).unwrap_or(head.end) > now) else {
                 return Ok(None);
@@ -256,7 +261,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
         let Some((session, is_first)) = self.read(read).await? else { return Ok(None) };
         if is_first {
             // If the queue is full, the writer runs anyway and writes the renewals.
-            let _ = self.orders.try_send(Order::Renew);
+            let _ = self.messages.try_send(WriterMessage::Renew);
         }
         Ok(Some(session))
     }
@@ -293,42 +298,8 @@ impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskStore<C> {
     }
 }
 
-impl<C: Clock + Clone + Send + Sync + 'static> FleetState for DiskStore<C> {
-    fn snapshot(&self) -> impl Future<Output = StoreResult<FleetSnapshot>> + MaybeSend {
-        self.local.snapshot()
-    }
-
-    fn claim(&self, claim: &Claim<'_>) -> impl Future<Output = StoreResult<Option<Lease>>> + MaybeSend {
-        self.local.claim(claim)
-    }
-
-    fn renew(&self, lease: &Lease) -> impl Future<Output = StoreResult<()>> + MaybeSend {
-        self.local.renew(lease)
-    }
-
-    fn enter(
-        &self,
-        ticket: &Ticket,
-        displaced: Option<&str>,
-    ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
-        self.local.enter(ticket, displaced)
-    }
-
-    fn leave(&self, id: &str) -> impl Future<Output = StoreResult<()>> + MaybeSend {
-        self.local.leave(id)
-    }
-
-    fn update(
-        &self,
-        host: &str,
-        known: (&HostStats, Duration),
-        released: Option<&Lease>,
-        change: impl Fn(&mut HostStats, Duration) + MaybeSend + MaybeSync,
-    ) -> impl Future<Output = StoreResult<()>> + MaybeSend {
-        self.local.update(host, known, released, change)
-    }
-
-    async fn inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
+impl<C: Clock + Clone + Send + Sync + 'static> InventoryStore for DiskTables<C> {
+    async fn load_inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
         let found = self.read(|_, view| contents::inventories(view)).await?;
         let read = |(host, json): (_, Vec<u8>)| Some((host, Inventory::from_json(&json)?));
         Ok(found.into_iter().filter_map(read).collect())
@@ -339,36 +310,55 @@ impl<C: Clock + Clone + Send + Sync + 'static> FleetState for DiskStore<C> {
         self.write(false, move |changes| Ok(Ok(changes.put_inventory(&host, &inventory)?))).await
     }
 
-    fn lead_refresh(&self, time: Duration) -> impl Future<Output = StoreResult<bool>> + MaybeSend {
-        self.local.lead_refresh(time)
-    }
-
-    fn decisions(&self) -> impl Future<Output = StoreResult<Vec<String>>> + MaybeSend {
-        self.local.decisions()
+    async fn lead_refresh(&self, _: Duration) -> StoreResult<bool> {
+        Ok(true)
     }
 }
 
 impl<C: Clock + Clone + Send + Sync + 'static> Store for DiskStore<C> {
+    type Answers = DiskTables<C>;
+    type Flights = NoFlights<DiskTables<C>>;
+    type Sessions = DiskTables<C>;
+    type Fleet = MemoryFleet<C>;
+    type Inventories = DiskTables<C>;
+
+    fn answers(&self) -> &Self::Answers {
+        self.tables.answers()
+    }
+
+    fn flights(&self) -> &Self::Flights {
+        &self.tables
+    }
+
+    fn sessions(&self) -> &Self::Sessions {
+        self.tables.answers()
+    }
+
+    fn fleet(&self) -> &Self::Fleet {
+        &self.fleet
+    }
+
+    fn inventories(&self) -> &Self::Inventories {
+        self.tables.answers()
+    }
+
     fn is_shared(&self) -> bool {
         false
     }
 
     fn local_fleet(&self) -> Option<Arc<LocalFleet>> {
-        self.local.local_fleet()
-    }
-
-    fn next_sequence(&self) -> impl Future<Output = StoreResult<u64>> + MaybeSend {
-        self.local.next_sequence()
+        Some(self.fleet.local())
     }
 
     async fn ping(&self) -> StoreResult<()> {
-        if self.shared.busy() > self.wait {
+        let tables = self.tables.answers();
+        if tables.shared.busy() > tables.wait {
             return Err(StoreError::TimedOut);
         }
-        self.read(|_, _| Ok(())).await
+        tables.read(|_, _| Ok(())).await
     }
 
     fn outage(&self) -> &Outage {
-        self.local.outage()
+        &self.outage
     }
 }

@@ -3,7 +3,7 @@
 use std::{path::Path, sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use host_shim::disk_store::{DiskStore, Limits};
+use host_shim::disk_store::{DiskLimits, DiskStore};
 use paddock::{
     Config,
     cache::{AllEpochs, CacheKey, Entry, Epochs, Stored},
@@ -14,8 +14,8 @@ use paddock::{
     },
     session::{Session, SessionHead, SessionKey, Span, Turn},
     store::{
-        Audience, FleetState, FlightEnd, FlightKey, Followed, Found, Outage, ResponseCache, Sessions, Store,
-        StoreResult, StoreTimeouts, TimeLimit, Within,
+        Audience, FleetState, FlightBoard, FlightEnd, FlightKey, Followed, Found, InventoryStore, Outage,
+        ResponseCache, Sessions, Store, StoreResult, StoreTimeouts, TimeLimit, Within,
         memory::MemoryStore,
         redis::{Guard, RedisStore},
     },
@@ -45,6 +45,19 @@ macro_rules! delegate {
     };
 }
 
+/// Implements a port by giving each of its operations to the same port of the store in use.
+macro_rules! forward {
+    ($port:ident by $part:ident {
+        $(fn $operation:ident($($argument:ident: $type:ty),*) -> $output:ty;)*
+    }) => {
+        impl $port for NativeStore {
+            $(async fn $operation(&self, $($argument: $type),*) -> StoreResult<$output> {
+                delegate!(self, store => store.$part().$operation($($argument),*).await)
+            })*
+        }
+    };
+}
+
 impl NativeStore {
     pub(crate) fn new(config: &Config, clock: SystemClock) -> anyhow::Result<Self> {
         if let Some(redis) = &config.redis {
@@ -55,7 +68,7 @@ impl NativeStore {
         let Some(data) = &config.data else {
             return Ok(Self::Memory(MemoryStore::new(clock, config.memory_limit)));
         };
-        let limits = Limits { memory: config.memory_limit, disk: data.limit, wait: DISK_LIMIT };
+        let limits = DiskLimits { memory: config.memory_limit, disk: data.limit, wait: DISK_LIMIT };
         Ok(Self::Disk(DiskStore::open(Path::new(&data.directory), limits, clock)?))
     }
 
@@ -68,147 +81,80 @@ impl NativeStore {
     }
 }
 
-impl ResponseCache for NativeStore {
-    async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
-        delegate!(self, store => store.epochs(model).await)
-    }
+forward! { ResponseCache by answers {
+    fn epochs(model: &str) -> Epochs;
+    fn all_epochs() -> Option<AllEpochs>;
+    fn purge(model: Option<&str>) -> ();
+    fn answer(flight: &FlightKey) -> Option<Stored>;
+    fn put_answer(key: &CacheKey, entry: &Entry, ttl: Duration) -> ();
+} }
 
-    async fn all_epochs(&self) -> StoreResult<Option<AllEpochs>> {
-        delegate!(self, store => store.all_epochs().await)
-    }
+forward! { FlightBoard by flights {
+    fn answer_or_lead(flight: &FlightKey, leader: &str, max_age: Option<Duration>) -> Found;
+    fn publish(flight: &FlightKey, leader: &str, from: usize, forget: usize, events: &[Bytes]) -> Audience;
+    fn end_flight(flight: &FlightKey, leader: &str, from: usize, events: &[Bytes], end: &FlightEnd) -> ();
+    fn follow(flight: &FlightKey, leader: &str, follower: &str, heard: usize) -> Followed;
+    fn leave_flight(flight: &FlightKey, follower: &str) -> ();
+} }
 
-    async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
-        delegate!(self, store => store.purge(model).await)
-    }
+forward! { Sessions by sessions {
+    fn session(key: &SessionKey, span: Span<'_>, ttl: Duration) -> Option<Session>;
+    fn create_session(key: &SessionKey, head: &SessionHead, ttl: Duration) -> ();
+    fn delete_session(key: &SessionKey) -> bool;
+    fn append_turn_to(
+        key: &SessionKey, generation: Option<u64>, turn: &Turn, ttl: Duration, keep: usize
+    ) -> bool;
+} }
 
-    async fn answer(&self, flight: &FlightKey) -> StoreResult<Option<Stored>> {
-        delegate!(self, store => store.answer(flight).await)
-    }
-
-    async fn answer_or_lead(
-        &self,
-        flight: &FlightKey,
-        leader: &str,
-        max_age: Option<Duration>,
-    ) -> StoreResult<Found> {
-        delegate!(self, store => store.answer_or_lead(flight, leader, max_age).await)
-    }
-
-    async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
-        delegate!(self, store => store.put_answer(key, entry, ttl).await)
-    }
-
-    async fn publish(
-        &self,
-        flight: &FlightKey,
-        leader: &str,
-        from: usize,
-        forget: usize,
-        events: &[Bytes],
-    ) -> StoreResult<Audience> {
-        delegate!(self, store => store.publish(flight, leader, from, forget, events).await)
-    }
-
-    async fn end_flight(
-        &self,
-        flight: &FlightKey,
-        leader: &str,
-        from: usize,
-        events: &[Bytes],
-        end: &FlightEnd,
-    ) -> StoreResult<()> {
-        delegate!(self, store => store.end_flight(flight, leader, from, events, end).await)
-    }
-
-    async fn follow(
-        &self,
-        flight: &FlightKey,
-        leader: &str,
-        follower: &str,
-        heard: usize,
-    ) -> StoreResult<Followed> {
-        delegate!(self, store => store.follow(flight, leader, follower, heard).await)
-    }
-
-    async fn leave_flight(&self, flight: &FlightKey, follower: &str) -> StoreResult<()> {
-        delegate!(self, store => store.leave_flight(flight, follower).await)
-    }
-}
-
-impl Sessions for NativeStore {
-    async fn session(&self, key: &SessionKey, span: Span<'_>, ttl: Duration) -> StoreResult<Option<Session>> {
-        delegate!(self, store => store.session(key, span, ttl).await)
-    }
-
-    async fn create_session(&self, key: &SessionKey, head: &SessionHead, ttl: Duration) -> StoreResult<()> {
-        delegate!(self, store => store.create_session(key, head, ttl).await)
-    }
-
-    async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
-        delegate!(self, store => store.delete_session(key).await)
-    }
-
-    async fn append_turn_to(
-        &self,
-        key: &SessionKey,
-        generation: Option<u64>,
-        turn: &Turn,
-        ttl: Duration,
-        keep: usize,
-    ) -> StoreResult<bool> {
-        delegate!(self, store => store.append_turn_to(key, generation, turn, ttl, keep).await)
-    }
-}
-
-impl FleetState for NativeStore {
-    async fn snapshot(&self) -> StoreResult<FleetSnapshot> {
-        delegate!(self, store => store.snapshot().await)
-    }
-
-    async fn claim(&self, claim: &Claim<'_>) -> StoreResult<Option<Lease>> {
-        delegate!(self, store => store.claim(claim).await)
-    }
-
-    async fn renew(&self, lease: &Lease) -> StoreResult<()> {
-        delegate!(self, store => store.renew(lease).await)
-    }
-
-    async fn enter(&self, ticket: &Ticket, displaced: Option<&str>) -> StoreResult<()> {
-        delegate!(self, store => store.enter(ticket, displaced).await)
-    }
-
-    async fn leave(&self, id: &str) -> StoreResult<()> {
-        delegate!(self, store => store.leave(id).await)
-    }
-
-    async fn update(
-        &self,
+forward! { FleetState by fleet {
+    fn snapshot() -> FleetSnapshot;
+    fn claim(claim: &Claim<'_>) -> Option<Lease>;
+    fn renew(lease: &Lease) -> ();
+    fn enter(ticket: &Ticket, displaced: Option<&str>) -> ();
+    fn leave(id: &str) -> ();
+    fn update(
         host: &str,
         known: (&HostStats, Duration),
         released: Option<&Lease>,
-        change: impl Fn(&mut HostStats, Duration) + Send + Sync,
-    ) -> StoreResult<()> {
-        delegate!(self, store => store.update(host, known, released, change).await)
-    }
+        change: impl Fn(&mut HostStats, Duration) + Send + Sync
+    ) -> ();
+    fn next_sequence() -> u64;
+    fn decisions() -> Vec<String>;
+} }
 
-    async fn inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
-        delegate!(self, store => store.inventories().await)
-    }
-
-    async fn put_inventory(&self, host: &str, inventory: &Inventory) -> StoreResult<()> {
-        delegate!(self, store => store.put_inventory(host, inventory).await)
-    }
-
-    async fn lead_refresh(&self, time: Duration) -> StoreResult<bool> {
-        delegate!(self, store => store.lead_refresh(time).await)
-    }
-
-    async fn decisions(&self) -> StoreResult<Vec<String>> {
-        delegate!(self, store => store.decisions().await)
-    }
-}
+forward! { InventoryStore by inventories {
+    fn load_inventories() -> Vec<(String, Inventory)>;
+    fn put_inventory(host: &str, inventory: &Inventory) -> ();
+    fn lead_refresh(time: Duration) -> bool;
+} }
 
 impl Store for NativeStore {
+    type Answers = Self;
+    type Flights = Self;
+    type Sessions = Self;
+    type Fleet = Self;
+    type Inventories = Self;
+
+    fn answers(&self) -> &Self {
+        self
+    }
+
+    fn flights(&self) -> &Self {
+        self
+    }
+
+    fn sessions(&self) -> &Self {
+        self
+    }
+
+    fn fleet(&self) -> &Self {
+        self
+    }
+
+    fn inventories(&self) -> &Self {
+        self
+    }
+
     fn is_shared(&self) -> bool {
         delegate!(self, store => store.is_shared())
     }
@@ -229,10 +175,6 @@ impl Store for NativeStore {
             },
             Self::Memory(_) | Self::Disk(_) => Within::Same(self),
         }
-    }
-
-    async fn next_sequence(&self) -> StoreResult<u64> {
-        delegate!(self, store => store.next_sequence().await)
     }
 
     async fn ping(&self) -> StoreResult<()> {

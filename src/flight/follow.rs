@@ -18,7 +18,7 @@ use crate::{
     host::{Platform, Service},
     platform::{Clock, Timer},
     process::{Head, Provenance, broadcast::Broadcast},
-    store::{FLIGHT_LEASE, FlightEnd, FlightKey, ResponseCache},
+    store::{FLIGHT_LEASE, FlightBoard, FlightEnd, FlightKey, ResponseCache, Store},
     upstream::{Reading, UpstreamRequest},
     wire::framer,
 };
@@ -51,7 +51,7 @@ pub(super) async fn follow<P: Platform>(
         return followed;
     }
     // A leader that does not hear so finds out that nobody asks any more.
-    let _ = service.store().leave_flight(flight, follower).await;
+    let _ = service.store().flights().leave_flight(flight, follower).await;
     broadcast.end(Err(Error::ClientClosed));
     FollowEnd::Told
 }
@@ -65,7 +65,7 @@ async fn hear<P: Platform>(
 ) -> Result<FollowEnd, ClientLeft> {
     let (mut pause, mut heard, mut failing_since) = (POLL.0, 0, None);
     loop {
-        let Ok(found) = service.store().follow(flight, leader, follower, heard).await else {
+        let Ok(found) = service.store().flights().follow(flight, leader, follower, heard).await else {
             if !broadcast.is_open() {
                 return Ok(FollowEnd::Missed);
             }
@@ -166,7 +166,7 @@ async fn landed<P: Platform>(
     broadcast: &Broadcast,
     answer: &FlightKey,
 ) -> FollowEnd {
-    let Ok(Some(stored)) = service.store().answer(answer).await else { return FollowEnd::Vanished };
+    let Ok(Some(stored)) = service.store().answers().answer(answer).await else { return FollowEnd::Vanished };
     match replay(order, &stored.entry) {
         Some(replayed) => tell(broadcast, Head::Found(replayed, stored.age)),
         None => FollowEnd::Vanished,

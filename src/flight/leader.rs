@@ -33,7 +33,7 @@ use crate::{
     platform::{Journal, journal::Event, random_id},
     process::{Head, Provenance, broadcast::Broadcast, flight_table::LeaderGuard},
     request::Account,
-    store::{FlightKey, Found, ResponseCache, StoreError, StoreResult},
+    store::{FlightBoard, FlightKey, Found, Store, StoreError, StoreResult},
     upstream::{
         UpstreamRequest,
         admission::{Admission, Admitted, FleetPrefetch},
@@ -163,7 +163,7 @@ impl<'a, P: Platform> Leader<'a, P> {
         let mut ahead = self.account.clone();
         let service = self.service;
         let (budget, max_age) = (ahead.budget.clone(), cache_plan.policy.max_age());
-        let looking = async { budget.ask(service).answer_or_lead(&flight, &leader, max_age).await };
+        let looking = async { budget.ask(service).flights().answer_or_lead(&flight, &leader, max_age).await };
         let (found, ()) = join!(Box::pin(looking), Box::pin(admission.reserve(&mut ahead)));
         self.account = ahead;
         let found: StoreResult<Found> = found;

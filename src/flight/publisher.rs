@@ -16,7 +16,7 @@ use crate::{
     host::{Platform, Service},
     platform::{Clock, Timer},
     process::broadcast::{Broadcast, Item, Receiver},
-    store::{Audience, FLIGHT_LEASE, FlightEnd, FlightKey, ResponseCache, Store},
+    store::{Audience, FLIGHT_LEASE, FlightBoard, FlightEnd, FlightKey, Store},
 };
 
 /// How often it is asked whether anybody follows, and the lead renewed.
@@ -71,7 +71,7 @@ impl<'a, P: Platform> Publisher<'a, P> {
         };
         let store = self.service.store();
         // A leader that cannot say so is found out by its lead's end.
-        let _ = store.end_flight(&self.flight, &self.leader, self.handed, &pending, &end).await;
+        let _ = store.flights().end_flight(&self.flight, &self.leader, self.handed, &pending, &end).await;
     }
 
     /// Waits until somebody follows; gives how the flight ended before.
@@ -84,7 +84,13 @@ impl<'a, P: Platform> Publisher<'a, P> {
                     return Some(self.end());
                 }
             }
-            match self.service.store().publish(&self.flight, &self.leader, self.handed, 0, &[]).await {
+            match self
+                .service
+                .store()
+                .flights()
+                .publish(&self.flight, &self.leader, self.handed, 0, &[])
+                .await
+            {
                 Ok(Audience::Some) => return None,
                 Ok(Audience::None | Audience::Lost) | Err(_) => {
                     if self.broadcast.is_alone() {
@@ -110,7 +116,10 @@ impl<'a, P: Platform> Publisher<'a, P> {
                 return end;
             }
             let store = self.service.store();
-            let told = store.publish(&self.flight, &self.leader, self.handed, self.forgotten, pending).await;
+            let told = store
+                .flights()
+                .publish(&self.flight, &self.leader, self.handed, self.forgotten, pending)
+                .await;
             let now = self.service.now();
             failing_since = if told.is_err() { failing_since.or(Some(now)) } else { None };
             // By then whoever followed has given up.

@@ -36,7 +36,7 @@ use crate::{
     },
     request::Account,
     session::{KEPT_TURNS, PromptCount, SessionStatus, Turn},
-    store::Sessions,
+    store::{Sessions, Store},
     upstream::{UpstreamRequest, answer::Accumulator as Added},
     wire::framer,
 };
@@ -242,7 +242,7 @@ impl<'a, P: Platform> Subscriber<'a, P> {
         let config = self.service.config();
         let append = turn.as_ref().map(|(key, generation, turn)| {
             let (ttl, keep) = (config.session_ttl, KEPT_TURNS);
-            self.service.store().append_turn_to(key, *generation, turn, ttl, keep)
+            self.service.store().sessions().append_turn_to(key, *generation, turn, ttl, keep)
         });
         let tally = tallied.as_ref().map(|account| account.tally_answer(self.service));
         let (append, ended, _) = join!(OptionFuture::from(append), reader.ended(), OptionFuture::from(tally));

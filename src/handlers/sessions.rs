@@ -24,7 +24,7 @@ use crate::{
     platform::random_id,
     request::Account,
     session::{Dialect, RawMessage, Session, SessionKey, Span, Turn},
-    store::{Sessions, StoreResult},
+    store::{Sessions, Store, StoreResult},
 };
 use request::{ExportFormat, Page};
 
@@ -108,8 +108,11 @@ pub(crate) async fn create<P: Platform, B: RequestBody>(
     let body = body::read(service, headers, body, config.body_limits.other).await?;
     let head = request::head(&body)?;
     let id = random_id(service);
-    let made =
-        service.store().create_session(&SessionKey::of(&caller, &id)?, &head, config.session_ttl).await;
+    let made = service
+        .store()
+        .sessions()
+        .create_session(&SessionKey::of(&caller, &id)?, &head, config.session_ttl)
+        .await;
     needed(service, account, "session_create", made)?;
     let session = Session { head, ..Session::default() };
     let mut response = reply::json(StatusCode::CREATED, &Summary::of(&id, &session, config.session_ttl));
@@ -185,7 +188,7 @@ pub(crate) async fn delete<P: Platform>(
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
     let (_, key) = named(parts, caller)?;
-    let deleted = service.store().delete_session(&key).await;
+    let deleted = service.store().sessions().delete_session(&key).await;
     if !needed(service, account, "session_delete", deleted)? {
         return Err(Error::SessionNotFound);
     }
@@ -208,7 +211,7 @@ async fn load<P: Platform>(
     span: Span<'_>,
     account: &mut Account,
 ) -> Result<Session, Error> {
-    let session = service.store().session(key, span, service.config().session_ttl).await;
+    let session = service.store().sessions().session(key, span, service.config().session_ttl).await;
     needed(service, account, "session_load", session)?.ok_or(Error::SessionNotFound)
 }
 

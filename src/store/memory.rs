@@ -9,26 +9,18 @@ mod cache;
 mod fleet;
 mod sessions;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use quick_cache::{
     DefaultHashBuilder, OptionsBuilder, Weighter,
     sync::{Cache, DefaultLifecycle},
 };
 
-use super::{Outage, Store, StoreResult};
-use crate::{
-    cache::{CacheKey, Entry},
-    fleet::local::LocalFleet,
-    platform::{Clock, Locked},
-    session::SessionKey,
-};
+use super::{NoFlights, Outage, Store, StoreResult};
+use crate::{fleet::local::LocalFleet, platform::Clock};
+pub use cache::MemoryAnswers;
+pub use fleet::MemoryFleet;
+pub use sessions::MemorySessions;
 
 /// The bytes of an entry beside its value: key, counters, hash table.
 const ENTRY_OVERHEAD: u64 = 160;
@@ -55,22 +47,6 @@ impl<K, T> Weighter<K, Expiring<T>> for ByBytes {
 
 type Bounded<K, T> = Cache<K, Expiring<T>, ByBytes>;
 
-/// The embedded store.
-#[derive(Debug)]
-pub struct MemoryStore<C> {
-    clock: C,
-    answers: Bounded<CacheKey, (Entry, Duration)>,
-    purges: cache::Purges,
-    sessions: Bounded<SessionKey, Arc<sessions::Kept>>,
-    /// The most bytes that the turns of one session may take.
-    largest: u64,
-    /// Held while a session is replaced, so that of turns appended at the same time all survive.
-    appending: Locked<()>,
-    turn: AtomicU64,
-    fleet: Arc<LocalFleet>,
-    outage: Outage,
-}
-
 /// How many shards a table of `bytes` has.
 fn shards(bytes: u64) -> u64 {
     (bytes / SHARD).clamp(1, 64)
@@ -94,44 +70,74 @@ fn bounded<K: Eq + std::hash::Hash + Clone, T: Clone>(bytes: u64) -> Bounded<K, 
     }
 }
 
-impl<C: Clock> MemoryStore<C> {
+/// An entry that has not expired at `now`; an expired one is removed.
+fn live<K: std::hash::Hash + Eq + Clone, T: Clone>(
+    entries: &Bounded<K, T>,
+    key: &K,
+    now: Duration,
+) -> Option<Expiring<T>> {
+    let entry = entries.get(key)?;
+    if entry.expires <= now {
+        entries.remove(key);
+        return None;
+    }
+    Some(entry)
+}
+
+/// The embedded store.
+#[derive(Debug)]
+pub struct MemoryStore<C> {
+    flights: NoFlights<MemoryAnswers<C>>,
+    sessions: MemorySessions<C>,
+    fleet: MemoryFleet<C>,
+    outage: Outage,
+}
+
+impl<C: Clock + Clone> MemoryStore<C> {
     /// A store of at most `limit` bytes, half for answers and half for sessions.
     pub fn new(clock: C, limit: u64) -> Self {
         Self {
-            clock,
-            answers: bounded(limit / 2),
-            purges: cache::Purges::default(),
-            sessions: bounded(limit / 2),
-            // The rest of a shard is for its system messages, and for others.
-            largest: limit / 2 / shards(limit / 2) * 3 / 4,
-            appending: Locked::new(()),
-            turn: AtomicU64::new(0),
-            fleet: Arc::default(),
+            flights: NoFlights::new(MemoryAnswers::new(clock.clone(), limit / 2)),
+            sessions: MemorySessions::new(clock.clone(), limit / 2),
+            fleet: MemoryFleet::new(clock),
             outage: Outage::default(),
         }
-    }
-
-    fn live<K: std::hash::Hash + Eq + Clone, T: Clone>(&self, entries: &Bounded<K, T>, key: &K) -> Option<T> {
-        let entry = entries.get(key)?;
-        if entry.expires <= self.clock.now() {
-            entries.remove(key);
-            return None;
-        }
-        Some(entry.value)
     }
 }
 
 impl<C: Clock> Store for MemoryStore<C> {
+    type Answers = MemoryAnswers<C>;
+    type Flights = NoFlights<MemoryAnswers<C>>;
+    type Sessions = MemorySessions<C>;
+    type Fleet = MemoryFleet<C>;
+    type Inventories = MemoryFleet<C>;
+
+    fn answers(&self) -> &Self::Answers {
+        self.flights.answers()
+    }
+
+    fn flights(&self) -> &Self::Flights {
+        &self.flights
+    }
+
+    fn sessions(&self) -> &Self::Sessions {
+        &self.sessions
+    }
+
+    fn fleet(&self) -> &Self::Fleet {
+        &self.fleet
+    }
+
+    fn inventories(&self) -> &Self::Inventories {
+        &self.fleet
+    }
+
     fn is_shared(&self) -> bool {
         false
     }
 
     fn local_fleet(&self) -> Option<Arc<LocalFleet>> {
-        Some(Arc::clone(&self.fleet))
-    }
-
-    async fn next_sequence(&self) -> StoreResult<u64> {
-        Ok(self.turn.fetch_add(1, Ordering::Relaxed))
+        Some(self.fleet.local())
     }
 
     async fn ping(&self) -> StoreResult<()> {

@@ -14,7 +14,10 @@ mod sessions;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use super::{Outage, Store, StoreError, StoreResult, StoreTimeouts, TimeLimit, Within};
-use crate::platform::{MaybeSend, MaybeSync};
+use crate::{
+    fleet::local::LocalFleet,
+    platform::{MaybeSend, MaybeSync},
+};
 pub use fault::{error_text, server_error};
 pub use guard::Guard;
 
@@ -120,8 +123,38 @@ fn milliseconds_text(duration: Duration) -> String {
 }
 
 impl<C: RedisCommands + Clone> Store for RedisStore<C> {
+    type Answers = Self;
+    type Flights = Self;
+    type Sessions = Self;
+    type Fleet = Self;
+    type Inventories = Self;
+
+    fn answers(&self) -> &Self {
+        self
+    }
+
+    fn flights(&self) -> &Self {
+        self
+    }
+
+    fn sessions(&self) -> &Self {
+        self
+    }
+
+    fn fleet(&self) -> &Self {
+        self
+    }
+
+    fn inventories(&self) -> &Self {
+        self
+    }
+
     fn is_shared(&self) -> bool {
         self.commands.is_configured()
+    }
+
+    fn local_fleet(&self) -> Option<Arc<LocalFleet>> {
+        None
     }
 
     fn timeouts(&self) -> StoreTimeouts {
@@ -130,17 +163,6 @@ impl<C: RedisCommands + Clone> Store for RedisStore<C> {
 
     fn within(&self, limit: TimeLimit) -> Within<'_, Self> {
         Within::Limited(Self { ask: limit, ..self.clone() })
-    }
-
-    async fn next_sequence(&self) -> StoreResult<u64> {
-        let key = format!("{}:turn:1", self.prefix);
-        let reply = self.ask("INCR", &[key.as_bytes()]).await?;
-        match reply.first() {
-            Some(RedisValue::Integer(count)) => Ok(u64::try_from(count - 1).unwrap_or_default()),
-            Some(RedisValue::Nil | RedisValue::Status(_) | RedisValue::Bytes(_)) | None => {
-                Err(StoreError::UnexpectedReply("INCR"))
-            }
-        }
     }
 
     async fn ping(&self) -> StoreResult<()> {

@@ -27,7 +27,7 @@ use crate::{
     host::{Platform, Service},
     platform::{Background, Clock, Entropy, Timer, random_id},
     request::{Account, StoreDeadline},
-    store::{FleetState, Store, StoreError, StoreResult},
+    store::{FleetState, InventoryStore, Store, StoreError, StoreResult},
 };
 
 /// The shortest and the longest pause between two looks at a queue that others move, too.
@@ -75,9 +75,9 @@ pub(crate) async fn prefetch_fleet<P: Platform>(
     budget: &StoreDeadline,
     model: Option<&ModelName>,
 ) -> FleetPrefetch {
-    let snapshot = async { budget.ask(service).snapshot().await };
+    let snapshot = async { budget.ask(service).fleet().snapshot().await };
     let turn = (service.config().policy == Policy::RoundRobin)
-        .then_some(async { budget.ask(service).next_sequence().await });
+        .then_some(async { budget.ask(service).fleet().next_sequence().await });
     let (snapshot, turn, inventories) =
         join!(snapshot, OptionFuture::from(turn), probe::inventories(service, budget, model));
     FleetPrefetch { snapshot, turn, inventories }
@@ -227,7 +227,8 @@ impl<'a, P: Platform> Admission<'a, P> {
         let policy = service.config().policy;
         if policy == Policy::RoundRobin && self.turn.is_none() {
             let is_asked = !account.store_failed();
-            let turn = if is_asked { Some(account.budget.ask(service).next_sequence().await) } else { None };
+            let turn =
+                if is_asked { Some(account.budget.ask(service).fleet().next_sequence().await) } else { None };
             // Without the shared counter chance spreads as well.
             self.turn = turn.and_then(|turn| account.degrade(service, "next_turn", turn)).or(Some(self.seed));
         }
@@ -312,7 +313,7 @@ impl<'a, P: Platform> Admission<'a, P> {
             reason: &plan.to_string(),
         };
         if !account.store_failed() {
-            let claimed = account.budget.ask(service).claim(&claim).await;
+            let claimed = account.budget.ask(service).fleet().claim(&claim).await;
             let is_given_up = matches!(claimed, Err(StoreError::TimedOut | StoreError::OutOfTime));
             if let Some(claimed) = account.degrade(service, "fleet_claim", claimed) {
                 return claimed.map(|lease| (lease, false));
@@ -331,7 +332,7 @@ impl<'a, P: Platform> Admission<'a, P> {
         service.fleet().leave(&id);
         self.service.spawn(async move {
             // What cannot be given back ends by itself.
-            let _ = service.store().leave(&id).await;
+            let _ = service.store().fleet().leave(&id).await;
         });
     }
 
@@ -370,7 +371,7 @@ impl<'a, P: Platform> Admission<'a, P> {
         // What it would take first may have changed while it waited.
         ticket.host = Arc::clone(first.host.shared_url());
         if !account.store_failed() {
-            let entered = account.budget.ask(service).enter(&ticket, displaced.as_deref()).await;
+            let entered = account.budget.ask(service).fleet().enter(&ticket, displaced.as_deref()).await;
             if account.degrade(service, "fleet_queue", entered).is_some() {
                 return Ok(());
             }
@@ -383,7 +384,7 @@ impl<'a, P: Platform> Admission<'a, P> {
     pub(crate) async fn leave(&self) {
         if self.order.routing_key.lane().is_some() {
             // A ticket that cannot be taken out ends by itself, and so does a slot that was taken meanwhile.
-            let _ = self.service.store().leave(&self.id).await;
+            let _ = self.service.store().fleet().leave(&self.id).await;
             self.service.fleet().leave(&self.id);
         }
     }
@@ -433,7 +434,7 @@ impl<'a, P: Platform> Admission<'a, P> {
             let (service, url) = (self.service.clone(), backend.url().to_owned());
             self.service.spawn(async move {
                 // What is lost is found out again at the next request.
-                let _ = service.store().put_inventory(&url, &known).await;
+                let _ = service.store().inventories().put_inventory(&url, &known).await;
             });
         }
     }
@@ -476,7 +477,7 @@ async fn snapshot<P: Platform>(service: &Service<P>, account: &mut Account) -> F
     if account.store_failed() {
         return service.fleet().snapshot(service.now());
     }
-    let snapshot = account.budget.ask(service).snapshot().await;
+    let snapshot = account.budget.ask(service).fleet().snapshot().await;
     known(service, account, snapshot)
 }
 

@@ -25,7 +25,7 @@ use crate::{
     host::{Platform, Service},
     platform::{Background, Clock, Entropy, Phase, Timer, Upstream, UpstreamFailure, jittered},
     request::StoreDeadline,
-    store::{FleetState, Store},
+    store::{FleetState, InventoryStore, Store},
 };
 
 pub(crate) use contexts::learn_contexts;
@@ -148,7 +148,7 @@ pub(crate) async fn inventories<P: Platform>(
         // Whoever waits for an answer needs not wait for that.
         service.spawn(async move {
             // A store that is down makes everybody ask.
-            if asking.store().lead_refresh(FRESH).await.unwrap_or(true) {
+            if asking.store().inventories().lead_refresh(FRESH).await.unwrap_or(true) {
                 refresh(&asking, |_, _| false).await;
             }
         });
@@ -160,7 +160,7 @@ pub(crate) async fn inventories<P: Platform>(
 pub(crate) async fn known<P: Platform>(service: &Service<P>, budget: &StoreDeadline) -> Arc<Inventories> {
     let (local, hosts) = (service.fleet(), service.fleet().hosts());
     if !local.knows_every_host()
-        && let Ok(found) = budget.ask(service).inventories().await
+        && let Ok(found) = budget.ask(service).inventories().load_inventories().await
     {
         let now = local.time(service.now());
         for (url, mut inventory) in
@@ -210,7 +210,7 @@ pub(crate) async fn refresh<P: Platform>(
 /// Takes over what others know, and the time by their clock.
 async fn learn<P: Platform>(service: &Service<P>, budget: &StoreDeadline) {
     if service.store().is_shared()
-        && let Ok(snapshot) = budget.ask(service).snapshot().await
+        && let Ok(snapshot) = budget.ask(service).fleet().snapshot().await
     {
         service.fleet().learn(service.now(), &snapshot);
     }
@@ -266,7 +266,7 @@ async fn probe_host<P: Platform>(
             }
             if let Ok(inventory) = inventory {
                 // What is lost is told when the host has other models, or by the next instance.
-                let _ = service.store().put_inventory(backend.url(), &inventory).await;
+                let _ = service.store().inventories().put_inventory(backend.url(), &inventory).await;
             }
         });
     }

@@ -141,7 +141,7 @@ pub(crate) fn keep_alive<P: Platform>(service: &Service<P>, lease: &Lease) -> Op
         while let Either::Right(((), left)) = select(dropped, Box::pin(task_service.sleep(LEASE / 3))).await {
             dropped = left;
             // A renewal that fails is made up for by the next.
-            let _ = task_service.store().renew(&lease).await;
+            let _ = task_service.store().fleet().renew(&lease).await;
         }
     });
     Some(held)
@@ -156,7 +156,7 @@ pub(crate) async fn update_stats<P: Platform>(
     change: impl Fn(&mut HostStats, Duration) + MaybeSend + MaybeSync,
 ) {
     let now = service.fleet().time(service.now());
-    if service.store().update(url, (known, now), released, &change).await.is_err() {
+    if service.store().fleet().update(url, (known, now), released, &change).await.is_err() {
         service.fleet().update(service.now(), url, None, change);
     }
     service.fleet().ring();

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use paddock::{
     host::memory::ManualClock,
-    store::{ResponseCache as _, Sessions as _, StoreError, memory::MemoryStore},
+    store::{ResponseCache as _, Sessions as _, Store as _, StoreError, memory::MemoryStore},
 };
 
 use crate::{answer, asked, exchange, noise, session, turns};
@@ -18,12 +18,12 @@ async fn answers_stay_within_the_limit_and_the_latest_is_there() -> Result<()> {
     let mut flights = Vec::new();
     for number in 0..400 {
         let flight = asked(&number.to_string());
-        store.put_answer(&flight.key, &answer(&noise(10_000, number)), LONG).await?;
+        store.answers().put_answer(&flight.key, &answer(&noise(10_000, number)), LONG).await?;
         flights.push(flight);
     }
     let mut kept = 0;
     for flight in &flights {
-        kept += usize::from(store.answer(flight).await?.is_some());
+        kept += usize::from(store.answers().answer(flight).await?.is_some());
     }
     // Half of the limit is for answers: 1 MiB, of which each takes 10,160 bytes.
     assert!((20..=103).contains(&kept), "{kept} of 400 answers are kept");
@@ -35,7 +35,7 @@ async fn a_session_too_large_for_the_store_is_refused_and_not_acknowledged() -> 
     let store = MemoryStore::new(ManualClock::default(), 64 << 10);
     let key = session("s")?;
     let turn = exchange("1", &"x".repeat(1 << 20), "a");
-    assert_eq!(store.append_turn(&key, &turn, LONG, 10).await, Err(StoreError::Full));
+    assert_eq!(store.sessions().append_turn(&key, &turn, LONG, 10).await, Err(StoreError::Full));
     Ok(())
 }
 
@@ -47,12 +47,12 @@ async fn many_sessions_stay_within_the_limit() -> Result<()> {
     for number in 0..400 {
         let turn = exchange(&number.to_string(), &text, &text);
         // Acknowledged or refused, never silently dropped at once.
-        let appended = store.append_turn(&session(&number.to_string())?, &turn, LONG, 10).await;
-        let found = turns(&store, &session(&number.to_string())?).await?;
+        let appended = store.sessions().append_turn(&session(&number.to_string())?, &turn, LONG, 10).await;
+        let found = turns(store.sessions(), &session(&number.to_string())?).await?;
         assert_eq!(appended.is_ok(), found.len() == 1, "{number}");
     }
     for number in 0..400 {
-        kept += turns(&store, &session(&number.to_string())?).await?.len();
+        kept += turns(store.sessions(), &session(&number.to_string())?).await?.len();
     }
     assert!((20..=103).contains(&kept), "{kept} of 400 sessions are kept");
     Ok(())

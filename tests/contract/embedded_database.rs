@@ -4,12 +4,12 @@
 use std::{fs, io::Write as _, path::Path, time::Duration};
 
 use anyhow::{Context as _, Result};
-use host_shim::disk_store::{DiskStore, Limits};
+use host_shim::disk_store::{DiskLimits, DiskStore};
 use paddock::{
     fleet::Inventory,
     host::memory::ManualClock,
     session::{SessionHead, Span, Turn},
-    store::{FleetState as _, ResponseCache as _, Sessions as _, StoreError},
+    store::{InventoryStore as _, ResponseCache as _, Sessions as _, Store as _, StoreError},
 };
 use redb::TableDefinition;
 use tempfile::TempDir;
@@ -26,8 +26,8 @@ fn ids(turns: &[Turn]) -> Vec<&str> {
     turns.iter().map(|turn| turn.id.as_str()).collect()
 }
 
-fn small(disk: u64) -> Limits {
-    Limits { disk, ..ROOMY }
+fn small(disk: u64) -> DiskLimits {
+    DiskLimits { disk, ..ROOMY }
 }
 
 fn file(directory: &TempDir) -> std::path::PathBuf {
@@ -38,24 +38,24 @@ fn file(directory: &TempDir) -> std::path::PathBuf {
 async fn what_was_kept_is_there_after_a_restart_until_its_time_has_passed() -> Result<()> {
     let first = on_disk().await?;
     let id = session("s")?;
-    first.store.put_answer(&key("q"), &answer("a"), LONG).await?;
-    first.store.append_turn(&id, &turn("1"), LONG, 10).await?;
-    first.store.append_turn(&id, &turn("2"), LONG, 10).await?;
+    first.store.answers().put_answer(&key("q"), &answer("a"), LONG).await?;
+    first.store.sessions().append_turn(&id, &turn("1"), LONG, 10).await?;
+    first.store.sessions().append_turn(&id, &turn("2"), LONG, 10).await?;
     first.pass(LONG / 2).await;
     // Only this read moves the end of the session.
-    turns(&first.store, &id).await?;
+    turns(first.store.sessions(), &id).await?;
     let second = first.again().await?;
-    let found = second.store.answer(&asked("q")).await?.context("it is there")?;
+    let found = second.store.answers().answer(&asked("q")).await?.context("it is there")?;
     assert_eq!((found.entry, found.age), (answer("a"), LONG / 2));
     second.pass(LONG / 2).await;
-    assert_eq!(second.store.answer(&asked("q")).await?, None);
-    assert_eq!(ids(&turns(&second.store, &id).await?), ["1", "2"]);
+    assert_eq!(second.store.answers().answer(&asked("q")).await?, None);
+    assert_eq!(ids(&turns(second.store.sessions(), &id).await?), ["1", "2"]);
     let third = second.again().await?;
-    third.store.append_turn(&id, &turn("2"), LONG, 10).await?;
-    third.store.append_turn(&id, &turn("3"), LONG, 10).await?;
-    assert_eq!(ids(&turns(&third.store, &id).await?), ["1", "2", "3"]);
+    third.store.sessions().append_turn(&id, &turn("2"), LONG, 10).await?;
+    third.store.sessions().append_turn(&id, &turn("3"), LONG, 10).await?;
+    assert_eq!(ids(&turns(third.store.sessions(), &id).await?), ["1", "2", "3"]);
     third.pass(LONG).await;
-    assert_eq!(turns(&third.again().await?.store, &id).await?, []);
+    assert_eq!(turns(third.again().await?.store.sessions(), &id).await?, []);
     Ok(())
 }
 
@@ -66,14 +66,14 @@ async fn a_session_that_was_made_is_as_it_was_after_a_restart_and_a_deleted_one_
     let head =
         SessionHead { system: Some("be brief".to_owned()), ttl: Some(2 * LONG), ..SessionHead::default() };
     for key in [&made, &deleted] {
-        first.store.create_session(key, &head, LONG).await?;
-        first.store.append_turn(key, &turn("1"), LONG, 10).await?;
+        first.store.sessions().create_session(key, &head, LONG).await?;
+        first.store.sessions().append_turn(key, &turn("1"), LONG, 10).await?;
     }
-    assert!(first.store.delete_session(&deleted).await?);
+    assert!(first.store.sessions().delete_session(&deleted).await?);
     let second = first.again().await?;
     second.pass(LONG).await;
-    assert_eq!(second.store.session(&deleted, Span::ALL, LONG).await?, None);
-    let found = second.store.session(&made, Span::ALL, LONG).await?.context("it lasts longer")?;
+    assert_eq!(second.store.sessions().session(&deleted, Span::ALL, LONG).await?, None);
+    let found = second.store.sessions().session(&made, Span::ALL, LONG).await?.context("it lasts longer")?;
     assert_eq!((found.head, found.age, ids(&found.turns)), (head, LONG, vec!["1"]));
     Ok(())
 }
@@ -81,15 +81,18 @@ async fn a_session_that_was_made_is_as_it_was_after_a_restart_and_a_deleted_one_
 #[tokio::test]
 async fn an_epoch_outlives_a_restart() -> Result<()> {
     let first = on_disk().await?;
-    first.store.purge(Some("m")).await?;
-    first.store.put_answer(&key("q"), &answer("a"), LONG).await?;
-    first.store.purge(None).await?;
-    let before = (first.store.epochs("m").await?, first.store.epochs("other").await?);
+    first.store.answers().purge(Some("m")).await?;
+    first.store.answers().put_answer(&key("q"), &answer("a"), LONG).await?;
+    first.store.answers().purge(None).await?;
+    let before = (first.store.answers().epochs("m").await?, first.store.answers().epochs("other").await?);
     assert_ne!(before.0, before.1);
     let second = first.again().await?;
-    assert_eq!((second.store.epochs("m").await?, second.store.epochs("other").await?), before);
+    assert_eq!(
+        (second.store.answers().epochs("m").await?, second.store.answers().epochs("other").await?),
+        before
+    );
     // What nobody can ask for any more takes no room.
-    assert_eq!(second.store.answer(&asked("q")).await?, None);
+    assert_eq!(second.store.answers().answer(&asked("q")).await?, None);
     Ok(())
 }
 
@@ -98,12 +101,12 @@ async fn what_hosts_have_outlives_a_restart() -> Result<()> {
     let first = on_disk().await?;
     let inventory = |version: &str| Inventory { version: version.to_owned(), ..Inventory::default() };
     for (host, version) in [("http://a:1", "1"), ("http://b:1", "1"), ("http://a:1", "2")] {
-        first.store.put_inventory(host, &inventory(version)).await?;
+        first.store.inventories().put_inventory(host, &inventory(version)).await?;
     }
     let second = first.again().await?;
     let expected = [("http://a:1", inventory("2")), ("http://b:1", inventory("1"))];
     assert_eq!(
-        second.store.inventories().await?,
+        second.store.inventories().load_inventories().await?,
         expected.map(|(host, inventory)| (host.to_owned(), inventory))
     );
     Ok(())
@@ -116,18 +119,18 @@ async fn answers_stay_within_the_limit_and_those_that_end_soonest_go_first() -> 
     for number in 0..1_000_u64 {
         let text = noise(12_000, number);
         let ttl = LONG + Duration::from_secs(number);
-        store.put_answer(&key(&number.to_string()), &answer(&text), ttl).await?;
+        store.answers().put_answer(&key(&number.to_string()), &answer(&text), ttl).await?;
     }
     let mut kept = Vec::new();
     for number in 0..1_000 {
-        if store.answer(&asked(&number.to_string())).await?.is_some() {
+        if store.answers().answer(&asked(&number.to_string())).await?.is_some() {
             kept.push(number);
         }
     }
     // Half of the limit is for answers: 4 MiB, of which each takes 16 KiB.
     assert_eq!(kept, (744..1_000).collect::<Vec<_>>());
     let too_large = answer(&noise(6 << 20, 0));
-    assert_eq!(store.put_answer(&key("large"), &too_large, LONG).await, Err(StoreError::Full));
+    assert_eq!(store.answers().put_answer(&key("large"), &too_large, LONG).await, Err(StoreError::Full));
     store.close().await;
     let size = fs::metadata(file(&directory))?.len();
     assert!(size <= 2 * (8 << 20), "the file has {size} bytes");
@@ -142,22 +145,22 @@ async fn a_session_is_never_dropped_for_another_and_one_without_room_is_refused(
     let mut stored = Vec::new();
     for number in 0..200 {
         let id = number.to_string();
-        match store.append_turn(&session(&id)?, &exchange(&id, &text, &text), LONG, 10).await {
+        match store.sessions().append_turn(&session(&id)?, &exchange(&id, &text, &text), LONG, 10).await {
             Ok(()) => stored.push(id),
             Err(error) => assert_eq!(error, StoreError::Full),
         }
     }
     assert!((30..=64).contains(&stored.len()), "{} of 200 sessions are kept", stored.len());
     for id in &stored {
-        assert_eq!(ids(&turns(&store, &session(id)?).await?), [id.as_str()]);
+        assert_eq!(ids(&turns(store.sessions(), &session(id)?).await?), [id.as_str()]);
     }
     // A turn that takes the place of another has room, and so has everything once their time has passed.
     let first = exchange("again", &text, &text);
-    assert_eq!(store.append_turn(&session("0")?, &first, LONG, 1).await, Ok(()));
+    assert_eq!(store.sessions().append_turn(&session("0")?, &first, LONG, 1).await, Ok(()));
     clock.advance(LONG);
     for number in 0..30 {
         let id = format!("later {number}");
-        store.append_turn(&session(&id)?, &exchange(&id, &text, &text), LONG, 10).await?;
+        store.sessions().append_turn(&session(&id)?, &exchange(&id, &text, &text), LONG, 10).await?;
     }
     Ok(())
 }
@@ -171,9 +174,9 @@ async fn the_file_does_not_grow_without_end() -> Result<()> {
         for number in 0..200 {
             let text = noise(100 + number * 37, number as u64);
             let id = format!("{round} {number}");
-            store.put_answer(&key(&id), &answer(&text), LONG).await?;
+            store.answers().put_answer(&key(&id), &answer(&text), LONG).await?;
             if number % 4 == 0 {
-                store.append_turn(&session(&id)?, &exchange(&id, &text, &text), LONG, 10).await?;
+                store.sessions().append_turn(&session(&id)?, &exchange(&id, &text, &text), LONG, 10).await?;
             }
         }
         clock.advance(LONG);
@@ -188,10 +191,10 @@ async fn a_value_of_another_version_is_passed_over() -> Result<()> {
     let first = on_disk().await?;
     let id = session("s")?;
     for number in ["1", "2", "3"] {
-        first.store.append_turn(&id, &turn(number), LONG, 10).await?;
+        first.store.sessions().append_turn(&id, &turn(number), LONG, 10).await?;
     }
-    first.store.append_turn(&session("other")?, &turn("1"), LONG, 10).await?;
-    first.store.put_answer(&key("q"), &answer("a"), LONG).await?;
+    first.store.sessions().append_turn(&session("other")?, &turn("1"), LONG, 10).await?;
+    first.store.answers().put_answer(&key("q"), &answer("a"), LONG).await?;
     first.store.close().await;
     let OnDisk { clock, store, directory } = first;
     drop(store);
@@ -217,18 +220,18 @@ async fn a_value_of_another_version_is_passed_over() -> Result<()> {
     database.close()?;
 
     let store = DiskStore::open(directory.path(), ROOMY, clock.clone())?;
-    assert_eq!(store.answer(&asked("q")).await?, None);
-    assert_eq!(ids(&turns(&store, &id).await?), ["1", "3"]);
-    assert_eq!(turns(&store, &session("other")?).await?, []);
-    store.append_turn(&id, &turn("4"), LONG, 10).await?;
-    store.append_turn(&session("other")?, &turn("5"), LONG, 10).await?;
-    store.put_answer(&key("q"), &answer("new"), LONG).await?;
-    assert_eq!(ids(&turns(&store, &id).await?), ["1", "3", "4"]);
-    assert_eq!(ids(&turns(&store, &session("other")?).await?), ["5"]);
-    assert_eq!(store.answer(&asked("q")).await?.map(|stored| stored.entry), Some(answer("new")));
+    assert_eq!(store.answers().answer(&asked("q")).await?, None);
+    assert_eq!(ids(&turns(store.sessions(), &id).await?), ["1", "3"]);
+    assert_eq!(turns(store.sessions(), &session("other")?).await?, []);
+    store.sessions().append_turn(&id, &turn("4"), LONG, 10).await?;
+    store.sessions().append_turn(&session("other")?, &turn("5"), LONG, 10).await?;
+    store.answers().put_answer(&key("q"), &answer("new"), LONG).await?;
+    assert_eq!(ids(&turns(store.sessions(), &id).await?), ["1", "3", "4"]);
+    assert_eq!(ids(&turns(store.sessions(), &session("other")?).await?), ["5"]);
+    assert_eq!(store.answers().answer(&asked("q")).await?.map(|stored| stored.entry), Some(answer("new")));
     clock.advance(LONG);
-    store.append_turn(&id, &turn("6"), LONG, 10).await?;
-    assert_eq!(ids(&turns(&store, &id).await?), ["6"]);
+    store.sessions().append_turn(&id, &turn("6"), LONG, 10).await?;
+    assert_eq!(ids(&turns(store.sessions(), &id).await?), ["6"]);
     Ok(())
 }
 
@@ -241,7 +244,11 @@ fn refusal(directory: &Path) -> Result<String> {
 async fn a_database_that_is_damaged_is_told_and_left_as_it_is() -> Result<()> {
     let whole = on_disk().await?;
     for number in 0..50 {
-        whole.store.put_answer(&key(&number.to_string()), &answer(&noise(3_000, number)), LONG).await?;
+        whole
+            .store
+            .answers()
+            .put_answer(&key(&number.to_string()), &answer(&noise(3_000, number)), LONG)
+            .await?;
     }
     whole.store.close().await;
     let directory = whole.directory;
@@ -257,7 +264,7 @@ async fn a_database_that_is_damaged_is_told_and_left_as_it_is() -> Result<()> {
     }
     fs::write(file(&directory), bytes)?;
     let store = DiskStore::open(directory.path(), ROOMY, ManualClock::default())?;
-    assert!(store.answer(&asked("7")).await?.is_some());
+    assert!(store.answers().answer(&asked("7")).await?.is_some());
     Ok(())
 }
 
@@ -280,6 +287,6 @@ async fn an_unfinished_database_is_made_anew() -> Result<()> {
     let directory = TempDir::new()?;
     fs::write(directory.path().join("paddock.redb.new"), [0; 5_000])?;
     let store = DiskStore::open(directory.path(), ROOMY, ManualClock::default())?;
-    store.append_turn(&session("s")?, &turn("1"), LONG, 10).await?;
+    store.sessions().append_turn(&session("s")?, &turn("1"), LONG, 10).await?;
     Ok(())
 }

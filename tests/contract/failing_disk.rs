@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Result, ensure};
 use futures::FutureExt as _;
-use host_shim::disk_store::{DiskStore, Limits};
+use host_shim::disk_store::{DiskLimits, DiskStore};
 use paddock::{
     host::memory::ManualClock,
     session::Turn,
@@ -47,7 +47,7 @@ struct Inner {
 }
 
 impl Disk {
-    fn store(&self, limits: Limits) -> Result<DiskStore<ManualClock>> {
+    fn store(&self, limits: DiskLimits) -> Result<DiskStore<ManualClock>> {
         let disk = self.clone();
         DiskStore::over(move || Ok(disk.clone()), limits, ManualClock::default())
     }
@@ -111,19 +111,19 @@ async fn until(what: &str, is_so: impl Fn() -> bool) -> Result<()> {
 async fn a_full_disk_refuses_what_is_new_and_loses_nothing_when_there_is_room_again() -> Result<()> {
     let disk = Disk::default();
     let (store, id) = (disk.store(ROOMY)?, session("s")?);
-    store.append_turn(&id, &turn("1"), LONG, 10).await?;
+    store.sessions().append_turn(&id, &turn("1"), LONG, 10).await?;
     disk.set_full(true);
-    assert_eq!(store.append_turn(&id, &turn("2"), LONG, 10).await, Err(StoreError::Full));
+    assert_eq!(store.sessions().append_turn(&id, &turn("2"), LONG, 10).await, Err(StoreError::Full));
     // It is spared for a while; that, too, says why.
-    assert_eq!(store.append_turn(&id, &turn("3"), LONG, 10).await, Err(StoreError::Full));
-    assert_eq!(store.put_answer(&key("q"), &answer("a"), LONG).await, Err(StoreError::Full));
+    assert_eq!(store.sessions().append_turn(&id, &turn("3"), LONG, 10).await, Err(StoreError::Full));
+    assert_eq!(store.answers().put_answer(&key("q"), &answer("a"), LONG).await, Err(StoreError::Full));
     disk.set_full(false);
     let started = Instant::now();
-    while let Err(error) = store.append_turn(&id, &turn("4"), LONG, 10).await {
+    while let Err(error) = store.sessions().append_turn(&id, &turn("4"), LONG, 10).await {
         ensure!(started.elapsed() < PATIENCE, "{error}");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    assert_eq!(ids(&turns(&store, &id).await?), ["1", "4"]);
+    assert_eq!(ids(&turns(store.sessions(), &id).await?), ["1", "4"]);
     Ok(store.ping().await?)
 }
 
@@ -131,13 +131,14 @@ async fn a_full_disk_refuses_what_is_new_and_loses_nothing_when_there_is_room_ag
 async fn turns_that_wait_at_the_same_time_share_a_sync() -> Result<()> {
     let disk = Disk::default();
     let store = Arc::new(disk.store(ROOMY)?);
-    store.append_turn(&session("warm")?, &turn("1"), LONG, 10).await?;
+    store.sessions().append_turn(&session("warm")?, &turn("1"), LONG, 10).await?;
     disk.set_hanging(true);
     let before = disk.syncs();
     let append = |number: usize| {
         let store = Arc::clone(&store);
         async move {
             store
+                .sessions()
                 .append_turn(&session("s")?, &turn(&number.to_string()), LONG, 100)
                 .await
                 .map_err(anyhow::Error::from)
@@ -156,19 +157,19 @@ async fn turns_that_wait_at_the_same_time_share_a_sync() -> Result<()> {
     }
     let syncs = disk.syncs() - before;
     assert!(syncs <= 16, "{syncs} syncs for 64 turns");
-    assert_eq!(turns(&*store, &session("s")?).await?.len(), 64);
+    assert_eq!(turns(store.sessions(), &session("s")?).await?.len(), 64);
     Ok(())
 }
 
 #[tokio::test]
 async fn a_disk_that_hangs_holds_nobody_beyond_the_limit_and_what_is_there_can_be_read() -> Result<()> {
     let disk = Disk::default();
-    let (store, id) = (disk.store(Limits { wait: Duration::from_secs(2), ..ROOMY })?, session("s")?);
-    store.append_turn(&id, &turn("1"), LONG, 10).await?;
+    let (store, id) = (disk.store(DiskLimits { wait: Duration::from_secs(2), ..ROOMY })?, session("s")?);
+    store.sessions().append_turn(&id, &turn("1"), LONG, 10).await?;
     disk.set_hanging(true);
-    let append = async |number: &str| store.append_turn(&id, &turn(number), LONG, 10).await;
+    let append = async |number: &str| store.sessions().append_turn(&id, &turn(number), LONG, 10).await;
     assert_eq!(append("2").await, Err(StoreError::TimedOut));
-    assert_eq!(ids(&turns(&store, &id).await?), ["1"]);
+    assert_eq!(ids(&turns(store.sessions(), &id).await?), ["1"]);
     // From now on nobody waits at all.
     until("the disk counts as hanging", || store.ping().now_or_never() == Some(Err(StoreError::TimedOut)))
         .await?;
@@ -180,6 +181,6 @@ async fn a_disk_that_hangs_holds_nobody_beyond_the_limit_and_what_is_there_can_b
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     // What was given up was written later, and is there once.
-    assert_eq!(ids(&turns(&store, &id).await?), ["1", "2"]);
+    assert_eq!(ids(&turns(store.sessions(), &id).await?), ["1", "2"]);
     Ok(())
 }

@@ -10,7 +10,7 @@ use paddock::{
         local::DECISIONS,
         snapshot::{Claim, FleetSnapshot, Lease, RetryBudget, SlotRequest},
     },
-    store::FleetState,
+    store::{FleetState, InventoryStore as _, Store as _},
 };
 
 use crate::Subject;
@@ -63,16 +63,19 @@ pub(crate) fn waiting(snapshot: &FleetSnapshot) -> Vec<&str> {
 
 async fn nothing_is_known_at_first(subject: impl Subject) -> Result<()> {
     let store = subject.store();
-    let snapshot = store.snapshot().await?;
+    let snapshot = store.fleet().snapshot().await?;
     assert_eq!((snapshot.stats.len(), snapshot.leases.len(), snapshot.tickets.len()), (0, 0, 0));
     assert_eq!(snapshot.retries, RetryBudget::default());
-    assert!(store.decisions().await?.is_empty() && store.inventories().await?.is_empty());
-    assert!(store.snapshot().await?.now >= snapshot.now);
+    assert!(
+        store.fleet().decisions().await?.is_empty()
+            && store.inventories().load_inventories().await?.is_empty()
+    );
+    assert!(store.fleet().snapshot().await?.now >= snapshot.now);
     Ok(())
 }
 
 async fn a_claim_takes_the_first_place_that_has_room(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     let places = || vec![place(HOST, 1), place(OTHER, 2)];
     let mut hosts = Vec::new();
     for id in ["1", "2", "3", "4"] {
@@ -84,7 +87,7 @@ async fn a_claim_takes_the_first_place_that_has_room(subject: impl Subject) -> R
 }
 
 async fn a_full_lane_gives_no_place_and_leaves_no_trace(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     store.enter(&ticket("waits"), None).await?;
     for places in [vec![], vec![place(HOST, 0), place(OTHER, 0)]] {
         assert_eq!(store.claim(&claim("waits", places)).await?, None);
@@ -97,7 +100,7 @@ async fn a_full_lane_gives_no_place_and_leaves_no_trace(subject: impl Subject) -
 }
 
 async fn leases_are_counted_by_host_and_by_lane(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     // Names that begin alike are different names.
     for host in [HOST, "http://a:1143", "http://a:114345"] {
         for lane in [LANE, "llama3.2:latest#embed", "llama3.2:lates", ""] {
@@ -111,7 +114,7 @@ async fn leases_are_counted_by_host_and_by_lane(subject: impl Subject) -> Result
 }
 
 async fn a_trial_is_taken_by_one_at_a_time(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     let trial = |id, lane| Claim { lane, ..claim(id, vec![SlotRequest { trial: true, ..place(HOST, 100) }]) };
     // A lane and a request whose names are what marks a trial.
     let usual = Claim { lane: "t", ..claim("ct", vec![place(HOST, 100)]) };
@@ -133,7 +136,7 @@ async fn a_trial_is_taken_by_one_at_a_time(subject: impl Subject) -> Result<()> 
 }
 
 async fn a_claim_uses_up_the_ticket_of_its_id_and_no_other(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     for id in ["1", "11", "111", "1 1", "2"] {
         store.enter(&ticket(id), None).await?;
     }
@@ -145,7 +148,7 @@ async fn a_claim_uses_up_the_ticket_of_its_id_and_no_other(subject: impl Subject
 }
 
 async fn an_update_changes_the_facts_and_gives_the_place_back(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     let (kept, released) = (taken(store, "1").await?, taken(store, "2").await?);
     let change = |stats: &mut HostStats, now: Duration| stats.prove(now, LANE, "num_ctx=1");
     store.update(HOST, (&HostStats::default(), UNKNOWN), Some(&released), change).await?;
@@ -160,7 +163,7 @@ async fn an_update_changes_the_facts_and_gives_the_place_back(subject: impl Subj
 }
 
 async fn a_place_is_given_back_on_its_own_host_alone(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     let first = taken(store, "same").await?;
     let second = store.claim(&claim("same", vec![place(OTHER, 1)])).await?.context("room")?;
     store.update(HOST, (&HostStats::default(), UNKNOWN), Some(&first), |_, _| {}).await?;
@@ -169,7 +172,7 @@ async fn a_place_is_given_back_on_its_own_host_alone(subject: impl Subject) -> R
 }
 
 async fn updates_of_one_host_at_the_same_time_all_count(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     let lanes: Vec<_> = (0..32).map(|number| format!("m{number}:latest")).collect();
     let stale = HostStats::default();
     let updates = lanes
@@ -185,7 +188,7 @@ async fn updates_of_one_host_at_the_same_time_all_count(subject: impl Subject) -
 }
 
 async fn an_update_that_knows_old_facts_lands_on_the_newest(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     let mut stale = HostStats::default();
     for (number, lane) in ["a:1", "b:1", "c:1"].into_iter().enumerate() {
         store.update(HOST, (&stale, UNKNOWN), None, |stats, now| stats.prove(now, lane, "")).await?;
@@ -203,7 +206,7 @@ async fn an_update_that_knows_old_facts_lands_on_the_newest(subject: impl Subjec
 }
 
 async fn facts_that_say_nothing_can_be_changed(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     let nothing = HostStats::default();
     store.update(HOST, (&nothing, UNKNOWN), None, |_, _| {}).await?;
     assert_eq!(stats(store, HOST).await?, nothing);
@@ -213,7 +216,7 @@ async fn facts_that_say_nothing_can_be_changed(subject: impl Subject) -> Result<
 }
 
 async fn tickets_wait_until_they_leave_or_are_displaced(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     for id in ["1", "12", "2", "3"] {
         store.enter(&ticket(id), None).await?;
     }
@@ -230,7 +233,7 @@ async fn tickets_wait_until_they_leave_or_are_displaced(subject: impl Subject) -
 }
 
 async fn a_ticket_that_is_renewed_is_there_once_as_it_is_now(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     store.enter(&ticket("1"), None).await?;
     let moved = Ticket { host: OTHER.into(), ..ticket("1") };
     store.enter(&moved, None).await?;
@@ -239,7 +242,7 @@ async fn a_ticket_that_is_renewed_is_there_once_as_it_is_now(subject: impl Subje
 }
 
 async fn tickets_tell_when_their_caller_and_session_were_served(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     let other_session = Ticket { session: "other".into(), ..ticket("other session") };
     let no_session = Ticket { session: "".into(), ..ticket("no session") };
     let other_lane = Ticket { lane: "other:1".into(), ..ticket("other lane") };
@@ -266,7 +269,7 @@ async fn tickets_tell_when_their_caller_and_session_were_served(subject: impl Su
 }
 
 async fn requests_and_retries_are_counted(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     for (id, is_retry) in [("1", false), ("2", true), ("3", false), ("4", true), ("5", false)] {
         store.claim(&Claim { is_retry, ..claim(id, vec![place(HOST, 4)]) }).await?;
     }
@@ -276,7 +279,7 @@ async fn requests_and_retries_are_counted(subject: impl Subject) -> Result<()> {
 }
 
 async fn the_latest_decisions_are_kept_the_last_one_last(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     let reasons: Vec<_> = (0..DECISIONS + 5).map(|number| format!("熊 \"{number}\"\n")).collect();
     for (number, reason) in reasons.iter().enumerate() {
         assert_eq!(store.decisions().await?.len(), number.min(DECISIONS));
@@ -290,7 +293,7 @@ async fn the_latest_decisions_are_kept_the_last_one_last(subject: impl Subject) 
 async fn the_ledger_gives_leases_and_tickets_whole_whatever_they_are_called(
     subject: impl Subject,
 ) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     let names =
         ["", "a.b-c%d[e]*?^$(+)", "quote\" back\\slash 'single'", "new\nline\ttab\0null", "熊猫🦙", "0"];
     let (mut leases, mut tickets) = (Vec::new(), Vec::new());
@@ -324,7 +327,7 @@ async fn the_ledger_gives_leases_and_tickets_whole_whatever_they_are_called(
 }
 
 async fn facts_come_back_whole(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     let run = |cold| AttemptContext {
         lane: LANE,
         options: "num_ctx=\"1\"熊",

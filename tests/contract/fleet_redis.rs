@@ -9,7 +9,7 @@ use paddock::{
         Context, HostStats, Inventory, LoadedModel, Model,
         snapshot::{BUDGET_WINDOW, Claim, LEASE, TICKET},
     },
-    store::{FleetState as _, redis::RedisStore},
+    store::{FleetState as _, InventoryStore as _, redis::RedisStore},
 };
 use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
 
@@ -205,7 +205,7 @@ async fn what_another_version_wrote_is_passed_over() -> Result<()> {
         assert_eq!(stats(store, HOST).await?, HostStats::default(), "{value:?}");
         assert_eq!(snapshot.leases, std::slice::from_ref(&lease), "{value:?}");
         assert_eq!(snapshot.tickets.iter().map(|ticket| &*ticket.id).collect::<Vec<_>>(), ["2"], "{value:?}");
-        assert_eq!(store.inventories().await?, [(HOST.to_owned(), inventory())], "{value:?}");
+        assert_eq!(store.load_inventories().await?, [(HOST.to_owned(), inventory())], "{value:?}");
         let change = |stats: &mut HostStats, now: Duration| stats.prove(now, LANE, "");
         store.update(HOST, (&HostStats::default(), Duration::ZERO), None, change).await?;
         assert!(stats(store, HOST).await?.lane(LANE).is_some(), "{value:?}");
@@ -219,7 +219,7 @@ async fn inventories_come_back_whole_and_the_last_one_counts() -> Result<()> {
     redis.store.put_inventory(HOST, &Inventory::default()).await?;
     redis.store.put_inventory("http://b:1", &Inventory::default()).await?;
     redis.store.put_inventory(HOST, &inventory()).await?;
-    let mut inventories = redis.store.inventories().await?;
+    let mut inventories = redis.store.load_inventories().await?;
     inventories.sort_by(|left, right| left.0.cmp(&right.0));
     let expected = [(HOST, inventory()), ("http://b:1", Inventory::default())];
     assert_eq!(inventories, expected.map(|(host, inventory)| (host.to_owned(), inventory)));
@@ -275,7 +275,7 @@ async fn a_key_of_another_type_is_an_error_and_no_panic() -> Result<()> {
     assert!(store.leave("4").await.is_err());
     let known = (&HostStats::default(), Duration::ZERO);
     assert!(store.update(HOST, known, Some(&lease), |_, _| {}).await.is_err());
-    assert!(store.inventories().await.is_err());
+    assert!(store.load_inventories().await.is_err());
     assert!(store.put_inventory(HOST, &inventory()).await.is_err());
     assert!(store.decisions().await.is_err());
     assert_eq!(store.lead_refresh(Duration::from_secs(1)).await, Ok(false));

@@ -52,7 +52,7 @@ mod store;
 use std::{any::Any, sync::Arc, time::Duration};
 
 use anyhow::Result;
-use host_shim::disk_store::{DiskStore, Limits};
+use host_shim::disk_store::{DiskLimits, DiskStore};
 use paddock::{
     api::auth::CallerId,
     cache::{CacheKey, Chat, Delivery, Entry, Epochs, KeyContext},
@@ -149,8 +149,8 @@ struct OnDisk {
     directory: TempDir,
 }
 
-/// Limits that no test meets by accident.
-const ROOMY: Limits = Limits { memory: 8 << 20, disk: 1 << 30, wait: Duration::from_secs(20) };
+/// DiskLimits that no test meets by accident.
+const ROOMY: DiskLimits = DiskLimits { memory: 8 << 20, disk: 1 << 30, wait: Duration::from_secs(20) };
 
 async fn on_disk() -> Result<OnDisk> {
     let (clock, directory) = (ManualClock::default(), TempDir::new()?);

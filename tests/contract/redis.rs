@@ -9,8 +9,8 @@ use paddock::{
     cache::Delivery,
     session::{SessionHead, Span, Turn},
     store::{
-        Audience, FLIGHT_LEASE, FlightEnd, FlightKey, Followed, Found, ResponseCache as _, Sessions as _,
-        Store as _, StoreError, redis::RedisStore,
+        Audience, FLIGHT_LEASE, FleetState as _, FlightBoard as _, FlightEnd, FlightKey, Followed, Found,
+        ResponseCache as _, Sessions as _, Store as _, StoreError, redis::RedisStore,
     },
 };
 use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};

@@ -7,7 +7,10 @@ use futures::future::join_all;
 use paddock::{
     cache::{Delivery, Entry, Epochs},
     session::{Dialect, KEPT_TURNS, SessionHead, Span, Turn},
-    store::{FlightEnd, FlightKey, Found, ResponseCache as _, Sessions as _, Store},
+    store::{
+        FleetState as _, FlightBoard as _, FlightEnd, FlightKey, Found, ResponseCache, Sessions as _,
+        Store as _,
+    },
 };
 
 use crate::{Subject, answer, asked, exchange, key, message, session, turns};
@@ -25,12 +28,12 @@ fn ids(turns: &[Turn]) -> Vec<&str> {
     turns.iter().map(|turn| turn.id.as_str()).collect()
 }
 
-async fn found(store: &impl Store, question: &str) -> Result<Option<Entry>> {
+async fn found(store: &impl ResponseCache, question: &str) -> Result<Option<Entry>> {
     Ok(store.answer(&asked(question)).await?.map(|stored| stored.entry))
 }
 
 async fn an_answer_is_given_until_its_time_has_passed(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().answers();
     assert_eq!(found(store, "q").await?, None);
     store.put_answer(&key("q"), &answer("a"), SHORT).await?;
     store.put_answer(&key("other"), &answer("b"), LONG).await?;
@@ -42,7 +45,7 @@ async fn an_answer_is_given_until_its_time_has_passed(subject: impl Subject) -> 
 }
 
 async fn an_answer_survives_whatever_it_says(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().answers();
     for (index, text) in
         ["", "\0\u{1}\u{1f}", "\"\\\n", "熊猫🦙", &"x".repeat(1 << 20)].into_iter().enumerate()
     {
@@ -54,7 +57,7 @@ async fn an_answer_survives_whatever_it_says(subject: impl Subject) -> Result<()
 }
 
 async fn the_last_answer_put_is_the_answer(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().answers();
     store.put_answer(&key("q"), &answer("first"), SHORT).await?;
     store.put_answer(&key("q"), &answer("second"), LONG).await?;
     subject.pass(LATER).await;
@@ -63,7 +66,7 @@ async fn the_last_answer_put_is_the_answer(subject: impl Subject) -> Result<()> 
 }
 
 async fn an_answer_tells_its_age(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().answers();
     store.put_answer(&key("q"), &answer("a"), LONG).await?;
     subject.pass(LATER).await;
     let age = store.answer(&asked("q")).await?.map(|stored| stored.age);
@@ -72,7 +75,7 @@ async fn an_answer_tells_its_age(subject: impl Subject) -> Result<()> {
 }
 
 async fn emptying_the_cache_begins_a_new_epoch_of_all_or_of_one_model(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().answers();
     let before = store.epochs("m:latest").await?;
     assert_eq!(before, Epochs::default());
     store.purge(Some("m:latest")).await?;
@@ -94,22 +97,22 @@ async fn emptying_the_cache_begins_a_new_epoch_of_all_or_of_one_model(subject: i
 async fn who_finds_no_answer_leads_or_finds_the_one_that_leads(subject: impl Subject) -> Result<()> {
     let store = subject.store();
     let flight = FlightKey { key: key("q"), form: Delivery::Whole };
-    assert_eq!(store.answer_or_lead(&flight, "first", None).await?, Found::Lead);
+    assert_eq!(store.flights().answer_or_lead(&flight, "first", None).await?, Found::Lead);
     // Asking again, because the reply was lost, changes nothing.
-    assert_eq!(store.answer_or_lead(&flight, "first", None).await?, Found::Lead);
-    store.put_answer(&flight.key, &answer("a"), LONG).await?;
-    store.end_flight(&flight, "first", 0, &[], &FlightEnd::Landed).await?;
-    let found = store.answer_or_lead(&flight, "second", None).await?;
+    assert_eq!(store.flights().answer_or_lead(&flight, "first", None).await?, Found::Lead);
+    store.answers().put_answer(&flight.key, &answer("a"), LONG).await?;
+    store.flights().end_flight(&flight, "first", 0, &[], &FlightEnd::Landed).await?;
+    let found = store.flights().answer_or_lead(&flight, "second", None).await?;
     assert!(matches!(&found, Found::Answer(stored) if stored.entry == answer("a")), "{found:?}");
     Ok(())
 }
 
 async fn an_answer_that_is_too_old_for_whoever_asks_is_none(subject: impl Subject) -> Result<()> {
     let (store, flight) = (subject.store(), asked("q"));
-    store.put_answer(&flight.key, &answer("a"), LONG).await?;
+    store.answers().put_answer(&flight.key, &answer("a"), LONG).await?;
     subject.pass(LATER).await;
     for (max_age, is_young) in [(Duration::ZERO, false), (SHORT, false), (LONG, true)] {
-        let found = store.answer_or_lead(&flight, "one", Some(max_age)).await?;
+        let found = store.flights().answer_or_lead(&flight, "one", Some(max_age)).await?;
         assert_eq!(matches!(found, Found::Answer(_)), is_young, "{max_age:?}: {found:?}");
     }
     Ok(())
@@ -120,8 +123,8 @@ async fn what_serves_one_form_alone_stands_beside_what_serves_the_other(subject:
     let stream = FlightKey { form: Delivery::Stream, ..whole };
     let entry = |form, text: &str| Entry::new(form, "text/plain", text.to_owned().into());
     let found = async |flight| {
-        let found = store.answer(flight).await?.map(|stored| stored.entry);
-        let other = match store.answer_or_lead(flight, "one", None).await? {
+        let found = store.answers().answer(flight).await?.map(|stored| stored.entry);
+        let other = match store.flights().answer_or_lead(flight, "one", None).await? {
             Found::Answer(stored) => Some(stored.entry),
             Found::Lead | Found::Follow { .. } => None,
         };
@@ -129,25 +132,25 @@ async fn what_serves_one_form_alone_stands_beside_what_serves_the_other(subject:
         anyhow::Ok(found)
     };
     let streamed = entry(Delivery::Stream, "in pieces").serving_one_delivery(true);
-    store.put_answer(&whole.key, &streamed, LONG).await?;
+    store.answers().put_answer(&whole.key, &streamed, LONG).await?;
     assert_eq!((found(&stream).await?, found(&whole).await?), (Some(streamed.clone()), None));
     let single = entry(Delivery::Whole, "in one piece").serving_one_delivery(true);
-    store.put_answer(&whole.key, &single, LONG).await?;
+    store.answers().put_answer(&whole.key, &single, LONG).await?;
     assert_eq!((found(&stream).await?, found(&whole).await?), (Some(streamed), Some(single)));
     // Of two that serve it is the younger.
     subject.pass(Duration::from_millis(20)).await;
     let both = entry(Delivery::Stream, "in pieces that can be put together");
-    store.put_answer(&whole.key, &both, LONG).await?;
+    store.answers().put_answer(&whole.key, &both, LONG).await?;
     assert_eq!((found(&stream).await?, found(&whole).await?), (Some(both.clone()), Some(both.clone())));
     subject.pass(Duration::from_millis(20)).await;
     let streamed = entry(Delivery::Stream, "in pieces again").serving_one_delivery(true);
-    store.put_answer(&whole.key, &streamed, LONG).await?;
+    store.answers().put_answer(&whole.key, &streamed, LONG).await?;
     assert_eq!((found(&stream).await?, found(&whole).await?), (Some(streamed), Some(both)));
     Ok(())
 }
 
 async fn turns_come_back_in_order_and_whole(subject: impl Subject) -> Result<()> {
-    let (store, key) = (subject.store(), session("s")?);
+    let (store, key) = (subject.store().sessions(), session("s")?);
     assert_eq!(turns(store, &key).await?, []);
     let mut expected = vec![turn("1"), turn("2"), turn("3")];
     expected[1].messages[0] = message("user", "\"quoted\" \\ \n \0 熊猫");
@@ -162,7 +165,7 @@ async fn turns_come_back_in_order_and_whole(subject: impl Subject) -> Result<()>
 }
 
 async fn only_the_newest_turns_are_kept(subject: impl Subject) -> Result<()> {
-    let (store, key) = (subject.store(), session("s")?);
+    let (store, key) = (subject.store().sessions(), session("s")?);
     for id in ["1", "2", "3", "4", "5"] {
         store.append_turn(&key, &turn(id), LONG, 3).await?;
     }
@@ -174,7 +177,7 @@ async fn only_the_newest_turns_are_kept(subject: impl Subject) -> Result<()> {
 }
 
 async fn a_turn_that_is_appended_again_is_there_once(subject: impl Subject) -> Result<()> {
-    let (store, key) = (subject.store(), session("s")?);
+    let (store, key) = (subject.store().sessions(), session("s")?);
     for id in ["1", "1", "2", "3", "1", "2"] {
         store.append_turn(&key, &turn(id), LONG, 10).await?;
     }
@@ -183,7 +186,7 @@ async fn a_turn_that_is_appended_again_is_there_once(subject: impl Subject) -> R
 }
 
 async fn a_turn_that_is_appended_again_is_found_among_all_that_are_kept(subject: impl Subject) -> Result<()> {
-    let (store, key) = (subject.store(), session("s")?);
+    let (store, key) = (subject.store().sessions(), session("s")?);
     for number in 0..60 {
         store.append_turn(&key, &turn(&number.to_string()), LONG, KEPT_TURNS).await?;
     }
@@ -196,7 +199,7 @@ async fn a_turn_that_is_appended_again_is_found_among_all_that_are_kept(subject:
 }
 
 async fn the_turns_of_a_session_have_so_many_bytes_at_most(subject: impl Subject) -> Result<()> {
-    let (store, key) = (subject.store(), session("s")?);
+    let (store, key) = (subject.store().sessions(), session("s")?);
     let large = "x".repeat(1 << 20);
     for id in ["1", "2", "3", "4", "5"] {
         store.append_turn(&key, &exchange(id, id, &large), LONG, KEPT_TURNS).await?;
@@ -213,7 +216,7 @@ async fn the_turns_of_a_session_have_so_many_bytes_at_most(subject: impl Subject
 }
 
 async fn only_the_turns_that_are_wanted_are_read(subject: impl Subject) -> Result<()> {
-    let (store, key) = (subject.store(), session("s")?);
+    let (store, key) = (subject.store().sessions(), session("s")?);
     for id in ["1", "2", "3", "4", "5", "6"] {
         store.append_turn(&key, &turn(id), LONG, 5).await?;
     }
@@ -238,7 +241,7 @@ async fn only_the_turns_that_are_wanted_are_read(subject: impl Subject) -> Resul
 }
 
 async fn a_system_message_outlives_the_turn_that_brought_it(subject: impl Subject) -> Result<()> {
-    let (store, key) = (subject.store(), session("s")?);
+    let (store, key) = (subject.store().sessions(), session("s")?);
     for (id, system, told) in [
         ("1", None, None),
         ("2", Some("be \"brief\" 熊猫\n"), Some("be \"brief\" 熊猫\n")),
@@ -257,7 +260,7 @@ async fn a_system_message_outlives_the_turn_that_brought_it(subject: impl Subjec
 }
 
 async fn turns_appended_at_the_same_time_all_survive(subject: impl Subject) -> Result<()> {
-    let (store, key) = (subject.store(), session("s")?);
+    let (store, key) = (subject.store().sessions(), session("s")?);
     let expected: Vec<_> = (0..64).map(|number| turn(&format!("{number:02}"))).collect();
     for appended in join_all(expected.iter().map(|turn| store.append_turn(&key, turn, LONG, 100))).await {
         appended?;
@@ -269,7 +272,7 @@ async fn turns_appended_at_the_same_time_all_survive(subject: impl Subject) -> R
 }
 
 async fn a_session_ends_when_its_time_has_passed(subject: impl Subject) -> Result<()> {
-    let (store, key) = (subject.store(), session("s")?);
+    let (store, key) = (subject.store().sessions(), session("s")?);
     store.append_turn(&key, &turn("1"), SHORT, 10).await?;
     subject.pass(LATER).await;
     assert_eq!(turns(store, &key).await?, []);
@@ -280,7 +283,7 @@ async fn a_session_ends_when_its_time_has_passed(subject: impl Subject) -> Resul
 }
 
 async fn every_use_of_a_session_renews_its_time(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().sessions();
     for (name, id) in [("read", "1"), ("appended", "2"), ("appended again", "1")] {
         let key = session(name)?;
         store.append_turn(&key, &turn("1"), SHORT, 10).await?;
@@ -302,7 +305,7 @@ fn head() -> SessionHead {
 }
 
 async fn a_session_that_was_never_made_is_none(subject: impl Subject) -> Result<()> {
-    let (store, key) = (subject.store(), session("s")?);
+    let (store, key) = (subject.store().sessions(), session("s")?);
     assert_eq!(store.session(&key, Span::ALL, LONG).await?, None);
     assert!(!store.delete_session(&key).await?);
     assert_eq!(store.session(&key, Span::ALL, LONG).await?, None);
@@ -310,7 +313,7 @@ async fn a_session_that_was_never_made_is_none(subject: impl Subject) -> Result<
 }
 
 async fn a_session_that_is_made_is_there_before_its_first_turn(subject: impl Subject) -> Result<()> {
-    let (store, key) = (subject.store(), session("s")?);
+    let (store, key) = (subject.store().sessions(), session("s")?);
     store.create_session(&key, &head(), LONG).await?;
     let found = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default();
     assert_eq!((found.head, found.turns), (head(), vec![]));
@@ -325,7 +328,7 @@ async fn a_session_that_is_made_is_there_before_its_first_turn(subject: impl Sub
 }
 
 async fn making_a_session_again_changes_nothing(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().sessions();
     let (made, begun) = (session("made")?, session("begun")?);
     store.create_session(&made, &head(), LONG).await?;
     store.append_turn(&made, &turn("1"), LONG, 10).await?;
@@ -342,7 +345,7 @@ async fn making_a_session_again_changes_nothing(subject: impl Subject) -> Result
 async fn a_session_that_is_deleted_is_gone_and_a_later_turn_begins_another(
     subject: impl Subject,
 ) -> Result<()> {
-    let (store, key) = (subject.store(), session("s")?);
+    let (store, key) = (subject.store().sessions(), session("s")?);
     store.create_session(&key, &head(), LONG).await?;
     store.append_turn(&key, &turn("1"), LONG, 10).await?;
     assert!(store.delete_session(&key).await?);
@@ -355,7 +358,7 @@ async fn a_session_that_is_deleted_is_gone_and_a_later_turn_begins_another(
 }
 
 async fn a_turn_is_not_appended_to_another_session_than_it_read(subject: impl Subject) -> Result<()> {
-    let (store, key) = (subject.store(), session("s")?);
+    let (store, key) = (subject.store().sessions(), session("s")?);
     store.create_session(&key, &head(), LONG).await?;
     let generation = store.session(&key, Span::ALL, LONG).await?.unwrap_or_default().generation;
     assert!(generation.is_some());
@@ -375,7 +378,7 @@ async fn a_turn_is_not_appended_to_another_session_than_it_read(subject: impl Su
 }
 
 async fn a_sessions_own_time_to_live_wins_over_its_users(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().sessions();
     let (brief, lasting) = (session("brief")?, session("lasting")?);
     let own = |ttl| SessionHead { ttl: Some(ttl), ..head() };
     store.create_session(&brief, &own(Duration::from_secs(1)), LONG).await?;
@@ -394,7 +397,7 @@ async fn a_sessions_own_time_to_live_wins_over_its_users(subject: impl Subject) 
 }
 
 async fn turns_of_the_fleet_are_counted_from_0_and_given_once(subject: impl Subject) -> Result<()> {
-    let store = subject.store();
+    let store = subject.store().fleet();
     assert_eq!((store.next_sequence().await?, store.next_sequence().await?), (0, 1));
     let mut turns = Vec::new();
     for turn in join_all((0..30).map(|_| store.next_sequence())).await {

@@ -8,8 +8,8 @@ use redb::{
 };
 
 use super::layout::{
-    ANSWER_ENDS, ANSWERS, Head, INVENTORIES, Key, LongKey, NUMBERS, SESSION_ENDS, SESSIONS, TURNS, cost,
-    ended, ending, numbered, turn_from_bytes, turn_to_bytes,
+    ANSWER_ENDS, ANSWERS, INVENTORIES, Key, LongKey, NUMBERS, SESSION_ENDS, SESSIONS, SessionRow, TURNS,
+    cost, ended, ending, numbered, turn_from_bytes, turn_to_bytes,
 };
 
 /// The most expired answers, and the most expired sessions, that one transaction deletes. The next one continues.
@@ -220,14 +220,14 @@ impl<'t> Changes<'t> {
     }
 
     /// The head of a session that is created now, and its cost on disk.
-    fn begun(&self, ttl: u64, about: Vec<u8>) -> (Head, u64) {
-        let head = Head { began: self.now, ttl, about, ..Head::default() };
+    fn begun(&self, ttl: u64, about: Vec<u8>) -> (SessionRow, u64) {
+        let head = SessionRow { began: self.now, ttl, about, ..SessionRow::default() };
         let cost = cost(head.to_bytes().len());
         (head, cost)
     }
 
     /// The head of a session that has not expired; an expired session is deleted.
-    fn living(&mut self, key: &Key) -> Result<Option<Head>, StorageError> {
+    fn living(&mut self, key: &Key) -> Result<Option<SessionRow>, StorageError> {
         let head = self.head(key)?.filter(|head| head.end > self.now);
         if head.is_none() {
             self.drop_session(key)?;
@@ -235,8 +235,8 @@ impl<'t> Changes<'t> {
         Ok(head)
     }
 
-    fn head(&self, key: &Key) -> Result<Option<Head>, StorageError> {
-        Ok(self.sessions.get(key)?.and_then(|head| Head::from_bytes(head.value())))
+    fn head(&self, key: &Key) -> Result<Option<SessionRow>, StorageError> {
+        Ok(self.sessions.get(key)?.and_then(|head| SessionRow::from_bytes(head.value())))
     }
 
     /// The bytes of a session's turns, the newest first; `None` if the turn `id` is among them.
@@ -270,10 +270,10 @@ impl<'t> Changes<'t> {
         }
     }
 
-    fn put_head(&mut self, key: &Key, head: Head, end: u64) -> Result<(), StorageError> {
+    fn put_head(&mut self, key: &Key, head: SessionRow, end: u64) -> Result<(), StorageError> {
         self.session_ends.remove(&ending(head.end, key))?;
         self.session_ends.insert(&ending(end, key), ())?;
-        self.sessions.insert(key, Head { end, ..head }.to_bytes().as_slice())?;
+        self.sessions.insert(key, SessionRow { end, ..head }.to_bytes().as_slice())?;
         Ok(())
     }
 
@@ -349,7 +349,7 @@ pub(super) fn count(transaction: &ReadTransaction) -> Result<Option<Totals>, red
         totals.answers += answer?.1.value();
     }
     for session in sessions.iter()? {
-        totals.sessions += Head::from_bytes(session?.1.value()).map_or(0, |head| head.cost);
+        totals.sessions += SessionRow::from_bytes(session?.1.value()).map_or(0, |head| head.cost);
     }
     Ok(Some(totals))
 }
@@ -391,9 +391,9 @@ pub(super) fn inventories(transaction: &ReadTransaction) -> Result<Vec<(String, 
 }
 
 /// The head of a session, which may have expired; `None` if there is none.
-pub(super) fn head(transaction: &ReadTransaction, key: &Key) -> Result<Option<Head>, redb::Error> {
+pub(super) fn head(transaction: &ReadTransaction, key: &Key) -> Result<Option<SessionRow>, redb::Error> {
     let sessions = transaction.open_table(SESSIONS)?;
-    Ok(sessions.get(key)?.and_then(|head| Head::from_bytes(head.value())))
+    Ok(sessions.get(key)?.and_then(|head| SessionRow::from_bytes(head.value())))
 }
 
 /// The number of turns before those of the span, and the turns of the span as JSON, the oldest first. Turns that
@@ -401,7 +401,7 @@ pub(super) fn head(transaction: &ReadTransaction, key: &Key) -> Result<Option<He
 pub(super) fn turns(
     transaction: &ReadTransaction,
     key: &Key,
-    head: &Head,
+    head: &SessionRow,
     span: Span<'_>,
 ) -> Result<(u64, Vec<Vec<u8>>), redb::Error> {
     let turns = transaction.open_table(TURNS)?;

@@ -14,7 +14,7 @@ pub(super) type LongKey = [u8; 40];
 pub(super) const ANSWERS: TableDefinition<'_, &Key, (u64, &[u8])> = TableDefinition::new("answers:1");
 /// Answers by expiry, with the cost of each.
 pub(super) const ANSWER_ENDS: TableDefinition<'_, &LongKey, u64> = TableDefinition::new("answer-ends:1");
-/// The [`Head`] of each session.
+/// The [`SessionRow`] of each session.
 pub(super) const SESSIONS: TableDefinition<'_, &Key, &[u8]> = TableDefinition::new("sessions:1");
 /// Turns by session and number.
 pub(super) const TURNS: TableDefinition<'_, &LongKey, &[u8]> = TableDefinition::new("turns:1");
@@ -71,7 +71,7 @@ pub(super) fn cost(bytes: usize) -> u64 {
 
 /// The properties of a session. Times are in ms.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub(super) struct Head {
+pub(super) struct SessionRow {
     /// When it expires.
     pub(super) end: u64,
     /// The number of its oldest kept turn.
@@ -90,8 +90,8 @@ pub(super) struct Head {
     pub(super) about: Vec<u8>,
 }
 
-impl Head {
-    /// Reads what [`Head::to_bytes`] wrote; `None` for another version.
+impl SessionRow {
+    /// Reads what [`SessionRow::to_bytes`] wrote; `None` for another version.
     pub(super) fn from_bytes(bytes: &[u8]) -> Option<Self> {
         let (version, rest) = bytes.split_first()?;
         let (numbers, rest) = rest.split_at_checked(6 * 8)?;
@@ -158,7 +158,7 @@ mod tests {
 
     #[test]
     fn a_value_is_read_as_it_was_written_and_another_version_is_none() {
-        let mut head = Head {
+        let mut head = SessionRow {
             end: u64::MAX,
             first: 2,
             next: 3,
@@ -168,20 +168,20 @@ mod tests {
             system: None,
             about: b"{}".to_vec(),
         };
-        assert_eq!(Head::from_bytes(&head.to_bytes()), Some(head.clone()));
-        assert_eq!((head.end_after(10, 3), Head::default().end_after(10, 3)), (16, 13));
+        assert_eq!(SessionRow::from_bytes(&head.to_bytes()), Some(head.clone()));
+        assert_eq!((head.end_after(10, 3), SessionRow::default().end_after(10, 3)), (16, 13));
         for system in ["", "be brief"] {
             head.system = Some(system.to_owned());
-            assert_eq!(Head::from_bytes(&head.to_bytes()), Some(head.clone()));
+            assert_eq!(SessionRow::from_bytes(&head.to_bytes()), Some(head.clone()));
         }
         head.system = None;
         let mut before = head.to_bytes();
         before[0] = 1;
         before.drain(49..57);
-        assert_eq!(Head::from_bytes(&before), Some(head.clone()), "the version before system nothing");
+        assert_eq!(SessionRow::from_bytes(&before), Some(head.clone()), "the version before system nothing");
         head.about.clear();
         let written = head.to_bytes();
-        assert_eq!(Head::from_bytes(&written), Some(head));
+        assert_eq!(SessionRow::from_bytes(&written), Some(head));
         let turn = turn_to_bytes("id", b"{}");
         assert_eq!(turn_from_bytes(&turn), Some((&b"id"[..], &b"{}"[..])));
         let mut other = [written.clone(), turn.clone()];
@@ -190,7 +190,7 @@ mod tests {
         }
         let short = [&written[..written.len() - 1], &turn[..10], &[VERSION], b"", &[VERSION, 255, 255]];
         for bytes in other.iter().map(Vec::as_slice).chain(short) {
-            assert!(Head::from_bytes(bytes).is_none() && turn_from_bytes(bytes).is_none(), "{bytes:?}");
+            assert!(SessionRow::from_bytes(bytes).is_none() && turn_from_bytes(bytes).is_none(), "{bytes:?}");
         }
     }
 

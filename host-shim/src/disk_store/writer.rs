@@ -35,11 +35,11 @@ const SWEEP_PAUSE: Duration = Duration::from_secs(30);
 const SPARED: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(30));
 
 /// The result of a change: a value, or that there is no room.
-pub(super) type Outcome<T> = Result<Result<T, NoRoom>, redb::Error>;
+pub(super) type ChangeResult<T> = Result<Result<T, NoRoom>, redb::Error>;
 
 /// The state that readers and the writer share.
 #[derive(Debug)]
-pub(super) struct Shared {
+pub(super) struct SharedDatabase {
     /// `None` while the database is being opened again.
     database: RwLock<Option<Database>>,
     /// New expiries of sessions that were read. They are valid at once; the writer has yet to store them.
@@ -49,7 +49,7 @@ pub(super) struct Shared {
     busy: AtomicU64,
 }
 
-impl Shared {
+impl SharedDatabase {
     pub(super) fn new(database: Database) -> Self {
         Self {
             database: RwLock::new(Some(database)),
@@ -109,7 +109,7 @@ pub(super) trait Change: Send {
 }
 
 /// A message to the writer.
-pub(super) enum Order {
+pub(super) enum WriterMessage {
     /// Make a change; `true` if it must be synced before it is reported.
     Change(Box<dyn Change>, bool),
     /// Write the renewals.
@@ -125,7 +125,7 @@ pub(super) struct Pending<T, F> {
     pub(super) waiting: oneshot::Sender<Result<T, StoreError>>,
 }
 
-impl<T: Send, F: FnMut(&mut Changes<'_>) -> Outcome<T> + Send> Change for Pending<T, F> {
+impl<T: Send, F: FnMut(&mut Changes<'_>) -> ChangeResult<T> + Send> Change for Pending<T, F> {
     fn make(&mut self, changes: &mut Changes<'_>) -> Result<(), redb::Error> {
         self.outcome = Some((self.change)(changes)?);
         Ok(())
@@ -147,7 +147,7 @@ pub(super) type Open = Box<dyn Fn() -> Result<Database, DatabaseError> + Send>;
 
 /// The state of the writer's thread.
 pub(super) struct Writer<C> {
-    pub(super) shared: std::sync::Arc<Shared>,
+    pub(super) shared: std::sync::Arc<SharedDatabase>,
     pub(super) open: Open,
     pub(super) clock: C,
     /// The limit of each half, in bytes.
@@ -168,27 +168,27 @@ pub(super) struct Spared {
 
 impl<C: Clock> Writer<C> {
     /// Writes until it is told to stop, or until all senders are gone.
-    pub(super) fn run(mut self, orders: &Receiver<Order>) {
+    pub(super) fn run(mut self, messages: &Receiver<WriterMessage>) {
         let mut closing = None;
         while closing.is_none() {
             let mut batch = Vec::new();
             let mut durable = false;
-            let mut next = orders.recv_timeout(self.pause());
+            let mut next = messages.recv_timeout(self.pause());
             loop {
                 match next {
-                    Ok(Order::Change(change, is_durable)) => {
+                    Ok(WriterMessage::Change(change, is_durable)) => {
                         durable |= is_durable;
                         batch.push(change);
                     }
-                    Ok(Order::Renew) => {}
-                    Ok(Order::Close(closed)) => closing = Some(Some(closed)),
+                    Ok(WriterMessage::Renew) => {}
+                    Ok(WriterMessage::Close(closed)) => closing = Some(Some(closed)),
                     Err(RecvTimeoutError::Disconnected) => closing = Some(None),
                     Err(RecvTimeoutError::Timeout) => break,
                 }
                 if closing.is_some() || batch.len() >= BATCH {
                     break;
                 }
-                next = orders.try_recv().map_err(|_| RecvTimeoutError::Timeout);
+                next = messages.try_recv().map_err(|_| RecvTimeoutError::Timeout);
             }
             self.shared.set_busy(true);
             self.write(batch, durable || closing.is_some());

@@ -13,7 +13,7 @@ use crate::{
     flight::{CachePlan, replay::serves_both},
     host::Platform,
     request::StoreTrouble,
-    store::ResponseCache,
+    store::{ResponseCache, Store},
     upstream::{answer::Accumulator, slot::Slot},
     wire::{members::Members, protocol},
 };
@@ -62,8 +62,9 @@ impl<P: Platform> Leader<'_, P> {
     pub(crate) async fn conclude(&mut self, kept: Option<(CachePlan, Entry)>, slot: Box<Slot>) {
         let store = self.service.store();
         let kept = kept.map(|(cache_plan, entry)| (cache_plan, entry.to_question(cache_plan.question)));
-        let put =
-            kept.as_ref().map(|(cache_plan, entry)| store.put_answer(&cache_plan.key, entry, cache_plan.ttl));
+        let put = kept
+            .as_ref()
+            .map(|(cache_plan, entry)| store.answers().put_answer(&cache_plan.key, entry, cache_plan.ttl));
         let (put, ()) = join!(OptionFuture::from(put), slot.release(self.service, HostEffect::Answered));
         if let Some(result) = put {
             self.account.degrade(self.service, "cache_put", result);

@@ -19,7 +19,7 @@ use crate::{
         Dialect, History, HistoryLimits, RawMessage, Session, SessionKey, Span, Turn,
         window::{self, Rate},
     },
-    store::{Sessions, StoreResult},
+    store::{Sessions, Store, StoreResult},
     upstream::probe,
     wire::{
         dialect::{MessageRole, Weight, role, text},
@@ -53,7 +53,11 @@ impl SessionState {
         budget: &StoreDeadline,
         key: &SessionKey,
     ) -> StoreResult<Option<Session>> {
-        budget.ask(service).session(key, service.config().history.span(), service.config().session_ttl).await
+        budget
+            .ask(service)
+            .sessions()
+            .session(key, service.config().history.span(), service.config().session_ttl)
+            .await
     }
 
     /// What [`SessionState::fetch`] gave; both are none where the request names no session.
@@ -97,7 +101,8 @@ impl SessionState {
         let Self::Loaded(key, session, _) = self else { return };
         while let Some(oldest) = session.unread_exchange() {
             let span = Span { before: Some(&oldest.id), ..EXCHANGE };
-            let earlier = account.budget.ask(service).session(key, span, service.config().session_ttl).await;
+            let earlier =
+                account.budget.ask(service).sessions().session(key, span, service.config().session_ttl).await;
             let earlier = account.degrade(service, "session_load", earlier).flatten();
             let Some(earlier) = earlier.filter(|earlier| !earlier.turns.is_empty()) else { return };
             session.prepend(earlier);

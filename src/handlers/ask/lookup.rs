@@ -135,11 +135,12 @@ impl<'a> Lookup<'a> {
             None
         };
         let is_unsure = looks_ahead && question.takes_session_model() && session.is_some();
-        let all_epochs = is_unsure.then_some(async { budget.ask(service).all_epochs().await });
+        let all_epochs = is_unsure.then_some(async { budget.ask(service).answers().all_epochs().await });
         let is_sure = self.uses_cache() && !is_unsure;
-        let epochs = is_sure.then_some(async { budget.ask(service).epochs(&name).await });
+        let epochs = is_sure.then_some(async { budget.ask(service).answers().epochs(&name).await });
         let looked_for = likely.map(|key| FlightKey { key, form: question.delivery() });
-        let guessed = looked_for.as_ref().map(|flight| async { budget.ask(service).answer(flight).await });
+        let guessed =
+            looked_for.as_ref().map(|flight| async { budget.ask(service).answers().answer(flight).await });
         let (turns, epochs, all_epochs, guessed, fleet) = join!(
             OptionFuture::from(session.as_ref().map(|key| SessionState::fetch(service, &budget, key))),
             OptionFuture::from(epochs),
@@ -197,7 +198,7 @@ impl<'a> Lookup<'a> {
         if let Some(all) = &prefetched.all_epochs {
             prefetched.epochs = all.of(&name);
         } else if self.uses_cache() && !account.store_failed() {
-            let epochs = account.budget.ask(service).epochs(&name).await;
+            let epochs = account.budget.ask(service).answers().epochs(&name).await;
             match account.degrade(service, "cache_epochs", epochs) {
                 Some(epochs) => {
                     service.flights().note_epochs(&name, epochs);
@@ -272,7 +273,7 @@ impl<'a> Lookup<'a> {
             let guessed = guessed.filter(|(key, _)| *key == cache_plan.key).map(|(_, stored)| stored);
             let found = match guessed {
                 None if self.control.only_if_cached && cache_plan.is_shared && !account.store_failed() => {
-                    let found = account.budget.ask(service).answer(&flight.key(&cache_plan)).await;
+                    let found = account.budget.ask(service).answers().answer(&flight.key(&cache_plan)).await;
                     account.degrade(service, "cache_get", found).flatten()
                 }
                 guessed => guessed,

@@ -18,7 +18,7 @@ use crate::{
     metrics::HostGauge,
     platform::{Clock, milliseconds},
     request::{StoreDeadline, note_outage},
-    store::FleetState,
+    store::{FleetState, Store},
     upstream::probe,
 };
 
@@ -93,7 +93,7 @@ pub(crate) async fn fleet<P: Platform>(
     let config = service.config();
     config.admin_token.check(headers)?;
     let (view, retries) = view(service).await;
-    let decisions = service.store().decisions().await.unwrap_or_else(|_| service.fleet().decisions());
+    let decisions = service.store().fleet().decisions().await.unwrap_or_else(|_| service.fleet().decisions());
     let standing = Fleet {
         policy: config.policy.as_str(),
         hosts: view.hosts.iter().map(|service| standing(&view, service)).collect(),
@@ -121,7 +121,7 @@ pub(crate) async fn gauges<P: Platform>(service: &Service<P>) -> Vec<HostGauge> 
 async fn view<P: Platform>(service: &Service<P>) -> (FleetView, RetryBudget) {
     let budget = StoreDeadline::unhurried(service);
     let inventories = probe::known(service, &budget).await;
-    let snapshot = budget.ask(service).snapshot().await;
+    let snapshot = budget.ask(service).fleet().snapshot().await;
     note_outage(service, "fleet_ledger", &snapshot);
     let snapshot = snapshot.unwrap_or_else(|_| service.fleet().snapshot(service.now()));
     let retries = snapshot.retries;

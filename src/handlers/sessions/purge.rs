@@ -15,7 +15,7 @@ use crate::{
     cache::epoch_name,
     host::{Platform, Service},
     request::Account,
-    store::ResponseCache,
+    store::{ResponseCache, Store},
 };
 
 /// Forgets all answers, or those of the model that the query names.
@@ -34,7 +34,7 @@ pub(crate) async fn purge<P: Platform>(
         Some("") => return Err(Error::EmptyField("model")),
         model => model.map(epoch_name),
     };
-    let purged = service.store().purge(model.as_deref()).await;
+    let purged = service.store().answers().purge(model.as_deref()).await;
     match account.degrade(service, "cache_purge", purged) {
         Some(()) => Ok(reply::typed(StatusCode::NO_CONTENT, None, Bytes::new())),
         None => Err(Error::StoreUnavailable),

@@ -2,21 +2,40 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Expiring, MemoryStore};
+use super::{Bounded, Expiring, bounded, live};
 use crate::{
-    cache::{CacheKey, Entry, Epochs, Stored},
+    cache::{AllEpochs, CacheKey, Entry, Epochs, Stored},
     platform::{Clock, Locked},
     store::{FlightKey, ResponseCache, StoreResult},
 };
 
+/// Cached answers in memory, bounded in bytes.
+#[derive(Debug)]
+pub struct MemoryAnswers<C> {
+    clock: C,
+    answers: Bounded<CacheKey, (Entry, Duration)>,
+    purges: Purges,
+}
+
 /// The purge counters: of the whole cache, and of single models.
 #[derive(Debug, Default)]
-pub(super) struct Purges(Locked<(u64, BTreeMap<String, u64>)>);
+struct Purges(Locked<(u64, BTreeMap<String, u64>)>);
 
-impl<C: Clock> ResponseCache for MemoryStore<C> {
+impl<C> MemoryAnswers<C> {
+    /// Answers of at most `limit` bytes.
+    pub(super) fn new(clock: C, limit: u64) -> Self {
+        Self { clock, answers: bounded(limit), purges: Purges::default() }
+    }
+}
+
+impl<C: Clock> ResponseCache for MemoryAnswers<C> {
     async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
         let purges = self.purges.0.lock();
         Ok(Epochs { all: purges.0, model: purges.1.get(model).copied().unwrap_or_default() })
+    }
+
+    async fn all_epochs(&self) -> StoreResult<Option<AllEpochs>> {
+        Ok(None)
     }
 
     async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
@@ -32,16 +51,11 @@ impl<C: Clock> ResponseCache for MemoryStore<C> {
 
     async fn answer(&self, flight: &FlightKey) -> StoreResult<Option<Stored>> {
         let now = self.clock.now();
-        let live = |key: CacheKey| {
-            let found = self.answers.get(&key)?;
-            if found.expires <= now {
-                self.answers.remove(&key);
-                return None;
-            }
-            Some(found)
-        };
         let places = [flight.key, flight.key.in_form(flight.form)];
-        let found = places.into_iter().filter_map(live).max_by_key(|found| found.expires);
+        let found = places
+            .into_iter()
+            .filter_map(|key| live(&self.answers, &key, now))
+            .max_by_key(|found| found.expires);
         Ok(found.map(|Expiring { value: (entry, ttl), expires, .. }| Stored {
             entry,
             age: ttl.saturating_sub(expires.saturating_sub(now)),

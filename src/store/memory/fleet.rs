@@ -1,18 +1,46 @@
-//! The fleet state in memory: it delegates to the [`LocalFleet`](crate::fleet::LocalFleet).
+//! The fleet state in memory: it delegates to a [`LocalFleet`].
+//!
+//! It is the whole fleet state of any store that one process uses.
 
-use std::time::Duration;
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
 
-use super::MemoryStore;
 use crate::{
     fleet::{
         HostStats, Inventory,
+        local::LocalFleet,
         snapshot::{Claim, FleetSnapshot, Lease, Ticket},
     },
     platform::{Clock, MaybeSend, MaybeSync},
-    store::{FleetState, StoreResult},
+    store::{FleetState, InventoryStore, StoreResult},
 };
 
-impl<C: Clock> FleetState for MemoryStore<C> {
+/// The fleet state of a store that one process uses.
+#[derive(Debug)]
+pub struct MemoryFleet<C> {
+    clock: C,
+    fleet: Arc<LocalFleet>,
+    sequence: AtomicU64,
+}
+
+impl<C> MemoryFleet<C> {
+    /// A fleet of which nothing is known.
+    pub fn new(clock: C) -> Self {
+        Self { clock, fleet: Arc::default(), sequence: AtomicU64::new(0) }
+    }
+
+    /// The state itself.
+    pub fn local(&self) -> Arc<LocalFleet> {
+        Arc::clone(&self.fleet)
+    }
+}
+
+impl<C: Clock> FleetState for MemoryFleet<C> {
     async fn snapshot(&self) -> StoreResult<FleetSnapshot> {
         Ok(self.fleet.snapshot(self.clock.now()))
     }
@@ -46,7 +74,17 @@ impl<C: Clock> FleetState for MemoryStore<C> {
         Ok(())
     }
 
-    async fn inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
+    async fn next_sequence(&self) -> StoreResult<u64> {
+        Ok(self.sequence.fetch_add(1, Ordering::Relaxed))
+    }
+
+    async fn decisions(&self) -> StoreResult<Vec<String>> {
+        Ok(self.fleet.decisions())
+    }
+}
+
+impl<C: Clock> InventoryStore for MemoryFleet<C> {
+    async fn load_inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
         // They are in the local fleet already.
         Ok(Vec::new())
     }
@@ -57,9 +95,5 @@ impl<C: Clock> FleetState for MemoryStore<C> {
 
     async fn lead_refresh(&self, _: Duration) -> StoreResult<bool> {
         Ok(true)
-    }
-
-    async fn decisions(&self) -> StoreResult<Vec<String>> {
-        Ok(self.fleet.decisions())
     }
 }

@@ -2,16 +2,27 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{ENTRY_OVERHEAD, Expiring, MemoryStore};
+use super::{Bounded, ENTRY_OVERHEAD, Expiring, bounded, live, shards};
 use crate::{
-    platform::Clock,
+    platform::{Clock, Locked},
     session::{Session, SessionHead, SessionKey, Span, Turn, kept},
     store::{Sessions, StoreError, StoreResult},
 };
 
+/// Sessions in memory, bounded in bytes.
+#[derive(Debug)]
+pub struct MemorySessions<C> {
+    clock: C,
+    sessions: Bounded<SessionKey, Arc<Kept>>,
+    /// The most bytes that the turns of one session may take.
+    largest: u64,
+    /// Held while a session is replaced, so that of turns appended at the same time all survive.
+    appending: Locked<()>,
+}
+
 /// A stored session.
 #[derive(Debug, Default)]
-pub(super) struct Kept {
+struct Kept {
     head: SessionHead,
     /// When it was created.
     began: Duration,
@@ -71,7 +82,22 @@ impl Kept {
     }
 }
 
-impl<C: Clock> MemoryStore<C> {
+impl<C: Clock> MemorySessions<C> {
+    /// Sessions of at most `limit` bytes.
+    pub(super) fn new(clock: C, limit: u64) -> Self {
+        Self {
+            clock,
+            sessions: bounded(limit),
+            // The rest of a shard is for its system messages, and for others.
+            largest: limit / shards(limit) * 3 / 4,
+            appending: Locked::new(()),
+        }
+    }
+
+    fn live(&self, key: &SessionKey) -> Option<Arc<Kept>> {
+        live(&self.sessions, key, self.clock.now()).map(|entry| entry.value)
+    }
+
     fn put_session(&self, key: &SessionKey, kept: Arc<Kept>, ttl: Duration) -> StoreResult<()> {
         let expires = self.clock.now() + kept.head.ttl.unwrap_or(ttl);
         let bytes = kept.bytes();
@@ -81,10 +107,10 @@ impl<C: Clock> MemoryStore<C> {
     }
 }
 
-impl<C: Clock> Sessions for MemoryStore<C> {
+impl<C: Clock> Sessions for MemorySessions<C> {
     async fn session(&self, key: &SessionKey, span: Span<'_>, ttl: Duration) -> StoreResult<Option<Session>> {
         let _guard = self.appending.lock();
-        let Some(kept) = self.live(&self.sessions, key) else { return Ok(None) };
+        let Some(kept) = self.live(key) else { return Ok(None) };
         self.put_session(key, Arc::clone(&kept), ttl)?;
         let end = match span.before {
             None => kept.turns.len(),
@@ -104,7 +130,7 @@ impl<C: Clock> Sessions for MemoryStore<C> {
 
     async fn create_session(&self, key: &SessionKey, head: &SessionHead, ttl: Duration) -> StoreResult<()> {
         let _guard = self.appending.lock();
-        if self.live(&self.sessions, key).is_some() {
+        if self.live(key).is_some() {
             return Ok(());
         }
         let kept = Kept { head: head.clone(), began: self.clock.now(), ..Kept::default() };
@@ -113,7 +139,7 @@ impl<C: Clock> Sessions for MemoryStore<C> {
 
     async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
         let _guard = self.appending.lock();
-        let was_there = self.live(&self.sessions, key).is_some();
+        let was_there = self.live(key).is_some();
         self.sessions.remove(key);
         Ok(was_there)
     }
@@ -127,7 +153,7 @@ impl<C: Clock> Sessions for MemoryStore<C> {
         keep: usize,
     ) -> StoreResult<bool> {
         let _guard = self.appending.lock();
-        let before = self.live(&self.sessions, key);
+        let before = self.live(key);
         if generation.is_some() && before.as_ref().map(|kept| kept.generation()) != generation {
             return Ok(false);
         }

@@ -13,7 +13,8 @@ use super::{RedisCommands, RedisStore, RedisValue, milliseconds_text};
 use crate::{
     cache::{AllEpochs, CacheKey, Delivery, Entry, Epochs, Stored},
     store::{
-        Audience, FLIGHT_LEASE, FlightEnd, FlightKey, Followed, Found, ResponseCache, StoreError, StoreResult,
+        Audience, FLIGHT_LEASE, FlightBoard, FlightEnd, FlightKey, Followed, Found, ResponseCache,
+        StoreError, StoreResult,
     },
 };
 use scripts::{ANSWER_OR_LEAD, END, FOLLOW, PUBLISH, PURGE};
@@ -165,6 +166,15 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
         Ok(youngest.and_then(|(left, value)| stored(value, left)))
     }
 
+    async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
+        let key = self.answer_key(key, entry.serves_one_delivery().then_some(entry.form()));
+        let value = entry.to_bytes(ttl);
+        self.keep("SET", &[key.as_bytes(), &value, b"PX", milliseconds_text(ttl).as_bytes()]).await?;
+        Ok(())
+    }
+}
+
+impl<C: RedisCommands> FlightBoard for RedisStore<C> {
     async fn answer_or_lead(
         &self,
         flight: &FlightKey,
@@ -191,13 +201,6 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
             }
             _ => Err(StoreError::UnexpectedReply("a question")),
         }
-    }
-
-    async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
-        let key = self.answer_key(key, entry.serves_one_delivery().then_some(entry.form()));
-        let value = entry.to_bytes(ttl);
-        self.keep("SET", &[key.as_bytes(), &value, b"PX", milliseconds_text(ttl).as_bytes()]).await?;
-        Ok(())
     }
 
     async fn publish(

@@ -13,7 +13,7 @@ use crate::{
         snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, LEASE, Lease, RetryBudget, TICKET, Ticket},
     },
     platform::{MaybeSend, MaybeSync},
-    store::{FleetState, StoreError, StoreResult},
+    store::{FleetState, InventoryStore, StoreError, StoreResult},
 };
 
 /// The separator of the fields of a lease or a ticket.
@@ -251,7 +251,32 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
         Ok(())
     }
 
-    async fn inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
+    async fn next_sequence(&self) -> StoreResult<u64> {
+        let key = format!("{}:turn:1", self.prefix);
+        let reply = self.ask("INCR", &[key.as_bytes()]).await?;
+        match reply.first() {
+            Some(RedisValue::Integer(count)) => Ok(u64::try_from(count - 1).unwrap_or_default()),
+            Some(RedisValue::Nil | RedisValue::Status(_) | RedisValue::Bytes(_)) | None => {
+                Err(StoreError::UnexpectedReply("INCR"))
+            }
+        }
+    }
+
+    async fn decisions(&self) -> StoreResult<Vec<String>> {
+        let key = self.fleet_key("decisions");
+        let reply = self.keep("LRANGE", &[key.as_bytes(), b"0", b"-1"]).await?;
+        Ok(reply
+            .into_iter()
+            .filter_map(|value| match value {
+                RedisValue::Bytes(bytes) => String::from_utf8(bytes).ok(),
+                RedisValue::Nil | RedisValue::Integer(_) | RedisValue::Status(_) => None,
+            })
+            .collect())
+    }
+}
+
+impl<C: RedisCommands> InventoryStore for RedisStore<C> {
+    async fn load_inventories(&self) -> StoreResult<Vec<(String, Inventory)>> {
         let key = self.fleet_key("inventory");
         let mut reply =
             Elements { script: "HGETALL", values: self.ask("HGETALL", &[key.as_bytes()]).await?.into_iter() };
@@ -275,17 +300,5 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
         let (key, time) = (self.fleet_key("refresh"), milliseconds_text(time));
         let reply = self.keep("SET", &[key.as_bytes(), b"1", b"NX", b"PX", time.as_bytes()]).await?;
         Ok(matches!(reply.first(), Some(RedisValue::Status(_))))
-    }
-
-    async fn decisions(&self) -> StoreResult<Vec<String>> {
-        let key = self.fleet_key("decisions");
-        let reply = self.keep("LRANGE", &[key.as_bytes(), b"0", b"-1"]).await?;
-        Ok(reply
-            .into_iter()
-            .filter_map(|value| match value {
-                RedisValue::Bytes(bytes) => String::from_utf8(bytes).ok(),
-                RedisValue::Nil | RedisValue::Integer(_) | RedisValue::Status(_) => None,
-            })
-            .collect())
     }
 }

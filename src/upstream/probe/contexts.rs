@@ -14,7 +14,7 @@ use crate::{
     fleet::{BackendHost, BreakerState, Context, ModelName},
     host::{Platform, Service},
     platform::{Background, Clock, Timer},
-    store::FleetState,
+    store::{InventoryStore, Store},
 };
 
 /// How long the answers are waited for at most, all together.
@@ -65,7 +65,7 @@ fn note<P: Platform>(service: &Service<P>, backend: &BackendHost, digest: &str, 
         let (service, url) = (service.clone(), backend.url().to_owned());
         service.clone().spawn(async move {
             // Nobody waits for it, and what is lost is asked again.
-            let _ = service.store().put_inventory(&url, &inventory).await;
+            let _ = service.store().inventories().put_inventory(&url, &inventory).await;
         });
     }
 }

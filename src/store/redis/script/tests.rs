@@ -17,8 +17,8 @@ use crate::{
     },
     session::{Dialect, SessionHead, SessionKey, Span, Turn},
     store::{
-        FleetState as _, FlightEnd, FlightKey, ResponseCache as _, Sessions as _, StoreResult, StoreTimeouts,
-        TimeLimit,
+        FleetState as _, FlightBoard as _, FlightEnd, FlightKey, InventoryStore as _, ResponseCache as _,
+        Sessions as _, StoreResult, StoreTimeouts, TimeLimit,
         redis::{RedisCommands, RedisStore, RedisValue},
     },
 };
