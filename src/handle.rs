@@ -1,7 +1,8 @@
-//! The only entry: a request comes in, a reply goes out.
+//! The only entry: takes a request, returns its reply.
 //!
-//! It judges where the request comes from, finds the route, checks the key, and closes the account of every request
-//! whose reply does not stream. Nothing here fails: each error becomes a reply in the shape of its surface.
+//! It checks the origin, finds the route, checks the API key, calls the handler, and records every request whose
+//! reply does not stream. It must never return an error: each error becomes a reply in the format of the request's
+//! endpoint.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header, request::Parts};
@@ -25,7 +26,7 @@ use crate::{
 };
 
 const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
-/// What Anthropic's clients call it.
+/// The name of `X-Request-Id` in Anthropic's API.
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const X_SESSION: HeaderName = HeaderName::from_static("x-session");
@@ -33,12 +34,13 @@ const X_SESSION_LEFT_OUT: HeaderName = HeaderName::from_static("x-session-left-o
 const X_PADDOCK_EXPLAIN: HeaderName = HeaderName::from_static("x-paddock-explain");
 const X_PADDOCK_ROUTE: HeaderName = HeaderName::from_static("x-paddock-route");
 const X_PADDOCK_HOST: HeaderName = HeaderName::from_static("x-paddock-host");
-/// The longest explanation of a route, in bytes: clients and proxies refuse heads that are much longer.
+/// The maximum length of `X-Paddock-Route`, in bytes: clients and proxies refuse much longer heads.
 const ROUTE_LIMIT: usize = 4096;
-/// The longest request id that is taken over from a client.
+/// The maximum length of a client's own request id, in bytes.
 const REQUEST_ID_LIMIT: usize = 128;
 
-/// Makes a way in for each part: what all requests have in common, around what answers them.
+/// Makes an entry function for each group of handlers, with the steps that all requests have in common. It is a macro
+/// because a generic function over `AsyncFnOnce` could not promise a future that is `Send`.
 macro_rules! entries {
     ($($(#[$about:meta])* $name:ident => $part:path;)*) => {$(
         $(#[$about])*
@@ -60,24 +62,24 @@ macro_rules! entries {
 entries! {
     /// Answers one request.
     ///
-    /// Dropping the future, and later the body of its reply, means that the client left: the upstream call is given up at
-    /// once, and nothing partial is stored.
+    /// Dropping the future, or later the body of the reply, means that the client left: the upstream call is
+    /// cancelled at once, and nothing partial is stored.
     handle => handlers::whole;
 
-    /// As [`handle()`], alone what one host answers: `/chat` and all that goes upstream as it came.
+    /// As [`handle()`], for the questions that one host answers only: `/chat` and the relayed endpoints.
     chat => handlers::chat;
 
-    /// As [`handle()`], alone what concerns all hosts: lists of models, their management, the banner; and what this API
-    /// is.
+    /// As [`handle()`], for what concerns all hosts only: lists of models, their management, the banner; and the
+    /// description of this API.
     models => handlers::models;
 
-    /// As [`handle()`], alone what is kept: sessions, and answers that are to be forgotten.
+    /// As [`handle()`], for the stored state only: sessions, and the purge of the cache.
     sessions => handlers::sessions;
 
-    /// As [`handle()`], `/health`, `/livez` and `/fleet` alone.
+    /// As [`handle()`], for `/health`, `/livez` and `/fleet` only.
     health => handlers::health;
 
-    /// As [`handle()`], `/metrics` alone.
+    /// As [`handle()`], for `/metrics` only.
     metrics => handlers::metrics;
 }
 
@@ -91,7 +93,7 @@ impl<P: Platform> Service<P> {
     }
 }
 
-/// A request between its arrival and its answer: what all have in common, whichever handler answers them.
+/// A request from its arrival to its reply: the steps before and after its handler.
 struct Exchange {
     parts: Parts,
     route: Route,
@@ -131,7 +133,7 @@ impl Exchange {
         (Self { parts, route, visitor, account }, body)
     }
 
-    /// What is said before any part of the service is asked: a refusal, or what a browser wants to know ahead.
+    /// The reply that needs no handler: a refusal, or the answer to a CORS preflight.
     fn early_answer<P: Platform>(&self, service: &Service<P>) -> Option<HandlerResult> {
         match self.visitor {
             CorsVerdict::Denied => Some(Err(Error::ForeignOrigin)),
@@ -164,12 +166,12 @@ impl Exchange {
     }
 }
 
-/// The reply of a service whose settings do not hold: the same for every path.
+/// The reply of a service whose settings are invalid. It is the same for every path.
 pub fn misconfigured(problems: Vec<String>) -> Response<ReplyBody> {
     Error::Misconfigured { problems }.into_response(ErrorFormat::Own, "")
 }
 
-/// The headers that tell what happened to the request.
+/// The reply headers that say what happened to the request.
 fn stamps(account: &Account, family: ErrorFormat) -> Vec<(HeaderName, HeaderValue)> {
     let id = HeaderValue::try_from(account.request_id.as_str()).ok();
     let backend = account.host.as_ref().map(BackendHost::name);
@@ -196,7 +198,7 @@ fn stamps(account: &Account, family: ErrorFormat) -> Vec<(HeaderName, HeaderValu
     .collect()
 }
 
-/// Whether a request may be answered.
+/// Checks the API key, the route and the method, in this order.
 fn admit<P: Platform>(service: &Service<P>, route: Route, parts: &Parts) -> Result<(), Error> {
     let config = service.config();
     if !route.is_open()
@@ -214,13 +216,14 @@ fn admit<P: Platform>(service: &Service<P>, route: Route, parts: &Parts) -> Resu
     Ok(())
 }
 
-/// Whether the caller is told why its host was chosen: it asks for that and, where there is an admin token, has it.
+/// Whether the reply explains the routing decision: the request asks for it and, if an admin token is configured,
+/// carries it.
 fn explains<P: Platform>(service: &Service<P>, headers: &HeaderMap) -> bool {
     let is_asked = headers.get(X_PADDOCK_EXPLAIN).is_some_and(|asked| asked == "1");
     is_asked && service.config().admin_token.check(headers).is_ok()
 }
 
-/// The id of a request: the client's own where it is short and plain, so that it can be followed through several
+/// The id of a request: the client's own if it is short and plain, so that a request can be traced through several
 /// services; else a random one.
 fn request_id<P: Platform>(service: &Service<P>, headers: &HeaderMap) -> String {
     let is_plain = |id: &&str| {

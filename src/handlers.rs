@@ -1,5 +1,5 @@
-//! The parts of the service, for a form that answers each by a program of its own: a program holds nothing of the
-//! parts that it leaves to others. To a part the routes of the others are unknown.
+//! Which group of handlers answers a route. Spin deploys each group as a component of its own, so a group must never
+//! name another: the component holds only the code of its group. A group answers the routes of the others with 404.
 
 mod ask;
 mod models;
@@ -22,7 +22,7 @@ use crate::{
     request::Account,
 };
 
-/// What Ollama says to whoever asks whether it is there.
+/// The body of Ollama's own `GET /`. Clients compare it to find out whether Ollama is running.
 const BANNER: &str = "Ollama is running";
 
 /// A request that was admitted, who asks, and its account.
@@ -41,7 +41,7 @@ impl<B: Body<Data = Bytes> + Unpin + MaybeSend + 'static> RequestBody for B {}
 
 pub(crate) type HandlerResult = Result<Response<ReplyBody>, Error>;
 
-/// The whole service.
+/// Answers every route: the native service.
 pub(crate) async fn whole<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
@@ -56,7 +56,7 @@ pub(crate) async fn whole<P: Platform, B: RequestBody>(
     }
 }
 
-/// Questions to one host.
+/// Answers the questions that one host answers.
 pub(crate) async fn chat<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
@@ -72,7 +72,7 @@ pub(crate) async fn chat<P: Platform, B: RequestBody>(
     }
 }
 
-/// What concerns the models of all hosts: lists, their management, the banner; and what this API is.
+/// Answers what concerns the models of all hosts (lists, management, the banner), and describes this API.
 pub(crate) async fn models<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
@@ -96,7 +96,7 @@ pub(crate) async fn models<P: Platform, B: RequestBody>(
     }
 }
 
-/// What is kept: sessions, and answers that are to be forgotten. It asks no host.
+/// Answers what concerns the stored state: sessions, and the purge of the cache. It sends nothing to a host.
 pub(crate) async fn sessions<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
@@ -114,7 +114,7 @@ pub(crate) async fn sessions<P: Platform, B: RequestBody>(
     }
 }
 
-/// Whether the service and its hosts live, and how they stand.
+/// Answers whether the service is alive, whether its hosts are, and how the fleet is doing.
 pub(crate) async fn health<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
@@ -128,7 +128,7 @@ pub(crate) async fn health<P: Platform, B: RequestBody>(
     }
 }
 
-/// The counters.
+/// Answers the scrape of the metrics.
 pub(crate) async fn metrics<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,

@@ -1,4 +1,4 @@
-//! What concerns the models of all hosts: lists, their management, and the description of this API.
+//! The routes for the models of all hosts: lists, management; and the description of this API.
 
 pub(super) mod list;
 pub(super) mod manage;

@@ -1,4 +1,4 @@
-//! What operators ask: whether the service lives, how the fleet stands, what was counted.
+//! The routes for operators: health, the state of the fleet, metrics. They must never change anything.
 
 pub(super) mod fleet;
 pub(super) mod health;

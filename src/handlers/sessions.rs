@@ -1,7 +1,8 @@
-//! `/sessions`: makes sessions, shows them page by page, writes them out whole, deletes them.
+//! `/sessions`: creates sessions, shows them in pages, exports them, deletes them.
 //!
-//! A session is its creator's: to anybody else it does not exist, which looks like one that never was. Without the store
-//! there is nothing to say, so that here its trouble is an error. No id and no content reaches a log.
+//! A session belongs to the caller who created it. Another caller gets the same 404 as for an id that was never used.
+//! A failure of the store is an error here, because without the store there is nothing to answer. Ids and contents
+//! must never reach a log.
 
 pub(super) mod purge;
 mod request;
@@ -28,21 +29,21 @@ use crate::{
 };
 use request::{ExportFormat, Page};
 
-/// What is read at once of a session that is written out.
+/// How much of a session an export reads at once: no reply of the store becomes large.
 const EXPORTED: Span<'static> = Span { before: None, turns: 200, bytes: 256 << 10 };
 
-/// What a session is, without its turns.
+/// The properties of a session, without its turns.
 #[derive(Serialize)]
 struct Summary<'a> {
     session_id: &'a str,
-    /// The system message that holds.
+    /// The current system message.
     system: Option<&'a str>,
     model: Option<&'a str>,
-    /// Seconds that it is kept after its last use.
+    /// The time to live after each use, in seconds.
     ttl: u64,
-    /// Seconds until it is forgotten, if it is not used: it has just been.
+    /// The time until it expires, in seconds. It equals `ttl`, because this request used the session.
     expires_in: u64,
-    /// Seconds since it was made.
+    /// The time since it was created, in seconds.
     age: u64,
 }
 
@@ -52,7 +53,7 @@ struct Shown<'a> {
     summary: Summary<'a>,
     /// Oldest first.
     turns: Vec<ShownTurn<'a>>,
-    /// What `before` must be to get the turns before these; `null` when there are none.
+    /// The value of `before` that gets the next page of older turns; `null` on the last page.
     next: Option<&'a str>,
 }
 
@@ -95,7 +96,7 @@ impl<'a> ShownTurn<'a> {
 /// Answers `POST /sessions`.
 ///
 /// # Errors
-/// What is wrong with the body; [`Error::SessionUnavailable`].
+/// The errors of [`body::read`] and of the body's fields; [`Error::SessionUnavailable`].
 pub(crate) async fn create<P: Platform, B: RequestBody>(
     service: &Service<P>,
     headers: &HeaderMap,
@@ -125,7 +126,8 @@ pub(crate) async fn create<P: Platform, B: RequestBody>(
 /// Answers `GET /sessions/{id}`.
 ///
 /// # Errors
-/// What is wrong with the id or the query; [`Error::SessionNotFound`]; [`Error::SessionUnavailable`].
+/// [`Error::InvalidSessionId`], [`Error::WrongType`] for the query, [`Error::SessionNotFound`],
+/// [`Error::SessionUnavailable`].
 pub(crate) async fn show<P: Platform>(
     service: &Service<P>,
     parts: &Parts,
@@ -156,7 +158,7 @@ pub(crate) async fn export<P: Platform>(
 ) -> Result<Response<ReplyBody>, Error> {
     let form = ExportFormat::of(parts.uri.query(), &parts.headers)?;
     let (id, session) = load_whole(service, parts, caller, account).await?;
-    // The id may be a secret, and a name of a file is seen by many.
+    // The file name must not contain the id, because the id may be a secret and file names are visible to others.
     let (mut response, name) = match form {
         ExportFormat::Json => {
             let exported = Exported {
@@ -180,7 +182,7 @@ pub(crate) async fn export<P: Platform>(
 /// Answers `DELETE /sessions/{id}`.
 ///
 /// # Errors
-/// What is wrong with the id; [`Error::SessionNotFound`]; [`Error::SessionUnavailable`].
+/// [`Error::InvalidSessionId`], [`Error::SessionNotFound`], [`Error::SessionUnavailable`].
 pub(crate) async fn delete<P: Platform>(
     service: &Service<P>,
     parts: &Parts,
@@ -197,7 +199,7 @@ pub(crate) async fn delete<P: Platform>(
     Ok(response)
 }
 
-/// The id that the path names, and the caller's session of that id.
+/// The session id in the path, and the key of the caller's session with that id.
 fn named(parts: &Parts, caller: Result<CallerId, Error>) -> Result<(String, SessionKey), Error> {
     let caller = caller?;
     let id = request::id(parts.uri.path())?;
@@ -215,7 +217,7 @@ async fn load<P: Platform>(
     needed(service, account, "session_load", session)?.ok_or(Error::SessionNotFound)
 }
 
-/// The session with all its turns, read piece by piece: no reply of the store is large.
+/// The session with all its turns. They are read in several pieces, so that no reply of the store is large.
 async fn load_whole<P: Platform>(
     service: &Service<P>,
     parts: &Parts,
@@ -244,7 +246,7 @@ fn needed<P: Platform, T>(
     account.degrade(service, operation, result).ok_or(Error::SessionUnavailable)
 }
 
-/// The same reply, which no cache on the way may keep.
+/// Marks a reply so that no HTTP cache stores it.
 fn private(mut response: Response<ReplyBody>) -> Response<ReplyBody> {
     response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response

@@ -1,6 +1,7 @@
-//! Lists that are made of every host's own: the models there are, and those that are loaded.
+//! The lists of models, merged from the lists of all hosts: installed models and loaded models.
 //!
-//! An entry stays as the host wrote it. Hosts that do not answer are left out while one does.
+//! An entry must keep the bytes that its host wrote. A host that does not answer is left out as long as another
+//! answers.
 
 use std::borrow::Cow;
 
@@ -56,14 +57,15 @@ pub(crate) async fn list<P: Platform>(
     })
 }
 
-/// The entries of all hosts: a model that several have comes once; one that several have loaded comes as often as it is
-/// loaded. Ollama's order is newest, or latest to expire, first, by whole seconds (`server/routes.go`).
+/// The entries of all hosts. A model that several hosts have installed appears once; a model that several hosts have
+/// loaded appears once a host. Ollama sorts by modification or expiry time, newest first, in whole seconds
+/// (`server/routes.go`), and so does this.
 fn union<'a>(list: List, answers: &'a [Bytes]) -> Vec<&'a RawValue> {
     let mut known: Vec<String> = Vec::new();
     let mut entries: Vec<(Cow<'a, str>, &'a RawValue)> = Vec::new();
     for answer in answers {
         let Some(listed) = Members::parse(answer) else { continue };
-        // OpenAI's list is null when it is empty.
+        // Ollama writes an empty list on `/v1/models` as `null`.
         let models = ["models", "data"].into_iter().filter_map(|name| listed.array(name)).flatten();
         for raw in models {
             let Some(entry) = Members::of(raw) else { continue };
@@ -76,12 +78,12 @@ fn union<'a>(list: List, answers: &'a [Bytes]) -> Vec<&'a RawValue> {
             }
         }
     }
-    // What is of one second stays in its host's order.
+    // The sort is stable, so entries of the same second keep the order of their host.
     entries.sort_by(|(left, _), (right, _)| second(right).cmp(second(left)));
     entries.into_iter().map(|(_, raw)| raw).collect()
 }
 
-/// A time in RFC 3339 without the fraction of its second and what follows.
+/// A time in RFC 3339, cut off before the fraction of its second.
 fn second(time: &str) -> &str {
     time.get(..SECOND).unwrap_or(time)
 }

@@ -1,8 +1,9 @@
 //! Changes of models, made on every host: pull, create, copy and delete.
 //!
-//! Progress comes from all hosts at the same time and names its host; there is one final success, and only when no host
-//! failed. A host that does not have the model has nothing to copy or delete, while another has. Before success is told,
-//! answers of the former model are forgotten: it must not be that somebody who read of it gets one.
+//! Each progress line names its host, and the lines of all hosts are interleaved. The reply ends with one success,
+//! and only if no host failed. A host without the model does not fail a copy or a delete as long as another host has
+//! it. The cached answers of the model are purged before the success is sent: a client that has read the success must
+//! never get an answer of the former model.
 
 use std::{borrow::Cow, future::Future, time::Duration};
 
@@ -33,19 +34,19 @@ use crate::{
     },
 };
 
-/// How long a change may take whose progress is not told: a large model comes over a slow line.
+/// The time limit of a change without progress lines. It is long because a large model may come over a slow line.
 const CHANGE_LIMIT: Duration = Duration::from_hours(6);
-/// The longest line of progress, and the longest answer in one piece, in bytes.
+/// The maximum length of a progress line, and of a host's whole answer, in bytes.
 const ANSWER_LIMIT: usize = 1 << 20;
 const SUCCESS: &[u8] = b"{\"status\":\"success\"}";
 
-/// How a change went on one host.
+/// The result of a change on one host.
 #[derive(Debug, PartialEq, Eq)]
 enum ManageOutcome {
     Done,
     /// The host does not have the model.
     Absent,
-    /// The status that says most, and the host's words.
+    /// The status for the client, and the host's error message.
     Failed(StatusCode, String),
 }
 
@@ -79,7 +80,7 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
     })
 }
 
-/// The model that is another one after the change.
+/// The name of the model whose answers are out of date after the change.
 fn changed(operation: Operation, request: &Members<'_>) -> Option<String> {
     let names: &[_] = match operation {
         Operation::Copy => &["destination"],
@@ -88,7 +89,8 @@ fn changed(operation: Operation, request: &Members<'_>) -> Option<String> {
     names.iter().find_map(|name| request.string(name)).map(Cow::into_owned)
 }
 
-/// Forgets what the model said before the change, whether every host or only some made it.
+/// Purges the cached answers of the model. This happens even if only some hosts made the change, because those hosts
+/// answer with the new model.
 async fn forget_answers<P: Platform>(service: &Service<P>, account: &mut Account, model: Option<String>) {
     if let Some(model) = model {
         let purged = service.store().answers().purge(Some(&epoch_name(&model))).await;
@@ -96,7 +98,7 @@ async fn forget_answers<P: Platform>(service: &Service<P>, account: &mut Account
     }
 }
 
-/// How a change went, with the host that it went so on.
+/// Pairs the result of a change with its host.
 async fn named(
     backend: &BackendHost,
     change: impl Future<Output = ManageOutcome>,
@@ -104,7 +106,7 @@ async fn named(
     (backend, change.await)
 }
 
-/// What the outcomes of all hosts mean.
+/// The result for the client: a failure if any host failed, or if no host has the model.
 fn verdict(outcomes: Vec<(&BackendHost, ManageOutcome)>) -> Result<(), Error> {
     if outcomes.is_empty() {
         return Err(no_host());
@@ -127,7 +129,7 @@ fn verdict(outcomes: Vec<(&BackendHost, ManageOutcome)>) -> Result<(), Error> {
     if failures.is_empty() { Ok(()) } else { Err(Error::ManagementFailed { status, failures }) }
 }
 
-/// The reply that tells how all hosts get on.
+/// The reply that streams the progress of all hosts, and a background task that makes the changes.
 fn progress<P: Platform>(
     service: &Service<P>,
     operation: Operation,
@@ -181,7 +183,7 @@ async fn send<P: Platform>(
     service.send(request.map_err(|error| UpstreamFailure::Protocol(error.to_string()))?, limits).await
 }
 
-/// Changes one host and waits for the end.
+/// Makes the change on one host and waits for its answer.
 async fn change<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
@@ -200,7 +202,7 @@ async fn change<P: Platform>(
     }
 }
 
-/// Changes one host and hands its progress over line by line.
+/// Makes the change on one host and passes its progress lines to the client.
 async fn follow<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
@@ -252,7 +254,7 @@ async fn follow<P: Platform>(
     }
 }
 
-/// A line of progress that says whose it is.
+/// A progress line with the member `host` put first. The other bytes stay as they were.
 fn with_host(line: &[u8], name: &str) -> Vec<u8> {
     let rest = line.strip_prefix(b"{").unwrap_or(line).trim_ascii_start();
     let comma = if rest.first() == Some(&b'}') { "" } else { "," };
@@ -269,7 +271,7 @@ where
     }
     let body = match Limited::new(response.into_body(), ANSWER_LIMIT).collect().await {
         Ok(body) => body.to_bytes(),
-        // The status tells of a failure, however its words end; success is told by an answer that is whole.
+        // A failure is known from its status even if the body breaks off. A success must have its whole body.
         Err(_) if !status.is_success() => Bytes::new(),
         Err(error) => {
             let failure = error.downcast::<UpstreamFailure>().map(|failure| *failure);
@@ -279,7 +281,7 @@ where
     match Members::parse(&body).and_then(|members| protocol::failure(&members)) {
         Some(words) => ManageOutcome::Failed(status.max(StatusCode::BAD_REQUEST), words.into_owned()),
         None if status.is_success() => ManageOutcome::Done,
-        // Where a redirection leads is nobody's business but the host's.
+        // A redirection is not followed and its target is not shown: it is internal to the operator's network.
         None if status.is_redirection() => ManageOutcome::Failed(StatusCode::BAD_GATEWAY, status.to_string()),
         None => ManageOutcome::Failed(status, status.to_string()),
     }

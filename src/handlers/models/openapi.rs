@@ -1,4 +1,4 @@
-//! The description of this API, as one `OpenAPI` 3.1 document. It must name every route, and nothing else.
+//! The description of this API, an `OpenAPI` 3.1 document. It must describe every route, and nothing else.
 
 /// The document.
 pub(crate) const DOCUMENT: &str = include_str!("openapi.json");

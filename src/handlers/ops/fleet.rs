@@ -1,6 +1,6 @@
-//! How the fleet stands: `GET /fleet`, and the gauges of `/metrics`.
+//! The state of the fleet: `GET /fleet`, and the host gauges of `/metrics`.
 //!
-//! It shows the same view that the next decision would be made from.
+//! It reads the same [`FleetView`] that routing reads. It must never send anything to a host.
 
 use http::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
@@ -28,7 +28,7 @@ struct Fleet<'a> {
     hosts: Vec<Standing<'a>>,
     queue: Queue,
     retries: RetryBudget,
-    /// Why the latest requests went where they went, oldest first.
+    /// The explanations of the latest routing decisions, oldest first.
     decisions: Vec<String>,
 }
 
@@ -41,7 +41,7 @@ struct Standing<'a> {
     weight: u64,
     parallel: u64,
     version: Option<&'a str>,
-    /// Milliseconds since it last said what it has.
+    /// The time since its last inventory, in milliseconds.
     seen_ms_ago: Option<u64>,
     models: Vec<&'a str>,
     loaded: Vec<LoadedView<'a>>,
@@ -65,7 +65,7 @@ struct BreakerStanding {
     retry_in_ms: u64,
 }
 
-/// What was learnt of one model on the host.
+/// The statistics of one model on the host.
 #[derive(Serialize)]
 struct Lane<'a> {
     name: &'a str,
@@ -85,7 +85,7 @@ struct Queue {
 /// Answers `GET /fleet`.
 ///
 /// # Errors
-/// [`Error::Unauthorized`] where there is an admin token and it was not sent.
+/// [`Error::Unauthorized`] if an admin token is configured and the request does not carry it.
 pub(crate) async fn fleet<P: Platform>(
     service: &Service<P>,
     headers: &HeaderMap,
@@ -117,7 +117,7 @@ pub(crate) async fn gauges<P: Platform>(service: &Service<P>) -> Vec<HostGauge> 
     view.hosts.iter().map(gauge).collect()
 }
 
-/// The view, from what was found out before: whoever looks at it asks no host.
+/// The view, from the stored inventories: reading it sends nothing to a host.
 async fn view<P: Platform>(service: &Service<P>) -> (FleetView, RetryBudget) {
     let budget = StoreDeadline::unhurried(service);
     let inventories = probe::known(service, &budget).await;

@@ -1,6 +1,6 @@
-//! Health: whether the hosts and the store answer, and what that means.
+//! `GET /health`: probes all hosts and pings the store.
 //!
-//! All hosts are asked at the same time, each within its own limit, so that one that hangs delays nobody.
+//! The probes run at the same time, each with its own time limit: a host that hangs must never delay the others.
 
 use std::collections::BTreeMap;
 
@@ -22,7 +22,7 @@ struct Health {
     redis: Option<bool>,
 }
 
-/// What the answers mean: healthy when everything answers; 503 when no host does.
+/// The status of the service: healthy if everything answered; 503 if no host did, unless `always_ok`.
 fn verdict(ollama: BTreeMap<String, bool>, redis: Option<bool>, always_ok: bool) -> (StatusCode, Health) {
     let all = ollama.values().all(|answers| *answers) && redis != Some(false);
     let any = ollama.values().any(|answers| *answers);

@@ -1,4 +1,4 @@
-//! `GET /metrics`.
+//! `GET /metrics`: the counters and the gauges in Prometheus' text format. A failing store must never fail the scrape.
 
 use http::{Response, StatusCode};
 
@@ -11,9 +11,10 @@ use crate::{
     store::Store,
 };
 
-/// Answers `GET /metrics`. A store that is down is a fact to show, not an error.
+/// Answers `GET /metrics`. If the store is down, the gauge of the store says so and the status stays 200.
 pub(crate) async fn scrape<P: Platform>(service: &Service<P>) -> Response<ReplyBody> {
-    // First the look, which is let through while the store is not asked because it failed.
+    // The ping comes first: it passes the store's circuit breaker while that is open, and closes it if the store is
+    // back.
     let ping = service.store().ping().await;
     note_outage(service, "ping", &ping);
     let (snapshot, hosts) = futures::join!(service.metrics().snapshot(), fleet::gauges(service));

@@ -1,7 +1,8 @@
-//! `DELETE /cache`: answers are forgotten at once, by all replicas.
+//! `DELETE /cache`: purges cached answers on all replicas at once.
 //!
-//! Nothing is looked for and removed: another epoch begins, in which no key is what it was. What an answer that is being
-//! made now adds belongs to the former one.
+//! A purge must never search the store. It begins a new epoch, and the epoch is part of every cache key, so the old
+//! entries are not found any more and expire. An answer that is being generated during the purge is stored under the
+//! old epoch.
 
 use bytes::Bytes;
 use http::{Response, StatusCode, request::Parts};
@@ -18,7 +19,7 @@ use crate::{
     store::{ResponseCache, Store},
 };
 
-/// Forgets all answers, or those of the model that the query names.
+/// Purges all answers, or those of the model in the query.
 ///
 /// # Errors
 /// [`Error::PurgeForbidden`] without the admin token; [`Error::StoreUnavailable`].

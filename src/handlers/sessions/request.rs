@@ -1,4 +1,5 @@
-//! What is asked of `/sessions`, checked: the body of a new session, the id in a path, the query. Pure.
+//! Parses requests to `/sessions`: the body of a new session, the id in a path, the query. Pure: it must never touch
+//! the store.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -13,12 +14,12 @@ use crate::{
     wire::members::{self, Members},
 };
 
-/// Turns of a page when the request does not say.
+/// The number of turns of a page without `limit`.
 const PAGE: usize = 20;
-/// Turns of a page at most.
+/// The maximum of `limit`.
 const PAGE_LIMIT: usize = 100;
 
-/// The head of a new session. An empty body is one that says nothing.
+/// The head of a new session. An empty body means an empty object.
 ///
 /// # Errors
 /// [`Error::InvalidJson`], [`Error::WrongType`]
@@ -39,7 +40,7 @@ pub(crate) fn head(body: &[u8]) -> Result<SessionHead, Error> {
     Ok(SessionHead { system: text("system")?, model: text("model")?, ttl: ttl.transpose()? })
 }
 
-/// A time in whole seconds, at least one.
+/// A time to live in whole seconds, at least one.
 fn time(value: &RawValue) -> Option<Duration> {
     let text = members::string(value).unwrap_or_else(|| Cow::Borrowed(value.get()));
     let whole = Duration::from_secs(config::duration(&text)?.as_secs());
@@ -49,13 +50,13 @@ fn time(value: &RawValue) -> Option<Duration> {
 /// The id in a path, decoded.
 ///
 /// # Errors
-/// [`Error::InvalidSessionId`] for an id that is no text; [`Error::NotFound`] for a path without one.
+/// [`Error::InvalidSessionId`] if the id is not UTF-8; [`Error::NotFound`] for a path without an id.
 pub(crate) fn id(path: &str) -> Result<String, Error> {
     let id = percent_decode_str(route::session_id(path).ok_or(Error::NotFound)?);
     id.decode_utf8().map(Cow::into_owned).map_err(|_| Error::InvalidSessionId)
 }
 
-/// Which turns are shown.
+/// The page of turns that the query asks for.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) struct Page {
     limit: usize,
@@ -78,14 +79,15 @@ impl Page {
         Ok(Self { limit, before: parameter(query, "before").map(Cow::into_owned) })
     }
 
-    /// What is read for it: one turn more tells whether there is a next page.
+    /// The turns to read: one more than the page shows, which tells whether there is a next page.
     ///
-    /// Turns are dropped oldest first: before one that is not there any more there is nothing.
+    /// A session drops its oldest turns first. If the turn in `before` was dropped, all turns before it were, too,
+    /// and the page is empty.
     pub(crate) fn span(&self) -> Span<'_> {
         Span { before: self.before.as_deref(), turns: self.limit + 1, bytes: usize::MAX }
     }
 
-    /// Its turns among those that were read, and what `before` is of the next page.
+    /// The page's turns among those that were read, and the value of `before` for the next page.
     pub(crate) fn turns<'a>(&self, turns: &'a [Turn]) -> (&'a [Turn], Option<&'a str>) {
         let start = turns.len().saturating_sub(self.limit);
         let page = turns.get(start..).unwrap_or_default();
@@ -93,7 +95,7 @@ impl Page {
     }
 }
 
-/// How a session is written out.
+/// The format of an export.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum ExportFormat {
     Json,
@@ -101,7 +103,7 @@ pub(crate) enum ExportFormat {
 }
 
 impl ExportFormat {
-    /// As `format` says, else as `Accept` does.
+    /// The format in the query's `format`, else the one that `Accept` prefers.
     ///
     /// # Errors
     /// [`Error::WrongType`]
@@ -119,7 +121,8 @@ impl ExportFormat {
     }
 }
 
-/// How much `Accept` wants a type that it names; 0 when it names another.
+/// The quality value (RFC 9110, section 12.4.2) of a media type that `Accept` names; 0 for a type that it does not
+/// name.
 fn weight(headers: &HeaderMap, kind: &str) -> f32 {
     let accepted = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
     let weights = accepted.flat_map(|value| value.split(',')).filter_map(|range| {

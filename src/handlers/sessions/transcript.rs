@@ -1,10 +1,11 @@
-//! A session as Markdown, for people: who said what, which tools were called and what they gave. Pure.
+//! A session as Markdown, for people to read: messages by role, tool calls and their results. Pure: it must never read
+//! the store.
 
 use std::fmt::Write as _;
 
 use crate::{session::Session, wire::markdown};
 
-/// The whole session: its system message, then each message under its role. A system message that a turn brings stands
+/// The whole session: its system message, then each message under its role. A turn's new system message is written
 /// before that turn.
 pub(crate) fn markdown(session: &Session) -> String {
     let mut text = String::from("# Session\n");
@@ -13,7 +14,7 @@ pub(crate) fn markdown(session: &Session) -> String {
         let _ = write!(text, "\nModel: {model}\n");
     }
     let mut told = None;
-    // Where no turn that is left brings a system message, the one that holds has held for all of them.
+    // If no kept turn has a system message, the current one applied to all kept turns.
     let is_told_later = session.turns.iter().any(|turn| turn.system.is_some());
     let first = if is_told_later { session.head.system.as_deref() } else { session.system() };
     let systems = session.turns.iter().map(|turn| turn.system.as_deref());
