@@ -208,16 +208,15 @@ impl Flight {
             let lead = lead.map(|guard| {
                 Leader::new(service, &order, guard, cache_plan, prefetched, (account.clone(), bringing))
             });
-            let known_errors = account.store_errors.len();
             let mut subscriber =
                 Subscriber::new(service, &order, &rendering, (outlet, presence), session, account);
             (subscriber.follows, subscriber.head_sender) = (follows, Some(head_sender));
-            subscriber.brought = lead.as_ref().map(|_| (brought, known_errors));
+            subscriber.brought = lead.as_ref().map(|_| brought);
             let end = match lead {
                 None => subscriber.listen(reader).await,
                 Some(lead) => {
                     let (brought, end) = join!(Box::pin(lead.fly()), Box::pin(subscriber.listen(reader)));
-                    subscriber.account.absorb(brought, known_errors);
+                    subscriber.account.absorb(brought);
                     end
                 }
             };

@@ -21,7 +21,7 @@ use crate::{
     handlers::{self, Admitted, HandlerResult},
     host::{Platform, Service},
     platform::{Clock, MaybeSend, random_id},
-    request::{Account, StoreDeadline, StoreTrouble},
+    request::{Account, StoreAccess, TallyState},
     session::SessionStatus,
 };
 
@@ -119,14 +119,12 @@ impl Exchange {
             speed: None,
             attempts: Vec::new(),
             host: None,
-            store_errors: Vec::new(),
-            store_trouble: StoreTrouble::None,
-            budget: StoreDeadline::new(service),
+            store: StoreAccess::new(service),
             session: None,
             left_out: 0,
             explains: explains(service, &parts.headers),
             routes: Vec::new(),
-            tallied: None,
+            tally: TallyState::Pending,
             handed_over: false,
         };
         let visitor = service.config().origins.judge(&parts);

@@ -33,7 +33,7 @@ use crate::{
     platform::{Journal, journal::Event, random_id},
     process::{Head, Provenance, broadcast::Broadcast, flight_table::LeaderGuard},
     request::Account,
-    store::{FlightBoard, FlightKey, Found, Store, StoreError, StoreResult},
+    store::{FlightKey, Found},
     upstream::{
         UpstreamRequest,
         admission::{Admission, Admitted, FleetPrefetch},
@@ -121,7 +121,7 @@ impl<'a, P: Platform> Leader<'a, P> {
         while let Role::Follow(leader, follower) = role {
             admission.release();
             // Following has no limit.
-            self.account.renew_budget();
+            self.account.store.renew();
             let names = (&*leader, &*follower);
             let followed = match self.flight.zip(self.cache_plan) {
                 Some((flight, cache_plan)) => {
@@ -153,7 +153,7 @@ impl<'a, P: Platform> Leader<'a, P> {
         let (Some(flight), Some(cache_plan)) = (self.flight, self.cache_plan) else {
             return Role::Leader(None);
         };
-        if self.account.store_failed() {
+        if self.account.store.has_failed() {
             self.account.cache = Some(CacheStatus::Bypass);
             return Role::Leader(None);
         }
@@ -162,14 +162,13 @@ impl<'a, P: Platform> Leader<'a, P> {
         let leader = [random_id(self.service), asked.clone().unwrap_or_default()].join(":");
         let mut ahead = self.account.clone();
         let service = self.service;
-        let (budget, max_age) = (ahead.budget.clone(), cache_plan.policy.max_age());
-        let looking = async { budget.ask(service).flights().answer_or_lead(&flight, &leader, max_age).await };
+        let (store, max_age) = (ahead.store.clone(), cache_plan.policy.max_age());
+        let looking = store.ask_answer_or_lead(service, &flight, &leader, max_age);
         let (found, ()) = join!(Box::pin(looking), Box::pin(admission.reserve(&mut ahead)));
         self.account = ahead;
-        let found: StoreResult<Found> = found;
         // It may have the lead by now; a publisher finds that out, and ends it.
-        let may_lead = matches!(found, Err(StoreError::TimedOut | StoreError::OutOfTime));
-        match self.account.degrade(self.service, "cache_lead", found) {
+        let may_lead = found.may_take_effect();
+        match self.account.store.settle(self.service, found) {
             Some(Found::Answer(stored)) => {
                 if cache_plan.question.is_some() && stored.entry.question() != cache_plan.question {
                     self.fail(Error::IdempotencyKeyReused);
@@ -251,7 +250,7 @@ impl<'a, P: Platform> Leader<'a, P> {
                 Err(error) => {
                     // Whoever reads that and goes on at once must find the places free.
                     let _ = noted.await;
-                    if self.account.store_failed() {
+                    if self.account.store.has_failed() {
                         self.broadcast.note_lost_store();
                     }
                     self.fail(error.clone());

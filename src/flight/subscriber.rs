@@ -34,9 +34,8 @@ use crate::{
         Head, Provenance, Replay,
         broadcast::{Broadcast, Item, Receiver},
     },
-    request::Account,
-    session::{KEPT_TURNS, PromptCount, SessionStatus, Turn},
-    store::{Sessions, Store},
+    request::{Account, StoreAccess, TallyState},
+    session::{PromptCount, SessionStatus, Turn},
     upstream::{UpstreamRequest, answer::Accumulator as Added},
     wire::framer,
 };
@@ -52,8 +51,8 @@ pub(super) struct Subscriber<'a, P: Platform> {
     /// Whether it waits for what another asked for.
     pub(super) follows: bool,
     pub(super) account: Account,
-    /// Where its own lead tells what it took to bring a complete answer, and how many of the store's failures both know.
-    pub(super) brought: Option<(oneshot::Receiver<Account>, usize)>,
+    /// Where its own lead tells what it took to bring a complete answer.
+    pub(super) brought: Option<oneshot::Receiver<Account>>,
     /// Whoever waits to be told, where that is not whoever listens.
     pub(super) head_sender: Option<oneshot::Sender<HeadReady>>,
 }
@@ -214,9 +213,9 @@ impl<'a, P: Platform> Subscriber<'a, P> {
             return None;
         }
         let mut account = self.account.clone();
-        if let Some((mut brought, known)) = self.brought.take() {
+        if let Some(mut brought) = self.brought.take() {
             match brought.try_recv() {
-                Ok(Some(brought)) => account.absorb(brought, known),
+                Ok(Some(brought)) => account.absorb(brought),
                 // Nobody was asked.
                 Ok(None) | Err(_) if account.cache == Some(CacheStatus::Hit) => {}
                 Ok(None) | Err(_) => return None,
@@ -240,14 +239,15 @@ impl<'a, P: Platform> Subscriber<'a, P> {
             (key, generation, Turn { id, dialect, system, messages, prompt })
         });
         let config = self.service.config();
-        let append = turn.as_ref().map(|(key, generation, turn)| {
-            let (ttl, keep) = (config.session_ttl, KEPT_TURNS);
-            self.service.store().sessions().append_turn_to(key, *generation, turn, ttl, keep)
-        });
+        let append = turn
+            .as_ref()
+            .map(|(key, generation, turn)| StoreAccess::append_turn(self.service, key, *generation, turn));
         let tally = tallied.as_ref().map(|account| account.tally_answer(self.service));
         let (append, ended, _) = join!(OptionFuture::from(append), reader.ended(), OptionFuture::from(tally));
-        self.account.tallied = tallied.map(|account| account.store_errors);
-        let stored = append.map(|result| self.account.degrade(self.service, "session_append", result));
+        if tallied.is_some() {
+            self.account.tally = TallyState::Counted;
+        }
+        let stored = append.map(|reply| self.account.store.settle(self.service, reply));
         let status = stored.map(|stored| match stored {
             Some(true) => SessionStatus::Stored,
             // Its session was deleted meanwhile, or the store is down.

@@ -100,7 +100,7 @@ async fn ask<P: Platform, Q: Question>(
     if question.tells_cache_status() {
         account.cache = Some(lookup.cache_status());
     }
-    let mut prefetched = lookup.prefetch(service, account, &question).await?;
+    let mut prefetched = lookup.prefetch(service, &account.store, &question).await?;
 
     // A session that has a model of its own gives it to a request that names none.
     let turn = Some(&prefetched.session).filter(|session| session.is_loaded());
@@ -112,7 +112,7 @@ async fn ask<P: Platform, Q: Question>(
     if let Some(model) = session_model.map(str::to_owned) {
         account.model = Some(model.clone());
         question.set_session_model(model);
-        lookup.turn_to_model(service, account, &mut prefetched, &question).await;
+        lookup.turn_to_model(service, &account.store, &mut prefetched, &question).await;
         account.cache = Some(lookup.cache_status());
     }
 
@@ -120,7 +120,7 @@ async fn ask<P: Platform, Q: Question>(
     let mut history = History::default();
     if let Some(turn) = &turn {
         if turn.continues {
-            Box::pin(prefetched.session.reach_question(service, account)).await;
+            Box::pin(prefetched.session.reach_question(service, &account.store)).await;
         }
         let (members, dialect, model) = (question.members(), question.dialect(), question.model());
         Box::pin(prefetched.session.learn_window(service, members, dialect, model)).await;

@@ -25,7 +25,6 @@ use crate::{
     platform::random_id,
     request::Account,
     session::{Dialect, RawMessage, Session, SessionKey, Span, Turn},
-    store::{Sessions, Store, StoreResult},
 };
 use request::{ExportFormat, Page};
 
@@ -109,12 +108,8 @@ pub(crate) async fn create<P: Platform, B: RequestBody>(
     let body = body::read(service, headers, body, config.body_limits.other).await?;
     let head = request::head(&body)?;
     let id = random_id(service);
-    let made = service
-        .store()
-        .sessions()
-        .create_session(&SessionKey::of(&caller, &id)?, &head, config.session_ttl)
-        .await;
-    needed(service, account, "session_create", made)?;
+    let made = account.store.create_session(service, &SessionKey::of(&caller, &id)?, &head).await;
+    made.ok_or(Error::SessionUnavailable)?;
     let session = Session { head, ..Session::default() };
     let mut response = reply::json(StatusCode::CREATED, &Summary::of(&id, &session, config.session_ttl));
     if let Ok(location) = HeaderValue::try_from(format!("/sessions/{id}")) {
@@ -190,8 +185,8 @@ pub(crate) async fn delete<P: Platform>(
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
     let (_, key) = named(parts, caller)?;
-    let deleted = service.store().sessions().delete_session(&key).await;
-    if !needed(service, account, "session_delete", deleted)? {
+    let deleted = account.store.delete_session(service, &key).await;
+    if !deleted.ok_or(Error::SessionUnavailable)? {
         return Err(Error::SessionNotFound);
     }
     let mut response = Response::new(ReplyBody::default());
@@ -213,8 +208,8 @@ async fn load<P: Platform>(
     span: Span<'_>,
     account: &mut Account,
 ) -> Result<Session, Error> {
-    let session = service.store().sessions().session(key, span, service.config().session_ttl).await;
-    needed(service, account, "session_load", session)?.ok_or(Error::SessionNotFound)
+    let session = account.store.load_session(service, key, span).await;
+    session.ok_or(Error::SessionUnavailable)?.ok_or(Error::SessionNotFound)
 }
 
 /// The session with all its turns. They are read in several pieces, so that no reply of the store is large.
@@ -234,16 +229,6 @@ async fn load_whole<P: Platform>(
         session.prepend(skipped);
     }
     Ok((id, session))
-}
-
-/// What a store operation gave; its failure is noted, and is the request's.
-fn needed<P: Platform, T>(
-    service: &Service<P>,
-    account: &mut Account,
-    operation: &'static str,
-    result: StoreResult<T>,
-) -> Result<T, Error> {
-    account.degrade(service, operation, result).ok_or(Error::SessionUnavailable)
 }
 
 /// Marks a reply so that no HTTP cache stores it.

@@ -5,7 +5,6 @@
 //! that goes to the store; whoever waits for it enforces it. This never waits.
 
 use std::{
-    ops::Deref,
     sync::{Arc, MutexGuard},
     time::Duration,
 };
@@ -13,12 +12,12 @@ use std::{
 use crate::{
     host::{Platform, Service},
     platform::{Clock, Locked},
-    store::{Store, StoreTimeouts, TimeLimit, Within},
+    store::{Store, StoreTimeouts, TimeLimit},
 };
 
 /// The time budget of one request. Clones share it.
 #[derive(Debug, Clone)]
-pub(crate) struct StoreDeadline(Arc<Locked<Spending>>);
+pub(super) struct StoreDeadline(Arc<Locked<Spending>>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Spending {
@@ -64,12 +63,12 @@ impl Spending {
 
 impl StoreDeadline {
     /// A budget of which nothing is spent. A store that keeps nobody waiting does not use it.
-    pub(crate) fn new<P: Platform>(service: &Service<P>) -> Self {
+    pub(super) fn new<P: Platform>(service: &Service<P>) -> Self {
         Self::of(service, |timeouts| timeouts.ask)
     }
 
     /// The same for what no request waits for.
-    pub(crate) fn unhurried<P: Platform>(service: &Service<P>) -> Self {
+    pub(super) fn unhurried<P: Platform>(service: &Service<P>) -> Self {
         Self::of(service, |timeouts| timeouts.keep)
     }
 
@@ -78,14 +77,14 @@ impl StoreDeadline {
         Self(Arc::new(Locked::new(Spending::new(whole))))
     }
 
-    /// The store, which answers within what is left; the time is spent until what is returned is dropped.
-    pub(crate) fn ask<'a, P: Platform>(&self, service: &'a Service<P>) -> Asking<'a, P> {
-        let limit = self.spending().begin(service.now());
-        Asking { service, store: service.store().within(limit), budget: self.clone() }
+    /// Begins to wait for one more answer.
+    pub(super) fn begin<'a, C: Clock>(&'a self, clock: &'a C) -> StoreWait<'a, C> {
+        let limit = self.spending().begin(clock.now());
+        StoreWait { clock, deadline: self, limit }
     }
 
     /// Makes it whole again: the request waited for something else than the store, which nobody counts.
-    pub(crate) fn renew(&self) {
+    pub(super) fn renew(&self) {
         self.spending().renew();
     }
 
@@ -94,24 +93,23 @@ impl StoreDeadline {
     }
 }
 
-/// The store while a request waits for it.
-pub(crate) struct Asking<'a, P: Platform> {
-    service: &'a Service<P>,
-    store: Within<'a, P::Store>,
-    budget: StoreDeadline,
+/// A request that waits for an answer of the store, until this is dropped: when the answer is there, or with the request.
+pub(super) struct StoreWait<'a, C: Clock> {
+    clock: &'a C,
+    deadline: &'a StoreDeadline,
+    limit: TimeLimit,
 }
 
-impl<P: Platform> Deref for Asking<'_, P> {
-    type Target = P::Store;
-
-    fn deref(&self) -> &P::Store {
-        &self.store
+impl<C: Clock> StoreWait<'_, C> {
+    /// How long the answer may take.
+    pub(super) fn limit(&self) -> TimeLimit {
+        self.limit
     }
 }
 
-impl<P: Platform> Drop for Asking<'_, P> {
+impl<C: Clock> Drop for StoreWait<'_, C> {
     fn drop(&mut self) {
-        self.budget.spending().end(self.service.now());
+        self.deadline.spending().end(self.clock.now());
     }
 }
 

@@ -22,12 +22,12 @@ use crate::{
         nearest,
         plan::{Choice, Demand, Plan, plan},
         queue::{self, QueueDecision},
-        snapshot::{Claim, FleetSnapshot, FleetView, Lease, RetryBudget},
+        snapshot::{Claim, FleetSnapshot, FleetView, RetryBudget},
     },
     host::{Platform, Service},
     platform::{Background, Clock, Entropy, Timer, random_id},
-    request::{Account, StoreDeadline},
-    store::{FleetState, InventoryStore, Store, StoreError, StoreResult},
+    request::{Account, HeldBy, HeldLease, StoreAccess, StoreReply},
+    store::{FleetState, InventoryStore, Store},
 };
 
 /// The shortest and the longest pause between two looks at a queue that others move, too.
@@ -64,22 +64,23 @@ pub(crate) struct Admission<'a, P: Platform> {
 /// What is found out about the fleet together with everything else that the store is asked first.
 #[derive(Debug)]
 pub(crate) struct FleetPrefetch {
-    snapshot: StoreResult<FleetSnapshot>,
-    turn: Option<StoreResult<u64>>,
+    snapshot: StoreReply<FleetSnapshot>,
+    turn: Option<StoreReply<u64>>,
     inventories: Arc<Inventories>,
 }
 
 /// Looks at the fleet ahead of a request for `model`.
 pub(crate) async fn prefetch_fleet<P: Platform>(
     service: &Service<P>,
-    budget: &StoreDeadline,
+    store: &StoreAccess,
     model: Option<&ModelName>,
 ) -> FleetPrefetch {
-    let snapshot = async { budget.ask(service).fleet().snapshot().await };
-    let turn = (service.config().policy == Policy::RoundRobin)
-        .then_some(async { budget.ask(service).fleet().next_sequence().await });
-    let (snapshot, turn, inventories) =
-        join!(snapshot, OptionFuture::from(turn), probe::inventories(service, budget, model));
+    let turn = (service.config().policy == Policy::RoundRobin).then_some(store.ask_sequence(service));
+    let (snapshot, turn, inventories) = join!(
+        store.ask_snapshot(service),
+        OptionFuture::from(turn),
+        probe::inventories(service, store, model)
+    );
     FleetPrefetch { snapshot, turn, inventories }
 }
 
@@ -116,10 +117,10 @@ impl<'a, P: Platform> Admission<'a, P> {
         let to = &self.order.routing_key;
         let ticket = Ticket::new(&view, &self.id, &lane, first.host.url(), (&*to.caller, &*to.session));
         if queue::is_next(&view, &plan, &ticket)
-            && let Some(lease) = self.claim(&plan, &lane, false, account).await
+            && let Some(held) = self.claim(&plan, &lane, false, account).await
         {
-            let choice = plan.choices.iter().find(|choice| choice.host.url() == &*lease.0.host);
-            self.reserved = Some(self.slot(&view, &plan, choice.unwrap_or(first), Some(lease), account));
+            let choice = plan.choices.iter().find(|choice| choice.host.url() == &*held.lease.host);
+            self.reserved = Some(self.slot(&view, &plan, choice.unwrap_or(first), Some(held), account));
         }
     }
 
@@ -144,7 +145,7 @@ impl<'a, P: Platform> Admission<'a, P> {
         loop {
             // What it looks at while it waits for its turn is no part of what the store may add.
             if self.waiting.is_some() {
-                account.renew_budget();
+                account.store.renew();
             }
             let changed = self.service.fleet().changed(P::WAKES_OTHER_REQUESTS);
             let (mut view, retries) = self.view(account).await;
@@ -174,12 +175,12 @@ impl<'a, P: Platform> Admission<'a, P> {
             let ticket = own.unwrap_or_else(|| Ticket::new(&view, &self.id, &lane, first.host.url(), flow));
             let is_next = queue::is_next(&view, &plan, &ticket);
             if is_waiting {
-                account.renew_budget();
+                account.store.renew();
             }
-            if is_next && let Some(lease) = self.claim(&plan, &lane, failover.is_retry(), account).await {
+            if is_next && let Some(held) = self.claim(&plan, &lane, failover.is_retry(), account).await {
                 self.waiting = None;
-                let choice = plan.choices.iter().find(|choice| choice.host.url() == &*lease.0.host);
-                return Admitted::Go(self.slot(&view, &plan, choice.unwrap_or(first), Some(lease), account));
+                let choice = plan.choices.iter().find(|choice| choice.host.url() == &*held.lease.host);
+                return Admitted::Go(self.slot(&view, &plan, choice.unwrap_or(first), Some(held), account));
             }
             if let Err(error) = self.wait(&view, first, ticket, is_waiting, account).await {
                 return Admitted::Refuse(error);
@@ -196,29 +197,27 @@ impl<'a, P: Platform> Admission<'a, P> {
 
     /// Whether others can change the queue without this process knowing.
     fn is_shared(&self, account: &Account) -> bool {
-        self.service.store().is_shared() && !account.store_failed()
+        self.service.store().is_shared() && !account.store.has_failed()
     }
 
     /// The whole fleet as it is now, and how many requests were tried again.
     async fn view(&mut self, account: &mut Account) -> (FleetView, RetryBudget) {
         match self.prefetched.take() {
             Some(FleetPrefetch { snapshot, turn, inventories }) => {
-                let snapshot = known(self.service, account, snapshot);
-                self.turn =
-                    turn.and_then(|turn| account.degrade(self.service, "next_turn", turn)).or(self.turn);
+                let snapshot = account.store.settle_snapshot(self.service, snapshot);
+                self.turn = turn.and_then(|turn| account.store.settle(self.service, turn)).or(self.turn);
                 let retries = snapshot.retries;
                 (FleetView::new(&self.service.fleet().hosts(), &inventories, snapshot), retries)
             }
-            None => self.look(account).await,
+            None => self.look(&account.store).await,
         }
     }
 
-    async fn look(&self, account: &mut Account) -> (FleetView, RetryBudget) {
+    async fn look(&self, store: &StoreAccess) -> (FleetView, RetryBudget) {
         let service = self.service;
-        let snapshot = snapshot(service, account).await;
+        let snapshot = store.snapshot(service).await;
         let retries = snapshot.retries;
-        let inventories =
-            probe::inventories(service, &account.budget, self.order.routing_key.model.as_ref()).await;
+        let inventories = probe::inventories(service, store, self.order.routing_key.model.as_ref()).await;
         (FleetView::new(&service.fleet().hosts(), &inventories, snapshot), retries)
     }
 
@@ -226,11 +225,8 @@ impl<'a, P: Platform> Admission<'a, P> {
         let service = self.service;
         let policy = service.config().policy;
         if policy == Policy::RoundRobin && self.turn.is_none() {
-            let is_asked = !account.store_failed();
-            let turn =
-                if is_asked { Some(account.budget.ask(service).fleet().next_sequence().await) } else { None };
             // Without the shared counter chance spreads as well.
-            self.turn = turn.and_then(|turn| account.degrade(service, "next_turn", turn)).or(Some(self.seed));
+            self.turn = account.store.sequence(service).await.or(Some(self.seed));
         }
         plan(view, policy, &self.demand())
     }
@@ -300,10 +296,9 @@ impl<'a, P: Platform> Admission<'a, P> {
         plan: &Plan,
         lane: &str,
         is_retry: bool,
-        account: &mut Account,
-    ) -> Option<(Lease, bool)> {
-        let (service, order, id) = (self.service, self.order, self.id.clone());
-        let to = &order.routing_key;
+        account: &Account,
+    ) -> Option<HeldLease> {
+        let (id, to) = (self.id.clone(), &self.order.routing_key);
         let claim = Claim {
             id: &id,
             lane,
@@ -312,28 +307,7 @@ impl<'a, P: Platform> Admission<'a, P> {
             is_retry,
             reason: &plan.to_string(),
         };
-        if !account.store_failed() {
-            let claimed = account.budget.ask(service).fleet().claim(&claim).await;
-            let is_given_up = matches!(claimed, Err(StoreError::TimedOut | StoreError::OutOfTime));
-            if let Some(claimed) = account.degrade(service, "fleet_claim", claimed) {
-                return claimed.map(|lease| (lease, false));
-            }
-            if is_given_up {
-                self.take_back();
-            }
-        }
-        let claim = Claim { id: &self.id, ..claim };
-        service.fleet().claim(service.now(), &claim).map(|lease| (lease, true))
-    }
-
-    /// Gives a slot back that may be taken although nobody waited for that: it would look taken until its lease ends.
-    fn take_back(&mut self) {
-        let (service, id) = (self.service.clone(), std::mem::replace(&mut self.id, random_id(self.service)));
-        service.fleet().leave(&id);
-        self.service.spawn(async move {
-            // What cannot be given back ends by itself.
-            let _ = service.store().fleet().leave(&id).await;
-        });
+        account.store.claim(self.service, claim, &mut self.id).await
     }
 
     /// Waits for a slot: enters the queue, or keeps the ticket alive.
@@ -370,13 +344,7 @@ impl<'a, P: Platform> Admission<'a, P> {
         self.renewed = now;
         // What it would take first may have changed while it waited.
         ticket.host = Arc::clone(first.host.shared_url());
-        if !account.store_failed() {
-            let entered = account.budget.ask(service).fleet().enter(&ticket, displaced.as_deref()).await;
-            if account.degrade(service, "fleet_queue", entered).is_some() {
-                return Ok(());
-            }
-        }
-        service.fleet().enter(now, &ticket, displaced.as_deref());
+        account.store.enter_queue(service, &ticket, displaced.as_deref()).await;
         Ok(())
     }
 
@@ -394,7 +362,7 @@ impl<'a, P: Platform> Admission<'a, P> {
         view: &FleetView,
         plan: &Plan,
         choice: &Choice,
-        lease: Option<(Lease, bool)>,
+        lease: Option<HeldLease>,
         account: &mut Account,
     ) -> Box<Slot> {
         if account.explains {
@@ -402,15 +370,19 @@ impl<'a, P: Platform> Admission<'a, P> {
         }
         let known = view.hosts.get(choice.index);
         self.tried.push(choice.host.url().to_owned());
-        let (lease, is_own) =
-            lease.map_or_else(|| (None, account.store_failed()), |(lease, is_own)| (Some(lease), is_own));
-        let held = lease.as_ref().filter(|_| !is_own).and_then(|lease| keep_alive(self.service, lease));
+        let (lease, held_by) = match lease {
+            Some(HeldLease { lease, held_by }) => (Some(lease), held_by),
+            None if account.store.has_failed() => (None, HeldBy::Local),
+            None => (None, HeldBy::Shared),
+        };
+        let renewed = lease.as_ref().filter(|_| held_by == HeldBy::Shared);
+        let renewal = renewed.and_then(|lease| keep_alive(self.service, lease));
         Box::new(Slot {
             backend: choice.host.clone(),
             began: lease.as_ref().map_or(view.now, |lease| lease.began),
             since: self.service.now(),
             lease,
-            is_own,
+            held_by,
             stats: known.map(|known| Arc::clone(&known.stats)).unwrap_or_default(),
             in_flight: choice.in_flight + 1,
             cold: choice.cold,
@@ -419,7 +391,7 @@ impl<'a, P: Platform> Admission<'a, P> {
             prompt: self.order.body.len() as u64,
             streams: self.order.streams,
             first_byte: None,
-            _renewal: held,
+            _renewal: renewal,
         })
     }
 
@@ -452,8 +424,7 @@ impl<'a, P: Platform> Admission<'a, P> {
         loop {
             service.sleep(wait).await;
             // Nothing waits for this.
-            let mut own = Account { budget: StoreDeadline::unhurried(service), ..account.clone() };
-            let (mut view, _) = self.look(&mut own).await;
+            let (mut view, _) = self.look(&account.store.beside(service)).await;
             let known = view.hosts.iter().find(|known| known.host == slot.backend);
             let completed = known.map(|known| known.stats.completed()).unwrap_or_default();
             if completed > since {
@@ -470,32 +441,4 @@ impl<'a, P: Platform> Admission<'a, P> {
             wait = patience;
         }
     }
-}
-
-/// Everything that is shared about the fleet, or what this process knows of it while the store is away.
-async fn snapshot<P: Platform>(service: &Service<P>, account: &mut Account) -> FleetSnapshot {
-    if account.store_failed() {
-        return service.fleet().snapshot(service.now());
-    }
-    let snapshot = account.budget.ask(service).fleet().snapshot().await;
-    known(service, account, snapshot)
-}
-
-/// What the store gave, or what this process knows.
-fn known<P: Platform>(
-    service: &Service<P>,
-    account: &mut Account,
-    snapshot: StoreResult<FleetSnapshot>,
-) -> FleetSnapshot {
-    // Of a store that is down, one failure tells enough.
-    if account.store_failed() {
-        return service.fleet().snapshot(service.now());
-    }
-    let Some(snapshot) = account.degrade(service, "fleet_ledger", snapshot) else {
-        return service.fleet().snapshot(service.now());
-    };
-    if service.store().is_shared() {
-        service.fleet().learn(service.now(), &snapshot);
-    }
-    snapshot
 }

@@ -24,8 +24,8 @@ use crate::{
     fleet::{BackendHost, BreakerState, Cause, HostStats, Inventory, ModelName, local::Inventories},
     host::{Platform, Service},
     platform::{Background, Clock, Entropy, Phase, Timer, Upstream, UpstreamFailure, jittered},
-    request::StoreDeadline,
-    store::{FleetState, InventoryStore, Store},
+    request::StoreAccess,
+    store::{InventoryStore, Store},
 };
 
 pub(crate) use contexts::learn_contexts;
@@ -54,13 +54,13 @@ impl<P: Platform> Service<P> {
         self.fleet().begin_watch();
         // The time of what the hosts say is told by the store's clock; and what a host had before counts for the keys of
         // answers until it says otherwise, be it down as long as it may.
-        let budget = StoreDeadline::unhurried(self);
-        join!(known(self, &budget), learn(self, &budget));
+        let store = StoreAccess::unhurried(self);
+        join!(known(self, &store), learn(self, &store));
         self.fleet().note_recalled();
         let keep_learning = async {
             loop {
                 pause(self).await;
-                learn(self, &StoreDeadline::unhurried(self)).await;
+                learn(self, &StoreAccess::unhurried(self)).await;
             }
         };
         join!(keep_asking(self), keep_learning);
@@ -118,7 +118,7 @@ async fn pause<P: Platform>(service: &Service<P>) {
 /// What the hosts have, as far as it is known now; where nothing is, as soon as one has the model.
 pub(crate) async fn inventories<P: Platform>(
     service: &Service<P>,
-    budget: &StoreDeadline,
+    store: &StoreAccess,
     model: Option<&ModelName>,
 ) -> Arc<Inventories> {
     let local = service.fleet();
@@ -130,7 +130,7 @@ pub(crate) async fn inventories<P: Platform>(
         return own;
     }
     // Without the store's clock nothing looks old to an instance that has only just begun.
-    let (known, ()) = join!(known(service, budget), learn(service, budget));
+    let (known, ()) = join!(known(service, store), learn(service, store));
     if !is_due {
         return known;
     }
@@ -157,10 +157,10 @@ pub(crate) async fn inventories<P: Platform>(
 }
 
 /// What the hosts have, as far as anybody has found out.
-pub(crate) async fn known<P: Platform>(service: &Service<P>, budget: &StoreDeadline) -> Arc<Inventories> {
+pub(crate) async fn known<P: Platform>(service: &Service<P>, store: &StoreAccess) -> Arc<Inventories> {
     let (local, hosts) = (service.fleet(), service.fleet().hosts());
     if !local.knows_every_host()
-        && let Ok(found) = budget.ask(service).inventories().load_inventories().await
+        && let Some(found) = store.inventories(service).await
     {
         let now = local.time(service.now());
         for (url, mut inventory) in
@@ -208,9 +208,9 @@ pub(crate) async fn refresh<P: Platform>(
 }
 
 /// Takes over what others know, and the time by their clock.
-async fn learn<P: Platform>(service: &Service<P>, budget: &StoreDeadline) {
+async fn learn<P: Platform>(service: &Service<P>, store: &StoreAccess) {
     if service.store().is_shared()
-        && let Ok(snapshot) = budget.ask(service).fleet().snapshot().await
+        && let Some(snapshot) = store.ask_snapshot(service).await.unnoticed()
     {
         service.fleet().learn(service.now(), &snapshot);
     }

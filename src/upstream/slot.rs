@@ -16,6 +16,7 @@ use crate::{
     },
     host::{Platform, Service},
     platform::{Background, Clock, Entropy, MaybeSend, MaybeSync, Timer},
+    request::HeldBy,
     store::{FleetState, Store},
 };
 
@@ -24,8 +25,8 @@ use crate::{
 pub(crate) struct Slot {
     pub(crate) backend: BackendHost,
     pub(crate) lease: Option<Lease>,
-    /// Whether the lease is in this process's local fleet.
-    pub(crate) is_own: bool,
+    /// Which state has the lease, and learns how the attempt ended.
+    pub(crate) held_by: HeldBy,
     pub(crate) stats: Arc<HostStats>,
     /// When it was taken, by the store's clock and by the host's.
     pub(crate) began: Duration,
@@ -108,7 +109,7 @@ impl Slot {
             // Nothing to give back, and no breaker to open or to close.
             return;
         }
-        if self.is_own {
+        if self.held_by == HeldBy::Local {
             service.fleet().update(
                 service.now(),
                 self.backend.url(),

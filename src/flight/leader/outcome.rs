@@ -12,8 +12,7 @@ use crate::{
     fleet::HostEffect,
     flight::{CachePlan, replay::serves_both},
     host::Platform,
-    request::StoreTrouble,
-    store::{ResponseCache, Store},
+    request::StoreAccess,
     upstream::{answer::Accumulator, slot::Slot},
     wire::{members::Members, protocol},
 };
@@ -34,7 +33,7 @@ impl<P: Platform> Leader<'_, P> {
     /// How an answer is kept; `None` when it is too large, or the store is down.
     pub(crate) fn kept(&self, entry: &Entry) -> Option<CachePlan> {
         // What was not looked for in time can be kept all the same.
-        let is_down = self.account.store_trouble == StoreTrouble::AtFault;
+        let is_down = self.account.store.is_at_fault();
         let is_reached = self.account.cache != Some(CacheStatus::Bypass) || !is_down;
         let limit = |cache_plan: &CachePlan| {
             self.service.config().cache_max_entry.saturating_mul(cache_plan.size() as u64)
@@ -60,14 +59,13 @@ impl<P: Platform> Leader<'_, P> {
     /// Stores what an answer changes and gives its slot back, at the same time, before a client has the end of it:
     /// whoever reads that and goes on at once must find the slot free.
     pub(crate) async fn conclude(&mut self, kept: Option<(CachePlan, Entry)>, slot: Box<Slot>) {
-        let store = self.service.store();
         let kept = kept.map(|(cache_plan, entry)| (cache_plan, entry.to_question(cache_plan.question)));
         let put = kept
             .as_ref()
-            .map(|(cache_plan, entry)| store.answers().put_answer(&cache_plan.key, entry, cache_plan.ttl));
+            .map(|(plan, entry)| StoreAccess::put_answer(self.service, &plan.key, entry, plan.ttl));
         let (put, ()) = join!(OptionFuture::from(put), slot.release(self.service, HostEffect::Answered));
-        if let Some(result) = put {
-            self.account.degrade(self.service, "cache_put", result);
+        if let Some(reply) = put {
+            self.account.store.settle(self.service, reply);
         }
     }
 

@@ -14,12 +14,11 @@ use crate::{
     fleet::{ModelName, local::Inventories},
     flight::SessionCommit,
     host::{Platform, Service},
-    request::{Account, StoreDeadline},
+    request::{StoreAccess, StoreReply},
     session::{
         Dialect, History, HistoryLimits, RawMessage, Session, SessionKey, Span, Turn,
         window::{self, Rate},
     },
-    store::{Sessions, Store, StoreResult},
     upstream::probe,
     wire::{
         dialect::{MessageRole, Weight, role, text},
@@ -50,14 +49,10 @@ impl SessionState {
     /// What the store has of a session.
     pub(crate) async fn fetch<P: Platform>(
         service: &Service<P>,
-        budget: &StoreDeadline,
+        store: &StoreAccess,
         key: &SessionKey,
-    ) -> StoreResult<Option<Session>> {
-        budget
-            .ask(service)
-            .sessions()
-            .session(key, service.config().history.span(), service.config().session_ttl)
-            .await
+    ) -> StoreReply<Option<Session>> {
+        store.ask_session(service, key, service.config().history.span()).await
     }
 
     /// What [`SessionState::fetch`] gave; both are none where the request names no session.
@@ -66,12 +61,12 @@ impl SessionState {
     /// [`Error::SessionUnavailable`] when the store is down and sessions are required.
     pub(crate) fn loaded<P: Platform>(
         service: &Service<P>,
-        account: &mut Account,
+        store: &StoreAccess,
         key: Option<SessionKey>,
-        session: Option<StoreResult<Option<Session>>>,
+        session: Option<StoreReply<Option<Session>>>,
     ) -> Result<Self, Error> {
         let Some((key, session)) = key.zip(session) else { return Ok(Self::None) };
-        match account.degrade(service, "session_load", session) {
+        match store.settle(service, session) {
             Some(session) => {
                 Ok(Self::Loaded(key, session.unwrap_or_default(), service.fleet().inventories()))
             }
@@ -97,13 +92,12 @@ impl SessionState {
     }
 
     /// Reads back to the question of the newest calls, where more turns lie between than a prompt usually has.
-    pub(crate) async fn reach_question<P: Platform>(&mut self, service: &Service<P>, account: &mut Account) {
+    pub(crate) async fn reach_question<P: Platform>(&mut self, service: &Service<P>, store: &StoreAccess) {
         let Self::Loaded(key, session, _) = self else { return };
         while let Some(oldest) = session.unread_exchange() {
             let span = Span { before: Some(&oldest.id), ..EXCHANGE };
-            let earlier =
-                account.budget.ask(service).sessions().session(key, span, service.config().session_ttl).await;
-            let earlier = account.degrade(service, "session_load", earlier).flatten();
+            let earlier = store.ask_session(service, key, span).await;
+            let earlier = store.settle(service, earlier).flatten();
             let Some(earlier) = earlier.filter(|earlier| !earlier.turns.is_empty()) else { return };
             session.prepend(earlier);
         }

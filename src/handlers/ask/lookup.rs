@@ -18,9 +18,9 @@ use crate::{
     fleet::{ModelName, local::Inventories},
     flight::{CachePlan, Flight, Outcome, Rendering, SessionCommit},
     host::{Platform, Service},
-    request::Account,
+    request::{Account, StoreAccess},
     session::{History, SessionKey, SessionStatus},
-    store::{FlightKey, ResponseCache, Store, StoreResult},
+    store::{FlightKey, Store},
     upstream::{FleetPrefetch, UpstreamRequest, prefetch_fleet, probe},
 };
 
@@ -111,7 +111,7 @@ impl<'a> Lookup<'a> {
     pub(crate) async fn prefetch<P: Platform>(
         &self,
         service: &Service<P>,
-        account: &mut Account,
+        store: &StoreAccess,
         question: &impl Question,
     ) -> Result<Prefetched<'a>, Error> {
         let name = epoch_name(question.model().unwrap_or_default());
@@ -124,39 +124,36 @@ impl<'a> Lookup<'a> {
         let model = question.model().and_then(ModelName::parse);
         // A round trip to another server is worth looking ahead; what is in this process can be looked at any time.
         let looks_ahead = service.store().is_shared();
-        let budget = account.budget.clone();
         let fleet = async {
             if looks_ahead {
-                return Some(prefetch_fleet(service, &budget, model.as_ref()).await);
+                return Some(prefetch_fleet(service, store, model.as_ref()).await);
             }
             if self.uses_cache() || session.is_some() {
-                probe::inventories(service, &budget, model.as_ref()).await;
+                probe::inventories(service, store, model.as_ref()).await;
             }
             None
         };
         let is_unsure = looks_ahead && question.takes_session_model() && session.is_some();
-        let all_epochs = is_unsure.then_some(async { budget.ask(service).answers().all_epochs().await });
+        let all_epochs = is_unsure.then_some(store.ask_all_epochs(service));
         let is_sure = self.uses_cache() && !is_unsure;
-        let epochs = is_sure.then_some(async { budget.ask(service).answers().epochs(&name).await });
+        let epochs = is_sure.then_some(store.ask_epochs(service, &name));
         let looked_for = likely.map(|key| FlightKey { key, form: question.delivery() });
-        let guessed =
-            looked_for.as_ref().map(|flight| async { budget.ask(service).answers().answer(flight).await });
+        let guessed = looked_for.as_ref().map(|flight| store.ask_answer(service, flight));
         let (turns, epochs, all_epochs, guessed, fleet) = join!(
-            OptionFuture::from(session.as_ref().map(|key| SessionState::fetch(service, &budget, key))),
+            OptionFuture::from(session.as_ref().map(|key| SessionState::fetch(service, store, key))),
             OptionFuture::from(epochs),
             OptionFuture::from(all_epochs),
             OptionFuture::from(guessed),
             Box::pin(fleet),
         );
-        let session = SessionState::loaded(service, account, session, turns)?;
-        let epochs = epochs.and_then(|epochs| degrade(service, account, "cache_epochs", epochs));
-        let all_epochs =
-            all_epochs.and_then(|epochs| degrade(service, account, "cache_epochs", epochs)).flatten();
+        let session = SessionState::loaded(service, store, session, turns)?;
+        let epochs = epochs.and_then(|epochs| store.settle_of_wave(service, epochs));
+        let all_epochs = all_epochs.and_then(|epochs| store.settle_of_wave(service, epochs)).flatten();
         let epochs = epochs.or_else(|| all_epochs.as_ref().map(|all| all.of(&name)));
         if let Some(epochs) = epochs {
             service.flights().note_epochs(&name, epochs);
         }
-        let guessed = guessed.and_then(|found| degrade(service, account, "cache_get", found)).flatten();
+        let guessed = guessed.and_then(|found| store.settle_of_wave(service, found)).flatten();
         // What was found under epochs that nobody confirmed may have been forgotten.
         let guessed = guessed.filter(|_| self.repetition.is_some() || epochs.is_some());
         let epochs = epochs.unwrap_or_else(|| service.flights().epochs(&name));
@@ -189,7 +186,7 @@ impl<'a> Lookup<'a> {
     pub(crate) async fn turn_to_model<P: Platform>(
         &mut self,
         service: &Service<P>,
-        account: &mut Account,
+        store: &StoreAccess,
         prefetched: &mut Prefetched<'_>,
         question: &impl Question,
     ) {
@@ -197,9 +194,9 @@ impl<'a> Lookup<'a> {
         let name = epoch_name(question.model().unwrap_or_default());
         if let Some(all) = &prefetched.all_epochs {
             prefetched.epochs = all.of(&name);
-        } else if self.uses_cache() && !account.store_failed() {
-            let epochs = account.budget.ask(service).answers().epochs(&name).await;
-            match account.degrade(service, "cache_epochs", epochs) {
+        } else if self.uses_cache() && !store.has_failed() {
+            let epochs = store.ask_epochs(service, &name).await;
+            match store.settle(service, epochs) {
                 Some(epochs) => {
                     service.flights().note_epochs(&name, epochs);
                     prefetched.epochs = epochs;
@@ -272,9 +269,8 @@ impl<'a> Lookup<'a> {
         if let Some(cache_plan) = flight.cache_plan {
             let guessed = guessed.filter(|(key, _)| *key == cache_plan.key).map(|(_, stored)| stored);
             let found = match guessed {
-                None if self.control.only_if_cached && cache_plan.is_shared && !account.store_failed() => {
-                    let found = account.budget.ask(service).answers().answer(&flight.key(&cache_plan)).await;
-                    account.degrade(service, "cache_get", found).flatten()
+                None if self.control.only_if_cached && cache_plan.is_shared => {
+                    account.store.answer(service, &flight.key(&cache_plan)).await
                 }
                 guessed => guessed,
             };
@@ -295,16 +291,6 @@ impl<'a> Lookup<'a> {
         flight.prefetched = fleet;
         flight.launch(service, account).await
     }
-}
-
-/// Of a store that is down, one failure tells enough.
-fn degrade<P: Platform, T>(
-    service: &Service<P>,
-    account: &mut Account,
-    operation: &'static str,
-    result: StoreResult<T>,
-) -> Option<T> {
-    if account.store_failed() { result.ok() } else { account.degrade(service, operation, result) }
 }
 
 /// What is known of a model's content, over all hosts.

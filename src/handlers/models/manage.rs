@@ -26,7 +26,6 @@ use crate::{
     host::{Platform, Service},
     platform::{Background, Timeouts, Upstream, UpstreamFailure},
     request::Account,
-    store::{ResponseCache, Store},
     wire::{
         framer::{self, Framer, Framing},
         members::Members,
@@ -93,8 +92,7 @@ fn changed(operation: Operation, request: &Members<'_>) -> Option<String> {
 /// answer with the new model.
 async fn forget_answers<P: Platform>(service: &Service<P>, account: &mut Account, model: Option<String>) {
     if let Some(model) = model {
-        let purged = service.store().answers().purge(Some(&epoch_name(&model))).await;
-        account.degrade(service, "cache_purge", purged);
+        account.store.purge(service, Some(&epoch_name(&model))).await;
     }
 }
 

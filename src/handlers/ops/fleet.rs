@@ -17,7 +17,7 @@ use crate::{
     host::{Platform, Service},
     metrics::HostGauge,
     platform::{Clock, milliseconds},
-    request::{StoreDeadline, note_outage},
+    request::StoreAccess,
     store::{FleetState, Store},
     upstream::probe,
 };
@@ -119,11 +119,11 @@ pub(crate) async fn gauges<P: Platform>(service: &Service<P>) -> Vec<HostGauge> 
 
 /// The view, from the stored inventories: reading it sends nothing to a host.
 async fn view<P: Platform>(service: &Service<P>) -> (FleetView, RetryBudget) {
-    let budget = StoreDeadline::unhurried(service);
-    let inventories = probe::known(service, &budget).await;
-    let snapshot = budget.ask(service).fleet().snapshot().await;
-    note_outage(service, "fleet_ledger", &snapshot);
-    let snapshot = snapshot.unwrap_or_else(|_| service.fleet().snapshot(service.now()));
+    let store = StoreAccess::unhurried(service);
+    let inventories = probe::known(service, &store).await;
+    let snapshot = store.ask_snapshot(service).await;
+    let snapshot = store.settle(service, snapshot);
+    let snapshot = snapshot.unwrap_or_else(|| service.fleet().snapshot(service.now()));
     let retries = snapshot.retries;
     (FleetView::new(&service.fleet().hosts(), &inventories, snapshot), retries)
 }

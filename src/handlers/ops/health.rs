@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     api::reply::{self, ReplyBody},
     host::{Platform, Service},
-    request::note_outage,
+    request,
     store::Store,
 };
 
@@ -37,9 +37,7 @@ pub(crate) async fn health<P: Platform>(service: &Service<P>) -> Response<ReplyB
         if !service.store().is_shared() {
             return None;
         }
-        let answer = service.store().ping().await;
-        note_outage(service, "ping", &answer);
-        Some(answer.is_ok())
+        Some(request::ping(service).await)
     };
     let (probes, redis) = futures::join!(service.probe(), ping);
     let ollama = probes.into_iter().map(|probe| (probe.url, probe.models.is_ok())).collect();

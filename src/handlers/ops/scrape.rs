@@ -7,18 +7,16 @@ use crate::{
     api::reply::{self, ReplyBody},
     host::{Platform, Service},
     metrics::{self, Gauges, Metrics},
-    request::note_outage,
-    store::Store,
+    request,
 };
 
 /// Answers `GET /metrics`. If the store is down, the gauge of the store says so and the status stays 200.
 pub(crate) async fn scrape<P: Platform>(service: &Service<P>) -> Response<ReplyBody> {
     // The ping comes first: it passes the store's circuit breaker while that is open, and closes it if the store is
     // back.
-    let ping = service.store().ping().await;
-    note_outage(service, "ping", &ping);
+    let store_up = request::ping(service).await;
     let (snapshot, hosts) = futures::join!(service.metrics().snapshot(), fleet::gauges(service));
-    let gauges = Gauges { store_up: ping.is_ok(), form: P::DEPLOYMENT, hosts };
+    let gauges = Gauges { store_up, form: P::DEPLOYMENT, hosts };
     let text = metrics::encode(&snapshot.unwrap_or_default(), &gauges);
     reply::complete(StatusCode::OK, metrics::CONTENT_TYPE, text)
 }

@@ -16,7 +16,6 @@ use crate::{
     cache::epoch_name,
     host::{Platform, Service},
     request::Account,
-    store::{ResponseCache, Store},
 };
 
 /// Purges all answers, or those of the model in the query.
@@ -35,8 +34,7 @@ pub(crate) async fn purge<P: Platform>(
         Some("") => return Err(Error::EmptyField("model")),
         model => model.map(epoch_name),
     };
-    let purged = service.store().answers().purge(model.as_deref()).await;
-    match account.degrade(service, "cache_purge", purged) {
+    match account.store.purge(service, model.as_deref()).await {
         Some(()) => Ok(reply::typed(StatusCode::NO_CONTENT, None, Bytes::new())),
         None => Err(Error::StoreUnavailable),
     }
