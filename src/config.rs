@@ -21,7 +21,7 @@ use crate::{
     },
     cache::{CacheMode, CacheModes, CacheSharing},
     config::settings::{Deployment, Settings},
-    fleet::{HostName, LoadBalancer, Policy},
+    fleet::{BackendHost, HostName, Policy},
     platform::Timeouts,
     session::HistoryLimits,
     store::StoreTimeouts,
@@ -33,7 +33,7 @@ pub(crate) use reader::duration;
 #[derive(Debug, Clone)]
 pub struct Config {
     /// The backend hosts with an address of their own; at least one, unless there are host names.
-    pub fleet: LoadBalancer,
+    pub hosts: Vec<BackendHost>,
     /// Host names whose addresses are all hosts; native only. A [`Roster`](crate::fleet::Roster) makes one list of
     /// both.
     pub names: Vec<HostName>,
@@ -149,7 +149,7 @@ impl Config {
         let mut reader = SettingsReader::new(settings, form);
         let (hosts, names) = hosts::read(&mut reader);
         let config = Self {
-            fleet: LoadBalancer::new(hosts),
+            hosts,
             names,
             policy: reader.parsed("LB_POLICY", Policy::parse).unwrap_or(Policy::Auto),
             queue_limit: reader.number("QUEUE_LIMIT"),

@@ -185,6 +185,23 @@ impl fmt::Display for Plan {
 }
 
 /// The hosts that have the model, in the order in which the policy tries them.
+///
+/// ```
+/// use paddock::fleet::{
+///     BackendHost, Policy, Work,
+///     plan::{Demand, plan},
+///     snapshot::{FleetSnapshot, FleetView},
+/// };
+///
+/// let hosts = [BackendHost::new(1, "http://a:11434")?, BackendHost::new(2, "http://b:11434")?];
+/// let view = FleetView::new(&hosts, &[].into(), FleetSnapshot::default());
+/// let demand =
+///     Demand { model: None, work: Work::Answer, options: "", affinity: 0, prompt: 0, turn: 1, seed: 0 };
+/// let plan = plan(&view, Policy::RoundRobin, &demand);
+/// let names: Vec<_> = plan.choices.iter().map(|choice| choice.host.name()).collect();
+/// assert_eq!(names, ["2", "1"]);
+/// # Ok::<(), String>(())
+/// ```
 pub fn plan(view: &FleetView, policy: Policy, demand: &Demand<'_>) -> Plan {
     let has = |host: &HostView| match demand.model {
         None => true,
