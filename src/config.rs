@@ -13,12 +13,9 @@ use std::time::Duration;
 use http::HeaderName;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+pub use crate::api::body::{BodyLimit, BodyLimits};
 use crate::{
-    api::{
-        auth::ApiKeys,
-        body::{BodyLimit, BodyLimits},
-        cors::Origins,
-    },
+    api::{auth::ApiKeys, cors::Origins},
     cache::{CacheMode, CacheModes, CacheSharing},
     config::settings::{Deployment, Settings},
     fleet::{BackendHost, HostName, Policy},
@@ -31,6 +28,7 @@ pub(crate) use reader::duration;
 
 /// The checked settings.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Config {
     /// The backend hosts with an address of their own; at least one, unless there are host names.
     pub hosts: Vec<BackendHost>,
@@ -103,6 +101,7 @@ pub struct Config {
 
 /// The embedded store on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DataConfig {
     /// The directory of the database.
     pub directory: String,
@@ -112,6 +111,7 @@ pub struct DataConfig {
 
 /// The address of Redis, and its time limits.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RedisConfig {
     /// `redis://` or `rediss://` with credentials and database: the server, or nodes of the cluster.
     pub urls: Vec<String>,
@@ -209,13 +209,13 @@ impl Config {
     }
 
     /// The timeouts of an upstream call whose answer comes in one piece.
-    pub fn whole_limits(&self) -> Timeouts {
+    pub(crate) fn whole_limits(&self) -> Timeouts {
         let limit = self.total_timeout;
         Timeouts { first_byte: limit, between_bytes: limit, total: Some(limit), ..self.limits }
     }
 
     /// The timeouts of a probe of one host, which must answer within [`Config::health_timeout`].
-    pub fn probe_limits(&self) -> Timeouts {
+    pub(crate) fn probe_limits(&self) -> Timeouts {
         let limit = self.health_timeout;
         Timeouts {
             connect: self.probe_connect_timeout.min(limit),

@@ -42,9 +42,9 @@ pub use snapshot::Ticket;
 pub use stats::{AttemptContext, AttemptReport, HostEffect, HostStats, LaneStats};
 
 /// The most hosts that a fleet may have.
-pub const HOSTS_LIMIT: usize = 64;
+pub(crate) const HOSTS_LIMIT: usize = 64;
 /// The default limit of requests in flight for each model on a host.
-pub const PARALLEL: u64 = 4;
+pub(crate) const PARALLEL: u64 = 4;
 
 /// One Ollama server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -114,7 +114,7 @@ impl BackendHost {
     ///
     /// # Errors
     /// A sentence when the base URL and the path form no valid URL.
-    pub fn endpoint(&self, path: &str) -> Result<Uri, String> {
+    pub(crate) fn endpoint(&self, path: &str) -> Result<Uri, String> {
         Uri::try_from([&*self.url, path].concat()).map_err(|_| "must be a host, host:port or URL".to_owned())
     }
 }

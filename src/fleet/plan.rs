@@ -31,6 +31,7 @@ const OWN: u64 = 5;
 
 /// How the hosts of a request are ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Policy {
     /// By expected wait; affinity breaks ties.
     Auto,
@@ -156,7 +157,7 @@ impl Plan {
 
     /// The hosts whose waiting requests compete for the slots of this plan. They include hosts that the request does
     /// not want but could use, because a request that waits for one of those may take a slot of this plan instead.
-    pub fn rivals(&self) -> Vec<&str> {
+    pub(crate) fn rivals(&self) -> Vec<&str> {
         let ready = self.choices.iter().filter(|choice| choice.breaker != BreakerState::Open);
         let is_cold = ready.clone().next().is_some_and(|choice| choice.cold);
         let alike = ready.filter(|choice| choice.cold == is_cold).map(|choice| choice.host.url());
