@@ -10,11 +10,11 @@ mod policy;
 
 use serde::Serialize;
 
-pub use answer::CachedAnswer;
+pub(crate) use answer::CachedAnswer;
 pub use entry::{Entry, Stored};
 pub use form::Delivery;
-pub(crate) use key::epoch_name;
-pub use key::{AllEpochs, CacheKey, Chat, Epochs, KeyContext, digest_of};
+pub use key::{AllEpochs, CacheKey, Chat, Epochs, KeyContext};
+pub(crate) use key::{digest_of, epoch_name};
 pub(crate) use policy::{CacheControl, CachePolicy};
 pub use policy::{CacheMode, CacheModes, CacheSharing};
 
@@ -34,7 +34,7 @@ pub enum CacheStatus {
 
 impl CacheStatus {
     /// The value of the header.
-    pub fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Hit => "hit",
             Self::Miss => "miss",

@@ -13,15 +13,12 @@ use std::time::Duration;
 use http::HeaderName;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
+pub use crate::api::body::{BodyLimit, BodyLimits};
 use crate::{
-    api::{
-        auth::ApiKeys,
-        body::{BodyLimit, BodyLimits},
-        cors::Origins,
-    },
+    api::{auth::ApiKeys, cors::Origins},
     cache::{CacheMode, CacheModes, CacheSharing},
     config::settings::{Deployment, Settings},
-    fleet::{HostName, LoadBalancer, Policy},
+    fleet::{BackendHost, HostName, Policy},
     platform::Timeouts,
     session::HistoryLimits,
     store::StoreTimeouts,
@@ -31,9 +28,10 @@ pub(crate) use reader::duration;
 
 /// The checked settings.
 #[derive(Debug, Clone)]
+#[non_exhaustive]
 pub struct Config {
     /// The backend hosts with an address of their own; at least one, unless there are host names.
-    pub fleet: LoadBalancer,
+    pub hosts: Vec<BackendHost>,
     /// Host names whose addresses are all hosts; native only. A [`Roster`](crate::fleet::Roster) makes one list of
     /// both.
     pub names: Vec<HostName>,
@@ -103,6 +101,7 @@ pub struct Config {
 
 /// The embedded store on disk.
 #[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct DataConfig {
     /// The directory of the database.
     pub directory: String,
@@ -112,6 +111,7 @@ pub struct DataConfig {
 
 /// The address of Redis, and its time limits.
 #[derive(Clone, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct RedisConfig {
     /// `redis://` or `rediss://` with credentials and database: the server, or nodes of the cluster.
     pub urls: Vec<String>,
@@ -149,7 +149,7 @@ impl Config {
         let mut reader = SettingsReader::new(settings, form);
         let (hosts, names) = hosts::read(&mut reader);
         let config = Self {
-            fleet: LoadBalancer::new(hosts),
+            hosts,
             names,
             policy: reader.parsed("LB_POLICY", Policy::parse).unwrap_or(Policy::Auto),
             queue_limit: reader.number("QUEUE_LIMIT"),
@@ -209,13 +209,13 @@ impl Config {
     }
 
     /// The timeouts of an upstream call whose answer comes in one piece.
-    pub fn whole_limits(&self) -> Timeouts {
+    pub(crate) fn whole_limits(&self) -> Timeouts {
         let limit = self.total_timeout;
         Timeouts { first_byte: limit, between_bytes: limit, total: Some(limit), ..self.limits }
     }
 
     /// The timeouts of a probe of one host, which must answer within [`Config::health_timeout`].
-    pub fn probe_limits(&self) -> Timeouts {
+    pub(crate) fn probe_limits(&self) -> Timeouts {
         let limit = self.health_timeout;
         Timeouts {
             connect: self.probe_connect_timeout.min(limit),

@@ -33,7 +33,6 @@ pub use crate::api::endpoint::Work;
 pub use breaker::{Breaker, BreakerState, Cause};
 pub use context::Context;
 pub(crate) use failover::{AttemptFailure, Failover, NO_EVENT, UNFINISHED, broken, no_host};
-use hash::{SPLIT_MIX_GAMMA, split_mix};
 pub use inventory::{Inventory, LoadedModel, Model};
 pub(crate) use name::nearest;
 pub use name::{ModelName, is_same_model};
@@ -43,9 +42,9 @@ pub use snapshot::Ticket;
 pub use stats::{AttemptContext, AttemptReport, HostEffect, HostStats, LaneStats};
 
 /// The most hosts that a fleet may have.
-pub const HOSTS_LIMIT: usize = 64;
+pub(crate) const HOSTS_LIMIT: usize = 64;
 /// The default limit of requests in flight for each model on a host.
-pub const PARALLEL: u64 = 4;
+pub(crate) const PARALLEL: u64 = 4;
 
 /// One Ollama server.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -115,131 +114,7 @@ impl BackendHost {
     ///
     /// # Errors
     /// A sentence when the base URL and the path form no valid URL.
-    pub fn endpoint(&self, path: &str) -> Result<Uri, String> {
+    pub(crate) fn endpoint(&self, path: &str) -> Result<Uri, String> {
         Uri::try_from([&*self.url, path].concat()).map_err(|_| "must be a host, host:port or URL".to_owned())
-    }
-}
-
-/// A list of hosts, and simple choices among them. It holds no state: the caller brings the counter and the seed. The
-/// policies of the service are in [`plan`](mod@plan).
-///
-/// ```
-/// use paddock::{BackendHost, LoadBalancer};
-///
-/// let hosts = ["http://a:11434", "http://b:11434"];
-/// let hosts = hosts.iter().enumerate().map(|(index, url)| BackendHost::new(index + 1, url));
-/// let balancer = LoadBalancer::new(hosts.collect::<Result<_, _>>()?);
-/// let turn = |counter| balancer.next_host(counter).map(BackendHost::url);
-/// assert_eq!(turn(0), Some("http://a:11434"));
-/// assert_eq!(turn(1), Some("http://b:11434"));
-/// assert_eq!(turn(2), Some("http://a:11434"));
-/// # Ok::<(), String>(())
-/// ```
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct LoadBalancer {
-    hosts: Vec<BackendHost>,
-}
-
-impl LoadBalancer {
-    /// A balancer over these hosts.
-    pub fn new(hosts: Vec<BackendHost>) -> Self {
-        Self { hosts }
-    }
-
-    /// The hosts, in the order in which they were given.
-    pub fn hosts(&self) -> &[BackendHost] {
-        &self.hosts
-    }
-
-    /// The next host in turn after `counter` requests; `None` without hosts.
-    pub fn next_host(&self, counter: u64) -> Option<&BackendHost> {
-        self.hosts.get(remainder(counter, self.hosts.len())?)
-    }
-
-    /// A random host, always the same for the same seed; `None` without hosts.
-    pub fn random_host(&self, seed: u64) -> Option<&BackendHost> {
-        self.hosts.get(remainder(split_mix(seed), self.hosts.len())?)
-    }
-
-    /// All hosts in the order in which a request tries them: the next in turn, then those after it.
-    pub fn rotation(&self, counter: u64) -> Vec<&BackendHost> {
-        let first = remainder(counter, self.hosts.len()).unwrap_or_default();
-        self.hosts.iter().cycle().skip(first).take(self.hosts.len()).collect()
-    }
-
-    /// All hosts in a random order, which begins with [`LoadBalancer::random_host`] of the seed.
-    pub fn shuffle(&self, seed: u64) -> Vec<&BackendHost> {
-        let mut rest: Vec<_> = self.hosts.iter().collect();
-        let mut order = Vec::with_capacity(rest.len());
-        let mut random = seed;
-        while let Some(chosen) = remainder(split_mix(random), rest.len()) {
-            order.push(rest.remove(chosen));
-            random = random.wrapping_add(SPLIT_MIX_GAMMA);
-        }
-        order
-    }
-}
-
-fn remainder(number: u64, length: usize) -> Option<usize> {
-    let length = u64::try_from(length).ok().filter(|length| *length > 0)?;
-    usize::try_from(number % length).ok()
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn balancer(count: usize) -> LoadBalancer {
-        let host = |place| BackendHost::new(place, &format!("http://h{place}:1")).unwrap();
-        LoadBalancer::new((1..=count).map(host).collect())
-    }
-
-    fn names(hosts: &[&BackendHost]) -> Vec<String> {
-        hosts.iter().map(|host| host.name().to_owned()).collect()
-    }
-
-    #[test]
-    fn turns_go_round_and_the_others_follow_in_order() {
-        let balancer = balancer(3);
-        assert_eq!(names(&balancer.rotation(0)), ["1", "2", "3"]);
-        assert_eq!(names(&balancer.rotation(4)), ["2", "3", "1"]);
-        assert_eq!(names(&balancer.rotation(u64::MAX)), ["1", "2", "3"]);
-    }
-
-    #[test]
-    fn without_hosts_there_is_no_choice() {
-        let none = balancer(0);
-        assert_eq!((none.next_host(1), none.random_host(1)), (None, None));
-        assert!(none.rotation(5).is_empty() && none.shuffle(5).is_empty());
-    }
-
-    #[test]
-    fn chance_spreads_evenly_even_over_a_counter() {
-        let balancer = balancer(4);
-        let mut counts = [0; 4];
-        for seed in 0..4000 {
-            let place: usize = balancer.random_host(seed).unwrap().name().parse().unwrap();
-            counts[place - 1] += 1;
-        }
-        assert!(counts.iter().all(|count| (850..1150).contains(count)), "{counts:?}");
-    }
-
-    proptest! {
-        #[test]
-        fn every_order_holds_each_host_once_and_begins_with_the_choice(count in 1usize..9, number in any::<u64>()) {
-            let balancer = balancer(count);
-            let turn = balancer.rotation(number);
-            prop_assert_eq!(turn.first().copied(), balancer.next_host(number));
-            let chance = balancer.shuffle(number);
-            prop_assert_eq!(chance.first().copied(), balancer.random_host(number));
-            for order in [turn, chance] {
-                let mut names = names(&order);
-                names.sort();
-                names.dedup();
-                prop_assert_eq!(names.len(), count);
-            }
-        }
     }
 }

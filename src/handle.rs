@@ -10,7 +10,6 @@ use http_body::Body;
 
 use crate::{
     api::{
-        auth::CallerId,
         cors::{self, CorsVerdict},
         error::{Error, ErrorFormat},
         reply::{self, ReplyBody},
@@ -52,7 +51,7 @@ macro_rules! entries {
             let (mut exchange, body) = Exchange::of(service, request);
             let answer = match exchange.early_answer(service) {
                 Some(answer) => answer,
-                None => $part(service, exchange.admitted(service, body)).await,
+                None => $part(service, exchange.admitted(body)).await,
             };
             exchange.close(service, answer).await
         }
@@ -142,9 +141,8 @@ impl Exchange {
         }
     }
 
-    fn admitted<P: Platform, B>(&mut self, service: &Service<P>, body: B) -> Admitted<'_, B> {
-        let caller = CallerId::of(&self.parts.headers, service.config().caller_header.as_ref());
-        Admitted { route: self.route, parts: &self.parts, body, caller, account: &mut self.account }
+    fn admitted<B>(&mut self, body: B) -> Admitted<'_, B> {
+        Admitted { route: self.route, parts: &self.parts, body, account: &mut self.account }
     }
 
     /// Closes the account, unless a stream does, and finishes the reply.

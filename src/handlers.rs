@@ -25,13 +25,11 @@ use crate::{
 /// The body of Ollama's own `GET /`. Clients compare it to find out whether Ollama is running.
 const BANNER: &str = "Ollama is running";
 
-/// A request that was admitted, who asks, and its account.
+/// A request that was admitted, and its account.
 pub(crate) struct Admitted<'a, B> {
     pub(crate) route: Route,
     pub(crate) parts: &'a Parts,
     pub(crate) body: B,
-    /// Whoever asks; the error is told where it matters who that is.
-    pub(crate) caller: Result<CallerId, Error>,
     pub(crate) account: &'a mut Account,
 }
 
@@ -61,9 +59,9 @@ pub(crate) async fn chat<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
 ) -> HandlerResult {
-    let Admitted { route, parts, body, caller, account } = request;
+    let Admitted { route, parts, body, account } = request;
     let Route::Ask(route) = route else { return Err(Error::NotFound) };
-    let caller = caller?;
+    let caller = caller_id(service, parts)?;
     match route {
         AskRoute::Chat => ask::chat::chat(service, &parts.headers, body, &caller, account).await,
         AskRoute::Relay(endpoint) => {
@@ -77,7 +75,7 @@ pub(crate) async fn models<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
 ) -> HandlerResult {
-    let Admitted { route, parts, body, account, .. } = request;
+    let Admitted { route, parts, body, account } = request;
     let Route::Models(route) = route else { return Err(Error::NotFound) };
     let config = service.config();
     match route {
@@ -101,17 +99,24 @@ pub(crate) async fn sessions<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
 ) -> HandlerResult {
-    let Admitted { route, parts, body, caller, account } = request;
+    let Admitted { route, parts, body, account } = request;
     let Route::Sessions(route) = route else { return Err(Error::NotFound) };
+    // A mistake of the caller's headers is told only after those of the query.
+    let caller = || caller_id(service, parts);
     match route {
         SessionsRoute::Cache => sessions::purge::purge(service, parts, account).await,
-        SessionsRoute::All => sessions::create(service, &parts.headers, body, caller, account).await,
+        SessionsRoute::All => sessions::create(service, &parts.headers, body, caller(), account).await,
         SessionsRoute::One if parts.method == Method::DELETE => {
-            sessions::delete(service, parts, caller, account).await
+            sessions::delete(service, parts, caller(), account).await
         }
-        SessionsRoute::One => sessions::show(service, parts, caller, account).await,
-        SessionsRoute::Export => sessions::export(service, parts, caller, account).await,
+        SessionsRoute::One => sessions::show(service, parts, caller(), account).await,
+        SessionsRoute::Export => sessions::export(service, parts, caller(), account).await,
     }
+}
+
+/// Who asks. It is found out here alone, and only for the groups to which it matters.
+fn caller_id<P: Platform>(service: &Service<P>, parts: &Parts) -> Result<CallerId, Error> {
+    CallerId::of(&parts.headers, service.config().caller_header.as_ref())
 }
 
 /// Answers whether the service is alive, whether its hosts are, and how the fleet is doing.

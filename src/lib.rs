@@ -46,7 +46,7 @@ pub use api::cors::Origins;
 pub use api::error::Error;
 pub use api::reply::ReplyBody;
 pub use config::Config;
-pub use fleet::{BackendHost, LoadBalancer, is_same_model};
+pub use fleet::{BackendHost, is_same_model};
 pub use handle::{handle, misconfigured};
 pub use host::{Platform, Service};
 

@@ -23,10 +23,11 @@ use crate::{
 pub(crate) use family::MetricFamily;
 pub use gauges::{Gauges, HostGauge};
 pub use sample::{Attempt, Sample};
-pub use text::{CONTENT_TYPE, encode};
+pub(crate) use text::CONTENT_TYPE;
+pub use text::encode;
 
 /// The most models with a label of their own; all others share `other`.
-pub const MODEL_LIMIT: usize = 100;
+pub(crate) const MODEL_LIMIT: usize = 100;
 /// The longest label of a model, in bytes; a model with a longer name is counted as `other`.
 pub(crate) const MODEL_NAME_LIMIT: usize = 128;
 /// The label of models without one of their own.

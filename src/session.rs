@@ -21,12 +21,12 @@ use crate::{
 };
 
 /// The longest session id, in characters.
-pub const SESSION_ID_LIMIT: usize = 128;
+pub(crate) const SESSION_ID_LIMIT: usize = 128;
 
 /// The most turns that a session keeps; older ones are dropped.
 pub const KEPT_TURNS: usize = 1000;
 /// The most bytes that the turns of a session take as JSON; older ones are dropped. The newest turn is always kept.
-pub const KEPT_BYTES: usize = 4 << 20;
+pub(crate) const KEPT_BYTES: usize = 4 << 20;
 
 /// How many of the newest turns are kept when at most `turns` may be; `sizes` are their bytes, newest first.
 pub fn kept(sizes: impl IntoIterator<Item = usize>, turns: usize) -> usize {
@@ -313,7 +313,7 @@ pub struct HistoryLimits {
 
 impl HistoryLimits {
     /// The turns that may fit: a turn has at least two messages, and its JSON is larger than they are.
-    pub fn span(&self) -> Span<'static> {
+    pub(crate) fn span(&self) -> Span<'static> {
         let turns = self.messages.div_ceil(2).max(1);
         Span { before: None, turns, bytes: self.bytes.saturating_add(turns.saturating_mul(TURN_ENVELOPE)) }
     }
@@ -321,16 +321,16 @@ impl HistoryLimits {
 
 /// The part of a session that fits the limits.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct History<'a> {
+pub(crate) struct History<'a> {
     /// The current system message.
-    pub system: Option<&'a str>,
+    pub(crate) system: Option<&'a str>,
     /// Whether the system message is stored only in its turn, as an older version did, so that it is lost with the
     /// turn.
     system_goes: bool,
     /// The newest turns that fit, the oldest first.
-    pub turns: &'a [Turn],
+    pub(crate) turns: &'a [Turn],
     /// How many older turns were left out: turns that did not fit, turns that were not read, and dropped turns.
-    pub left_out: usize,
+    pub(crate) left_out: usize,
 }
 
 impl<'a> History<'a> {
@@ -339,13 +339,13 @@ impl<'a> History<'a> {
     /// The current system message always stays, even when it exceeds the limits. Turns are kept whole from the newest
     /// back, without a gap: the first turn that does not fit ends the history. A turn that begins with the result of a
     /// tool is kept only together with the turn that called the tool.
-    pub fn new(session: &'a Session, budget: HistoryLimits) -> Self {
+    pub(crate) fn new(session: &'a Session, budget: HistoryLimits) -> Self {
         Self::of(session, budget, 0)
     }
 
     /// As [`History::new`], for a request with the results of the newest turn's calls: the newest exchange always
     /// stays, whatever the limits.
-    pub fn with_calls(session: &'a Session, budget: HistoryLimits) -> Self {
+    pub(crate) fn with_calls(session: &'a Session, budget: HistoryLimits) -> Self {
         Self::of(session, budget, session.exchange())
     }
 
@@ -378,7 +378,7 @@ impl<'a> History<'a> {
     }
 
     /// The messages in `dialect`, the oldest first, without the system message.
-    pub fn messages(&self, dialect: Dialect) -> impl Iterator<Item = RawMessage> + use<'a> {
+    pub(crate) fn messages(&self, dialect: Dialect) -> impl Iterator<Item = RawMessage> + use<'a> {
         let messages = self.turns.iter().flat_map(|turn| turn.messages.iter().zip(repeat(turn.dialect)));
         let mut thread = Thread::default();
         messages.flat_map(move |(message, from)| thread.convert(message, from, dialect))
@@ -386,7 +386,7 @@ impl<'a> History<'a> {
 
     /// The system message that the next turn must store: a new one, or the current one if it would be lost with its
     /// turn.
-    pub fn system_to_store(&self, fresh: Option<String>) -> Option<String> {
+    pub(crate) fn system_to_store(&self, fresh: Option<String>) -> Option<String> {
         let is_new = fresh.is_some() && fresh.as_deref() != self.system;
         if is_new || !self.system_goes { fresh.filter(|_| is_new) } else { self.system.map(str::to_owned) }
     }

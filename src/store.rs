@@ -24,7 +24,8 @@ use crate::{
 pub use flight_board::{
     Audience, FLIGHT_LEASE, FlightBoard, FlightEnd, FlightKey, Followed, Found, NoFlights,
 };
-pub use outage::{Outage, Transition};
+pub use outage::Outage;
+pub(crate) use outage::Transition;
 
 /// Why a store operation failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -14,7 +14,7 @@ use http_body::Frame;
 use http_body_util::{BodyExt, StreamBody, combinators::BoxBody};
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use paddock::{BackendHost, LoadBalancer};
+use paddock::BackendHost;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinSet};
 
@@ -30,10 +30,9 @@ pub(crate) struct Demo {
 }
 
 impl Demo {
-    /// The demo host as the only host.
-    pub(crate) fn fleet(&self) -> anyhow::Result<LoadBalancer> {
-        let host = BackendHost::new(1, &self.url).map_err(anyhow::Error::msg)?;
-        Ok(LoadBalancer::new(vec![host]))
+    /// The demo host, named as the only host of a fleet.
+    pub(crate) fn host(&self) -> anyhow::Result<BackendHost> {
+        BackendHost::new(1, &self.url).map_err(anyhow::Error::msg)
     }
 }
 

@@ -66,13 +66,15 @@ pub(crate) fn write(event: &Event<'_>) {
             detail = record.detail,
             "{summary}"
         ),
-        Event::AttemptFailed { request_id, host, outcome, detail } => {
+        Event::AttemptFailed { request_id, host, outcome, detail, .. } => {
             line!(level, request_id, host, outcome, detail, "{summary}");
         }
-        Event::StoreDown { operation, detail } | Event::StoreRefuses { operation, detail } => {
+        Event::StoreDown { operation, detail, .. } | Event::StoreRefuses { operation, detail, .. } => {
             line!(level, operation, detail, "{summary}");
         }
         Event::StoreUp => line!(level, "{summary}"),
         Event::Misconfigured { problems } => line!(level, problems = problems.join("; "), "{summary}"),
+        // A later core may have events that have no line of their own here; they must not be lost.
+        _ => line!(level, event = event.to_json(), "{summary}"),
     }
 }

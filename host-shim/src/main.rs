@@ -87,7 +87,7 @@ async fn run(mut config: Config, native: command_line::NativeSettings, demo: boo
     let _ = rustls::crypto::ring::default_provider().install_default();
     let demo = if demo {
         let demo = demo::start(&config.default_model).await?;
-        config.fleet = demo.fleet()?;
+        config.hosts = vec![demo.host()?];
         config.names.clear();
         Some(demo)
     } else {

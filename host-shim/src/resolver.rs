@@ -43,7 +43,7 @@ where
 {
     pub(crate) fn new(service: NativeService, look_up: L) -> Self {
         let config = service.config();
-        let roster = Mutex::new(Roster::new(config.fleet.hosts(), &config.names));
+        let roster = Mutex::new(Roster::new(&config.hosts, &config.names));
         Self { service, roster, look_up }
     }
 

@@ -42,7 +42,7 @@ impl Client {
     /// A client for these hosts.
     pub(crate) fn new(config: &Config) -> Self {
         let connect_limit = config.limits.connect;
-        let any_tls = config.fleet.hosts().iter().any(|host| host.url().starts_with("https:"));
+        let any_tls = config.hosts.iter().any(|host| host.url().starts_with("https:"));
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
         http.enforce_http(false);

@@ -33,7 +33,7 @@ impl CallerId {
     /// # Errors
     /// [`Error::AmbiguousCaller`] when the trusted header occurs more than once: behind a proxy that appends instead of
     /// replacing it, clients could choose their caller id.
-    pub fn of(headers: &HeaderMap, trusted: Option<&HeaderName>) -> Result<Self, Error> {
+    pub(crate) fn of(headers: &HeaderMap, trusted: Option<&HeaderName>) -> Result<Self, Error> {
         if let Some(name) = trusted {
             let mut values = headers.get_all(name).iter();
             return match (values.next(), values.next()) {
@@ -53,7 +53,7 @@ impl CallerId {
     }
 
     /// The 256 bits that are hashed into keys.
-    pub fn as_bytes(&self) -> &[u8; 32] {
+    pub(crate) fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
 }
@@ -84,14 +84,14 @@ impl ApiKeys {
     ///
     /// # Errors
     /// [`Error::Unauthorized`] when keys are set and the request has none of them.
-    pub fn check(&self, headers: &HeaderMap) -> Result<(), Error> {
+    pub(crate) fn check(&self, headers: &HeaderMap) -> Result<(), Error> {
         if self.is_open() || self.is_held(headers) { Ok(()) } else { Err(Error::Unauthorized) }
     }
 
     /// Whether the request has one of the keys; `false` when the list is empty.
     ///
     /// Digests are compared in constant time, and always all of them, so that the duration reveals nothing.
-    pub fn is_held(&self, headers: &HeaderMap) -> bool {
+    pub(crate) fn is_held(&self, headers: &HeaderMap) -> bool {
         let bearer = headers.get(header::AUTHORIZATION).and_then(bearer_token);
         let plain = [X_API_KEY, API_KEY].into_iter().filter_map(|name| headers.get(name));
         let mut known = Choice::from(0);

@@ -334,27 +334,27 @@ impl Error {
     }
 
     /// The error's `type`, in the terms of OpenAI's clients.
-    pub fn kind(&self) -> &'static str {
+    pub(crate) fn kind(&self) -> &'static str {
         self.row().kind
     }
 
     /// Whether the same request may succeed later, unchanged.
-    pub fn retryable(&self) -> bool {
+    pub(crate) fn retryable(&self) -> bool {
         self.row().retryable
     }
 
     /// How urgently the operator should know.
-    pub fn level(&self) -> Level {
+    pub(crate) fn level(&self) -> Level {
         self.row().level
     }
 
     /// The field of the request that caused the error.
-    pub fn param(&self) -> Option<&'static str> {
+    pub(crate) fn param(&self) -> Option<&'static str> {
         self.row().param
     }
 
     /// Details for the operator beyond the code, without content.
-    pub fn detail(&self) -> Option<String> {
+    pub(crate) fn detail(&self) -> Option<String> {
         match self {
             Self::UpstreamUnreachable { detail } | Self::UpstreamProtocol { detail } => Some(detail.clone()),
             Self::UpstreamTimeout { phase } => Some(phase.to_string()),

@@ -11,13 +11,13 @@ use crate::wire::{
 
 /// A complete answer.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct CachedAnswer {
+pub(crate) struct CachedAnswer {
     /// Text, thinking and tool calls.
-    pub spoken: Spoken,
+    pub(crate) spoken: Spoken,
     /// Tokens as Ollama counted them.
-    pub tokens: Tokens,
+    pub(crate) tokens: Tokens,
     /// How long Ollama took.
-    pub durations: Durations,
+    pub(crate) durations: Durations,
 }
 
 /// The members of a stored answer, as Ollama writes them.
@@ -36,12 +36,12 @@ struct Written<'a> {
 
 impl CachedAnswer {
     /// An answer with its counts.
-    pub fn new(spoken: Spoken, tokens: Tokens, durations: Durations) -> Self {
+    pub(crate) fn new(spoken: Spoken, tokens: Tokens, durations: Durations) -> Self {
         Self { spoken, tokens, durations }
     }
 
     /// Reads what [`CachedAnswer::to_json`] wrote; `None` for anything else.
-    pub fn from_json(json: &[u8]) -> Option<Self> {
+    pub(crate) fn from_json(json: &[u8]) -> Option<Self> {
         let chunk = Protocol::OllamaChat.read_whole(json).filter(|chunk| chunk.end)?;
         let mut spoken = Spoken::default();
         spoken.add(&chunk);
@@ -49,7 +49,7 @@ impl CachedAnswer {
     }
 
     /// The answer in the format of Ollama's `/api/chat`.
-    pub fn to_json(&self) -> Vec<u8> {
+    pub(crate) fn to_json(&self) -> Vec<u8> {
         let Self { spoken, tokens, durations } = self;
         let written = Written {
             message: self.message(Dialect::Ollama),
@@ -66,12 +66,12 @@ impl CachedAnswer {
     }
 
     /// Whether the answer has neither text nor tool calls, so that it is not kept.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.spoken.is_empty()
     }
 
     /// The answer as a message of the assistant.
-    pub fn message(&self, dialect: Dialect) -> RawMessage {
+    pub(crate) fn message(&self, dialect: Dialect) -> RawMessage {
         self.spoken.message(dialect)
     }
 }

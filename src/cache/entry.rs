@@ -84,7 +84,7 @@ impl Entry {
 
     /// The entry with the key of the question that it answers.
     #[must_use]
-    pub fn to_question(self, question: Option<CacheKey>) -> Self {
+    pub(crate) fn to_question(self, question: Option<CacheKey>) -> Self {
         Self { question, ..self }
     }
 
@@ -94,7 +94,7 @@ impl Entry {
     }
 
     /// Whether it serves only requests of its own delivery.
-    pub fn serves_one_delivery(&self) -> bool {
+    pub(crate) fn serves_one_delivery(&self) -> bool {
         self.serves_one_delivery
     }
 
@@ -105,12 +105,12 @@ impl Entry {
     }
 
     /// The content type of the answer.
-    pub fn content_type(&self) -> &str {
+    pub(crate) fn content_type(&self) -> &str {
         &self.content_type
     }
 
     /// The key of the question, if the entry's key does not cover it.
-    pub fn question(&self) -> Option<CacheKey> {
+    pub(crate) fn question(&self) -> Option<CacheKey> {
         self.question
     }
 

@@ -11,7 +11,7 @@ pub enum Delivery {
 
 impl Delivery {
     /// The delivery that a request asks for.
-    pub fn of(streams: bool) -> Self {
+    pub(crate) fn of(streams: bool) -> Self {
         if streams { Self::Stream } else { Self::Whole }
     }
 

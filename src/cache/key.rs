@@ -94,7 +94,7 @@ impl std::fmt::Debug for CacheKey {
 
 /// A hash of the distinct digests that the hosts report for one model, sorted. It changes when the model is pulled
 /// anew, but not when a host with a known digest comes or goes.
-pub fn digest_of<'a>(digests: impl IntoIterator<Item = &'a str>) -> [u8; 32] {
+pub(crate) fn digest_of<'a>(digests: impl IntoIterator<Item = &'a str>) -> [u8; 32] {
     let mut known: Vec<_> = digests.into_iter().collect();
     known.sort_unstable();
     known.dedup();
@@ -142,7 +142,7 @@ impl CacheKey {
     }
 
     /// The key of an `Idempotency-Key` of this caller.
-    pub fn of_repetition(surface: &str, caller: &CallerId, key: &[u8]) -> Self {
+    pub(crate) fn of_repetition(surface: &str, caller: &CallerId, key: &[u8]) -> Self {
         let mut encoding = Encoding(Sha256::new());
         encoding.string("paddock repetition 1");
         encoding.string(surface);
@@ -176,7 +176,7 @@ impl CacheKey {
     }
 
     /// The key in hexadecimal.
-    pub fn to_hex(&self) -> String {
+    pub(crate) fn to_hex(&self) -> String {
         hex::encode(self.0)
     }
 

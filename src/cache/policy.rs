@@ -13,6 +13,7 @@ use crate::{
 
 /// Which requests the cache may answer.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CacheMode {
     /// `/chat`, embeddings, and requests whose client wants the same answer again: with temperature 0 or a seed, and
     /// without tools.
@@ -57,6 +58,7 @@ impl CacheMode {
 
 /// Which callers share cached answers.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CacheSharing {
     /// Each caller has answers of its own.
     #[default]
@@ -83,7 +85,7 @@ impl CacheSharing {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct CacheModes {
     /// The mode of all models without one of their own.
-    pub general: CacheMode,
+    pub(crate) general: CacheMode,
     models: Vec<(ModelName, CacheMode)>,
 }
 
@@ -92,7 +94,7 @@ impl CacheModes {
     ///
     /// # Errors
     /// A sentence about the first malformed entry.
-    pub fn parse_models(list: &str) -> Result<Vec<(ModelName, CacheMode)>, String> {
+    pub(crate) fn parse_models(list: &str) -> Result<Vec<(ModelName, CacheMode)>, String> {
         let entries = list.split(',').map(str::trim).filter(|entry| !entry.is_empty());
         let entry = |entry: &str| {
             let (name, mode) = entry.split_once('=').unwrap_or((entry, ""));
@@ -112,7 +114,7 @@ impl CacheModes {
     }
 
     /// The mode of a model.
-    pub fn of(&self, model: Option<&str>) -> CacheMode {
+    pub(crate) fn of(&self, model: Option<&str>) -> CacheMode {
         let own = model.and_then(|model| self.models.iter().find(|(name, _)| name.is(model)));
         own.map_or(self.general, |(_, mode)| *mode)
     }

@@ -31,17 +31,17 @@ impl<'a, S: Settings> SettingsReader<'a, S> {
     }
 
     /// Whether the setting was given, even if it is empty.
-    pub fn is_given(&self, name: &str) -> bool {
+    pub(crate) fn is_given(&self, name: &str) -> bool {
         self.settings.value(name).is_some()
     }
 
     /// Whether the setting has a value that is not blank.
-    pub fn is_set(&self, name: &str) -> bool {
+    pub(crate) fn is_set(&self, name: &str) -> bool {
         self.settings.value(name).is_some_and(|value| !value.trim().is_empty())
     }
 
     /// Whether the value differs from the table's default. On Spin a variable always has a value.
-    pub fn is_changed(&self, name: &'static str) -> bool {
+    pub(crate) fn is_changed(&self, name: &'static str) -> bool {
         self.text(name) != default(name)
     }
 
@@ -96,7 +96,7 @@ impl<'a, S: Settings> SettingsReader<'a, S> {
     }
 
     /// A whole number.
-    pub fn number<T: FromStr<Err: Display> + Default>(&mut self, name: &'static str) -> T {
+    pub(crate) fn number<T: FromStr<Err: Display> + Default>(&mut self, name: &'static str) -> T {
         let parse = |text: &str| text.parse().map_err(|_| "must be a whole number".to_owned());
         self.parsed(name, parse).unwrap_or_default()
     }

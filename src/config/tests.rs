@@ -13,7 +13,7 @@ fn native(pairs: &[(&str, &str)]) -> Loaded {
 }
 
 fn urls(config: &Config) -> Vec<&str> {
-    config.fleet.hosts().iter().map(crate::BackendHost::url).collect()
+    config.hosts.iter().map(crate::BackendHost::url).collect()
 }
 
 #[test]

@@ -20,6 +20,7 @@ const QUIET: Duration = Duration::from_mins(1);
 
 /// Why a breaker opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Cause {
     /// No connection.
     Unreachable,
@@ -115,7 +116,7 @@ impl Breaker {
     }
 
     /// How much longer the breaker stays open.
-    pub fn retry_in(&self, now: Duration) -> Duration {
+    pub(crate) fn retry_in(&self, now: Duration) -> Duration {
         self.opening.map_or(Duration::ZERO, |opening| opening.until.saturating_sub(now))
     }
 
@@ -137,7 +138,7 @@ impl Breaker {
     }
 
     /// Records an answered request. One that began before the breaker opened does not close it.
-    pub fn succeed(&mut self, began: Duration) {
+    pub(crate) fn succeed(&mut self, began: Duration) {
         if self.opening.is_some_and(|opening| began >= opening.since) {
             self.opening = None;
         }

@@ -1,7 +1,7 @@
 //! Hash functions, and the order of hosts by hash.
 
 /// The increment of [`split_mix`]'s counter.
-pub(super) const SPLIT_MIX_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+const SPLIT_MIX_GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
 
 /// `SplitMix64` (Steele, Lea and Flood 2014): makes evenly distributed bits from a seed such as a counter.
 pub(super) fn split_mix(seed: u64) -> u64 {

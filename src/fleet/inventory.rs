@@ -90,7 +90,7 @@ impl Inventory {
     }
 
     /// Whether the host has the model, or may have it because it lists none.
-    pub fn has(&self, name: &ModelName) -> bool {
+    pub(crate) fn has(&self, name: &ModelName) -> bool {
         self.is_unlisted || self.model(name).is_some()
     }
 
@@ -109,7 +109,7 @@ impl Inventory {
     }
 
     /// The model in the host's list of loaded models.
-    pub fn loaded(&self, name: &ModelName) -> Option<&LoadedModel> {
+    pub(crate) fn loaded(&self, name: &ModelName) -> Option<&LoadedModel> {
         self.loaded.iter().find(|model| name.is(&model.name))
     }
 }

@@ -135,7 +135,7 @@ impl LocalFleet {
     }
 
     /// The time by the store's clock.
-    pub fn time(&self, now: Duration) -> Duration {
+    pub(crate) fn time(&self, now: Duration) -> Duration {
         now + self.pages().ahead
     }
 
@@ -241,7 +241,7 @@ impl LocalFleet {
     }
 
     /// Copies the shared stats at `now` (by the clock of this process), for the time when the store cannot be asked.
-    pub fn learn(&self, now: Duration, snapshot: &FleetSnapshot) {
+    pub(crate) fn learn(&self, now: Duration, snapshot: &FleetSnapshot) {
         let mut pages = self.pages();
         pages.ahead = snapshot.now.saturating_sub(now);
         pages.stats.clone_from(&snapshot.stats);
@@ -302,13 +302,13 @@ impl LocalFleet {
     }
 
     /// Wakes the waiting requests because a slot may be free.
-    pub fn ring(&self) {
+    pub(crate) fn ring(&self) {
         self.pages().ring();
     }
 
     /// Resolves at the next step that may have freed a slot. Without `is_woken` that step does not wake this future: it
     /// notices the step only when it is polled for another reason.
-    pub fn changed(&self, is_woken: bool) -> impl Future<Output = ()> + Send + '_ {
+    pub(crate) fn changed(&self, is_woken: bool) -> impl Future<Output = ()> + Send + '_ {
         let seen = self.pages().changes;
         poll_fn(move |context| {
             let mut pages = self.pages();

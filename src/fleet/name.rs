@@ -52,7 +52,7 @@ impl ModelName {
     }
 
     /// Whether a name in a host's list spells this name.
-    pub fn is(&self, stored: &str) -> bool {
+    pub(crate) fn is(&self, stored: &str) -> bool {
         if stored.contains('/') {
             return Self::parse(stored).as_ref() == Some(self);
         }
@@ -62,7 +62,7 @@ impl ModelName {
     }
 
     /// Whether the model runs in Ollama's cloud, so that no host needs to have it.
-    pub fn is_cloud(&self) -> bool {
+    pub(crate) fn is_cloud(&self) -> bool {
         self.0.rsplit_once(':').is_some_and(|(_, tag)| tag == "cloud" || tag.ends_with("-cloud"))
     }
 

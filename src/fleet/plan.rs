@@ -31,6 +31,7 @@ const OWN: u64 = 5;
 
 /// How the hosts of a request are ordered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Policy {
     /// By expected wait; affinity breaks ties.
     Auto,
@@ -156,7 +157,7 @@ impl Plan {
 
     /// The hosts whose waiting requests compete for the slots of this plan. They include hosts that the request does
     /// not want but could use, because a request that waits for one of those may take a slot of this plan instead.
-    pub fn rivals(&self) -> Vec<&str> {
+    pub(crate) fn rivals(&self) -> Vec<&str> {
         let ready = self.choices.iter().filter(|choice| choice.breaker != BreakerState::Open);
         let is_cold = ready.clone().next().is_some_and(|choice| choice.cold);
         let alike = ready.filter(|choice| choice.cold == is_cold).map(|choice| choice.host.url());
@@ -185,6 +186,23 @@ impl fmt::Display for Plan {
 }
 
 /// The hosts that have the model, in the order in which the policy tries them.
+///
+/// ```
+/// use paddock::fleet::{
+///     BackendHost, Policy, Work,
+///     plan::{Demand, plan},
+///     snapshot::{FleetSnapshot, FleetView},
+/// };
+///
+/// let hosts = [BackendHost::new(1, "http://a:11434")?, BackendHost::new(2, "http://b:11434")?];
+/// let view = FleetView::new(&hosts, &[].into(), FleetSnapshot::default());
+/// let demand =
+///     Demand { model: None, work: Work::Answer, options: "", affinity: 0, prompt: 0, turn: 1, seed: 0 };
+/// let plan = plan(&view, Policy::RoundRobin, &demand);
+/// let names: Vec<_> = plan.choices.iter().map(|choice| choice.host.name()).collect();
+/// assert_eq!(names, ["2", "1"]);
+/// # Ok::<(), String>(())
+/// ```
 pub fn plan(view: &FleetView, policy: Policy, demand: &Demand<'_>) -> Plan {
     let has = |host: &HostView| match demand.model {
         None => true,

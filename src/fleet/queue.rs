@@ -55,7 +55,7 @@ pub fn is_next(view: &FleetView, plan: &Plan, mine: &Ticket) -> bool {
 }
 
 /// How many tickets in the lane of `mine` that wait for one of `hosts` are ahead of it, counted up to `enough`.
-pub fn ahead(tickets: &[Ticket], mine: &Ticket, hosts: &[&str], enough: u64) -> u64 {
+pub(crate) fn ahead(tickets: &[Ticket], mine: &Ticket, hosts: &[&str], enough: u64) -> u64 {
     if enough == 0 {
         return 0;
     }

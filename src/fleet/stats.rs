@@ -187,7 +187,7 @@ impl LaneStats {
     }
 
     /// Whether the prompt cache may hold the beginning of a prompt with this affinity.
-    pub fn knows(&self, affinity: u64) -> bool {
+    pub(crate) fn knows(&self, affinity: u64) -> bool {
         self.known.contains(&affinity)
     }
 

@@ -101,7 +101,7 @@ impl<U: Upstream + 'static> MemoryPlatform<U> {
     }
 
     /// The same with a clock that the caller shares.
-    pub fn service_with_clock(config: Config, upstream: U, clock: ManualClock) -> Service<Self> {
+    pub(crate) fn service_with_clock(config: Config, upstream: U, clock: ManualClock) -> Service<Self> {
         let store = MemoryStore::new(clock.clone(), config.memory_limit);
         Service::new(config, Self::new(upstream, clock), store, MemoryMetrics::default())
     }
@@ -204,8 +204,7 @@ impl<U: Upstream + 'static, S: 'static> Background for MemoryPlatform<U, S> {
 
 impl<U: Upstream + 'static, S: 'static> Journal for MemoryPlatform<U, S> {
     fn record(&self, event: &Event<'_>) {
-        let text = serde_json::to_string(event).unwrap_or_default();
-        self.0.events.lock().push(text);
+        self.0.events.lock().push(event.to_json());
     }
 }
 

@@ -8,7 +8,7 @@ use std::fmt::Write;
 use super::{Gauges, Histogram, MetricFamily, Snapshot, Value, series::SEPARATOR};
 
 /// The content type of the text.
-pub const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+pub(crate) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
 /// The text of all counters and gauges: families in a fixed order, series sorted.
 pub fn encode(snapshot: &Snapshot, gauges: &Gauges) -> String {

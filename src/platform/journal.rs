@@ -27,13 +27,15 @@ pub enum Level {
     Error,
 }
 
-/// One line of the log.
+/// One line of the log. A platform that does not know an event writes it by [`Event::to_json`].
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event<'a> {
     /// A request was answered, or its client left. One per request.
     Request(RequestRecord<'a>),
     /// One attempt at a backend host failed; another may follow.
+    #[non_exhaustive]
     AttemptFailed {
         /// The id of the request.
         request_id: &'a str,
@@ -45,6 +47,7 @@ pub enum Event<'a> {
         detail: &'a str,
     },
     /// The store stopped answering. Once per outage.
+    #[non_exhaustive]
     StoreDown {
         /// The operation that failed first.
         operation: &'static str,
@@ -54,6 +57,7 @@ pub enum Event<'a> {
     /// The store answers again.
     StoreUp,
     /// A store that answers refuses an operation. Once, until that operation succeeds.
+    #[non_exhaustive]
     StoreRefuses {
         /// The operation.
         operation: &'static str,
@@ -78,6 +82,12 @@ impl Event<'_> {
         }
     }
 
+    /// All fields of the event as JSON, with its name as `event`.
+    pub fn to_json(&self) -> String {
+        // Serialising strings and numbers cannot fail.
+        serde_json::to_string(self).unwrap_or_default()
+    }
+
     /// A short sentence for people; the fields of the event hold the data.
     pub fn summary(&self) -> &'static str {
         match self {
@@ -93,6 +103,7 @@ impl Event<'_> {
 
 /// One request in the log.
 #[derive(Debug, Clone, PartialEq, Serialize)]
+#[non_exhaustive]
 pub struct RequestRecord<'a> {
     /// The urgency, derived from the outcome.
     #[serde(skip)]

@@ -23,7 +23,7 @@ pub struct Outage {
 
 /// A change that is logged.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Transition {
+pub(crate) enum Transition {
     /// The first failure after a success.
     Began,
     /// The first success after a failure.
@@ -32,7 +32,7 @@ pub enum Transition {
 
 impl Outage {
     /// Records the result of an operation.
-    pub fn note(&self, succeeded: bool) -> Option<Transition> {
+    pub(crate) fn note(&self, succeeded: bool) -> Option<Transition> {
         // A plain load first: results agree nearly always, and a swap would make every core wait for the line.
         if self.is_down.load(Ordering::Relaxed) != succeeded {
             return None;
@@ -45,13 +45,13 @@ impl Outage {
     }
 
     /// Records that a store that answers refused an operation; returns whether that is new.
-    pub fn refuses(&self, operation: &'static str) -> bool {
+    pub(crate) fn refuses(&self, operation: &'static str) -> bool {
         self.refuses.store(true, Ordering::Relaxed);
         self.refused().insert(operation)
     }
 
     /// Records that an operation succeeded.
-    pub fn accepts(&self, operation: &'static str) {
+    pub(crate) fn accepts(&self, operation: &'static str) {
         if self.refuses.load(Ordering::Relaxed) {
             let mut refused = self.refused();
             refused.remove(operation);

@@ -15,7 +15,7 @@ use serde_json::value::RawValue;
 
 use super::members::Members;
 
-pub use call::Call;
+pub(crate) use call::Call;
 pub(super) use read::read;
 pub(crate) use thread::Thread;
 pub(super) use write::{calls, write};
@@ -67,7 +67,7 @@ impl RawMessage {
     }
 
     /// The message as JSON that can be parsed.
-    pub fn as_raw(&self) -> &RawValue {
+    pub(crate) fn as_raw(&self) -> &RawValue {
         &self.0
     }
 
@@ -105,7 +105,7 @@ impl fmt::Debug for RawMessage {
 
 /// Who wrote a message.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum MessageRole {
+pub(crate) enum MessageRole {
     /// Instructions; `developer` in newer OpenAI models.
     System,
     /// The user.
@@ -121,7 +121,7 @@ pub enum MessageRole {
 
 /// The role of a message. Anthropic sends results of tools inside messages of the user; those count as
 /// [`MessageRole::Tool`].
-pub fn role(message: &RawValue) -> MessageRole {
+pub(crate) fn role(message: &RawValue) -> MessageRole {
     let Some(message) = Members::of(message) else { return MessageRole::Other };
     let role = message.string("role").unwrap_or_default();
     let is = |name: &&str| role.eq_ignore_ascii_case(name);
@@ -142,12 +142,12 @@ pub fn role(message: &RawValue) -> MessageRole {
 }
 
 /// Whether the message is the assistant's and calls tools.
-pub fn calls_tools(message: &RawValue) -> bool {
+pub(crate) fn calls_tools(message: &RawValue) -> bool {
     role(message) == MessageRole::Assistant && !read::read(message).calls.is_empty()
 }
 
 /// The text of a message or of bare content: a string, or the texts of its parts joined by line breaks.
-pub fn text(message: &RawValue) -> String {
+pub(crate) fn text(message: &RawValue) -> String {
     match Members::of(message) {
         Some(members) => members.raw("content").map_or_else(|| read::part(message), read::text),
         None => read::text(message),
@@ -156,18 +156,18 @@ pub fn text(message: &RawValue) -> String {
 
 /// The size of messages, as far as a model reads them; tokens are estimated from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Weight {
+pub(crate) struct Weight {
     /// The number of messages.
-    pub messages: usize,
+    pub(crate) messages: usize,
     /// Bytes of text, thinking and tool calls.
-    pub bytes: usize,
+    pub(crate) bytes: usize,
     /// The number of images. Their size in bytes tells nothing about their tokens.
-    pub images: usize,
+    pub(crate) images: usize,
 }
 
 impl Weight {
     /// The weight of a message, or of JSON that is no message, such as a description of tools.
-    pub fn of(message: &RawValue) -> Self {
+    pub(crate) fn of(message: &RawValue) -> Self {
         let said = read::read(message);
         let calls = said.calls.iter().map(|call| call.name.len() + call.arguments.len());
         let bytes = said.text.len() + said.thinking.len() + calls.sum::<usize>();
@@ -175,7 +175,7 @@ impl Weight {
     }
 
     /// The weight of a message that consists of `text` only.
-    pub fn of_text(text: &str) -> Self {
+    pub(crate) fn of_text(text: &str) -> Self {
         Self { messages: 1, bytes: text.len(), images: 0 }
     }
 }

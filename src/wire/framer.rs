@@ -12,7 +12,7 @@ use bytes::{Bytes, BytesMut};
 
 /// How a stream is cut into events.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Framing {
+pub(crate) enum Framing {
     /// NDJSON: every line is an event.
     Lines,
     /// Server-sent events (WHATWG HTML, 9.2): lines that end in `\n`, `\r\n` or `\r`, and a blank one after each
@@ -23,14 +23,14 @@ pub enum Framing {
 /// An event exceeded the limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("an event is longer than {limit} bytes")]
-pub struct EventTooLong {
+pub(crate) struct EventTooLong {
     /// The limit in bytes.
-    pub limit: usize,
+    pub(crate) limit: usize,
 }
 
 /// Cuts pieces of a stream into events.
 #[derive(Debug)]
-pub struct Framer {
+pub(crate) struct Framer {
     framing: Framing,
     limit: usize,
     unfinished: BytesMut,
@@ -49,7 +49,7 @@ enum Carriage {
 
 impl Framer {
     /// A framer that refuses events of more than `limit` bytes, line end included.
-    pub fn new(framing: Framing, limit: usize) -> Self {
+    pub(crate) fn new(framing: Framing, limit: usize) -> Self {
         Self {
             framing,
             limit,
@@ -61,7 +61,7 @@ impl Framer {
     }
 
     /// Takes the next piece of the stream. The caller must have taken every event of the piece before.
-    pub fn push(&mut self, piece: Bytes) {
+    pub(crate) fn push(&mut self, piece: Bytes) {
         debug_assert!(self.piece.is_empty(), "events of the former piece were not taken");
         self.piece = piece;
     }
@@ -71,7 +71,7 @@ impl Framer {
     ///
     /// # Errors
     /// [`EventTooLong`]; then the stream cannot be read any further.
-    pub fn next_event(&mut self) -> Result<Option<Bytes>, EventTooLong> {
+    pub(crate) fn next_event(&mut self) -> Result<Option<Bytes>, EventTooLong> {
         let end = match self.framing {
             Framing::Lines => memchr::memchr(b'\n', &self.piece).map(|at| at.saturating_add(1)),
             Framing::Events => self.event_end(),
@@ -93,7 +93,7 @@ impl Framer {
     /// The bytes behind the last complete event, once the stream has ended; `None` when they are blank. Ollama ends a
     /// single object without a line end. An event that ends in a lone `\r` is returned here, because a `\n` could have
     /// followed.
-    pub fn finish(self) -> Option<Bytes> {
+    pub(crate) fn finish(self) -> Option<Bytes> {
         let rest = self.unfinished.freeze();
         (!rest.trim_ascii().is_empty()).then_some(rest)
     }
@@ -130,7 +130,7 @@ impl Framer {
 
 /// The payload of an event: a line without the space around it, or the joined `data` lines of a server-sent event.
 /// `None` when that is blank, as in comments.
-pub fn data(framing: Framing, event: &[u8]) -> Option<Cow<'_, [u8]>> {
+pub(crate) fn data(framing: Framing, event: &[u8]) -> Option<Cow<'_, [u8]>> {
     let data = match framing {
         Framing::Lines => Cow::Borrowed(event.trim_ascii()),
         Framing::Events => data_lines(event)?,

@@ -31,49 +31,49 @@ impl<'a> Members<'a> {
     }
 
     /// The members of a value; `None` unless it is an object.
-    pub fn of(value: &'a RawValue) -> Option<Self> {
+    pub(crate) fn of(value: &'a RawValue) -> Option<Self> {
         Self::parse(value.get().as_bytes())
     }
 
     /// The value of a member, found as Go's `encoding/json` finds it for Ollama: names match without case, and the last
     /// one wins. `null` counts as absent.
-    pub fn raw(&self, name: &str) -> Option<&'a RawValue> {
+    pub(crate) fn raw(&self, name: &str) -> Option<&'a RawValue> {
         let (_, value) = self.list.iter().rev().find(|(key, _)| same_name(key, name))?;
         (value.get() != "null").then_some(*value)
     }
 
     /// The members in the order of the body, with their names decoded.
-    pub fn iter(&self) -> impl Iterator<Item = &(Cow<'a, str>, &'a RawValue)> {
+    pub(crate) fn iter(&self) -> impl Iterator<Item = &(Cow<'a, str>, &'a RawValue)> {
         self.list.iter()
     }
 
     /// The value of a member that is a string.
-    pub fn string(&self, name: &str) -> Option<Cow<'a, str>> {
+    pub(crate) fn string(&self, name: &str) -> Option<Cow<'a, str>> {
         string(self.raw(name)?)
     }
 
     /// The value of a member that is `true` or `false`.
-    pub fn boolean(&self, name: &str) -> Option<bool> {
+    pub(crate) fn boolean(&self, name: &str) -> Option<bool> {
         self.raw(name)?.get().parse().ok()
     }
 
     /// The value of a member that is a whole number of at least 0.
-    pub fn number(&self, name: &str) -> Option<u64> {
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
         self.raw(name)?.get().parse().ok()
     }
 
     /// The elements of a member that is an array.
-    pub fn array(&self, name: &str) -> Option<Vec<&'a RawValue>> {
+    pub(crate) fn array(&self, name: &str) -> Option<Vec<&'a RawValue>> {
         elements(self.raw(name)?)
     }
 
     /// The members of a member that is an object.
-    pub fn object(&self, name: &str) -> Option<Members<'a>> {
+    pub(crate) fn object(&self, name: &str) -> Option<Members<'a>> {
         Members::of(self.raw(name)?)
     }
 
     /// The byte offset of a value in the body; `None` for a value from another body.
-    pub fn offset(&self, value: &'a RawValue) -> Option<usize> {
+    pub(crate) fn offset(&self, value: &'a RawValue) -> Option<usize> {
         let offset = value.get().as_ptr().addr().checked_sub(self.body.as_ptr().addr())?;
         (offset.checked_add(value.get().len())? <= self.body.len()).then_some(offset)
     }
@@ -86,7 +86,7 @@ impl fmt::Debug for Members<'_> {
 }
 
 /// A string value, borrowed when it has no escapes. An unpaired surrogate becomes U+FFFD, as in Go.
-pub fn string(value: &RawValue) -> Option<Cow<'_, str>> {
+pub(crate) fn string(value: &RawValue) -> Option<Cow<'_, str>> {
     let mut rest = value.get().strip_prefix('"')?.strip_suffix('"')?;
     if memchr::memchr(b'\\', rest.as_bytes()).is_none() {
         return Some(Cow::Borrowed(rest));
@@ -127,7 +127,7 @@ fn code_point(escape: &str) -> Option<(char, &str)> {
 }
 
 /// The elements of an array value.
-pub fn elements(value: &RawValue) -> Option<Vec<&RawValue>> {
+pub(crate) fn elements(value: &RawValue) -> Option<Vec<&RawValue>> {
     let mut list = Vec::new();
     Scanner(value.get().as_bytes()).entries(*b"[]", |reader| {
         list.push(reader.value()?);
@@ -138,7 +138,7 @@ pub fn elements(value: &RawValue) -> Option<Vec<&RawValue>> {
 
 /// Inserts bytes into a body, each before the byte at its offset; an offset past the end means the end. Insertions at
 /// the same offset keep their order.
-pub fn insert(body: &[u8], mut insertions: Vec<(usize, &[u8])>) -> Bytes {
+pub(crate) fn insert(body: &[u8], mut insertions: Vec<(usize, &[u8])>) -> Bytes {
     insertions.sort_by_key(|(at, _)| *at);
     let added: usize = insertions.iter().map(|(_, bytes)| bytes.len()).sum();
     let mut whole = Vec::with_capacity(body.len().saturating_add(added));

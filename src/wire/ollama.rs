@@ -11,45 +11,45 @@ use super::dialect::RawMessage;
 
 /// The body of a chat request.
 #[derive(Debug, Serialize)]
-pub struct OllamaChatRequest<'a> {
+pub(crate) struct OllamaChatRequest<'a> {
     /// The model's name.
-    pub model: &'a str,
+    pub(crate) model: &'a str,
     /// The conversation.
-    pub messages: &'a [RawMessage],
+    pub(crate) messages: &'a [RawMessage],
     /// Whether the answer is streamed.
-    pub stream: bool,
+    pub(crate) stream: bool,
     /// The required format of the answer: `"json"` or a schema.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub format: Option<&'a RawValue>,
+    pub(crate) format: Option<&'a RawValue>,
     /// The runner options.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub options: Option<&'a RawValue>,
+    pub(crate) options: Option<&'a RawValue>,
     /// Whether and how hard the model thinks before it answers.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub think: Option<&'a RawValue>,
+    pub(crate) think: Option<&'a RawValue>,
     /// The tools that the model may call.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub tools: Option<&'a RawValue>,
+    pub(crate) tools: Option<&'a RawValue>,
     /// How long the model stays loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub keep_alive: Option<&'a RawValue>,
+    pub(crate) keep_alive: Option<&'a RawValue>,
 }
 
 /// A message that Paddock writes itself.
 #[derive(Debug, Serialize)]
-pub struct OllamaMessage<'a> {
+pub(crate) struct OllamaMessage<'a> {
     /// The role.
-    pub role: &'static str,
+    pub(crate) role: &'static str,
     /// The text.
-    pub content: &'a str,
+    pub(crate) content: &'a str,
     /// Images in base64.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    pub images: &'a [Cow<'a, str>],
+    pub(crate) images: &'a [Cow<'a, str>],
 }
 
 impl OllamaMessage<'_> {
     /// The message as JSON.
-    pub fn message(&self) -> RawMessage {
+    pub(crate) fn message(&self) -> RawMessage {
         // Serialising strings cannot fail.
         to_raw_value(self).unwrap_or_default().into()
     }

@@ -23,7 +23,7 @@ use super::{
 
 /// The protocol of an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Protocol {
+pub(crate) enum Protocol {
     /// Ollama's `/api/chat`.
     OllamaChat,
     /// Ollama's `/api/generate`.
@@ -40,54 +40,54 @@ pub enum Protocol {
 
 /// The content of one event; of several choices only the first.
 #[derive(Debug, Default)]
-pub struct Chunk<'a> {
+pub(crate) struct Chunk<'a> {
     /// A piece of the reply.
-    pub text: Cow<'a, str>,
+    pub(crate) text: Cow<'a, str>,
     /// A piece of the model's thinking before the reply.
-    pub thinking: Cow<'a, str>,
+    pub(crate) thinking: Cow<'a, str>,
     /// Pieces of tool calls.
-    pub calls: Vec<CallPiece<'a>>,
+    pub(crate) calls: Vec<CallPiece<'a>>,
     /// Why the model stopped, in the protocol's own term.
-    pub finish: Option<Cow<'a, str>>,
+    pub(crate) finish: Option<Cow<'a, str>>,
     /// Ollama's own counts, where the event has them; estimates and placeholders are left out.
-    pub tokens: Option<Tokens>,
+    pub(crate) tokens: Option<Tokens>,
     /// Where the time went; only Ollama's own protocol reports it.
-    pub durations: Option<Durations>,
+    pub(crate) durations: Option<Durations>,
     /// Whether the answer is complete. No other field tells that.
-    pub end: bool,
+    pub(crate) end: bool,
     /// The host's error message, when it reports a failure inside the stream.
-    pub error: Option<Cow<'a, str>>,
+    pub(crate) error: Option<Cow<'a, str>>,
 }
 
 /// A piece of a tool call: a whole one in Ollama's protocol, a fragment in the others.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct CallPiece<'a> {
+pub(crate) struct CallPiece<'a> {
     /// The index of the call that this piece belongs to. Ollama repeats the same index for different calls.
-    pub index: usize,
+    pub(crate) index: usize,
     /// The call's id, on its first piece.
-    pub id: Option<Cow<'a, str>>,
+    pub(crate) id: Option<Cow<'a, str>>,
     /// The tool's name, on the call's first piece.
-    pub name: Option<Cow<'a, str>>,
+    pub(crate) name: Option<Cow<'a, str>>,
     /// JSON text of the arguments, or a fragment of it.
-    pub arguments: Cow<'a, str>,
+    pub(crate) arguments: Cow<'a, str>,
 }
 
 /// Where a host spent the time, in nanoseconds; 0 when it does not report it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Durations {
+pub(crate) struct Durations {
     /// The whole request.
-    pub total: u64,
+    pub(crate) total: u64,
     /// Loading the model.
-    pub load: u64,
+    pub(crate) load: u64,
     /// Reading the prompt.
-    pub prompt_eval: u64,
+    pub(crate) prompt_eval: u64,
     /// Writing the answer.
-    pub eval: u64,
+    pub(crate) eval: u64,
 }
 
 impl Protocol {
     /// Reads the data of one event of a stream; `None` when it is no JSON object.
-    pub fn read(self, data: &[u8]) -> Option<Chunk<'_>> {
+    pub(crate) fn read(self, data: &[u8]) -> Option<Chunk<'_>> {
         if matches!(self, Self::OpenAiChat | Self::OpenAiCompletion) && data.trim_ascii() == b"[DONE]" {
             return Some(Chunk { end: true, ..Chunk::default() });
         }
@@ -102,7 +102,7 @@ impl Protocol {
     }
 
     /// Reads an answer that is not streamed; `None` when it is no JSON object.
-    pub fn read_whole(self, body: &[u8]) -> Option<Chunk<'_>> {
+    pub(crate) fn read_whole(self, body: &[u8]) -> Option<Chunk<'_>> {
         let answer = Members::parse(body)?;
         let chunk = match self {
             Self::OllamaChat | Self::OllamaGenerate => ollama::read(&answer),

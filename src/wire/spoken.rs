@@ -13,22 +13,22 @@ use super::{
 
 /// An answer as far as it was received. Its `Debug` form shows no content.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Spoken {
+pub(crate) struct Spoken {
     /// The reply.
-    pub text: String,
+    pub(crate) text: String,
     /// The model's thinking before the reply.
-    pub thinking: String,
+    pub(crate) thinking: String,
     /// The tool calls.
-    pub calls: Vec<Call>,
+    pub(crate) calls: Vec<Call>,
     /// Why the model stopped, in the protocol's own term.
-    pub finish: Option<String>,
+    pub(crate) finish: Option<String>,
     /// The index of each call, as the host sent it.
     indices: Vec<usize>,
 }
 
 impl Spoken {
     /// Adds a chunk.
-    pub fn add(&mut self, chunk: &Chunk<'_>) {
+    pub(crate) fn add(&mut self, chunk: &Chunk<'_>) {
         self.text.push_str(&chunk.text);
         self.thinking.push_str(&chunk.thinking);
         if let Some(finish) = &chunk.finish {
@@ -40,12 +40,12 @@ impl Spoken {
     }
 
     /// Whether there is neither text nor a tool call. An answer of thinking alone is worth nothing to another client.
-    pub fn is_empty(&self) -> bool {
+    pub(crate) fn is_empty(&self) -> bool {
         self.text.is_empty() && self.calls.is_empty()
     }
 
     /// The length of text, thinking and calls, in bytes.
-    pub fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         let calls = self
             .calls
             .iter()
@@ -54,7 +54,7 @@ impl Spoken {
     }
 
     /// The answer as a message of the assistant.
-    pub fn message(&self, dialect: Dialect) -> RawMessage {
+    pub(crate) fn message(&self, dialect: Dialect) -> RawMessage {
         let said = Message {
             role: MessageRole::Assistant,
             text: Cow::Borrowed(&self.text),
@@ -66,7 +66,7 @@ impl Spoken {
     }
 
     /// The calls as Ollama's `tool_calls`.
-    pub fn calls_json(&self) -> Box<RawValue> {
+    pub(crate) fn calls_json(&self) -> Box<RawValue> {
         dialect::calls(&self.calls)
     }
 

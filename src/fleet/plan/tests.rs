@@ -180,6 +180,37 @@ fn turns_are_taken_by_weight() {
 }
 
 #[test]
+fn turns_go_round_and_the_others_follow_in_order() {
+    let (model, view) = (model("m"), view(&[sketch(), sketch(), sketch()]));
+    for (turn, expected) in [(0, ["1", "2", "3"]), (4, ["2", "3", "1"]), (u64::MAX, ["1", "2", "3"])] {
+        let plan = plan(&view, Policy::RoundRobin, &Demand { turn, ..demand(Some(&model)) });
+        assert_eq!(names(&plan), expected, "{turn}");
+    }
+}
+
+#[test]
+fn without_hosts_there_is_no_choice() {
+    let model = model("m");
+    for policy in Policy::ALL {
+        for model in [Some(&model), None] {
+            let plan = plan(&view(&[]), policy, &Demand { turn: 5, seed: 5, ..demand(model) });
+            assert!(plan.choices.is_empty() && plan.places().is_empty(), "{plan}");
+        }
+    }
+}
+
+#[test]
+fn chance_spreads_evenly_even_over_a_counter() {
+    let (model, view) = (model("m"), view(&[sketch(), sketch(), sketch(), sketch()]));
+    let mut counts = [0; 4];
+    for seed in 0..4_000 {
+        let plan = plan(&view, Policy::Random, &Demand { seed, ..demand(Some(&model)) });
+        counts[plan.choices[0].index] += 1;
+    }
+    assert!(counts.iter().all(|count| (850..1_150).contains(count)), "{counts:?}");
+}
+
+#[test]
 fn chance_goes_by_weight() {
     let (view, model) = (view(&[sketch().weight(1), sketch().weight(3)]), model("m"));
     let is_second = |seed: &u64| {

@@ -4,13 +4,13 @@ use std::fmt;
 
 /// One tool call. Its `Debug` form hides the arguments.
 #[derive(Clone, Default, PartialEq, Eq)]
-pub struct Call {
+pub(crate) struct Call {
     /// The call's id, if upstream gave one.
-    pub id: Option<String>,
+    pub(crate) id: Option<String>,
     /// The tool's name.
-    pub name: String,
+    pub(crate) name: String,
     /// The arguments as JSON text, exactly as the model wrote it; it may be invalid JSON.
-    pub arguments: String,
+    pub(crate) arguments: String,
 }
 
 impl fmt::Debug for Call {
