@@ -21,7 +21,7 @@ use crate::{
     host::{Platform, Service},
     platform::{MaybeSend, MaybeSync},
     request::Account,
-    session::{Dialect, History},
+    session::{Dialect, History, RequestedSession},
     upstream::{Reading, UpstreamRequest},
     wire::members::Members,
 };
@@ -36,8 +36,8 @@ trait Question: MaybeSend + MaybeSync {
     /// The path of its endpoint, which is part of every key.
     fn path(&self) -> &'static str;
 
-    /// The id of its session; empty for none.
-    fn session(&self) -> &str;
+    /// The session that it names.
+    fn session(&self) -> &RequestedSession;
 
     /// The model that is asked, as the caller spelled it: the request's, the session's or the default.
     fn model(&self) -> Option<&str>;

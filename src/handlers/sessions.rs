@@ -23,7 +23,7 @@ use crate::{
     host::{Platform, Service},
     platform::random_id,
     request::Account,
-    session::{Dialect, RawMessage, Session, SessionKey, Span, Turn},
+    session::{Dialect, RawMessage, Session, SessionId, SessionKey, Span, Turn},
     store::{Sessions, StoreResult},
 };
 use request::{ExportFormat, Page};
@@ -73,10 +73,10 @@ struct ShownTurn<'a> {
 }
 
 impl<'a> Summary<'a> {
-    fn of(id: &'a str, session: &'a Session, ttl: Duration) -> Self {
+    fn of(id: &'a SessionId, session: &'a Session, ttl: Duration) -> Self {
         let ttl = session.head.ttl.unwrap_or(ttl).as_secs();
         Self {
-            session_id: id,
+            session_id: id.as_str(),
             system: session.system(),
             model: session.head.model.as_deref(),
             ttl,
@@ -107,13 +107,12 @@ pub(crate) async fn create<P: Platform, B: RequestBody>(
     let caller = caller?;
     let body = body::read(service, headers, body, config.body_limits.other).await?;
     let head = request::head(&body)?;
-    let id = random_id(service);
-    let made =
-        service.store().create_session(&SessionKey::of(&caller, &id)?, &head, config.session_ttl).await;
+    let id = SessionId::parse(&random_id(service))?;
+    let made = service.store().create_session(&SessionKey::of(&caller, &id), &head, config.session_ttl).await;
     needed(service, account, "session_create", made)?;
     let session = Session { head, ..Session::default() };
     let mut response = reply::json(StatusCode::CREATED, &Summary::of(&id, &session, config.session_ttl));
-    if let Ok(location) = HeaderValue::try_from(format!("/sessions/{id}")) {
+    if let Ok(location) = HeaderValue::try_from(format!("/sessions/{}", id.as_str())) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(private(response))
@@ -195,10 +194,10 @@ pub(crate) async fn delete<P: Platform>(
 }
 
 /// The id that the path names, and the caller's session of that id.
-fn named(parts: &Parts, caller: Result<CallerId, Error>) -> Result<(String, SessionKey), Error> {
+fn named(parts: &Parts, caller: Result<CallerId, Error>) -> Result<(SessionId, SessionKey), Error> {
     let caller = caller?;
     let id = request::id(parts.uri.path())?;
-    let key = SessionKey::of(&caller, &id)?;
+    let key = SessionKey::of(&caller, &id);
     Ok((id, key))
 }
 
@@ -218,7 +217,7 @@ async fn load_whole<P: Platform>(
     parts: &Parts,
     caller: Result<CallerId, Error>,
     account: &mut Account,
-) -> Result<(String, Session), Error> {
+) -> Result<(SessionId, Session), Error> {
     let (id, key) = named(parts, caller)?;
     let mut session = load(service, &key, EXPORTED, account).await?;
     while let Some(oldest) = session.turns.first().filter(|_| session.skipped > 0) {

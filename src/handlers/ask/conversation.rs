@@ -16,7 +16,7 @@ use crate::{
     host::{Platform, Service},
     request::{Account, StoreDeadline},
     session::{
-        Dialect, History, HistoryLimits, RawMessage, Session, SessionKey, Span, Turn,
+        Dialect, History, HistoryLimits, RawMessage, RequestedSession, Session, SessionKey, Span, Turn,
         window::{self, Rate},
     },
     store::{Sessions, StoreResult},
@@ -260,12 +260,13 @@ fn member(name: &str, text: &str) -> Vec<u8> {
     [b"\"", name.as_bytes(), b"\":", &*text, b","].concat()
 }
 
-/// The session that a request names in its header; empty when it names none.
+/// The session that a request names in its header.
 ///
 /// # Errors
-/// [`Error::InvalidSessionId`] for an id that is no text.
-pub(crate) fn session_id(headers: &HeaderMap) -> Result<&str, Error> {
-    headers.get(X_PADDOCK_SESSION).map_or(Ok(""), |id| id.to_str().map_err(|_| Error::InvalidSessionId))
+/// [`Error::InvalidSessionId`] for an id that is no text: it is refused at once.
+pub(crate) fn session_in(headers: &HeaderMap) -> Result<RequestedSession, Error> {
+    let Some(id) = headers.get(X_PADDOCK_SESSION) else { return Ok(RequestedSession::None) };
+    id.to_str().map(RequestedSession::of).map_err(|_| Error::InvalidSessionId)
 }
 
 #[cfg(test)]

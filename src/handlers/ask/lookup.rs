@@ -19,7 +19,7 @@ use crate::{
     flight::{CachePlan, Flight, Outcome, Rendering, SessionCommit},
     host::{Platform, Service},
     request::Account,
-    session::{History, SessionKey, SessionStatus},
+    session::{History, SessionId, SessionKey, SessionStatus},
     store::{FlightKey, ResponseCache, Store, StoreResult},
     upstream::{FleetPrefetch, UpstreamRequest, prefetch_fleet, probe},
 };
@@ -67,7 +67,9 @@ impl<'a> Lookup<'a> {
                 return Err(Error::InvalidIdempotencyKey);
             }
             Some(key) => {
-                let key = [question.session().as_bytes(), b"\0", key.as_bytes()].concat();
+                // A request with an invalid session id is refused before this key is used.
+                let session = question.session().id().map(SessionId::as_str).unwrap_or_default();
+                let key = [session.as_bytes(), b"\0", key.as_bytes()].concat();
                 Some(CacheKey::of_repetition(question.path(), caller, &key))
             }
             None => None,
@@ -117,10 +119,7 @@ impl<'a> Lookup<'a> {
         let name = epoch_name(question.model().unwrap_or_default());
         let guess = self.guess(service, question, &name);
         let likely = self.repetition.or_else(|| guess.map(|(_, key)| key));
-        let session = match question.session() {
-            "" => None,
-            id => Some(SessionKey::of(self.caller, id)?),
-        };
+        let session = question.session().checked()?.map(|id| SessionKey::of(self.caller, id));
         let model = question.model().and_then(ModelName::parse);
         // A round trip to another server is worth looking ahead; what is in this process can be looked at any time.
         let looks_ahead = service.store().is_shared();
@@ -174,7 +173,7 @@ impl<'a> Lookup<'a> {
         match self.policy {
             _ if self.repetition.is_some() => None,
             CachePolicy::Answer { .. }
-                if question.session().is_empty() && !service.fleet().inventories().is_empty() =>
+                if question.session().is_none() && !service.fleet().inventories().is_empty() =>
             {
                 let context = self.context(service, question, service.flights().epochs(epoch_name));
                 let key = question.key(&context, &question.asked(None, &History::default()));

@@ -9,7 +9,7 @@ use serde_json::value::RawValue;
 use crate::{
     api::{error::Error, query::parameter, route},
     config,
-    session::{SessionHead, Span, Turn},
+    session::{SessionHead, SessionId, Span, Turn},
     wire::members::{self, Members},
 };
 
@@ -49,10 +49,10 @@ fn time(value: &RawValue) -> Option<Duration> {
 /// The id in a path, decoded.
 ///
 /// # Errors
-/// [`Error::InvalidSessionId`] for an id that is no text; [`Error::NotFound`] for a path without one.
-pub(crate) fn id(path: &str) -> Result<String, Error> {
+/// [`Error::InvalidSessionId`]; [`Error::NotFound`] for a path without one.
+pub(crate) fn id(path: &str) -> Result<SessionId, Error> {
     let id = percent_decode_str(route::session_id(path).ok_or(Error::NotFound)?);
-    id.decode_utf8().map(Cow::into_owned).map_err(|_| Error::InvalidSessionId)
+    SessionId::parse(&id.decode_utf8().map_err(|_| Error::InvalidSessionId)?)
 }
 
 /// Which turns are shown.
@@ -175,7 +175,7 @@ mod tests {
             ("/sessions/%ff", Err("invalid_session_id")),
         ] {
             let found = id(path);
-            assert_eq!(found.as_deref().map_err(Error::code), expected, "{path}");
+            assert_eq!(found.as_ref().map(SessionId::as_str).map_err(Error::code), expected, "{path}");
         }
     }
 
