@@ -105,13 +105,14 @@ pub(crate) async fn create<P: Platform, B: RequestBody>(
 ) -> Result<Response<ReplyBody>, Error> {
     let config = service.config();
     let caller = caller?;
-    let body = body::read(service, headers, body, config.body_limits.other).await?;
+    let body = body::read(service, headers, body, config.access.body_limits.other).await?;
     let head = request::head(&body)?;
     let id = SessionId::parse(&random_id(service))?;
-    let made = service.store().create_session(&SessionKey::of(&caller, &id), &head, config.session_ttl).await;
+    let made =
+        service.store().create_session(&SessionKey::of(&caller, &id), &head, config.sessions.ttl).await;
     needed(service, account, "session_create", made)?;
     let session = Session { head, ..Session::default() };
-    let mut response = reply::json(StatusCode::CREATED, &Summary::of(&id, &session, config.session_ttl));
+    let mut response = reply::json(StatusCode::CREATED, &Summary::of(&id, &session, config.sessions.ttl));
     if let Ok(location) = HeaderValue::try_from(format!("/sessions/{}", id.as_str())) {
         response.headers_mut().insert(header::LOCATION, location);
     }
@@ -133,7 +134,7 @@ pub(crate) async fn show<P: Platform>(
     let session = load(service, &key, page.span(), account).await?;
     let (turns, next) = page.turns(&session.turns);
     let shown = Shown {
-        summary: Summary::of(&id, &session, service.config().session_ttl),
+        summary: Summary::of(&id, &session, service.config().sessions.ttl),
         turns: turns.iter().map(ShownTurn::of).collect(),
         next,
     };
@@ -156,7 +157,7 @@ pub(crate) async fn export<P: Platform>(
     let (mut response, name) = match form {
         ExportFormat::Json => {
             let exported = Exported {
-                summary: Summary::of(&id, &session, service.config().session_ttl),
+                summary: Summary::of(&id, &session, service.config().sessions.ttl),
                 turns: session.turns.iter().map(ShownTurn::of).collect(),
             };
             (reply::json(StatusCode::OK, &exported), "attachment; filename=\"session.json\"")
@@ -207,7 +208,7 @@ async fn load<P: Platform>(
     span: Span<'_>,
     account: &mut Account,
 ) -> Result<Session, Error> {
-    let session = service.store().session(key, span, service.config().session_ttl).await;
+    let session = service.store().session(key, span, service.config().sessions.ttl).await;
     needed(service, account, "session_load", session)?.ok_or(Error::SessionNotFound)
 }
 

@@ -76,7 +76,7 @@ pub(crate) async fn prefetch_fleet<P: Platform>(
     model: Option<&ModelName>,
 ) -> FleetPrefetch {
     let snapshot = async { budget.ask(service).snapshot().await };
-    let turn = (service.config().policy == Policy::RoundRobin)
+    let turn = (service.config().fleet.policy == Policy::RoundRobin)
         .then_some(async { budget.ask(service).next_sequence().await });
     let (snapshot, turn, inventories) =
         join!(snapshot, OptionFuture::from(turn), probe::inventories(service, budget, model));
@@ -224,7 +224,7 @@ impl<'a, P: Platform> Admission<'a, P> {
 
     async fn plan(&mut self, view: &FleetView, account: &mut Account) -> Plan {
         let service = self.service;
-        let policy = service.config().policy;
+        let policy = service.config().fleet.policy;
         if policy == Policy::RoundRobin && self.turn.is_none() {
             let is_asked = !account.store_failed();
             let turn = if is_asked { Some(account.budget.ask(service).next_sequence().await) } else { None };
@@ -350,13 +350,13 @@ impl<'a, P: Platform> Admission<'a, P> {
         ticket.id = self.id.as_str().into();
         let now = service.now();
         let since = *self.waiting.get_or_insert(now);
-        if now.saturating_sub(since) >= config.queue_timeout {
+        if now.saturating_sub(since) >= config.fleet.queue_timeout {
             self.leave().await;
             return Err(Error::Overloaded { is_full: false, retry_after: first.wait });
         }
         let mut displaced = None;
         if !is_waiting {
-            match queue::entry(&view.tickets, &ticket.caller, config.queue_limit) {
+            match queue::entry(&view.tickets, &ticket.caller, config.fleet.queue_limit) {
                 QueueDecision::Enter => {}
                 QueueDecision::Displace(ticket) => displaced = Some(ticket),
                 QueueDecision::Full => {
@@ -443,8 +443,8 @@ impl<'a, P: Platform> Admission<'a, P> {
         let service = self.service;
         let lane = self.order.routing_key.lane().filter(|_| !slot.cold);
         let stats = lane.as_deref().and_then(|lane| slot.stats.lane(lane));
-        let patience =
-            stats.and_then(|stats| stats.patience(&slot.options, slot.streams, service.config().hung_after));
+        let patience = stats
+            .and_then(|stats| stats.patience(&slot.options, slot.streams, service.config().fleet.hung_after));
         let Some(patience) = patience else { return std::future::pending().await };
         let mut since = slot.began;
         let mut wait = patience;

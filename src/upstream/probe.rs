@@ -113,7 +113,7 @@ async fn keep_asking<P: Platform>(service: &Service<P>) {
 /// The pause between two questions: replicas that started together must not ask together, so 20 % more or less.
 async fn pause<P: Platform>(service: &Service<P>) {
     let percent = u32::try_from(service.random() % 41).unwrap_or_default() + 80;
-    service.sleep(service.config().probe_interval * percent / 100).await;
+    service.sleep(service.config().fleet.probe_interval * percent / 100).await;
 }
 
 /// What the hosts have, as far as it is known now; where nothing is, as soon as one has the model.

@@ -42,8 +42,8 @@ pub(crate) async fn chat<P: Platform, B: RequestBody>(
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
     let config = service.config();
-    let body = body::read(service, headers, body, config.body_limits.chat).await?;
-    let question = ChatQuestion::parse(&body, headers, &config.default_model)?;
+    let body = body::read(service, headers, body, config.access.body_limits.chat).await?;
+    let question = ChatQuestion::parse(&body, headers, &config.fleet.default_model)?;
     ask(service, headers, caller, account, question).await
 }
 

@@ -53,7 +53,10 @@ impl SessionState {
         budget: &StoreDeadline,
         key: &SessionKey,
     ) -> StoreResult<Option<Session>> {
-        budget.ask(service).session(key, service.config().history.span(), service.config().session_ttl).await
+        budget
+            .ask(service)
+            .session(key, service.config().sessions.history.span(), service.config().sessions.ttl)
+            .await
     }
 
     /// What [`SessionState::fetch`] gave; both are none where the request names no session.
@@ -71,7 +74,7 @@ impl SessionState {
             Some(session) => {
                 Ok(Self::Loaded(key, session.unwrap_or_default(), service.fleet().inventories()))
             }
-            None if service.config().session_required => Err(Error::SessionUnavailable),
+            None if service.config().sessions.is_required => Err(Error::SessionUnavailable),
             None => Ok(Self::Unavailable),
         }
     }
@@ -97,7 +100,7 @@ impl SessionState {
         let Self::Loaded(key, session, _) = self else { return };
         while let Some(oldest) = session.unread_exchange() {
             let span = Span { before: Some(&oldest.id), ..EXCHANGE };
-            let earlier = account.budget.ask(service).session(key, span, service.config().session_ttl).await;
+            let earlier = account.budget.ask(service).session(key, span, service.config().sessions.ttl).await;
             let earlier = account.degrade(service, "session_load", earlier).flatten();
             let Some(earlier) = earlier.filter(|earlier| !earlier.turns.is_empty()) else { return };
             session.prepend(earlier);
@@ -128,7 +131,7 @@ impl SessionState {
         let rate = Rate::of(&session.turns);
         let Some(room) = window::certain_room(request, dialect, &name, inventories, rate) else { return };
         let left_out = |tokens| {
-            let budget = HistoryLimits { tokens, ..service.config().history };
+            let budget = HistoryLimits { tokens, ..service.config().sessions.history };
             History::new(session, budget).left_out
         };
         if left_out(room) > left_out(usize::MAX) {

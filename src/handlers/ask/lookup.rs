@@ -100,7 +100,7 @@ impl<'a> Lookup<'a> {
         question: &impl Question,
         epochs: Epochs,
     ) -> KeyContext<'a> {
-        let caller = Some(self.caller).filter(|_| service.config().cache_scope == CacheSharing::Caller);
+        let caller = Some(self.caller).filter(|_| service.config().cache.sharing == CacheSharing::Caller);
         let name = question.model().and_then(ModelName::parse);
         let digest = name.map(|name| digest(&name, &service.fleet().inventories()));
         KeyContext { surface: question.path(), caller, digest: digest.unwrap_or_default(), epochs }
@@ -191,7 +191,7 @@ impl<'a> Lookup<'a> {
         prefetched: &mut Prefetched<'_>,
         question: &impl Question,
     ) {
-        self.policy = CachePolicy::of(question.is_covered(&service.config().cache_modes), &self.control);
+        self.policy = CachePolicy::of(question.is_covered(&service.config().cache.modes), &self.control);
         let name = epoch_name(question.model().unwrap_or_default());
         if let Some(all) = &prefetched.all_epochs {
             prefetched.epochs = all.of(&name);
@@ -219,7 +219,7 @@ impl<'a> Lookup<'a> {
         if let Some(repetition) = self.repetition {
             // What says nothing, such as a GET, repeats nothing.
             let question = Some(question.fingerprint()?);
-            let (ttl, policy) = (config.idempotency_ttl, CachePolicy::Answer { max_age: None });
+            let (ttl, policy) = (config.cache.idempotency_ttl, CachePolicy::Answer { max_age: None });
             return Some(CachePlan { key: repetition, question, ttl, policy, is_shared: true });
         }
         let is_shared = match self.policy {
@@ -231,7 +231,7 @@ impl<'a> Lookup<'a> {
         // What was guessed rightly is not computed again.
         let guess = prefetched.guess.filter(|(guessed, _)| *guessed == context);
         let key = guess.map(|(_, key)| key).or_else(|| question.key(&context, asked))?;
-        Some(CachePlan { key, question: None, ttl: config.cache_ttl, policy: self.policy, is_shared })
+        Some(CachePlan { key, question: None, ttl: config.cache.ttl, policy: self.policy, is_shared })
     }
 
     /// What is asked, ready to fly.
