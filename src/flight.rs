@@ -130,7 +130,7 @@ impl Flight {
         service: &Service<P>,
         account: &mut Account,
     ) -> Result<Outcome, Error> {
-        let limit = usize::try_from(service.config().cache_max_entry).unwrap_or(usize::MAX);
+        let limit = usize::try_from(service.config().cache.max_entry).unwrap_or(usize::MAX);
         let limit =
             limit.saturating_mul(UNPACKED * self.cache_plan.map_or(1, |cache_plan| cache_plan.size()));
         let (reader, lead) = match self.cache_plan {

@@ -126,7 +126,7 @@ impl Exchange {
             tally: TallyState::Pending,
             handed_over: false,
         };
-        let visitor = service.config().origins.judge(&parts);
+        let visitor = service.config().access.origins.judge(&parts);
         (Self { parts, route, visitor, account }, body)
     }
 
@@ -198,8 +198,8 @@ fn stamps(account: &Account, family: ErrorFormat) -> Vec<(HeaderName, HeaderValu
 fn admit<P: Platform>(service: &Service<P>, route: Route, parts: &Parts) -> Result<(), Error> {
     let config = service.config();
     if !route.is_open()
-        && let Err(refusal) = config.api_keys.check(&parts.headers)
-        && !config.admin_token.is_held(&parts.headers)
+        && let Err(refusal) = config.access.api_keys.check(&parts.headers)
+        && !config.access.admin_token.is_held(&parts.headers)
     {
         return Err(refusal);
     }
@@ -216,7 +216,7 @@ fn admit<P: Platform>(service: &Service<P>, route: Route, parts: &Parts) -> Resu
 /// carries it.
 fn explains<P: Platform>(service: &Service<P>, headers: &HeaderMap) -> bool {
     let is_asked = headers.get(X_PADDOCK_EXPLAIN).is_some_and(|asked| asked == "1");
-    is_asked && service.config().admin_token.check(headers).is_ok()
+    is_asked && service.config().access.admin_token.check(headers).is_ok()
 }
 
 /// The id of a request: the client's own if it is short and plain, so that a request can be traced through several

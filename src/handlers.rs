@@ -85,7 +85,7 @@ pub(crate) async fn models<P: Platform, B: RequestBody>(
         ModelsRoute::Banner => Ok(reply::complete(StatusCode::OK, "text/plain; charset=utf-8", BANNER)),
         ModelsRoute::List(list) => models::list::list(service, list).await,
         ModelsRoute::Manage(operation) => {
-            if !config.allow_model_management && !config.admin_token.is_held(&parts.headers) {
+            if !config.access.allow_model_management && !config.access.admin_token.is_held(&parts.headers) {
                 return Err(Error::ManagementForbidden);
             }
             models::manage::manage(service, operation, &parts.headers, body, account).await
@@ -116,7 +116,7 @@ pub(crate) async fn sessions<P: Platform, B: RequestBody>(
 
 /// Who asks. It is found out here alone, and only for the groups to which it matters.
 fn caller_id<P: Platform>(service: &Service<P>, parts: &Parts) -> Result<CallerId, Error> {
-    CallerId::of(&parts.headers, service.config().caller_header.as_ref())
+    CallerId::of(&parts.headers, service.config().access.caller_header.as_ref())
 }
 
 /// Answers whether the service is alive, whether its hosts are, and how the fleet is doing.

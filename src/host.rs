@@ -51,7 +51,7 @@ impl<P: Platform> Service<P> {
     /// A service with these settings, which knows the configured hosts from the start.
     pub fn new(config: Config, platform: P, store: P::Store, metrics: P::Metrics) -> Self {
         let fleet = store.local_fleet().unwrap_or_default();
-        fleet.set_hosts(&config.hosts);
+        fleet.set_hosts(&config.fleet.hosts);
         let flights = FlightTable::new(P::WAKES_OTHER_REQUESTS);
         let orphans = Orphans::default();
         Self(Arc::new(ServiceState { config, platform, store, metrics, fleet, orphans, flights }))

@@ -7,13 +7,35 @@
 //! The core never reads a clock, an environment variable or a random number, never names a runtime, and spawns
 //! only through the port [`platform::Background`]. A platform moves bytes; every decision is made here.
 //!
+//! To embed it, implement [`Platform`], which is the ports and the types of the stores, and make a service:
+//!
+//! ```
+//! # #[cfg(feature = "memory")]
+//! # mod embedding {
+//! use paddock::{Config, Platform, Service, config::settings::Deployment};
+//! use paddock::{metrics::memory::MemoryMetrics, platform::Clock, store::memory::MemoryStore};
+//!
+//! fn service<C: Clock, P>(platform: P, clock: C) -> Result<Service<P>, Vec<String>>
+//! where
+//!     P: Platform<Store = MemoryStore<C>, Metrics = MemoryMetrics>,
+//! {
+//!     let config = Config::load(&|name: &str| std::env::var(name).ok(), Deployment::Native)?.config;
+//!     let store = MemoryStore::new(clock, config.store.memory_limit);
+//!     Ok(Service::new(config, platform, store, MemoryMetrics::default()))
+//! }
+//! # }
+//! ```
+//!
+//! [`Service::handle`] answers a request, and [`Service::watch`] probes the hosts while the program runs. The examples
+//! `custom_platform` and `embed_in_axum` are whole programs; `plan_hosts` plans without a service.
+//!
 //! The public modules, in their order: a module names only those before it.
 //!
 //! | module | what it holds |
 //! |---|---|
-//! | [`wire`] | the formats of others: JSON members, framers, six protocols |
+//! | [`wire`] | what is public of the formats of others: the members of a JSON object, token counts |
 //! | [`platform`] | the leaf ports, and what is logged, as typed events that cannot carry a message's content |
-//! | [`api`] | our own HTTP: callers, and everything that can go wrong, as one enum with an exhaustive table |
+//! | [`api`] | our own HTTP: callers and keys, and everything that can go wrong, as one enum |
 //! | [`fleet`] | the backend hosts, the planner, the queue, the breaker and the failover rules |
 //! | [`cache`], [`session`] | keys and values of shared state, and the pure rules over them |
 //! | [`store`] | shared state as semantic ports, over memory and over Redis |

@@ -2,7 +2,7 @@
 //!
 //! A handler makes one [`Sample`] per request; an implementation of [`Metrics`] adds it up, in memory natively and in
 //! Redis on Spin, where components share nothing else. Labels are bounded: a model gets a label only after it has
-//! answered, and only the first [`MODEL_LIMIT`] models do.
+//! answered, and only the first 100 models do.
 
 mod family;
 mod gauges;

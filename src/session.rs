@@ -3,25 +3,23 @@
 //! Nothing here loads or appends turns: the store does, for `handlers/ask/conversation.rs` (loading) and
 //! `flight/subscriber.rs` (appending).
 
+mod id;
 pub(crate) mod window;
 
 use std::{borrow::Cow, iter::repeat, time::Duration};
 
 use serde::{Serialize, Serializer};
-use sha2::{Digest, Sha256};
 
 pub use crate::wire::dialect::{Dialect, RawMessage};
 use crate::{
-    api::{auth::CallerId, error::Error},
     session::window::Rate,
     wire::{
         dialect::{self, MessageRole, Thread, Weight},
         members::Members,
     },
 };
-
-/// The longest session id, in characters.
-pub(crate) const SESSION_ID_LIMIT: usize = 128;
+pub(crate) use id::RequestedSession;
+pub use id::{SessionId, SessionKey};
 
 /// The most turns that a session keeps; older ones are dropped.
 pub const KEPT_TURNS: usize = 1000;
@@ -261,39 +259,6 @@ impl Session {
     /// Whether the current system message survives when turns are dropped.
     fn keeps_system(&self) -> bool {
         self.system.is_some() || self.turns.iter().all(|turn| turn.system.is_none())
-    }
-}
-
-/// The key of a session in the store: a hash of the caller id and the session id. So ids never appear there, and the id
-/// of another caller's session leads to a session of one's own.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct SessionKey([u8; 32]);
-
-impl std::fmt::Debug for SessionKey {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("SessionKey(..)")
-    }
-}
-
-impl SessionKey {
-    /// The key of the caller's session `id`.
-    ///
-    /// # Errors
-    /// [`Error::InvalidSessionId`] for an id longer than [`SESSION_ID_LIMIT`] or with control characters.
-    pub fn of(caller: &CallerId, id: &str) -> Result<Self, Error> {
-        if id.chars().count() > SESSION_ID_LIMIT || id.chars().any(char::is_control) {
-            return Err(Error::InvalidSessionId);
-        }
-        let mut hash = Sha256::new();
-        hash.update(b"paddock session 1\0");
-        hash.update(caller.as_bytes());
-        hash.update(id.as_bytes());
-        Ok(Self(hash.finalize().into()))
-    }
-
-    /// The 256 bits of the key.
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
     }
 }
 

@@ -1,7 +1,7 @@
 //! The ports for shared state, named by what the service needs and not by what a database offers.
 //!
-//! This crate has two implementations: [`memory`] and [`redis`]. One suite of contract tests runs on each store. A
-//! store may fail at any time; a chat then continues without it.
+//! This crate has two implementations: `memory`, with the feature of that name, and [`redis`]. One suite of contract
+//! tests runs on each store. A store may fail at any time; a chat then continues without it.
 
 mod flight_board;
 #[cfg(feature = "memory")]

@@ -47,7 +47,7 @@ pub(crate) fn service() -> anyhow::Result<TokioService> {
     let loaded = Config::load(&settings, Deployment::Native);
     let config = loaded.map_err(|problems| anyhow::anyhow!(problems.join("; ")))?.config;
     let clock = WallClock(Instant::now());
-    let store = MemoryStore::new(clock, config.memory_limit);
+    let store = MemoryStore::new(clock, config.store.memory_limit);
     Ok(Service::new(config, TokioPlatform(clock), store, MemoryMetrics::default()))
 }
 

@@ -86,9 +86,9 @@ async fn run(mut config: Config, native: command_line::NativeSettings, demo: boo
     // TLS to Redis uses the crypto provider of the process.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let demo = if demo {
-        let demo = demo::start(&config.default_model).await?;
-        config.hosts = vec![demo.host()?];
-        config.names.clear();
+        let demo = demo::start(&config.fleet.default_model).await?;
+        config.fleet.hosts = vec![demo.host()?];
+        config.fleet.names.clear();
         Some(demo)
     } else {
         None

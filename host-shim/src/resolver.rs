@@ -43,18 +43,19 @@ where
 {
     pub(crate) fn new(service: NativeService, look_up: L) -> Self {
         let config = service.config();
-        let roster = Mutex::new(Roster::new(&config.hosts, &config.names));
+        let roster = Mutex::new(Roster::new(&config.fleet.hosts, &config.fleet.names));
         Self { service, roster, look_up }
     }
 
     /// Looks up every host name once, all at the same time.
     pub(crate) async fn resolve(&self) {
-        join_all(self.service.config().names.iter().map(|name| self.look(name))).await;
+        join_all(self.service.config().fleet.names.iter().map(|name| self.look(name))).await;
     }
 
     /// Looks up every host name periodically; a slow lookup does not delay the others.
     pub(crate) async fn keep(&self) {
-        let period = self.service.config().probe_interval.clamp(Duration::from_millis(1), LONGEST_INTERVAL);
+        let period =
+            self.service.config().fleet.probe_interval.clamp(Duration::from_millis(1), LONGEST_INTERVAL);
         let keep = async |name| -> Infallible {
             let mut ticks = interval_at(Instant::now() + period, period);
             ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -63,7 +64,7 @@ where
                 self.look(name).await;
             }
         };
-        join_all(self.service.config().names.iter().map(keep)).await;
+        join_all(self.service.config().fleet.names.iter().map(keep)).await;
     }
 
     async fn look(&self, name: &HostName) {

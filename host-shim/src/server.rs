@@ -30,7 +30,7 @@ pub(crate) struct Server {
 
 impl Server {
     pub(crate) fn new(service: NativeService) -> Self {
-        let client_timeout = service.config().client_timeout;
+        let client_timeout = service.config().timeouts.client;
         let mut http = http1::Builder::new();
         http.timer(TokioTimer::new()).header_read_timeout(client_timeout);
         Self { service, client_timeout, connections: GracefulShutdown::new(), http }

@@ -14,12 +14,12 @@ pub(crate) fn announce(service: &NativeService, demo: bool) {
             );
         }
         NativeStore::Disk(_) => {
-            let directory = service.config().data.as_ref().map(|data| data.directory.as_str());
+            let directory = service.config().store.data.as_ref().map(|data| data.directory.as_str());
             tracing::info!(directory, "sessions and answers are kept on disk");
         }
         NativeStore::Redis(_) => tracing::info!("state is kept in Redis"),
     }
-    if service.config().api_keys.is_open() {
+    if service.config().access.api_keys.is_open() {
         tracing::info!("open to everybody who can connect: set API_KEYS to demand a key");
     }
     if demo {
@@ -43,7 +43,7 @@ fn report(service: &NativeService, probes: &[Probe]) {
         }
     }
     let models: Vec<_> = probes.iter().filter_map(|probe| probe.models.as_ref().ok()).flatten().collect();
-    let default = &service.config().default_model;
+    let default = &service.config().fleet.default_model;
     if probes.iter().all(|probe| probe.models.is_err()) {
         tracing::warn!(
             "no Ollama service answers: start one with 'ollama serve', or name it with OLLAMA_HOSTS; \

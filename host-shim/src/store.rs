@@ -60,15 +60,15 @@ macro_rules! forward {
 
 impl NativeStore {
     pub(crate) fn new(config: &Config, clock: SystemClock) -> anyhow::Result<Self> {
-        if let Some(redis) = &config.redis {
+        if let Some(redis) = &config.store.redis {
             let guard = Guard::new(RedisClient::new(redis)?, clock);
-            let store = RedisStore::new(guard, &config.redis_prefix, redis.limits);
+            let store = RedisStore::new(guard, &config.store.redis_prefix, redis.limits);
             return Ok(Self::Redis(store.with_replicas(redis.wait_replicas)));
         }
-        let Some(data) = &config.data else {
-            return Ok(Self::Memory(MemoryStore::new(clock, config.memory_limit)));
+        let Some(data) = &config.store.data else {
+            return Ok(Self::Memory(MemoryStore::new(clock, config.store.memory_limit)));
         };
-        let limits = DiskLimits { memory: config.memory_limit, disk: data.limit, wait: DISK_LIMIT };
+        let limits = DiskLimits { memory: config.store.memory_limit, disk: data.limit, wait: DISK_LIMIT };
         Ok(Self::Disk(DiskStore::open(Path::new(&data.directory), limits, clock)?))
     }
 

@@ -41,8 +41,8 @@ pub(crate) struct Client(PooledClient<LimitedConnector, Full<Bytes>>);
 impl Client {
     /// A client for these hosts.
     pub(crate) fn new(config: &Config) -> Self {
-        let connect_limit = config.limits.connect;
-        let any_tls = config.hosts.iter().any(|host| host.url().starts_with("https:"));
+        let connect_limit = config.timeouts.upstream.connect;
+        let any_tls = config.fleet.hosts.iter().any(|host| host.url().starts_with("https:"));
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
         http.enforce_http(false);

@@ -1,6 +1,6 @@
 //! Every error of a request, as one enum grouped by who must act.
 //!
-//! `Error::row` has a line for each variant, and [`Error::detail`] decides for each what the log may contain: a new
+//! `Error::row` has a line for each variant, and `Error::detail` decides for each what the log may contain: a new
 //! variant does not compile until both have it. `Display` is the client's message: what is wrong and what to do,
 //! without internal details. The submodule `shape` writes an error in the format of each endpoint.
 

@@ -27,7 +27,7 @@ pub struct KeyContext<'a> {
     pub surface: &'static str,
     /// The caller id; `None` where all callers share answers.
     pub caller: Option<&'a CallerId>,
-    /// A hash of the model's content: see [`digest_of`].
+    /// A hash of the digests of the model on all hosts.
     pub digest: [u8; 32],
     /// The purge counters.
     pub epochs: Epochs,

@@ -126,7 +126,7 @@ mod tests {
     use crate::config::{Config, Loaded, tests::load};
 
     fn urls(config: &Config) -> Vec<&str> {
-        config.hosts.iter().map(BackendHost::url).collect()
+        config.fleet.hosts.iter().map(BackendHost::url).collect()
     }
 
     #[test]
@@ -168,8 +168,8 @@ mod tests {
             weight,
             parallel: 7,
         };
-        assert_eq!(config.names, [name(2, "ollama", 11434, 3), name(4, "::1", 80, 1)]);
-        let places: Vec<_> = config.hosts.iter().map(BackendHost::name).collect();
+        assert_eq!(config.fleet.names, [name(2, "ollama", 11434, 3), name(4, "::1", 80, 1)]);
+        let places: Vec<_> = config.fleet.hosts.iter().map(BackendHost::name).collect();
         assert_eq!(places, ["1", "3"]);
         assert_eq!(warnings, ["OLLAMA_HOSTS: dns+http://ollama:11434 is named twice and counts once"]);
     }
@@ -179,8 +179,8 @@ mod tests {
         let name =
             |text: &str| load(&[("OLLAMA_HOST", text)], Deployment::Native).map(|loaded| loaded.config);
         let config = name("dns+http://ollama:11434;parallel=2;weight=5").unwrap();
-        assert!(config.hosts.is_empty());
-        let options: Vec<_> = config.names.iter().map(|name| (name.weight, name.parallel)).collect();
+        assert!(config.fleet.hosts.is_empty());
+        let options: Vec<_> = config.fleet.names.iter().map(|name| (name.weight, name.parallel)).collect();
         assert_eq!(options, [(5, 2)]);
         for text in [
             "dns+http://a:1;weight=0",

@@ -13,26 +13,52 @@ fn native(pairs: &[(&str, &str)]) -> Loaded {
 }
 
 fn urls(config: &Config) -> Vec<&str> {
-    config.hosts.iter().map(crate::BackendHost::url).collect()
+    config.fleet.hosts.iter().map(crate::BackendHost::url).collect()
 }
+
+/// The settings of the native form, in the order in which their mistakes are listed.
+const NATIVE_MISTAKES: &str = "\
+    HOST_PARALLEL OLLAMA_HOSTS LB_POLICY QUEUE_LIMIT QUEUE_TIMEOUT HUNG_AFTER PROBE_INTERVAL \
+    PROBE_CONNECT_TIMEOUT CACHE_MODE CACHE_MODELS CACHE_ENABLED CACHE_SCOPE CACHE_TTL CACHE_MAX_ENTRY \
+    CACHE_REPLAY_PAUSE IDEMPOTENCY_TTL SESSION_TTL SESSION_REQUIRED HISTORY_MAX_MESSAGES \
+    HISTORY_MAX_BYTES BODY_LIMIT CHAT_BODY_LIMIT API_BODY_LIMIT OPENAI_BODY_LIMIT ANTHROPIC_BODY_LIMIT \
+    CONNECT_TIMEOUT FIRST_BYTE_TIMEOUT BETWEEN_BYTES_TIMEOUT TOTAL_TIMEOUT CLIENT_TIMEOUT HEALTH_TIMEOUT \
+    HEALTH_ALWAYS_200 ALLOW_MODEL_MANAGEMENT CORS_ALLOW_ORIGINS CALLER_HEADER REDIS_TIMEOUT \
+    REDIS_WRITE_TIMEOUT REDIS_PREFIX SESSION_WAIT_REPLICAS REDIS_CLUSTER REDIS_SCHEME REDIS_PORT \
+    REDIS_DB REDIS_HOST REDIS_CA_FILE MEMORY_LIMIT DATA_LIMIT";
+/// The same on Spin.
+const SPIN_MISTAKES: &str = "\
+    HOST_PARALLEL OLLAMA_WEIGHTS OLLAMA_HOST OLLAMA_HOST2 OLLAMA_HOST3 OLLAMA_HOST4 OLLAMA_HOST5 \
+    OLLAMA_HOST6 OLLAMA_HOST7 OLLAMA_HOST8 LB_POLICY QUEUE_LIMIT QUEUE_TIMEOUT HUNG_AFTER \
+    PROBE_CONNECT_TIMEOUT CACHE_MODE CACHE_MODELS CACHE_ENABLED CACHE_SCOPE CACHE_TTL CACHE_MAX_ENTRY \
+    CACHE_REPLAY_PAUSE IDEMPOTENCY_TTL SESSION_TTL SESSION_REQUIRED HISTORY_MAX_MESSAGES \
+    HISTORY_MAX_BYTES BODY_LIMIT CHAT_BODY_LIMIT API_BODY_LIMIT OPENAI_BODY_LIMIT ANTHROPIC_BODY_LIMIT \
+    CONNECT_TIMEOUT FIRST_BYTE_TIMEOUT BETWEEN_BYTES_TIMEOUT TOTAL_TIMEOUT CLIENT_TIMEOUT HEALTH_TIMEOUT \
+    HEALTH_ALWAYS_OK ALLOW_MODEL_MANAGEMENT CORS_ALLOW_ORIGINS CALLER_HEADER REDIS_TIMEOUT \
+    REDIS_WRITE_TIMEOUT REDIS_PREFIX SESSION_WAIT_REPLICAS REDIS_SCHEME REDIS_PORT REDIS_DB REDIS_HOST";
 
 #[test]
 fn nothing_set_means_the_defaults_of_the_table() {
     let config = native(&[]).config;
     assert_eq!(urls(&config), ["http://127.0.0.1:11434"]);
-    assert_eq!(config.default_model, "llama3.2");
-    assert_eq!(config.cache_ttl, Duration::from_hours(1));
-    assert_eq!((config.body_limits.other.bytes, config.body_limits.chat.bytes), (1 << 20, 20 << 20));
-    assert_eq!(config.limits.first_byte, Duration::from_mins(5));
-    assert_eq!(config.redis, None);
+    assert_eq!(config.fleet.default_model, "llama3.2");
+    assert_eq!(config.cache.ttl, Duration::from_hours(1));
+    assert_eq!(
+        (config.access.body_limits.other.bytes, config.access.body_limits.chat.bytes),
+        (1 << 20, 20 << 20)
+    );
+    assert_eq!(config.timeouts.upstream.first_byte, Duration::from_mins(5));
+    assert_eq!(config.store.redis, None);
     assert!(
-        config.api_keys.is_open() && config.cache_scope == CacheSharing::Caller && !config.health_always_ok
+        config.access.api_keys.is_open()
+            && config.cache.sharing == CacheSharing::Caller
+            && !config.access.health_always_ok
     );
 }
 
 #[test]
 fn the_general_limit_of_a_body_holds_for_every_surface_that_has_none_of_its_own() {
-    let limits = native(&[("BODY_LIMIT", "2KiB"), ("API_BODY_LIMIT", "3KiB")]).config.body_limits;
+    let limits = native(&[("BODY_LIMIT", "2KiB"), ("API_BODY_LIMIT", "3KiB")]).config.access.body_limits;
     assert_eq!(limits.chat, BodyLimit { setting: "BODY_LIMIT", bytes: 2048 });
     assert_eq!(limits.ollama, BodyLimit { setting: "API_BODY_LIMIT", bytes: 3072 });
     assert_eq!((limits.anthropic.bytes, limits.other.bytes), (2048, 2048));
@@ -59,8 +85,22 @@ fn every_mistake_is_reported_at_once_and_no_secret_is_repeated() {
 }
 
 #[test]
+fn mistakes_are_listed_in_the_order_in_which_settings_are_read() {
+    let value = |name: &str| {
+        // Redis is read from its parts, of which there are more.
+        let value = if name == "REDIS_PREFIX" { "{" } else { "not\u{7f} a value" };
+        (name != "REDIS_URL").then(|| value.to_owned())
+    };
+    for (form, expected) in [(Deployment::Native, NATIVE_MISTAKES), (Deployment::Spin, SPIN_MISTAKES)] {
+        let problems = Config::load(&value, form).unwrap_err();
+        let names: Vec<_> = problems.iter().filter_map(|problem| problem.split(' ').next()).collect();
+        assert_eq!(names.join(" "), expected, "{form:?}");
+    }
+}
+
+#[test]
 fn redis_is_made_of_its_parts_with_credentials_encoded() {
-    let redis = |pairs: &[(&str, &str)]| native(pairs).config.redis.map(|redis| redis.urls.concat());
+    let redis = |pairs: &[(&str, &str)]| native(pairs).config.store.redis.map(|redis| redis.urls.concat());
     assert_eq!(redis(&[("REDIS_HOST", "r")]).as_deref(), Some("redis://r:6379/0"));
     assert_eq!(
         redis(&[
@@ -75,14 +115,14 @@ fn redis_is_made_of_its_parts_with_credentials_encoded() {
         Some("rediss://u:p%40s%2Fs@r:7000/3")
     );
     let both = native(&[("REDIS_URL", "redis://x/1"), ("REDIS_HOST", "r")]);
-    assert_eq!(both.config.redis.unwrap().urls, ["redis://x/1"]);
+    assert_eq!(both.config.store.redis.unwrap().urls, ["redis://x/1"]);
     assert_eq!(both.warnings.len(), 1);
 }
 
 #[test]
 fn a_cluster_may_have_several_nodes_and_only_database_0() {
     let several = "redis://u:p@a:1, redis://b:2/0";
-    let cluster = native(&[("REDIS_URL", several), ("REDIS_CLUSTER", "true")]).config.redis.unwrap();
+    let cluster = native(&[("REDIS_URL", several), ("REDIS_CLUSTER", "true")]).config.store.redis.unwrap();
     assert!(cluster.is_cluster);
     assert_eq!(cluster.urls, ["redis://u:p@a:1", "redis://b:2/0"]);
     for (pairs, setting) in [
@@ -102,26 +142,26 @@ fn a_cluster_may_have_several_nodes_and_only_database_0() {
 #[test]
 fn the_port_that_kubernetes_injects_is_ignored_with_a_warning() {
     let loaded = native(&[("REDIS_HOST", "redis"), ("REDIS_PORT", "tcp://10.0.0.1:6379")]);
-    assert_eq!(loaded.config.redis.unwrap().urls, ["redis://redis:6379/0"]);
+    assert_eq!(loaded.config.store.redis.unwrap().urls, ["redis://redis:6379/0"]);
     assert_eq!(loaded.warnings.len(), 1);
-    assert!(native(&[("REDIS_PORT", "tcp://10.0.0.1:6379")]).config.redis.is_none());
+    assert!(native(&[("REDIS_PORT", "tcp://10.0.0.1:6379")]).config.store.redis.is_none());
 }
 
 #[test]
 fn the_directory_is_for_the_native_form_without_redis() {
     let directory = ("DATA_DIR", "/data");
     let data = DataConfig { directory: "/data".to_owned(), limit: 1 << 30 };
-    assert_eq!(native(&[directory]).config.data, Some(data));
-    assert_eq!(native(&[("DATA_LIMIT", "5MiB")]).config.data, None);
+    assert_eq!(native(&[directory]).config.store.data, Some(data));
+    assert_eq!(native(&[("DATA_LIMIT", "5MiB")]).config.store.data, None);
     for redis in [("REDIS_URL", "redis://x"), ("REDIS_HOST", "x")] {
         let loaded = native(&[directory, redis]);
-        assert_eq!((loaded.config.data, loaded.warnings.len()), (None, 1), "{redis:?}");
+        assert_eq!((loaded.config.store.data, loaded.warnings.len()), (None, 1), "{redis:?}");
     }
-    assert_eq!(load(&[directory], Deployment::Spin).unwrap().config.data, None);
+    assert_eq!(load(&[directory], Deployment::Spin).unwrap().config.store.data, None);
 }
 
 #[test]
 fn on_spin_redis_must_have_a_host_where_it_has_a_variable() {
     assert_eq!(load(&[("REDIS_HOST", "")], Deployment::Spin).unwrap_err().len(), 1);
-    assert!(load(&[], Deployment::Spin).unwrap().config.redis.is_none());
+    assert!(load(&[], Deployment::Spin).unwrap().config.store.redis.is_none());
 }

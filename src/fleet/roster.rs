@@ -100,7 +100,7 @@ impl Roster {
         }
     }
 
-    /// All hosts in the order of the configuration, each once, at most [`HOSTS_LIMIT`]; and how many addresses were
+    /// All hosts in the order of the configuration, each once, at most 64; and how many addresses were
     /// left out for that limit. A host with an address of its own is never left out.
     pub fn hosts(&self) -> (Vec<BackendHost>, usize) {
         let mut taken: BTreeSet<String> = self.direct.iter().map(|host| host.url().to_owned()).collect();

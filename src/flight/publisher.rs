@@ -136,7 +136,7 @@ impl<'a, P: Platform> Publisher<'a, P> {
                 // Whoever listens next hears it all, and what could not be handed over goes with what follows.
                 Ok(Audience::None | Audience::Lost) | Err(_) => {
                     let waiting: usize = pending.iter().map(Bytes::len).sum();
-                    if waiting as u64 > self.service.config().cache_max_entry {
+                    if waiting as u64 > self.service.config().cache.max_entry {
                         pending.clear();
                         return FlightEnd::Abandoned;
                     }
@@ -151,7 +151,7 @@ impl<'a, P: Platform> Publisher<'a, P> {
         self.kept.extend(events.iter().map(Bytes::len));
         let mut bytes: usize = self.kept.iter().sum();
         // The last one stays, for it tells how many there were.
-        while bytes as u64 > self.service.config().cache_max_entry
+        while bytes as u64 > self.service.config().cache.max_entry
             && self.kept.len() > 1
             && let Some(length) = self.kept.pop_front()
         {
@@ -192,7 +192,7 @@ impl<'a, P: Platform> Publisher<'a, P> {
             return self.failed(&error);
         }
         let Some(entry) = self.broadcast.take_unkept() else { return FlightEnd::Landed };
-        if entry.size() as u64 > self.service.config().cache_max_entry.saturating_mul(2) {
+        if entry.size() as u64 > self.service.config().cache.max_entry.saturating_mul(2) {
             return FlightEnd::Abandoned;
         }
         FlightEnd::Answered(entry.to_bytes(Duration::ZERO).into())

@@ -209,7 +209,7 @@ impl<'a, P: Platform> Subscriber<'a, P> {
     /// The account of a complete answer, to be counted while what it changes is stored; `None` where it is not certain yet.
     fn tallied(&mut self) -> Option<Account> {
         // Whether that is an answer shows when the turn is stored.
-        if self.session.is_some() && self.service.config().session_required {
+        if self.session.is_some() && self.service.config().sessions.is_required {
             return None;
         }
         let mut account = self.account.clone();
@@ -254,7 +254,7 @@ impl<'a, P: Platform> Subscriber<'a, P> {
             Some(false) | None => SessionStatus::Unavailable,
         });
         // Whoever wants nothing to be forgotten is not told that all went well.
-        let is_lost = stored == Some(None) && config.session_required;
+        let is_lost = stored == Some(None) && config.sessions.is_required;
         (status, if is_lost { ended.and(Err(Error::SessionUnavailable)) } else { ended })
     }
 
@@ -275,7 +275,7 @@ impl<'a, P: Platform> Subscriber<'a, P> {
         let keeps = self.session.is_some() || is_own;
         let mut added = Added::new(keeps);
         let pace =
-            self.service.config().cache_replay_pause.filter(|_| self.account.cache == Some(CacheStatus::Hit));
+            self.service.config().cache.replay_pause.filter(|_| self.account.cache == Some(CacheStatus::Hit));
         let mut is_first = true;
         loop {
             if let Some(pace) = pace.filter(|_| !is_first) {
@@ -330,7 +330,7 @@ impl<'a, P: Platform> Subscriber<'a, P> {
         if let Some(sent) = poll_immediate(sending.as_mut()).await {
             return sent;
         }
-        match select(sending, pin!(self.service.sleep(self.service.config().client_timeout))).await {
+        match select(sending, pin!(self.service.sleep(self.service.config().timeouts.client))).await {
             Either::Left((sent, _)) => sent,
             Either::Right(((), _)) => Err(ClientLeft),
         }

@@ -21,7 +21,7 @@ use crate::{
     host::{Platform, Service},
     platform::{MaybeSend, MaybeSync},
     request::Account,
-    session::{Dialect, History},
+    session::{Dialect, History, RequestedSession},
     upstream::{Reading, UpstreamRequest},
     wire::members::Members,
 };
@@ -36,8 +36,8 @@ trait Question: MaybeSend + MaybeSync {
     /// The path of its endpoint, which is part of every key.
     fn path(&self) -> &'static str;
 
-    /// The id of its session; empty for none.
-    fn session(&self) -> &str;
+    /// The session that it names.
+    fn session(&self) -> &RequestedSession;
 
     /// The model that is asked, as the caller spelled it: the request's, the session's or the default.
     fn model(&self) -> Option<&str>;
@@ -96,7 +96,7 @@ async fn ask<P: Platform, Q: Question>(
 
     // Prefetch: whatever the store may know is asked in one wave.
     account.model = question.model().map(str::to_owned);
-    let mut lookup = Lookup::new(headers, caller, &question, &config.cache_modes)?;
+    let mut lookup = Lookup::new(headers, caller, &question, &config.cache.modes)?;
     if question.tells_cache_status() {
         account.cache = Some(lookup.cache_status());
     }
@@ -124,8 +124,13 @@ async fn ask<P: Platform, Q: Question>(
         }
         let (members, dialect, model) = (question.members(), question.dialect(), question.model());
         Box::pin(prefetched.session.learn_window(service, members, dialect, model)).await;
-        history =
-            prefetched.session.history(config.history, turn.continues, members, dialect, question.model());
+        history = prefetched.session.history(
+            config.sessions.history,
+            turn.continues,
+            members,
+            dialect,
+            question.model(),
+        );
     }
     account.left_out = history.left_out;
     let asked = question.asked(turn.as_ref(), &history);

@@ -24,7 +24,7 @@ use crate::{
     host::{Platform, Service},
     platform::random_id,
     request::Account,
-    session::{Dialect, RawMessage, Session, SessionKey, Span, Turn},
+    session::{Dialect, RawMessage, Session, SessionId, SessionKey, Span, Turn},
 };
 use request::{ExportFormat, Page};
 
@@ -73,10 +73,10 @@ struct ShownTurn<'a> {
 }
 
 impl<'a> Summary<'a> {
-    fn of(id: &'a str, session: &'a Session, ttl: Duration) -> Self {
+    fn of(id: &'a SessionId, session: &'a Session, ttl: Duration) -> Self {
         let ttl = session.head.ttl.unwrap_or(ttl).as_secs();
         Self {
-            session_id: id,
+            session_id: id.as_str(),
             system: session.system(),
             model: session.head.model.as_deref(),
             ttl,
@@ -105,14 +105,14 @@ pub(crate) async fn create<P: Platform, B: RequestBody>(
 ) -> Result<Response<ReplyBody>, Error> {
     let config = service.config();
     let caller = caller?;
-    let body = body::read(service, headers, body, config.body_limits.other).await?;
+    let body = body::read(service, headers, body, config.access.body_limits.other).await?;
     let head = request::head(&body)?;
-    let id = random_id(service);
-    let made = account.store.create_session(service, &SessionKey::of(&caller, &id)?, &head).await;
+    let id = SessionId::parse(&random_id(service))?;
+    let made = account.store.create_session(service, &SessionKey::of(&caller, &id), &head).await;
     made.ok_or(Error::SessionUnavailable)?;
     let session = Session { head, ..Session::default() };
-    let mut response = reply::json(StatusCode::CREATED, &Summary::of(&id, &session, config.session_ttl));
-    if let Ok(location) = HeaderValue::try_from(format!("/sessions/{id}")) {
+    let mut response = reply::json(StatusCode::CREATED, &Summary::of(&id, &session, config.sessions.ttl));
+    if let Ok(location) = HeaderValue::try_from(format!("/sessions/{}", id.as_str())) {
         response.headers_mut().insert(header::LOCATION, location);
     }
     Ok(private(response))
@@ -134,7 +134,7 @@ pub(crate) async fn show<P: Platform>(
     let session = load(service, &key, page.span(), account).await?;
     let (turns, next) = page.turns(&session.turns);
     let shown = Shown {
-        summary: Summary::of(&id, &session, service.config().session_ttl),
+        summary: Summary::of(&id, &session, service.config().sessions.ttl),
         turns: turns.iter().map(ShownTurn::of).collect(),
         next,
     };
@@ -157,7 +157,7 @@ pub(crate) async fn export<P: Platform>(
     let (mut response, name) = match form {
         ExportFormat::Json => {
             let exported = Exported {
-                summary: Summary::of(&id, &session, service.config().session_ttl),
+                summary: Summary::of(&id, &session, service.config().sessions.ttl),
                 turns: session.turns.iter().map(ShownTurn::of).collect(),
             };
             (reply::json(StatusCode::OK, &exported), "attachment; filename=\"session.json\"")
@@ -195,10 +195,10 @@ pub(crate) async fn delete<P: Platform>(
 }
 
 /// The session id in the path, and the key of the caller's session with that id.
-fn named(parts: &Parts, caller: Result<CallerId, Error>) -> Result<(String, SessionKey), Error> {
+fn named(parts: &Parts, caller: Result<CallerId, Error>) -> Result<(SessionId, SessionKey), Error> {
     let caller = caller?;
     let id = request::id(parts.uri.path())?;
-    let key = SessionKey::of(&caller, &id)?;
+    let key = SessionKey::of(&caller, &id);
     Ok((id, key))
 }
 
@@ -218,7 +218,7 @@ async fn load_whole<P: Platform>(
     parts: &Parts,
     caller: Result<CallerId, Error>,
     account: &mut Account,
-) -> Result<(String, Session), Error> {
+) -> Result<(SessionId, Session), Error> {
     let (id, key) = named(parts, caller)?;
     let mut session = load(service, &key, EXPORTED, account).await?;
     while let Some(oldest) = session.turns.first().filter(|_| session.skipped > 0) {

@@ -102,7 +102,7 @@ impl<U: Upstream + 'static> MemoryPlatform<U> {
 
     /// The same with a clock that the caller shares.
     pub(crate) fn service_with_clock(config: Config, upstream: U, clock: ManualClock) -> Service<Self> {
-        let store = MemoryStore::new(clock.clone(), config.memory_limit);
+        let store = MemoryStore::new(clock.clone(), config.store.memory_limit);
         Service::new(config, Self::new(upstream, clock), store, MemoryMetrics::default())
     }
 }

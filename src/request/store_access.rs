@@ -228,7 +228,7 @@ impl StoreAccess {
         key: &SessionKey,
         span: Span<'_>,
     ) -> StoreReply<Option<Session>> {
-        let ttl = service.config().session_ttl;
+        let ttl = service.config().sessions.ttl;
         let result = ask_in_time!(self, service, store => store.sessions().session(key, span, ttl));
         StoreReply { operation: StoreOperation::LoadSession, result }
     }
@@ -240,7 +240,7 @@ impl StoreAccess {
         key: &SessionKey,
         span: Span<'_>,
     ) -> Option<Option<Session>> {
-        let result = service.store().sessions().session(key, span, service.config().session_ttl).await;
+        let result = service.store().sessions().session(key, span, service.config().sessions.ttl).await;
         self.settle(service, StoreReply { operation: StoreOperation::LoadSession, result })
     }
 
@@ -251,7 +251,8 @@ impl StoreAccess {
         key: &SessionKey,
         head: &SessionHead,
     ) -> Option<()> {
-        let result = service.store().sessions().create_session(key, head, service.config().session_ttl).await;
+        let result =
+            service.store().sessions().create_session(key, head, service.config().sessions.ttl).await;
         self.settle(service, StoreReply { operation: StoreOperation::CreateSession, result })
     }
 
@@ -272,7 +273,7 @@ impl StoreAccess {
         generation: Option<u64>,
         turn: &Turn,
     ) -> StoreReply<bool> {
-        let ttl = service.config().session_ttl;
+        let ttl = service.config().sessions.ttl;
         let result = service.store().sessions().append_turn_to(key, generation, turn, ttl, KEPT_TURNS).await;
         StoreReply { operation: StoreOperation::AppendTurn, result }
     }

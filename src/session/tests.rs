@@ -2,6 +2,7 @@ use proptest::prelude::*;
 use serde_json::{json, value::to_raw_value};
 
 use super::*;
+use crate::api::{auth::CallerId, error::Error};
 
 const WIDE: HistoryLimits = HistoryLimits { messages: 40, bytes: 1000, tokens: usize::MAX };
 
@@ -232,13 +233,18 @@ fn a_head_is_read_as_it_was_written_and_another_versions_is_none() {
 #[test]
 fn an_id_is_bounded_and_a_foreign_id_is_another_session() {
     let ann = CallerId::public();
-    assert!(SessionKey::of(&ann, &"é".repeat(128)).is_ok());
-    assert_eq!(SessionKey::of(&ann, &"é".repeat(129)), Err(Error::InvalidSessionId));
-    assert_eq!(SessionKey::of(&ann, "a\nb"), Err(Error::InvalidSessionId));
+    assert!(SessionId::parse(&"é".repeat(128)).is_ok());
+    for invalid in ["", "a\nb", &"é".repeat(129)] {
+        assert_eq!(SessionId::parse(invalid), Err(Error::InvalidSessionId), "{invalid:?}");
+    }
+    assert_eq!(RequestedSession::of("").checked(), Ok(None));
+    assert_eq!(RequestedSession::of("a\nb").checked(), Err(Error::InvalidSessionId));
     let mut headers = http::HeaderMap::new();
     headers.insert("x-api-key", http::HeaderValue::from_static("bob"));
     let bob = CallerId::of(&headers, None).unwrap();
-    assert_ne!(SessionKey::of(&ann, "s"), SessionKey::of(&bob, "s"));
+    let id = SessionId::parse("s").unwrap();
+    assert_eq!(RequestedSession::of("s").checked(), Ok(Some(&id)));
+    assert_ne!(SessionKey::of(&ann, &id), SessionKey::of(&bob, &id));
 }
 
 proptest! {

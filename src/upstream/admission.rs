@@ -75,7 +75,7 @@ pub(crate) async fn prefetch_fleet<P: Platform>(
     store: &StoreAccess,
     model: Option<&ModelName>,
 ) -> FleetPrefetch {
-    let turn = (service.config().policy == Policy::RoundRobin).then_some(store.ask_sequence(service));
+    let turn = (service.config().fleet.policy == Policy::RoundRobin).then_some(store.ask_sequence(service));
     let (snapshot, turn, inventories) = join!(
         store.ask_snapshot(service),
         OptionFuture::from(turn),
@@ -223,7 +223,7 @@ impl<'a, P: Platform> Admission<'a, P> {
 
     async fn plan(&mut self, view: &FleetView, account: &mut Account) -> Plan {
         let service = self.service;
-        let policy = service.config().policy;
+        let policy = service.config().fleet.policy;
         if policy == Policy::RoundRobin && self.turn.is_none() {
             // Without the shared counter chance spreads as well.
             self.turn = account.store.sequence(service).await.or(Some(self.seed));
@@ -325,13 +325,13 @@ impl<'a, P: Platform> Admission<'a, P> {
         ticket.id = self.id.as_str().into();
         let now = service.now();
         let since = *self.waiting.get_or_insert(now);
-        if now.saturating_sub(since) >= config.queue_timeout {
+        if now.saturating_sub(since) >= config.fleet.queue_timeout {
             self.leave().await;
             return Err(Error::Overloaded { is_full: false, retry_after: first.wait });
         }
         let mut displaced = None;
         if !is_waiting {
-            match queue::entry(&view.tickets, &ticket.caller, config.queue_limit) {
+            match queue::entry(&view.tickets, &ticket.caller, config.fleet.queue_limit) {
                 QueueDecision::Enter => {}
                 QueueDecision::Displace(ticket) => displaced = Some(ticket),
                 QueueDecision::Full => {
@@ -416,8 +416,8 @@ impl<'a, P: Platform> Admission<'a, P> {
         let service = self.service;
         let lane = self.order.routing_key.lane().filter(|_| !slot.cold);
         let stats = lane.as_deref().and_then(|lane| slot.stats.lane(lane));
-        let patience =
-            stats.and_then(|stats| stats.patience(&slot.options, slot.streams, service.config().hung_after));
+        let patience = stats
+            .and_then(|stats| stats.patience(&slot.options, slot.streams, service.config().fleet.hung_after));
         let Some(patience) = patience else { return std::future::pending().await };
         let mut since = slot.began;
         let mut wait = patience;

@@ -112,7 +112,7 @@ async fn keep_asking<P: Platform>(service: &Service<P>) {
 
 /// The pause between two probes of a host.
 async fn pause<P: Platform>(service: &Service<P>) {
-    service.sleep(jittered(service.config().probe_interval, service.random())).await;
+    service.sleep(jittered(service.config().fleet.probe_interval, service.random())).await;
 }
 
 /// What the hosts have, as far as it is known now; where nothing is, as soon as one has the model.

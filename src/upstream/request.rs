@@ -49,6 +49,6 @@ impl UpstreamRequest {
 
     /// The limits of the call.
     pub(crate) fn limits<P: Platform>(&self, service: &Service<P>) -> Timeouts {
-        if self.streams { service.config().limits } else { service.config().whole_limits() }
+        if self.streams { service.config().timeouts.upstream } else { service.config().whole_limits() }
     }
 }

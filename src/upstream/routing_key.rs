@@ -7,6 +7,7 @@ use serde_json::value::RawValue;
 use crate::{
     api::{auth::CallerId, endpoint::Work},
     fleet::{ModelName, plan::affinity},
+    session::SessionId,
     wire::members::Members,
 };
 
@@ -32,10 +33,10 @@ pub(crate) struct RoutingKey {
 }
 
 impl RoutingKey {
-    /// `session` is empty for none; `prompt` is whatever a host's prompt cache may know the beginning of.
+    /// `prompt` is whatever a host's prompt cache may know the beginning of.
     pub(crate) fn new(
         caller: &CallerId,
-        session: &str,
+        session: Option<&SessionId>,
         work: Option<Work>,
         model: Option<&str>,
         request: Option<&Members<'_>>,
@@ -43,8 +44,8 @@ impl RoutingKey {
     ) -> Self {
         let caller = format!("{:016x}", affinity(caller.as_bytes()));
         let known = match session {
-            "" => affinity(prompt.get(..PREFIX).unwrap_or(prompt)),
-            session => affinity([caller.as_bytes(), session.as_bytes()].concat().as_slice()),
+            None => affinity(prompt.get(..PREFIX).unwrap_or(prompt)),
+            Some(id) => affinity([caller.as_bytes(), id.as_str().as_bytes()].concat().as_slice()),
         };
         Self {
             // What is no name goes upstream all the same: Ollama says best what is wrong with it.
@@ -52,7 +53,7 @@ impl RoutingKey {
             work: work.filter(|_| model.is_some()),
             options: request.map(runner_options).unwrap_or_default(),
             affinity: known,
-            session: if session.is_empty() { String::new() } else { format!("{known:016x}") },
+            session: session.map(|_| format!("{known:016x}")).unwrap_or_default(),
             caller,
         }
     }

@@ -57,7 +57,7 @@ use paddock::{
     api::auth::CallerId,
     cache::{CacheKey, Chat, Delivery, Entry, Epochs, KeyContext},
     host::memory::ManualClock,
-    session::{Dialect, RawMessage, SessionKey, Span, Turn},
+    session::{Dialect, RawMessage, SessionId, SessionKey, Span, Turn},
     store::{FlightKey, Sessions, Store, StoreTimeouts, memory::MemoryStore, redis::RedisStore},
 };
 use paddock_tests::{
@@ -233,5 +233,5 @@ fn limits(limit: Duration) -> StoreTimeouts {
 }
 
 fn session(id: &str) -> Result<SessionKey> {
-    Ok(SessionKey::of(&CallerId::public(), id)?)
+    Ok(SessionKey::of(&CallerId::public(), &SessionId::parse(id)?))
 }

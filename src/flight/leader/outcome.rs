@@ -36,7 +36,7 @@ impl<P: Platform> Leader<'_, P> {
         let is_down = self.account.store.is_at_fault();
         let is_reached = self.account.cache != Some(CacheStatus::Bypass) || !is_down;
         let limit = |cache_plan: &CachePlan| {
-            self.service.config().cache_max_entry.saturating_mul(cache_plan.size() as u64)
+            self.service.config().cache.max_entry.saturating_mul(cache_plan.size() as u64)
         };
         self.cache_plan.filter(|cache_plan| is_reached && entry.size() as u64 <= limit(cache_plan))
     }

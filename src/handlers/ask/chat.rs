@@ -11,7 +11,7 @@ use http::{HeaderMap, Method, Response};
 
 use super::{
     Question, ask,
-    conversation::{NewTurn, SessionState, session_id},
+    conversation::{NewTurn, SessionState, session_in},
 };
 use crate::{
     api::{auth::CallerId, body, endpoint::Work, error::Error, reply::ReplyBody},
@@ -20,7 +20,7 @@ use crate::{
     handlers::RequestBody,
     host::{Platform, Service},
     request::Account,
-    session::{Dialect, History, RawMessage},
+    session::{Dialect, History, RawMessage, RequestedSession, SessionId},
     upstream::{Reading, RoutingKey, UpstreamRequest},
     wire::{
         framer::Framing,
@@ -42,14 +42,15 @@ pub(crate) async fn chat<P: Platform, B: RequestBody>(
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
     let config = service.config();
-    let body = body::read(service, headers, body, config.body_limits.chat).await?;
-    let question = ChatQuestion::parse(&body, headers, &config.default_model)?;
+    let body = body::read(service, headers, body, config.access.body_limits.chat).await?;
+    let question = ChatQuestion::parse(&body, headers, &config.fleet.default_model)?;
     ask(service, headers, caller, account, question).await
 }
 
 /// A request to `/chat`.
 struct ChatQuestion<'a> {
     request: ChatRequest<'a>,
+    session: RequestedSession,
     members: Members<'a>,
     /// What the user says, with its images.
     message: RawMessage,
@@ -66,14 +67,15 @@ impl<'a> ChatQuestion<'a> {
     /// Whatever [`ChatRequest::read`] refuses, and [`Error::InvalidSessionId`].
     fn parse(body: &'a Bytes, headers: &HeaderMap, default_model: &'a str) -> Result<Self, Error> {
         let members = ChatRequest::members(body)?;
-        let mut request = ChatRequest::read(&members)?;
-        if request.session_id.is_empty() {
-            session_id(headers)?.clone_into(&mut request.session_id);
-        }
+        let request = ChatRequest::read(&members)?;
+        let session = match RequestedSession::of(&request.session_id) {
+            RequestedSession::None => session_in(headers)?,
+            named @ (RequestedSession::Named(_) | RequestedSession::Invalid) => named,
+        };
         let message =
             OllamaMessage { role: "user", content: &request.message, images: &request.images }.message();
         let framing = request.framing(headers);
-        Ok(Self { request, members, message, framing, default_model, session_model: None })
+        Ok(Self { request, session, members, message, framing, default_model, session_model: None })
     }
 }
 
@@ -85,8 +87,8 @@ impl Question for ChatQuestion<'_> {
         PATH
     }
 
-    fn session(&self) -> &str {
-        &self.request.session_id
+    fn session(&self) -> &RequestedSession {
+        &self.session
     }
 
     fn model(&self) -> Option<&str> {
@@ -166,7 +168,7 @@ impl Question for ChatQuestion<'_> {
             keep_alive,
         };
         let prompt = messages.first().map(RawMessage::as_str).unwrap_or_default().as_bytes();
-        let (session, members) = (&*self.request.session_id, Some(&self.members));
+        let (session, members) = (self.session.id(), Some(&self.members));
         UpstreamRequest {
             routing_key: RoutingKey::new(caller, session, Some(Work::Answer), Some(model), members, prompt),
             method: Method::POST,
@@ -180,7 +182,7 @@ impl Question for ChatQuestion<'_> {
     }
 
     fn rendering(&self) -> Rendering {
-        let session_id = self.request.session_id.clone();
+        let session_id = self.session.id().map(SessionId::as_str).unwrap_or_default().to_owned();
         match self.framing {
             Some(framing) => Rendering::Pieces(Pieces { framing, session_id }),
             None => Rendering::Whole { session_id },

@@ -16,7 +16,7 @@ use crate::{
     host::{Platform, Service},
     request::{StoreAccess, StoreReply},
     session::{
-        Dialect, History, HistoryLimits, RawMessage, Session, SessionKey, Span, Turn,
+        Dialect, History, HistoryLimits, RawMessage, RequestedSession, Session, SessionKey, Span, Turn,
         window::{self, Rate},
     },
     upstream::probe,
@@ -52,7 +52,7 @@ impl SessionState {
         store: &StoreAccess,
         key: &SessionKey,
     ) -> StoreReply<Option<Session>> {
-        store.ask_session(service, key, service.config().history.span()).await
+        store.ask_session(service, key, service.config().sessions.history.span()).await
     }
 
     /// What [`SessionState::fetch`] gave; both are none where the request names no session.
@@ -70,7 +70,7 @@ impl SessionState {
             Some(session) => {
                 Ok(Self::Loaded(key, session.unwrap_or_default(), service.fleet().inventories()))
             }
-            None if service.config().session_required => Err(Error::SessionUnavailable),
+            None if service.config().sessions.is_required => Err(Error::SessionUnavailable),
             None => Ok(Self::Unavailable),
         }
     }
@@ -127,7 +127,7 @@ impl SessionState {
         let rate = Rate::of(&session.turns);
         let Some(room) = window::certain_room(request, dialect, &name, inventories, rate) else { return };
         let left_out = |tokens| {
-            let budget = HistoryLimits { tokens, ..service.config().history };
+            let budget = HistoryLimits { tokens, ..service.config().sessions.history };
             History::new(session, budget).left_out
         };
         if left_out(room) > left_out(usize::MAX) {
@@ -259,12 +259,13 @@ fn member(name: &str, text: &str) -> Vec<u8> {
     [b"\"", name.as_bytes(), b"\":", &*text, b","].concat()
 }
 
-/// The session that a request names in its header; empty when it names none.
+/// The session that a request names in its header.
 ///
 /// # Errors
-/// [`Error::InvalidSessionId`] for an id that is no text.
-pub(crate) fn session_id(headers: &HeaderMap) -> Result<&str, Error> {
-    headers.get(X_PADDOCK_SESSION).map_or(Ok(""), |id| id.to_str().map_err(|_| Error::InvalidSessionId))
+/// [`Error::InvalidSessionId`] for an id that is no text: it is refused at once.
+pub(crate) fn session_in(headers: &HeaderMap) -> Result<RequestedSession, Error> {
+    let Some(id) = headers.get(X_PADDOCK_SESSION) else { return Ok(RequestedSession::None) };
+    id.to_str().map(RequestedSession::of).map_err(|_| Error::InvalidSessionId)
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ use crate::{
     flight::{CachePlan, Flight, Outcome, Rendering, SessionCommit},
     host::{Platform, Service},
     request::{Account, StoreAccess},
-    session::{History, SessionKey, SessionStatus},
+    session::{History, SessionId, SessionKey, SessionStatus},
     store::{FlightKey, Store},
     upstream::{FleetPrefetch, UpstreamRequest, prefetch_fleet, probe},
 };
@@ -67,7 +67,9 @@ impl<'a> Lookup<'a> {
                 return Err(Error::InvalidIdempotencyKey);
             }
             Some(key) => {
-                let key = [question.session().as_bytes(), b"\0", key.as_bytes()].concat();
+                // A request with an invalid session id is refused before this key is used.
+                let session = question.session().id().map(SessionId::as_str).unwrap_or_default();
+                let key = [session.as_bytes(), b"\0", key.as_bytes()].concat();
                 Some(CacheKey::of_repetition(question.path(), caller, &key))
             }
             None => None,
@@ -98,7 +100,7 @@ impl<'a> Lookup<'a> {
         question: &impl Question,
         epochs: Epochs,
     ) -> KeyContext<'a> {
-        let caller = Some(self.caller).filter(|_| service.config().cache_scope == CacheSharing::Caller);
+        let caller = Some(self.caller).filter(|_| service.config().cache.sharing == CacheSharing::Caller);
         let name = question.model().and_then(ModelName::parse);
         let digest = name.map(|name| digest(&name, &service.fleet().inventories()));
         KeyContext { surface: question.path(), caller, digest: digest.unwrap_or_default(), epochs }
@@ -117,10 +119,7 @@ impl<'a> Lookup<'a> {
         let name = epoch_name(question.model().unwrap_or_default());
         let guess = self.guess(service, question, &name);
         let likely = self.repetition.or_else(|| guess.map(|(_, key)| key));
-        let session = match question.session() {
-            "" => None,
-            id => Some(SessionKey::of(self.caller, id)?),
-        };
+        let session = question.session().checked()?.map(|id| SessionKey::of(self.caller, id));
         let model = question.model().and_then(ModelName::parse);
         // A round trip to another server is worth looking ahead; what is in this process can be looked at any time.
         let looks_ahead = service.store().is_shared();
@@ -172,7 +171,7 @@ impl<'a> Lookup<'a> {
         match self.policy {
             _ if self.repetition.is_some() => None,
             CachePolicy::Answer { .. }
-                if question.session().is_empty() && !service.fleet().inventories().is_empty() =>
+                if question.session().is_none() && !service.fleet().inventories().is_empty() =>
             {
                 let context = self.context(service, question, service.flights().epochs(epoch_name));
                 let key = question.key(&context, &question.asked(None, &History::default()));
@@ -190,7 +189,7 @@ impl<'a> Lookup<'a> {
         prefetched: &mut Prefetched<'_>,
         question: &impl Question,
     ) {
-        self.policy = CachePolicy::of(question.is_covered(&service.config().cache_modes), &self.control);
+        self.policy = CachePolicy::of(question.is_covered(&service.config().cache.modes), &self.control);
         let name = epoch_name(question.model().unwrap_or_default());
         if let Some(all) = &prefetched.all_epochs {
             prefetched.epochs = all.of(&name);
@@ -218,7 +217,7 @@ impl<'a> Lookup<'a> {
         if let Some(repetition) = self.repetition {
             // What says nothing, such as a GET, repeats nothing.
             let question = Some(question.fingerprint()?);
-            let (ttl, policy) = (config.idempotency_ttl, CachePolicy::Answer { max_age: None });
+            let (ttl, policy) = (config.cache.idempotency_ttl, CachePolicy::Answer { max_age: None });
             return Some(CachePlan { key: repetition, question, ttl, policy, is_shared: true });
         }
         let is_shared = match self.policy {
@@ -230,7 +229,7 @@ impl<'a> Lookup<'a> {
         // What was guessed rightly is not computed again.
         let guess = prefetched.guess.filter(|(guessed, _)| *guessed == context);
         let key = guess.map(|(_, key)| key).or_else(|| question.key(&context, asked))?;
-        Some(CachePlan { key, question: None, ttl: config.cache_ttl, policy: self.policy, is_shared })
+        Some(CachePlan { key, question: None, ttl: config.cache.ttl, policy: self.policy, is_shared })
     }
 
     /// What is asked, ready to fly.

@@ -10,7 +10,7 @@ use http::{Method, Response, request::Parts};
 
 use super::{
     Question, ask,
-    conversation::{NewTurn, SessionState, session_id},
+    conversation::{NewTurn, SessionState, session_in},
 };
 use crate::{
     api::{auth::CallerId, body, endpoint::Endpoint, error::Error, reply::ReplyBody},
@@ -19,7 +19,7 @@ use crate::{
     handlers::RequestBody,
     host::{Platform, Service},
     request::Account,
-    session::{Dialect, History},
+    session::{Dialect, History, RequestedSession},
     upstream::{Reading, RoutingKey, UpstreamRequest},
     wire::members::Members,
 };
@@ -34,12 +34,12 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
     let config = service.config();
-    let session = session_id(&parts.headers)?;
-    if !session.is_empty() && endpoint.dialect().is_none() {
+    let session = session_in(&parts.headers)?;
+    if !session.is_none() && endpoint.dialect().is_none() {
         return Err(Error::SessionUnsupported);
     }
     let body = if endpoint.method() == Method::POST {
-        body::read(service, &parts.headers, body, endpoint.body_limit(&config.body_limits)).await?
+        body::read(service, &parts.headers, body, endpoint.body_limit(&config.access.body_limits)).await?
     } else {
         Bytes::new()
     };
@@ -52,7 +52,7 @@ struct RelayedQuestion<'a> {
     endpoint: Endpoint,
     /// The path as it came, where it names the model.
     path: Option<&'a str>,
-    session: &'a str,
+    session: RequestedSession,
     body: &'a Bytes,
     /// `None` for a body that is not understood. It goes upstream all the same: Ollama says best what is wrong with it.
     members: Option<Members<'a>>,
@@ -62,7 +62,7 @@ struct RelayedQuestion<'a> {
 }
 
 impl<'a> RelayedQuestion<'a> {
-    fn parse(endpoint: Endpoint, path: &'a str, session: &'a str, body: &'a Bytes) -> Self {
+    fn parse(endpoint: Endpoint, path: &'a str, session: RequestedSession, body: &'a Bytes) -> Self {
         let members = Members::parse(body);
         let member = |name| members.as_ref().and_then(|members| members.string(name));
         let in_path = path.strip_prefix(Endpoint::OpenAiModel.path());
@@ -84,8 +84,8 @@ impl Question for RelayedQuestion<'_> {
         self.endpoint.path()
     }
 
-    fn session(&self) -> &str {
-        self.session
+    fn session(&self) -> &RequestedSession {
+        &self.session
     }
 
     fn model(&self) -> Option<&str> {
@@ -143,7 +143,7 @@ impl Question for RelayedQuestion<'_> {
         let prompt = prompt.map(|prompt| prompt.get().as_bytes()).unwrap_or_default();
         let model = self.model();
         UpstreamRequest {
-            routing_key: RoutingKey::new(caller, self.session, endpoint.work(), model, members, prompt),
+            routing_key: RoutingKey::new(caller, self.session.id(), endpoint.work(), model, members, prompt),
             method: endpoint.method(),
             path: match self.path {
                 Some(path) => Cow::Owned(path.to_owned()),

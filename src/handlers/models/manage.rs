@@ -56,7 +56,7 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
     body: B,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
-    let body = body::read(service, headers, body, service.config().body_limits.other).await?;
+    let body = body::read(service, headers, body, service.config().access.body_limits.other).await?;
     let members = Members::parse(&body);
     let model = members.as_ref().and_then(|members| changed(operation, members));
     let streams = match operation {
@@ -192,7 +192,7 @@ async fn change<P: Platform>(
         first_byte: CHANGE_LIMIT,
         between_bytes: CHANGE_LIMIT,
         total: Some(CHANGE_LIMIT),
-        ..service.config().limits
+        ..service.config().timeouts.upstream
     };
     match send(service, backend, operation, body, limits).await {
         Ok(response) => ended(response).await,
@@ -208,7 +208,8 @@ async fn follow<P: Platform>(
     body: Bytes,
     mut outlet: Outlet,
 ) -> ManageOutcome {
-    let limits = Timeouts { between_bytes: service.config().total_timeout, ..service.config().limits };
+    let limits =
+        Timeouts { between_bytes: service.config().timeouts.total, ..service.config().timeouts.upstream };
     let response = match send(service, backend, operation, &body, limits).await {
         Ok(response) if response.status().is_success() => response,
         Ok(response) => return ended(response).await,

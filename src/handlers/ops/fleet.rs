@@ -91,13 +91,13 @@ pub(crate) async fn fleet<P: Platform>(
     headers: &HeaderMap,
 ) -> Result<Response<ReplyBody>, Error> {
     let config = service.config();
-    config.admin_token.check(headers)?;
+    config.access.admin_token.check(headers)?;
     let (view, retries) = view(service).await;
     let decisions = service.store().fleet().decisions().await.unwrap_or_else(|_| service.fleet().decisions());
     let standing = Fleet {
-        policy: config.policy.as_str(),
+        policy: config.fleet.policy.as_str(),
         hosts: view.hosts.iter().map(|service| standing(&view, service)).collect(),
-        queue: Queue { waiting: view.tickets.len(), limit: config.queue_limit },
+        queue: Queue { waiting: view.tickets.len(), limit: config.fleet.queue_limit },
         retries,
         decisions,
     };

@@ -41,7 +41,7 @@ pub(crate) async fn health<P: Platform>(service: &Service<P>) -> Response<ReplyB
     };
     let (probes, redis) = futures::join!(service.probe(), ping);
     let ollama = probes.into_iter().map(|probe| (probe.url, probe.models.is_ok())).collect();
-    let (code, body) = verdict(ollama, redis, service.config().health_always_ok);
+    let (code, body) = verdict(ollama, redis, service.config().access.health_always_ok);
     reply::json(code, &body)
 }
 

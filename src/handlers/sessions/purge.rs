@@ -27,7 +27,7 @@ pub(crate) async fn purge<P: Platform>(
     parts: &Parts,
     account: &mut Account,
 ) -> Result<Response<ReplyBody>, Error> {
-    if !service.config().admin_token.is_held(&parts.headers) {
+    if !service.config().access.admin_token.is_held(&parts.headers) {
         return Err(Error::PurgeForbidden);
     }
     let model = match parameter(parts.uri.query(), "model").as_deref() {

@@ -10,7 +10,7 @@ use serde_json::value::RawValue;
 use crate::{
     api::{error::Error, query::parameter, route},
     config,
-    session::{SessionHead, Span, Turn},
+    session::{SessionHead, SessionId, Span, Turn},
     wire::members::{self, Members},
 };
 
@@ -51,9 +51,9 @@ fn time(value: &RawValue) -> Option<Duration> {
 ///
 /// # Errors
 /// [`Error::InvalidSessionId`] if the id is not UTF-8; [`Error::NotFound`] for a path without an id.
-pub(crate) fn id(path: &str) -> Result<String, Error> {
+pub(crate) fn id(path: &str) -> Result<SessionId, Error> {
     let id = percent_decode_str(route::session_id(path).ok_or(Error::NotFound)?);
-    id.decode_utf8().map(Cow::into_owned).map_err(|_| Error::InvalidSessionId)
+    SessionId::parse(&id.decode_utf8().map_err(|_| Error::InvalidSessionId)?)
 }
 
 /// The page of turns that the query asks for.
@@ -178,7 +178,7 @@ mod tests {
             ("/sessions/%ff", Err("invalid_session_id")),
         ] {
             let found = id(path);
-            assert_eq!(found.as_deref().map_err(Error::code), expected, "{path}");
+            assert_eq!(found.as_ref().map(SessionId::as_str).map_err(Error::code), expected, "{path}");
         }
     }
 

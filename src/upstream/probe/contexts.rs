@@ -47,7 +47,7 @@ pub(crate) async fn learn_contexts<P: Platform>(service: &Service<P>, model: &Mo
             }
         }
     });
-    select(pin!(join_all(questions)), pin!(service.sleep(service.config().health_timeout.min(PATIENCE))))
+    select(pin!(join_all(questions)), pin!(service.sleep(service.config().timeouts.health.min(PATIENCE))))
         .await;
 }
 

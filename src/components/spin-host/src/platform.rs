@@ -59,13 +59,14 @@ impl SpinPlatform {
             write(Level::Warn, &warning, None);
         }
         let started = SpinClock(Instant::now());
-        let redis = config.redis.as_ref();
+        let redis = config.store.redis.as_ref();
         let address = redis.and_then(|redis| redis.urls.first().cloned());
         let timeouts = redis.map_or_else(StoreTimeouts::default, |redis| redis.limits);
         let replicas = redis.map_or(0, |redis| redis.wait_replicas);
         let commands = Guard::new(SpinRedis::new(address), started);
-        let store = RedisStore::new(commands.clone(), &config.redis_prefix, timeouts).with_replicas(replicas);
-        let metrics = RedisMetrics::new(commands, &config.redis_prefix, timeouts.keep);
+        let store =
+            RedisStore::new(commands.clone(), &config.store.redis_prefix, timeouts).with_replicas(replicas);
+        let metrics = RedisMetrics::new(commands, &config.store.redis_prefix, timeouts.keep);
         Ok(Service::new(config, Self { started }, store, metrics))
     }
 }

@@ -22,8 +22,8 @@ pub(crate) struct ChatRequest<'a> {
     pub(crate) system: Option<String>,
     /// `None` when the request names none.
     pub(crate) model: Option<String>,
-    /// Empty when none was given.
-    pub(crate) session_id: String,
+    /// As it was written; empty when none was given.
+    pub(crate) session_id: Cow<'a, str>,
     /// Images in base64, without the prefix of a data URL.
     pub(crate) images: Vec<Cow<'a, str>>,
     /// Whether the reply comes in pieces; `None` leaves it to `Accept`.
@@ -60,7 +60,7 @@ impl<'a> ChatRequest<'a> {
             message: message.into_owned(),
             system: text("system")?.filter(|system| !system.is_empty()).map(Cow::into_owned),
             model: text("model")?.filter(|model| !model.is_empty()).map(Cow::into_owned),
-            session_id: text("session_id")?.unwrap_or_default().into_owned(),
+            session_id: text("session_id")?.unwrap_or_default(),
             images: images.unwrap_or_default().into_iter().map(without_prefix).collect(),
             stream: read("stream", field("stream")?, |value| value.get().parse().ok(), "true or false")?,
             format: kind("format", field("format")?, b"\"{", "\"json\" or a JSON schema")?,
@@ -194,7 +194,7 @@ mod tests {
     fn what_is_not_given_or_not_known_does_not_matter() {
         let body = b" {\"message\":\"a\",\"model\":\"\",\"session_id\":null,\"x\":{}}";
         let request = parse(body).unwrap();
-        assert_eq!((request.message.as_str(), request.model, request.session_id.as_str()), ("a", None, ""));
+        assert_eq!((request.message.as_str(), request.model, &*request.session_id), ("a", None, ""));
         assert!(request.images.is_empty() && request.options.is_none());
     }
 

@@ -15,7 +15,7 @@ use crate::{
         HostStats, Inventory,
         snapshot::{Claim, Lease, SlotRequest},
     },
-    session::{Dialect, SessionHead, SessionKey, Span, Turn},
+    session::{Dialect, SessionHead, SessionId, SessionKey, Span, Turn},
     store::{
         FleetState as _, FlightBoard as _, FlightEnd, FlightKey, InventoryStore as _, ResponseCache as _,
         Sessions as _, StoreResult, StoreTimeouts, TimeLimit,
@@ -116,7 +116,7 @@ async fn run_all(store: &RedisStore<&Recorder>) {
     drop(store.follow(&flight, "1", "2", 0).await);
     drop(store.purge(None).await);
 
-    let session = SessionKey::of(&scope, "s").unwrap();
+    let session = SessionKey::of(&scope, &SessionId::parse("s").unwrap());
     let (id, system) = ("1".to_owned(), Some("s".to_owned()));
     let turn = Turn { id, dialect: Dialect::Ollama, system, messages: Vec::new(), prompt: None };
     drop(store.session(&session, Span::ALL, second).await);
