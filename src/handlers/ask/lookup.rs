@@ -3,7 +3,7 @@
 //!
 //! It decides under which key the answer is looked for and kept. A store that fails is done without.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use futures::{future::OptionFuture, join};
 use http::{HeaderMap, HeaderName};
@@ -125,15 +125,16 @@ impl<'a> Lookup<'a> {
         // A round trip to another server is worth looking ahead; what is in this process can be looked at any time.
         let looks_ahead = service.store().is_shared();
         let budget = account.budget.clone();
-        let fleet = async {
+        let has_session = session.is_some();
+        let fleet = pin!(async {
             if looks_ahead {
                 return Some(prefetch_fleet(service, &budget, model.as_ref()).await);
             }
-            if self.uses_cache() || session.is_some() {
+            if self.uses_cache() || has_session {
                 probe::inventories(service, &budget, model.as_ref()).await;
             }
             None
-        };
+        });
         let is_unsure = looks_ahead && question.takes_session_model() && session.is_some();
         let all_epochs = is_unsure.then_some(async { budget.ask(service).all_epochs().await });
         let is_sure = self.uses_cache() && !is_unsure;
@@ -145,7 +146,7 @@ impl<'a> Lookup<'a> {
             OptionFuture::from(epochs),
             OptionFuture::from(all_epochs),
             OptionFuture::from(guessed),
-            Box::pin(fleet),
+            fleet,
         );
         let session = SessionState::loaded(service, account, session, turns)?;
         let epochs = epochs.and_then(|epochs| degrade(service, account, "cache_epochs", epochs));
@@ -238,7 +239,7 @@ impl<'a> Lookup<'a> {
     /// What is asked, ready to fly.
     pub(crate) fn flight(
         &self,
-        order: UpstreamRequest,
+        upstream_request: UpstreamRequest,
         rendering: Rendering,
         cache_plan: Option<CachePlan>,
         session: Option<SessionCommit>,
@@ -253,7 +254,14 @@ impl<'a> Lookup<'a> {
             account.session = Some(SessionStatus::Stored);
         }
         let session = session.filter(|_| !is_known);
-        Flight { order, rendering, cache_plan, session, prefetched: None, account: account.clone() }
+        Flight {
+            upstream_request,
+            rendering,
+            cache_plan,
+            session,
+            prefetched: None,
+            account: account.clone(),
+        }
     }
 
     /// Answers from the cache where that is possible, else by a flight.
@@ -284,7 +292,7 @@ impl<'a> Lookup<'a> {
                 if cache_plan.policy.takes(stored.age)
                     && let Some(replayed) = flight.replay(&stored)
                 {
-                    return flight.answer_from_cache(service, account, (replayed, stored.age)).await;
+                    return flight.answer_from_cache(service, account, replayed, stored.age).await;
                 }
             }
         }
