@@ -210,12 +210,13 @@ impl Rendering {
     }
 
     /// Whether the client can be given a head and comment lines before upstream says anything.
-    pub(super) fn speaks_early(&self, order: &UpstreamRequest) -> bool {
+    pub(super) fn speaks_early(&self, upstream_request: &UpstreamRequest) -> bool {
         match self {
             Self::Whole { .. } => false,
             Self::Pieces(pieces) => pieces.framing == Framing::Events,
             Self::Unchanged => {
-                order.streams && order.protocol.is_some_and(|protocol| framing(protocol) == Framing::Events)
+                upstream_request.streams
+                    && upstream_request.protocol.is_some_and(|protocol| framing(protocol) == Framing::Events)
             }
         }
     }

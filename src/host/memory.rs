@@ -7,7 +7,7 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     marker::PhantomData,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -24,12 +24,10 @@ use crate::{
     config::Config,
     metrics::memory::MemoryMetrics,
     platform::{
-        Background, Clock, Entropy, Journal, Timeouts, Timer, Upstream, UpstreamFailure, journal::Event,
+        Background, Clock, Entropy, Journal, Task, Timeouts, Timer, Upstream, UpstreamFailure, journal::Event,
     },
     store::{Store, memory::MemoryStore},
 };
-
-type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A clock that moves only by [`ManualClock::advance`]. Clones share the time.
 #[derive(Debug, Clone, Default)]
@@ -196,8 +194,8 @@ impl<U: Upstream + 'static, S: 'static> Entropy for MemoryPlatform<U, S> {
 }
 
 impl<U: Upstream + 'static, S: 'static> Background for MemoryPlatform<U, S> {
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(Box::pin(task));
+    fn spawn_boxed(&self, task: Task) {
+        self.0.tasks.lock().unwrap_or_else(PoisonError::into_inner).push(task);
     }
 }
 

@@ -16,7 +16,7 @@ const PREFIX: usize = 1024;
 const RUNNER_OPTIONS: [&str; 7] =
     ["num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"];
 
-/// What decides where an order goes.
+/// What decides where a request goes.
 #[derive(Debug)]
 pub(crate) struct RoutingKey {
     /// The model that a host must have; `None` when any host will do.

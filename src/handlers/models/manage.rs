@@ -4,7 +4,7 @@
 //! failed. A host that does not have the model has nothing to copy or delete, while another has. Before success is told,
 //! answers of the former model are forgotten: it must not be that somebody who read of it gets one.
 
-use std::{borrow::Cow, future::Future, time::Duration};
+use std::{borrow::Cow, future::Future, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -139,14 +139,12 @@ fn progress<P: Platform>(
     service.spawn(async move {
         let service = &task_service;
         let hosts = service.fleet().hosts();
-        let changes = {
-            let follow = |backend| {
-                let (body, outlet) = (body.clone(), outlet.clone());
-                named(backend, follow(service, backend, operation, body, outlet))
-            };
-            Box::pin(join_all(hosts.iter().map(follow)))
+        let follow = |backend| {
+            let (body, outlet) = (body.clone(), outlet.clone());
+            named(backend, follow(service, backend, operation, body, outlet))
         };
-        let end = match presence.during(changes).await {
+        // What the hosts are asked ends with this statement, whether they answered or the client left.
+        let end = match presence.during(pin!(join_all(hosts.iter().map(follow)))).await {
             Ok(outcomes) => verdict(outcomes),
             Err(ClientLeft) => Err(Error::ClientClosed),
         };
