@@ -220,7 +220,7 @@ async fn learn<P: Platform>(service: &Service<P>, store: &StoreAccess) {
     }
 }
 
-/// Asks a host what it has and takes note of what it says.
+/// Asks a host for its models, and notes the answers.
 async fn probe_host<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
@@ -228,9 +228,10 @@ async fn probe_host<P: Platform>(
     let local = service.fleet();
     let former = local.inventories().get(backend.url()).cloned();
     let known = former.as_ref().map(|former| former.version.clone()).unwrap_or_default();
-    // A first byte that comes while it answers is newer than what it says.
+    // A first byte that arrives while the host answers is newer than the answer, so the time is read before.
     let seen = local.time(service.now());
-    // One after the other, over one connection.
+
+    // Ask one question after the other, over one connection.
     let tags = ask(service, backend, "/api/tags").await;
     let (running, version) = match &tags {
         // A version does not change while a host answers.
@@ -240,10 +241,12 @@ async fn probe_host<P: Platform>(
         Ok(_) => (answer(service, backend, "/api/ps").await, None),
         Err(_) => (Ok(Bytes::new()), None),
     };
+
+    // Read the answers.
     let inventory = match tags {
         Ok(tags) => Inventory::read(seen, &tags, running.ok().as_deref(), version.as_deref())
             .ok_or_else(|| UpstreamFailure::Protocol("no answer to /api/tags".to_owned())),
-        // What speaks Ollama's other protocols alone is asked for any model.
+        // A host without `/api/tags` speaks only the other protocols, and is asked for any model.
         Err(Unanswered::Refused(status)) if [404, 405, 501].contains(&status.as_u16()) => {
             Ok(Inventory::unlisted(seen))
         }
@@ -255,6 +258,8 @@ async fn probe_host<P: Platform>(
         }
         local.note_inventory(backend.url(), Arc::new(inventory))
     });
+
+    // Note the outcome here, and tell the store where it is news.
     if local.has_watch() {
         note(service, backend, inventory.as_ref().err()).await;
     }
@@ -263,13 +268,13 @@ async fn probe_host<P: Platform>(
     if !local.has_watch() || inventory.as_ref().is_ok_and(has_changed) {
         let (service, backend, inventory, is_noted) =
             (service.clone(), backend.clone(), inventory.clone(), local.has_watch());
-        // A request that waits for what the host says need not wait until others know.
+        // A request that waits for the inventory does not wait until the store has it.
         service.clone().spawn(async move {
             if !is_noted {
                 note(&service, &backend, inventory.as_ref().err()).await;
             }
             if let Ok(inventory) = inventory {
-                // What is lost is told when the host has other models, or by the next instance.
+                // Where this fails, the inventory is stored when the models change, or by the next instance.
                 let _ = service.store().inventories().put_inventory(backend.url(), &inventory).await;
             }
         });
@@ -306,11 +311,11 @@ async fn note<P: Platform>(service: &Service<P>, backend: &BackendHost, failure:
     }
 }
 
-/// Why a question got no answer.
+/// Why a question has no answer.
 enum Unanswered {
-    /// The host said so.
+    /// The host answered with this status.
     Refused(StatusCode),
-    /// The host did not say anything.
+    /// The host did not answer.
     Failed(UpstreamFailure),
 }
 
@@ -340,7 +345,7 @@ async fn ask<P: Platform>(
     ask_json(service, backend, path, None).await
 }
 
-/// Puts a question, by `POST` where there is something to tell.
+/// Asks a question, by `POST` where it has a body.
 async fn ask_json<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
