@@ -1,9 +1,9 @@
-//! A flight: what brings one answer to all who wait for it, from take-off until its effects are stored.
+//! A flight: it brings one answer to every request that waits for it, and ends when the answer's effects are stored.
 //!
-//! It runs as a task of its own. Its [`leader`] finds the answer or asks upstream and writes to a [`Broadcast`]; each client has
-//! a [`subscriber`] that reads the broadcast. Whoever asks what is being asked in the same form joins the flight: in the same
-//! process by its `FlightTable`, elsewhere through the shared store. When a reply is dropped its client has left; when all
-//! have, upstream is dropped at once and nothing is stored.
+//! A flight runs as a task of its own. Its [`leader`] finds the answer or asks upstream, and writes to a [`Broadcast`]; each
+//! client has a [`subscriber`] that reads the broadcast. A request for the same answer in the same delivery joins the flight:
+//! in the same process by the `FlightTable`, in another through the shared store. A dropped reply means that its client left.
+//! When all clients have left, the upstream call is dropped at once and nothing is stored.
 
 mod failure;
 mod follow;
@@ -13,7 +13,7 @@ mod rendering;
 mod replay;
 mod subscriber;
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures::{channel::oneshot, join};
@@ -31,7 +31,7 @@ use crate::{
     process::{
         Head, Provenance, Replay,
         broadcast::{Broadcast, Receiver},
-        flight_table::{Joined, LeaderGuard},
+        flight_table::{JoinKey, Joined},
     },
     request::Account,
     session::{RawMessage, SessionKey, SessionStatus},
@@ -39,55 +39,56 @@ use crate::{
     upstream::{FleetPrefetch, UpstreamRequest},
     wire::dialect::{Dialect, Weight},
 };
-use leader::Leader;
+use leader::{Lead, Leader};
 pub(crate) use rendering::{Pieces, Rendering};
-use subscriber::{Subscriber, SubscriberEnd};
+use subscriber::{Client, Subscriber, SubscriberEnd};
 
-/// On a surface of server-sent events, how long upstream may stay silent until the client gets a head: from then on a
-/// platform that tells of a departed client only when it is written to can tell.
+/// How long upstream may stay silent before a client of server-sent events gets a head. Some platforms notice a departed
+/// client only when they write to it, and nothing can be written before the head.
 const EARLY_HEAD: Duration = Duration::from_secs(10);
 /// The pause between two comment lines after an early head.
 const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// The comment line after an early head; readers of server-sent events skip it.
 const COMMENT: Bytes = Bytes::from_static(b": waiting for the model\n\n");
 
 /// Everything a flight needs.
 #[derive(Debug)]
 pub(crate) struct Flight {
-    pub(crate) order: UpstreamRequest,
-    /// What the client gets.
+    pub(crate) upstream_request: UpstreamRequest,
+    /// How the client reads the answer.
     pub(crate) rendering: Rendering,
-    /// How its answer is kept; `None` when it is not.
+    /// How the answer is kept; `None` when it is not.
     pub(crate) cache_plan: Option<CachePlan>,
     pub(crate) session: Option<SessionCommit>,
-    /// What was found out about the fleet ahead.
+    /// The fleet as the first wave to the store found it.
     pub(crate) prefetched: Option<FleetPrefetch>,
     pub(crate) account: Account,
 }
 
-/// How many times as large as what is kept of it an answer may be: packed, a stream shrinks to a tenth.
+/// How many times `CACHE_MAX_ENTRY` a broadcast may buffer: an entry is compressed, and a stream shrinks to a tenth.
 const UNPACKED: usize = 4;
-/// How many times as large as others an answer may be that must not be asked for twice.
+/// How many times `CACHE_MAX_ENTRY` an answer under an `Idempotency-Key` may have, since it must not be asked for twice.
 const REPEATED: usize = 4;
 
 /// How an answer is kept.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CachePlan {
     pub(crate) key: CacheKey,
-    /// What is asked, where the key does not say that.
+    /// The fingerprint of the question, where the key does not cover the question.
     pub(crate) question: Option<CacheKey>,
     pub(crate) ttl: Duration,
     pub(crate) policy: CachePolicy,
-    /// Whether what is kept already may be the answer, and others may wait for the same.
+    /// Whether a stored answer may serve this request, and other requests may join its flight.
     pub(crate) is_shared: bool,
 }
 
 impl CachePlan {
-    /// What a flight for `order` brings, and in which form.
-    fn flight_key(&self, order: &UpstreamRequest) -> FlightKey {
-        FlightKey { key: self.key, form: Delivery::of(order.streams_to_client()) }
+    /// The key of a flight for `upstream_request`: the answer, and its delivery.
+    fn flight_key(&self, upstream_request: &UpstreamRequest) -> FlightKey {
+        FlightKey { key: self.key, form: Delivery::of(upstream_request.streams_to_client()) }
     }
 
-    /// How large the answer may be, in `CACHE_MAX_ENTRY`.
+    /// How many times `CACHE_MAX_ENTRY` the answer may have.
     fn size(&self) -> usize {
         if self.question.is_some() { REPEATED } else { 1 }
     }
@@ -97,18 +98,18 @@ impl CachePlan {
 #[derive(Debug)]
 pub(crate) struct SessionCommit {
     pub(crate) key: SessionKey,
-    /// Of the session that the turn read; `None` when there was none, which it begins.
+    /// The generation of the session that the turn read; `None` when the turn begins the session.
     pub(crate) generation: Option<u64>,
-    /// The turn's id, where a repetition must have the same.
+    /// The turn's id, where a repetition of the request must store the same turn.
     pub(crate) id: Option<String>,
     pub(crate) dialect: Dialect,
     pub(crate) system: Option<String>,
     pub(crate) messages: Vec<RawMessage>,
-    /// Of all that goes upstream with it.
+    /// The weight of everything that goes upstream with the turn.
     pub(crate) prompt: Weight,
 }
 
-/// What the client can be told.
+/// The reply that the client gets.
 pub(crate) enum Outcome {
     /// The whole reply: upstream's as it came, or our own.
     Whole(Original, Option<SessionStatus>),
@@ -116,63 +117,54 @@ pub(crate) enum Outcome {
     Streaming(HeaderValue, Inlet),
 }
 
-/// What the flight tells whoever waits for it; the account stays with the flight when the reply streams.
+/// What the flight sends to the handler that waits for a head.
 enum HeadReady {
+    /// The flight is over for this client, and the handler closes the account.
     Complete(Box<(Result<Outcome, Error>, Account)>),
+    /// The reply streams, and the flight closes the account itself.
     Streaming { content_type: HeaderValue, account: Box<Account> },
 }
 
+/// The head of a reply, which a flight will send.
+struct PendingHead {
+    head: oneshot::Receiver<HeadReady>,
+    inlet: Inlet,
+}
+
 impl Flight {
-    /// Takes part in a flight for the same answer, or starts one, and waits until the client can be told something. When
-    /// the reply streams, the flight closes the account itself.
+    /// Joins a flight for the same answer, or starts one, and waits until the reply has a head. When the reply streams, the
+    /// flight closes the account itself.
     pub(crate) async fn launch<P: Platform>(
         mut self,
         service: &Service<P>,
         account: &mut Account,
     ) -> Result<Outcome, Error> {
-        let limit = usize::try_from(service.config().cache.max_entry).unwrap_or(usize::MAX);
-        let limit =
-            limit.saturating_mul(UNPACKED * self.cache_plan.map_or(1, |cache_plan| cache_plan.size()));
-        let (reader, lead) = match self.cache_plan {
-            Some(cache_plan @ CachePlan { question, policy, is_shared: true, .. }) => {
-                let key = (self.key(&cache_plan), policy.max_age());
-                match service.flights().join_or_lead(key, question, limit) {
-                    Joined::Lead(broadcast, reader, guard) => (reader, Some((broadcast, Some(guard)))),
-                    Joined::Follow(reader) => {
-                        self.account.cache = Some(CacheStatus::Coalesced);
-                        (reader, None)
-                    }
-                    Joined::Conflict => return Err(Error::IdempotencyKeyReused),
-                }
-            }
-            cache_plan => {
-                let (broadcast, reader) = Broadcast::new(if cache_plan.is_some() { limit } else { 0 });
-                (reader, Some((broadcast, None)))
-            }
-        };
-        self.spawn(service, account, reader, lead).await
+        let (receiver, lead) = self.join_or_lead(service)?;
+        self.take_off(service, receiver, lead).wait(account).await
     }
 
-    /// Answers with what was stored.
+    /// Answers with a stored answer.
     pub(crate) async fn answer_from_cache<P: Platform>(
         mut self,
         service: &Service<P>,
         account: &mut Account,
-        (replayed, age): (Replay, Duration),
+        replay: Replay,
+        age: Duration,
     ) -> Result<Outcome, Error> {
         self.account.cache = Some(CacheStatus::Hit);
-        let (broadcast, reader) = Broadcast::new(0);
+        let (broadcast, receiver) = Broadcast::new(0);
         let source = Provenance { cache: Some(CacheStatus::Hit), ..Provenance::default() };
-        broadcast.open(Head::Found(replayed, age), source);
+        broadcast.open(Head::Found(replay, age), source);
         broadcast.end(Ok(()));
-        if self.order.streams_to_client() {
-            return self.spawn(service, account, reader, None).await;
+        if self.upstream_request.streams_to_client() {
+            return self.take_off(service, receiver, None).wait(account).await;
         }
-        // All of it is there: nothing goes on once the client has it, and nothing needs a task.
+        // The whole answer is here, so nothing outlives this request and no task is needed.
         let (outlet, presence, _inlet) = reply::channel();
-        let Self { order, rendering, session, account: begun, .. } = self;
-        let mut subscriber = Subscriber::new(service, &order, &rendering, (outlet, presence), session, begun);
-        let end = Box::pin(subscriber.listen(reader)).await;
+        let Self { upstream_request, rendering, session, account: begun, .. } = self;
+        let client = Client { outlet, presence, session, account: begun };
+        let mut subscriber = Subscriber::new(service, &upstream_request, &rendering, client);
+        let end = subscriber.listen(receiver).await;
         *account = subscriber.account;
         match end {
             SubscriberEnd::Complete(result) => result,
@@ -180,53 +172,98 @@ impl Flight {
         }
     }
 
-    /// What is asked for, where it is kept like this.
+    /// The key of the flight that keeps its answer by `cache_plan`.
     pub(crate) fn key(&self, cache_plan: &CachePlan) -> FlightKey {
-        cache_plan.flight_key(&self.order)
+        cache_plan.flight_key(&self.upstream_request)
     }
 
-    /// What was stored, in the form that is asked for; `None` where it cannot be built.
+    /// A stored answer in the delivery of the request; `None` when the entry cannot be converted.
     pub(crate) fn replay(&self, stored: &Stored) -> Option<Replay> {
-        replay::replay(&self.order, &stored.entry)
+        replay::replay(&self.upstream_request, &stored.entry)
     }
 
-    async fn spawn<P: Platform>(
+    /// Joins the flight of another request in this process, or begins to lead one. A request that follows has no lead.
+    fn join_or_lead<P: Platform>(&mut self, service: &Service<P>) -> Result<(Receiver, Option<Lead>), Error> {
+        let limit = usize::try_from(service.config().cache.max_entry).unwrap_or(usize::MAX);
+        let limit =
+            limit.saturating_mul(UNPACKED * self.cache_plan.map_or(1, |cache_plan| cache_plan.size()));
+        let (receiver, broadcast, guard) = match self.cache_plan {
+            Some(cache_plan @ CachePlan { question, policy, is_shared: true, .. }) => {
+                let key = JoinKey { flight: self.key(&cache_plan), max_age: policy.max_age() };
+                match service.flights().join_or_lead(key, question, limit) {
+                    Joined::Lead(broadcast, receiver, guard) => (receiver, broadcast, Some(guard)),
+                    Joined::Follow(receiver) => {
+                        self.account.cache = Some(CacheStatus::Coalesced);
+                        return Ok((receiver, None));
+                    }
+                    Joined::Conflict => return Err(Error::IdempotencyKeyReused),
+                }
+            }
+            cache_plan => {
+                let (broadcast, receiver) = Broadcast::new(if cache_plan.is_some() { limit } else { 0 });
+                (receiver, broadcast, None)
+            }
+        };
+        let (cache_plan, prefetched) = (self.cache_plan, self.prefetched.take());
+        Ok((receiver, Some(Lead { broadcast, guard, cache_plan, prefetched })))
+    }
+
+    /// Starts the task that brings the answer to this client, and leads the flight where there is a lead.
+    fn take_off<P: Platform>(
         self,
         service: &Service<P>,
-        account: &mut Account,
-        reader: Receiver,
-        lead: Option<(Broadcast, Option<LeaderGuard>)>,
-    ) -> Result<Outcome, Error> {
+        receiver: Receiver,
+        lead: Option<Lead>,
+    ) -> PendingHead {
         let (outlet, presence, inlet) = reply::channel();
-        let (head_sender, arrival) = oneshot::channel();
+        let (head_sender, head) = oneshot::channel();
         let task_service = service.clone();
-        service.spawn(async move {
-            let Self { order, rendering, cache_plan, session, prefetched, account } = self;
+        // The task is the largest future of a request, so it goes to the heap here and stays there.
+        service.spawn_boxed(Box::pin(async move {
+            let Self { upstream_request, rendering, session, account, .. } = self;
             let service = &task_service;
-            let follows = lead.is_none();
-            let (bringing, brought) = oneshot::channel();
-            let lead = lead.map(|guard| {
-                Leader::new(service, &order, guard, cache_plan, prefetched, (account.clone(), bringing))
+            let leader = lead.map(|lead| {
+                let (report_sender, report) = oneshot::channel();
+                let leader = Leader::new(service, &upstream_request, lead, account.clone(), report_sender);
+                (leader, report)
             });
-            let mut subscriber =
-                Subscriber::new(service, &order, &rendering, (outlet, presence), session, account);
-            (subscriber.follows, subscriber.head_sender) = (follows, Some(head_sender));
-            subscriber.brought = lead.as_ref().map(|_| brought);
-            let end = match lead {
-                None => subscriber.listen(reader).await,
-                Some(lead) => {
-                    let (brought, end) = join!(Box::pin(lead.fly()), Box::pin(subscriber.listen(reader)));
-                    subscriber.account.absorb(brought);
+            let client = Client { outlet, presence, session, account };
+            let mut subscriber = Subscriber::new(service, &upstream_request, &rendering, client);
+            subscriber.head_sender = Some(head_sender);
+
+            // Bring the answer, and hear it at the same time.
+            let end = match leader {
+                None => {
+                    subscriber.follows = true;
+                    subscriber.listen(receiver).await
+                }
+                Some((mut leader, report)) => {
+                    subscriber.own_report = Some(report);
+                    let end = {
+                        let leading = pin!(leader.fly());
+                        let listening = pin!(subscriber.listen(receiver));
+                        join!(leading, listening).1
+                    };
+                    subscriber.account.absorb(leader.account);
                     end
                 }
             };
+
+            // Write the log line, or let the handler do so.
             subscriber.close(end).await;
-        });
-        match arrival.await.map_err(|_| Error::ShuttingDown)? {
+        }));
+        PendingHead { head, inlet }
+    }
+}
+
+impl PendingHead {
+    /// Waits for the head, and takes over the account as the flight left it.
+    async fn wait(self, account: &mut Account) -> Result<Outcome, Error> {
+        match self.head.await.map_err(|_| Error::ShuttingDown)? {
             HeadReady::Streaming { content_type, account: begun } => {
                 *account = *begun;
                 account.handed_over = true;
-                Ok(Outcome::Streaming(content_type, inlet))
+                Ok(Outcome::Streaming(content_type, self.inlet))
             }
             HeadReady::Complete(complete) => {
                 let (result, returned) = *complete;

@@ -14,7 +14,7 @@ use crate::{
     fleet::local::LocalFleet,
     metrics::Metrics,
     platform::{
-        Background, Clock, Entropy, Journal, MaybeSend, Timeouts, Timer, Upstream, UpstreamFailure,
+        Background, Clock, Entropy, Journal, MaybeSend, Task, Timeouts, Timer, Upstream, UpstreamFailure,
         journal::Event,
     },
     process::{FlightTable, Orphans},
@@ -138,8 +138,8 @@ impl<P: Platform> Entropy for Service<P> {
 }
 
 impl<P: Platform> Background for Service<P> {
-    fn spawn(&self, task: impl Future<Output = ()> + MaybeSend + 'static) {
-        self.0.platform.spawn(task);
+    fn spawn_boxed(&self, task: Task) {
+        self.0.platform.spawn_boxed(task);
     }
 }
 

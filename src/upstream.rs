@@ -1,6 +1,6 @@
-//! Asking a host: which one, when there is a slot, and what came of it.
+//! Asking a host: which host, when a slot is free, one attempt, and its answer.
 //!
-//! It never speaks to a client and keeps no answer; what it learns of hosts goes to the store.
+//! It never speaks to a client and keeps no answer. What it learns of hosts goes to the store.
 
 pub(crate) mod admission;
 pub(crate) mod answer;

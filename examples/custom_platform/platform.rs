@@ -14,7 +14,7 @@ use paddock::{
     config::settings::Deployment,
     metrics::memory::MemoryMetrics,
     platform::{
-        Background, Clock, Entropy, Journal, Timeouts, Timer, Upstream, UpstreamFailure, journal::Event,
+        Background, Clock, Entropy, Journal, Task, Timeouts, Timer, Upstream, UpstreamFailure, journal::Event,
     },
     store::memory::MemoryStore,
 };
@@ -94,7 +94,7 @@ impl Entropy for TokioPlatform {
 }
 
 impl Background for TokioPlatform {
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    fn spawn_boxed(&self, task: Task) {
         tokio::spawn(task);
     }
 }

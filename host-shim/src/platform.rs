@@ -7,7 +7,7 @@ use paddock::{
     Config, Platform, Service,
     metrics::memory::MemoryMetrics,
     platform::{
-        Background, Clock, Entropy, Journal, Timeouts, Timer, Upstream, UpstreamFailure, journal::Event,
+        Background, Clock, Entropy, Journal, Task, Timeouts, Timer, Upstream, UpstreamFailure, journal::Event,
     },
 };
 use tokio_util::task::TaskTracker;
@@ -70,7 +70,7 @@ impl Entropy for NativePlatform {
 }
 
 impl Background for NativePlatform {
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
+    fn spawn_boxed(&self, task: Task) {
         self.tasks.spawn(task);
     }
 }

@@ -2,7 +2,6 @@
 
 use std::{convert::Infallible, future::Future, pin::pin, time::Duration};
 
-use futures::future::{Either, select};
 use http::{HeaderValue, Version, header::CONNECTION};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::{
@@ -40,13 +39,17 @@ impl Server {
     pub(crate) async fn serve(&self, listener: TcpListener, stop: impl Future<Output = ()>) {
         let mut stop = pin!(stop);
         loop {
-            match select(pin!(listener.accept()), stop.as_mut()).await {
-                Either::Left((Ok((stream, _)), _)) => self.connection(stream),
-                Either::Left((Err(error), _)) => {
+            let accepted = tokio::select! {
+                biased;
+                accepted = listener.accept() => accepted,
+                () = stop.as_mut() => return,
+            };
+            match accepted {
+                Ok((stream, _)) => self.connection(stream),
+                Err(error) => {
                     tracing::warn!(%error, "cannot accept a connection");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
                 }
-                Either::Right(((), _)) => return,
             }
         }
     }

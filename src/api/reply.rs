@@ -8,7 +8,7 @@
 use std::{
     convert::Infallible,
     future::Future,
-    pin::{Pin, pin},
+    pin::Pin,
     task::{Context, Poll},
 };
 
@@ -16,14 +16,13 @@ use bytes::Bytes;
 use futures::{
     SinkExt, Stream,
     channel::{mpsc, oneshot},
-    future::{Either, select},
 };
 use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use serde::Serialize;
 
-use crate::wire::framer::Framing;
+use crate::{platform::race, wire::framer::Framing};
 
 /// How many pieces are buffered beside the one that is being written.
 const PIECES: usize = 1;
@@ -98,12 +97,17 @@ impl Outlet {
 }
 
 impl Presence {
-    /// Runs `future` to its end; drops it and gives [`ClientLeft`] when the client leaves first.
-    pub(crate) async fn during<F: Future>(&mut self, future: F) -> Result<F::Output, ClientLeft> {
-        match select(pin!(future), self.0.cancellation()).await {
-            Either::Left((output, _)) => Ok(output),
-            Either::Right(((), _)) => Err(ClientLeft),
+    /// Runs `future` to its end; gives [`ClientLeft`] when the client leaves first.
+    pub(crate) async fn during<F: Future>(&mut self, future: Pin<&mut F>) -> Result<F::Output, ClientLeft> {
+        race! {
+            output = future => Ok(output),
+            () = self.left() => Err(ClientLeft),
         }
+    }
+
+    /// Resolves when the client leaves.
+    pub(crate) async fn left(&mut self) {
+        self.0.cancellation().await;
     }
 }
 

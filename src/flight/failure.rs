@@ -1,7 +1,7 @@
-//! The failure of a flight, as it is handed over to those who follow in other processes.
+//! The failure of a flight, as a record that the publisher hands over to followers in other processes.
 //!
-//! Pure. What concerns the process of the leader alone is never handed over: then the others choose another leader. A
-//! record that another version wrote is read as far as this one knows it, or is none.
+//! Pure. A failure that concerns the leader's own process is never handed over, so that the followers choose another
+//! leader. A record of another version is read where this version knows its code, else it counts as no record.
 
 use std::{borrow::Cow, time::Duration};
 
@@ -16,9 +16,9 @@ use crate::{
     wire::members::{self, Members},
 };
 
-/// The longest body of upstream's that goes along, in bytes.
+/// The longest upstream body that is handed over, in bytes.
 const BODY_LIMIT: usize = 64 << 10;
-/// How many characters go along of what the operator should know.
+/// How many characters of a detail for the operator are handed over.
 const DETAIL_LIMIT: usize = 500;
 const PHASES: [(Phase, &str); 4] = [
     (Phase::Connect, "connect"),
@@ -27,7 +27,7 @@ const PHASES: [(Phase, &str); 4] = [
     (Phase::Total, "total"),
 ];
 
-/// A line of JSON that says what went wrong; upstream's own body stands behind it.
+/// The first line of a record, as JSON. Upstream's own body follows the line.
 #[derive(Debug, Default, Serialize)]
 struct FailureHead<'a> {
     code: &'a str,
@@ -53,7 +53,7 @@ struct FailureHead<'a> {
     detail: Option<String>,
 }
 
-/// What upstream's own reply was, but for its body.
+/// Upstream's own reply without its body.
 #[derive(Debug, Serialize)]
 struct OriginalHead<'a> {
     status: u16,
@@ -61,11 +61,25 @@ struct OriginalHead<'a> {
     content_type: Option<&'a str>,
 }
 
-/// The record of a failure that is everybody's; `None` when it concerns the leader's process alone. `has_lost_store`: whether
-/// the leader had lost the store, so that it knew no queue but its own.
+/// The record of a failure that holds for every process; `None` when it concerns the leader's process alone. A leader
+/// that has lost the store knew only its own queue.
 pub(super) fn record(error: &Error, has_lost_store: bool) -> Option<Bytes> {
+    let head = head(error, has_lost_store)?;
+    let original = error.original().filter(|original| original.body.len() <= BODY_LIMIT);
+    let original_head = original.map(|original| OriginalHead {
+        status: original.status.as_u16(),
+        content_type: original.content_type.as_ref().and_then(|kind| kind.to_str().ok()),
+    });
+    let mut record = serde_json::to_vec(&FailureHead { original: original_head, ..head }).unwrap_or_default();
+    record.push(b'\n');
+    record.extend_from_slice(original.map(|original| &*original.body).unwrap_or_default());
+    Some(record.into())
+}
+
+/// The fields of each failure that is handed over; `None` for the others.
+fn head(error: &Error, has_lost_store: bool) -> Option<FailureHead<'_>> {
     let head = FailureHead { code: error.code(), ..FailureHead::default() };
-    let head = match error {
+    Some(match error {
         Error::UpstreamRejected { status, message, original: _ } => {
             FailureHead { status: Some(status.as_u16()), message: Some(message), ..head }
         }
@@ -89,10 +103,10 @@ pub(super) fn record(error: &Error, has_lost_store: bool) -> Option<Bytes> {
             let word = PHASES.iter().find(|(known, _)| known == phase).map(|(_, word)| *word);
             FailureHead { phase: word, ..head }
         }
-        // Its own queue is full, its clients left, it read too slowly, or it stops.
+        // These concern the leader's process alone: its own queue is full, its clients left or read too slowly, or it stops.
         Error::Overloaded { .. }
         | Error::ClientClosed | Error::FellBehind | Error::ShuttingDown
-        // What is told before anybody leads, or to one client.
+        // These are reported before a flight begins, or to one client.
         | Error::NotCached
         | Error::IdempotencyKeyReused
         | Error::InvalidIdempotencyKey
@@ -119,20 +133,10 @@ pub(super) fn record(error: &Error, has_lost_store: bool) -> Option<Bytes> {
         | Error::NotFound
         | Error::MethodNotAllowed { .. }
         | Error::Misconfigured { .. } => return None,
-    };
-    // A reply that is too long does not go along.
-    let original = error.original().filter(|original| original.body.len() <= BODY_LIMIT);
-    let spoken = original.map(|original| OriginalHead {
-        status: original.status.as_u16(),
-        content_type: original.content_type.as_ref().and_then(|kind| kind.to_str().ok()),
-    });
-    let mut record = serde_json::to_vec(&FailureHead { original: spoken, ..head }).unwrap_or_default();
-    record.push(b'\n');
-    record.extend_from_slice(original.map(|original| &*original.body).unwrap_or_default());
-    Some(record.into())
+    })
 }
 
-/// The failure that a record tells of; `None` when this version cannot read it.
+/// The failure in a record; `None` when this version cannot read it.
 pub(super) fn read(record: &Bytes) -> Option<Error> {
     let end = memchr::memchr(b'\n', record)?;
     let head = Members::parse(record.get(..end)?)?;

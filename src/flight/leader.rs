@@ -1,138 +1,117 @@
-//! The lead of a flight: it finds out whether the answer is there or another brings it, else asks upstream, and writes
-//! what comes to the broadcast.
+//! The leader of a flight: it looks for a stored answer or another process's flight, else asks upstream, and writes the
+//! answer to the broadcast.
 //!
-//! It owns the upstream body. Until the first event of an answer is there nothing has reached a client, and a failed
-//! attempt may be followed by another. An answer is kept only when it is complete. When everybody left, upstream is
-//! dropped at once and nothing is kept.
+//! The leader owns the upstream body. It keeps only complete answers. When every client has left, it drops the upstream
+//! body at once and keeps nothing.
 
+mod attempts;
 mod outcome;
+mod relay;
 
-use bytes::Bytes;
+use std::pin::pin;
+
 use futures::{
     StreamExt as _,
-    channel::{
-        mpsc::{UnboundedSender, unbounded},
-        oneshot,
-    },
-    future::OptionFuture,
+    channel::{mpsc::unbounded, oneshot},
     join,
 };
 
 use super::{
     CachePlan,
-    follow::{FollowEnd, follow},
+    follow::{FollowEnd, Follower},
     publisher::Publisher,
     replay::replay,
 };
 use crate::{
     api::{error::Error, reply::ClientLeft},
-    cache::{CacheStatus, Delivery},
-    fleet::{AttemptFailure, BackendHost, Failover, HostEffect, NO_EVENT, UNFINISHED, broken},
+    cache::CacheStatus,
     host::{Platform, Service},
-    metrics::Attempt,
-    platform::{Journal, journal::Event, random_id},
+    platform::random_id,
     process::{Head, Provenance, broadcast::Broadcast, flight_table::LeaderGuard},
     request::Account,
     store::{FlightKey, Found},
     upstream::{
         UpstreamRequest,
-        admission::{Admission, Admitted, FleetPrefetch},
-        answer::{Accumulator, Events, Opened},
-        attempt,
-        slot::Slot,
+        admission::{Admission, FleetPrefetch},
     },
-    wire::framer,
 };
+use attempts::Aftermath;
 
-/// The lead of a flight.
+/// What a request has that leads a flight, and a request that follows has not.
+pub(super) struct Lead {
+    pub(super) broadcast: Broadcast,
+    /// Keeps the flight where other requests join it; `None` where none may.
+    pub(super) guard: Option<LeaderGuard>,
+    pub(super) cache_plan: Option<CachePlan>,
+    pub(super) prefetched: Option<FleetPrefetch>,
+}
+
+/// The leader of a flight.
 pub(super) struct Leader<'a, P: Platform> {
     service: &'a Service<P>,
-    order: &'a UpstreamRequest,
+    upstream_request: &'a UpstreamRequest,
     broadcast: Broadcast,
-    /// Where others may join.
+    /// Keeps the flight where other requests join it; `None` where none may.
     guard: Option<LeaderGuard>,
     cache_plan: Option<CachePlan>,
-    /// The flight among all processes, where there is one.
+    /// The key of the flight among all processes; `None` where other processes may not join.
     flight: Option<FlightKey>,
     prefetched: Option<FleetPrefetch>,
-    account: Account,
-    /// Tells the own client's part what it took to bring a complete answer, as soon as there is one.
-    bringing: Option<oneshot::Sender<Account>>,
+    pub(super) account: Account,
+    /// Reports the account of a complete answer to the leader's own client.
+    report_sender: Option<oneshot::Sender<Account>>,
 }
 
 /// Who brings the answer.
 enum Role {
-    /// This one, with the lead among all replicas or without it.
-    Leader(Option<String>),
-    /// Another, and the name under which this one follows.
-    Follow(String, String),
-    /// It is told already.
+    /// This leader. Its name is `None` where it does not lead among all processes.
+    Lead(Option<String>),
+    /// The leader of another process, which this one follows under the name `follower`.
+    Follow { leader: String, follower: String },
+    /// Nobody: the broadcast has ended.
     Told,
 }
 
-/// What is left to be done for an attempt that failed.
-enum Aftermath {
-    /// Its slot is given back, and how it ended noted.
-    Release(Box<Slot>, HostEffect),
-    /// Another host answered what it failed.
-    RecordFault(BackendHost),
-}
-
-impl Aftermath {
-    async fn note<P: Platform>(self, service: &Service<P>) {
-        match self {
-            Self::Release(slot, effect) => slot.release(service, effect).await,
-            Self::RecordFault(backend) => Slot::record_fault(&backend, service).await,
-        }
-    }
-}
-
 impl<'a, P: Platform> Leader<'a, P> {
-    /// The lead of a flight for this order, with the guard where others may join it.
+    /// The leader of a flight for this request.
     pub(super) fn new(
         service: &'a Service<P>,
-        order: &'a UpstreamRequest,
-        (broadcast, guard): (Broadcast, Option<LeaderGuard>),
-        cache_plan: Option<CachePlan>,
-        prefetched: Option<FleetPrefetch>,
-        (account, bringing): (Account, oneshot::Sender<Account>),
+        upstream_request: &'a UpstreamRequest,
+        lead: Lead,
+        account: Account,
+        report_sender: oneshot::Sender<Account>,
     ) -> Self {
+        let Lead { broadcast, guard, cache_plan, prefetched } = lead;
         let flight = cache_plan
-            .as_ref()
             .filter(|cache_plan| cache_plan.is_shared)
-            .map(|cache_plan| cache_plan.flight_key(order));
+            .map(|cache_plan| cache_plan.flight_key(upstream_request));
         Self {
             service,
-            order,
+            upstream_request,
             broadcast,
             guard,
             cache_plan,
             flight,
             prefetched,
             account,
-            bringing: Some(bringing),
+            report_sender: Some(report_sender),
         }
     }
 
-    /// Brings the answer; gives the account of what that took.
-    pub(super) async fn fly(mut self) -> Account {
-        let mut admission = Admission::new(self.service, self.order, self.prefetched.take());
+    /// Brings the answer; what that took is in the account afterwards.
+    pub(super) async fn fly(&mut self) {
+        // Find out who brings the answer.
+        let mut admission = Admission::new(self.service, self.upstream_request, self.prefetched.take());
         let mut role = self.role(&mut admission).await;
-        while let Role::Follow(leader, follower) = role {
+
+        // Follow the leader of another process for as long as there is one.
+        while let Role::Follow { leader, follower } = role {
             admission.release();
-            // Following has no limit.
+            // There is no limit for the time that a request follows, so its time for the store begins anew.
             self.account.store.renew();
-            let names = (&*leader, &*follower);
-            let followed = match self.flight.zip(self.cache_plan) {
-                Some((flight, cache_plan)) => {
-                    let flight = (&flight, &cache_plan.flight_key(self.order));
-                    Box::pin(follow(self.service, self.order, &self.broadcast, flight, names)).await
-                }
-                None => FollowEnd::Missed,
-            };
-            role = match followed {
+            role = match self.follow(&leader, &follower).await {
                 FollowEnd::Told => Role::Told,
-                FollowEnd::Missed => Role::Leader(None),
+                FollowEnd::Missed => Role::Lead(None),
                 FollowEnd::Vanished => self.role(&mut admission).await,
                 FollowEnd::Late => {
                     self.flight = self.flight.map(|flight| FlightKey { key: flight.key.later(), ..flight });
@@ -140,33 +119,55 @@ impl<'a, P: Platform> Leader<'a, P> {
                 }
             };
         }
+
+        // Ask upstream, unless the broadcast has ended.
         match role {
-            Role::Leader(leader) => self.ask(admission, leader).await,
-            Role::Told | Role::Follow(..) => admission.release(),
+            Role::Lead(leader) => self.ask(&mut admission, leader).await,
+            Role::Told | Role::Follow { .. } => admission.release(),
         }
-        drop(self.guard);
-        self.account
+
+        // Requests that come later start a flight of their own.
+        self.guard = None;
+        self.report_sender = None;
     }
 
-    /// Looks for the answer, and takes a slot ahead, in case that there is none.
+    async fn follow(&self, leader: &str, follower: &str) -> FollowEnd {
+        let Some((flight, cache_plan)) = self.flight.zip(self.cache_plan) else { return FollowEnd::Missed };
+        let follower = Follower {
+            service: self.service,
+            upstream_request: self.upstream_request,
+            broadcast: &self.broadcast,
+            flight,
+            answer: cache_plan.flight_key(self.upstream_request),
+            leader,
+            name: follower,
+        };
+        follower.follow().await
+    }
+
+    /// Looks for a stored answer and for a leader in another process. At the same time it takes a slot, in case that there
+    /// is neither.
     async fn role(&mut self, admission: &mut Admission<'_, P>) -> Role {
         let (Some(flight), Some(cache_plan)) = (self.flight, self.cache_plan) else {
-            return Role::Leader(None);
+            return Role::Lead(None);
         };
         if self.account.store.has_failed() {
             self.account.cache = Some(CacheStatus::Bypass);
-            return Role::Leader(None);
+            return Role::Lead(None);
         }
-        // Whoever follows must know what is asked where the key does not say that.
+        // Where the key does not cover the question, the leader's name does, for those who would follow.
         let asked = cache_plan.question.map(|question| question.to_hex());
         let leader = [random_id(self.service), asked.clone().unwrap_or_default()].join(":");
         let mut ahead = self.account.clone();
         let service = self.service;
         let (store, max_age) = (ahead.store.clone(), cache_plan.policy.max_age());
-        let looking = store.ask_answer_or_lead(service, &flight, &leader, max_age);
-        let (found, ()) = join!(Box::pin(looking), Box::pin(admission.reserve(&mut ahead)));
+        let found = {
+            let looking = pin!(store.ask_answer_or_lead(service, &flight, &leader, max_age));
+            let reserving = pin!(admission.reserve(&mut ahead));
+            join!(looking, reserving).0
+        };
         self.account = ahead;
-        // It may have the lead by now; a publisher finds that out, and ends it.
+        // After a timeout this leader may have the lead without knowing; its publisher finds that out, and ends the lead.
         let may_lead = found.may_take_effect();
         match self.account.store.settle(self.service, found) {
             Some(Found::Answer(stored)) => {
@@ -174,15 +175,15 @@ impl<'a, P: Platform> Leader<'a, P> {
                     self.fail(Error::IdempotencyKeyReused);
                     return Role::Told;
                 }
-                let replayed =
-                    replay(self.order, &stored.entry).filter(|_| cache_plan.policy.takes(stored.age));
-                let Some(replayed) = replayed else { return Role::Leader(None) };
+                let replayed = replay(self.upstream_request, &stored.entry)
+                    .filter(|_| cache_plan.policy.takes(stored.age));
+                let Some(replayed) = replayed else { return Role::Lead(None) };
                 self.account.cache = Some(CacheStatus::Hit);
                 self.open(Head::Found(replayed, stored.age));
                 self.broadcast.end(Ok(()));
                 Role::Told
             }
-            Some(Found::Lead) => Role::Leader(Some(leader)),
+            Some(Found::Lead) => Role::Lead(Some(leader)),
             Some(Found::Follow { leader: other })
                 if asked.as_ref().is_some_and(|asked| !other.ends_with(asked)) =>
             {
@@ -191,26 +192,26 @@ impl<'a, P: Platform> Leader<'a, P> {
             }
             Some(Found::Follow { leader: other }) => {
                 self.account.cache = Some(CacheStatus::Coalesced);
-                Role::Follow(other, leader)
+                Role::Follow { leader: other, follower: leader }
             }
             None => {
                 self.account.cache = Some(CacheStatus::Bypass);
-                Role::Leader(Some(leader).filter(|_| may_lead))
+                Role::Lead(Some(leader).filter(|_| may_lead))
             }
         }
     }
 
-    fn open(&self, opening: Head) {
+    fn open(&self, head: Head) {
         let Account { cache, host, routes, .. } = &self.account;
         self.broadcast
-            .open(opening, Provenance { cache: *cache, backend: host.clone(), routes: routes.clone() });
+            .open(head, Provenance { cache: *cache, backend: host.clone(), routes: routes.clone() });
     }
 
-    /// The answer is complete, and what comes now only stores it.
-    fn tell_account(&mut self) {
-        if let Some(bringing) = self.bringing.take() {
-            // A client that left needs no account.
-            let _ = bringing.send(self.account.clone());
+    /// Reports the account to the own client. The answer is complete, and is stored from now on.
+    fn report(&mut self) {
+        if let Some(report_sender) = self.report_sender.take() {
+            // A client that left needs no report.
+            let _ = report_sender.send(self.account.clone());
         }
     }
 
@@ -219,8 +220,8 @@ impl<'a, P: Platform> Leader<'a, P> {
         self.broadcast.end(Err(error));
     }
 
-    /// Asks upstream, and tells other replicas where there are any.
-    async fn ask(&mut self, admission: Admission<'_, P>, leader: Option<String>) {
+    /// Asks upstream, and publishes the answer to the processes that follow.
+    async fn ask(&mut self, admission: &mut Admission<'_, P>, leader: Option<String>) {
         if self.account.cache == Some(CacheStatus::Coalesced) {
             self.account.cache = Some(CacheStatus::Miss);
         }
@@ -229,27 +230,32 @@ impl<'a, P: Platform> Leader<'a, P> {
             .zip(self.flight)
             .and_then(|(leader, flight)| Publisher::new(self.service, &self.broadcast, flight, leader));
         let broadcast = self.broadcast.clone();
-        let publishing = OptionFuture::from(publisher.map(|publisher| Box::pin(publisher.publish())));
-        let (end, _) = join!(Box::pin(self.bring(admission)), publishing);
+        let publishing = pin!(async {
+            if let Some(publisher) = publisher {
+                publisher.publish().await;
+            }
+        });
+        let bringing = pin!(self.bring(admission));
+        let (end, ()) = join!(bringing, publishing);
         broadcast.end(end);
     }
 
-    /// Asks upstream and writes what comes; what the answer changes is stored when it returns.
-    async fn bring(&mut self, admission: Admission<'_, P>) -> Result<(), Error> {
+    /// Asks upstream and writes the answer. When this returns, everything that the answer changes is stored.
+    async fn bring(&mut self, admission: &mut Admission<'_, P>) -> Result<(), Error> {
         let service = self.service;
         let (aftermath, failures) = unbounded();
-        let (is_noted, noted) = oneshot::channel();
-        // The next attempt does not wait until the one before is noted, and no answer does.
-        let noting = async {
-            failures.for_each_concurrent(None, |failure: Aftermath| failure.note(service)).await;
-            let _ = is_noted.send(());
-        };
-        let bringing = async {
+        let (is_recorded, recorded) = oneshot::channel();
+        // Failures are recorded beside the attempts, so that neither the next attempt nor an answer waits for the store.
+        let recording = pin!(async {
+            failures.for_each_concurrent(None, |failure: Aftermath| failure.record(service)).await;
+            let _ = is_recorded.send(());
+        });
+        let bringing = pin!(async {
             match self.attempts(admission, aftermath).await {
                 Ok((opened, slot)) => self.hand_over(opened, slot).await,
                 Err(error) => {
-                    // Whoever reads that and goes on at once must find the places free.
-                    let _ = noted.await;
+                    // A client that retries on this error must not find its own slots still taken.
+                    let _ = recorded.await;
                     if self.account.store.has_failed() {
                         self.broadcast.note_lost_store();
                     }
@@ -257,194 +263,8 @@ impl<'a, P: Platform> Leader<'a, P> {
                     Err(error)
                 }
             }
-        };
-        join!(Box::pin(bringing), Box::pin(noting)).0
-    }
-
-    /// Writes what was opened; what it changes is stored when it returns.
-    async fn hand_over(&mut self, opened: Opened<P::Body>, slot: Box<Slot>) -> Result<(), Error> {
-        match opened {
-            Opened::Stream { content_type, first, events } => {
-                let kind = content_type.to_str().unwrap_or_default().to_owned();
-                self.open(Head::Stream { content_type });
-                let mut slot = Some(slot);
-                let (end, effect) = self.relay(&kind, first, events, &mut slot).await;
-                if let Err(error) = &end {
-                    self.broadcast.end(Err(error.clone()));
-                }
-                if let Some(slot) = slot {
-                    slot.release(self.service, effect).await;
-                }
-                end
-            }
-            Opened::Spoken(mut heard) => {
-                let answer = heard.answer();
-                let entry = self.entry(Delivery::Whole, "application/json", || Some(answer.to_json().into()));
-                let kept = self.kept_whole(entry, !answer.is_empty());
-                self.tell_account();
-                self.open(Head::Spoken(answer.into()));
-                self.conclude(kept, slot).await;
-                Ok(())
-            }
-            Opened::Whole(original) => {
-                let says = self.says_something(&original);
-                let kind = original.content_type.as_ref().and_then(|kind| kind.to_str().ok());
-                let kind = kind.unwrap_or_default();
-                let entry = self.entry(Delivery::Whole, kind, || Some(original.body.clone()));
-                let kept = self.kept_whole(entry, says);
-                self.tell_account();
-                self.open(Head::Whole(original));
-                self.conclude(kept, slot).await;
-                Ok(())
-            }
-        }
-    }
-
-    async fn attempts(
-        &mut self,
-        mut admission: Admission<'_, P>,
-        aftermath: UnboundedSender<Aftermath>,
-    ) -> Result<(Opened<P::Body>, Box<Slot>), Error> {
-        let (service, order) = (self.service, self.order);
-        let (broadcast, account) = (&self.broadcast, &mut self.account);
-        let mut failover = Failover::default();
-        let mut failed = Vec::new();
-        let mut missing = None;
-        while failover.may_go_on() {
-            let step = broadcast.during(Box::pin(admission.next(&failover, account))).await;
-            let Ok(step) = step else {
-                admission.leave().await;
-                return Err(Error::ClientClosed);
-            };
-            let slot = match step {
-                Admitted::Go(slot) => slot,
-                Admitted::Refuse(error) => return Err(error),
-                Admitted::None(error) => {
-                    missing = error;
-                    break;
-                }
-            };
-            let backend = slot.backend.clone();
-            // Counted as given up until the attempt has an end, for a client may leave at any time.
-            let attempt = Attempt {
-                host: backend.url().to_owned(),
-                outcome: "cancelled",
-                cold: slot.cold && slot.is_taken(),
-            };
-            account.attempts.push(attempt);
-            let (outcome, slot) =
-                attempt::attempt(service, &admission, order, broadcast, slot, account).await;
-            if let Some(attempt) = account.attempts.last_mut() {
-                attempt.outcome = outcome.as_ref().map_or_else(AttemptFailure::word, |_| "ok");
-            }
-            // Without one the request is seen through although its client left.
-            let Some(slot) = slot else { return Err(Error::ClientClosed) };
-            match outcome {
-                Ok(opened) => {
-                    for failed in failed {
-                        let _ = aftermath.unbounded_send(Aftermath::RecordFault(failed));
-                    }
-                    account.host = Some(backend);
-                    account.first_token = slot.first_byte().filter(|_| order.streams && slot.is_taken());
-                    if let Opened::Spoken(heard) = &opened {
-                        account.tokens = heard.tokens();
-                        account.speed = heard.speed(slot.since_first_byte(service));
-                    }
-                    return Ok((opened, slot));
-                }
-                Err(failure) => {
-                    if failure == AttemptFailure::ClientLeft {
-                        let _ = aftermath.unbounded_send(Aftermath::Release(slot, HostEffect::Neutral));
-                        return Err(Error::ClientClosed);
-                    }
-                    service.record(&Event::AttemptFailed {
-                        request_id: &account.request_id,
-                        host: backend.url(),
-                        outcome: failure.word(),
-                        detail: &failure.detail(),
-                    });
-                    let _ = aftermath.unbounded_send(Aftermath::Release(slot, failure.effect()));
-                    // Its own words may be what the client reads in the end.
-                    if matches!(failure, AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. }) {
-                        account.host = Some(backend.clone());
-                    }
-                    if matches!(failure, AttemptFailure::Failed { .. }) {
-                        failed.push(backend);
-                    } else if failure == AttemptFailure::NotFound {
-                        admission.forget(&backend);
-                    }
-                    failover.failed(failure);
-                }
-            }
-        }
-        Err(failover.effect(missing))
-    }
-
-    /// Writes the events of an answer to the broadcast, and stores what the answer changes.
-    async fn relay(
-        &mut self,
-        content_type: &str,
-        first: Bytes,
-        mut events: Events<P::Body>,
-        slot: &mut Option<Box<Slot>>,
-    ) -> (Result<(), Error>, HostEffect) {
-        let mut heard = Accumulator::new(false);
-        let end = self.relay_events(first, &mut events, &mut heard).await;
-        self.account.tokens = heard.tokens();
-        if let Some(attempt) = self.account.attempts.last_mut() {
-            attempt.outcome = end.as_ref().map_or_else(AttemptFailure::word, |_| "ok");
-        }
-        match end {
-            Ok(last) => {
-                let since = slot.as_ref().and_then(|slot| slot.since_first_byte(self.service));
-                self.account.speed = heard.speed(since);
-                self.tell_account();
-                self.broadcast.complete(last);
-                let entry = self.entry(Delivery::Stream, content_type, || {
-                    self.broadcast.whole().filter(|_| !heard.is_empty())
-                });
-                if let Some(slot) = slot.take() {
-                    self.conclude(entry.and_then(|entry| self.kept(&entry).zip(Some(entry))), slot).await;
-                }
-                events.drain(self.service);
-                (Ok(()), HostEffect::Answered)
-            }
-            Err(failure) => {
-                let effect = failure.effect();
-                (Err(failure.into_error()), effect)
-            }
-        }
-    }
-
-    /// Writes every event but the terminator, which is given back.
-    async fn relay_events(
-        &mut self,
-        first: Bytes,
-        events: &mut Events<P::Body>,
-        heard: &mut Accumulator,
-    ) -> Result<Bytes, AttemptFailure> {
-        let mut event = first;
-        loop {
-            let data = framer::data(events.framing(), &event);
-            if let (Some(data), Some(protocol)) = (&data, self.order.protocol) {
-                let chunk = protocol.read(data).ok_or_else(|| broken(NO_EVENT))?;
-                heard.add(&chunk).map_err(broken)?;
-                if let Some(error) = &chunk.error {
-                    let failure = AttemptFailure::told(error);
-                    self.broadcast.tell(event.clone()).await?;
-                    return Err(failure);
-                }
-                if chunk.end {
-                    return Ok(event);
-                }
-                if events.has_ended() {
-                    return Err(broken(UNFINISHED));
-                }
-            }
-            self.broadcast.write(event).await?;
-            let next = self.broadcast.during(events.next()).await??;
-            event = next.ok_or_else(|| broken(UNFINISHED))?;
-        }
+        });
+        join!(bringing, recording).0
     }
 }
 

@@ -1,46 +1,64 @@
-//! The publisher: hands a flight over to those who follow it in other processes, through the shared store.
+//! The publisher of a flight: it hands the leader's events over to followers in other processes, through the shared store.
 //!
-//! While nobody follows it hands nothing over and asks five times a second whether anybody does. It keeps the lead, and
-//! keeps the flight going when its own clients left while others follow. Each event goes through the store once, and the
-//! store keeps of them `CACHE_MAX_ENTRY`, and one more hand-over, which is no larger. A whole answer that the cache does not
-//! keep goes with the end of the flight, where it is no larger than these two.
+//! While no process follows, it hands nothing over, renews the leader's lease, and asks five times a second whether a
+//! process follows. It keeps the flight going while other processes follow, although its own clients have left. Each event
+//! is written to the store once. Of a stream the store keeps `CACHE_MAX_ENTRY` and one more hand-over, which is no larger.
+//! A whole answer that the cache does not keep is handed over with the end of the flight, where it is at most twice as
+//! large as `CACHE_MAX_ENTRY`.
 
-use std::{collections::VecDeque, time::Duration};
+use std::{collections::VecDeque, pin::pin, time::Duration};
 
 use bytes::Bytes;
-use futures::future::{Either, select};
 
 use super::failure;
 use crate::{
     api::error::Error,
     host::{Platform, Service},
-    platform::{Clock, Timer},
+    platform::{Clock, Timer, race},
     process::broadcast::{Broadcast, Item, Receiver},
     store::{Audience, FLIGHT_LEASE, FlightBoard, FlightEnd, FlightKey, Store},
 };
 
-/// How often it is asked whether anybody follows, and the lead renewed.
+/// How often the publisher asks whether a process follows, and renews the lease.
 const CALL: Duration = Duration::from_millis(200);
-/// How long events are gathered for those who follow.
+/// How long events are gathered before they are handed over together.
 const GATHER: Duration = Duration::from_millis(50);
 
 /// The publisher of one flight.
 pub(super) struct Publisher<'a, P: Platform> {
     service: &'a Service<P>,
     broadcast: Broadcast,
-    /// It hears the flight as everybody does, so that the flight goes on while it is needed.
-    reader: Option<Receiver>,
+    /// The publisher's own receiver keeps the flight going while other processes follow.
+    receiver: Option<Receiver>,
     flight: FlightKey,
     leader: String,
-    /// How many events were handed over.
+    /// How many events were handed over so far.
     handed: usize,
-    /// How many of them need not be kept any more, and how long the others are.
+    /// How many of them the store need not keep any more.
     forgotten: usize,
+    /// The lengths of the others, in bytes.
     kept: VecDeque<usize>,
 }
 
+/// What happens while no process follows.
+enum WaitSignal {
+    /// The leader writes no more events.
+    Over,
+    /// It is time to ask whether a process follows: the pause is over, or the last client has left.
+    Ask,
+}
+
+/// What happens while events are gathered.
+enum GatherSignal {
+    Item(Item),
+    /// The flight ended without a stream.
+    Over,
+    /// The time for gathering is over.
+    Tick,
+}
+
 impl<'a, P: Platform> Publisher<'a, P> {
-    /// `None` where there are no other processes.
+    /// The publisher of the flight that `leader` leads; `None` where there are no other processes.
     pub(super) fn new(
         service: &'a Service<P>,
         broadcast: &Broadcast,
@@ -53,7 +71,7 @@ impl<'a, P: Platform> Publisher<'a, P> {
         Some(Self {
             service,
             broadcast: broadcast.clone(),
-            reader: broadcast.join(),
+            receiver: broadcast.join(),
             flight,
             leader,
             handed: 0,
@@ -62,7 +80,7 @@ impl<'a, P: Platform> Publisher<'a, P> {
         })
     }
 
-    /// Runs until the flight is over, and tells those who follow how it ended.
+    /// Runs until the flight is over, and tells the followers how it ended.
     pub(super) async fn publish(mut self) {
         let mut pending = Vec::new();
         let end = match self.wait().await {
@@ -70,19 +88,21 @@ impl<'a, P: Platform> Publisher<'a, P> {
             None => self.hand_over(&mut pending).await,
         };
         let store = self.service.store();
-        // A leader that cannot say so is found out by its lead's end.
+        // Where this fails, the followers see that the lease ends.
         let _ = store.flights().end_flight(&self.flight, &self.leader, self.handed, &pending, &end).await;
     }
 
-    /// Waits until somebody follows; gives how the flight ended before.
+    /// Waits until a process follows; gives how the flight ended, where that came first.
     async fn wait(&mut self) -> Option<FlightEnd> {
         loop {
-            {
-                let alone = Box::pin(self.broadcast.alone());
-                let pause = select(alone, Box::pin(self.service.sleep(CALL)));
-                if let Either::Left(_) = select(Box::pin(self.broadcast.over()), pause).await {
-                    return Some(self.end());
-                }
+            let signal = race! {
+                () = self.broadcast.over() => WaitSignal::Over,
+                () = self.broadcast.alone() => WaitSignal::Ask,
+                () = self.service.sleep(CALL) => WaitSignal::Ask,
+            };
+            match signal {
+                WaitSignal::Over => return Some(self.end()),
+                WaitSignal::Ask => {}
             }
             match self
                 .service
@@ -101,20 +121,23 @@ impl<'a, P: Platform> Publisher<'a, P> {
         }
     }
 
-    /// Lets the flight go: nobody anywhere waits for it any more.
+    /// Gives the receiver up, because no process waits for the flight any more.
     async fn abandon(&mut self) -> FlightEnd {
-        self.reader = None;
+        self.receiver = None;
         self.broadcast.over().await;
         FlightEnd::Abandoned
     }
 
-    /// Hands over what comes until the flight ends or nobody follows any more; what is left is `pending`.
+    /// Hands events over until the flight ends or no process follows any more. `pending` then holds what is left.
     async fn hand_over(&mut self, pending: &mut Vec<Bytes>) -> FlightEnd {
         let mut failing_since = None;
         loop {
+            // Gather events.
             if let Some(end) = self.gather(pending).await {
                 return end;
             }
+
+            // Hand them over, and renew the lease.
             let store = self.service.store();
             let told = store
                 .flights()
@@ -122,8 +145,10 @@ impl<'a, P: Platform> Publisher<'a, P> {
                 .await;
             let now = self.service.now();
             failing_since = if told.is_err() { failing_since.or(Some(now)) } else { None };
-            // By then whoever followed has given up.
+            // The followers give up after this time.
             let has_lost_store = failing_since.is_some_and(|since| now.saturating_sub(since) >= FLIGHT_LEASE);
+
+            // Forget what was handed over, or keep it for the next time.
             match told {
                 Ok(Audience::Some) => {
                     self.note(pending);
@@ -133,7 +158,7 @@ impl<'a, P: Platform> Publisher<'a, P> {
                     return self.abandon().await;
                 }
                 Err(_) if has_lost_store && self.broadcast.is_alone() => return self.abandon().await,
-                // Whoever listens next hears it all, and what could not be handed over goes with what follows.
+                // A process that follows next must get every event, so these go with the next ones.
                 Ok(Audience::None | Audience::Lost) | Err(_) => {
                     let waiting: usize = pending.iter().map(Bytes::len).sum();
                     if waiting as u64 > self.service.config().cache.max_entry {
@@ -145,12 +170,12 @@ impl<'a, P: Platform> Publisher<'a, P> {
         }
     }
 
-    /// Takes note of what was handed over: of what is too much the oldest is forgotten.
+    /// Notes that these events were handed over. Of more than `CACHE_MAX_ENTRY` the oldest are forgotten.
     fn note(&mut self, events: &[Bytes]) {
         self.handed += events.len();
         self.kept.extend(events.iter().map(Bytes::len));
         let mut bytes: usize = self.kept.iter().sum();
-        // The last one stays, for it tells how many there were.
+        // The last event stays: from its position the store knows how many there were.
         while bytes as u64 > self.service.config().cache.max_entry
             && self.kept.len() > 1
             && let Some(length) = self.kept.pop_front()
@@ -160,36 +185,39 @@ impl<'a, P: Platform> Publisher<'a, P> {
         }
     }
 
-    /// Gathers what comes within [`GATHER`], if anything does within [`CALL`]; gives how the flight ended.
+    /// Gathers events for [`GATHER`] from the first on, which may take [`CALL`]; gives how the flight ended, if it did.
     async fn gather(&mut self, pending: &mut Vec<Bytes>) -> Option<FlightEnd> {
-        let reader = self.reader.as_ref()?;
-        let mut pause = Box::pin(self.service.sleep(if pending.is_empty() { CALL } else { GATHER }));
+        let receiver = self.receiver.as_ref()?;
+        let mut pause = pin!(self.service.sleep(if pending.is_empty() { CALL } else { GATHER }));
         loop {
-            let next = select(Box::pin(reader.next()), Box::pin(self.broadcast.over_whole()));
-            match select(next, pause.as_mut()).await {
-                Either::Left((Either::Left((Item::Event(event), _)), _)) => {
+            let signal = race! {
+                item = receiver.next() => GatherSignal::Item(item),
+                () = self.broadcast.over_whole() => GatherSignal::Over,
+                () = pause.as_mut() => GatherSignal::Tick,
+            };
+            match signal {
+                GatherSignal::Item(Item::Event(event)) => {
                     if pending.is_empty() {
-                        pause = Box::pin(self.service.sleep(GATHER));
+                        pause.set(self.service.sleep(GATHER));
                     }
                     pending.push(event);
                 }
-                Either::Left((Either::Left((Item::Last(event), _)), _)) => {
+                GatherSignal::Item(Item::Last(event)) => {
                     pending.push(event);
                     return Some(FlightEnd::Landed);
                 }
-                Either::Left((Either::Left((Item::Broken(error, _), _)), _)) => {
-                    return Some(self.failed(&error));
-                }
-                Either::Left((Either::Left((Item::Behind, _)), _)) => return Some(FlightEnd::Abandoned),
-                Either::Left((Either::Right(((), _)), _)) => return Some(self.end()),
-                Either::Right(_) => return None,
+                GatherSignal::Item(Item::Broken(error, _)) => return Some(self.fail(&error)),
+                GatherSignal::Item(Item::Behind) => return Some(FlightEnd::Abandoned),
+                GatherSignal::Over => return Some(self.end()),
+                GatherSignal::Tick => return None,
             }
         }
     }
 
+    /// How the flight ended, where that was not with a terminator.
     fn end(&self) -> FlightEnd {
         if let Some(error) = self.broadcast.failure() {
-            return self.failed(&error);
+            return self.fail(&error);
         }
         let Some(entry) = self.broadcast.take_unkept() else { return FlightEnd::Landed };
         if entry.size() as u64 > self.service.config().cache.max_entry.saturating_mul(2) {
@@ -198,7 +226,7 @@ impl<'a, P: Platform> Publisher<'a, P> {
         FlightEnd::Answered(entry.to_bytes(Duration::ZERO).into())
     }
 
-    fn failed(&self, error: &Error) -> FlightEnd {
+    fn fail(&self, error: &Error) -> FlightEnd {
         failure::record(error, self.broadcast.has_lost_store())
             .map_or(FlightEnd::Abandoned, FlightEnd::Failed)
     }

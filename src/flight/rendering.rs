@@ -1,6 +1,6 @@
-//! What the client reads of an answer: upstream's own events, or `/chat`'s.
+//! How an answer is written for the client: as upstream's own events, or as a reply of `/chat`.
 //!
-//! Pure: an event comes in, bytes go out.
+//! Pure: it turns an event into bytes.
 
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
@@ -24,14 +24,14 @@ use crate::{
     },
 };
 
-/// What the client gets.
+/// How an answer is written for the client.
 #[derive(Debug)]
 pub(crate) enum Rendering {
-    /// What upstream says, as it came.
+    /// Upstream's bytes as they came.
     Unchanged,
     /// `/chat`'s reply in one piece.
     Whole {
-        /// Empty when there is none.
+        /// Empty without a session.
         session_id: String,
     },
     /// `/chat`'s reply in pieces.
@@ -42,7 +42,7 @@ pub(crate) enum Rendering {
 #[derive(Debug, Clone)]
 pub(crate) struct Pieces {
     pub(crate) framing: Framing,
-    /// Empty when there is none.
+    /// Empty without a session.
     pub(crate) session_id: String,
 }
 
@@ -59,7 +59,7 @@ struct ChatReply<'a> {
     tool_calls: Option<Box<RawValue>>,
 }
 
-/// The data of one piece; as a line it says what it is, too.
+/// The data of one piece. On a line the data include the name of the event.
 #[derive(Serialize)]
 struct Piece<'a, T> {
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -84,7 +84,7 @@ struct Done<'a> {
     session_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     session: Option<SessionStatus>,
-    /// How many of the session's turns did not go ahead; absent when all did.
+    /// How many of the session's turns were left out of the prompt; absent when none was.
     #[serde(skip_serializing_if = "Option::is_none")]
     left_out: Option<usize>,
     finish_reason: Option<&'a str>,
@@ -117,7 +117,7 @@ impl Pieces {
         }
     }
 
-    /// What one event of upstream's says; empty when it says nothing.
+    /// The pieces that one event of upstream's becomes; empty when it has no text and no calls.
     fn chunk(&self, chunk: &Chunk<'_>) -> Vec<u8> {
         let calls = (!chunk.calls.is_empty()).then(|| {
             let mut spoken = Spoken::default();
@@ -127,7 +127,7 @@ impl Pieces {
         self.said(&chunk.thinking, &chunk.text, calls)
     }
 
-    /// The pieces that something said makes.
+    /// The pieces of this thinking, this text and these calls.
     fn said(&self, thinking: &str, text: &str, calls: Option<Box<RawValue>>) -> Vec<u8> {
         let mut pieces = Vec::new();
         for (event, delta) in [("thinking", thinking), ("token", text)] {
@@ -165,7 +165,7 @@ impl Pieces {
 }
 
 impl Rendering {
-    /// How upstream's answer is read for it.
+    /// How upstream's answer is read for this rendering.
     pub(crate) fn reading(&self) -> Reading {
         match self {
             Self::Unchanged => Reading::AsSent,
@@ -174,7 +174,7 @@ impl Rendering {
         }
     }
 
-    /// Whether the client reads our own words instead of upstream's.
+    /// Whether the client gets a reply of `/chat` instead of upstream's bytes.
     pub(super) fn is_own(&self) -> bool {
         match self {
             Self::Unchanged => false,
@@ -182,7 +182,7 @@ impl Rendering {
         }
     }
 
-    /// The type of the stream that the client gets, where that is our own.
+    /// The content type of the stream; `None` where it is upstream's.
     pub(super) fn content_type(&self) -> Option<HeaderValue> {
         match self {
             Self::Unchanged | Self::Whole { .. } => None,
@@ -190,7 +190,7 @@ impl Rendering {
         }
     }
 
-    /// The whole reply that an answer becomes whose words were summed up.
+    /// The whole reply of `/chat` with this answer.
     pub(super) fn whole(&self, answer: &CachedAnswer, left_out: usize) -> Original {
         let session_id = match self {
             Self::Whole { session_id } | Self::Pieces(Pieces { session_id, .. }) => session_id,
@@ -209,18 +209,19 @@ impl Rendering {
         Original { status: StatusCode::OK, content_type, body }
     }
 
-    /// Whether the client can be given a head and comment lines before upstream says anything.
-    pub(super) fn speaks_early(&self, order: &UpstreamRequest) -> bool {
+    /// Whether the client can get a head and comment lines before upstream's first event.
+    pub(super) fn speaks_early(&self, upstream_request: &UpstreamRequest) -> bool {
         match self {
             Self::Whole { .. } => false,
             Self::Pieces(pieces) => pieces.framing == Framing::Events,
             Self::Unchanged => {
-                order.streams && order.protocol.is_some_and(|protocol| framing(protocol) == Framing::Events)
+                upstream_request.streams
+                    && upstream_request.protocol.is_some_and(|protocol| framing(protocol) == Framing::Events)
             }
         }
     }
 
-    /// What one event becomes; `None` when the client has no use for it.
+    /// The bytes that one event becomes; `None` when it becomes nothing.
     pub(super) fn piece(&self, event: &Bytes, chunk: &Chunk<'_>) -> Option<Bytes> {
         match self {
             Self::Unchanged => Some(event.clone()),
@@ -231,7 +232,7 @@ impl Rendering {
         }
     }
 
-    /// What the terminator becomes. Upstream's own is told apart from the state of the session, where there is one.
+    /// The bytes that the terminator becomes. Where there is a session, they report what became of the turn.
     pub(super) fn last(
         &self,
         event: &Bytes,
@@ -250,7 +251,7 @@ impl Rendering {
         }
     }
 
-    /// What tells the client that nothing more comes.
+    /// The event that ends a stream with a failure.
     pub(super) fn failure(&self, error: &Error, protocol: Option<Protocol>, request_id: &str) -> Bytes {
         match (self, protocol) {
             (Self::Pieces(pieces), _) => {
@@ -263,8 +264,8 @@ impl Rendering {
     }
 }
 
-/// Upstream's last event with what became of the turn: on a line as one member more, on server-sent events as a comment
-/// ahead of it, which every reader skips. Every other byte stays.
+/// Upstream's last event with the status of the turn: on a line as one more member, in server-sent events as a comment before
+/// the event, which readers skip. Every other byte stays.
 fn told(event: &Bytes, status: SessionStatus) -> Bytes {
     let status = status.as_str();
     let brace =

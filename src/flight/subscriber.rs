@@ -1,20 +1,15 @@
-//! A subscriber: the part of one client in a flight, from what it hears first until its turn is stored and its last byte
+//! A subscriber: one client's part in a flight, from the head of its reply until its turn is stored and its last byte is
 //! handed over.
 //!
-//! It never asks upstream. Until something has reached its client, every failure is a status of its own; from then on an
-//! error is the last event. What its answer changes in its session is stored before its terminator is handed over.
+//! A subscriber never asks upstream. Before the head of its reply a failure becomes the reply's status; after it a failure
+//! becomes the last event. The turn of its session is stored before its terminator is handed over.
 
-use std::{
-    pin::{Pin, pin},
-    time::Duration,
-};
+mod relay;
+
+use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
-use futures::{
-    channel::oneshot,
-    future::{Either, OptionFuture, poll_immediate, select},
-    join,
-};
+use futures::{channel::oneshot, future::OptionFuture, join};
 use http::{HeaderValue, StatusCode};
 
 use super::{
@@ -22,102 +17,111 @@ use super::{
 };
 use crate::{
     api::{
-        endpoint::framing,
-        error::Error,
+        error::{Error, Original},
         reply::{self, ClientLeft, Outlet, Presence},
     },
     cache::{CacheStatus, CachedAnswer},
-    fleet::{NO_EVENT, UNFINISHED, broken},
+    fleet::broken,
     host::{Platform, Service},
-    platform::{Timer, random_id},
+    platform::{Timer, race, random_id},
     process::{
         Head, Provenance, Replay,
-        broadcast::{Broadcast, Item, Receiver},
+        broadcast::{Broadcast, Receiver},
     },
     request::{Account, StoreAccess, TallyState},
     session::{PromptCount, SessionStatus, Turn},
-    upstream::{UpstreamRequest, answer::Accumulator as Added},
-    wire::framer,
+    upstream::{UpstreamRequest, answer::Accumulator},
 };
+
+/// What a flight knows of one client.
+pub(super) struct Client {
+    pub(super) outlet: Outlet,
+    pub(super) presence: Presence,
+    pub(super) session: Option<SessionCommit>,
+    pub(super) account: Account,
+}
 
 /// One client of a flight.
 pub(super) struct Subscriber<'a, P: Platform> {
     service: &'a Service<P>,
-    order: &'a UpstreamRequest,
+    upstream_request: &'a UpstreamRequest,
     rendering: &'a Rendering,
     outlet: Outlet,
     presence: Presence,
     session: Option<SessionCommit>,
-    /// Whether it waits for what another asked for.
+    /// Whether it waits for the answer to another request.
     pub(super) follows: bool,
     pub(super) account: Account,
-    /// Where its own lead tells what it took to bring a complete answer.
-    pub(super) brought: Option<oneshot::Receiver<Account>>,
-    /// Whoever waits to be told, where that is not whoever listens.
+    pub(super) own_report: Option<oneshot::Receiver<Account>>,
+    /// Tells the handler that the reply has a head; `None` once it is told, and where the handler itself listens.
     pub(super) head_sender: Option<oneshot::Sender<HeadReady>>,
 }
 
 /// How the part of one client ended.
 pub(super) enum SubscriberEnd {
-    /// Whoever waits for the flight is told.
+    /// The reply is still to be made.
     Complete(Result<Outcome, Error>),
     /// The reply streamed to its end.
     Streamed(Result<(), Error>),
 }
 
 impl<'a, P: Platform> Subscriber<'a, P> {
-    /// One who asked for it first, and hears the end of it by [`Subscriber::listen`].
+    /// The subscriber of the client whose request began the flight; it follows nobody.
     pub(super) fn new(
         service: &'a Service<P>,
-        order: &'a UpstreamRequest,
+        upstream_request: &'a UpstreamRequest,
         rendering: &'a Rendering,
-        (outlet, presence): (Outlet, Presence),
-        session: Option<SessionCommit>,
-        account: Account,
+        client: Client,
     ) -> Self {
+        let Client { outlet, presence, session, account } = client;
         Self {
             service,
-            order,
+            upstream_request,
             rendering,
             outlet,
             presence,
             session,
             follows: false,
             account,
-            brought: None,
+            own_report: None,
             head_sender: None,
         }
     }
 
-    /// Hears the flight out. A client that left is missed by nobody from then on.
-    pub(super) async fn listen(&mut self, reader: Receiver) -> SubscriberEnd {
-        self.hear(&reader).await
+    /// Hears the flight to its end, or until the client leaves. The receiver is dropped then, which tells the leader.
+    pub(super) async fn listen(&mut self, receiver: Receiver) -> SubscriberEnd {
+        self.hear(&receiver).await
     }
 
-    async fn hear(&mut self, reader: &Receiver) -> SubscriberEnd {
-        let (opening, source) = match self.opening(reader).await {
-            Ok(opening) => opening,
+    async fn hear(&mut self, receiver: &Receiver) -> SubscriberEnd {
+        // Wait for the head of the answer.
+        let (head, source) = match self.head(receiver).await {
+            Ok(head) => head,
             Err(ClientLeft) => return SubscriberEnd::Complete(Err(Error::ClientClosed)),
         };
-        self.note(source);
-        let streaming = match opening {
+        self.note_source(source);
+
+        // Make a whole reply of a whole answer.
+        let streaming = match head {
             Head::Failed(error) => Err(SubscriberEnd::Complete(Err(error))),
             Head::Stream { content_type } => Ok((content_type, None)),
-            Head::Spoken(answer) => Err(self.spoken(reader, CachedAnswer::clone(&answer)).await),
-            Head::Whole(original) => Err(self.whole(reader, original).await),
-            Head::Found(replayed, age) => self.found(reader, replayed, age).await,
+            Head::Spoken(answer) => Err(self.spoken(receiver, CachedAnswer::clone(&answer)).await),
+            Head::Whole(original) => Err(self.whole(receiver, original).await),
+            Head::Found(replayed, age) => self.found(receiver, replayed, age).await,
         };
+
+        // Relay the events of a stream.
         match streaming {
             Ok((content_type, replayed)) => {
                 self.announce_stream(content_type);
-                SubscriberEnd::Streamed(self.relay(replayed.as_ref().unwrap_or(reader)).await)
+                SubscriberEnd::Streamed(self.relay(replayed.as_ref().unwrap_or(receiver)).await)
             }
             Err(end) => end,
         }
     }
 
-    /// Takes note of where the answer comes from.
-    fn note(&mut self, source: Provenance) {
+    /// Notes where the answer comes from.
+    fn note_source(&mut self, source: Provenance) {
         let Provenance { cache, backend, routes } = source;
         self.account.cache = match (self.follows, cache) {
             (true, Some(CacheStatus::Miss | CacheStatus::Bypass | CacheStatus::Coalesced)) => {
@@ -126,97 +130,103 @@ impl<'a, P: Platform> Subscriber<'a, P> {
             (_, cache) => cache.or(self.account.cache),
         };
         self.account.host = backend;
-        // Whoever asked first may have been allowed to know what this one may not.
+        // The leader's client may be allowed to see the plans where this client is not.
         self.account.routes = if self.account.explains { routes } else { Vec::new() };
     }
 
-    /// Tells whoever waits that the reply streams from now on.
+    /// Tells the handler that the reply streams from now on.
     fn announce_stream(&mut self, content_type: HeaderValue) {
         let content_type = self.rendering.content_type().unwrap_or(content_type);
         if let Some(head_sender) = self.head_sender.take() {
             let account = Box::new(self.account.clone());
-            // Whoever does not listen any more has left, which shows later.
+            // This fails when the client has left, which the subscriber notices by itself.
             let _ = head_sender.send(HeadReady::Streaming { content_type, account });
         }
     }
 
-    /// What the flight brings; the client gets a head and comment lines once there was silence for [`EARLY_HEAD`].
-    async fn opening(&mut self, reader: &Receiver) -> Result<(Head, Provenance), ClientLeft> {
-        let is_patient = self.rendering.speaks_early(self.order);
-        let mut opening = Box::pin(reader.opening());
-        let mut pause = Box::pin(self.service.sleep(EARLY_HEAD));
+    /// The head of the answer. After [`EARLY_HEAD`] the client of a stream gets a head and comment lines meanwhile.
+    async fn head(&mut self, receiver: &Receiver) -> Result<(Head, Provenance), ClientLeft> {
+        let speaks_early = self.rendering.speaks_early(self.upstream_request);
+        let mut head = pin!(receiver.head());
+        let mut pause = pin!(self.service.sleep(EARLY_HEAD));
         loop {
-            let next = select(Pin::as_mut(&mut opening), Pin::as_mut(&mut pause));
-            match self.presence.during(next).await? {
-                Either::Left((opening, _)) => return Ok(opening),
-                Either::Right(((), _)) if is_patient => {
+            let found = race! {
+                found = head.as_mut() => Ok(Some(found)),
+                () = pause.as_mut() => Ok(None),
+                () = self.presence.left() => Err(ClientLeft),
+            };
+            match found? {
+                Some(found) => return Ok(found),
+                None if speaks_early => {
                     self.announce_stream(reply::EVENT_STREAM);
                     self.outlet.offer(COMMENT);
-                    pause = Box::pin(self.service.sleep(KEEP_ALIVE));
+                    pause.set(self.service.sleep(KEEP_ALIVE));
                 }
-                Either::Right(((), _)) => return self.presence.during(opening).await,
+                None => return self.presence.during(head).await,
             }
         }
     }
 
-    /// The whole answer, added up.
-    async fn spoken(&mut self, reader: &Receiver, answer: CachedAnswer) -> SubscriberEnd {
-        let (status, ended) = self.conclude(reader, &answer).await;
+    /// The whole reply of `/chat`.
+    async fn spoken(&mut self, receiver: &Receiver, answer: CachedAnswer) -> SubscriberEnd {
+        let (status, ended) = self.conclude(receiver, &answer).await;
         SubscriberEnd::Complete(
             ended.map(|()| Outcome::Whole(self.rendering.whole(&answer, self.account.left_out), status)),
         )
     }
 
     /// Upstream's whole reply.
-    async fn whole(&mut self, reader: &Receiver, original: crate::api::error::Original) -> SubscriberEnd {
+    async fn whole(&mut self, receiver: &Receiver, original: Original) -> SubscriberEnd {
         let answer = self.session.is_some().then(|| self.read_whole(&original.body)).flatten();
-        let (status, ended) = self.conclude(reader, &answer.unwrap_or_default()).await;
+        let (status, ended) = self.conclude(receiver, &answer.unwrap_or_default()).await;
         SubscriberEnd::Complete(ended.map(|()| Outcome::Whole(original, status)))
     }
 
     fn read_whole(&self, body: &Bytes) -> Option<CachedAnswer> {
-        let chunk = self.order.protocol?.read_whole(body).filter(|chunk| chunk.end)?;
-        let mut added = Added::new(true);
-        added.add(&chunk).ok()?;
-        Some(added.answer())
+        let chunk = self.upstream_request.protocol?.read_whole(body).filter(|chunk| chunk.end)?;
+        let mut heard = Accumulator::new(true);
+        heard.add(&chunk).ok()?;
+        Some(heard.answer())
     }
 
-    /// A stored answer; gives the type of a stream that follows.
+    /// The reply of a stored answer; gives the content type and the events where it is a stream.
     async fn found(
         &mut self,
-        reader: &Receiver,
+        receiver: &Receiver,
         replayed: Replay,
         age: Duration,
     ) -> Result<(HeaderValue, Option<Receiver>), SubscriberEnd> {
         self.account.age = Some(age).filter(|_| self.account.cache == Some(CacheStatus::Hit));
         match replayed {
             Replay::Events(content_type, events) => {
-                // What is there already is stored before the head goes out, which tells of it.
+                // The whole answer is known, so its turn is stored before the head, whose `X-Session` reports it.
                 if self.session.is_some()
-                    && let Some(answer) = self.order.protocol.and_then(|protocol| added_up(protocol, &events))
+                    && let Some(answer) =
+                        self.upstream_request.protocol.and_then(|protocol| added_up(protocol, &events))
                 {
-                    let (status, ended) = self.conclude(reader, &answer).await;
+                    let (status, ended) = self.conclude(receiver, &answer).await;
                     self.account.session = status.or(self.account.session);
                     ended.map_err(|error| SubscriberEnd::Complete(Err(error)))?;
                 }
                 Ok((content_type, Some(Broadcast::of(events))))
             }
-            Replay::Spoken(answer) => Err(self.spoken(reader, answer).await),
-            Replay::Whole(original) => Err(self.whole(reader, original).await),
+            Replay::Spoken(answer) => Err(self.spoken(receiver, answer).await),
+            Replay::Whole(original) => Err(self.whole(receiver, original).await),
         }
     }
 
-    /// The account of a complete answer, to be counted while what it changes is stored; `None` where it is not certain yet.
+    /// The account of a complete answer, which is counted while the turn is stored; `None` where the outcome is not certain
+    /// yet.
     fn tallied(&mut self) -> Option<Account> {
-        // Whether that is an answer shows when the turn is stored.
+        // With `SESSION_REQUIRED` the request fails when its turn cannot be stored.
         if self.session.is_some() && self.service.config().sessions.is_required {
             return None;
         }
         let mut account = self.account.clone();
-        if let Some(mut brought) = self.brought.take() {
-            match brought.try_recv() {
-                Ok(Some(brought)) => account.absorb(brought),
-                // Nobody was asked.
+        if let Some(mut report) = self.own_report.take() {
+            match report.try_recv() {
+                Ok(Some(report)) => account.absorb(report),
+                // A cache hit has no upstream report to merge.
                 Ok(None) | Err(_) if account.cache == Some(CacheStatus::Hit) => {}
                 Ok(None) | Err(_) => return None,
             }
@@ -224,12 +234,13 @@ impl<'a, P: Platform> Subscriber<'a, P> {
         Some(account)
     }
 
-    /// Stores the client's turn, and counts its request, while the flight stores what it changes.
+    /// Stores the client's turn and counts its request, while the leader stores what the answer changes.
     async fn conclude(
         &mut self,
-        reader: &Receiver,
+        receiver: &Receiver,
         answer: &CachedAnswer,
     ) -> (Option<SessionStatus>, Result<(), Error>) {
+        // Complete the turn.
         let tallied = self.tallied();
         let turn = self.session.take().filter(|_| !answer.is_empty()).map(|commit| {
             let SessionCommit { key, generation, id, dialect, system, mut messages, prompt } = commit;
@@ -238,129 +249,53 @@ impl<'a, P: Platform> Subscriber<'a, P> {
             let prompt = PromptCount::of(answer.tokens.prompt, prompt);
             (key, generation, Turn { id, dialect, system, messages, prompt })
         });
+
+        // Store it, count the request, and wait for the leader: all at the same time.
         let config = self.service.config();
         let append = turn
             .as_ref()
             .map(|(key, generation, turn)| StoreAccess::append_turn(self.service, key, *generation, turn));
         let tally = tallied.as_ref().map(|account| account.tally_answer(self.service));
-        let (append, ended, _) = join!(OptionFuture::from(append), reader.ended(), OptionFuture::from(tally));
+        let (append, ended, _) =
+            join!(OptionFuture::from(append), receiver.ended(), OptionFuture::from(tally));
+
+        // Find out what became of the turn.
         if tallied.is_some() {
             self.account.tally = TallyState::Counted;
         }
         let stored = append.map(|reply| self.account.store.settle(self.service, reply));
         let status = stored.map(|stored| match stored {
             Some(true) => SessionStatus::Stored,
-            // Its session was deleted meanwhile, or the store is down.
+            // The session was deleted meanwhile, or the store is down.
             Some(false) | None => SessionStatus::Unavailable,
         });
-        // Whoever wants nothing to be forgotten is not told that all went well.
+        // With `SESSION_REQUIRED` a turn that is not stored fails the request.
         let is_lost = stored == Some(None) && config.sessions.is_required;
         (status, if is_lost { ended.and(Err(Error::SessionUnavailable)) } else { ended })
     }
 
-    /// Hands the events over, one after the other.
-    async fn relay(&mut self, reader: &Receiver) -> Result<(), Error> {
-        let end = self.relay_events(reader).await;
-        let Err((error, is_told)) = end else { return Ok(()) };
-        if !is_told && error != Error::ClientClosed {
-            let event = self.rendering.failure(&error, self.order.protocol, &self.account.request_id);
-            let _ = self.hand_over(event).await;
-        }
-        Err(error)
-    }
-
-    async fn relay_events(&mut self, reader: &Receiver) -> Result<(), (Error, bool)> {
-        let left = |_: ClientLeft| (Error::ClientClosed, true);
-        let is_own = self.rendering.is_own();
-        let keeps = self.session.is_some() || is_own;
-        let mut added = Added::new(keeps);
-        let pace =
-            self.service.config().cache.replay_pause.filter(|_| self.account.cache == Some(CacheStatus::Hit));
-        let mut is_first = true;
-        loop {
-            if let Some(pace) = pace.filter(|_| !is_first) {
-                self.presence.during(self.service.sleep(pace)).await.map_err(left)?;
-            }
-            is_first = false;
-            let (event, is_last) = match self.presence.during(reader.next()).await.map_err(left)? {
-                Item::Event(event) => (event, false),
-                Item::Last(event) => (event, true),
-                Item::Broken(error, is_told) => return Err((error, is_told && !is_own)),
-                Item::Behind => return Err((Error::FellBehind, false)),
-            };
-            let Some(protocol) = self.order.protocol.filter(|_| keeps || is_last) else {
-                self.hand_over(event).await.map_err(left)?;
-                continue;
-            };
-            let data = framer::data(framing(protocol), &event);
-            let chunk = match &data {
-                Some(data) => protocol.read(data),
-                None if is_own => continue,
-                None => {
-                    self.hand_over(event).await.map_err(left)?;
-                    continue;
-                }
-            };
-            let fault = |detail: &str| (broken(detail).into_error(), false);
-            let chunk = chunk.ok_or_else(|| fault(NO_EVENT))?;
-            added.add(&chunk).map_err(fault)?;
-            if is_last {
-                if !chunk.end {
-                    return Err(fault(UNFINISHED));
-                }
-                let answer = added.answer();
-                let (session, ended) = self.conclude(reader, &answer).await;
-                ended.map_err(|error| (error, false))?;
-                let session = session.or(self.account.session);
-                let last = self.rendering.last(&event, &chunk, &answer, &self.account, session);
-                return self.hand_over(last).await.map_err(left);
-            }
-            if chunk.error.is_some() && is_own {
-                continue;
-            }
-            if let Some(piece) = self.rendering.piece(&event, &chunk) {
-                self.hand_over(piece).await.map_err(left)?;
-            }
-        }
-    }
-
-    /// Hands over one piece; a client that reads nothing for too long counts as gone.
-    async fn hand_over(&mut self, piece: Bytes) -> Result<(), ClientLeft> {
-        let mut sending = pin!(self.outlet.send(piece));
-        if let Some(sent) = poll_immediate(sending.as_mut()).await {
-            return sent;
-        }
-        match select(sending, pin!(self.service.sleep(self.service.config().timeouts.client))).await {
-            Either::Left((sent, _)) => sent,
-            Either::Right(((), _)) => Err(ClientLeft),
-        }
-    }
-
-    /// Closes the account, or lets whoever waits do so.
+    /// Closes the account, or lets the handler do so where it waits for the whole reply.
     pub(super) async fn close(mut self, end: SubscriberEnd) {
         let end = match end {
             SubscriberEnd::Streamed(end) => end,
             SubscriberEnd::Complete(result) => {
+                // The handler makes a reply of it, if the client is still there.
                 if let Some(head_sender) = self.head_sender.take() {
-                    let account = self.account;
-                    // The client may have left while the answer was stored.
+                    let complete = Box::new((result, self.account));
                     if let Err(HeadReady::Complete(complete)) =
-                        head_sender.send(HeadReady::Complete(Box::new((result, account))))
+                        head_sender.send(HeadReady::Complete(complete))
                     {
                         complete.1.close(self.service, Err(&Error::ClientClosed)).await;
                     }
                     return;
                 }
-                // The head is out already, so that only an event can tell.
+
+                // After an early head only an event can report a failure.
                 let error = match result {
                     Err(error) => error,
                     Ok(_) => broken("the answer is no event stream").into_error(),
                 };
-                if error != Error::ClientClosed {
-                    let (rendering, protocol) = (self.rendering, self.order.protocol);
-                    let event = rendering.failure(&error, protocol, &self.account.request_id);
-                    let _ = self.hand_over(event).await;
-                }
+                self.report_failure(&error).await;
                 Err(error)
             }
         };

@@ -120,10 +120,10 @@ async fn ask<P: Platform, Q: Question>(
     let mut history = History::default();
     if let Some(turn) = &turn {
         if turn.continues {
-            Box::pin(prefetched.session.reach_question(service, &account.store)).await;
+            prefetched.session.reach_question(service, &account.store).await;
         }
         let (members, dialect, model) = (question.members(), question.dialect(), question.model());
-        Box::pin(prefetched.session.learn_window(service, members, dialect, model)).await;
+        prefetched.session.learn_window(service, members, dialect, model).await;
         history = prefetched.session.history(
             config.sessions.history,
             turn.continues,

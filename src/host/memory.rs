@@ -7,7 +7,7 @@ use std::{
     fmt,
     future::{Future, poll_fn},
     marker::PhantomData,
-    pin::{Pin, pin},
+    pin::pin,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -24,13 +24,11 @@ use crate::{
     config::Config,
     metrics::memory::MemoryMetrics,
     platform::{
-        Background, Clock, Entropy, Journal, Locked, Timeouts, Timer, Upstream, UpstreamFailure,
+        Background, Clock, Entropy, Journal, Locked, Task, Timeouts, Timer, Upstream, UpstreamFailure,
         journal::Event,
     },
     store::{Store, memory::MemoryStore},
 };
-
-type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 /// A clock that moves only by [`ManualClock::advance`]. Clones share the time.
 #[derive(Debug, Clone, Default)]
@@ -197,8 +195,8 @@ impl<U: Upstream + 'static, S: 'static> Entropy for MemoryPlatform<U, S> {
 }
 
 impl<U: Upstream + 'static, S: 'static> Background for MemoryPlatform<U, S> {
-    fn spawn(&self, task: impl Future<Output = ()> + Send + 'static) {
-        self.0.tasks.lock().push(Box::pin(task));
+    fn spawn_boxed(&self, task: Task) {
+        self.0.tasks.lock().push(task);
     }
 }
 

@@ -1,11 +1,24 @@
 //! The port for work that outlives a request. Nothing else in the core starts a task.
 
-use std::future::Future;
+use std::{future::Future, pin::Pin};
 
 use super::{MaybeSend, MaybeSync};
+
+/// A task on the heap: passing it on moves a pointer, and never the task itself.
+#[cfg(not(target_family = "wasm"))]
+pub type Task = Pin<Box<dyn Future<Output = ()> + Send>>;
+
+/// A task on the heap: passing it on moves a pointer, and never the task itself.
+#[cfg(target_family = "wasm")]
+pub type Task = Pin<Box<dyn Future<Output = ()>>>;
 
 /// Runs work that outlives the request which started it.
 pub trait Background: MaybeSend + MaybeSync {
     /// Starts `task`. A platform that shuts down waits for it, within a limit of its own.
-    fn spawn(&self, task: impl Future<Output = ()> + MaybeSend + 'static);
+    fn spawn_boxed(&self, task: Task);
+
+    /// Starts `task`, which is moved to the heap once, here.
+    fn spawn(&self, task: impl Future<Output = ()> + MaybeSend + 'static) {
+        self.spawn_boxed(Box::pin(task));
+    }
 }

@@ -4,38 +4,29 @@
 //! pace. A receiver that is slower than the buffer allows gets [`Item::Behind`]. The leader stops when no receiver is
 //! left. Where one request cannot wake another, each flight has only the receiver of its own request.
 
+mod receiver;
+
 use std::{
     collections::{BTreeMap, VecDeque},
     future::{Future, poll_fn},
-    pin::pin,
+    pin::Pin,
     sync::{Arc, MutexGuard},
     task::{Poll, Waker},
 };
 
 use bytes::Bytes;
-use futures::future::{Either, select};
 
 use super::{Head, Provenance};
 use crate::{
     api::{error::Error, reply::ClientLeft},
     cache::Entry,
-    platform::Locked,
+    platform::{Locked, race},
 };
+
+pub(crate) use receiver::{Item, Receiver};
 
 /// How many events the leader may be ahead of the fastest receiver.
 const AHEAD: usize = 1;
-
-/// What a receiver gets next.
-#[derive(Debug)]
-pub(crate) enum Item {
-    Event(Bytes),
-    /// The terminator; no item follows.
-    Last(Bytes),
-    /// The end without a terminator, and whether an event has already reported the failure.
-    Broken(Error, bool),
-    /// The receiver is so slow that its next event is no longer buffered.
-    Behind,
-}
 
 /// What the leader is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -54,7 +45,7 @@ pub(crate) struct Broadcast(Arc<Locked<BroadcastState>>);
 
 #[derive(Debug)]
 struct BroadcastState {
-    opening: Option<(Head, Provenance)>,
+    head: Option<(Head, Provenance)>,
     events: VecDeque<Bytes>,
     /// How many events are no longer buffered.
     dropped: usize,
@@ -69,8 +60,8 @@ struct BroadcastState {
     unkept: Option<Entry>,
     writer: WriterState,
     /// How many events each receiver has read.
-    readers: BTreeMap<u64, usize>,
-    readers_so_far: u64,
+    receivers: BTreeMap<u64, usize>,
+    receivers_so_far: u64,
     /// Wakers of receivers that wait for events, and of futures that wait for receivers. They are separate, so that one
     /// of hundreds of receivers wakes none of the others.
     listening: Vec<Waker>,
@@ -83,14 +74,14 @@ impl BroadcastState {
     }
 
     fn is_over(&self) -> bool {
-        let is_stream = matches!(self.opening, None | Some((Head::Stream { .. }, _)));
+        let is_stream = matches!(self.head, None | Some((Head::Stream { .. }, _)));
         self.is_complete || self.end.is_some() || !is_stream
     }
 
     /// Drops buffered events beyond the limit: with a limit above 0 once the fastest receiver has read them, else once
     /// all have. While the events fit into the limit, all stay for receivers that join later.
     fn trim(&mut self) {
-        let heard = self.readers.values().copied();
+        let heard = self.receivers.values().copied();
         let heard = if self.limit > 0 { heard.max() } else { heard.min() }.unwrap_or(self.dropped);
         while self.bytes > self.limit
             && self.dropped < heard
@@ -106,7 +97,7 @@ impl Broadcast {
     /// A broadcast with its first receiver. `limit` is the most bytes that are buffered for receivers that join later.
     pub(crate) fn new(limit: usize) -> (Self, Receiver) {
         let broadcast = Self(Arc::new(Locked::new(BroadcastState {
-            opening: None,
+            head: None,
             events: VecDeque::new(),
             dropped: 0,
             bytes: 0,
@@ -116,24 +107,24 @@ impl Broadcast {
             end: None,
             unkept: None,
             writer: WriterState::Looks,
-            readers: BTreeMap::from([(0, 0)]),
-            readers_so_far: 1,
+            receivers: BTreeMap::from([(0, 0)]),
+            receivers_so_far: 1,
             listening: Vec::new(),
             watching: Vec::new(),
         })));
-        let reader = Receiver { broadcast: broadcast.clone(), id: 0 };
-        (broadcast, reader)
+        let receiver = Receiver { broadcast: broadcast.clone(), id: 0 };
+        (broadcast, receiver)
     }
 
     /// Another receiver; `None` when the first events are no longer buffered, or the broadcast has ended.
     pub(crate) fn join(&self) -> Option<Receiver> {
         let mut state = self.state();
-        if state.dropped > 0 || state.end.is_some() || state.readers.is_empty() {
+        if state.dropped > 0 || state.end.is_some() || state.receivers.is_empty() {
             return None;
         }
-        let id = state.readers_so_far;
-        state.readers_so_far += 1;
-        state.readers.insert(id, 0);
+        let id = state.receivers_so_far;
+        state.receivers_so_far += 1;
+        state.receivers.insert(id, 0);
         Some(Receiver { broadcast: self.clone(), id })
     }
 
@@ -186,15 +177,15 @@ impl Broadcast {
     }
 
     /// Sets the head; a second head is ignored.
-    pub(crate) fn open(&self, opening: Head, source: Provenance) {
+    pub(crate) fn open(&self, head: Head, source: Provenance) {
         self.change(|state| {
-            state.opening.get_or_insert((opening, source));
+            state.head.get_or_insert((head, source));
         });
     }
 
     /// Whether the head is set.
     pub(crate) fn is_open(&self) -> bool {
-        self.state().opening.is_some()
+        self.state().head.is_some()
     }
 
     /// Writes one event as soon as a receiver can take it.
@@ -232,14 +223,14 @@ impl Broadcast {
 
     /// A broadcast of a complete answer.
     pub(crate) fn of(events: Vec<Bytes>) -> Receiver {
-        let (broadcast, reader) = Self::new(usize::MAX);
+        let (broadcast, receiver) = Self::new(usize::MAX);
         broadcast.change(|state| {
             state.bytes = events.iter().map(Bytes::len).sum();
             state.events = events.into();
             state.is_complete = true;
             state.end = Some(Ok(()));
         });
-        reader
+        receiver
     }
 
     /// Resolves when the leader will write no more events.
@@ -255,7 +246,7 @@ impl Broadcast {
     /// The failure with which it ended, if it did.
     pub(crate) fn failure(&self) -> Option<Error> {
         let state = self.state();
-        match (&state.opening, &state.end) {
+        match (&state.head, &state.end) {
             (Some((Head::Failed(error), _)), _) | (_, Some(Err(error))) => Some(error.clone()),
             _ => None,
         }
@@ -293,18 +284,18 @@ impl Broadcast {
 
     /// Whether at most one receiver is left.
     pub(crate) fn is_alone(&self) -> bool {
-        self.state().readers.len() <= 1
+        self.state().receivers.len() <= 1
     }
 
     /// Resolves when at most one receiver is left.
     pub(crate) async fn alone(&self) {
-        self.seen(|state| (state.readers.len() <= 1).then_some(())).await;
+        self.seen(|state| (state.receivers.len() <= 1).then_some(())).await;
     }
 
     /// Waits until a receiver can take another event.
     async fn room(&self) -> Result<(), ClientLeft> {
         self.seen(|state| {
-            let Some(fastest) = state.readers.values().max() else { return Some(Err(ClientLeft)) };
+            let Some(fastest) = state.receivers.values().max() else { return Some(Err(ClientLeft)) };
             (state.written() < fastest + AHEAD).then_some(Ok(()))
         })
         .await
@@ -312,14 +303,14 @@ impl Broadcast {
 
     /// Resolves when no receiver is left.
     pub(crate) async fn left(&self) {
-        self.seen(|state| state.readers.is_empty().then_some(())).await;
+        self.seen(|state| state.receivers.is_empty().then_some(())).await;
     }
 
-    /// Runs `future` to its end; drops it and gives [`ClientLeft`] when all receivers leave first.
-    pub(crate) async fn during<F: Future>(&self, future: F) -> Result<F::Output, ClientLeft> {
-        match select(pin!(future), pin!(self.left())).await {
-            Either::Left((output, _)) => Ok(output),
-            Either::Right(((), _)) => Err(ClientLeft),
+    /// Runs `future` to its end; gives [`ClientLeft`] when all receivers leave first.
+    pub(crate) async fn during<F: Future>(&self, future: Pin<&mut F>) -> Result<F::Output, ClientLeft> {
+        race! {
+            output = future => Ok(output),
+            () = self.left() => Err(ClientLeft),
         }
     }
 
@@ -337,139 +328,5 @@ impl Broadcast {
     }
 }
 
-/// A receiver of a broadcast. Dropping it means that its client left.
-#[derive(Debug)]
-pub(crate) struct Receiver {
-    broadcast: Broadcast,
-    id: u64,
-}
-
-impl Receiver {
-    /// The head of the broadcast.
-    pub(crate) async fn opening(&self) -> (Head, Provenance) {
-        self.broadcast.heard(|state| state.opening.clone()).await
-    }
-
-    /// The next item.
-    pub(crate) async fn next(&self) -> Item {
-        self.broadcast
-            .heard(|state| {
-                let heard = *state.readers.get(&self.id)?;
-                let Some(at) = heard.checked_sub(state.dropped) else { return Some(Item::Behind) };
-                if let Some(event) = state.events.get(at).cloned() {
-                    state.readers.insert(self.id, heard + 1);
-                    let is_last = state.is_complete && at + 1 == state.events.len();
-                    // The leader waits until a receiver has read the event.
-                    let watching = std::mem::take(&mut state.watching);
-                    watching.into_iter().for_each(Waker::wake);
-                    state.trim();
-                    return Some(if is_last { Item::Last(event) } else { Item::Event(event) });
-                }
-                match &state.end {
-                    Some(Err(error)) => Some(Item::Broken(error.clone(), state.is_told)),
-                    Some(Ok(())) | None => None,
-                }
-            })
-            .await
-    }
-
-    /// Resolves at the end of the flight, when its turn is stored or it failed.
-    pub(crate) async fn ended(&self) -> Result<(), Error> {
-        self.broadcast.heard(|state| state.end.clone()).await
-    }
-}
-
-impl Drop for Receiver {
-    fn drop(&mut self) {
-        let mut state = self.broadcast.state();
-        state.readers.remove(&self.id);
-        state.trim();
-        let watching = std::mem::take(&mut state.watching);
-        drop(state);
-        watching.into_iter().for_each(Waker::wake);
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    use futures::FutureExt;
-
-    use super::*;
-
-    fn now<T>(future: impl Future<Output = T>) -> T {
-        future.now_or_never().unwrap()
-    }
-
-    fn event(text: &'static str) -> Bytes {
-        Bytes::from_static(text.as_bytes())
-    }
-
-    fn next(reader: &Receiver) -> Option<String> {
-        match reader.next().now_or_never()? {
-            Item::Event(event) => Some(String::from_utf8_lossy(&event).into_owned()),
-            Item::Last(event) => Some(format!("{} and no more", String::from_utf8_lossy(&event))),
-            Item::Broken(error, _) => Some(error.code().to_owned()),
-            Item::Behind => Some("behind".to_owned()),
-        }
-    }
-
-    #[test]
-    fn every_reader_hears_all_and_the_fastest_sets_the_pace() {
-        let (broadcast, first) = Broadcast::new(100);
-        let second = broadcast.join().unwrap();
-        now(broadcast.write(event("a"))).unwrap();
-        assert!(broadcast.write(event("b")).now_or_never().is_none(), "nobody has heard the first");
-        assert_eq!(next(&second).as_deref(), Some("a"));
-        now(broadcast.write(event("b"))).unwrap();
-        let late = broadcast.join().unwrap();
-        broadcast.complete(event("c"));
-        for reader in [&first, &late] {
-            let heard: Vec<_> = (0..3).map(|_| next(reader).unwrap()).collect();
-            assert_eq!(heard, ["a", "b", "c and no more"]);
-        }
-        assert_eq!(broadcast.whole().unwrap(), "abc");
-        assert!(first.ended().now_or_never().is_none());
-        broadcast.end(Ok(()));
-        assert_eq!(first.ended().now_or_never(), Some(Ok(())));
-        assert!(broadcast.join().is_none(), "what is over is in the store, or nowhere");
-    }
-
-    #[test]
-    fn a_reader_that_falls_behind_hears_so_and_nobody_joins_a_feed_without_a_beginning() {
-        let (broadcast, fast) = Broadcast::new(3);
-        let slow = broadcast.join().unwrap();
-        for text in ["aa", "bb", "cc"] {
-            now(broadcast.write(event(text))).unwrap();
-            assert_eq!(next(&fast).as_deref(), Some(text));
-        }
-        assert_eq!(next(&slow).as_deref(), Some("behind"));
-        assert!(broadcast.join().is_none() && broadcast.whole().is_none());
-    }
-
-    #[test]
-    fn an_event_that_is_more_than_what_is_kept_is_heard_all_the_same() {
-        let (broadcast, reader) = Broadcast::new(1);
-        for text in ["aa", "bb"] {
-            now(broadcast.write(event(text))).unwrap();
-            assert_eq!(next(&reader).as_deref(), Some(text));
-        }
-        broadcast.complete(event("cc"));
-        assert_eq!(next(&reader).as_deref(), Some("cc and no more"));
-        assert_eq!(broadcast.whole(), None);
-    }
-
-    #[test]
-    fn without_readers_the_writer_gives_up_and_for_one_alone_nothing_is_kept() {
-        let (broadcast, reader) = Broadcast::new(0);
-        now(broadcast.write(event("a"))).unwrap();
-        assert_eq!(next(&reader).as_deref(), Some("a"));
-        assert_eq!(broadcast.events_since(1), Some(Vec::new()));
-        assert_eq!(broadcast.events_since(0), None);
-        broadcast.end(Err(Error::ShuttingDown));
-        assert_eq!(next(&reader), Some(Error::ShuttingDown.code().to_owned()));
-        assert!(broadcast.left().now_or_never().is_none());
-        drop(reader);
-        assert!(now(broadcast.write(event("b"))).is_err());
-        assert_eq!(now(broadcast.during(std::future::pending::<()>())), Err(ClientLeft));
-    }
-}
+mod tests;

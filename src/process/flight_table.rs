@@ -32,9 +32,15 @@ struct Table {
     epochs: BTreeMap<String, Epochs>,
 }
 
-/// The flight's key, and the greatest age of a stored answer that it may bring. A request that wants a younger answer
-/// joins only once it is certain that no stored answer will come.
-pub(crate) type JoinKey = (FlightKey, Option<Duration>);
+/// By what requests find a flight that they may join.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) struct JoinKey {
+    /// What the flight brings, and in which form.
+    pub(crate) flight: FlightKey,
+    /// The greatest age of a stored answer that it may bring; `None` for any. A request that wants a younger answer joins
+    /// only once it is certain that no stored answer will come.
+    pub(crate) max_age: Option<Duration>,
+}
 
 /// The part of a request in a flight.
 #[derive(Debug)]
@@ -69,19 +75,22 @@ impl FlightTable {
     /// every request leads.
     pub(crate) fn join_or_lead(&self, key: JoinKey, question: Option<CacheKey>, limit: usize) -> Joined {
         let mut table = self.table();
-        let (flight, wanted) = key;
-        let known = table.flights.range((flight, None)..=(flight, Some(Duration::MAX)));
-        let mut known = known
-            .filter(|((_, age), (broadcast, _))| is_young_enough(*age, wanted) || broadcast.is_fresh())
+        let of_any_age = JoinKey { max_age: None, ..key }..=JoinKey { max_age: Some(Duration::MAX), ..key };
+        let mut known = table
+            .flights
+            .range(of_any_age)
+            .filter(|(known, (broadcast, _))| {
+                is_young_enough(known.max_age, key.max_age) || broadcast.is_fresh()
+            })
             .filter(|_| self.wakes_other_requests);
-        if let Some((reader, asked)) =
+        if let Some((receiver, asked)) =
             known.find_map(|(_, (broadcast, asked))| Some((broadcast.join()?, asked)))
         {
-            return if *asked == question { Joined::Follow(reader) } else { Joined::Conflict };
+            return if *asked == question { Joined::Follow(receiver) } else { Joined::Conflict };
         }
-        let (broadcast, reader) = Broadcast::new(limit);
+        let (broadcast, receiver) = Broadcast::new(limit);
         table.flights.insert(key, (broadcast.clone(), question));
-        Joined::Lead(broadcast.clone(), reader, LeaderGuard { flights: self.clone(), key, broadcast })
+        Joined::Lead(broadcast.clone(), receiver, LeaderGuard { flights: self.clone(), key, broadcast })
     }
 
     /// The epochs that the store last reported; zero before it reported any.
@@ -126,20 +135,18 @@ mod tests {
     };
 
     fn key(name: &str, form: Delivery) -> JoinKey {
-        (
-            FlightKey { key: CacheKey::of_repetition("/chat", &CallerId::public(), name.as_bytes()), form },
-            None,
-        )
+        let key = CacheKey::of_repetition("/chat", &CallerId::public(), name.as_bytes());
+        JoinKey { flight: FlightKey { key, form }, max_age: None }
     }
 
     #[test]
     fn whoever_asks_the_same_in_the_same_form_follows_until_the_flight_is_over() {
         let flights = FlightTable::new(true);
         let a = key("a", Delivery::Whole);
-        let younger = (a.0, Some(Duration::from_secs(1)));
+        let younger = JoinKey { max_age: Some(Duration::from_secs(1)), ..a };
         let Joined::Lead(broadcast, leader, guard) = flights.join_or_lead(a, None, 10) else { panic!() };
         assert!(matches!(flights.join_or_lead(a, None, 10), Joined::Follow(_)));
-        assert!(matches!(flights.join_or_lead(a, Some(a.0.key), 10), Joined::Conflict));
+        assert!(matches!(flights.join_or_lead(a, Some(a.flight.key), 10), Joined::Conflict));
         for other in [key("a", Delivery::Stream), key("b", Delivery::Whole), younger] {
             assert!(matches!(flights.join_or_lead(other, None, 10), Joined::Lead(..)), "{other:?}");
         }
@@ -156,8 +163,12 @@ mod tests {
     #[test]
     fn whoever_wants_a_younger_answer_follows_once_none_that_was_stored_can_come() {
         let flights = FlightTable::new(true);
-        let aged = |seconds: Option<u64>| (key("a", Delivery::Whole).0, seconds.map(Duration::from_secs));
-        let Joined::Lead(broadcast, _reader, _seat) = flights.join_or_lead(aged(Some(30)), None, 10) else {
+        let aged = |seconds: Option<u64>| JoinKey {
+            max_age: seconds.map(Duration::from_secs),
+            ..key("a", Delivery::Whole)
+        };
+        let Joined::Lead(broadcast, _receiver, _guard) = flights.join_or_lead(aged(Some(30)), None, 10)
+        else {
             panic!()
         };
         for (wanted, follows) in [(None, true), (Some(60), true), (Some(30), true), (Some(29), false)] {

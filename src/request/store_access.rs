@@ -5,7 +5,7 @@
 //! which is settled once the whole wave is there. It decides nothing about hosts or answers.
 
 use std::{
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, MutexGuard},
     time::Duration,
 };
 
@@ -20,7 +20,7 @@ use crate::{
         snapshot::{Claim, FleetSnapshot, Lease},
     },
     host::{Platform, Service},
-    platform::{Background, Clock, random_id},
+    platform::{Background, Clock, Locked, random_id},
     session::{KEPT_TURNS, Session, SessionHead, SessionKey, Span, Turn},
     store::{
         FleetState, FlightBoard, FlightKey, Found, InventoryStore, ResponseCache, Sessions, Store,
@@ -32,7 +32,7 @@ use crate::{
 #[derive(Debug, Clone)]
 pub(crate) struct StoreAccess {
     deadline: StoreDeadline,
-    failures: Arc<Mutex<StoreFailures>>,
+    failures: Arc<Locked<StoreFailures>>,
 }
 
 /// What an operation gave. Its failure concerns nobody until it is settled.
@@ -98,7 +98,7 @@ impl StoreAccess {
     /// that failed before is not asked.
     pub(crate) fn beside<P: Platform>(&self, service: &Service<P>) -> Self {
         let failures = StoreFailures::of_trouble(self.failures().trouble());
-        Self { deadline: StoreDeadline::unhurried(service), failures: Arc::new(Mutex::new(failures)) }
+        Self { deadline: StoreDeadline::unhurried(service), failures: Arc::new(Locked::new(failures)) }
     }
 
     /// Whether the store failed in this request, or its time for it is spent: then it is not asked again, so that an
@@ -140,7 +140,7 @@ impl StoreAccess {
     }
 
     fn failures(&self) -> MutexGuard<'_, StoreFailures> {
-        self.failures.lock().unwrap_or_else(PoisonError::into_inner)
+        self.failures.lock()
     }
 }
 

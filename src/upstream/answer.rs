@@ -1,4 +1,6 @@
-//! An answer as it arrives: its events, and what the model said in them.
+//! An answer as it arrives: its events, and the accumulated words of the model.
+//!
+//! It never decides what becomes of the answer.
 
 use std::time::Duration;
 
@@ -23,18 +25,18 @@ use crate::{
 
 /// The longest event, in bytes; a whole answer may be one.
 const EVENT_LIMIT: usize = 16 << 20;
-/// The longest answer that is added up, in bytes.
+/// The longest answer that is accumulated, in bytes.
 const ANSWER_LIMIT: usize = 16 << 20;
 /// How much is read after the terminator, in bytes.
 const REST_LIMIT: usize = 64 << 10;
 
-/// Upstream's answer, once it is known to be one.
+/// An answer of upstream's that has begun without a failure.
 pub(crate) enum Opened<B> {
-    /// The whole answer, added up.
+    /// The whole answer, accumulated.
     Spoken(Accumulator),
     /// A whole reply as it came.
     Whole(Original),
-    /// The answer has begun.
+    /// A stream, of which the first event has been read.
     Stream { content_type: HeaderValue, first: Bytes, events: Events<B> },
 }
 
@@ -58,7 +60,7 @@ where
         self.framing
     }
 
-    /// Whether the body has ended: the event that came last has no end of its own.
+    /// Whether the body has ended, so that the last event may be cut off.
     pub(crate) fn has_ended(&self) -> bool {
         self.framer.is_none()
     }
@@ -96,25 +98,27 @@ where
     }
 }
 
-/// What was heard of an answer.
+/// What has been heard of an answer.
 #[derive(Debug, Default)]
 pub(crate) struct Accumulator {
-    /// `None` when nobody needs the words.
+    /// `None` when the words are not needed.
     spoken: Option<Spoken>,
     tokens: Option<Tokens>,
     durations: Durations,
-    /// Whether something was said that another could use.
+    /// Whether the answer has text or calls, so that it is worth keeping.
     is_useful: bool,
 }
 
 impl Accumulator {
-    /// `keeps`: whether the words are kept, or their counts alone.
+    /// An accumulator that `keeps` the words, or only the counts.
     pub(crate) fn new(keeps: bool) -> Self {
         Self { spoken: keeps.then(Spoken::default), ..Self::default() }
     }
 
+    /// Adds one chunk.
+    ///
     /// # Errors
-    /// A sentence when the answer is longer than can be kept.
+    /// A sentence when the answer is longer than the limit.
     pub(crate) fn add(&mut self, chunk: &Chunk<'_>) -> Result<(), &'static str> {
         self.tokens = chunk.tokens.or(self.tokens);
         self.durations = chunk.durations.unwrap_or(self.durations);
@@ -141,7 +145,7 @@ impl Accumulator {
             .filter(|speed| *speed > 0)
     }
 
-    /// Whether nothing was said that another could use.
+    /// Whether the answer has neither text nor calls.
     pub(crate) fn is_empty(&self) -> bool {
         !self.is_useful
     }
@@ -150,7 +154,7 @@ impl Accumulator {
         self.tokens
     }
 
-    /// The answer, once it is complete; the words are given away.
+    /// The complete answer. It takes the words out of the accumulator.
     pub(crate) fn answer(&mut self) -> CachedAnswer {
         let spoken = self.spoken.take().unwrap_or_default();
         CachedAnswer::new(spoken, self.tokens.unwrap_or_default(), self.durations)

@@ -1,4 +1,4 @@
-//! One attempt at one host: send the request, and read until the client can be told something.
+//! One attempt at one host: it sends the request, and reads the response until the client can be told something.
 //!
 //! Only the protocol's terminator makes a streamed answer complete; a clean end of the body proves nothing. Dropping an
 //! attempt closes the upstream connection, except while a model loads.
@@ -6,7 +6,6 @@
 use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
-use futures::future::{Either, select};
 use http::{HeaderValue, Method, Request, Response, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
@@ -22,7 +21,7 @@ use crate::{
     api::{endpoint::framing, error::Original, reply},
     fleet::{AttemptFailure, BackendHost, NO_EVENT, UNFINISHED, broken},
     host::{Platform, Service},
-    platform::{Upstream, UpstreamFailure},
+    platform::{Upstream, UpstreamFailure, race},
     process::broadcast::Broadcast,
     request::Account,
     wire::{
@@ -36,78 +35,92 @@ const WHOLE_LIMIT: usize = 64 << 20;
 /// How much of an error's body is read, in bytes.
 const ERROR_LIMIT: usize = 64 << 10;
 
-/// Asks one host. Gives its slot back, unless the request is seen through although its client left: see [`orphan`].
+/// What happens before the response has a head.
+enum Signal<B> {
+    Response(Result<Response<B>, UpstreamFailure>),
+    ClientsLeft,
+    /// The host counts as hung, and another could be asked.
+    Hung,
+}
+
+/// Asks one host. Returns the slot, unless the call continues to load a model although its clients left: see [`orphan`].
 pub(crate) async fn attempt<P: Platform>(
     service: &Service<P>,
     admission: &Admission<'_, P>,
-    order: &UpstreamRequest,
+    upstream_request: &UpstreamRequest,
     broadcast: &Broadcast,
     mut slot: Box<Slot>,
     account: &Account,
 ) -> (Result<Opened<P::Body>, AttemptFailure>, Option<Box<Slot>>) {
-    let request = match request(&slot.backend, order) {
+    let request = match request(&slot.backend, upstream_request) {
         Ok(request) => request,
         Err(failure) => return (Err(failure), Some(slot)),
     };
-    let (sender, limits) = (service.clone(), order.limits(service));
-    let sending = Box::pin(async move { sender.send(request, limits).await });
-    let end = {
-        let hung = Box::pin(admission.hung(&slot, account));
-        match select(sending, select(pin!(broadcast.left()), hung)).await {
-            Either::Left((response, _)) => Ok(response),
-            Either::Right((Either::Left(_), sending)) => Err(Some(sending)),
-            Either::Right((Either::Right(_), _)) => Err(None),
-        }
+
+    // Send it, and wait for the head of the response.
+    let (sender, limits) = (service.clone(), upstream_request.limits(service));
+    // The call is on the heap because it goes to a task of its own when it must outlive the attempt.
+    let mut sending = Box::pin(async move { sender.send(request, limits).await });
+    let signal = race! {
+        response = sending.as_mut() => Signal::Response(response),
+        () = broadcast.left() => Signal::ClientsLeft,
+        () = admission.hung(&slot, account) => Signal::Hung,
     };
-    let response = match end {
-        Ok(Ok(response)) => response,
-        Ok(Err(failure)) => return (Err(failure.into()), Some(slot)),
-        Err(Some(sending)) => {
-            let slot = orphan::adopt_load(service, slot, order.model.as_deref(), sending);
+    let response = match signal {
+        Signal::Response(Ok(response)) => response,
+        Signal::Response(Err(failure)) => return (Err(failure.into()), Some(slot)),
+        Signal::ClientsLeft => {
+            let slot = orphan::adopt_load(service, slot, upstream_request.model.as_deref(), sending);
             return (Err(AttemptFailure::ClientLeft), slot);
         }
-        Err(None) => return (Err(AttemptFailure::Hung), Some(slot)),
+        Signal::Hung => return (Err(AttemptFailure::Hung), Some(slot)),
     };
+
+    // Read its body until the client can be told something.
     if response.status().is_success() {
         slot.note_first_byte(service);
     }
-    let opened = match broadcast.during(open(service, order, response)).await {
+    let opened = match broadcast.during(pin!(open(service, upstream_request, response))).await {
         Ok(opened) => opened,
         Err(left) => Err(left.into()),
     };
     (opened, Some(slot))
 }
 
-fn request(backend: &BackendHost, order: &UpstreamRequest) -> Result<Request<Bytes>, AttemptFailure> {
+fn request(
+    backend: &BackendHost,
+    upstream_request: &UpstreamRequest,
+) -> Result<Request<Bytes>, AttemptFailure> {
     let fault = |error: http::Error| AttemptFailure::Protocol(error.to_string());
-    let uri = backend.endpoint(&order.path).map_err(AttemptFailure::Protocol)?;
-    let mut request = Request::builder().method(order.method.clone()).uri(uri);
-    if order.method != Method::GET {
+    let uri = backend.endpoint(&upstream_request.path).map_err(AttemptFailure::Protocol)?;
+    let mut request = Request::builder().method(upstream_request.method.clone()).uri(uri);
+    if upstream_request.method != Method::GET {
         request = request
             .header(header::CONTENT_TYPE, "application/json")
-            .header(header::CONTENT_LENGTH, HeaderValue::from(order.body.len()));
+            .header(header::CONTENT_LENGTH, HeaderValue::from(upstream_request.body.len()));
     }
-    request.body(order.body.clone()).map_err(fault)
+    request.body(upstream_request.body.clone()).map_err(fault)
 }
 
-/// Reads until the client can be told something: the first event of a stream, else everything.
+/// Reads until the client can be told something: to the first event of a stream, else to the end.
 async fn open<P: Platform>(
     service: &Service<P>,
-    order: &UpstreamRequest,
+    upstream_request: &UpstreamRequest,
     response: Response<P::Body>,
 ) -> Result<Opened<P::Body>, AttemptFailure> {
     if !response.status().is_success() {
         return Err(refusal(response).await);
     }
     let content_type = response.headers().get(header::CONTENT_TYPE).cloned();
-    let is_stream = content_type.as_ref().is_some_and(is_stream) || order.reading != Reading::AsSent;
-    let Some(protocol) = order.protocol.filter(|_| is_stream) else {
+    let is_stream =
+        content_type.as_ref().is_some_and(is_stream) || upstream_request.reading != Reading::AsSent;
+    let Some(protocol) = upstream_request.protocol.filter(|_| is_stream) else {
         let status = response.status();
         let body = collect(response, WHOLE_LIMIT).await?;
         return Ok(Opened::Whole(Original { status, content_type, body }));
     };
     let mut events = Events::new(framing(protocol), response.into_body());
-    if order.reading == Reading::Summed {
+    if upstream_request.reading == Reading::Summed {
         let heard = add_up(protocol, &mut events).await?;
         events.drain(service);
         return Ok(Opened::Spoken(heard));
@@ -142,7 +155,7 @@ fn read(protocol: Protocol, data: &[u8]) -> Result<Chunk<'_>, AttemptFailure> {
     }
 }
 
-/// The first event that says something.
+/// The first event that has data.
 async fn first_event<B>(protocol: Protocol, events: &mut Events<B>) -> Result<Bytes, AttemptFailure>
 where
     B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
@@ -156,7 +169,7 @@ where
     }
 }
 
-/// Everything, up to the terminator.
+/// The whole answer, up to the terminator.
 async fn add_up<B>(protocol: Protocol, events: &mut Events<B>) -> Result<Accumulator, AttemptFailure>
 where
     B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
@@ -173,7 +186,7 @@ where
     }
 }
 
-/// What a head that is no success means, in Ollama's own words where it gives any.
+/// The failure that a response without success means, with Ollama's own message where it gives one.
 async fn refusal<B>(response: Response<B>) -> AttemptFailure
 where
     B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,

@@ -1,8 +1,9 @@
-//! Loads whose clients left: Ollama gives up loading a model when whoever asked for it leaves, so that a model that
-//! loads slowly and whose clients are impatient would never load.
+//! Model loads whose clients left. Ollama stops loading a model when the client that asked for it leaves, so a model that
+//! loads slowly would never load for impatient clients.
 //!
-//! While a host has not loaded the model, which only a first byte proves, the request is kept until its head arrives or
-//! its limit passes, one for each host and model; every other request of a departed client is dropped at once.
+//! A first byte is the only proof that a model is loaded. Before that, the request of a departed client is kept until its
+//! head arrives or its limit passes, one for each host and model. Every other request of a departed client is dropped at
+//! once.
 
 use std::{future::Future, pin::Pin};
 
@@ -13,8 +14,8 @@ use crate::{
     platform::{Background, MaybeSend, UpstreamFailure},
 };
 
-/// Takes over the request of a client that left while it waited for the head, with its slot, where the model was being
-/// loaded for it; else gives the slot back.
+/// Takes over the call of a departed client, with its slot, where the host is still loading the model for it. Otherwise it
+/// returns the slot.
 pub(crate) fn adopt_load<P: Platform, F, B>(
     service: &Service<P>,
     slot: Box<Slot>,
@@ -25,7 +26,7 @@ where
     F: Future<Output = Result<http::Response<B>, UpstreamFailure>> + MaybeSend + 'static,
     B: MaybeSend + 'static,
 {
-    // A first byte since would have proved that the model is loaded.
+    // The call has no first byte yet, so the model of a cold slot is still loading.
     let admitted = model
         .filter(|_| slot.cold && slot.is_taken())
         .and_then(|model| service.orphans().admit(slot.backend.url(), model));
@@ -33,7 +34,7 @@ where
     let (task_service, mut slot) = (service.clone(), slot);
     service.spawn(async move {
         let _orphan = orphan;
-        // The head is all that was waited for.
+        // The head proves that the model is loaded; the body is not read.
         let effect = match sending.await {
             Ok(response) if response.status().is_success() => {
                 slot.note_first_byte(&task_service);

@@ -1,18 +1,18 @@
-//! Questions that are put to hosts on the service's own behalf: what they have, what they have loaded, how long a context a
-//! model may have.
+//! Probes: questions that the service asks hosts on its own behalf, about their models, their loaded models, and the longest
+//! context of a model.
 //!
-//! Natively they are put in the background, every few seconds. On Spin, where nothing runs between requests, a request
-//! that finds the answers old starts the next questions and goes on with the old answers; one at a time does so. What a
-//! host says is never trusted to be well-formed, and each question is bounded in time and size.
+//! A native process asks in the background, every few seconds. On Spin nothing runs between requests, so a request that
+//! finds old answers asks again in the background and goes on with the old ones; one instance at a time does so. An answer
+//! is never trusted to be well-formed, and each question is bounded in time and size.
 
 mod contexts;
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{
     StreamExt,
-    future::{Either, join_all, select},
+    future::join_all,
     join,
     stream::{self, FuturesUnordered, unfold},
 };
@@ -23,7 +23,7 @@ use super::update_stats;
 use crate::{
     fleet::{BackendHost, BreakerState, Cause, HostStats, Inventory, ModelName, local::Inventories},
     host::{Platform, Service},
-    platform::{Background, Clock, Entropy, Phase, Timer, Upstream, UpstreamFailure, jittered},
+    platform::{Background, Clock, Entropy, Phase, Timer, Upstream, UpstreamFailure, jittered, race},
     request::StoreAccess,
     store::{InventoryStore, Store},
 };
@@ -32,10 +32,10 @@ pub(crate) use contexts::learn_contexts;
 
 /// The largest answer that is read, in bytes.
 const ANSWER_LIMIT: usize = 8 << 20;
-/// How old the answers may be until they are asked for again on demand, and how long one instance may take for that until
-/// another does.
+/// How old the answers may be before a request asks again, and how long one instance may take for that before another does
+/// it.
 const FRESH: Duration = Duration::from_secs(2);
-/// How long the answers of other hosts are waited for once one has said what is enough.
+/// How long the other hosts may still take once one host has said enough.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// What one host said when it was asked for its models.
@@ -48,12 +48,12 @@ pub struct Probe {
 }
 
 impl<P: Platform> Service<P> {
-    /// Asks every host in the background, forever, and keeps what they say: a host that refuses connections is out of
-    /// rotation without a request paying for it, and one that comes back is in again.
+    /// Asks every host in the background, forever, and keeps the answers. So a host that refuses connections is taken out of
+    /// rotation without a failed request, and comes back by itself.
     pub async fn watch(&self) {
         self.fleet().begin_watch();
-        // The time of what the hosts say is told by the store's clock; and what a host had before counts for the keys of
-        // answers until it says otherwise, be it down as long as it may.
+        // Inventories are stamped with the store's time, so it is learnt first. The keys of answers depend on what a host
+        // has, so the last inventory of a host that is down counts until the host answers again.
         let store = StoreAccess::unhurried(self);
         join!(known(self, &store), learn(self, &store));
         self.fleet().note_recalled();
@@ -82,22 +82,22 @@ impl<P: Platform> Service<P> {
     }
 }
 
-/// Asks the hosts again and again, each as soon as a pause ends that finds it answered: one that hangs delays no other,
-/// and is not asked twice at the same time.
+/// Asks the hosts again after each pause, except those that have not answered yet. So a host that hangs delays no other
+/// host, and is not asked twice at the same time.
 async fn keep_asking<P: Platform>(service: &Service<P>) {
-    let mut pauses = Box::pin(unfold((), |()| async {
+    let mut pauses = pin!(unfold((), |()| async {
         pause(service).await;
         Some((None, ()))
     }));
     let mut asked = BTreeSet::new();
     let mut running = FuturesUnordered::new();
     loop {
-        // They come and go where names stand for addresses.
+        // The hosts change where a name stands for several addresses.
         for backend in service.fleet().hosts().iter() {
             if asked.insert(backend.url().to_owned()) {
                 let backend = backend.clone();
                 running.push(async move {
-                    // What it says is noted.
+                    // `probe_host` notes the answer.
                     let _ = probe_host(service, &backend).await;
                     Some(backend.url().to_owned())
                 });
@@ -110,12 +110,12 @@ async fn keep_asking<P: Platform>(service: &Service<P>) {
     }
 }
 
-/// The pause between two probes of a host.
+/// The pause between two questions. It varies by 20 %, because replicas that started together must not ask together.
 async fn pause<P: Platform>(service: &Service<P>) {
     service.sleep(jittered(service.config().fleet.probe_interval, service.random())).await;
 }
 
-/// What the hosts have, as far as it is known now; where nothing is, as soon as one has the model.
+/// The inventories as they are known now. Where none is known, the hosts are asked until one has the model.
 pub(crate) async fn inventories<P: Platform>(
     service: &Service<P>,
     store: &StoreAccess,
@@ -125,11 +125,11 @@ pub(crate) async fn inventories<P: Platform>(
     let own = local.inventories();
     let is_watched = local.has_watch();
     let is_due = is_watched || local.is_due(service.now(), FRESH);
-    // Beside a request that looks for the first time, others must not go on as if nothing were known.
+    // While the first request still asks, others must wait for the inventories as well, and not go on without any.
     if local.knows_every_host() || !is_due && !own.is_empty() {
         return own;
     }
-    // Without the store's clock nothing looks old to an instance that has only just begun.
+    // Inventories are stamped with the store's time; read it first, or a fresh instance takes them all for new.
     let (known, ()) = join!(known(service, store), learn(service, store));
     if !is_due {
         return known;
@@ -145,9 +145,9 @@ pub(crate) async fn inventories<P: Platform>(
     };
     if hosts.iter().any(is_old) {
         let asking = service.clone();
-        // Whoever waits for an answer needs not wait for that.
+        // The request goes on with the old answers and does not wait.
         service.spawn(async move {
-            // A store that is down makes everybody ask.
+            // While the store is down, every instance asks.
             if asking.store().inventories().lead_refresh(FRESH).await.unwrap_or(true) {
                 refresh(&asking, |_, _| false).await;
             }
@@ -156,7 +156,7 @@ pub(crate) async fn inventories<P: Platform>(
     known
 }
 
-/// What the hosts have, as far as anybody has found out.
+/// The inventories that this process and the store know.
 pub(crate) async fn known<P: Platform>(service: &Service<P>, store: &StoreAccess) -> Arc<Inventories> {
     let (local, hosts) = (service.fleet(), service.fleet().hosts());
     if !local.knows_every_host()
@@ -166,7 +166,7 @@ pub(crate) async fn known<P: Platform>(service: &Service<P>, store: &StoreAccess
         for (url, mut inventory) in
             found.into_iter().filter(|(url, _)| hosts.iter().any(|service| service.url() == url))
         {
-            // Where the clock was set back, what comes is newer all the same.
+            // The store's clock may have been set back; later inventories must count as newer all the same.
             inventory.seen = inventory.seen.min(now);
             local.note_inventory(&url, Arc::new(inventory));
         }
@@ -174,8 +174,8 @@ pub(crate) async fn known<P: Platform>(service: &Service<P>, store: &StoreAccess
     local.inventories()
 }
 
-/// Asks all hosts at the same time, until one has said what is `enough`; gives the failures of those that did not answer.
-/// Whoever wants that has taken over before what others know, and the time by their clock.
+/// Asks all hosts at the same time, until one has said what is `enough`; gives the failures of the hosts that did not
+/// answer. The caller has read the inventories and the time of the store before.
 pub(crate) async fn refresh<P: Platform>(
     service: &Service<P>,
     enough: impl Fn(&BackendHost, &Inventory) -> bool,
@@ -184,22 +184,25 @@ pub(crate) async fn refresh<P: Platform>(
     let mut asked: FuturesUnordered<_> =
         hosts.iter().map(|backend| async move { (backend, probe_host(service, backend).await) }).collect();
     let mut failures = Vec::new();
-    let mut grace = None;
+
+    // Wait until one host has said what is enough.
     loop {
-        let next = match grace.take() {
-            None => asked.next().await,
-            Some(left) => match select(asked.next(), left).await {
-                Either::Left((next, left)) => {
-                    grace = Some(left);
-                    next
-                }
-                Either::Right(((), _)) => return failures,
-            },
+        match asked.next().await {
+            Some((backend, Ok(inventory))) if enough(backend, &inventory) => break,
+            Some((_, Ok(_))) => {}
+            Some((_, Err(failure))) => failures.push(failure),
+            None => return failures,
+        }
+    }
+
+    // Then the others have a short time left.
+    let mut grace = pin!(service.sleep(GRACE));
+    loop {
+        let answered = race! {
+            answered = asked.next() => answered,
+            () = grace.as_mut() => None,
         };
-        match next {
-            Some((backend, Ok(inventory))) if grace.is_none() && enough(backend, &inventory) => {
-                grace = Some(Box::pin(service.sleep(GRACE)));
-            }
+        match answered {
             Some((_, Ok(_))) => {}
             Some((_, Err(failure))) => failures.push(failure),
             None => return failures,
@@ -207,7 +210,7 @@ pub(crate) async fn refresh<P: Platform>(
     }
 }
 
-/// Takes over what others know, and the time by their clock.
+/// Learns from the store what other processes know, and its time.
 async fn learn<P: Platform>(service: &Service<P>, store: &StoreAccess) {
     if service.store().is_shared()
         && let Some(snapshot) = store.ask_snapshot(service).await.unnoticed()
@@ -216,7 +219,7 @@ async fn learn<P: Platform>(service: &Service<P>, store: &StoreAccess) {
     }
 }
 
-/// Asks a host what it has and takes note of what it says.
+/// Asks a host for its models, and notes the answers.
 async fn probe_host<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
@@ -224,9 +227,10 @@ async fn probe_host<P: Platform>(
     let local = service.fleet();
     let former = local.inventories().get(backend.url()).cloned();
     let known = former.as_ref().map(|former| former.version.clone()).unwrap_or_default();
-    // A first byte that comes while it answers is newer than what it says.
+    // A first byte that arrives while the host answers is newer than the answer, so the time is read before.
     let seen = local.time(service.now());
-    // One after the other, over one connection.
+
+    // Ask one question after the other, over one connection.
     let tags = ask(service, backend, "/api/tags").await;
     let (running, version) = match &tags {
         // A version does not change while a host answers.
@@ -236,10 +240,12 @@ async fn probe_host<P: Platform>(
         Ok(_) => (answer(service, backend, "/api/ps").await, None),
         Err(_) => (Ok(Bytes::new()), None),
     };
+
+    // Read the answers.
     let inventory = match tags {
         Ok(tags) => Inventory::read(seen, &tags, running.ok().as_deref(), version.as_deref())
             .ok_or_else(|| UpstreamFailure::Protocol("no answer to /api/tags".to_owned())),
-        // What speaks Ollama's other protocols alone is asked for any model.
+        // A host without `/api/tags` speaks only the other protocols, and is asked for any model.
         Err(Unanswered::Refused(status)) if [404, 405, 501].contains(&status.as_u16()) => {
             Ok(Inventory::unlisted(seen))
         }
@@ -251,6 +257,8 @@ async fn probe_host<P: Platform>(
         }
         local.note_inventory(backend.url(), Arc::new(inventory))
     });
+
+    // Note the outcome here, and tell the store where it is news.
     if local.has_watch() {
         note(service, backend, inventory.as_ref().err()).await;
     }
@@ -259,13 +267,13 @@ async fn probe_host<P: Platform>(
     if !local.has_watch() || inventory.as_ref().is_ok_and(has_changed) {
         let (service, backend, inventory, is_noted) =
             (service.clone(), backend.clone(), inventory.clone(), local.has_watch());
-        // A request that waits for what the host says need not wait until others know.
+        // A request that waits for the inventory does not wait until the store has it.
         service.clone().spawn(async move {
             if !is_noted {
                 note(&service, &backend, inventory.as_ref().err()).await;
             }
             if let Ok(inventory) = inventory {
-                // What is lost is told when the host has other models, or by the next instance.
+                // Where this fails, the inventory is stored when the models change, or by the next instance.
                 let _ = service.store().inventories().put_inventory(backend.url(), &inventory).await;
             }
         });
@@ -302,11 +310,11 @@ async fn note<P: Platform>(service: &Service<P>, backend: &BackendHost, failure:
     }
 }
 
-/// Why a question got no answer.
+/// Why a question has no answer.
 enum Unanswered {
-    /// The host said so.
+    /// The host answered with this status.
     Refused(StatusCode),
-    /// The host did not say anything.
+    /// The host did not answer.
     Failed(UpstreamFailure),
 }
 
@@ -336,7 +344,7 @@ async fn ask<P: Platform>(
     ask_json(service, backend, path, None).await
 }
 
-/// Puts a question, by `POST` where there is something to tell.
+/// Asks a question, by `POST` where it has a body.
 async fn ask_json<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,

@@ -1,4 +1,6 @@
-//! What is asked upstream.
+//! A request as it goes upstream.
+//!
+//! Pure; it does not say which host is asked.
 
 use std::borrow::Cow;
 
@@ -12,21 +14,21 @@ use crate::{
     wire::protocol::Protocol,
 };
 
-/// What is asked upstream.
+/// A request as it goes upstream.
 #[derive(Debug)]
 pub(crate) struct UpstreamRequest {
     pub(crate) method: Method,
     pub(crate) path: Cow<'static, str>,
     pub(crate) body: Bytes,
-    /// The model, as the caller spelled it.
+    /// The model, as the client spelled it.
     pub(crate) model: Option<String>,
-    /// What decides where it goes.
+    /// What decides which host is asked.
     pub(crate) routing_key: RoutingKey,
-    /// How a model's answer is to be read; `None` where no model speaks.
+    /// The protocol of the answer; `None` where no model answers.
     pub(crate) protocol: Option<Protocol>,
-    /// Whether the answer was asked for in pieces.
+    /// Whether the client asked for a stream.
     pub(crate) streams: bool,
-    /// How far the answer is read before anybody is told.
+    /// How the answer is read before a client gets a head.
     pub(crate) reading: Reading,
 }
 
@@ -35,19 +37,19 @@ pub(crate) struct UpstreamRequest {
 pub(crate) enum Reading {
     /// As events where upstream streams, else in one piece.
     AsSent,
-    /// As events, whatever upstream calls it.
+    /// As events, whatever content type upstream gives.
     Events,
-    /// As events, up to the terminator, summed up.
+    /// As events, accumulated up to the terminator.
     Summed,
 }
 
 impl UpstreamRequest {
-    /// Whether the client gets its answer in pieces.
+    /// Whether the client gets a stream.
     pub(crate) fn streams_to_client(&self) -> bool {
         self.streams && self.reading != Reading::Summed
     }
 
-    /// The limits of the call.
+    /// The time limits of the call.
     pub(crate) fn limits<P: Platform>(&self, service: &Service<P>) -> Timeouts {
         if self.streams { service.config().timeouts.upstream } else { service.config().whole_limits() }
     }

@@ -1,4 +1,4 @@
-//! What decides where a request goes: its model, what is done with it, and who asks.
+//! The routing key: what decides which host a request goes to, which is its model, its work, its caller and its session.
 //!
 //! Pure; it is made before the fleet is looked at.
 
@@ -11,29 +11,31 @@ use crate::{
     wire::members::Members,
 };
 
-/// Of a prompt, as many bytes decide which host's prompt cache may know it.
+/// How many bytes of a prompt decide which host's prompt cache may know it.
 const PREFIX: usize = 1024;
-/// The options that make Ollama load a model anew (`server/sched.go`, `needsReload`); the first is what `/api/ps` tells.
+/// The options that make Ollama load a model again (`server/sched.go`, `needsReload`). `/api/ps` reports the first of them.
 const RUNNER_OPTIONS: [&str; 7] =
     ["num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"];
 
-/// What decides where an order goes.
+/// What decides which host a request goes to.
 #[derive(Debug)]
 pub(crate) struct RoutingKey {
     /// The model that a host must have; `None` when any host will do.
     pub(crate) model: Option<ModelName>,
-    /// What takes a slot there; `None` for what asks no model.
+    /// The work for which the request takes a slot; `None` where no model works.
     pub(crate) work: Option<Work>,
     /// The runner options, in a canonical form.
     pub(crate) options: String,
     pub(crate) affinity: u64,
-    /// Hashes of who asks and of the session; empty without one.
+    /// The hash of the caller.
     pub(crate) caller: String,
+    /// The hash of the session; empty without a session.
     pub(crate) session: String,
 }
 
 impl RoutingKey {
-    /// `prompt` is whatever a host's prompt cache may know the beginning of.
+    /// The key of one request. `session` is empty for none. `prompt` is the text whose beginning a host's prompt cache may
+    /// know.
     pub(crate) fn new(
         caller: &CallerId,
         session: Option<&SessionId>,
@@ -48,7 +50,7 @@ impl RoutingKey {
             Some(id) => affinity([caller.as_bytes(), id.as_str().as_bytes()].concat().as_slice()),
         };
         Self {
-            // What is no name goes upstream all the same: Ollama says best what is wrong with it.
+            // An invalid name goes upstream as well, because Ollama's own error explains it best.
             model: model.and_then(ModelName::parse),
             work: work.filter(|_| model.is_some()),
             options: request.map(runner_options).unwrap_or_default(),
@@ -58,7 +60,7 @@ impl RoutingKey {
         }
     }
 
-    /// The key of the lane in which it takes a slot; `None` when it takes none.
+    /// The key of the lane in which the request takes a slot; `None` when it takes none.
     pub(crate) fn lane(&self) -> Option<String> {
         Some(self.model.as_ref()?.lane(self.work?))
     }

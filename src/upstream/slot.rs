@@ -1,13 +1,10 @@
 //! A slot that a request has on a host, from when it is taken until it is given back.
 //!
-//! What is learnt of the host meanwhile goes to the store, or, while that is away, into this process's local fleet.
+//! What the request learns of the host goes to the store, or to this process's local fleet while the store is away.
 
 use std::{sync::Arc, time::Duration};
 
-use futures::{
-    channel::oneshot,
-    future::{Either, select},
-};
+use futures::channel::oneshot;
 
 use crate::{
     fleet::{
@@ -15,7 +12,7 @@ use crate::{
         snapshot::{LEASE, Lease},
     },
     host::{Platform, Service},
-    platform::{Background, Clock, Entropy, MaybeSend, MaybeSync, Timer},
+    platform::{Background, Clock, Entropy, MaybeSend, MaybeSync, Timer, race},
     request::HeldBy,
     store::{FleetState, Store},
 };
@@ -28,26 +25,38 @@ pub(crate) struct Slot {
     /// Which state has the lease, and learns how the attempt ended.
     pub(crate) held_by: HeldBy,
     pub(crate) stats: Arc<HostStats>,
-    /// When it was taken, by the store's clock and by the host's.
+    /// When it was taken, by the store's clock.
     pub(crate) began: Duration,
+    /// When it was taken, by the platform's clock.
     pub(crate) since: Duration,
-    /// Requests in flight in the lane when it was taken, itself included.
+    /// How many requests were in flight in the lane when it was taken, this one included.
     pub(crate) in_flight: u64,
     /// Whether the model must be loaded.
     pub(crate) cold: bool,
-    /// What is asked: the runner options, what a prompt cache may know, the length of the prompt, and in how many pieces.
+    /// The runner options of the request.
     pub(crate) options: String,
+    /// What the host's prompt cache may know of the request.
     pub(crate) affinity: u64,
+    /// The length of the request's body, in bytes.
     pub(crate) prompt: u64,
+    /// Whether the answer streams.
     pub(crate) streams: bool,
-    /// Until the first byte of the answer.
+    /// The time until the first byte of the answer.
     pub(crate) first_byte: Option<Duration>,
     /// Dropped with the slot, it ends the renewals of the lease.
     pub(crate) _renewal: Option<oneshot::Sender<()>>,
 }
 
+/// What happens while a lease is renewed.
+enum RenewalSignal {
+    /// The slot was dropped.
+    Dropped,
+    /// It is time to renew the lease.
+    Due,
+}
+
 impl Slot {
-    /// What is told of the attempt when it ends now.
+    /// The report of the attempt, as if it ended now.
     fn report<'p, P: Platform>(
         &'p self,
         service: &Service<P>,
@@ -72,7 +81,7 @@ impl Slot {
         self.lease.is_some()
     }
 
-    /// Until the first byte of the answer, once there was one.
+    /// The time until the first byte of the answer, once there was one.
     pub(crate) fn first_byte(&self) -> Option<Duration> {
         self.first_byte
     }
@@ -82,7 +91,7 @@ impl Slot {
         Some(service.now().saturating_sub(self.since + self.first_byte?))
     }
 
-    /// Takes note of the first byte; of a model that had to be loaded, others want to know at once.
+    /// Notes the first byte. If the model had to be loaded, the store learns at once that it is loaded now.
     pub(crate) fn note_first_byte<P: Platform>(&mut self, service: &Service<P>) {
         self.first_byte = Some(service.now().saturating_sub(self.since));
         let Some(lease) = self.lease.clone() else { return };
@@ -97,7 +106,7 @@ impl Slot {
         });
     }
 
-    /// Gives the slot back and takes note of how the attempt ended.
+    /// Gives the slot back and notes how the attempt ended.
     pub(crate) async fn release<P: Platform>(self, service: &Service<P>, effect: HostEffect) {
         let lane = self.lease.as_ref().map(|lease| lease.lane.clone());
         let report = self.report(service, lane.as_deref(), effect);
@@ -106,7 +115,7 @@ impl Slot {
         let released = self.lease.as_ref();
         let is_fault = matches!(effect, HostEffect::Faulty(..));
         if released.is_none() && !is_fault && self.stats.breaker.cause().is_none() {
-            // Nothing to give back, and no breaker to open or to close.
+            // There is no lease to give back, and no breaker to open or to close.
             return;
         }
         if self.held_by == HeldBy::Local {
@@ -121,7 +130,7 @@ impl Slot {
         }
     }
 
-    /// Takes note that another host answered what this one failed.
+    /// Notes that another host answered the request that this one failed.
     pub(crate) async fn record_fault<P: Platform>(backend: &BackendHost, service: &Service<P>) {
         let seed = service.random();
         let change = |stats: &mut HostStats, now: Duration| {
@@ -131,7 +140,7 @@ impl Slot {
     }
 }
 
-/// Renews a lease until what is returned is dropped; `None` where leases need no renewal.
+/// Renews a lease until the returned sender is dropped; `None` where leases need no renewal.
 pub(crate) fn keep_alive<P: Platform>(service: &Service<P>, lease: &Lease) -> Option<oneshot::Sender<()>> {
     if !service.store().is_shared() {
         return None;
@@ -139,16 +148,24 @@ pub(crate) fn keep_alive<P: Platform>(service: &Service<P>, lease: &Lease) -> Op
     let (held, mut dropped) = oneshot::channel();
     let (task_service, lease) = (service.clone(), lease.clone());
     service.spawn(async move {
-        while let Either::Right(((), left)) = select(dropped, Box::pin(task_service.sleep(LEASE / 3))).await {
-            dropped = left;
-            // A renewal that fails is made up for by the next.
-            let _ = task_service.store().fleet().renew(&lease).await;
+        loop {
+            let signal = race! {
+                _ = &mut dropped => RenewalSignal::Dropped,
+                () = task_service.sleep(LEASE / 3) => RenewalSignal::Due,
+            };
+            match signal {
+                RenewalSignal::Dropped => return,
+                // There are two more renewals within the lease, so one may fail.
+                RenewalSignal::Due => {
+                    let _ = task_service.store().fleet().renew(&lease).await;
+                }
+            }
         }
     });
     Some(held)
 }
 
-/// Changes what is known of a host, in the store or, while that is away, in this process's local fleet.
+/// Changes the stats of a host, in the store, or in this process's local fleet while the store is away.
 pub(crate) async fn update_stats<P: Platform>(
     service: &Service<P>,
     url: &str,

@@ -1,6 +1,6 @@
-//! What becomes of a complete answer: it is kept, or handed over to those who follow elsewhere.
+//! What becomes of a complete answer: the cache keeps it, or the publisher hands it over to other processes.
 //!
-//! An answer is kept only when it is complete and says something.
+//! An answer is kept only when it is complete and not empty.
 
 use bytes::Bytes;
 use futures::{future::OptionFuture, join};
@@ -18,7 +18,8 @@ use crate::{
 };
 
 impl<P: Platform> Leader<'_, P> {
-    /// The answer as it is kept, where any is. What repeats another request has one slot, whatever its form.
+    /// The entry that keeps this answer; `None` when nothing is kept. Under an `Idempotency-Key` there is one entry for both
+    /// deliveries.
     pub(crate) fn entry(
         &self,
         form: Delivery,
@@ -26,13 +27,14 @@ impl<P: Platform> Leader<'_, P> {
         body: impl FnOnce() -> Option<Bytes>,
     ) -> Option<Entry> {
         let (cache_plan, body) = (self.cache_plan?, body()?);
-        let serves_one_delivery = cache_plan.question.is_none() && !serves_both(self.order, form, &body);
+        let serves_one_delivery =
+            cache_plan.question.is_none() && !serves_both(self.upstream_request, form, &body);
         Some(Entry::new(form, content_type, body).serving_one_delivery(serves_one_delivery))
     }
 
     /// How an answer is kept; `None` when it is too large, or the store is down.
     pub(crate) fn kept(&self, entry: &Entry) -> Option<CachePlan> {
-        // What was not looked for in time can be kept all the same.
+        // A lookup that came too late says nothing about the store, so the answer can still be kept.
         let is_down = self.account.store.is_at_fault();
         let is_reached = self.account.cache != Some(CacheStatus::Bypass) || !is_down;
         let limit = |cache_plan: &CachePlan| {
@@ -41,7 +43,7 @@ impl<P: Platform> Leader<'_, P> {
         self.cache_plan.filter(|cache_plan| is_reached && entry.size() as u64 <= limit(cache_plan))
     }
 
-    /// As [`Leader::kept`], for a whole answer; one that is not kept is handed over to those who follow elsewhere.
+    /// The same for a whole answer. One that is not kept goes to the publisher, which hands it over to other processes.
     pub(crate) fn kept_whole(
         &self,
         entry: Option<Entry>,
@@ -56,8 +58,8 @@ impl<P: Platform> Leader<'_, P> {
         cache_plan.zip(Some(entry))
     }
 
-    /// Stores what an answer changes and gives its slot back, at the same time, before a client has the end of it:
-    /// whoever reads that and goes on at once must find the slot free.
+    /// Stores what an answer changes, and gives its slot back at the same time. Both happen before a client has the end of
+    /// the answer, because a client that asks again at once must not find its own slot still taken.
     pub(crate) async fn conclude(&mut self, kept: Option<(CachePlan, Entry)>, slot: Box<Slot>) {
         let kept = kept.map(|(cache_plan, entry)| (cache_plan, entry.to_question(cache_plan.question)));
         let put = kept
@@ -69,9 +71,9 @@ impl<P: Platform> Leader<'_, P> {
         }
     }
 
-    /// Whether upstream's whole reply is complete and says something that another could use.
+    /// Whether upstream's whole reply is complete and not empty.
     pub(crate) fn says_something(&mut self, original: &Original) -> bool {
-        let Some(protocol) = self.order.protocol else {
+        let Some(protocol) = self.upstream_request.protocol else {
             return Members::parse(&original.body).is_some_and(|reply| protocol::says_something(&reply));
         };
         let Some(chunk) = protocol.read_whole(&original.body) else { return false };

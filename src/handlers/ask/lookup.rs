@@ -3,7 +3,7 @@
 //!
 //! It decides under which key the answer is looked for and kept. A store that fails is done without.
 
-use std::sync::Arc;
+use std::{pin::pin, sync::Arc};
 
 use futures::{future::OptionFuture, join};
 use http::{HeaderMap, HeaderName};
@@ -123,15 +123,16 @@ impl<'a> Lookup<'a> {
         let model = question.model().and_then(ModelName::parse);
         // A round trip to another server is worth looking ahead; what is in this process can be looked at any time.
         let looks_ahead = service.store().is_shared();
-        let fleet = async {
+        let has_session = session.is_some();
+        let fleet = pin!(async {
             if looks_ahead {
                 return Some(prefetch_fleet(service, store, model.as_ref()).await);
             }
-            if self.uses_cache() || session.is_some() {
+            if self.uses_cache() || has_session {
                 probe::inventories(service, store, model.as_ref()).await;
             }
             None
-        };
+        });
         let is_unsure = looks_ahead && question.takes_session_model() && session.is_some();
         let all_epochs = is_unsure.then_some(store.ask_all_epochs(service));
         let is_sure = self.uses_cache() && !is_unsure;
@@ -143,7 +144,7 @@ impl<'a> Lookup<'a> {
             OptionFuture::from(epochs),
             OptionFuture::from(all_epochs),
             OptionFuture::from(guessed),
-            Box::pin(fleet),
+            fleet,
         );
         let session = SessionState::loaded(service, store, session, turns)?;
         let epochs = epochs.and_then(|epochs| store.settle_of_wave(service, epochs));
@@ -235,7 +236,7 @@ impl<'a> Lookup<'a> {
     /// What is asked, ready to fly.
     pub(crate) fn flight(
         &self,
-        order: UpstreamRequest,
+        upstream_request: UpstreamRequest,
         rendering: Rendering,
         cache_plan: Option<CachePlan>,
         session: Option<SessionCommit>,
@@ -250,7 +251,14 @@ impl<'a> Lookup<'a> {
             account.session = Some(SessionStatus::Stored);
         }
         let session = session.filter(|_| !is_known);
-        Flight { order, rendering, cache_plan, session, prefetched: None, account: account.clone() }
+        Flight {
+            upstream_request,
+            rendering,
+            cache_plan,
+            session,
+            prefetched: None,
+            account: account.clone(),
+        }
     }
 
     /// Answers from the cache where that is possible, else by a flight.
@@ -280,7 +288,7 @@ impl<'a> Lookup<'a> {
                 if cache_plan.policy.takes(stored.age)
                     && let Some(replayed) = flight.replay(&stored)
                 {
-                    return flight.answer_from_cache(service, account, (replayed, stored.age)).await;
+                    return flight.answer_from_cache(service, account, replayed, stored.age).await;
                 }
             }
         }

@@ -5,7 +5,7 @@
 //! it. The cached answers of the model are purged before the success is sent: a client that has read the success must
 //! never get an answer of the former model.
 
-use std::{borrow::Cow, future::Future, time::Duration};
+use std::{borrow::Cow, future::Future, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -141,14 +141,12 @@ fn progress<P: Platform>(
     service.spawn(async move {
         let service = &task_service;
         let hosts = service.fleet().hosts();
-        let changes = {
-            let follow = |backend| {
-                let (body, outlet) = (body.clone(), outlet.clone());
-                named(backend, follow(service, backend, operation, body, outlet))
-            };
-            Box::pin(join_all(hosts.iter().map(follow)))
+        let follow = |backend| {
+            let (body, outlet) = (body.clone(), outlet.clone());
+            named(backend, follow(service, backend, operation, body, outlet))
         };
-        let end = match presence.during(changes).await {
+        // What the hosts are asked ends with this statement, whether they answered or the client left.
+        let end = match presence.during(pin!(join_all(hosts.iter().map(follow)))).await {
             Ok(outcomes) => verdict(outcomes),
             Err(ClientLeft) => Err(Error::ClientClosed),
         };

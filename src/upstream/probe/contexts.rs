@@ -1,23 +1,23 @@
-//! The question how long a context a model may have: put until it is answered, once for each content of a model, and only
-//! where a session's history depends on it.
+//! The question how long a model's context may be. It is asked once for each digest of a model, and only where a session's
+//! history depends on the answer.
 //!
-//! Whoever asks waits for the answer, so there is little time for all of it, and nothing fails without it.
+//! A request waits for the answers, so the time for all of them is short. A request without an answer goes on.
 
-use std::{collections::BTreeMap, pin::pin, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
-use futures::future::{join_all, select};
+use futures::future::join_all;
 use serde::Serialize;
 
 use super::ask_json;
 use crate::{
     fleet::{BackendHost, BreakerState, Context, ModelName},
     host::{Platform, Service},
-    platform::{Background, Clock, Timer},
+    platform::{Background, Clock, Timer, race},
     store::{InventoryStore, Store},
 };
 
-/// How long the answers are waited for at most, all together.
+/// How long a request waits for all answers together.
 const PATIENCE: Duration = Duration::from_secs(2);
 
 #[derive(Serialize)]
@@ -25,8 +25,8 @@ struct Show<'a> {
     model: &'a str,
 }
 
-/// Finds out what contexts the model may have, as far as that is not known; each of its contents is asked about at the
-/// hosts that have it, one after the other until one answers.
+/// Finds out the contexts that are unknown. For each digest of the model, the hosts that have it are asked one after the
+/// other until one answers.
 pub(crate) async fn learn_contexts<P: Platform>(service: &Service<P>, model: &ModelName) {
     let (local, hosts) = (service.fleet(), service.fleet().hosts());
     let (known, now) = (local.inventories(), local.time(service.now()));
@@ -47,11 +47,13 @@ pub(crate) async fn learn_contexts<P: Platform>(service: &Service<P>, model: &Mo
             }
         }
     });
-    select(pin!(join_all(questions)), pin!(service.sleep(service.config().timeouts.health.min(PATIENCE))))
-        .await;
+    race! {
+        _ = join_all(questions) => (),
+        () = service.sleep(service.config().timeouts.health.min(PATIENCE)) => (),
+    }
 }
 
-/// What a host says of a model's context.
+/// The context of a model, as a host tells it.
 async fn show<P: Platform>(service: &Service<P>, backend: &BackendHost, model: &str) -> Option<Context> {
     let question = serde_json::to_vec(&Show { model }).ok()?;
     let shown = ask_json(service, backend, "/api/show", Some(Bytes::from(question))).await.ok()?;
@@ -64,7 +66,7 @@ fn note<P: Platform>(service: &Service<P>, backend: &BackendHost, digest: &str, 
     if !local.knows_every_host() {
         let (service, url) = (service.clone(), backend.url().to_owned());
         service.clone().spawn(async move {
-            // Nobody waits for it, and what is lost is asked again.
+            // Without the stored inventory another instance asks the host again.
             let _ = service.store().inventories().put_inventory(&url, &inventory).await;
         });
     }

@@ -11,6 +11,7 @@ use std::{
     task::{Context, Poll},
 };
 
+use paddock::platform::Task;
 use spin_sdk::wasip3;
 
 thread_local! {
@@ -19,8 +20,8 @@ thread_local! {
 }
 
 /// Starts `task` as part of the request that is being served.
-pub(crate) fn spawn(task: impl Future<Output = ()> + 'static) {
-    wasip3::spawn(Spawning(Box::pin(task)));
+pub(crate) fn spawn(task: Task) {
+    wasip3::spawn(Spawning(task));
     note_spawn();
 }
 
@@ -30,9 +31,9 @@ pub(crate) fn note_spawn() {
 }
 
 /// A future that may spawn: every future that runs handlers is wrapped in one.
-pub(crate) struct Spawning<F>(pub(crate) Pin<Box<F>>);
+pub(crate) struct Spawning<F: ?Sized>(pub(crate) Pin<Box<F>>);
 
-impl<F: Future> Future for Spawning<F> {
+impl<F: Future + ?Sized> Future for Spawning<F> {
     type Output = F::Output;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<F::Output> {

@@ -14,6 +14,7 @@ mod platform;
 mod redis;
 mod settings;
 mod upstream;
+mod within;
 
 use std::cell::RefCell;
 

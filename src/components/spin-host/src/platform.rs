@@ -12,7 +12,7 @@ use paddock::{
     config::{Loaded, settings::Deployment},
     metrics::redis::RedisMetrics,
     platform::{
-        Background, Clock, Entropy, Journal, Timeouts, Timer, Upstream, UpstreamFailure,
+        Background, Clock, Entropy, Journal, Task, Timeouts, Timer, Upstream, UpstreamFailure,
         journal::{Event, Level},
     },
     store::{
@@ -127,7 +127,7 @@ impl Entropy for SpinPlatform {
 }
 
 impl Background for SpinPlatform {
-    fn spawn(&self, task: impl Future<Output = ()> + 'static) {
+    fn spawn_boxed(&self, task: Task) {
         background::spawn(task);
     }
 }

@@ -4,19 +4,21 @@
 //! share the connection, which pipelines them; a request that finds none opens one. What its limit cut short goes on
 //! as a task of that request: no other request waits for it.
 
-use std::{cell::RefCell, future::Future, pin::Pin, rc::Rc, time::Duration};
+use std::{
+    cell::RefCell,
+    future::Future,
+    pin::{Pin, pin},
+    rc::Rc,
+    time::Duration,
+};
 
-use futures::future::{Either, select};
 use paddock::store::{
     StoreError, StoreResult, TimeLimit,
     redis::{RedisCommands, RedisValue, error_text, replicas_wait},
 };
-use spin_sdk::{
-    redis::{Connection, Error, RedisParameter, RedisResult},
-    time::sleep,
-};
+use spin_sdk::redis::{Connection, Error, RedisParameter, RedisResult};
 
-use crate::background;
+use crate::{background, within::within};
 
 /// Limit for opening a connection, which may outlive the command that wanted it.
 const CONNECT_LIMIT: Duration = Duration::from_secs(2);
@@ -56,20 +58,17 @@ impl SpinRedis {
 
     /// A new connection, or none when the limit passed: then it is still made, for the commands that come later.
     async fn open(&self, limit: &Limit) -> StoreResult<Rc<Connection>> {
-        match select(self.opening()?, Box::pin(sleep(limit.left()))).await {
-            Either::Left((opened, _)) => Ok(self.keep(opened.map_err(fault)?)),
-            Either::Right(((), opening)) => {
-                let redis = self.clone();
-                background::spawn(async move {
-                    if let Either::Left((Ok(opened), _)) =
-                        select(opening, Box::pin(sleep(CONNECT_LIMIT))).await
-                    {
-                        redis.keep(opened);
-                    }
-                });
-                Err(limit.passed())
-            }
+        let mut opening = self.opening()?;
+        if let Some(opened) = within(limit.left(), &mut opening).await {
+            return Ok(self.keep(opened.map_err(fault)?));
         }
+        let redis = self.clone();
+        background::spawn(Box::pin(async move {
+            if let Some(Ok(opened)) = within(CONNECT_LIMIT, &mut opening).await {
+                redis.keep(opened);
+            }
+        }));
+        Err(limit.passed())
     }
 
     /// Gives up a connection that failed, unless another has taken its place.
@@ -88,17 +87,12 @@ impl SpinRedis {
         arguments: &[&[u8]],
         limit: Duration,
     ) -> Option<StoreResult<Vec<RedisValue>>> {
-        let exchange = Box::pin(execute(connection, command, arguments));
-        match select(exchange, Box::pin(sleep(limit))).await {
-            Either::Left((reply, _)) => {
-                let reply = reply.map_err(fault);
-                if matches!(reply, Err(StoreError::Unavailable(_))) {
-                    self.forget(connection);
-                }
-                Some(reply.map(|values| values.into_iter().map(value).collect()))
-            }
-            Either::Right(_) => None,
+        let mut exchange = pin!(execute(connection, command, arguments));
+        let reply = within(limit, &mut exchange).await?.map_err(fault);
+        if matches!(reply, Err(StoreError::Unavailable(_))) {
+            self.forget(connection);
         }
+        Some(reply.map(|values| values.into_iter().map(value).collect()))
     }
 }
 
@@ -180,10 +174,8 @@ impl RedisCommands for SpinRedis {
             (Some(_), None) => return Err(limit.passed()),
             (Some(_), Some(Err(error))) if !matches!(error, StoreError::Unavailable(_)) => return Err(error),
             _ => {
-                let opened = match select(self.opening()?, Box::pin(sleep(limit.left()))).await {
-                    Either::Left((opened, _)) => Rc::new(opened.map_err(fault)?),
-                    Either::Right(_) => return Err(limit.passed()),
-                };
+                let opened = within(limit.left(), &mut self.opening()?).await;
+                let opened = Rc::new(opened.ok_or_else(|| limit.passed())?.map_err(fault)?);
                 let reply = self.exchange(&opened, command, arguments, limit.left()).await;
                 (opened, reply.unwrap_or_else(|| Err(limit.passed()))?)
             }

@@ -1,9 +1,8 @@
 //! The way to backend hosts, through Spin's outbound HTTP.
 
-use std::time::Duration;
+use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
-use futures::future::{Either, select};
 use http::{Request, Response};
 use paddock::platform::{Phase, Timeouts, UpstreamFailure};
 use spin_sdk::{
@@ -18,6 +17,7 @@ use spin_sdk::{
 use crate::{
     background,
     body::{Deadline, SpinBody},
+    within::within,
 };
 
 pub(crate) async fn send(
@@ -29,14 +29,14 @@ pub(crate) async fn send(
     let mut deadline: Option<Deadline> = limits.total.map(|total| Box::pin(sleep(total)) as Deadline);
     // The platform enforces the limits of each phase; this timer holds where it does not.
     let head = limits.connect + limits.first_byte;
-    let head = sleep(limits.total.map_or(head, |total| total.min(head)));
-    let sending = Box::pin(spin_sdk::http::send(request));
+    let head = limits.total.map_or(head, |total| total.min(head));
+    let mut sending = pin!(spin_sdk::http::send(request));
     // The SDK starts a task that writes the body when this is first polled, which is now.
     background::note_spawn();
-    match select(sending, Box::pin(head)).await {
-        Either::Left((Ok(response), _)) => Ok(response.map(|body| SpinBody::new(body, deadline.take()))),
-        Either::Left((Err(code), _)) => Err(failure(&code, Phase::FirstByte)),
-        Either::Right(_) => Err(UpstreamFailure::TimedOut(Phase::FirstByte)),
+    match within(head, &mut sending).await {
+        Some(Ok(response)) => Ok(response.map(|body| SpinBody::new(body, deadline.take()))),
+        Some(Err(code)) => Err(failure(&code, Phase::FirstByte)),
+        None => Err(UpstreamFailure::TimedOut(Phase::FirstByte)),
     }
 }
 

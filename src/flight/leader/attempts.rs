@@ -1,0 +1,154 @@
+//! The attempts of a flight: one host after the other, until one answers or the failover says that none will be asked.
+//!
+//! Nothing has reached a client before the first event of an answer, so a failed attempt may be followed by another.
+
+use std::pin::pin;
+
+use futures::channel::mpsc::UnboundedSender;
+
+use super::Leader;
+use crate::{
+    api::error::Error,
+    fleet::{AttemptFailure, BackendHost, Failover, HostEffect},
+    host::{Platform, Service},
+    metrics::Attempt,
+    platform::{Journal, journal::Event},
+    upstream::{
+        admission::{Admission, Admitted},
+        answer::Opened,
+        attempt,
+        slot::Slot,
+    },
+};
+
+/// What the store must learn of an attempt that failed.
+pub(super) enum Aftermath {
+    /// The slot is given back, and the host's stats learn how the attempt ended.
+    Release(Box<Slot>, HostEffect),
+    /// Another host answered the request that this one failed.
+    RecordFault(BackendHost),
+}
+
+impl Aftermath {
+    pub(super) async fn record<P: Platform>(self, service: &Service<P>) {
+        match self {
+            Self::Release(slot, effect) => slot.release(service, effect).await,
+            Self::RecordFault(backend) => Slot::record_fault(&backend, service).await,
+        }
+    }
+}
+
+impl<P: Platform> Leader<'_, P> {
+    /// Asks hosts until one answers; what failed attempts leave to be recorded goes to `aftermath`.
+    pub(super) async fn attempts(
+        &mut self,
+        admission: &mut Admission<'_, P>,
+        aftermath: UnboundedSender<Aftermath>,
+    ) -> Result<(Opened<P::Body>, Box<Slot>), Error> {
+        let mut failover = Failover::default();
+        let mut failed = Vec::new();
+        let mut missing = None;
+        while failover.may_go_on() {
+            // Take a slot, or wait for one.
+            let slot = match self.admit(admission, &failover).await? {
+                Admitted::Go(slot) => slot,
+                Admitted::Refuse(error) => return Err(error),
+                Admitted::None(error) => {
+                    missing = error;
+                    break;
+                }
+            };
+
+            // Ask its host.
+            let backend = slot.backend.clone();
+            let (outcome, slot) = self.attempt(admission, slot).await;
+            // An attempt without its slot continues to load a model, although its client left.
+            let Some(slot) = slot else { return Err(Error::ClientClosed) };
+
+            // An answer proves the faults of the hosts that failed before; a failure says whether another host is asked.
+            let failure = match outcome {
+                Ok(opened) => {
+                    for failed in failed {
+                        let _ = aftermath.unbounded_send(Aftermath::RecordFault(failed));
+                    }
+                    self.note_answer(&opened, &slot, backend);
+                    return Ok((opened, slot));
+                }
+                Err(AttemptFailure::ClientLeft) => {
+                    let _ = aftermath.unbounded_send(Aftermath::Release(slot, HostEffect::Neutral));
+                    return Err(Error::ClientClosed);
+                }
+                Err(failure) => failure,
+            };
+            self.note_failure(&failure, &backend);
+            let _ = aftermath.unbounded_send(Aftermath::Release(slot, failure.effect()));
+            if matches!(failure, AttemptFailure::Failed { .. }) {
+                failed.push(backend);
+            } else if failure == AttemptFailure::NotFound {
+                admission.forget_model(&backend);
+            }
+            failover.failed(failure);
+        }
+        Err(failover.effect(missing))
+    }
+
+    /// The next slot; an error when all clients left while the request waited for it.
+    async fn admit(
+        &mut self,
+        admission: &mut Admission<'_, P>,
+        failover: &Failover,
+    ) -> Result<Admitted, Error> {
+        let admitted = self.broadcast.during(pin!(admission.next(failover, &mut self.account))).await;
+        if admitted.is_err() {
+            admission.leave().await;
+        }
+        Ok(admitted?)
+    }
+
+    /// Asks the host of `slot`, and notes how that ended.
+    async fn attempt(
+        &mut self,
+        admission: &Admission<'_, P>,
+        slot: Box<Slot>,
+    ) -> (Result<Opened<P::Body>, AttemptFailure>, Option<Box<Slot>>) {
+        let Self { service, upstream_request, broadcast, account, .. } = self;
+        // The attempt counts as cancelled until it has an end, because the client may leave at any time.
+        let attempt = Attempt {
+            host: slot.backend.url().to_owned(),
+            outcome: "cancelled",
+            cold: slot.cold && slot.is_taken(),
+        };
+        account.attempts.push(attempt);
+        let (outcome, slot) =
+            attempt::attempt(service, admission, upstream_request, broadcast, slot, account).await;
+        if let Some(attempt) = account.attempts.last_mut() {
+            attempt.outcome = outcome.as_ref().map_or_else(AttemptFailure::word, |_| "ok");
+        }
+        (outcome, slot)
+    }
+
+    /// Notes which host answered, and how fast.
+    fn note_answer(&mut self, opened: &Opened<P::Body>, slot: &Slot, backend: BackendHost) {
+        let account = &mut self.account;
+        account.host = Some(backend);
+        account.first_token = slot.first_byte().filter(|_| self.upstream_request.streams && slot.is_taken());
+        if let Opened::Spoken(heard) = opened {
+            account.tokens = heard.tokens();
+            account.speed = heard.speed(slot.since_first_byte(self.service));
+        }
+    }
+
+    /// Writes a failed attempt to the log.
+    fn note_failure(&mut self, failure: &AttemptFailure, backend: &BackendHost) {
+        self.service.record(&Event::AttemptFailed {
+            request_id: &self.account.request_id,
+            host: backend.url(),
+            outcome: failure.word(),
+            detail: &failure.detail(),
+        });
+        // If every host fails, this host's error body is relayed, so it is the host of `X-Paddock-Host`.
+        if matches!(failure, AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. }) {
+            self.account.host = Some(backend.clone());
+        }
+    }
+}

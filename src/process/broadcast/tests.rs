@@ -1,0 +1,84 @@
+//! What receivers of a broadcast get, and what the leader waits for.
+
+use std::{future::Future, pin::pin};
+
+use futures::FutureExt;
+
+use super::*;
+
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().unwrap()
+}
+
+fn event(text: &'static str) -> Bytes {
+    Bytes::from_static(text.as_bytes())
+}
+
+fn next(receiver: &Receiver) -> Option<String> {
+    match receiver.next().now_or_never()? {
+        Item::Event(event) => Some(String::from_utf8_lossy(&event).into_owned()),
+        Item::Last(event) => Some(format!("{} and no more", String::from_utf8_lossy(&event))),
+        Item::Broken(error, _) => Some(error.code().to_owned()),
+        Item::Behind => Some("behind".to_owned()),
+    }
+}
+
+#[test]
+fn every_receiver_hears_all_and_the_fastest_sets_the_pace() {
+    let (broadcast, first) = Broadcast::new(100);
+    let second = broadcast.join().unwrap();
+    now(broadcast.write(event("a"))).unwrap();
+    assert!(broadcast.write(event("b")).now_or_never().is_none(), "nobody has heard the first");
+    assert_eq!(next(&second).as_deref(), Some("a"));
+    now(broadcast.write(event("b"))).unwrap();
+    let late = broadcast.join().unwrap();
+    broadcast.complete(event("c"));
+    for receiver in [&first, &late] {
+        let heard: Vec<_> = (0..3).map(|_| next(receiver).unwrap()).collect();
+        assert_eq!(heard, ["a", "b", "c and no more"]);
+    }
+    assert_eq!(broadcast.whole().unwrap(), "abc");
+    assert!(first.ended().now_or_never().is_none());
+    broadcast.end(Ok(()));
+    assert_eq!(first.ended().now_or_never(), Some(Ok(())));
+    assert!(broadcast.join().is_none(), "what is over is in the store, or nowhere");
+}
+
+#[test]
+fn a_receiver_that_falls_behind_hears_so_and_nobody_joins_a_broadcast_without_a_beginning() {
+    let (broadcast, fast) = Broadcast::new(3);
+    let slow = broadcast.join().unwrap();
+    for text in ["aa", "bb", "cc"] {
+        now(broadcast.write(event(text))).unwrap();
+        assert_eq!(next(&fast).as_deref(), Some(text));
+    }
+    assert_eq!(next(&slow).as_deref(), Some("behind"));
+    assert!(broadcast.join().is_none() && broadcast.whole().is_none());
+}
+
+#[test]
+fn an_event_that_is_more_than_what_is_kept_is_heard_all_the_same() {
+    let (broadcast, receiver) = Broadcast::new(1);
+    for text in ["aa", "bb"] {
+        now(broadcast.write(event(text))).unwrap();
+        assert_eq!(next(&receiver).as_deref(), Some(text));
+    }
+    broadcast.complete(event("cc"));
+    assert_eq!(next(&receiver).as_deref(), Some("cc and no more"));
+    assert_eq!(broadcast.whole(), None);
+}
+
+#[test]
+fn without_receivers_the_writer_gives_up_and_for_one_alone_nothing_is_kept() {
+    let (broadcast, receiver) = Broadcast::new(0);
+    now(broadcast.write(event("a"))).unwrap();
+    assert_eq!(next(&receiver).as_deref(), Some("a"));
+    assert_eq!(broadcast.events_since(1), Some(Vec::new()));
+    assert_eq!(broadcast.events_since(0), None);
+    broadcast.end(Err(Error::ShuttingDown));
+    assert_eq!(next(&receiver), Some(Error::ShuttingDown.code().to_owned()));
+    assert!(broadcast.left().now_or_never().is_none());
+    drop(receiver);
+    assert!(now(broadcast.write(event("b"))).is_err());
+    assert_eq!(now(broadcast.during(pin!(std::future::pending::<()>()))), Err(ClientLeft));
+}

@@ -1,0 +1,76 @@
+//! What an admission does when no host is left that has the model.
+//!
+//! It asks every host once more, and never asks for the same model again in the same admission.
+
+use super::{Admission, Admitted};
+use crate::{
+    api::error::Error,
+    fleet::{AttemptFailure, BackendHost, Failover, nearest},
+    host::Platform,
+    platform::Background,
+    store::{InventoryStore, Store},
+    upstream::probe,
+};
+
+impl<P: Platform> Admission<'_, P> {
+    /// What follows when no host is left that has the model; `None` to look again.
+    pub(super) async fn missing(&mut self, failover: &Failover) -> Option<Admitted> {
+        let service = self.service;
+        let Some(model) = &self.upstream_request.routing_key.model else { return Some(Admitted::None(None)) };
+        // Without hosts nothing is known about the model.
+        if self.is_refreshed || service.fleet().hosts().is_empty() {
+            return Some(Admitted::None(None));
+        }
+        // The host may have pulled the model a second ago, so every host is asked once more.
+        let failures =
+            probe::refresh(service, |backend, found| !self.is_tried(backend) && found.has(model)).await;
+        self.is_refreshed = true;
+        let inventories = service.fleet().inventories();
+        if service.fleet().hosts().iter().any(|backend| {
+            !self.is_tried(backend)
+                && backend.weight() > 0
+                && inventories.get(backend.url()).is_some_and(|inventory| inventory.has(model))
+        }) {
+            return None;
+        }
+        let asked = self.upstream_request.model.clone().unwrap_or_default();
+        let unknown = failures.len();
+        Some(match failures.into_iter().next() {
+            // No host answers, so the failure says more than a missing model would.
+            Some(failure) if unknown == service.fleet().hosts().len() && failover.is_untried() => {
+                Admitted::Refuse(AttemptFailure::from(failure).into_error())
+            }
+            Some(_) => Admitted::None(Some(Error::ModelUnavailable { model: asked, unknown })),
+            None if inventories.values().any(|known| known.has(model)) && failover.is_untried() => {
+                Admitted::None(Some(Error::ModelUnavailable { model: asked, unknown }))
+            }
+            None => {
+                let hosts = service.fleet().hosts();
+                // A drained host serves no requests, so its models are not suggested.
+                let in_use = hosts.iter().filter(|backend| backend.weight() > 0);
+                let known = in_use.filter_map(|backend| inventories.get(backend.url()));
+                let names = known.flat_map(|inventory| &inventory.models).map(|model| &*model.name);
+                let nearest = nearest(&asked, names);
+                Admitted::None(Some(Error::ModelNotFound { model: asked, nearest }))
+            }
+        })
+    }
+
+    /// Removes the model from what is known of a host that answered that it does not have it.
+    pub(crate) fn forget_model(&self, backend: &BackendHost) {
+        let (local, Some(model)) = (self.service.fleet(), &self.upstream_request.routing_key.model) else {
+            return;
+        };
+        local.forget_model(backend.url(), model);
+        // Where hosts are asked on demand, other instances read the inventory from the store.
+        if !local.knows_every_host()
+            && let Some(known) = local.inventories().get(backend.url()).cloned()
+        {
+            let (service, url) = (self.service.clone(), backend.url().to_owned());
+            self.service.spawn(async move {
+                // Where this fails, the next request finds it out again.
+                let _ = service.store().inventories().put_inventory(&url, &known).await;
+            });
+        }
+    }
+}
