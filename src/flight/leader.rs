@@ -26,7 +26,7 @@ use super::{
 };
 use crate::{
     api::{error::Error, reply::ClientLeft},
-    cache::{CacheStatus, Delivery},
+    cache::{CacheKey, CacheStatus, Delivery},
     fleet::{AttemptFailure, BackendHost, Failover, HostEffect, NO_EVENT, UNFINISHED, broken},
     host::{Platform, Service},
     metrics::Attempt,
@@ -158,7 +158,7 @@ impl<'a, P: Platform> Leader<'a, P> {
             return Role::Leader(None);
         }
         // Whoever follows must know what is asked where the key does not say that.
-        let asked = cache_plan.question.map(|question| question.to_hex());
+        let asked = cache_plan.question.map(CacheKey::to_hex);
         let leader = [random_id(self.service), asked.clone().unwrap_or_default()].join(":");
         let mut ahead = self.account.clone();
         let service = self.service;

@@ -61,7 +61,7 @@ impl<P: Platform> Leader<'_, P> {
     /// whoever reads that and goes on at once must find the slot free.
     pub(crate) async fn conclude(&mut self, kept: Option<(CachePlan, Entry)>, slot: Box<Slot>) {
         let store = self.service.store();
-        let kept = kept.map(|(cache_plan, entry)| (cache_plan, entry.to_question(cache_plan.question)));
+        let kept = kept.map(|(cache_plan, entry)| (cache_plan, entry.with_question(cache_plan.question)));
         let put =
             kept.as_ref().map(|(cache_plan, entry)| store.put_answer(&cache_plan.key, entry, cache_plan.ttl));
         let (put, ()) = join!(OptionFuture::from(put), slot.release(self.service, HostEffect::Answered));
