@@ -84,7 +84,7 @@ impl Entry {
 
     /// The entry with the key of the question that it answers.
     #[must_use]
-    pub(crate) fn to_question(self, question: Option<CacheKey>) -> Self {
+    pub(crate) fn with_question(self, question: Option<CacheKey>) -> Self {
         Self { question, ..self }
     }
 
@@ -138,7 +138,7 @@ impl Entry {
             length: self.length,
             packed: self.is_packed,
             alone: self.serves_one_delivery.then_some(true),
-            question: self.question.map(|question| question.to_hex()),
+            question: self.question.map(CacheKey::to_hex),
         };
         let mut value = serde_json::to_vec(&head).unwrap_or_default();
         value.reserve_exact(self.data.len() + 1);
@@ -245,7 +245,7 @@ mod tests {
             serves_one_delivery in any::<bool>(),
         ) {
             let question = is_asked.then(|| CacheKey::of_repetition("/chat", &crate::api::auth::CallerId::public(), &body));
-            let entry = Entry::new(Delivery::Whole, &kind, body.into()).to_question(question).serving_one_delivery(serves_one_delivery);
+            let entry = Entry::new(Delivery::Whole, &kind, body.into()).with_question(question).serving_one_delivery(serves_one_delivery);
             let value = Bytes::from(entry.to_bytes(TTL));
             prop_assert_eq!(Entry::from_bytes(&value), Some((entry, TTL)));
         }

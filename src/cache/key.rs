@@ -176,7 +176,7 @@ impl CacheKey {
     }
 
     /// The key in hexadecimal.
-    pub(crate) fn to_hex(&self) -> String {
+    pub(crate) fn to_hex(self) -> String {
         hex::encode(self.0)
     }
 

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     api::{error::Error, reply::ClientLeft},
-    cache::CacheStatus,
+    cache::{CacheKey, CacheStatus},
     host::{Platform, Service},
     platform::random_id,
     process::{Head, Provenance, broadcast::Broadcast, flight_table::LeaderGuard},
@@ -156,7 +156,7 @@ impl<'a, P: Platform> Leader<'a, P> {
             return Role::Lead(None);
         }
         // Where the key does not cover the question, the leader's name does, for those who would follow.
-        let asked = cache_plan.question.map(|question| question.to_hex());
+        let asked = cache_plan.question.map(CacheKey::to_hex);
         let leader = [random_id(self.service), asked.clone().unwrap_or_default()].join(":");
         let mut ahead = self.account.clone();
         let service = self.service;

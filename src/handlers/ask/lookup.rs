@@ -90,7 +90,7 @@ impl<'a> Lookup<'a> {
 
     /// The id of the turn that a repetition adds, so that it is added once.
     fn turn_id(&self) -> Option<String> {
-        self.repetition.map(|key| key.to_hex())
+        self.repetition.map(CacheKey::to_hex)
     }
 
     /// What counts besides the question itself.
