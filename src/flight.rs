@@ -51,7 +51,7 @@ const KEEP_ALIVE: Duration = Duration::from_secs(1);
 /// The comment line after an early head; readers of server-sent events skip it.
 const COMMENT: Bytes = Bytes::from_static(b": waiting for the model\n\n");
 
-/// Everything a flight needs.
+/// Everything a flight needs. It is passed on in a box, because it goes by value from the handler to the flight's task.
 #[derive(Debug)]
 pub(crate) struct Flight {
     pub(crate) upstream_request: UpstreamRequest,
@@ -135,7 +135,7 @@ impl Flight {
     /// Joins a flight for the same answer, or starts one, and waits until the reply has a head. When the reply streams, the
     /// flight closes the account itself.
     pub(crate) async fn launch<P: Platform>(
-        mut self,
+        mut self: Box<Self>,
         service: &Service<P>,
         account: &mut Account,
     ) -> Result<Outcome, Error> {
@@ -145,7 +145,7 @@ impl Flight {
 
     /// Answers with a stored answer.
     pub(crate) async fn answer_from_cache<P: Platform>(
-        mut self,
+        mut self: Box<Self>,
         service: &Service<P>,
         account: &mut Account,
         replay: Replay,
@@ -161,7 +161,7 @@ impl Flight {
         }
         // The whole answer is here, so nothing outlives this request and no task is needed.
         let (outlet, presence, _inlet) = reply::channel();
-        let Self { upstream_request, rendering, session, account: begun, .. } = self;
+        let Self { upstream_request, rendering, session, account: begun, .. } = *self;
         let client = Client { outlet, presence, session, account: begun };
         let mut subscriber = Subscriber::new(service, &upstream_request, &rendering, client);
         let end = subscriber.listen(receiver).await;
@@ -210,7 +210,7 @@ impl Flight {
 
     /// Starts the task that brings the answer to this client, and leads the flight where there is a lead.
     fn take_off<P: Platform>(
-        self,
+        self: Box<Self>,
         service: &Service<P>,
         receiver: Receiver,
         lead: Option<Lead>,
@@ -220,7 +220,7 @@ impl Flight {
         let task_service = service.clone();
         // The task is the largest future of a request, so it goes to the heap here and stays there.
         service.spawn_boxed(Box::pin(async move {
-            let Self { upstream_request, rendering, session, account, .. } = self;
+            let Self { upstream_request, rendering, session, account, .. } = *self;
             let service = &task_service;
             let leader = lead.map(|lead| {
                 let (report_sender, report) = oneshot::channel();

@@ -242,7 +242,7 @@ impl<'a> Lookup<'a> {
         session: Option<SessionCommit>,
         state: &SessionState,
         account: &mut Account,
-    ) -> Flight {
+    ) -> Box<Flight> {
         account.session = state.is_unavailable().then_some(SessionStatus::Unavailable);
         let session = session.map(|commit| SessionCommit { id: self.turn_id(), ..commit });
         let is_known =
@@ -251,14 +251,14 @@ impl<'a> Lookup<'a> {
             account.session = Some(SessionStatus::Stored);
         }
         let session = session.filter(|_| !is_known);
-        Flight {
+        Box::new(Flight {
             upstream_request,
             rendering,
             cache_plan,
             session,
             prefetched: None,
             account: account.clone(),
-        }
+        })
     }
 
     /// Answers from the cache where that is possible, else by a flight.
@@ -270,7 +270,7 @@ impl<'a> Lookup<'a> {
         service: &Service<P>,
         account: &mut Account,
         prefetched: Prefetched<'_>,
-        mut flight: Flight,
+        mut flight: Box<Flight>,
     ) -> Result<Outcome, Error> {
         let Prefetched { fleet, guessed, .. } = prefetched;
         if let Some(cache_plan) = flight.cache_plan {
