@@ -12,7 +12,7 @@ use paddock::{
 };
 use tokio_util::task::TaskTracker;
 
-use crate::{clock::SystemClock, log, store::NativeStore, timed_body::TimedBody, upstream::Client};
+use crate::{clock::SystemClock, log, store::NativeStore, timed_body::TimedBody, upstream::HttpClient};
 
 /// The service of this binary.
 pub(crate) type NativeService = Service<NativePlatform>;
@@ -20,7 +20,7 @@ pub(crate) type NativeService = Service<NativePlatform>;
 /// The native platform.
 pub(crate) struct NativePlatform {
     clock: SystemClock,
-    client: Client,
+    client: HttpClient,
     tasks: TaskTracker,
 }
 
@@ -28,7 +28,7 @@ impl NativePlatform {
     /// The service with these settings.
     pub(crate) fn service(config: Config) -> anyhow::Result<NativeService> {
         let clock = SystemClock::start();
-        let platform = Self { clock, client: Client::new(&config), tasks: TaskTracker::new() };
+        let platform = Self { clock, client: HttpClient::new(&config), tasks: TaskTracker::new() };
         let store = NativeStore::new(&config, clock)?;
         Ok(Service::new(config, platform, store, MemoryMetrics::default()))
     }

@@ -36,9 +36,9 @@ const IDLE_LIMIT: Duration = Duration::from_secs(20);
 type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// The pooled client.
-pub(crate) struct Client(PooledClient<LimitedConnector, Full<Bytes>>);
+pub(crate) struct HttpClient(PooledClient<LimitedConnector, Full<Bytes>>);
 
-impl Client {
+impl HttpClient {
     /// A client for these hosts.
     pub(crate) fn new(config: &Config) -> Self {
         let connect_limit = config.timeouts.upstream.connect;
