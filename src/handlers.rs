@@ -6,6 +6,8 @@ mod models;
 mod ops;
 mod sessions;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, request::Parts};
 use http_body::Body;
@@ -19,40 +21,57 @@ use crate::{
     },
     host::{Platform, Service},
     platform::MaybeSend,
-    request::Account,
+    request::{ReplyNotes, RequestInfo},
 };
 
 /// What Ollama says to whoever asks whether it is there.
 const BANNER: &str = "Ollama is running";
 
-/// A request that was admitted, who asks, and its account.
+/// A request that was admitted, and who asks.
 pub(crate) struct Admitted<'a, B> {
     pub(crate) route: Route,
     pub(crate) parts: &'a Parts,
     pub(crate) body: B,
     /// Whoever asks; the error is told where it matters who that is.
     pub(crate) caller: Result<CallerId, Error>,
-    pub(crate) account: &'a mut Account,
+    pub(crate) request: &'a Arc<RequestInfo>,
 }
 
 /// The body of a request.
 pub(crate) trait RequestBody: Body<Data = Bytes> + Unpin + MaybeSend + 'static {}
 impl<B: Body<Data = Bytes> + Unpin + MaybeSend + 'static> RequestBody for B {}
 
+/// A whole reply, or why there is none.
 pub(crate) type HandlerResult = Result<Response<ReplyBody>, Error>;
+
+/// What a handler made of a request.
+pub(crate) enum Handled {
+    /// The whole reply; the entry writes the log line.
+    Complete(HandlerResult, Box<ReplyNotes>),
+    /// The reply streams; whoever writes the stream writes the log line at its end. The notes are those of the head.
+    Streaming(Response<ReplyBody>, Box<ReplyNotes>),
+}
+
+impl From<HandlerResult> for Handled {
+    fn from(result: HandlerResult) -> Self {
+        Self::Complete(result, Box::default())
+    }
+}
 
 /// The whole service.
 pub(crate) async fn whole<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
-) -> HandlerResult {
+) -> Handled {
     match request.route {
         Route::Ask(_) => chat(service, request).await,
         Route::Models(_) => models(service, request).await,
-        Route::Sessions(_) => sessions(service, request).await,
-        Route::Ops(OpsRoute::Health | OpsRoute::Livez | OpsRoute::Fleet) => health(service, request).await,
-        Route::Ops(OpsRoute::Metrics) => metrics(service, request).await,
-        Route::Unknown(_) => Err(Error::NotFound),
+        Route::Sessions(_) => sessions(service, request).await.into(),
+        Route::Ops(OpsRoute::Health | OpsRoute::Livez | OpsRoute::Fleet) => {
+            health(service, request).await.into()
+        }
+        Route::Ops(OpsRoute::Metrics) => metrics(service, request).await.into(),
+        Route::Unknown(_) => Err(Error::NotFound).into(),
     }
 }
 
@@ -60,14 +79,17 @@ pub(crate) async fn whole<P: Platform, B: RequestBody>(
 pub(crate) async fn chat<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
-) -> HandlerResult {
-    let Admitted { route, parts, body, caller, account } = request;
-    let Route::Ask(route) = route else { return Err(Error::NotFound) };
-    let caller = caller?;
+) -> Handled {
+    let Admitted { route, parts, body, caller, request } = request;
+    let Route::Ask(route) = route else { return Err(Error::NotFound).into() };
+    let caller = match caller {
+        Ok(caller) => caller,
+        Err(error) => return Err(error).into(),
+    };
     match route {
-        AskRoute::Chat => ask::chat::chat(service, &parts.headers, body, &caller, account).await,
+        AskRoute::Chat => ask::chat::chat(service, &parts.headers, body, &caller, request).await,
         AskRoute::Relay(endpoint) => {
-            ask::relay::relay(service, endpoint, parts, body, &caller, account).await
+            ask::relay::relay(service, endpoint, parts, body, &caller, request).await
         }
     }
 }
@@ -76,23 +98,25 @@ pub(crate) async fn chat<P: Platform, B: RequestBody>(
 pub(crate) async fn models<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
-) -> HandlerResult {
-    let Admitted { route, parts, body, account, .. } = request;
-    let Route::Models(route) = route else { return Err(Error::NotFound) };
+) -> Handled {
+    let Admitted { route, parts, body, request, .. } = request;
+    let Route::Models(route) = route else { return Err(Error::NotFound).into() };
     let config = service.config();
     match route {
         ModelsRoute::OpenApi => {
-            Ok(reply::complete(StatusCode::OK, "application/json", models::openapi::DOCUMENT))
+            Ok(reply::complete(StatusCode::OK, "application/json", models::openapi::DOCUMENT)).into()
         }
-        ModelsRoute::Banner => Ok(reply::complete(StatusCode::OK, "text/plain; charset=utf-8", BANNER)),
-        ModelsRoute::List(list) => models::list::list(service, list).await,
+        ModelsRoute::Banner => {
+            Ok(reply::complete(StatusCode::OK, "text/plain; charset=utf-8", BANNER)).into()
+        }
+        ModelsRoute::List(list) => models::list::list(service, list).await.into(),
         ModelsRoute::Manage(operation) => {
             if !config.allow_model_management && !config.admin_token.is_held(&parts.headers) {
-                return Err(Error::ManagementForbidden);
+                return Err(Error::ManagementForbidden).into();
             }
-            models::manage::manage(service, operation, &parts.headers, body, account).await
+            models::manage::manage(service, operation, &parts.headers, body, request).await
         }
-        ModelsRoute::Upload(_) => Err(Error::UploadForbidden),
+        ModelsRoute::Upload(_) => Err(Error::UploadForbidden).into(),
     }
 }
 
@@ -101,16 +125,17 @@ pub(crate) async fn sessions<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: Admitted<'_, B>,
 ) -> HandlerResult {
-    let Admitted { route, parts, body, caller, account } = request;
+    let Admitted { route, parts, body, caller, request } = request;
+    let store = &request.store;
     let Route::Sessions(route) = route else { return Err(Error::NotFound) };
     match route {
-        SessionsRoute::Cache => sessions::purge::purge(service, parts, account).await,
-        SessionsRoute::All => sessions::create(service, &parts.headers, body, caller, account).await,
+        SessionsRoute::Cache => sessions::purge::purge(service, parts, store).await,
+        SessionsRoute::All => sessions::create(service, &parts.headers, body, caller, store).await,
         SessionsRoute::One if parts.method == Method::DELETE => {
-            sessions::delete(service, parts, caller, account).await
+            sessions::delete(service, parts, caller, store).await
         }
-        SessionsRoute::One => sessions::show(service, parts, caller, account).await,
-        SessionsRoute::Export => sessions::export(service, parts, caller, account).await,
+        SessionsRoute::One => sessions::show(service, parts, caller, store).await,
+        SessionsRoute::Export => sessions::export(service, parts, caller, store).await,
     }
 }
 

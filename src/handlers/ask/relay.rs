@@ -3,22 +3,22 @@
 //!
 //! Bodies are looked into, never written anew: only a session's history is spliced in, and only where there is one.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use http::{Method, Response, request::Parts};
+use http::{Method, request::Parts};
 
 use super::{
     Question, ask,
     conversation::{NewTurn, SessionState, session_id},
 };
 use crate::{
-    api::{auth::CallerId, body, endpoint::Endpoint, error::Error, reply::ReplyBody},
+    api::{auth::CallerId, body, endpoint::Endpoint, error::Error},
     cache::{CacheKey, CacheModes, Delivery, KeyContext},
     flight::Rendering,
-    handlers::RequestBody,
+    handlers::{Handled, RequestBody},
     host::{Platform, Service},
-    request::Account,
+    request::RequestInfo,
     session::{Dialect, History},
     upstream::{Reading, RoutingKey, UpstreamRequest},
     wire::members::Members,
@@ -31,20 +31,32 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
     parts: &Parts,
     body: B,
     caller: &CallerId,
-    account: &mut Account,
-) -> Result<Response<ReplyBody>, Error> {
-    let config = service.config();
+    request: &Arc<RequestInfo>,
+) -> Handled {
+    let (session, body) = match read(service, endpoint, parts, body).await {
+        Ok(read) => read,
+        Err(error) => return Err(error).into(),
+    };
+    let question = RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body);
+    ask(service, &parts.headers, caller, request, question).await
+}
+
+/// The id of the session, empty for none, and the body.
+async fn read<'a, P: Platform, B: RequestBody>(
+    service: &Service<P>,
+    endpoint: Endpoint,
+    parts: &'a Parts,
+    body: B,
+) -> Result<(&'a str, Bytes), Error> {
     let session = session_id(&parts.headers)?;
     if !session.is_empty() && endpoint.dialect().is_none() {
         return Err(Error::SessionUnsupported);
     }
-    let body = if endpoint.method() == Method::POST {
-        body::read(service, &parts.headers, body, endpoint.body_limit(&config.body_limits)).await?
-    } else {
-        Bytes::new()
-    };
-    let question = RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body);
-    ask(service, &parts.headers, caller, account, question).await
+    if endpoint.method() != Method::POST {
+        return Ok((session, Bytes::new()));
+    }
+    let limit = endpoint.body_limit(&service.config().body_limits);
+    Ok((session, body::read(service, &parts.headers, body, limit).await?))
 }
 
 /// A request to an endpoint that Ollama speaks.
