@@ -13,7 +13,7 @@ mod rendering;
 mod replay;
 mod subscriber;
 
-use std::{pin::pin, time::Duration};
+use std::{pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::{channel::oneshot, join};
@@ -33,13 +33,13 @@ use crate::{
         broadcast::{Broadcast, Receiver},
         flight_table::{JoinKey, Joined},
     },
-    request::Account,
+    request::{ReplyNotes, RequestInfo},
     session::{RawMessage, SessionKey, SessionStatus},
     store::FlightKey,
     upstream::{FleetPrefetch, UpstreamRequest},
     wire::dialect::{Dialect, Weight},
 };
-use leader::{Lead, Leader};
+use leader::{Lead, Leader, LeaderReport};
 pub(crate) use rendering::{Pieces, Rendering};
 use subscriber::{Client, Subscriber, SubscriberEnd};
 
@@ -54,6 +54,7 @@ const COMMENT: Bytes = Bytes::from_static(b": waiting for the model\n\n");
 /// Everything a flight needs. It is passed on in a box, because it goes by value from the handler to the flight's task.
 #[derive(Debug)]
 pub(crate) struct Flight {
+    pub(crate) request: Arc<RequestInfo>,
     pub(crate) upstream_request: UpstreamRequest,
     /// How the client reads the answer.
     pub(crate) rendering: Rendering,
@@ -62,7 +63,8 @@ pub(crate) struct Flight {
     pub(crate) session: Option<SessionCommit>,
     /// The fleet as the first wave to the store found it.
     pub(crate) prefetched: Option<FleetPrefetch>,
-    pub(crate) account: Account,
+    /// What is noted of the reply so far.
+    pub(crate) notes: ReplyNotes,
 }
 
 /// How many times `CACHE_MAX_ENTRY` a broadcast may buffer: an entry is compressed, and a stream shrinks to a tenth.
@@ -119,10 +121,10 @@ pub(crate) enum Outcome {
 
 /// What the flight sends to the handler that waits for a head.
 enum HeadReady {
-    /// The flight is over for this client, and the handler closes the account.
-    Complete(Box<(Result<Outcome, Error>, Account)>),
-    /// The reply streams, and the flight closes the account itself.
-    Streaming { content_type: HeaderValue, account: Box<Account> },
+    /// The flight is over for this client, and the entry writes the log line.
+    Complete(Box<(Result<Outcome, Error>, ReplyNotes)>),
+    /// The reply streams, and the flight writes the log line itself.
+    Streaming { content_type: HeaderValue, notes: Box<ReplyNotes> },
 }
 
 /// The head of a reply, which a flight will send.
@@ -132,40 +134,52 @@ struct PendingHead {
 }
 
 impl Flight {
+    /// A flight that knows nothing of the fleet yet.
+    pub(crate) fn new(
+        request: Arc<RequestInfo>,
+        upstream_request: UpstreamRequest,
+        rendering: Rendering,
+        cache_plan: Option<CachePlan>,
+        session: Option<SessionCommit>,
+        notes: ReplyNotes,
+    ) -> Self {
+        Self { request, upstream_request, rendering, cache_plan, session, prefetched: None, notes }
+    }
+
     /// Joins a flight for the same answer, or starts one, and waits until the reply has a head. When the reply streams, the
-    /// flight closes the account itself.
+    /// flight writes the log line itself.
     pub(crate) async fn launch<P: Platform>(
         mut self: Box<Self>,
         service: &Service<P>,
-        account: &mut Account,
+        notes: &mut ReplyNotes,
     ) -> Result<Outcome, Error> {
         let (receiver, lead) = self.join_or_lead(service)?;
-        self.take_off(service, receiver, lead).wait(account).await
+        self.take_off(service, receiver, lead).wait(notes).await
     }
 
     /// Answers with a stored answer.
     pub(crate) async fn answer_from_cache<P: Platform>(
         mut self: Box<Self>,
         service: &Service<P>,
-        account: &mut Account,
+        notes: &mut ReplyNotes,
         replay: Replay,
         age: Duration,
     ) -> Result<Outcome, Error> {
-        self.account.cache = Some(CacheStatus::Hit);
+        self.notes.cache = Some(CacheStatus::Hit);
         let (broadcast, receiver) = Broadcast::new(0);
         let source = Provenance { cache: Some(CacheStatus::Hit), ..Provenance::default() };
         broadcast.open(Head::Found(replay, age), source);
         broadcast.end(Ok(()));
         if self.upstream_request.streams_to_client() {
-            return self.take_off(service, receiver, None).wait(account).await;
+            return self.take_off(service, receiver, None).wait(notes).await;
         }
         // The whole answer is here, so nothing outlives this request and no task is needed.
         let (outlet, presence, _inlet) = reply::channel();
-        let Self { upstream_request, rendering, session, account: begun, .. } = *self;
-        let client = Client { outlet, presence, session, account: begun };
-        let mut subscriber = Subscriber::new(service, &upstream_request, &rendering, client);
+        let Self { request, upstream_request, rendering, session, notes: begun, .. } = *self;
+        let client = Client { outlet, presence, session, notes: begun };
+        let mut subscriber = Subscriber::new(service, &upstream_request, &rendering, &request, client);
         let end = subscriber.listen(receiver).await;
-        *account = subscriber.account;
+        *notes = subscriber.notes;
         match end {
             SubscriberEnd::Complete(result) => result,
             SubscriberEnd::Streamed(_) => Err(broken("a whole answer came in pieces").into_error()),
@@ -193,7 +207,7 @@ impl Flight {
                 match service.flights().join_or_lead(key, question, limit) {
                     Joined::Lead(broadcast, receiver, guard) => (receiver, broadcast, Some(guard)),
                     Joined::Follow(receiver) => {
-                        self.account.cache = Some(CacheStatus::Coalesced);
+                        self.notes.cache = Some(CacheStatus::Coalesced);
                         return Ok((receiver, None));
                     }
                     Joined::Conflict => return Err(Error::IdempotencyKeyReused),
@@ -220,15 +234,16 @@ impl Flight {
         let task_service = service.clone();
         // The task is the largest future of a request, so it goes to the heap here and stays there.
         service.spawn_boxed(Box::pin(async move {
-            let Self { upstream_request, rendering, session, account, .. } = *self;
+            let Self { request, upstream_request, rendering, session, notes, .. } = *self;
             let service = &task_service;
             let leader = lead.map(|lead| {
                 let (report_sender, report) = oneshot::channel();
-                let leader = Leader::new(service, &upstream_request, lead, account.clone(), report_sender);
+                let cache = notes.cache;
+                let leader = Leader::new(service, &upstream_request, lead, &request, cache, report_sender);
                 (leader, report)
             });
-            let client = Client { outlet, presence, session, account };
-            let mut subscriber = Subscriber::new(service, &upstream_request, &rendering, client);
+            let client = Client { outlet, presence, session, notes };
+            let mut subscriber = Subscriber::new(service, &upstream_request, &rendering, &request, client);
             subscriber.head_sender = Some(head_sender);
 
             // Bring the answer, and hear it at the same time.
@@ -244,7 +259,8 @@ impl Flight {
                         let listening = pin!(subscriber.listen(receiver));
                         join!(leading, listening).1
                     };
-                    subscriber.account.absorb(leader.account);
+                    let LeaderReport { cache, upstream } = leader.report;
+                    subscriber.notes.take_report(cache, upstream);
                     end
                 }
             };
@@ -257,17 +273,16 @@ impl Flight {
 }
 
 impl PendingHead {
-    /// Waits for the head, and takes over the account as the flight left it.
-    async fn wait(self, account: &mut Account) -> Result<Outcome, Error> {
+    /// Waits for the head, and takes over the notes as the flight left them.
+    async fn wait(self, notes: &mut ReplyNotes) -> Result<Outcome, Error> {
         match self.head.await.map_err(|_| Error::ShuttingDown)? {
-            HeadReady::Streaming { content_type, account: begun } => {
-                *account = *begun;
-                account.handed_over = true;
+            HeadReady::Streaming { content_type, notes: begun } => {
+                *notes = *begun;
                 Ok(Outcome::Streaming(content_type, self.inlet))
             }
             HeadReady::Complete(complete) => {
                 let (result, returned) = *complete;
-                *account = returned;
+                *notes = returned;
                 result
             }
         }

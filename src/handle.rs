@@ -1,8 +1,10 @@
 //! The only entry: takes a request, returns its reply.
 //!
-//! It checks the origin, finds the route, checks the API key, calls the handler, and records every request whose
-//! reply does not stream. It must never return an error: each error becomes a reply in the format of the request's
-//! endpoint.
+//! It checks the origin, finds the route, checks the API key, calls the handler, and writes the log line of every
+//! request whose reply does not stream. It must never return an error: each error becomes a reply in the format of the
+//! request's endpoint.
+
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, header, request::Parts};
@@ -17,10 +19,10 @@ use crate::{
     },
     cache::CacheStatus,
     fleet::BackendHost,
-    handlers::{self, Admitted, HandlerResult},
+    handlers::{self, Handled, HandlerResult, IncomingRequest, WholeReply},
     host::{Platform, Service},
     platform::{Clock, MaybeSend, random_id},
-    request::{Account, StoreAccess, TallyState},
+    request::{ReplyNotes, RequestInfo, StoreAccess},
     session::SessionStatus,
 };
 
@@ -48,12 +50,12 @@ macro_rules! entries {
             P: Platform,
             B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
         {
-            let (mut exchange, body) = Exchange::of(service, request);
-            let answer = match exchange.early_answer(service) {
-                Some(answer) => answer,
-                None => $part(service, exchange.admitted(body)).await,
+            let (exchange, body) = Exchange::of(service, request);
+            let result = match exchange.early_answer(service) {
+                Some(answer) => answer.map(Handled::from),
+                None => $part(service, exchange.incoming(body)).await,
             };
-            exchange.close(service, answer).await
+            exchange.close(service, result).await
         }
     )*};
 }
@@ -97,41 +99,28 @@ struct Exchange {
     parts: Parts,
     route: Route,
     visitor: CorsVerdict,
-    account: Account,
+    info: Arc<RequestInfo>,
 }
 
 impl Exchange {
     fn of<P: Platform, B>(service: &Service<P>, request: Request<B>) -> (Self, B) {
         let (parts, body) = request.into_parts();
         let route = Route::of(parts.uri.path());
-        let account = Account {
+        let info = Arc::new(RequestInfo {
             request_id: request_id(service, &parts.headers),
             method: parts.method.clone(),
             route: route.label(),
-            counted: route.is_counted(),
+            is_counted: route.is_counted(),
             started: service.now(),
-            model: None,
-            cache: None,
-            age: None,
-            tokens: None,
-            first_token: None,
-            speed: None,
-            attempts: Vec::new(),
-            host: None,
-            store: StoreAccess::new(service),
-            session: None,
-            left_out: 0,
             explains: explains(service, &parts.headers),
-            routes: Vec::new(),
-            tally: TallyState::Pending,
-            handed_over: false,
-        };
+            store: StoreAccess::new(service),
+        });
         let visitor = service.config().access.origins.judge(&parts);
-        (Self { parts, route, visitor, account }, body)
+        (Self { parts, route, visitor, info }, body)
     }
 
     /// The reply that needs no handler: a refusal, or the answer to a CORS preflight.
-    fn early_answer<P: Platform>(&self, service: &Service<P>) -> Option<HandlerResult> {
+    fn early_answer<P: Platform>(&self, service: &Service<P>) -> Option<WholeReply> {
         match self.visitor {
             CorsVerdict::Denied => Some(Err(Error::ForeignOrigin)),
             CorsVerdict::NotBrowser | CorsVerdict::Allowed(_) => match cors::preflight(&self.parts) {
@@ -141,20 +130,23 @@ impl Exchange {
         }
     }
 
-    fn admitted<B>(&mut self, body: B) -> Admitted<'_, B> {
-        Admitted { route: self.route, parts: &self.parts, body, account: &mut self.account }
+    fn incoming<B>(&self, body: B) -> IncomingRequest<'_, B> {
+        IncomingRequest { route: self.route, parts: &self.parts, body, info: &self.info }
     }
 
-    /// Closes the account, unless a stream does, and finishes the reply.
-    async fn close<P: Platform>(self, service: &Service<P>, answer: HandlerResult) -> Response<ReplyBody> {
-        let Self { parts, route, visitor, account } = self;
-        let stamps = stamps(&account, route.family());
-        let id = account.request_id.clone();
-        if !account.handed_over {
-            account.close(service, answer.as_ref().map(Response::status)).await;
-        }
-        let mut response = answer.unwrap_or_else(|error| error.into_response(route.family(), &id));
-        response.headers_mut().extend(stamps);
+    /// Writes the log line, unless a stream does so at its end, and finishes the reply.
+    async fn close<P: Platform>(self, service: &Service<P>, result: HandlerResult) -> Response<ReplyBody> {
+        let Self { parts, route, visitor, info } = self;
+        let handled = result.unwrap_or_else(|error| Handled::Complete(Err(error), Box::default()));
+        let (mut response, notes) = match handled {
+            Handled::Streaming(response, notes) => (response, notes),
+            Handled::Complete(answer, notes) => {
+                info.close(service, &notes, answer.as_ref().map(Response::status)).await;
+                let failed = |error: Error| error.into_response(route.family(), &info.request_id);
+                (answer.unwrap_or_else(failed), notes)
+            }
+        };
+        response.headers_mut().extend(stamps(&info, &notes, route.family()));
         if let CorsVerdict::Allowed(origin) = visitor {
             cors::allow(response.headers_mut(), origin);
         }
@@ -168,17 +160,17 @@ pub fn misconfigured(problems: Vec<String>) -> Response<ReplyBody> {
 }
 
 /// The reply headers that say what happened to the request.
-fn stamps(account: &Account, family: ErrorFormat) -> Vec<(HeaderName, HeaderValue)> {
-    let id = HeaderValue::try_from(account.request_id.as_str()).ok();
-    let backend = account.host.as_ref().map(BackendHost::name);
+fn stamps(request: &RequestInfo, notes: &ReplyNotes, family: ErrorFormat) -> Vec<(HeaderName, HeaderValue)> {
+    let id = HeaderValue::try_from(request.request_id.as_str()).ok();
+    let backend = notes.upstream.host.as_ref().map(BackendHost::name);
     let backend = backend.and_then(|name| HeaderValue::from_str(name).ok());
-    let cache = account.cache.map(CacheStatus::as_str).map(HeaderValue::from_static);
-    let route = (!account.routes.is_empty()).then(|| account.routes.join(" | "));
+    let cache = notes.cache.map(CacheStatus::as_str).map(HeaderValue::from_static);
+    let route = (!notes.upstream.routes.is_empty()).then(|| notes.upstream.routes.join(" | "));
     let route =
         route.and_then(|route| HeaderValue::from_str(route.get(..ROUTE_LIMIT).unwrap_or(&route)).ok());
-    let age = account.age.map(|age| HeaderValue::from(age.as_secs()));
-    let session = account.session.map(SessionStatus::as_str).map(HeaderValue::from_static);
-    let left_out = (account.left_out > 0).then(|| HeaderValue::from(account.left_out));
+    let age = notes.age.map(|age| HeaderValue::from(age.as_secs()));
+    let session = notes.session.map(SessionStatus::as_str).map(HeaderValue::from_static);
+    let left_out = (notes.left_out > 0).then(|| HeaderValue::from(notes.left_out));
     [
         (REQUEST_ID, id.clone().filter(|_| family == ErrorFormat::Anthropic)),
         (X_REQUEST_ID, id),

@@ -6,6 +6,8 @@ mod models;
 mod ops;
 mod sessions;
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::{Method, Response, StatusCode, request::Parts};
 use http_body::Body;
@@ -19,30 +21,48 @@ use crate::{
     },
     host::{Platform, Service},
     platform::MaybeSend,
-    request::Account,
+    request::{ReplyNotes, RequestInfo},
 };
 
 /// The body of Ollama's own `GET /`. Clients compare it to find out whether Ollama is running.
 const BANNER: &str = "Ollama is running";
 
-/// A request that was admitted, and its account.
-pub(crate) struct Admitted<'a, B> {
+/// A request that was let in: its route exists, allows its method, and is open to its key.
+pub(crate) struct IncomingRequest<'a, B> {
     pub(crate) route: Route,
     pub(crate) parts: &'a Parts,
     pub(crate) body: B,
-    pub(crate) account: &'a mut Account,
+    pub(crate) info: &'a Arc<RequestInfo>,
 }
 
 /// The body of a request.
 pub(crate) trait RequestBody: Body<Data = Bytes> + Unpin + MaybeSend + 'static {}
 impl<B: Body<Data = Bytes> + Unpin + MaybeSend + 'static> RequestBody for B {}
 
-pub(crate) type HandlerResult = Result<Response<ReplyBody>, Error>;
+/// A reply whose body is complete, or the error that becomes one.
+pub(crate) type WholeReply = Result<Response<ReplyBody>, Error>;
+
+/// The result of a handler. An error here has no notes: it was found before anything was done for the request.
+pub(crate) type HandlerResult = Result<Handled, Error>;
+
+/// What a handler made of a request.
+pub(crate) enum Handled {
+    /// The whole reply; the entry writes the log line.
+    Complete(WholeReply, Box<ReplyNotes>),
+    /// The reply streams; whoever writes the stream writes the log line at its end. The notes are those of the head.
+    Streaming(Response<ReplyBody>, Box<ReplyNotes>),
+}
+
+impl From<Response<ReplyBody>> for Handled {
+    fn from(response: Response<ReplyBody>) -> Self {
+        Self::Complete(Ok(response), Box::default())
+    }
+}
 
 /// Answers every route: the native service.
 pub(crate) async fn whole<P: Platform, B: RequestBody>(
     service: &Service<P>,
-    request: Admitted<'_, B>,
+    request: IncomingRequest<'_, B>,
 ) -> HandlerResult {
     match request.route {
         Route::Ask(_) => chat(service, request).await,
@@ -57,64 +77,65 @@ pub(crate) async fn whole<P: Platform, B: RequestBody>(
 /// Answers the questions that one host answers.
 pub(crate) async fn chat<P: Platform, B: RequestBody>(
     service: &Service<P>,
-    request: Admitted<'_, B>,
+    request: IncomingRequest<'_, B>,
 ) -> HandlerResult {
-    let Admitted { route, parts, body, account } = request;
+    let IncomingRequest { route, parts, body, info } = request;
     let Route::Ask(route) = route else { return Err(Error::NotFound) };
     let caller = caller_id(service, parts)?;
     match route {
-        AskRoute::Chat => ask::chat::chat(service, &parts.headers, body, &caller, account).await,
-        AskRoute::Relay(endpoint) => {
-            ask::relay::relay(service, endpoint, parts, body, &caller, account).await
-        }
+        AskRoute::Chat => ask::chat::chat(service, &parts.headers, body, &caller, info).await,
+        AskRoute::Relay(endpoint) => ask::relay::relay(service, endpoint, parts, body, &caller, info).await,
     }
 }
 
 /// Answers what concerns the models of all hosts (lists, management, the banner), and describes this API.
 pub(crate) async fn models<P: Platform, B: RequestBody>(
     service: &Service<P>,
-    request: Admitted<'_, B>,
+    request: IncomingRequest<'_, B>,
 ) -> HandlerResult {
-    let Admitted { route, parts, body, account } = request;
+    let IncomingRequest { route, parts, body, info } = request;
     let Route::Models(route) = route else { return Err(Error::NotFound) };
-    let config = service.config();
-    match route {
+    let access = &service.config().access;
+    let response = match route {
         ModelsRoute::OpenApi => {
-            Ok(reply::complete(StatusCode::OK, "application/json", models::openapi::DOCUMENT))
+            reply::complete(StatusCode::OK, "application/json", models::openapi::DOCUMENT)
         }
-        ModelsRoute::Banner => Ok(reply::complete(StatusCode::OK, "text/plain; charset=utf-8", BANNER)),
-        ModelsRoute::List(list) => models::list::list(service, list).await,
+        ModelsRoute::Banner => reply::complete(StatusCode::OK, "text/plain; charset=utf-8", BANNER),
+        ModelsRoute::List(list) => models::list::list(service, list).await?,
         ModelsRoute::Manage(operation) => {
-            if !config.access.allow_model_management && !config.access.admin_token.is_held(&parts.headers) {
+            if !access.allow_model_management && !access.admin_token.is_held(&parts.headers) {
                 return Err(Error::ManagementForbidden);
             }
-            models::manage::manage(service, operation, &parts.headers, body, account).await
+            return models::manage::manage(service, operation, &parts.headers, body, info).await;
         }
-        ModelsRoute::Upload(_) => Err(Error::UploadForbidden),
-    }
+        ModelsRoute::Upload(_) => return Err(Error::UploadForbidden),
+    };
+    Ok(response.into())
 }
 
 /// Answers what concerns the stored state: sessions, and the purge of the cache. It sends nothing to a host.
 pub(crate) async fn sessions<P: Platform, B: RequestBody>(
     service: &Service<P>,
-    request: Admitted<'_, B>,
+    request: IncomingRequest<'_, B>,
 ) -> HandlerResult {
-    let Admitted { route, parts, body, account } = request;
+    let IncomingRequest { route, parts, body, info } = request;
+    let store = &info.store;
     let Route::Sessions(route) = route else { return Err(Error::NotFound) };
-    // A mistake of the caller's headers is told only after those of the query.
+    // An error in the caller's headers is reported after one in the query.
     let caller = || caller_id(service, parts);
-    match route {
-        SessionsRoute::Cache => sessions::purge::purge(service, parts, account).await,
-        SessionsRoute::All => sessions::create(service, &parts.headers, body, caller(), account).await,
+    let response = match route {
+        SessionsRoute::Cache => sessions::purge::purge(service, parts, store).await,
+        SessionsRoute::All => sessions::create(service, &parts.headers, body, caller(), store).await,
         SessionsRoute::One if parts.method == Method::DELETE => {
-            sessions::delete(service, parts, caller(), account).await
+            sessions::delete(service, parts, caller(), store).await
         }
-        SessionsRoute::One => sessions::show(service, parts, caller(), account).await,
-        SessionsRoute::Export => sessions::export(service, parts, caller(), account).await,
-    }
+        SessionsRoute::One => sessions::show(service, parts, caller(), store).await,
+        SessionsRoute::Export => sessions::export(service, parts, caller(), store).await,
+    };
+    response.map(Handled::from)
 }
 
-/// Who asks. It is found out here alone, and only for the groups to which it matters.
+/// The caller of a request. It is made here only, and only for the groups that need it.
 fn caller_id<P: Platform>(service: &Service<P>, parts: &Parts) -> Result<CallerId, Error> {
     CallerId::of(&parts.headers, service.config().access.caller_header.as_ref())
 }
@@ -122,24 +143,25 @@ fn caller_id<P: Platform>(service: &Service<P>, parts: &Parts) -> Result<CallerI
 /// Answers whether the service is alive, whether its hosts are, and how the fleet is doing.
 pub(crate) async fn health<P: Platform, B: RequestBody>(
     service: &Service<P>,
-    request: Admitted<'_, B>,
+    request: IncomingRequest<'_, B>,
 ) -> HandlerResult {
     let Route::Ops(route) = request.route else { return Err(Error::NotFound) };
-    match route {
-        OpsRoute::Health => Ok(ops::health::health(service).await),
-        OpsRoute::Fleet => ops::fleet::fleet(service, &request.parts.headers).await,
-        OpsRoute::Livez => Ok(reply::complete(StatusCode::OK, "application/json", r#"{"status":"alive"}"#)),
-        OpsRoute::Metrics => Err(Error::NotFound),
-    }
+    let response = match route {
+        OpsRoute::Health => ops::health::health(service).await,
+        OpsRoute::Fleet => ops::fleet::fleet(service, &request.parts.headers).await?,
+        OpsRoute::Livez => reply::complete(StatusCode::OK, "application/json", r#"{"status":"alive"}"#),
+        OpsRoute::Metrics => return Err(Error::NotFound),
+    };
+    Ok(response.into())
 }
 
 /// Answers the scrape of the metrics.
 pub(crate) async fn metrics<P: Platform, B: RequestBody>(
     service: &Service<P>,
-    request: Admitted<'_, B>,
+    request: IncomingRequest<'_, B>,
 ) -> HandlerResult {
     if request.route == Route::Ops(OpsRoute::Metrics) {
-        Ok(ops::scrape::scrape(service).await)
+        Ok(ops::scrape::scrape(service).await.into())
     } else {
         Err(Error::NotFound)
     }

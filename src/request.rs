@@ -1,10 +1,12 @@
-//! What one request carries from its arrival to its end: its record, and its access to the store.
+//! What one request carries from its arrival to its end: its values, and its access to the store.
+//!
+//! Nothing here decides what a request is answered.
 
 mod record;
 mod store_access;
 mod store_deadline;
 mod store_failure;
 
-pub(crate) use record::{Account, TallyState};
+pub(crate) use record::{ReplyNotes, RequestInfo, TallyState, UpstreamReport};
 pub(crate) use store_access::{HeldBy, HeldLease, StoreAccess, StoreReply, ping};
 use store_deadline::StoreDeadline;

@@ -28,7 +28,7 @@ use crate::{
     host::{Platform, Service},
     platform::random_id,
     process::{Head, Provenance, broadcast::Broadcast, flight_table::LeaderGuard},
-    request::Account,
+    request::{RequestInfo, UpstreamReport},
     store::{FlightKey, Found},
     upstream::{
         UpstreamRequest,
@@ -46,6 +46,14 @@ pub(super) struct Lead {
     pub(super) prefetched: Option<FleetPrefetch>,
 }
 
+/// What the leader tells its own client of how it brought the answer.
+#[derive(Debug, Clone)]
+pub(super) struct LeaderReport {
+    /// What the cache did for the flight.
+    pub(super) cache: Option<CacheStatus>,
+    pub(super) upstream: UpstreamReport,
+}
+
 /// The leader of a flight.
 pub(super) struct Leader<'a, P: Platform> {
     service: &'a Service<P>,
@@ -57,9 +65,10 @@ pub(super) struct Leader<'a, P: Platform> {
     /// The key of the flight among all processes; `None` where other processes may not join.
     flight: Option<FlightKey>,
     prefetched: Option<FleetPrefetch>,
-    pub(super) account: Account,
-    /// Reports the account of a complete answer to the leader's own client.
-    report_sender: Option<oneshot::Sender<Account>>,
+    request: &'a RequestInfo,
+    pub(super) report: LeaderReport,
+    /// Reports a complete answer to the leader's own client.
+    report_sender: Option<oneshot::Sender<LeaderReport>>,
 }
 
 /// Who brings the answer.
@@ -78,8 +87,9 @@ impl<'a, P: Platform> Leader<'a, P> {
         service: &'a Service<P>,
         upstream_request: &'a UpstreamRequest,
         lead: Lead,
-        account: Account,
-        report_sender: oneshot::Sender<Account>,
+        request: &'a RequestInfo,
+        cache: Option<CacheStatus>,
+        report_sender: oneshot::Sender<LeaderReport>,
     ) -> Self {
         let Lead { broadcast, guard, cache_plan, prefetched } = lead;
         let flight = cache_plan
@@ -93,22 +103,24 @@ impl<'a, P: Platform> Leader<'a, P> {
             cache_plan,
             flight,
             prefetched,
-            account,
+            request,
+            report: LeaderReport { cache, upstream: UpstreamReport::default() },
             report_sender: Some(report_sender),
         }
     }
 
-    /// Brings the answer; what that took is in the account afterwards.
+    /// Brings the answer; what that took is in the report afterwards.
     pub(super) async fn fly(&mut self) {
         // Find out who brings the answer.
-        let mut admission = Admission::new(self.service, self.upstream_request, self.prefetched.take());
+        let mut admission =
+            Admission::new(self.service, self.upstream_request, self.request, self.prefetched.take());
         let mut role = self.role(&mut admission).await;
 
         // Follow the leader of another process for as long as there is one.
         while let Role::Follow { leader, follower } = role {
             admission.release();
             // There is no limit for the time that a request follows, so its time for the store begins anew.
-            self.account.store.renew();
+            self.request.store.renew();
             role = match self.follow(&leader, &follower).await {
                 FollowEnd::Told => Role::Told,
                 FollowEnd::Missed => Role::Lead(None),
@@ -151,25 +163,22 @@ impl<'a, P: Platform> Leader<'a, P> {
         let (Some(flight), Some(cache_plan)) = (self.flight, self.cache_plan) else {
             return Role::Lead(None);
         };
-        if self.account.store.has_failed() {
-            self.account.cache = Some(CacheStatus::Bypass);
+        if self.request.store.has_failed() {
+            self.report.cache = Some(CacheStatus::Bypass);
             return Role::Lead(None);
         }
         // Where the key does not cover the question, the leader's name does, for those who would follow.
         let asked = cache_plan.question.map(CacheKey::to_hex);
         let leader = [random_id(self.service), asked.clone().unwrap_or_default()].join(":");
-        let mut ahead = self.account.clone();
-        let service = self.service;
-        let (store, max_age) = (ahead.store.clone(), cache_plan.policy.max_age());
+        let (service, store, max_age) = (self.service, &self.request.store, cache_plan.policy.max_age());
         let found = {
             let looking = pin!(store.ask_answer_or_lead(service, &flight, &leader, max_age));
-            let reserving = pin!(admission.reserve(&mut ahead));
+            let reserving = pin!(admission.reserve(&mut self.report.upstream));
             join!(looking, reserving).0
         };
-        self.account = ahead;
         // After a timeout this leader may have the lead without knowing; its publisher finds that out, and ends the lead.
         let may_lead = found.may_take_effect();
-        match self.account.store.settle(self.service, found) {
+        match self.request.store.settle(self.service, found) {
             Some(Found::Answer(stored)) => {
                 if cache_plan.question.is_some() && stored.entry.question() != cache_plan.question {
                     self.fail(Error::IdempotencyKeyReused);
@@ -178,7 +187,7 @@ impl<'a, P: Platform> Leader<'a, P> {
                 let replayed = replay(self.upstream_request, &stored.entry)
                     .filter(|_| cache_plan.policy.takes(stored.age));
                 let Some(replayed) = replayed else { return Role::Lead(None) };
-                self.account.cache = Some(CacheStatus::Hit);
+                self.report.cache = Some(CacheStatus::Hit);
                 self.open(Head::Found(replayed, stored.age));
                 self.broadcast.end(Ok(()));
                 Role::Told
@@ -191,27 +200,27 @@ impl<'a, P: Platform> Leader<'a, P> {
                 Role::Told
             }
             Some(Found::Follow { leader: other }) => {
-                self.account.cache = Some(CacheStatus::Coalesced);
+                self.report.cache = Some(CacheStatus::Coalesced);
                 Role::Follow { leader: other, follower: leader }
             }
             None => {
-                self.account.cache = Some(CacheStatus::Bypass);
+                self.report.cache = Some(CacheStatus::Bypass);
                 Role::Lead(Some(leader).filter(|_| may_lead))
             }
         }
     }
 
     fn open(&self, head: Head) {
-        let Account { cache, host, routes, .. } = &self.account;
+        let LeaderReport { cache, upstream: UpstreamReport { host, routes, .. } } = &self.report;
         self.broadcast
             .open(head, Provenance { cache: *cache, backend: host.clone(), routes: routes.clone() });
     }
 
-    /// Reports the account to the own client. The answer is complete, and is stored from now on.
-    fn report(&mut self) {
+    /// Reports to the own client. The answer is complete, and is stored from now on.
+    fn send_report(&mut self) {
         if let Some(report_sender) = self.report_sender.take() {
             // A client that left needs no report.
-            let _ = report_sender.send(self.account.clone());
+            let _ = report_sender.send(self.report.clone());
         }
     }
 
@@ -222,8 +231,8 @@ impl<'a, P: Platform> Leader<'a, P> {
 
     /// Asks upstream, and publishes the answer to the processes that follow.
     async fn ask(&mut self, admission: &mut Admission<'_, P>, leader: Option<String>) {
-        if self.account.cache == Some(CacheStatus::Coalesced) {
-            self.account.cache = Some(CacheStatus::Miss);
+        if self.report.cache == Some(CacheStatus::Coalesced) {
+            self.report.cache = Some(CacheStatus::Miss);
         }
         self.broadcast.note_fresh();
         let publisher = leader
@@ -256,7 +265,7 @@ impl<'a, P: Platform> Leader<'a, P> {
                 Err(error) => {
                     // A client that retries on this error must not find its own slots still taken.
                     let _ = recorded.await;
-                    if self.account.store.has_failed() {
+                    if self.request.store.has_failed() {
                         self.broadcast.note_lost_store();
                     }
                     self.fail(error.clone());

@@ -14,7 +14,7 @@ use crate::{
         reply,
     },
     cache::CachedAnswer,
-    request::Account,
+    request::ReplyNotes,
     session::SessionStatus,
     upstream::{Reading, UpstreamRequest},
     wire::{
@@ -141,7 +141,7 @@ impl Pieces {
         pieces
     }
 
-    fn done(&self, answer: &CachedAnswer, account: &Account, session: Option<SessionStatus>) -> Vec<u8> {
+    fn done(&self, answer: &CachedAnswer, notes: &ReplyNotes, session: Option<SessionStatus>) -> Vec<u8> {
         let CachedAnswer { spoken, tokens, durations } = answer;
         let usage = Usage {
             prompt_tokens: tokens.prompt,
@@ -155,9 +155,9 @@ impl Pieces {
         let done = Done {
             session_id: &self.session_id,
             session,
-            left_out: Some(account.left_out).filter(|turns| *turns > 0),
+            left_out: Some(notes.left_out).filter(|turns| *turns > 0),
             finish_reason: spoken.finish.as_deref(),
-            cache: account.cache.map(crate::cache::CacheStatus::as_str),
+            cache: notes.cache.map(crate::cache::CacheStatus::as_str),
             usage,
         };
         self.write("done", &done)
@@ -238,7 +238,7 @@ impl Rendering {
         event: &Bytes,
         chunk: &Chunk<'_>,
         answer: &CachedAnswer,
-        account: &Account,
+        notes: &ReplyNotes,
         session: Option<SessionStatus>,
     ) -> Bytes {
         match self {
@@ -246,7 +246,7 @@ impl Rendering {
                 session.map_or_else(|| event.clone(), |status| told(event, status))
             }
             Self::Pieces(pieces) => {
-                [pieces.chunk(chunk), pieces.done(answer, account, session)].concat().into()
+                [pieces.chunk(chunk), pieces.done(answer, notes, session)].concat().into()
             }
         }
     }

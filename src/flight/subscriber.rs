@@ -13,7 +13,8 @@ use futures::{channel::oneshot, future::OptionFuture, join};
 use http::{HeaderValue, StatusCode};
 
 use super::{
-    COMMENT, EARLY_HEAD, HeadReady, KEEP_ALIVE, Outcome, Rendering, SessionCommit, replay::added_up,
+    COMMENT, EARLY_HEAD, HeadReady, KEEP_ALIVE, Outcome, Rendering, SessionCommit, leader::LeaderReport,
+    replay::added_up,
 };
 use crate::{
     api::{
@@ -28,7 +29,7 @@ use crate::{
         Head, Provenance, Replay,
         broadcast::{Broadcast, Receiver},
     },
-    request::{Account, StoreAccess, TallyState},
+    request::{ReplyNotes, RequestInfo, StoreAccess, TallyState},
     session::{PromptCount, SessionStatus, Turn},
     upstream::{UpstreamRequest, answer::Accumulator},
 };
@@ -38,7 +39,7 @@ pub(super) struct Client {
     pub(super) outlet: Outlet,
     pub(super) presence: Presence,
     pub(super) session: Option<SessionCommit>,
-    pub(super) account: Account,
+    pub(super) notes: ReplyNotes,
 }
 
 /// One client of a flight.
@@ -51,8 +52,10 @@ pub(super) struct Subscriber<'a, P: Platform> {
     session: Option<SessionCommit>,
     /// Whether it waits for the answer to another request.
     pub(super) follows: bool,
-    pub(super) account: Account,
-    pub(super) own_report: Option<oneshot::Receiver<Account>>,
+    request: &'a RequestInfo,
+    pub(super) notes: ReplyNotes,
+    /// What the leader in the task of this subscriber reports of a complete answer, as soon as there is one.
+    pub(super) own_report: Option<oneshot::Receiver<LeaderReport>>,
     /// Tells the handler that the reply has a head; `None` once it is told, and where the handler itself listens.
     pub(super) head_sender: Option<oneshot::Sender<HeadReady>>,
 }
@@ -71,9 +74,10 @@ impl<'a, P: Platform> Subscriber<'a, P> {
         service: &'a Service<P>,
         upstream_request: &'a UpstreamRequest,
         rendering: &'a Rendering,
+        request: &'a RequestInfo,
         client: Client,
     ) -> Self {
-        let Client { outlet, presence, session, account } = client;
+        let Client { outlet, presence, session, notes } = client;
         Self {
             service,
             upstream_request,
@@ -82,7 +86,8 @@ impl<'a, P: Platform> Subscriber<'a, P> {
             presence,
             session,
             follows: false,
-            account,
+            request,
+            notes,
             own_report: None,
             head_sender: None,
         }
@@ -123,24 +128,24 @@ impl<'a, P: Platform> Subscriber<'a, P> {
     /// Notes where the answer comes from.
     fn note_source(&mut self, source: Provenance) {
         let Provenance { cache, backend, routes } = source;
-        self.account.cache = match (self.follows, cache) {
+        self.notes.cache = match (self.follows, cache) {
             (true, Some(CacheStatus::Miss | CacheStatus::Bypass | CacheStatus::Coalesced)) => {
                 Some(CacheStatus::Coalesced)
             }
-            (_, cache) => cache.or(self.account.cache),
+            (_, cache) => cache.or(self.notes.cache),
         };
-        self.account.host = backend;
+        self.notes.upstream.host = backend;
         // The leader's client may be allowed to see the plans where this client is not.
-        self.account.routes = if self.account.explains { routes } else { Vec::new() };
+        self.notes.upstream.routes = if self.request.explains { routes } else { Vec::new() };
     }
 
     /// Tells the handler that the reply streams from now on.
     fn announce_stream(&mut self, content_type: HeaderValue) {
         let content_type = self.rendering.content_type().unwrap_or(content_type);
         if let Some(head_sender) = self.head_sender.take() {
-            let account = Box::new(self.account.clone());
+            let notes = Box::new(self.notes.clone());
             // This fails when the client has left, which the subscriber notices by itself.
-            let _ = head_sender.send(HeadReady::Streaming { content_type, account });
+            let _ = head_sender.send(HeadReady::Streaming { content_type, notes });
         }
     }
 
@@ -171,7 +176,7 @@ impl<'a, P: Platform> Subscriber<'a, P> {
     async fn spoken(&mut self, receiver: &Receiver, answer: CachedAnswer) -> SubscriberEnd {
         let (status, ended) = self.conclude(receiver, &answer).await;
         SubscriberEnd::Complete(
-            ended.map(|()| Outcome::Whole(self.rendering.whole(&answer, self.account.left_out), status)),
+            ended.map(|()| Outcome::Whole(self.rendering.whole(&answer, self.notes.left_out), status)),
         )
     }
 
@@ -196,7 +201,7 @@ impl<'a, P: Platform> Subscriber<'a, P> {
         replayed: Replay,
         age: Duration,
     ) -> Result<(HeaderValue, Option<Receiver>), SubscriberEnd> {
-        self.account.age = Some(age).filter(|_| self.account.cache == Some(CacheStatus::Hit));
+        self.notes.age = Some(age).filter(|_| self.notes.cache == Some(CacheStatus::Hit));
         match replayed {
             Replay::Events(content_type, events) => {
                 // The whole answer is known, so its turn is stored before the head, whose `X-Session` reports it.
@@ -205,7 +210,7 @@ impl<'a, P: Platform> Subscriber<'a, P> {
                         self.upstream_request.protocol.and_then(|protocol| added_up(protocol, &events))
                 {
                     let (status, ended) = self.conclude(receiver, &answer).await;
-                    self.account.session = status.or(self.account.session);
+                    self.notes.session = status.or(self.notes.session);
                     ended.map_err(|error| SubscriberEnd::Complete(Err(error)))?;
                 }
                 Ok((content_type, Some(Broadcast::of(events))))
@@ -215,23 +220,21 @@ impl<'a, P: Platform> Subscriber<'a, P> {
         }
     }
 
-    /// The account of a complete answer, which is counted while the turn is stored; `None` where the outcome is not certain
-    /// yet.
-    fn tallied(&mut self) -> Option<Account> {
+    /// Whether the request can be counted while its turn is stored, with what its own leader reports of a complete answer.
+    fn is_certain(&mut self) -> bool {
         // With `SESSION_REQUIRED` the request fails when its turn cannot be stored.
         if self.session.is_some() && self.service.config().sessions.is_required {
-            return None;
+            return false;
         }
-        let mut account = self.account.clone();
-        if let Some(mut report) = self.own_report.take() {
-            match report.try_recv() {
-                Ok(Some(report)) => account.absorb(report),
-                // A cache hit has no upstream report to merge.
-                Ok(None) | Err(_) if account.cache == Some(CacheStatus::Hit) => {}
-                Ok(None) | Err(_) => return None,
+        let Some(mut report) = self.own_report.take() else { return true };
+        match report.try_recv() {
+            Ok(Some(LeaderReport { cache, upstream })) => {
+                self.notes.take_report(cache, upstream);
+                true
             }
+            // A cache hit has no upstream report to merge.
+            Ok(None) | Err(_) => self.notes.cache == Some(CacheStatus::Hit),
         }
-        Some(account)
     }
 
     /// Stores the client's turn and counts its request, while the leader stores what the answer changes.
@@ -241,7 +244,7 @@ impl<'a, P: Platform> Subscriber<'a, P> {
         answer: &CachedAnswer,
     ) -> (Option<SessionStatus>, Result<(), Error>) {
         // Complete the turn.
-        let tallied = self.tallied();
+        let is_certain = self.is_certain();
         let turn = self.session.take().filter(|_| !answer.is_empty()).map(|commit| {
             let SessionCommit { key, generation, id, dialect, system, mut messages, prompt } = commit;
             messages.push(answer.message(dialect));
@@ -255,15 +258,15 @@ impl<'a, P: Platform> Subscriber<'a, P> {
         let append = turn
             .as_ref()
             .map(|(key, generation, turn)| StoreAccess::append_turn(self.service, key, *generation, turn));
-        let tally = tallied.as_ref().map(|account| account.tally_answer(self.service));
+        let tally = is_certain.then(|| self.request.tally_answer(self.service, &self.notes));
         let (append, ended, _) =
             join!(OptionFuture::from(append), receiver.ended(), OptionFuture::from(tally));
 
         // Find out what became of the turn.
-        if tallied.is_some() {
-            self.account.tally = TallyState::Counted;
+        if is_certain {
+            self.notes.tally = TallyState::Counted;
         }
-        let stored = append.map(|reply| self.account.store.settle(self.service, reply));
+        let stored = append.map(|reply| self.request.store.settle(self.service, reply));
         let status = stored.map(|stored| match stored {
             Some(true) => SessionStatus::Stored,
             // The session was deleted meanwhile, or the store is down.
@@ -274,18 +277,18 @@ impl<'a, P: Platform> Subscriber<'a, P> {
         (status, if is_lost { ended.and(Err(Error::SessionUnavailable)) } else { ended })
     }
 
-    /// Closes the account, or lets the handler do so where it waits for the whole reply.
+    /// Writes the log line, or lets the handler's entry do so where it waits for the whole reply.
     pub(super) async fn close(mut self, end: SubscriberEnd) {
         let end = match end {
             SubscriberEnd::Streamed(end) => end,
             SubscriberEnd::Complete(result) => {
                 // The handler makes a reply of it, if the client is still there.
                 if let Some(head_sender) = self.head_sender.take() {
-                    let complete = Box::new((result, self.account));
+                    let complete = Box::new((result, self.notes));
                     if let Err(HeadReady::Complete(complete)) =
                         head_sender.send(HeadReady::Complete(complete))
                     {
-                        complete.1.close(self.service, Err(&Error::ClientClosed)).await;
+                        self.request.close(self.service, &complete.1, Err(&Error::ClientClosed)).await;
                     }
                     return;
                 }
@@ -299,6 +302,6 @@ impl<'a, P: Platform> Subscriber<'a, P> {
                 Err(error)
             }
         };
-        self.account.close(self.service, end.as_ref().map(|()| StatusCode::OK)).await;
+        self.request.close(self.service, &self.notes, end.as_ref().map(|()| StatusCode::OK)).await;
     }
 }

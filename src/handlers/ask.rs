@@ -8,19 +8,18 @@ mod conversation;
 mod lookup;
 pub(super) mod relay;
 
-use http::{HeaderMap, Response};
+use std::sync::Arc;
+
+use http::HeaderMap;
 
 use crate::{
-    api::{
-        auth::CallerId,
-        error::Error,
-        reply::{self, ReplyBody},
-    },
+    api::{auth::CallerId, error::Error, reply},
     cache::{CacheKey, CacheModes, Delivery, KeyContext},
-    flight::{Outcome, Rendering},
+    flight::{Flight, Outcome, Rendering},
+    handlers::Handled,
     host::{Platform, Service},
     platform::{MaybeSend, MaybeSync},
-    request::Account,
+    request::{ReplyNotes, RequestInfo},
     session::{Dialect, History, RequestedSession},
     upstream::{Reading, UpstreamRequest},
     wire::members::Members,
@@ -89,18 +88,40 @@ async fn ask<P: Platform, Q: Question>(
     service: &Service<P>,
     headers: &HeaderMap,
     caller: &CallerId,
-    account: &mut Account,
+    request: &Arc<RequestInfo>,
+    question: Q,
+) -> Handled {
+    let mut notes = Box::<ReplyNotes>::default();
+    match outcome(service, headers, caller, request, question, &mut notes).await {
+        Ok(Outcome::Whole(original, session)) => {
+            notes.session = session.or(notes.session);
+            Handled::Complete(Ok(reply::typed(original.status, original.content_type, original.body)), notes)
+        }
+        Ok(Outcome::Streaming(content_type, inlet)) => {
+            Handled::Streaming(reply::streamed(content_type, inlet), notes)
+        }
+        Err(error) => Handled::Complete(Err(error), notes),
+    }
+}
+
+/// The reply to a question, from the cache or by a flight.
+async fn outcome<P: Platform, Q: Question>(
+    service: &Service<P>,
+    headers: &HeaderMap,
+    caller: &CallerId,
+    request: &Arc<RequestInfo>,
     mut question: Q,
-) -> Result<Response<ReplyBody>, Error> {
+    notes: &mut ReplyNotes,
+) -> Result<Outcome, Error> {
     let config = service.config();
 
     // Prefetch: whatever the store may know is asked in one wave.
-    account.model = question.model().map(str::to_owned);
+    notes.model = question.model().map(str::to_owned);
     let mut lookup = Lookup::new(headers, caller, &question, &config.cache.modes)?;
     if question.tells_cache_status() {
-        account.cache = Some(lookup.cache_status());
+        notes.cache = Some(lookup.cache_status());
     }
-    let mut prefetched = lookup.prefetch(service, &account.store, &question).await?;
+    let mut prefetched = lookup.prefetch(service, &request.store, &question).await?;
 
     // A session that has a model of its own gives it to a request that names none.
     let turn = Some(&prefetched.session).filter(|session| session.is_loaded());
@@ -110,42 +131,33 @@ async fn ask<P: Platform, Q: Question>(
         .model()
         .filter(|model| turn.is_some() && question.takes_session_model() && question.model() != Some(*model));
     if let Some(model) = session_model.map(str::to_owned) {
-        account.model = Some(model.clone());
+        notes.model = Some(model.clone());
         question.set_session_model(model);
-        lookup.turn_to_model(service, &account.store, &mut prefetched, &question).await;
-        account.cache = Some(lookup.cache_status());
+        lookup.turn_to_model(service, &request.store, &mut prefetched, &question).await;
+        notes.cache = Some(lookup.cache_status());
     }
 
     // Prepare: the history that fits, and with it the key and the body.
     let mut history = History::default();
     if let Some(turn) = &turn {
         if turn.continues {
-            prefetched.session.reach_question(service, &account.store).await;
+            prefetched.session.reach_question(service, &request.store).await;
         }
         let (members, dialect, model) = (question.members(), question.dialect(), question.model());
         prefetched.session.learn_window(service, members, dialect, model).await;
-        history = prefetched.session.history(
-            config.sessions.history,
-            turn.continues,
-            members,
-            dialect,
-            question.model(),
-        );
+        let limits = config.sessions.history;
+        history = prefetched.session.history(limits, turn.continues, members, dialect, model);
     }
-    account.left_out = history.left_out;
+    notes.left_out = history.left_out;
     let asked = question.asked(turn.as_ref(), &history);
     let cache_plan = lookup.cache_plan(service, &prefetched, &question, &asked);
     let commit = turn.and_then(|turn| prefetched.session.commit(turn, &history));
+    let session = lookup.session_commit(commit, &prefetched.session, notes);
     let rendering = question.rendering();
-    let request = question.upstream(caller, asked, rendering.reading());
-    let flight = lookup.flight(request, rendering, cache_plan, commit, &prefetched.session, account);
+    let upstream_request = question.upstream(caller, asked, rendering.reading());
+    let (request, begun) = (Arc::clone(request), notes.clone());
+    let flight = Box::new(Flight::new(request, upstream_request, rendering, cache_plan, session, begun));
 
     // Join a flight or lead one, unless the cache answers.
-    match lookup.answer(service, account, prefetched, flight).await? {
-        Outcome::Whole(original, session) => {
-            account.session = session.or(account.session);
-            Ok(reply::typed(original.status, original.content_type, original.body))
-        }
-        Outcome::Streaming(content_type, inlet) => Ok(reply::streamed(content_type, inlet)),
-    }
+    lookup.answer(service, notes, prefetched, flight).await
 }

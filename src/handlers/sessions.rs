@@ -23,7 +23,7 @@ use crate::{
     },
     host::{Platform, Service},
     platform::random_id,
-    request::Account,
+    request::StoreAccess,
     session::{Dialect, RawMessage, Session, SessionId, SessionKey, Span, Turn},
 };
 use request::{ExportFormat, Page};
@@ -101,14 +101,14 @@ pub(crate) async fn create<P: Platform, B: RequestBody>(
     headers: &HeaderMap,
     body: B,
     caller: Result<CallerId, Error>,
-    account: &mut Account,
+    store: &StoreAccess,
 ) -> Result<Response<ReplyBody>, Error> {
     let config = service.config();
     let caller = caller?;
     let body = body::read(service, headers, body, config.access.body_limits.other).await?;
     let head = request::head(&body)?;
     let id = SessionId::parse(&random_id(service))?;
-    let made = account.store.create_session(service, &SessionKey::of(&caller, &id), &head).await;
+    let made = store.create_session(service, &SessionKey::of(&caller, &id), &head).await;
     made.ok_or(Error::SessionUnavailable)?;
     let session = Session { head, ..Session::default() };
     let mut response = reply::json(StatusCode::CREATED, &Summary::of(&id, &session, config.sessions.ttl));
@@ -127,11 +127,11 @@ pub(crate) async fn show<P: Platform>(
     service: &Service<P>,
     parts: &Parts,
     caller: Result<CallerId, Error>,
-    account: &mut Account,
+    store: &StoreAccess,
 ) -> Result<Response<ReplyBody>, Error> {
     let page = Page::of(parts.uri.query())?;
     let (id, key) = named(parts, caller)?;
-    let session = load(service, &key, page.span(), account).await?;
+    let session = load(service, &key, page.span(), store).await?;
     let (turns, next) = page.turns(&session.turns);
     let shown = Shown {
         summary: Summary::of(&id, &session, service.config().sessions.ttl),
@@ -149,10 +149,10 @@ pub(crate) async fn export<P: Platform>(
     service: &Service<P>,
     parts: &Parts,
     caller: Result<CallerId, Error>,
-    account: &mut Account,
+    store: &StoreAccess,
 ) -> Result<Response<ReplyBody>, Error> {
     let form = ExportFormat::of(parts.uri.query(), &parts.headers)?;
-    let (id, session) = load_whole(service, parts, caller, account).await?;
+    let (id, session) = load_whole(service, parts, caller, store).await?;
     // The file name must not contain the id, because the id may be a secret and file names are visible to others.
     let (mut response, name) = match form {
         ExportFormat::Json => {
@@ -182,10 +182,10 @@ pub(crate) async fn delete<P: Platform>(
     service: &Service<P>,
     parts: &Parts,
     caller: Result<CallerId, Error>,
-    account: &mut Account,
+    store: &StoreAccess,
 ) -> Result<Response<ReplyBody>, Error> {
     let (_, key) = named(parts, caller)?;
-    let deleted = account.store.delete_session(service, &key).await;
+    let deleted = store.delete_session(service, &key).await;
     if !deleted.ok_or(Error::SessionUnavailable)? {
         return Err(Error::SessionNotFound);
     }
@@ -206,9 +206,9 @@ async fn load<P: Platform>(
     service: &Service<P>,
     key: &SessionKey,
     span: Span<'_>,
-    account: &mut Account,
+    store: &StoreAccess,
 ) -> Result<Session, Error> {
-    let session = account.store.load_session(service, key, span).await;
+    let session = store.load_session(service, key, span).await;
     session.ok_or(Error::SessionUnavailable)?.ok_or(Error::SessionNotFound)
 }
 
@@ -217,12 +217,12 @@ async fn load_whole<P: Platform>(
     service: &Service<P>,
     parts: &Parts,
     caller: Result<CallerId, Error>,
-    account: &mut Account,
+    store: &StoreAccess,
 ) -> Result<(SessionId, Session), Error> {
     let (id, key) = named(parts, caller)?;
-    let mut session = load(service, &key, EXPORTED, account).await?;
+    let mut session = load(service, &key, EXPORTED, store).await?;
     while let Some(oldest) = session.turns.first().filter(|_| session.skipped > 0) {
-        let skipped = load(service, &key, Span { before: Some(&oldest.id), ..EXPORTED }, account).await?;
+        let skipped = load(service, &key, Span { before: Some(&oldest.id), ..EXPORTED }, store).await?;
         if skipped.turns.is_empty() {
             break;
         }

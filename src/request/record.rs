@@ -1,7 +1,7 @@
-//! The account of one request: what happened to it, for the log and the counters.
+//! The values of one request, each with a life of its own: what is known when it arrives, what it took to bring its
+//! answer, and what its reply, the log and the counters tell.
 //!
-//! It is closed once, by whoever sees the request's end: the entry, or the flight when the client has left. It
-//! never holds content.
+//! None of them holds content, a credential or a session id.
 
 use std::time::Duration;
 
@@ -26,64 +26,75 @@ use crate::{
 };
 
 /// Whether a request is in the counters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) enum TallyState {
+    #[default]
     Pending,
     /// It is; only failures of the store may still be added.
     Counted,
 }
 
-/// What happened to one request.
-#[derive(Debug, Clone)]
-pub(crate) struct Account {
+/// What is known of a request when it arrives, which never changes, and its way to the store.
+#[derive(Debug)]
+pub(crate) struct RequestInfo {
     pub(crate) request_id: String,
     pub(crate) method: Method,
     pub(crate) route: &'static str,
     /// Whether it counts as a request for an answer.
-    pub(crate) counted: bool,
+    pub(crate) is_counted: bool,
     pub(crate) started: Duration,
-    pub(crate) model: Option<String>,
-    pub(crate) cache: Option<CacheStatus>,
-    /// How old the answer is that came from the cache.
-    pub(crate) age: Option<Duration>,
+    /// Whether the caller wants to know why its host was chosen, and may.
+    pub(crate) explains: bool,
+    pub(crate) store: StoreAccess,
+}
+
+/// What it took to bring an answer, as its leader learnt it.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct UpstreamReport {
+    pub(crate) attempts: Vec<Attempt>,
+    /// The host that answered.
+    pub(crate) host: Option<BackendHost>,
+    /// Why the hosts were chosen, one plan an attempt, if the caller wants to know.
+    pub(crate) routes: Vec<String>,
     pub(crate) tokens: Option<Tokens>,
     /// From asking the host that answered to its first token.
     pub(crate) first_token: Option<Duration>,
     /// How fast the host that answered wrote, in millionths of a token a second.
     pub(crate) speed: Option<u64>,
-    pub(crate) attempts: Vec<Attempt>,
-    /// The host that answered.
-    pub(crate) host: Option<BackendHost>,
-    /// What the store may still cost the request, and whether it failed.
-    pub(crate) store: StoreAccess,
+}
+
+/// What the headers of a reply, the log line and the counters tell of a request.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ReplyNotes {
+    pub(crate) model: Option<String>,
+    pub(crate) cache: Option<CacheStatus>,
+    /// How old the answer is that came from the cache.
+    pub(crate) age: Option<Duration>,
     /// What became of the session's turn, as far as it is known when the head goes out.
     pub(crate) session: Option<SessionStatus>,
     /// How many turns of the session did not go ahead of the request.
     pub(crate) left_out: usize,
-    /// Whether the caller wants to know why its host was chosen, and may.
-    pub(crate) explains: bool,
-    /// Why the hosts were chosen, one plan an attempt, if the caller wants to know.
-    pub(crate) routes: Vec<String>,
+    pub(crate) upstream: UpstreamReport,
     pub(crate) tally: TallyState,
-    /// Whether a flight has the account now and closes it, because the reply streams.
-    pub(crate) handed_over: bool,
 }
 
-impl Account {
-    /// Takes over what it took to bring the answer.
-    pub(crate) fn absorb(&mut self, brought: Self) {
-        let Self { cache, tokens, first_token, speed, attempts, host, routes, .. } = brought;
+impl ReplyNotes {
+    /// Takes over what the leader did with the cache, and what it learnt of the hosts.
+    pub(crate) fn take_report(&mut self, cache: Option<CacheStatus>, mut report: UpstreamReport) {
         self.cache = self.cache.and(cache).or(self.cache);
-        self.tokens = tokens;
-        self.first_token = first_token;
-        self.speed = speed;
-        self.attempts = attempts;
-        self.host = host.or_else(|| self.host.take());
-        self.routes = routes;
+        report.host = report.host.or_else(|| self.upstream.host.take());
+        self.upstream = report;
     }
+}
 
-    /// Writes the log line and adds to the counters.
-    pub(crate) async fn close<P: Platform>(self, service: &Service<P>, end: Result<StatusCode, &Error>) {
+impl RequestInfo {
+    /// Writes the log line and adds to the counters. It is called once, by whoever sees the request's end.
+    pub(crate) async fn close<P: Platform>(
+        &self,
+        service: &Service<P>,
+        notes: &ReplyNotes,
+        end: Result<StatusCode, &Error>,
+    ) {
         let latency = service.now().saturating_sub(self.started);
         let (status, outcome, level, detail) = match end {
             Ok(status) => (status, "ok", Level::Info, None),
@@ -97,13 +108,13 @@ impl Account {
             status: status.as_u16(),
             outcome,
             duration: latency,
-            cache: self.cache.map(CacheStatus::as_str),
-            host: self.host.as_ref().map(BackendHost::url),
-            attempts: self.attempts.len(),
+            cache: notes.cache.map(CacheStatus::as_str),
+            host: notes.upstream.host.as_ref().map(BackendHost::url),
+            attempts: notes.upstream.attempts.len(),
             detail: detail.as_deref(),
         }));
-        if self.tally == TallyState::Pending {
-            return self.tally(service, outcome, latency).await;
+        if notes.tally == TallyState::Pending {
+            return self.tally(service, notes, outcome, latency).await;
         }
         let late = self.store.take_uncounted();
         if !late.is_empty() {
@@ -112,26 +123,33 @@ impl Account {
     }
 
     /// Adds a request to the counters whose answer is complete, while what the answer changes is stored: what is counted
-    /// is certain then, but for the failures of that, which [`Account::close`] adds.
-    pub(crate) async fn tally_answer<P: Platform>(&self, service: &Service<P>) {
-        self.tally(service, "ok", service.now().saturating_sub(self.started)).await;
+    /// is certain then, but for the failures of that, which [`RequestInfo::close`] adds.
+    pub(crate) async fn tally_answer<P: Platform>(&self, service: &Service<P>, notes: &ReplyNotes) {
+        self.tally(service, notes, "ok", service.now().saturating_sub(self.started)).await;
     }
 
-    async fn tally<P: Platform>(&self, service: &Service<P>, outcome: &'static str, latency: Duration) {
+    async fn tally<P: Platform>(
+        &self,
+        service: &Service<P>,
+        notes: &ReplyNotes,
+        outcome: &'static str,
+        latency: Duration,
+    ) {
         let store_errors = self.store.take_uncounted();
-        if !self.counted {
+        if !self.is_counted {
             return;
         }
+        let UpstreamReport { attempts, first_token, speed, tokens, .. } = &notes.upstream;
         let sample = Sample {
             route: self.route,
-            model: self.model.as_deref(),
+            model: notes.model.as_deref(),
             outcome,
             latency,
-            cache: self.cache,
-            attempts: &self.attempts,
-            first_token: self.first_token,
-            speed: self.speed,
-            tokens: self.tokens,
+            cache: notes.cache,
+            attempts,
+            first_token: *first_token,
+            speed: *speed,
+            tokens: *tokens,
             store_errors: &store_errors,
         };
         let added = service.metrics().add(&sample).await;

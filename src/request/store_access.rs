@@ -28,7 +28,7 @@ use crate::{
     },
 };
 
-/// The store's way of one request. Clones share what is left of its time and its failures.
+/// The access of one request to the store. Clones share what is left of its time and its failures.
 #[derive(Debug, Clone)]
 pub(crate) struct StoreAccess {
     deadline: StoreDeadline,
@@ -84,18 +84,18 @@ macro_rules! ask_in_time {
 
 /// Time and failures.
 impl StoreAccess {
-    /// The way of a request that has asked nothing yet.
+    /// The access of a request that has asked nothing yet.
     pub(crate) fn new<P: Platform>(service: &Service<P>) -> Self {
         Self { deadline: StoreDeadline::new(service), failures: Arc::default() }
     }
 
-    /// The way of what no request waits for.
+    /// The access of what no request waits for.
     pub(crate) fn unhurried<P: Platform>(service: &Service<P>) -> Self {
         Self { deadline: StoreDeadline::unhurried(service), failures: Arc::default() }
     }
 
-    /// The way of what a request does beside its own, which nobody waits for: its failures are not counted, and a store
-    /// that failed before is not asked.
+    /// The access of what a request does in the background: its failures are not counted, and a store that failed the
+    /// request before is not asked.
     pub(crate) fn beside<P: Platform>(&self, service: &Service<P>) -> Self {
         let failures = StoreFailures::of_trouble(self.failures().trouble());
         Self { deadline: StoreDeadline::unhurried(service), failures: Arc::new(Locked::new(failures)) }

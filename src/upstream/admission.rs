@@ -25,7 +25,7 @@ use crate::{
     },
     host::{Platform, Service},
     platform::{Background, Clock, Entropy, Timer, race, random_id},
-    request::{Account, HeldBy, HeldLease, StoreAccess, StoreReply},
+    request::{HeldBy, HeldLease, RequestInfo, StoreAccess, StoreReply, UpstreamReport},
     store::{FleetState, Store},
 };
 
@@ -48,6 +48,7 @@ pub(crate) enum Admitted {
 pub(crate) struct Admission<'a, P: Platform> {
     service: &'a Service<P>,
     upstream_request: &'a UpstreamRequest,
+    request: &'a RequestInfo,
     id: String,
     seed: u64,
     turn: Option<u64>,
@@ -91,11 +92,13 @@ impl<'a, P: Platform> Admission<'a, P> {
     pub(crate) fn new(
         service: &'a Service<P>,
         upstream_request: &'a UpstreamRequest,
+        request: &'a RequestInfo,
         prefetched: Option<FleetPrefetch>,
     ) -> Self {
         Self {
             service,
             upstream_request,
+            request,
             id: random_id(service),
             seed: service.random(),
             turn: None,
@@ -109,21 +112,21 @@ impl<'a, P: Platform> Admission<'a, P> {
     }
 
     /// Takes a slot, if one is free now, before it is certain that upstream must be asked.
-    pub(crate) async fn reserve(&mut self, account: &mut Account) {
+    pub(crate) async fn reserve(&mut self, report: &mut UpstreamReport) {
         let Some(lane) = self.upstream_request.routing_key.lane() else { return };
         if self.prefetched.is_none() || self.reserved.is_some() {
             return;
         }
-        let (view, _) = self.view(account).await;
-        let plan = self.plan(&view, account).await;
+        let (view, _) = self.view().await;
+        let plan = self.plan(&view).await;
         let Some(first) = plan.choices.first() else { return };
         let to = &self.upstream_request.routing_key;
         let ticket = Ticket::new(&view, &self.id, &lane, first.host.url(), (&*to.caller, &*to.session));
         if queue::is_next(&view, &plan, &ticket)
-            && let Some(held) = self.claim(&plan, &lane, false, account).await
+            && let Some(held) = self.claim(&plan, &lane, false).await
         {
             let choice = plan.choices.iter().find(|choice| choice.host.url() == &*held.lease.host);
-            self.reserved = Some(self.slot(&view, &plan, choice.unwrap_or(first), Some(held), account));
+            self.reserved = Some(self.slot(&view, &plan, choice.unwrap_or(first), Some(held), report));
         }
     }
 
@@ -138,7 +141,7 @@ impl<'a, P: Platform> Admission<'a, P> {
     }
 
     /// The next slot, as soon as there is one.
-    pub(crate) async fn next(&mut self, failover: &Failover, account: &mut Account) -> Admitted {
+    pub(crate) async fn next(&mut self, failover: &Failover, report: &mut UpstreamReport) -> Admitted {
         if let Some(slot) = self.reserved.take() {
             return Admitted::Go(slot);
         }
@@ -148,10 +151,10 @@ impl<'a, P: Platform> Admission<'a, P> {
         loop {
             // Look at the fleet. A request in the queue waits for its slot, so its time for the store begins anew.
             if self.waiting.is_some() {
-                account.store.renew();
+                self.request.store.renew();
             }
             let changed = self.service.fleet().changed(P::WAKES_OTHER_REQUESTS);
-            let (mut view, retries) = self.view(account).await;
+            let (mut view, retries) = self.view().await;
             view.hosts.retain(|known| !self.is_tried(&known.host));
             // Our own ticket must not count as queue ahead of us.
             let own = view.tickets.iter().position(|ticket| *ticket.id == *self.id);
@@ -161,7 +164,7 @@ impl<'a, P: Platform> Admission<'a, P> {
             }
 
             // Plan.
-            let plan = self.plan(&view, account).await;
+            let plan = self.plan(&view).await;
             let Some(first) = plan.choices.first() else {
                 if let Some(step) = self.missing(failover).await {
                     // The host of our ticket may have vanished, so the ticket is taken out.
@@ -171,7 +174,7 @@ impl<'a, P: Platform> Admission<'a, P> {
                 continue;
             };
             let Some(lane) = to.lane() else {
-                return Admitted::Go(self.slot(&view, &plan, first, None, account));
+                return Admitted::Go(self.slot(&view, &plan, first, None, report));
             };
 
             // Take a slot, if it is our turn.
@@ -180,34 +183,28 @@ impl<'a, P: Platform> Admission<'a, P> {
             let ticket = own.unwrap_or_else(|| Ticket::new(&view, &self.id, &lane, first.host.url(), flow));
             let is_next = queue::is_next(&view, &plan, &ticket);
             if is_waiting {
-                account.store.renew();
+                self.request.store.renew();
             }
-            if is_next && let Some(held) = self.claim(&plan, &lane, failover.is_retry(), account).await {
+            if is_next && let Some(held) = self.claim(&plan, &lane, failover.is_retry()).await {
                 self.waiting = None;
                 let choice = plan.choices.iter().find(|choice| choice.host.url() == &*held.lease.host);
-                return Admitted::Go(self.slot(&view, &plan, choice.unwrap_or(first), Some(held), account));
+                return Admitted::Go(self.slot(&view, &plan, choice.unwrap_or(first), Some(held), report));
             }
 
             // Else wait in the queue.
-            if let Err(error) = self.wait(&view, first, ticket, is_waiting, account).await {
+            if let Err(error) = self.wait(&view, first, ticket, is_waiting).await {
                 return Admitted::Refuse(error);
             }
-            pause = self.pause(pause, changed, view.tickets.len(), account).await;
+            pause = self.pause(pause, changed, view.tickets.len()).await;
         }
     }
 
     /// Waits until the queue may have changed, beside `others` tickets; gives the next pause.
-    async fn pause(
-        &self,
-        pause: Duration,
-        changed: impl Future<Output = ()>,
-        others: usize,
-        account: &Account,
-    ) -> Duration {
+    async fn pause(&self, pause: Duration, changed: impl Future<Output = ()>, others: usize) -> Duration {
         // In a longer queue our turn comes later, and a look costs more.
         let crowd = u32::try_from(others).unwrap_or(u32::MAX);
         let crowded = (SHORTEST_POLL / 10).saturating_mul(crowd).min(LONGEST_POLL * 2);
-        let longest = if self.is_shared(account) { pause.max(crowded) } else { WOKEN };
+        let longest = if self.is_shared() { pause.max(crowded) } else { WOKEN };
         race! {
             () = changed => pause,
             () = self.service.sleep(longest) => (pause * 2).min(LONGEST_POLL),
@@ -215,20 +212,20 @@ impl<'a, P: Platform> Admission<'a, P> {
     }
 
     /// Whether other processes can change the queue without waking this request.
-    fn is_shared(&self, account: &Account) -> bool {
-        self.service.store().is_shared() && !account.store.has_failed()
+    fn is_shared(&self) -> bool {
+        self.service.store().is_shared() && !self.request.store.has_failed()
     }
 
     /// The fleet as it is now, and how many requests were retries.
-    async fn view(&mut self, account: &mut Account) -> (FleetView, RetryBudget) {
+    async fn view(&mut self) -> (FleetView, RetryBudget) {
         match self.prefetched.take() {
             Some(FleetPrefetch { snapshot, turn, inventories }) => {
-                let snapshot = account.store.settle_snapshot(self.service, snapshot);
-                self.turn = turn.and_then(|turn| account.store.settle(self.service, turn)).or(self.turn);
+                let snapshot = self.request.store.settle_snapshot(self.service, snapshot);
+                self.turn = turn.and_then(|turn| self.request.store.settle(self.service, turn)).or(self.turn);
                 let retries = snapshot.retries;
                 (FleetView::new(&self.service.fleet().hosts(), &inventories, snapshot), retries)
             }
-            None => self.look(&account.store).await,
+            None => self.look(&self.request.store).await,
         }
     }
 
@@ -241,12 +238,12 @@ impl<'a, P: Platform> Admission<'a, P> {
         (FleetView::new(&service.fleet().hosts(), &inventories, snapshot), retries)
     }
 
-    async fn plan(&mut self, view: &FleetView, account: &mut Account) -> Plan {
+    async fn plan(&mut self, view: &FleetView) -> Plan {
         let service = self.service;
         let policy = service.config().fleet.policy;
         if policy == Policy::RoundRobin && self.turn.is_none() {
             // Without the shared sequence the seed spreads requests as well.
-            self.turn = account.store.sequence(service).await.or(Some(self.seed));
+            self.turn = self.request.store.sequence(service).await.or(Some(self.seed));
         }
         plan(view, policy, &self.demand())
     }
@@ -268,13 +265,7 @@ impl<'a, P: Platform> Admission<'a, P> {
         self.tried.iter().any(|tried| tried == backend.url())
     }
 
-    async fn claim(
-        &mut self,
-        plan: &Plan,
-        lane: &str,
-        is_retry: bool,
-        account: &Account,
-    ) -> Option<HeldLease> {
+    async fn claim(&mut self, plan: &Plan, lane: &str, is_retry: bool) -> Option<HeldLease> {
         let (id, to) = (self.id.clone(), &self.upstream_request.routing_key);
         let claim = Claim {
             id: &id,
@@ -284,7 +275,7 @@ impl<'a, P: Platform> Admission<'a, P> {
             is_retry,
             reason: &plan.to_string(),
         };
-        account.store.claim(self.service, claim, &mut self.id).await
+        self.request.store.claim(self.service, claim, &mut self.id).await
     }
 
     /// Waits for a slot: enters the queue, or keeps the ticket alive.
@@ -294,7 +285,6 @@ impl<'a, P: Platform> Admission<'a, P> {
         first: &Choice,
         mut ticket: Ticket,
         is_waiting: bool,
-        account: &mut Account,
     ) -> Result<(), Error> {
         let (service, config) = (self.service, self.service.config());
         // `leave(id)` deleted our ticket, too; the new id needs a new ticket.
@@ -321,7 +311,7 @@ impl<'a, P: Platform> Admission<'a, P> {
         self.renewed = now;
         // The preferred host may have changed since the ticket was written.
         ticket.host = Arc::clone(first.host.shared_url());
-        account.store.enter_queue(service, &ticket, displaced.as_deref()).await;
+        self.request.store.enter_queue(service, &ticket, displaced.as_deref()).await;
         Ok(())
     }
 
@@ -340,16 +330,16 @@ impl<'a, P: Platform> Admission<'a, P> {
         plan: &Plan,
         choice: &Choice,
         lease: Option<HeldLease>,
-        account: &mut Account,
+        report: &mut UpstreamReport,
     ) -> Box<Slot> {
-        if account.explains {
-            account.routes.push(plan.to_string());
+        if self.request.explains {
+            report.routes.push(plan.to_string());
         }
         let known = view.hosts.get(choice.index);
         self.tried.push(choice.host.url().to_owned());
         let (lease, held_by) = match lease {
             Some(HeldLease { lease, held_by }) => (Some(lease), held_by),
-            None if account.store.has_failed() => (None, HeldBy::Local),
+            None if self.request.store.has_failed() => (None, HeldBy::Local),
             None => (None, HeldBy::Shared),
         };
         let renewed = lease.as_ref().filter(|_| held_by == HeldBy::Shared);

@@ -23,7 +23,6 @@ use crate::{
     host::{Platform, Service},
     platform::{Upstream, UpstreamFailure, race},
     process::broadcast::Broadcast,
-    request::Account,
     wire::{
         framer,
         protocol::{Chunk, Protocol},
@@ -50,7 +49,6 @@ pub(crate) async fn attempt<P: Platform>(
     upstream_request: &UpstreamRequest,
     broadcast: &Broadcast,
     mut slot: Box<Slot>,
-    account: &Account,
 ) -> (Result<Opened<P::Body>, AttemptFailure>, Option<Box<Slot>>) {
     let request = match request(&slot.backend, upstream_request) {
         Ok(request) => request,
@@ -64,7 +62,7 @@ pub(crate) async fn attempt<P: Platform>(
     let signal = race! {
         response = sending.as_mut() => Signal::Response(response),
         () = broadcast.left() => Signal::ClientsLeft,
-        () = admission.hung(&slot, account) => Signal::Hung,
+        () = admission.hung(&slot) => Signal::Hung,
     };
     let response = match signal {
         Signal::Response(Ok(response)) => response,

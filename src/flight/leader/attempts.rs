@@ -98,7 +98,7 @@ impl<P: Platform> Leader<'_, P> {
         admission: &mut Admission<'_, P>,
         failover: &Failover,
     ) -> Result<Admitted, Error> {
-        let admitted = self.broadcast.during(pin!(admission.next(failover, &mut self.account))).await;
+        let admitted = self.broadcast.during(pin!(admission.next(failover, &mut self.report.upstream))).await;
         if admitted.is_err() {
             admission.leave().await;
         }
@@ -111,17 +111,17 @@ impl<P: Platform> Leader<'_, P> {
         admission: &Admission<'_, P>,
         slot: Box<Slot>,
     ) -> (Result<Opened<P::Body>, AttemptFailure>, Option<Box<Slot>>) {
-        let Self { service, upstream_request, broadcast, account, .. } = self;
+        let Self { service, upstream_request, broadcast, report, .. } = self;
+        let attempts = &mut report.upstream.attempts;
         // The attempt counts as cancelled until it has an end, because the client may leave at any time.
         let attempt = Attempt {
             host: slot.backend.url().to_owned(),
             outcome: "cancelled",
             cold: slot.cold && slot.is_taken(),
         };
-        account.attempts.push(attempt);
-        let (outcome, slot) =
-            attempt::attempt(service, admission, upstream_request, broadcast, slot, account).await;
-        if let Some(attempt) = account.attempts.last_mut() {
+        attempts.push(attempt);
+        let (outcome, slot) = attempt::attempt(service, admission, upstream_request, broadcast, slot).await;
+        if let Some(attempt) = attempts.last_mut() {
             attempt.outcome = outcome.as_ref().map_or_else(AttemptFailure::word, |_| "ok");
         }
         (outcome, slot)
@@ -129,26 +129,26 @@ impl<P: Platform> Leader<'_, P> {
 
     /// Notes which host answered, and how fast.
     fn note_answer(&mut self, opened: &Opened<P::Body>, slot: &Slot, backend: BackendHost) {
-        let account = &mut self.account;
-        account.host = Some(backend);
-        account.first_token = slot.first_byte().filter(|_| self.upstream_request.streams && slot.is_taken());
+        let report = &mut self.report.upstream;
+        report.host = Some(backend);
+        report.first_token = slot.first_byte().filter(|_| self.upstream_request.streams && slot.is_taken());
         if let Opened::Spoken(heard) = opened {
-            account.tokens = heard.tokens();
-            account.speed = heard.speed(slot.since_first_byte(self.service));
+            report.tokens = heard.tokens();
+            report.speed = heard.speed(slot.since_first_byte(self.service));
         }
     }
 
     /// Writes a failed attempt to the log.
     fn note_failure(&mut self, failure: &AttemptFailure, backend: &BackendHost) {
         self.service.record(&Event::AttemptFailed {
-            request_id: &self.account.request_id,
+            request_id: &self.request.request_id,
             host: backend.url(),
             outcome: failure.word(),
             detail: &failure.detail(),
         });
         // If every host fails, this host's error body is relayed, so it is the host of `X-Paddock-Host`.
         if matches!(failure, AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. }) {
-            self.account.host = Some(backend.clone());
+            self.report.upstream.host = Some(backend.clone());
         }
     }
 }

@@ -35,8 +35,8 @@ impl<P: Platform> Leader<'_, P> {
     /// How an answer is kept; `None` when it is too large, or the store is down.
     pub(crate) fn kept(&self, entry: &Entry) -> Option<CachePlan> {
         // A lookup that came too late says nothing about the store, so the answer can still be kept.
-        let is_down = self.account.store.is_at_fault();
-        let is_reached = self.account.cache != Some(CacheStatus::Bypass) || !is_down;
+        let is_down = self.request.store.is_at_fault();
+        let is_reached = self.report.cache != Some(CacheStatus::Bypass) || !is_down;
         let limit = |cache_plan: &CachePlan| {
             self.service.config().cache.max_entry.saturating_mul(cache_plan.size() as u64)
         };
@@ -67,7 +67,7 @@ impl<P: Platform> Leader<'_, P> {
             .map(|(plan, entry)| StoreAccess::put_answer(self.service, &plan.key, entry, plan.ttl));
         let (put, ()) = join!(OptionFuture::from(put), slot.release(self.service, HostEffect::Answered));
         if let Some(reply) = put {
-            self.account.store.settle(self.service, reply);
+            self.request.store.settle(self.service, reply);
         }
     }
 
@@ -77,7 +77,7 @@ impl<P: Platform> Leader<'_, P> {
             return Members::parse(&original.body).is_some_and(|reply| protocol::says_something(&reply));
         };
         let Some(chunk) = protocol.read_whole(&original.body) else { return false };
-        self.account.tokens = chunk.tokens;
+        self.report.upstream.tokens = chunk.tokens;
         let mut heard = Accumulator::new(false);
         heard.add(&chunk).is_ok() && chunk.end && chunk.error.is_none() && !heard.is_empty()
     }

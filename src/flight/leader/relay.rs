@@ -41,7 +41,7 @@ impl<P: Platform> Leader<'_, P> {
                 let answer = heard.answer();
                 let entry = self.entry(Delivery::Whole, "application/json", || Some(answer.to_json().into()));
                 let kept = self.kept_whole(entry, !answer.is_empty());
-                self.report();
+                self.send_report();
                 self.open(Head::Spoken(answer.into()));
                 self.conclude(kept, slot).await;
                 Ok(())
@@ -52,7 +52,7 @@ impl<P: Platform> Leader<'_, P> {
                 let kind = kind.unwrap_or_default();
                 let entry = self.entry(Delivery::Whole, kind, || Some(original.body.clone()));
                 let kept = self.kept_whole(entry, says);
-                self.report();
+                self.send_report();
                 self.open(Head::Whole(original));
                 self.conclude(kept, slot).await;
                 Ok(())
@@ -70,16 +70,16 @@ impl<P: Platform> Leader<'_, P> {
     ) -> (Result<(), Error>, HostEffect) {
         let mut heard = Accumulator::new(false);
         let end = self.relay_events(first, &mut events, &mut heard).await;
-        self.account.tokens = heard.tokens();
-        if let Some(attempt) = self.account.attempts.last_mut() {
+        self.report.upstream.tokens = heard.tokens();
+        if let Some(attempt) = self.report.upstream.attempts.last_mut() {
             attempt.outcome = end.as_ref().map_or_else(AttemptFailure::word, |_| "ok");
         }
         match end {
             Ok(last) => {
                 // Subscribers conclude with the terminator, so it is written before the answer is stored.
                 let since = slot.as_ref().and_then(|slot| slot.since_first_byte(self.service));
-                self.account.speed = heard.speed(since);
-                self.report();
+                self.report.upstream.speed = heard.speed(since);
+                self.send_report();
                 self.broadcast.complete(last);
                 let entry = self.entry(Delivery::Stream, content_type, || {
                     self.broadcast.whole().filter(|_| !heard.is_empty())

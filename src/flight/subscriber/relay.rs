@@ -54,7 +54,7 @@ impl<P: Platform> Subscriber<'_, P> {
             return;
         }
         let protocol = self.upstream_request.protocol;
-        let event = self.rendering.failure(error, protocol, &self.account.request_id);
+        let event = self.rendering.failure(error, protocol, &self.request.request_id);
         let _ = self.hand_over(event).await;
     }
 
@@ -62,7 +62,7 @@ impl<P: Platform> Subscriber<'_, P> {
         let is_own = self.rendering.is_own();
         let keeps = self.session.is_some() || is_own;
         let mut heard = Accumulator::new(keeps);
-        let is_hit = self.account.cache == Some(CacheStatus::Hit);
+        let is_hit = self.notes.cache == Some(CacheStatus::Hit);
         let pace = self.service.config().cache.replay_pause.filter(|_| is_hit);
         let mut is_first = true;
         loop {
@@ -122,8 +122,8 @@ impl<P: Platform> Subscriber<'_, P> {
         let answer = heard.answer();
         let (session, ended) = self.conclude(receiver, &answer).await;
         ended.map_err(|error| Failure { error, is_told: false })?;
-        let session = session.or(self.account.session);
-        let last = self.rendering.last(event, chunk, &answer, &self.account, session);
+        let session = session.or(self.notes.session);
+        let last = self.rendering.last(event, chunk, &answer, &self.notes, session);
         Ok(self.hand_over(last).await?)
     }
 

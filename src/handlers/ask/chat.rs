@@ -4,22 +4,22 @@
 
 mod request;
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use http::{HeaderMap, Method, Response};
+use http::{HeaderMap, Method};
 
 use super::{
     Question, ask,
     conversation::{NewTurn, SessionState, session_in},
 };
 use crate::{
-    api::{auth::CallerId, body, endpoint::Work, error::Error, reply::ReplyBody},
+    api::{auth::CallerId, body, endpoint::Work, error::Error},
     cache::{CacheKey, CacheModes, Chat, Delivery, KeyContext},
     flight::{Pieces, Rendering},
-    handlers::RequestBody,
+    handlers::{HandlerResult, RequestBody},
     host::{Platform, Service},
-    request::Account,
+    request::RequestInfo,
     session::{Dialect, History, RawMessage, RequestedSession, SessionId},
     upstream::{Reading, RoutingKey, UpstreamRequest},
     wire::{
@@ -39,12 +39,12 @@ pub(crate) async fn chat<P: Platform, B: RequestBody>(
     headers: &HeaderMap,
     body: B,
     caller: &CallerId,
-    account: &mut Account,
-) -> Result<Response<ReplyBody>, Error> {
+    request: &Arc<RequestInfo>,
+) -> HandlerResult {
     let config = service.config();
     let body = body::read(service, headers, body, config.access.body_limits.chat).await?;
     let question = ChatQuestion::parse(&body, headers, &config.fleet.default_model)?;
-    ask(service, headers, caller, account, question).await
+    Ok(ask(service, headers, caller, request, question).await)
 }
 
 /// A request to `/chat`.

@@ -16,12 +16,12 @@ use crate::{
         KeyContext, Stored, digest_of, epoch_name,
     },
     fleet::{ModelName, local::Inventories},
-    flight::{CachePlan, Flight, Outcome, Rendering, SessionCommit},
+    flight::{CachePlan, Flight, Outcome, SessionCommit},
     host::{Platform, Service},
-    request::{Account, StoreAccess},
+    request::{ReplyNotes, StoreAccess},
     session::{History, SessionId, SessionKey, SessionStatus},
     store::{FlightKey, Store},
-    upstream::{FleetPrefetch, UpstreamRequest, prefetch_fleet, probe},
+    upstream::{FleetPrefetch, prefetch_fleet, probe},
 };
 
 /// Says that a request is the same as an earlier one of that key (the draft "The Idempotency-Key HTTP Header Field").
@@ -233,32 +233,21 @@ impl<'a> Lookup<'a> {
         Some(CachePlan { key, question: None, ttl: config.cache.ttl, policy: self.policy, is_shared })
     }
 
-    /// What is asked, ready to fly.
-    pub(crate) fn flight(
+    /// The turn that the session gets; none where it has that turn already.
+    pub(crate) fn session_commit(
         &self,
-        upstream_request: UpstreamRequest,
-        rendering: Rendering,
-        cache_plan: Option<CachePlan>,
-        session: Option<SessionCommit>,
+        commit: Option<SessionCommit>,
         state: &SessionState,
-        account: &mut Account,
-    ) -> Box<Flight> {
-        account.session = state.is_unavailable().then_some(SessionStatus::Unavailable);
-        let session = session.map(|commit| SessionCommit { id: self.turn_id(), ..commit });
+        notes: &mut ReplyNotes,
+    ) -> Option<SessionCommit> {
+        notes.session = state.is_unavailable().then_some(SessionStatus::Unavailable);
+        let commit = commit.map(|commit| SessionCommit { id: self.turn_id(), ..commit });
         let is_known =
-            session.as_ref().and_then(|commit| commit.id.as_deref()).is_some_and(|id| state.has_turn(id));
+            commit.as_ref().and_then(|commit| commit.id.as_deref()).is_some_and(|id| state.has_turn(id));
         if is_known {
-            account.session = Some(SessionStatus::Stored);
+            notes.session = Some(SessionStatus::Stored);
         }
-        let session = session.filter(|_| !is_known);
-        Box::new(Flight {
-            upstream_request,
-            rendering,
-            cache_plan,
-            session,
-            prefetched: None,
-            account: account.clone(),
-        })
+        commit.filter(|_| !is_known)
     }
 
     /// Answers from the cache where that is possible, else by a flight.
@@ -268,7 +257,7 @@ impl<'a> Lookup<'a> {
     pub(crate) async fn answer<P: Platform>(
         &self,
         service: &Service<P>,
-        account: &mut Account,
+        notes: &mut ReplyNotes,
         prefetched: Prefetched<'_>,
         mut flight: Box<Flight>,
     ) -> Result<Outcome, Error> {
@@ -277,7 +266,7 @@ impl<'a> Lookup<'a> {
             let guessed = guessed.filter(|(key, _)| *key == cache_plan.key).map(|(_, stored)| stored);
             let found = match guessed {
                 None if self.control.only_if_cached && cache_plan.is_shared => {
-                    account.store.answer(service, &flight.key(&cache_plan)).await
+                    flight.request.store.answer(service, &flight.key(&cache_plan)).await
                 }
                 guessed => guessed,
             };
@@ -288,7 +277,7 @@ impl<'a> Lookup<'a> {
                 if cache_plan.policy.takes(stored.age)
                     && let Some(replayed) = flight.replay(&stored)
                 {
-                    return flight.answer_from_cache(service, account, replayed, stored.age).await;
+                    return flight.answer_from_cache(service, notes, replayed, stored.age).await;
                 }
             }
         }
@@ -296,7 +285,7 @@ impl<'a> Lookup<'a> {
             return Err(Error::NotCached);
         }
         flight.prefetched = fleet;
-        flight.launch(service, account).await
+        flight.launch(service, notes).await
     }
 }
 

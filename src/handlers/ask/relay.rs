@@ -3,22 +3,22 @@
 //!
 //! Bodies are looked into, never written anew: only a session's history is spliced in, and only where there is one.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use http::{Method, Response, request::Parts};
+use http::{Method, request::Parts};
 
 use super::{
     Question, ask,
     conversation::{NewTurn, SessionState, session_in},
 };
 use crate::{
-    api::{auth::CallerId, body, endpoint::Endpoint, error::Error, reply::ReplyBody},
+    api::{auth::CallerId, body, endpoint::Endpoint, error::Error},
     cache::{CacheKey, CacheModes, Delivery, KeyContext},
     flight::Rendering,
-    handlers::RequestBody,
+    handlers::{HandlerResult, RequestBody},
     host::{Platform, Service},
-    request::Account,
+    request::RequestInfo,
     session::{Dialect, History, RequestedSession},
     upstream::{Reading, RoutingKey, UpstreamRequest},
     wire::members::Members,
@@ -31,8 +31,8 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
     parts: &Parts,
     body: B,
     caller: &CallerId,
-    account: &mut Account,
-) -> Result<Response<ReplyBody>, Error> {
+    request: &Arc<RequestInfo>,
+) -> HandlerResult {
     let config = service.config();
     let session = session_in(&parts.headers)?;
     if !session.is_none() && endpoint.dialect().is_none() {
@@ -44,7 +44,7 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
         Bytes::new()
     };
     let question = RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body);
-    ask(service, &parts.headers, caller, account, question).await
+    Ok(ask(service, &parts.headers, caller, request, question).await)
 }
 
 /// A request to an endpoint that Ollama speaks.

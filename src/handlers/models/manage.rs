@@ -5,7 +5,7 @@
 //! it. The cached answers of the model are purged before the success is sent: a client that has read the success must
 //! never get an answer of the former model.
 
-use std::{borrow::Cow, future::Future, pin::pin, time::Duration};
+use std::{borrow::Cow, future::Future, pin::pin, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -22,10 +22,10 @@ use crate::{
     },
     cache::epoch_name,
     fleet::{AttemptFailure, BackendHost, no_host},
-    handlers::RequestBody,
+    handlers::{Handled, HandlerResult, RequestBody},
     host::{Platform, Service},
     platform::{Background, Timeouts, Upstream, UpstreamFailure},
-    request::Account,
+    request::{ReplyNotes, RequestInfo, StoreAccess},
     wire::{
         framer::{self, Framer, Framing},
         members::Members,
@@ -54,8 +54,8 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
     operation: Operation,
     headers: &HeaderMap,
     body: B,
-    account: &mut Account,
-) -> Result<Response<ReplyBody>, Error> {
+    request: &Arc<RequestInfo>,
+) -> HandlerResult {
     let body = body::read(service, headers, body, service.config().access.body_limits.other).await?;
     let members = Members::parse(&body);
     let model = members.as_ref().and_then(|members| changed(operation, members));
@@ -66,17 +66,19 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
         Operation::Copy | Operation::Delete => false,
     };
     if streams {
-        return Ok(progress(service, operation, model, body, account));
+        let response = progress(service, operation, model, body, request);
+        return Ok(Handled::Streaming(response, Box::default()));
     }
     let hosts = service.fleet().hosts();
     let changes = hosts.iter().map(|backend| named(backend, change(service, backend, operation, &body)));
     let outcomes = join_all(changes).await;
-    forget_answers(service, account, model).await;
+    forget_answers(service, &request.store, model).await;
     verdict(outcomes)?;
-    Ok(match operation {
+    let response = match operation {
         Operation::Pull | Operation::Create => reply::complete(StatusCode::OK, "application/json", SUCCESS),
         Operation::Copy | Operation::Delete => reply::typed(StatusCode::OK, None, Bytes::new()),
-    })
+    };
+    Ok(response.into())
 }
 
 /// The name of the model whose answers are out of date after the change.
@@ -90,9 +92,9 @@ fn changed(operation: Operation, request: &Members<'_>) -> Option<String> {
 
 /// Purges the cached answers of the model. This happens even if only some hosts made the change, because those hosts
 /// answer with the new model.
-async fn forget_answers<P: Platform>(service: &Service<P>, account: &mut Account, model: Option<String>) {
+async fn forget_answers<P: Platform>(service: &Service<P>, store: &StoreAccess, model: Option<String>) {
     if let Some(model) = model {
-        account.store.purge(service, Some(&epoch_name(&model))).await;
+        store.purge(service, Some(&epoch_name(&model))).await;
     }
 }
 
@@ -133,11 +135,10 @@ fn progress<P: Platform>(
     operation: Operation,
     model: Option<String>,
     body: Bytes,
-    account: &mut Account,
+    request: &Arc<RequestInfo>,
 ) -> Response<ReplyBody> {
     let (mut outlet, mut presence, inlet) = reply::channel();
-    let (task_service, mut task_account) = (service.clone(), account.clone());
-    account.handed_over = true;
+    let (task_service, request) = (service.clone(), Arc::clone(request));
     service.spawn(async move {
         let service = &task_service;
         let hosts = service.fleet().hosts();
@@ -150,14 +151,15 @@ fn progress<P: Platform>(
             Ok(outcomes) => verdict(outcomes),
             Err(ClientLeft) => Err(Error::ClientClosed),
         };
-        forget_answers(service, &mut task_account, model).await;
+        forget_answers(service, &request.store, model).await;
         let last = match &end {
             Ok(()) => SUCCESS.to_vec(),
-            Err(error) => error.body(ErrorFormat::Ollama, &task_account.request_id),
+            Err(error) => error.body(ErrorFormat::Ollama, &request.request_id),
         };
         let told = outlet.send([&*last, b"\n"].concat().into()).await;
         let end = if told.is_ok() { end } else { Err(Error::ClientClosed) };
-        task_account.close(service, end.as_ref().map(|()| StatusCode::OK)).await;
+        let notes = ReplyNotes::default();
+        request.close(service, &notes, end.as_ref().map(|()| StatusCode::OK)).await;
     });
     reply::streamed(reply::NDJSON, inlet)
 }

@@ -15,7 +15,7 @@ use crate::{
     },
     cache::epoch_name,
     host::{Platform, Service},
-    request::Account,
+    request::StoreAccess,
 };
 
 /// Purges all answers, or those of the model in the query.
@@ -25,7 +25,7 @@ use crate::{
 pub(crate) async fn purge<P: Platform>(
     service: &Service<P>,
     parts: &Parts,
-    account: &mut Account,
+    store: &StoreAccess,
 ) -> Result<Response<ReplyBody>, Error> {
     if !service.config().access.admin_token.is_held(&parts.headers) {
         return Err(Error::PurgeForbidden);
@@ -34,7 +34,7 @@ pub(crate) async fn purge<P: Platform>(
         Some("") => return Err(Error::EmptyField("model")),
         model => model.map(epoch_name),
     };
-    match account.store.purge(service, model.as_deref()).await {
+    match store.purge(service, model.as_deref()).await {
         Some(()) => Ok(reply::typed(StatusCode::NO_CONTENT, None, Bytes::new())),
         None => Err(Error::StoreUnavailable),
     }

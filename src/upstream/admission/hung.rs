@@ -5,13 +5,12 @@ use crate::{
     fleet::{BreakerState, Policy, plan::plan},
     host::Platform,
     platform::Timer,
-    request::Account,
     upstream::slot::Slot,
 };
 
 impl<P: Platform> Admission<'_, P> {
     /// Resolves once the host of `slot` counts as hung and another could be asked instead.
-    pub(crate) async fn hung(&self, slot: &Slot, account: &Account) {
+    pub(crate) async fn hung(&self, slot: &Slot) {
         let service = self.service;
         let lane = self.upstream_request.routing_key.lane().filter(|_| !slot.cold);
         let stats = lane.as_deref().and_then(|lane| slot.stats.lane(lane));
@@ -23,7 +22,7 @@ impl<P: Platform> Admission<'_, P> {
         loop {
             service.sleep(wait).await;
             // No reply waits for this look, so it has a deadline of its own.
-            let (mut view, _) = self.look(&account.store.beside(service)).await;
+            let (mut view, _) = self.look(&self.request.store.beside(service)).await;
             let known = view.hosts.iter().find(|known| known.host == slot.backend);
             let completed = known.map(|known| known.stats.completed()).unwrap_or_default();
             if completed > since {
