@@ -76,9 +76,9 @@ impl<P: Platform> Leader<'_, P> {
         }
         match end {
             Ok(last) => {
-                // Subscribers conclude with the terminator, so it is written before the answer is stored.
                 let since = slot.as_ref().and_then(|slot| slot.since_first_byte(self.service));
                 self.report.upstream.speed = heard.speed(since);
+                // Subscribers store their turns with the terminator, at the same time as the answer is stored.
                 self.send_report();
                 self.broadcast.complete(last);
                 let entry = self.entry(Delivery::Stream, content_type, || {
