@@ -149,7 +149,7 @@ struct OnDisk {
     directory: TempDir,
 }
 
-/// DiskLimits that no test meets by accident.
+/// Limits that no test meets by accident.
 const ROOMY: DiskLimits = DiskLimits { memory: 8 << 20, disk: 1 << 30, wait: Duration::from_secs(20) };
 
 async fn on_disk() -> Result<OnDisk> {
