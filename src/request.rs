@@ -1,6 +1,6 @@
 //! What one request carries from its arrival to its end: its values, and its access to the store.
 //!
-//! Nothing here decides what a request is answered.
+//! Nothing here decides what the reply to a request is.
 
 mod record;
 mod store_access;

@@ -1,7 +1,7 @@
-//! Questions to one host: `/chat`, and the endpoints that Ollama speaks itself, as one sequence over the trait
-//! [`Question`].
+//! Questions to one host: `/chat` and the relayed endpoints, answered by one sequence over the trait [`Question`].
 //!
-//! Store trouble never fails a question: what the store cannot give is done without, and the reply says so.
+//! A failure of the store must never fail a question, unless the operator requires sessions: the question is answered
+//! without what the store could not give, and the reply's headers say so.
 
 pub(super) mod chat;
 mod conversation;
@@ -27,57 +27,59 @@ use crate::{
 use conversation::{NewTurn, SessionState};
 use lookup::Lookup;
 
-/// What `/chat` and the endpoints that Ollama speaks have in common. It is parsed once, and never asks anybody.
+/// What `/chat` and the relayed endpoints have in common: a request that is parsed once. It never calls a host or the
+/// store.
 trait Question: MaybeSend + MaybeSync {
-    /// What goes upstream, with the history ahead of it.
+    /// The upstream request's content, history included.
     type Asked;
 
-    /// The path of its endpoint, which is part of every key.
+    /// The path of the endpoint, which is part of every key.
     fn path(&self) -> &'static str;
 
-    /// The session that it names.
+    /// The session that the request names.
     fn session(&self) -> &RequestedSession;
 
-    /// The model that is asked, as the caller spelled it: the request's, the session's or the default.
+    /// The model as the caller spelled it: the request's, the session's or the default.
     fn model(&self) -> Option<&str>;
 
-    /// Whether the request names no model, so that its session may.
+    /// Whether the session's model applies, because the request names none.
     fn takes_session_model(&self) -> bool;
 
-    /// Takes the model of the session.
+    /// Sets the session's model.
     fn set_session_model(&mut self, model: String);
 
-    /// Whether the reply tells what the cache did.
+    /// Whether the reply has the header `X-Cache`.
     fn tells_cache_status(&self) -> bool;
 
-    /// Whether the cache may answer it.
+    /// Whether the cache may answer the question.
     fn is_covered(&self, modes: &CacheModes) -> bool;
 
-    /// How the caller wants the answer.
+    /// Whether the caller wants a stream or a whole answer.
     fn delivery(&self) -> Delivery;
 
-    /// The members of its body; `None` when it has none that can be read.
+    /// The members of the body; `None` if there are none that can be read.
     fn members(&self) -> Option<&Members<'_>>;
 
-    /// How its messages are written; `None` where sessions are not supported.
+    /// The dialect of the messages; `None` if the endpoint does not support sessions.
     fn dialect(&self) -> Option<Dialect>;
 
-    /// The turn that it adds to a loaded session; `None` when it brings a history of its own.
+    /// The turn that the question adds to a loaded session; `None` if the request brings its own history.
     fn new_turn(&self, session: &SessionState) -> Option<NewTurn>;
 
-    /// What goes upstream with this history ahead.
+    /// The upstream request's content with this history.
     fn asked(&self, turn: Option<&NewTurn>, history: &History<'_>) -> Self::Asked;
 
-    /// The key of the answer; `None` where the body cannot be read.
+    /// The cache key of the answer; `None` if the body cannot be read.
     fn key(&self, context: &KeyContext<'_>, asked: &Self::Asked) -> Option<CacheKey>;
 
-    /// The request to a host, whose answer is read as the rendering wants it.
+    /// The request to a host. `reading` says how its answer is read.
     fn upstream(&self, caller: &CallerId, asked: Self::Asked, reading: Reading) -> UpstreamRequest;
 
     /// How the client reads the answer.
     fn rendering(&self) -> Rendering;
 
-    /// What a repetition with the same `Idempotency-Key` must repeat; `None` for what says nothing, such as a GET.
+    /// The fingerprint that a repetition with the same `Idempotency-Key` must have; `None` for a request without a
+    /// body.
     fn fingerprint(&self) -> Option<CacheKey> {
         Some(CacheKey::of_request(&KeyContext::nowhere(self.path()), self.members()?))
     }
@@ -115,7 +117,7 @@ async fn outcome<P: Platform, Q: Question>(
 ) -> Result<Outcome, Error> {
     let config = service.config();
 
-    // Prefetch: whatever the store may know is asked in one wave.
+    // Prefetch: ask the store for everything it may know, in one wave.
     notes.model = question.model().map(str::to_owned);
     let mut lookup = Lookup::new(headers, caller, &question, &config.cache.modes)?;
     if question.tells_cache_status() {
@@ -123,7 +125,7 @@ async fn outcome<P: Platform, Q: Question>(
     }
     let mut prefetched = lookup.prefetch(service, &request.store, &question).await?;
 
-    // A session that has a model of its own gives it to a request that names none.
+    // Take the session's model if the request names none.
     let turn = Some(&prefetched.session).filter(|session| session.is_loaded());
     let turn = turn.and_then(|session| question.new_turn(session));
     let session_model = prefetched
@@ -137,7 +139,7 @@ async fn outcome<P: Platform, Q: Question>(
         notes.cache = Some(lookup.cache_status());
     }
 
-    // Prepare: the history that fits, and with it the key and the body.
+    // Prepare: choose the history that fits; make the key and the upstream request with it.
     let mut history = History::default();
     if let Some(turn) = &turn {
         if turn.continues {
@@ -158,6 +160,6 @@ async fn outcome<P: Platform, Q: Question>(
     let (request, begun) = (Arc::clone(request), notes.clone());
     let flight = Box::new(Flight::new(request, upstream_request, rendering, cache_plan, session, begun));
 
-    // Join a flight or lead one, unless the cache answers.
+    // Answer from the cache, or join a flight, or lead one.
     lookup.answer(service, notes, prefetched, flight).await
 }

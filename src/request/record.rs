@@ -1,7 +1,7 @@
-//! The values of one request, each with a life of its own: what is known when it arrives, what it took to bring its
-//! answer, and what its reply, the log and the counters tell.
+//! The values of one request, each with its own lifetime: [`RequestInfo`] is fixed when the request arrives,
+//! [`UpstreamReport`] is what the leader of its flight returns, [`ReplyNotes`] is what headers, log and counters show.
 //!
-//! None of them holds content, a credential or a session id.
+//! None of them may hold content, a credential or a session id.
 
 use std::time::Duration;
 
@@ -30,56 +30,57 @@ use crate::{
 pub(crate) enum TallyState {
     #[default]
     Pending,
-    /// It is; only failures of the store may still be added.
+    /// The request is counted. Only later failures of the store may still be added.
     Counted,
 }
 
-/// What is known of a request when it arrives, which never changes, and its way to the store.
+/// What is known of a request when it arrives, and its access to the store. It never changes.
 #[derive(Debug)]
 pub(crate) struct RequestInfo {
     pub(crate) request_id: String,
     pub(crate) method: Method,
     pub(crate) route: &'static str,
-    /// Whether it counts as a request for an answer.
+    /// Whether the counters of requests include it.
     pub(crate) is_counted: bool,
     pub(crate) started: Duration,
-    /// Whether the caller wants to know why its host was chosen, and may.
+    /// Whether the reply explains the routing decision to this caller.
     pub(crate) explains: bool,
     pub(crate) store: StoreAccess,
 }
 
-/// What it took to bring an answer, as its leader learnt it.
+/// What the leader of a flight learnt while it brought the answer.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct UpstreamReport {
     pub(crate) attempts: Vec<Attempt>,
     /// The host that answered.
     pub(crate) host: Option<BackendHost>,
-    /// Why the hosts were chosen, one plan an attempt, if the caller wants to know.
+    /// The explanations of the routing decisions, one an attempt; empty unless the caller asked for them.
     pub(crate) routes: Vec<String>,
     pub(crate) tokens: Option<Tokens>,
-    /// From asking the host that answered to its first token.
+    /// The time to first token of the host that answered.
     pub(crate) first_token: Option<Duration>,
-    /// How fast the host that answered wrote, in millionths of a token a second.
+    /// The speed of the host that answered, in millionths of a token a second.
     pub(crate) speed: Option<u64>,
 }
 
-/// What the headers of a reply, the log line and the counters tell of a request.
+/// What the reply's headers, the log line and the counters show of a request.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ReplyNotes {
     pub(crate) model: Option<String>,
     pub(crate) cache: Option<CacheStatus>,
-    /// How old the answer is that came from the cache.
+    /// The age of an answer from the cache.
     pub(crate) age: Option<Duration>,
-    /// What became of the session's turn, as far as it is known when the head goes out.
+    /// What became of the session's turn, as far as that is known when the head is sent.
     pub(crate) session: Option<SessionStatus>,
-    /// How many turns of the session did not go ahead of the request.
+    /// The number of the session's turns that did not fit into the prompt.
     pub(crate) left_out: usize,
     pub(crate) upstream: UpstreamReport,
     pub(crate) tally: TallyState,
 }
 
 impl ReplyNotes {
-    /// Takes over what the leader did with the cache, and what it learnt of the hosts.
+    /// Takes the leader's report, and what the leader did with the cache. A host that was known before stays if the
+    /// report names none.
     pub(crate) fn take_report(&mut self, cache: Option<CacheStatus>, mut report: UpstreamReport) {
         self.cache = self.cache.and(cache).or(self.cache);
         report.host = report.host.or_else(|| self.upstream.host.take());
@@ -122,8 +123,8 @@ impl RequestInfo {
         }
     }
 
-    /// Adds a request to the counters whose answer is complete, while what the answer changes is stored: what is counted
-    /// is certain then, but for the failures of that, which [`RequestInfo::close`] adds.
+    /// Counts a request whose answer is complete, at the same time as its turn and its answer are stored: this saves a
+    /// round trip. Failures of the store during that time are added by [`RequestInfo::close`].
     pub(crate) async fn tally_answer<P: Platform>(&self, service: &Service<P>, notes: &ReplyNotes) {
         self.tally(service, notes, "ok", service.now().saturating_sub(self.started)).await;
     }
@@ -153,7 +154,7 @@ impl RequestInfo {
             store_errors: &store_errors,
         };
         let added = service.metrics().add(&sample).await;
-        // Counters may live elsewhere than the store: that they work does not say that the store does.
+        // Only a failure is an observation of the store: counters that are kept elsewhere work while the store is down.
         if added.is_err() {
             note_outage(service, StoreOperation::AddMetrics, &added);
         }

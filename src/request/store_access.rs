@@ -1,8 +1,8 @@
-//! The store as one request asks it: within the request's time, with each failure counted, and with what is done
-//! without the store.
+//! The store as one request uses it: each operation keeps to the request's time limit, counts its failure, and says
+//! what replaces a store that is down.
 //!
-//! What a request asks before upstream is asked spends its deadline. An operation of a wave gives a [`StoreReply`],
-//! which is settled once the whole wave is there. It decides nothing about hosts or answers.
+//! Operations before the upstream call use up the request's [`StoreDeadline`]. An operation of a wave returns a
+//! [`StoreReply`], which is settled when the whole wave is back. Nothing here decides about hosts or answers.
 
 use std::{
     sync::{Arc, MutexGuard},
@@ -28,14 +28,14 @@ use crate::{
     },
 };
 
-/// The access of one request to the store. Clones share what is left of its time and its failures.
+/// One request's access to the store. Clones share its remaining time and its failures.
 #[derive(Debug, Clone)]
 pub(crate) struct StoreAccess {
     deadline: StoreDeadline,
     failures: Arc<Locked<StoreFailures>>,
 }
 
-/// What an operation gave. Its failure concerns nobody until it is settled.
+/// The result of an operation. A failure is neither counted nor logged until the reply is settled.
 #[must_use]
 #[derive(Debug)]
 pub(crate) struct StoreReply<T> {
@@ -44,34 +44,34 @@ pub(crate) struct StoreReply<T> {
 }
 
 impl<T> StoreReply<T> {
-    /// Whether the operation failed because nobody waited any longer, so that it may still take effect.
+    /// Whether the operation timed out, so that the store may still carry it out.
     pub(crate) fn may_take_effect(&self) -> bool {
         matches!(self.result, Err(StoreError::TimedOut | StoreError::OutOfTime))
     }
 
-    /// What the store gave; a failure is neither counted nor told.
+    /// The value, or `None` for a failure, which is neither counted nor logged.
     pub(crate) fn unnoticed(self) -> Option<T> {
         self.result.ok()
     }
 }
 
-/// Which state has the lease of a slot.
+/// The state that holds the lease of a slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum HeldBy {
-    /// The store.
+    /// The shared store.
     Shared,
-    /// This process's local fleet, while the store is away.
+    /// The local fleet of this process, because the store is down.
     Local,
 }
 
-/// A lease, and which state has it.
+/// A lease, and the state that holds it.
 #[derive(Debug)]
 pub(crate) struct HeldLease {
     pub(crate) lease: Lease,
     pub(crate) held_by: HeldBy,
 }
 
-/// Asks the store within what is left of the request's time, which passes until the store has answered.
+/// Asks the store within the request's remaining time, and takes the time until the answer from it.
 macro_rules! ask_in_time {
     ($access:ident, $service:ident, $store:ident => $answer:expr) => {{
         let waiting = $access.deadline.begin($service);
@@ -84,25 +84,25 @@ macro_rules! ask_in_time {
 
 /// Time and failures.
 impl StoreAccess {
-    /// The access of a request that has asked nothing yet.
+    /// The access of a new request.
     pub(crate) fn new<P: Platform>(service: &Service<P>) -> Self {
         Self { deadline: StoreDeadline::new(service), failures: Arc::default() }
     }
 
-    /// The access of what no request waits for.
+    /// An access for work that no request waits for.
     pub(crate) fn unhurried<P: Platform>(service: &Service<P>) -> Self {
         Self { deadline: StoreDeadline::unhurried(service), failures: Arc::default() }
     }
 
-    /// The access of what a request does in the background: its failures are not counted, and a store that failed the
-    /// request before is not asked.
+    /// An access for background work of this request. Its failures are not counted, and a store that has failed in this
+    /// request is not asked.
     pub(crate) fn beside<P: Platform>(&self, service: &Service<P>) -> Self {
         let failures = StoreFailures::of_trouble(self.failures().trouble());
         Self { deadline: StoreDeadline::unhurried(service), failures: Arc::new(Locked::new(failures)) }
     }
 
-    /// Whether the store failed in this request, or its time for it is spent: then it is not asked again, so that an
-    /// outage costs its limit once.
+    /// Whether the store failed in this request, or the request used up its time for the store. Then the request does
+    /// not ask again, so that an outage costs a client one time limit only.
     pub(crate) fn has_failed(&self) -> bool {
         self.failures().trouble() != StoreTrouble::None
     }
@@ -112,25 +112,25 @@ impl StoreAccess {
         self.failures().trouble() == StoreTrouble::AtFault
     }
 
-    /// Gives the request its time anew: it waited for something else than the store, for which there is no limit here.
+    /// Gives the request its whole time again. It is called after a wait for something other than the store.
     pub(crate) fn renew(&self) {
         self.deadline.renew();
         self.failures().renew();
     }
 
-    /// The names of the failures that are in no counter yet, which the caller counts.
+    /// Takes the names of the failures that are not yet counted; the caller counts them.
     pub(super) fn take_uncounted(&self) -> Vec<&'static str> {
         self.failures().take_uncounted()
     }
 
-    /// Takes what an operation gave, or does without: the failure is counted, and told once an outage.
+    /// The value of a reply. A failure is remembered to be counted, logged once an outage, and becomes `None`.
     pub(crate) fn settle<P: Platform, T>(&self, service: &Service<P>, reply: StoreReply<T>) -> Option<T> {
         let StoreReply { operation, result } = reply;
         note_outage(service, operation, &result);
         result.inspect_err(|error| self.failures().note(operation, error)).ok()
     }
 
-    /// As [`StoreAccess::settle`], for one of a wave: of a store that is down, one failure tells enough.
+    /// As [`StoreAccess::settle`], for an operation of a wave: only the first failure of the wave is counted.
     pub(crate) fn settle_of_wave<P: Platform, T>(
         &self,
         service: &Service<P>,
@@ -146,7 +146,7 @@ impl StoreAccess {
 
 /// Answers.
 impl StoreAccess {
-    /// How often the answers of a model were purged.
+    /// The epochs of a model's answers.
     pub(crate) async fn ask_epochs<P: Platform>(
         &self,
         service: &Service<P>,
@@ -156,7 +156,7 @@ impl StoreAccess {
         StoreReply { operation: StoreOperation::ReadEpochs, result }
     }
 
-    /// How often the answers of each model were purged.
+    /// The epochs of all models' answers.
     pub(crate) async fn ask_all_epochs<P: Platform>(
         &self,
         service: &Service<P>,
@@ -175,7 +175,7 @@ impl StoreAccess {
         StoreReply { operation: StoreOperation::FindAnswer, result }
     }
 
-    /// A stored answer; none where the store failed.
+    /// A stored answer; `None` if the store fails.
     pub(crate) async fn answer<P: Platform>(
         &self,
         service: &Service<P>,
@@ -188,7 +188,7 @@ impl StoreAccess {
         self.settle(service, reply).flatten()
     }
 
-    /// A stored answer, or the lead of the flight that brings it, or who leads it.
+    /// A stored answer, or the lead of its flight, or the leader to follow.
     pub(crate) async fn ask_answer_or_lead<P: Platform>(
         &self,
         service: &Service<P>,
@@ -212,7 +212,7 @@ impl StoreAccess {
         StoreReply { operation: StoreOperation::PutAnswer, result }
     }
 
-    /// Purges the whole cache, or the answers of one model; `None` where the store failed.
+    /// Purges the whole cache, or the answers of one model; `None` if the store fails.
     pub(crate) async fn purge<P: Platform>(&self, service: &Service<P>, model: Option<&str>) -> Option<()> {
         let result = service.store().answers().purge(model).await;
         self.settle(service, StoreReply { operation: StoreOperation::PurgeAnswers, result })
@@ -221,7 +221,7 @@ impl StoreAccess {
 
 /// Sessions.
 impl StoreAccess {
-    /// A session with the turns of `span`, for a request that asks upstream afterwards.
+    /// A session with the turns of `span`, before an upstream call.
     pub(crate) async fn ask_session<P: Platform>(
         &self,
         service: &Service<P>,
@@ -233,7 +233,7 @@ impl StoreAccess {
         StoreReply { operation: StoreOperation::LoadSession, result }
     }
 
-    /// A session with the turns of `span`, for a request that asks for nothing else; `None` where the store failed.
+    /// A session with the turns of `span`, for a request about sessions; `None` if the store fails.
     pub(crate) async fn load_session<P: Platform>(
         &self,
         service: &Service<P>,
@@ -244,7 +244,7 @@ impl StoreAccess {
         self.settle(service, StoreReply { operation: StoreOperation::LoadSession, result })
     }
 
-    /// Creates a session; `None` where the store failed.
+    /// Creates a session; `None` if the store fails.
     pub(crate) async fn create_session<P: Platform>(
         &self,
         service: &Service<P>,
@@ -256,7 +256,7 @@ impl StoreAccess {
         self.settle(service, StoreReply { operation: StoreOperation::CreateSession, result })
     }
 
-    /// Deletes a session and tells whether there was one; `None` where the store failed.
+    /// Deletes a session and returns whether it existed; `None` if the store fails.
     pub(crate) async fn delete_session<P: Platform>(
         &self,
         service: &Service<P>,
@@ -266,7 +266,7 @@ impl StoreAccess {
         self.settle(service, StoreReply { operation: StoreOperation::DeleteSession, result })
     }
 
-    /// Appends a turn to a session of a generation; tells whether there is one.
+    /// Appends a turn to a session of a generation; the value says whether that session exists.
     pub(crate) async fn append_turn<P: Platform>(
         service: &Service<P>,
         key: &SessionKey,
@@ -287,7 +287,7 @@ impl StoreAccess {
         StoreReply { operation: StoreOperation::TakeSnapshot, result }
     }
 
-    /// The state of the fleet, or what this process knows of it while the store is away.
+    /// The state of the fleet, from the local fleet of this process if the store is down.
     pub(crate) async fn snapshot<P: Platform>(&self, service: &Service<P>) -> FleetSnapshot {
         if self.has_failed() {
             return service.fleet().snapshot(service.now());
@@ -296,13 +296,13 @@ impl StoreAccess {
         self.settle_snapshot(service, reply)
     }
 
-    /// The state of the fleet that the store gave, or what this process knows of it.
+    /// The state of the fleet in a reply, or the local fleet's if the operation failed.
     pub(crate) fn settle_snapshot<P: Platform>(
         &self,
         service: &Service<P>,
         reply: StoreReply<FleetSnapshot>,
     ) -> FleetSnapshot {
-        // Of a store that is down, one failure tells enough.
+        // Only the first failure of a wave is counted.
         let snapshot = if self.has_failed() { None } else { self.settle(service, reply) };
         let Some(snapshot) = snapshot else { return service.fleet().snapshot(service.now()) };
         if service.store().is_shared() {
@@ -311,13 +311,13 @@ impl StoreAccess {
         snapshot
     }
 
-    /// How many requests were routed before this one.
+    /// The request's number among all routed requests.
     pub(crate) async fn ask_sequence<P: Platform>(&self, service: &Service<P>) -> StoreReply<u64> {
         let result = ask_in_time!(self, service, store => store.fleet().next_sequence());
         StoreReply { operation: StoreOperation::NextSequence, result }
     }
 
-    /// How many requests were routed before this one; `None` where the store failed.
+    /// The request's number among all routed requests; `None` if the store fails.
     pub(crate) async fn sequence<P: Platform>(&self, service: &Service<P>) -> Option<u64> {
         if self.has_failed() {
             return None;
@@ -326,9 +326,9 @@ impl StoreAccess {
         self.settle(service, reply)
     }
 
-    /// Takes the first requested slot that is free: in the store or, while that is away, in this process. `id` is the
-    /// claim's. It becomes another one where the store may have given a slot that nobody waited for: that slot is given
-    /// back, because it would look taken until its lease ends.
+    /// Claims the first requested slot that is free: in the store or, if the store is down, in the local fleet. `id` is
+    /// the claim's id. After a timeout the store may have granted a slot under it: that slot is given back in the
+    /// background, because it would look taken until its lease ends, and `id` becomes a new id.
     pub(crate) async fn claim<P: Platform>(
         &self,
         service: &Service<P>,
@@ -350,8 +350,8 @@ impl StoreAccess {
         Some(HeldLease { lease, held_by: HeldBy::Local })
     }
 
-    /// Puts a ticket into the queue of the store or, while that is away, into that of this process; `displaced` is
-    /// removed for it.
+    /// Puts a ticket into the queue of the store or, if the store is down, into the local fleet's. The ticket replaces
+    /// `displaced`.
     pub(crate) async fn enter_queue<P: Platform>(
         &self,
         service: &Service<P>,
@@ -369,7 +369,7 @@ impl StoreAccess {
         service.fleet().enter(now, ticket, displaced);
     }
 
-    /// The inventories in the store. A failure is neither counted nor told, because hosts can be asked instead.
+    /// The stored inventories. A failure is neither counted nor logged, because the hosts can be probed instead.
     pub(crate) async fn inventories<P: Platform>(
         &self,
         service: &Service<P>,
@@ -378,19 +378,19 @@ impl StoreAccess {
     }
 }
 
-/// Whether the store answers; an outage is told.
+/// Whether the store answers. An outage is logged.
 pub(crate) async fn ping<P: Platform>(service: &Service<P>) -> bool {
     let answer = service.store().ping().await;
     note_outage(service, StoreOperation::Ping, &answer);
     answer.is_ok()
 }
 
-/// Gives back a slot that may be taken under `id`, in the background.
+/// Gives back, in the background, the slot that may be leased under `id`.
 fn give_back<P: Platform>(service: &Service<P>, id: String) {
     service.fleet().leave(&id);
     let task_service = service.clone();
     service.spawn(async move {
-        // What cannot be given back ends by itself.
+        // A lease that cannot be given back expires by itself.
         let _ = task_service.store().fleet().leave(&id).await;
     });
 }

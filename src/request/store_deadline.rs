@@ -1,8 +1,9 @@
-//! How long one request may wait for the store before upstream is asked, over everything that it asks there.
+//! The time that one request may wait for the store before its upstream call, over all its operations.
 //!
-//! It is spent while the request waits for the store, once for what is asked at the same time, and while it waits for
-//! nothing else: not while it stands in the queue, follows another's flight, or reads its own body. What is left is data
-//! that goes to the store; whoever waits for it enforces it. This never waits.
+//! Time passes only while the request waits for the store, and operations at the same time cost their time once. It
+//! does not pass while the request waits in the queue, follows another request's flight, or reads its own body. The
+//! remaining time goes to the store with each operation, and the store enforces it. This module must never wait
+//! itself.
 
 use std::{
     sync::{Arc, MutexGuard},
@@ -15,20 +16,20 @@ use crate::{
     store::{Store, StoreTimeouts, TimeLimit},
 };
 
-/// The time budget of one request. Clones share it.
+/// The time limit of one request. Clones share it.
 #[derive(Debug, Clone)]
 pub(super) struct StoreDeadline(Arc<Locked<Spending>>);
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Spending {
     whole: Duration,
-    /// What was left when the request last waited for nothing.
+    /// The time left when the request last began to wait.
     left: Duration,
-    /// Whether nothing was waited for yet.
+    /// Whether the request has not waited for the store yet.
     is_whole: bool,
-    /// How many answers it waits for.
+    /// The number of operations that the request waits for.
     waiting: u32,
-    /// Since when.
+    /// When the request began to wait for the first of them.
     since: Duration,
 }
 
@@ -37,7 +38,7 @@ impl Spending {
         Self { whole, left: whole, is_whole: true, waiting: 0, since: Duration::ZERO }
     }
 
-    /// Begins to wait for one more answer; gives how long that may take.
+    /// Begins to wait for one more operation, and returns its time limit.
     fn begin(&mut self, now: Duration) -> TimeLimit {
         if self.waiting == 0 {
             self.since = now;
@@ -47,7 +48,7 @@ impl Spending {
         TimeLimit { time, is_whole: self.is_whole }
     }
 
-    /// Waits for one less.
+    /// Ends the wait for one operation.
     fn end(&mut self, now: Duration) {
         self.is_whole = false;
         self.waiting = self.waiting.saturating_sub(1);
@@ -62,12 +63,12 @@ impl Spending {
 }
 
 impl StoreDeadline {
-    /// A budget of which nothing is spent. A store that keeps nobody waiting does not use it.
+    /// The deadline of a new request. A store inside this process ignores it.
     pub(super) fn new<P: Platform>(service: &Service<P>) -> Self {
         Self::of(service, |timeouts| timeouts.ask)
     }
 
-    /// The same for what no request waits for.
+    /// A deadline for work that no request waits for.
     pub(super) fn unhurried<P: Platform>(service: &Service<P>) -> Self {
         Self::of(service, |timeouts| timeouts.keep)
     }
@@ -77,13 +78,13 @@ impl StoreDeadline {
         Self(Arc::new(Locked::new(Spending::new(whole))))
     }
 
-    /// Begins to wait for one more answer.
+    /// Begins to wait for one more operation.
     pub(super) fn begin<'a, C: Clock>(&'a self, clock: &'a C) -> StoreWait<'a, C> {
         let limit = self.spending().begin(clock.now());
         StoreWait { clock, deadline: self, limit }
     }
 
-    /// Makes it whole again: the request waited for something else than the store, which nobody counts.
+    /// Gives the request its whole time again.
     pub(super) fn renew(&self) {
         self.spending().renew();
     }
@@ -93,7 +94,7 @@ impl StoreDeadline {
     }
 }
 
-/// A request that waits for an answer of the store, until this is dropped: when the answer is there, or with the request.
+/// The wait for one operation. It ends when this is dropped: after the store's reply, or with the request.
 pub(super) struct StoreWait<'a, C: Clock> {
     clock: &'a C,
     deadline: &'a StoreDeadline,
@@ -101,7 +102,7 @@ pub(super) struct StoreWait<'a, C: Clock> {
 }
 
 impl<C: Clock> StoreWait<'_, C> {
-    /// How long the answer may take.
+    /// The time limit of the operation.
     pub(super) fn limit(&self) -> TimeLimit {
         self.limit
     }

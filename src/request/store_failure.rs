@@ -1,7 +1,7 @@
-//! What becomes of a failed store operation: it is counted under the operation's name, told to the operator once an
-//! outage, and remembered by the request that asked.
+//! What a failed store operation causes: the failure is counted under the operation's name, logged once an outage, and
+//! remembered by its request.
 //!
-//! It asks no store.
+//! Nothing here calls the store.
 
 use crate::{
     config::settings::Deployment,
@@ -31,7 +31,7 @@ pub(crate) enum StoreOperation {
 }
 
 impl StoreOperation {
-    /// Its name in the log, and in `paddock_store_errors_total`.
+    /// The operation's name in the log and in `paddock_store_errors_total`. Dashboards depend on these names.
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::LoadSession => "session_load",
@@ -53,15 +53,15 @@ impl StoreOperation {
     }
 }
 
-/// Why the store is not asked any more in a request.
+/// Why a request no longer asks the store.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub(super) enum StoreTrouble {
-    /// It is asked.
+    /// The request still asks the store.
     #[default]
     None,
-    /// The request's time for it is spent; what is stored afterwards has its own.
+    /// The request has used up its time for the store. What it stores after its answer has a time limit of its own.
     OutOfTime,
-    /// It failed: one failure tells enough, and costs enough.
+    /// An operation failed. Asking again would cost the client another time limit and learn nothing.
     AtFault,
 }
 
@@ -74,7 +74,7 @@ pub(super) struct StoreFailures {
 }
 
 impl StoreFailures {
-    /// No failures, but the same trouble.
+    /// No failures yet, but the same trouble as another request's.
     pub(super) fn of_trouble(trouble: StoreTrouble) -> Self {
         Self { trouble, uncounted: Vec::new() }
     }
@@ -83,7 +83,7 @@ impl StoreFailures {
         self.trouble
     }
 
-    /// Remembers a failure. That no store is configured is none.
+    /// Remembers a failure. A store that is not configured is no failure.
     pub(super) fn note(&mut self, operation: StoreOperation, error: &StoreError) {
         if *error == StoreError::Absent {
             return;
@@ -94,7 +94,7 @@ impl StoreFailures {
         self.trouble = self.trouble.max(trouble);
     }
 
-    /// Forgets that the time was spent.
+    /// Lets a request ask again that had used up its time.
     pub(super) fn renew(&mut self) {
         if self.trouble == StoreTrouble::OutOfTime {
             self.trouble = StoreTrouble::None;
@@ -115,7 +115,7 @@ fn cluster_problem(form: Deployment) -> String {
     format!("the Redis server is a node of a Redis Cluster: {way_out}; it is done without")
 }
 
-/// Tells the operator when the store went away or came back.
+/// Logs when the store goes down, comes back, or begins to refuse an operation.
 pub(super) fn note_outage<P: Platform, T>(
     service: &Service<P>,
     operation: StoreOperation,
@@ -130,7 +130,7 @@ pub(super) fn note_outage<P: Platform, T>(
                 service.record(&Event::StoreUp);
             }
         }
-        // None of these says anything new about the store.
+        // These results say nothing about whether the store works.
         Err(StoreError::OutOfTime | StoreError::Absent | StoreError::Full | StoreError::Spared) => {}
         Err(StoreError::Refused(detail)) => {
             if outage.refuses(operation) {

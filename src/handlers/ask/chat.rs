@@ -1,6 +1,6 @@
 //! `POST /chat`: our own endpoint, as a [`Question`].
 //!
-//! Every field of the request is either in the cache key or changes nothing about the answer.
+//! A field of the request that may change the answer must be in the cache key.
 
 mod request;
 
@@ -52,19 +52,19 @@ struct ChatQuestion<'a> {
     request: ChatRequest<'a>,
     session: RequestedSession,
     members: Members<'a>,
-    /// What the user says, with its images.
+    /// The user's message, with its images.
     message: RawMessage,
-    /// How the reply is framed; `None` in one piece.
+    /// The framing of a streamed reply; `None` for a whole reply.
     framing: Option<Framing>,
     default_model: &'a str,
     session_model: Option<String>,
 }
 
 impl<'a> ChatQuestion<'a> {
-    /// Reads a body and the headers that belong to it.
+    /// Reads the body, and the headers that apply to it.
     ///
     /// # Errors
-    /// Whatever [`ChatRequest::read`] refuses, and [`Error::InvalidSessionId`].
+    /// The errors of [`ChatRequest::read`], and [`Error::InvalidSessionId`].
     fn parse(body: &'a Bytes, headers: &HeaderMap, default_model: &'a str) -> Result<Self, Error> {
         let members = ChatRequest::members(body)?;
         let request = ChatRequest::read(&members)?;
@@ -80,7 +80,7 @@ impl<'a> ChatQuestion<'a> {
 }
 
 impl Question for ChatQuestion<'_> {
-    /// The conversation.
+    /// The messages of the conversation.
     type Asked = Vec<RawMessage>;
 
     fn path(&self) -> &'static str {

@@ -1,7 +1,7 @@
-//! The session of a request: its session's turns, what of them goes upstream, and the turn that is added.
+//! The session of a request: the stored turns, the history that goes upstream, and the new turn.
 //!
-//! A request that brings its own history keeps it: nothing is prepended and nothing is stored. The results of tools are none
-//! when the session has the calls.
+//! A request that brings its own history is left as it came: no history may be put before it, and it is not stored.
+//! Tool results are not a history if the session holds the tool calls.
 
 use std::sync::Arc;
 
@@ -27,26 +27,27 @@ use crate::{
     },
 };
 
-/// Names the session of a request on the surfaces that Ollama speaks itself.
+/// The header that names the session of a relayed request.
 pub(crate) const X_PADDOCK_SESSION: HeaderName = HeaderName::from_static("x-paddock-session");
 
-/// What is read at once of turns that belong together.
+/// How many turns are read at once to reach the question that belongs to tool calls.
 const EXCHANGE: Span<'static> = Span { before: None, turns: 100, bytes: 256 << 10 };
 
-/// What is known of a request's session.
+/// The state of a request's session.
 #[derive(Debug)]
 pub(crate) enum SessionState {
-    /// The request names none.
+    /// The request names no session.
     None,
-    /// What is stored of it, nothing when it is new; and what is known of the hosts, which says how much of it models
-    /// can read.
+    /// The stored session, empty for a new one, and the inventories of the hosts, which tell the context windows of the
+    /// models.
     Loaded(SessionKey, Session, Arc<Inventories>),
-    /// The store is down. Without its history a session is not written to either.
+    /// The store is down. No turn is stored then, because a turn without the history before it would falsify the
+    /// session.
     Unavailable,
 }
 
 impl SessionState {
-    /// What the store has of a session.
+    /// Reads the session from the store.
     pub(crate) async fn fetch<P: Platform>(
         service: &Service<P>,
         store: &StoreAccess,
@@ -55,7 +56,8 @@ impl SessionState {
         store.ask_session(service, key, service.config().sessions.history.span()).await
     }
 
-    /// What [`SessionState::fetch`] gave; both are none where the request names no session.
+    /// The state from the reply of [`SessionState::fetch`]; `key` and `session` are `None` if the request names no
+    /// session.
     ///
     /// # Errors
     /// [`Error::SessionUnavailable`] when the store is down and sessions are required.
@@ -75,7 +77,7 @@ impl SessionState {
         }
     }
 
-    /// Whether the newest turns of the session, which were read, have that one.
+    /// Whether the turn is among the newest turns, which were read.
     pub(crate) fn has_turn(&self, id: &str) -> bool {
         match self {
             Self::Loaded(_, session, _) => session.turns.iter().any(|turn| turn.id == id),
@@ -83,7 +85,7 @@ impl SessionState {
         }
     }
 
-    /// Whether the newest turn ended with calls of tools, whose results are not there yet.
+    /// Whether the newest turn ended with tool calls whose results are missing.
     pub(crate) fn awaits_results(&self) -> bool {
         match self {
             Self::Loaded(_, session, _) => session.awaits_results(),
@@ -91,7 +93,7 @@ impl SessionState {
         }
     }
 
-    /// Reads back to the question of the newest calls, where more turns lie between than a prompt usually has.
+    /// Reads older turns until the question that led to the newest tool calls is among them.
     pub(crate) async fn reach_question<P: Platform>(&mut self, service: &Service<P>, store: &StoreAccess) {
         let Self::Loaded(key, session, _) = self else { return };
         while let Some(oldest) = session.unread_exchange() {
@@ -103,7 +105,7 @@ impl SessionState {
         }
     }
 
-    /// The model of the session's turns that name none.
+    /// The session's model, for requests that name none.
     pub(crate) fn model(&self) -> Option<&str> {
         match self {
             Self::Loaded(_, session, _) => session.head.model.as_deref(),
@@ -111,7 +113,7 @@ impl SessionState {
         }
     }
 
-    /// Finds out how much the model reads, where it depends on that what of the session goes ahead of a request.
+    /// Asks the hosts for the model's context window if the window decides how much history fits.
     pub(crate) async fn learn_window<P: Platform>(
         &mut self,
         service: &Service<P>,
@@ -136,8 +138,8 @@ impl SessionState {
         }
     }
 
-    /// What of the session goes ahead of a request for `model`, within the budget and the model's window; `continues` says
-    /// that the request brings results of the newest turn's calls.
+    /// The history that goes before a request for `model`, within the limits and the model's context window.
+    /// `continues` says that the request brings results of the newest turn's tool calls.
     pub(crate) fn history(
         &self,
         budget: HistoryLimits,
@@ -157,7 +159,7 @@ impl SessionState {
         }
     }
 
-    /// Whether the store gave the session, or said that it is new.
+    /// Whether the store returned the session, or said that it is new.
     pub(crate) fn is_loaded(&self) -> bool {
         matches!(self, Self::Loaded(..))
     }
@@ -166,7 +168,7 @@ impl SessionState {
         matches!(self, Self::Unavailable)
     }
 
-    /// The turn to be added once there is an answer.
+    /// The turn to store once there is an answer.
     pub(crate) fn commit(&self, turn: NewTurn, history: &History<'_>) -> Option<SessionCommit> {
         let Self::Loaded(key, session, _) = self else { return None };
         let NewTurn { dialect, system, messages, .. } = turn;
@@ -179,28 +181,28 @@ impl SessionState {
     }
 }
 
-/// What a client that keeps no history of its own adds to its session.
+/// The messages that a request without its own history adds to its session.
 #[derive(Debug)]
 pub(crate) struct NewTurn {
     dialect: Dialect,
-    /// What it says holds for the whole conversation.
+    /// The system message of the request.
     system: Option<String>,
-    /// Its messages but for the system's.
+    /// The messages except system messages.
     messages: Vec<RawMessage>,
-    /// Where the first of them is in the body.
+    /// The offset of the first message in the body.
     at: usize,
-    /// Whether they begin with the results of calls in the session.
+    /// Whether the messages begin with results of tool calls in the session.
     pub(crate) continues: bool,
 }
 
 impl NewTurn {
-    /// The turn of one message that is no part of a list.
+    /// The turn of a single message.
     pub(crate) fn of_message(dialect: Dialect, system: Option<String>, message: RawMessage) -> Self {
         Self { dialect, system, messages: vec![message], at: 0, continues: false }
     }
 
-    /// `None` when the request brings a history, or is not understood: then it goes upstream as it came. Results of tools
-    /// are a history of its own unless the session awaits them.
+    /// The turn of a relayed request. `None` if the request brings its own history, or cannot be read: then it goes
+    /// upstream as it came. Tool results are a history unless the session awaits them.
     pub(crate) fn of(members: &Members<'_>, dialect: Dialect, awaits_results: bool) -> Option<Self> {
         if members.raw("previous_response_id").is_some() {
             return None;
@@ -225,8 +227,8 @@ impl NewTurn {
         Some(Self { dialect, system, messages, at, continues })
     }
 
-    /// The body with the history ahead of its messages, and with the session's model where it names none; every other byte
-    /// stays as it came.
+    /// The body with the history inserted before its messages, and with the session's model if it names none. All other
+    /// bytes stay as they came.
     pub(crate) fn continuing(&self, body: &Bytes, history: &History<'_>, model: Option<&str>) -> Bytes {
         let mut ahead = Vec::new();
         let mut beginning = Vec::new();
@@ -253,7 +255,7 @@ impl NewTurn {
     }
 }
 
-/// A member with what parts it from the next.
+/// A JSON member, followed by a comma.
 fn member(name: &str, text: &str) -> Vec<u8> {
     let text = serde_json::to_vec(text).unwrap_or_default();
     [b"\"", name.as_bytes(), b"\":", &*text, b","].concat()
@@ -262,7 +264,8 @@ fn member(name: &str, text: &str) -> Vec<u8> {
 /// The session that a request names in its header.
 ///
 /// # Errors
-/// [`Error::InvalidSessionId`] for an id that is no text: it is refused at once.
+/// [`Error::InvalidSessionId`] for a header that is not visible ASCII; such a request is refused before its body is
+/// read.
 pub(crate) fn session_in(headers: &HeaderMap) -> Result<RequestedSession, Error> {
     let Some(id) = headers.get(X_PADDOCK_SESSION) else { return Ok(RequestedSession::None) };
     id.to_str().map(RequestedSession::of).map_err(|_| Error::InvalidSessionId)

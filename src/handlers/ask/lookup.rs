@@ -1,7 +1,7 @@
-//! What a request asks of the store before upstream is asked, all in one wave: its session, how often the cache was
-//! emptied, the fleet, and, where its key can be guessed, its answer.
+//! The store operations before the upstream call, all in one wave: the session, the epochs of the cache, the fleet and,
+//! if its key can be guessed, the answer.
 //!
-//! It decides under which key the answer is looked for and kept. A store that fails is done without.
+//! This module decides the key under which an answer is looked up and stored. A failing store must never fail a lookup.
 
 use std::{pin::pin, sync::Arc};
 
@@ -24,12 +24,12 @@ use crate::{
     upstream::{FleetPrefetch, prefetch_fleet, probe},
 };
 
-/// Says that a request is the same as an earlier one of that key (the draft "The Idempotency-Key HTTP Header Field").
+/// Marks a request as a repetition of an earlier one with the same key (draft "The Idempotency-Key HTTP Header Field").
 const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
-/// The longest `Idempotency-Key`, in bytes.
+/// The maximum length of an `Idempotency-Key`, in bytes.
 const IDEMPOTENCY_KEY_LIMIT: usize = 255;
 
-/// Who asks what kind of question.
+/// How the cache treats one question, by its headers and the settings.
 pub(crate) struct Lookup<'a> {
     caller: &'a CallerId,
     control: CacheControl,
@@ -37,21 +37,21 @@ pub(crate) struct Lookup<'a> {
     repetition: Option<CacheKey>,
 }
 
-/// What the store gave.
+/// The results of the wave.
 pub(crate) struct Prefetched<'a> {
     pub(crate) session: SessionState,
     fleet: Option<FleetPrefetch>,
     epochs: Epochs,
-    /// Of all models, where the session may turn it to any.
+    /// The epochs of all models, read if the session's model may replace the request's.
     all_epochs: Option<AllEpochs>,
-    /// The key of the answer where no history belongs to the question, and under which context that is.
+    /// The guessed key of the answer, which is right if the question gets no history, and the context it was made in.
     guess: Option<(KeyContext<'a>, CacheKey)>,
-    /// What was found under that key, or under a repetition's.
+    /// The stored answer under the guessed key, or under a repetition's key.
     guessed: Option<(CacheKey, Stored)>,
 }
 
 impl<'a> Lookup<'a> {
-    /// What the headers of a question say of the cache; `modes` say which questions it may answer.
+    /// Reads the headers that control the cache; `modes` says which questions the cache may answer.
     ///
     /// # Errors
     /// [`Error::InvalidIdempotencyKey`]
@@ -78,22 +78,22 @@ impl<'a> Lookup<'a> {
         Ok(Self { caller, control, policy, repetition })
     }
 
-    /// Whether the cache has anything to do with it.
+    /// Whether the question's answer is looked up or stored.
     fn uses_cache(&self) -> bool {
         self.policy != CachePolicy::None || self.repetition.is_some()
     }
 
-    /// What the cache does for it, unless it finds something.
+    /// The cache status if nothing is found.
     pub(crate) fn cache_status(&self) -> CacheStatus {
         if self.uses_cache() { CacheStatus::Miss } else { CacheStatus::Bypass }
     }
 
-    /// The id of the turn that a repetition adds, so that it is added once.
+    /// The id of the turn that a repetition adds. It is the same for each repetition, so the turn is stored once.
     fn turn_id(&self) -> Option<String> {
         self.repetition.map(CacheKey::to_hex)
     }
 
-    /// What counts besides the question itself.
+    /// What a cache key covers besides the question itself.
     fn context<P: Platform>(
         &self,
         service: &Service<P>,
@@ -106,7 +106,7 @@ impl<'a> Lookup<'a> {
         KeyContext { surface: question.path(), caller, digest: digest.unwrap_or_default(), epochs }
     }
 
-    /// Asks the store for everything that it may know, in one wave.
+    /// Asks the store for everything the question may need, in one wave.
     ///
     /// # Errors
     /// [`Error::InvalidSessionId`], [`Error::SessionUnavailable`]
@@ -121,7 +121,7 @@ impl<'a> Lookup<'a> {
         let likely = self.repetition.or_else(|| guess.map(|(_, key)| key));
         let session = question.session().checked()?.map(|id| SessionKey::of(self.caller, id));
         let model = question.model().and_then(ModelName::parse);
-        // A round trip to another server is worth looking ahead; what is in this process can be looked at any time.
+        // The fleet is read ahead only from a shared store, where that saves a round trip; a local one costs none.
         let looks_ahead = service.store().is_shared();
         let has_session = session.is_some();
         let fleet = pin!(async {
@@ -154,15 +154,15 @@ impl<'a> Lookup<'a> {
             service.flights().note_epochs(&name, epochs);
         }
         let guessed = guessed.and_then(|found| store.settle_of_wave(service, found)).flatten();
-        // What was found under epochs that nobody confirmed may have been forgotten.
+        // Without confirmed epochs a found answer may have been purged, so it is not used.
         let guessed = guessed.filter(|_| self.repetition.is_some() || epochs.is_some());
         let epochs = epochs.unwrap_or_else(|| service.flights().epochs(&name));
         let guessed = likely.zip(guessed);
         Ok(Prefetched { session, fleet, epochs, all_epochs, guess, guessed })
     }
 
-    /// The key of the answer where no history belongs to the question, and under which context that is; only where it
-    /// can be known before the store was asked.
+    /// A guess of the answer's key before the store is asked, and its context. It is right if the question gets no
+    /// history and the epochs have not changed; `None` if nothing can be guessed.
     fn guess<P: Platform>(
         &self,
         service: &Service<P>,
@@ -182,7 +182,7 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// Finds out what holds for the model of the session, which the question has taken.
+    /// Adapts the policy and the epochs to the session's model, which the question has taken.
     pub(crate) async fn turn_to_model<P: Platform>(
         &mut self,
         service: &Service<P>,
@@ -206,7 +206,7 @@ impl<'a> Lookup<'a> {
         }
     }
 
-    /// How the answer to the question is kept, as it goes upstream.
+    /// How the answer to the question is stored; `None` if it is not.
     pub(crate) fn cache_plan<P: Platform, Q: Question>(
         &self,
         service: &Service<P>,
@@ -216,7 +216,7 @@ impl<'a> Lookup<'a> {
     ) -> Option<CachePlan> {
         let config = service.config();
         if let Some(repetition) = self.repetition {
-            // What says nothing, such as a GET, repeats nothing.
+            // A request without a body has no fingerprint, so it cannot be a repetition.
             let question = Some(question.fingerprint()?);
             let (ttl, policy) = (config.cache.idempotency_ttl, CachePolicy::Answer { max_age: None });
             return Some(CachePlan { key: repetition, question, ttl, policy, is_shared: true });
@@ -227,13 +227,13 @@ impl<'a> Lookup<'a> {
             CachePolicy::Answer { .. } => true,
         };
         let context = self.context(service, question, prefetched.epochs);
-        // What was guessed rightly is not computed again.
+        // A right guess saves computing the key again.
         let guess = prefetched.guess.filter(|(guessed, _)| *guessed == context);
         let key = guess.map(|(_, key)| key).or_else(|| question.key(&context, asked))?;
         Some(CachePlan { key, question: None, ttl: config.cache.ttl, policy: self.policy, is_shared })
     }
 
-    /// The turn that the session gets; none where it has that turn already.
+    /// The turn to store; `None` if the session has it already.
     pub(crate) fn session_commit(
         &self,
         commit: Option<SessionCommit>,
@@ -250,10 +250,10 @@ impl<'a> Lookup<'a> {
         commit.filter(|_| !is_known)
     }
 
-    /// Answers from the cache where that is possible, else by a flight.
+    /// Answers from the cache if possible, else by a flight.
     ///
     /// # Errors
-    /// [`Error::NotCached`] when nothing else is wanted, [`Error::IdempotencyKeyReused`], and whatever the flight ends with.
+    /// [`Error::NotCached`] for `only-if-cached`, [`Error::IdempotencyKeyReused`], and the errors of the flight.
     pub(crate) async fn answer<P: Platform>(
         &self,
         service: &Service<P>,
@@ -289,7 +289,7 @@ impl<'a> Lookup<'a> {
     }
 }
 
-/// What is known of a model's content, over all hosts.
+/// The digest of a model's content on all hosts that have it.
 fn digest(name: &ModelName, inventories: &Arc<Inventories>) -> [u8; 32] {
     let models = inventories.values().flat_map(|inventory| &inventory.models);
     digest_of(models.filter(|model| name.is(&model.name)).map(|model| &*model.digest))

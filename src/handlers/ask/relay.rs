@@ -1,7 +1,8 @@
-//! The endpoints that Ollama speaks itself, each as a [`Question`]: a request goes upstream as it came, and the answer
-//! comes back as it is.
+//! The relayed endpoints, each as a [`Question`]: Ollama's own API, and those of OpenAI and Anthropic that Ollama
+//! offers.
 //!
-//! Bodies are looked into, never written anew: only a session's history is spliced in, and only where there is one.
+//! A body must never be serialised again: request and answer keep their bytes, and only a session's history is
+//! inserted.
 
 use std::{borrow::Cow, sync::Arc};
 
@@ -24,7 +25,7 @@ use crate::{
     wire::members::Members,
 };
 
-/// Answers a request to an endpoint that Ollama speaks.
+/// Answers a request to a relayed endpoint.
 pub(crate) async fn relay<P: Platform, B: RequestBody>(
     service: &Service<P>,
     endpoint: Endpoint,
@@ -47,14 +48,15 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
     Ok(ask(service, &parts.headers, caller, request, question).await)
 }
 
-/// A request to an endpoint that Ollama speaks.
+/// A request to a relayed endpoint.
 struct RelayedQuestion<'a> {
     endpoint: Endpoint,
-    /// The path as it came, where it names the model.
+    /// The path as it came. On some endpoints it names the model.
     path: Option<&'a str>,
     session: RequestedSession,
     body: &'a Bytes,
-    /// `None` for a body that is not understood. It goes upstream all the same: Ollama says best what is wrong with it.
+    /// `None` for a body that cannot be read. It goes upstream nevertheless, because Ollama's own error explains it
+    /// best.
     members: Option<Members<'a>>,
     named_model: Option<Cow<'a, str>>,
     session_model: Option<String>,
@@ -67,7 +69,7 @@ impl<'a> RelayedQuestion<'a> {
         let member = |name| members.as_ref().and_then(|members| members.string(name));
         let in_path = path.strip_prefix(Endpoint::OpenAiModel.path());
         let named_model = in_path.map(Cow::Borrowed).or_else(|| member("model"));
-        // Old clients of `/api/show` call the model `name`.
+        // Older clients of `/api/show` send the model as `name`.
         let named_model = named_model.or_else(|| member("name").filter(|_| endpoint == Endpoint::OllamaShow));
         let asked = members.as_ref().and_then(|members| members.boolean("stream"));
         let streams = endpoint.protocol().is_some() && asked.unwrap_or_else(|| endpoint.streams_by_default());
@@ -77,7 +79,7 @@ impl<'a> RelayedQuestion<'a> {
 }
 
 impl Question for RelayedQuestion<'_> {
-    /// The body with a history spliced in; `None` for the body as it came.
+    /// The body with the history inserted; `None` if the body goes upstream as it came.
     type Asked = Option<Bytes>;
 
     fn path(&self) -> &'static str {

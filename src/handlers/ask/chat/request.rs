@@ -1,4 +1,4 @@
-//! What a client sends to `/chat`, checked field by field. What goes to Ollama as it came is kept as it came.
+//! The body of a request to `/chat`, checked field by field. Values that are passed to Ollama must keep their bytes.
 
 use std::borrow::Cow;
 
@@ -16,17 +16,17 @@ use crate::{
 /// A checked request.
 #[derive(Debug)]
 pub(crate) struct ChatRequest<'a> {
-    /// Not empty.
+    /// The user's message, never empty.
     pub(crate) message: String,
-    /// What holds for the whole conversation.
+    /// The system message.
     pub(crate) system: Option<String>,
-    /// `None` when the request names none.
+    /// `None` if the request names no model.
     pub(crate) model: Option<String>,
-    /// As it was written; empty when none was given.
+    /// As the client wrote it; empty if the request names no session.
     pub(crate) session_id: Cow<'a, str>,
     /// Images in base64, without the prefix of a data URL.
     pub(crate) images: Vec<Cow<'a, str>>,
-    /// Whether the reply comes in pieces; `None` leaves it to `Accept`.
+    /// Whether the reply streams; `None` leaves the choice to `Accept`.
     pub(crate) stream: Option<bool>,
     pub(crate) format: Option<&'a RawValue>,
     pub(crate) options: Option<&'a RawValue>,
@@ -39,12 +39,12 @@ impl<'a> ChatRequest<'a> {
     /// The members of a body.
     ///
     /// # Errors
-    /// [`Error::InvalidJson`] for a body that is no object.
+    /// [`Error::InvalidJson`] for a body that is not a JSON object.
     pub(crate) fn members(body: &'a [u8]) -> Result<Members<'a>, Error> {
         Members::parse(body).ok_or_else(|| Error::InvalidJson(fault(body)))
     }
 
-    /// Checks the members of a body. `null` means absent, and fields that are not known are ignored, as Ollama does.
+    /// Checks the members of a body. As in Ollama, `null` means absent and unknown fields are ignored.
     ///
     /// # Errors
     /// [`Error::InvalidJson`], [`Error::MissingField`], [`Error::EmptyField`], [`Error::WrongType`]
@@ -71,7 +71,7 @@ impl<'a> ChatRequest<'a> {
         })
     }
 
-    /// How the reply comes; `None` in one piece.
+    /// The framing of a streamed reply; `None` for a whole reply.
     pub(crate) fn framing(&self, headers: &HeaderMap) -> Option<Framing> {
         let accepts = |kind: &str| {
             let mut values = headers.get_all(header::ACCEPT).iter().filter_map(|value| value.to_str().ok());
@@ -92,7 +92,7 @@ impl<'a> ChatRequest<'a> {
     }
 }
 
-/// What is wrong with a body, and where, without any of its content.
+/// Describes what is wrong with a body and where. The description must not quote the body.
 fn fault(body: &[u8]) -> String {
     match serde_json::from_slice::<&RawValue>(body) {
         Err(error) if body.trim_ascii_start().starts_with(b"{") => {
@@ -102,7 +102,7 @@ fn fault(body: &[u8]) -> String {
     }
 }
 
-/// The value of a field, which must not come twice. `null` counts as absent.
+/// The value of a field, which must not occur twice. `null` counts as absent.
 fn only<'a>(members: &Members<'a>, name: &str) -> Result<Option<&'a RawValue>, Error> {
     let mut values = members.iter().filter(|(key, _)| key == name).map(|(_, value)| *value);
     let value = values.next();
@@ -125,7 +125,7 @@ fn strings(value: &RawValue) -> Option<Vec<Cow<'_, str>>> {
     members::elements(value)?.into_iter().map(members::string).collect()
 }
 
-/// A value that goes to Ollama as it came, when it begins as one of the expected kinds does.
+/// A value that is passed to Ollama with its bytes, if its first byte is that of an expected kind.
 fn kind<'a>(
     param: &'static str,
     value: Option<&'a RawValue>,
@@ -140,7 +140,7 @@ fn kind<'a>(
     }
 }
 
-/// Browsers give images as data URLs; Ollama wants the base64 alone.
+/// The base64 part of an image: browsers send data URLs, and Ollama takes only the base64 text.
 fn without_prefix(image: Cow<'_, str>) -> Cow<'_, str> {
     match image.split_once(";base64,") {
         Some((prefix, data)) if prefix.starts_with("data:") => Cow::Owned(data.to_owned()),
