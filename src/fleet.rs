@@ -60,8 +60,8 @@ impl BackendHost {
     ///
     /// # Errors
     /// A sentence when the URL is invalid.
-    pub fn new(place: usize, url: &str) -> Result<Self, String> {
-        let host = Self { name: place.to_string().into(), url: url.into(), weight: 1, parallel: PARALLEL };
+    pub fn new(position: usize, url: &str) -> Result<Self, String> {
+        let host = Self { name: position.to_string().into(), url: url.into(), weight: 1, parallel: PARALLEL };
         host.endpoint("/")?;
         Ok(host)
     }

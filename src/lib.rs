@@ -159,7 +159,7 @@ mod tests {
         Some(&path[..end]).filter(|word| word.starts_with(char::is_lowercase))
     }
 
-    fn place(module: &str) -> Option<usize> {
+    fn position(module: &str) -> Option<usize> {
         ORDER.iter().position(|known| *known == module)
     }
 
@@ -172,9 +172,9 @@ mod tests {
                 continue;
             }
             let from =
-                place(&top).unwrap_or_else(|| panic!("{} is in no module of the order", file.display()));
+                position(&top).unwrap_or_else(|| panic!("{} is in no module of the order", file.display()));
             for name in named(&production(&text)) {
-                let to = place(name).unwrap_or_else(|| panic!("{} names crate::{name}", file.display()));
+                let to = position(name).unwrap_or_else(|| panic!("{} names crate::{name}", file.display()));
                 assert!(to <= from, "{} names crate::{name}, which stands after {top}", file.display());
             }
             seen.insert(top);

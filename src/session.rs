@@ -304,17 +304,17 @@ impl<'a> History<'a> {
     /// The current system message always stays, even when it exceeds the limits. Turns are kept whole from the newest
     /// back, without a gap: the first turn that does not fit ends the history. A turn that begins with the result of a
     /// tool is kept only together with the turn that called the tool.
-    pub(crate) fn new(session: &'a Session, budget: HistoryLimits) -> Self {
-        Self::of(session, budget, 0)
+    pub(crate) fn new(session: &'a Session, limits: HistoryLimits) -> Self {
+        Self::of(session, limits, 0)
     }
 
     /// As [`History::new`], for a request with the results of the newest turn's calls: the newest exchange always
     /// stays, whatever the limits.
-    pub(crate) fn with_calls(session: &'a Session, budget: HistoryLimits) -> Self {
-        Self::of(session, budget, session.exchange())
+    pub(crate) fn with_calls(session: &'a Session, limits: HistoryLimits) -> Self {
+        Self::of(session, limits, session.exchange())
     }
 
-    fn of(session: &'a Session, budget: HistoryLimits, least: usize) -> Self {
+    fn of(session: &'a Session, limits: HistoryLimits, least: usize) -> Self {
         let turns = &*session.turns;
         let system = session.system();
         let mut messages = usize::from(system.is_some());
@@ -326,7 +326,7 @@ impl<'a> History<'a> {
             messages += turn.messages.len();
             bytes += turn.bytes();
             tokens += rate.tokens(turn.weight());
-            if messages > budget.messages || bytes > budget.bytes || tokens > budget.tokens {
+            if messages > limits.messages || bytes > limits.bytes || tokens > limits.tokens {
                 break;
             }
             if !turn.answers_a_call() {

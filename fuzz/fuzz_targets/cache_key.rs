@@ -7,7 +7,7 @@ use paddock::{cache::{CacheKey, KeyContext, Epochs}, wire::members::Members};
 use serde_json::Value;
 
 const HERE: KeyContext<'static> =
-    KeyContext { surface: "/api/chat", caller: None, digest: [0; 32], epochs: Epochs { all: 0, model: 0 } };
+    KeyContext { path: "/api/chat", caller: None, digest: [0; 32], epochs: Epochs { all: 0, model: 0 } };
 
 /// The key of a body and what it asks, if it is one object for the service and for another reader alike.
 fn read(body: &[u8]) -> Option<(CacheKey, Value)> {

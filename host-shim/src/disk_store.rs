@@ -230,7 +230,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskTables<C> {
     }
 
     async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
-        let (key, bytes) = (*entry.place(key).as_bytes(), entry.to_bytes(ttl));
+        let (key, bytes) = (*entry.storage_key(key).as_bytes(), entry.to_bytes(ttl));
         let end = milliseconds(self.clock.now()).saturating_add(milliseconds(ttl).max(1));
         self.write(false, move |changes| Ok(changes.put_answer(&key, end, &bytes)?)).await
     }

@@ -190,17 +190,17 @@ mod tests {
 
     #[test]
     fn paths_are_distinct_and_each_family_is_told_by_its_path() {
-        let mut paths: Vec<_> = Endpoint::ALL.iter().map(|surface| surface.path()).collect();
+        let mut paths: Vec<_> = Endpoint::ALL.iter().map(|endpoint| endpoint.path()).collect();
         paths.sort_unstable();
         paths.dedup();
         assert_eq!(paths.len(), Endpoint::ALL.len());
-        for (surface, family) in [
+        for (endpoint, family) in [
             (Endpoint::OllamaEmbed, ErrorFormat::Ollama),
             (Endpoint::OpenAiResponses, ErrorFormat::OpenAi),
             (Endpoint::OpenAiModel, ErrorFormat::OpenAi),
             (Endpoint::AnthropicMessages, ErrorFormat::Anthropic),
         ] {
-            assert_eq!(surface.family(), family, "{surface:?}");
+            assert_eq!(endpoint.family(), family, "{endpoint:?}");
         }
     }
 }

@@ -170,7 +170,7 @@ impl Route {
         own.or_else(|| {
             Endpoint::ALL
                 .into_iter()
-                .find(|surface| is(surface.path()))
+                .find(|endpoint| is(endpoint.path()))
                 .map(|endpoint| Self::Ask(AskRoute::Relay(endpoint)))
         })
         .or_else(|| {
@@ -234,7 +234,7 @@ impl Route {
             Self::Models(ModelsRoute::OpenApi) => "/openapi.json",
             Self::Models(ModelsRoute::Banner) => "/",
             Self::Models(ModelsRoute::List(list)) => list.path(),
-            Self::Ask(AskRoute::Relay(surface)) => surface.label(),
+            Self::Ask(AskRoute::Relay(endpoint)) => endpoint.label(),
             Self::Models(ModelsRoute::Manage(operation)) => operation.path(),
             Self::Models(ModelsRoute::Upload(path)) => path,
             Self::Unknown(_) => "other",
@@ -244,7 +244,7 @@ impl Route {
     /// The allowed methods, as in the header `Allow`.
     pub(crate) fn allow(self) -> &'static str {
         let method = match self {
-            Self::Ask(AskRoute::Relay(surface)) => surface.method(),
+            Self::Ask(AskRoute::Relay(endpoint)) => endpoint.method(),
             Self::Models(ModelsRoute::Manage(operation)) => operation.method(),
             Self::Models(ModelsRoute::Upload("/api/blobs/")) => return "HEAD, POST",
             Self::Sessions(SessionsRoute::One) => return "DELETE, GET, HEAD",
@@ -277,7 +277,7 @@ impl Route {
     pub(crate) fn is_counted(self) -> bool {
         match self {
             Self::Ask(AskRoute::Chat) => true,
-            Self::Ask(AskRoute::Relay(surface)) => surface.asks_a_model(),
+            Self::Ask(AskRoute::Relay(endpoint)) => endpoint.asks_a_model(),
             Self::Models(_) | Self::Sessions(_) | Self::Ops(_) | Self::Unknown(_) => false,
         }
     }
@@ -289,7 +289,7 @@ impl Route {
             | Self::Ops(_)
             | Self::Sessions(_)
             | Self::Models(ModelsRoute::OpenApi) => ErrorFormat::Own,
-            Self::Ask(AskRoute::Relay(surface)) => surface.family(),
+            Self::Ask(AskRoute::Relay(endpoint)) => endpoint.family(),
             Self::Models(ModelsRoute::List(list)) => ErrorFormat::of(list.path()),
             Self::Models(ModelsRoute::Banner | ModelsRoute::Manage(_) | ModelsRoute::Upload(_)) => {
                 ErrorFormat::Ollama

@@ -100,7 +100,7 @@ impl Entry {
 
     /// The key of the entry in the store for the answer key `key`. Entries that serve one delivery have a key for each
     /// delivery.
-    pub fn place(&self, key: &CacheKey) -> CacheKey {
+    pub fn storage_key(&self, key: &CacheKey) -> CacheKey {
         if self.serves_one_delivery { key.in_form(self.form) } else { *key }
     }
 

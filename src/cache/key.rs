@@ -24,7 +24,7 @@ const ORDERED: [&str; 3] = ["format", "response_format", "text"];
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct KeyContext<'a> {
     /// The endpoint's path.
-    pub surface: &'static str,
+    pub path: &'static str,
     /// The caller id; `None` where all callers share answers.
     pub caller: Option<&'a CallerId>,
     /// A hash of the digests of the model on all hosts.
@@ -35,8 +35,8 @@ pub struct KeyContext<'a> {
 
 impl KeyContext<'_> {
     /// The context of a key that depends neither on the caller nor on the model's content.
-    pub(crate) fn nowhere(surface: &'static str) -> Self {
-        Self { surface, caller: None, digest: [0; 32], epochs: Epochs::default() }
+    pub(crate) fn nowhere(path: &'static str) -> Self {
+        Self { path, caller: None, digest: [0; 32], epochs: Epochs::default() }
     }
 }
 
@@ -142,10 +142,10 @@ impl CacheKey {
     }
 
     /// The key of an `Idempotency-Key` of this caller.
-    pub(crate) fn of_repetition(surface: &str, caller: &CallerId, key: &[u8]) -> Self {
+    pub(crate) fn of_repetition(path: &str, caller: &CallerId, key: &[u8]) -> Self {
         let mut encoding = Encoding(Sha256::new());
         encoding.string("paddock repetition 1");
-        encoding.string(surface);
+        encoding.string(path);
         encoding.0.update(caller.as_bytes());
         encoding.0.update(key);
         Self(encoding.0.finalize().into())
@@ -216,10 +216,10 @@ struct Encoding(Sha256);
 
 impl Encoding {
     fn of(context: &KeyContext<'_>) -> Self {
-        let KeyContext { surface, caller, digest, epochs: Epochs { all, model } } = context;
+        let KeyContext { path, caller, digest, epochs: Epochs { all, model } } = context;
         let mut encoding = Self(Sha256::new());
         encoding.string("paddock answer 3");
-        encoding.string(surface);
+        encoding.string(path);
         // A caller id is never all zeros.
         encoding.0.update(caller.map_or(&[0; 32], CallerId::as_bytes));
         encoding.0.update(digest);

@@ -39,18 +39,18 @@ impl CacheMode {
         }
     }
 
-    /// Whether the cache may answer a request; `surface` is its endpoint, `None` for `/chat`.
-    pub(crate) fn covers(self, surface: Option<Endpoint>, request: Option<&Members<'_>>) -> bool {
-        match (self, surface) {
+    /// Whether the cache may answer a request; `endpoint` is its endpoint, `None` for `/chat`.
+    pub(crate) fn covers(self, endpoint: Option<Endpoint>, request: Option<&Members<'_>>) -> bool {
+        match (self, endpoint) {
             (Self::Off, _) => false,
-            (Self::Auto | Self::All, Some(surface)) if !surface.asks_a_model() => false,
+            (Self::Auto | Self::All, Some(endpoint)) if !endpoint.asks_a_model() => false,
             // A body that is no JSON object goes to Ollama, which refuses it.
             (Self::Auto | Self::All, Some(_)) if request.is_none() => false,
             (Self::Auto | Self::All, None) | (Self::All, Some(_)) => true,
-            (Self::Auto, Some(surface)) => {
+            (Self::Auto, Some(endpoint)) => {
                 let is_repeatable =
                     |protocol| request.is_some_and(|request| is_repeatable(protocol, request));
-                surface.protocol().is_none_or(is_repeatable)
+                endpoint.protocol().is_none_or(is_repeatable)
             }
         }
     }
@@ -124,12 +124,12 @@ impl CacheModes {
 /// and no tools.
 fn is_repeatable(protocol: Protocol, request: &Members<'_>) -> bool {
     let options = request.object("options");
-    let (place, reads_seed) = match protocol {
+    let (source, reads_seed) = match protocol {
         Protocol::OllamaChat | Protocol::OllamaGenerate => (options.as_ref(), true),
         Protocol::OpenAiChat | Protocol::OpenAiCompletion => (Some(request), true),
         Protocol::OpenAiResponse | Protocol::AnthropicMessage => (Some(request), false),
     };
-    let number = |name: &str| place?.raw(name)?.get().parse::<f64>().ok();
+    let number = |name: &str| source?.raw(name)?.get().parse::<f64>().ok();
     let has_tools = ["tools", "functions"]
         .into_iter()
         .any(|name| request.raw(name).is_some_and(|tools| tools.get().trim_start_matches('[').trim() != "]"));
@@ -225,7 +225,7 @@ mod tests {
             AnthropicMessages, OllamaChat, OllamaEmbed, OllamaGenerate, OllamaShow, OpenAiChat,
             OpenAiEmbeddings,
         };
-        for (surface, request, by_auto) in [
+        for (endpoint, request, by_auto) in [
             (None, "{}", true),
             (Some(OllamaEmbed), "{}", true),
             (Some(OpenAiEmbeddings), "{}", true),
@@ -252,9 +252,9 @@ mod tests {
             (Some(Endpoint::OpenAiResponses), r#"{"temperature":0,"previous_response_id":"r"}"#, false),
         ] {
             let members = Members::parse(request.as_bytes()).unwrap();
-            let covers = |mode: CacheMode| mode.covers(surface, Some(&members));
+            let covers = |mode: CacheMode| mode.covers(endpoint, Some(&members));
             let found = [CacheMode::Auto, CacheMode::All, CacheMode::Off].map(covers);
-            assert_eq!(found, [by_auto, true, false], "{surface:?} {request}");
+            assert_eq!(found, [by_auto, true, false], "{endpoint:?} {request}");
         }
         assert!(!CacheMode::All.covers(Some(OllamaShow), Members::parse(b"{}").as_ref()));
         assert!(!CacheMode::All.covers(Some(OllamaChat), None));

@@ -42,9 +42,9 @@ pub(super) fn read(reader: &mut SettingsReader<'_, impl Settings>) -> (Vec<Backe
     let mut hosts: Vec<BackendHost> = Vec::new();
     let mut names: Vec<HostName> = Vec::new();
     for (index, (setting, text)) in spellings.into_iter().enumerate() {
-        let place = hosts.len() + names.len() + 1;
+        let position = hosts.len() + names.len() + 1;
         let own = HostOptions { weight: weights.get(index).copied(), parallel: Some(parallel) };
-        match entry(reader.form(), place, &text, own) {
+        match entry(reader.form(), position, &text, own) {
             Err(fault) => reader.problem(setting, &fault),
             Ok(HostEntry::Host(host)) if hosts.iter().any(|known| known.url() == host.url()) => {
                 reader.warning(format!("{setting}: {} is named twice and counts once", host.url()));
@@ -85,7 +85,7 @@ fn spellings(reader: &SettingsReader<'_, impl Settings>) -> Vec<(&'static str, S
 }
 
 /// Parses one entry; `own` holds the options that apply unless the entry sets them.
-fn entry(form: Deployment, place: usize, text: &str, own: HostOptions) -> Result<HostEntry, String> {
+fn entry(form: Deployment, position: usize, text: &str, own: HostOptions) -> Result<HostEntry, String> {
     let name_behind = match form {
         Deployment::Native => host_address::behind_name(text)?,
         Deployment::Spin => None,
@@ -94,21 +94,21 @@ fn entry(form: Deployment, place: usize, text: &str, own: HostOptions) -> Result
         Deployment::Native => host_address::parse_with_options(name_behind.unwrap_or(text))?,
         Deployment::Spin => (host_address::parse_strict(text)?, HostOptions::default()),
     };
-    let host = BackendHost::new(place, &address)?
+    let host = BackendHost::new(position, &address)?
         .with_weight(said.weight.or(own.weight).unwrap_or(1))
         .with_parallel(said.parallel.or(own.parallel).unwrap_or_default());
-    if name_behind.is_some() { name(place, &host).map(HostEntry::Name) } else { Ok(HostEntry::Host(host)) }
+    if name_behind.is_some() { name(position, &host).map(HostEntry::Name) } else { Ok(HostEntry::Host(host)) }
 }
 
 /// Makes a host name from a parsed host.
-fn name(place: usize, host: &BackendHost) -> Result<HostName, String> {
+fn name(position: usize, host: &BackendHost) -> Result<HostName, String> {
     let form = || "must be written dns+http://name:port, without path".to_owned();
     let address = Uri::try_from(host.url()).map_err(|_| form())?;
     let (Some(name), Some(port), "/") = (address.host(), address.port_u16(), address.path()) else {
         return Err(form());
     };
     let name = name.trim_matches(['[', ']']).to_owned();
-    Ok(HostName { place, host: name, port, weight: host.weight(), parallel: host.parallel() })
+    Ok(HostName { position, host: name, port, weight: host.weight(), parallel: host.parallel() })
 }
 
 fn is_twin(name: &HostName, other: &HostName) -> bool {
@@ -161,16 +161,16 @@ mod tests {
         let list = "a:1, dns+http://ollama:11434;weight=3 ,b:1,\"dns+http://[::1]\",dns+http://ollama:11434";
         let Loaded { config, warnings } =
             load(&[("OLLAMA_HOSTS", list), ("HOST_PARALLEL", "7")], Deployment::Native).unwrap();
-        let name = |place, host: &str, port, weight| HostName {
-            place,
+        let name = |position, host: &str, port, weight| HostName {
+            position,
             host: host.to_owned(),
             port,
             weight,
             parallel: 7,
         };
         assert_eq!(config.fleet.names, [name(2, "ollama", 11434, 3), name(4, "::1", 80, 1)]);
-        let places: Vec<_> = config.fleet.hosts.iter().map(BackendHost::name).collect();
-        assert_eq!(places, ["1", "3"]);
+        let positions: Vec<_> = config.fleet.hosts.iter().map(BackendHost::name).collect();
+        assert_eq!(positions, ["1", "3"]);
         assert_eq!(warnings, ["OLLAMA_HOSTS: dns+http://ollama:11434 is named twice and counts once"]);
     }
 

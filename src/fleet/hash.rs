@@ -28,9 +28,9 @@ pub(super) fn ranking<'a>(hosts: impl Iterator<Item = (usize, &'a str, u64)>, ke
         let (unit, weight) = (((bits >> 11) + 1) as f64 / (1_u64 << 53) as f64, weight as f64);
         -unit.ln() / weight
     };
-    let mut scored: Vec<_> = hosts.map(|(place, url, weight)| (score(url, weight), place)).collect();
+    let mut scored: Vec<_> = hosts.map(|(position, url, weight)| (score(url, weight), position)).collect();
     scored.sort_by(|left, right| left.0.total_cmp(&right.0));
-    scored.into_iter().map(|(_, place)| place).collect()
+    scored.into_iter().map(|(_, position)| position).collect()
 }
 
 #[cfg(test)]
@@ -41,8 +41,8 @@ mod tests {
         [("http://a:1", 1), ("http://b:1", 2), ("http://c:1", 1), ("http://d:1", 4)];
 
     fn ranked(hosts: &[(&'static str, u64)], key: u64) -> Vec<&'static str> {
-        let places = hosts.iter().enumerate().map(|(place, (url, weight))| (place, *url, *weight));
-        ranking(places, key).into_iter().map(|place| hosts[place].0).collect()
+        let positions = hosts.iter().enumerate().map(|(position, (url, weight))| (position, *url, *weight));
+        ranking(positions, key).into_iter().map(|position| hosts[position].0).collect()
     }
 
     #[test]

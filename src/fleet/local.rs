@@ -68,97 +68,97 @@ struct LocalState {
 }
 
 impl LocalFleet {
-    fn pages(&self) -> MutexGuard<'_, LocalState> {
+    fn state(&self) -> MutexGuard<'_, LocalState> {
         self.0.lock()
     }
 
     /// The state without expired tickets and claims, and the time by the store's clock.
     fn open(&self, now: Duration) -> (MutexGuard<'_, LocalState>, Duration) {
-        let mut pages = self.pages();
-        let now = now + pages.ahead;
-        pages.tickets.retain(|(_, ends)| now < *ends);
+        let mut state = self.state();
+        let now = now + state.ahead;
+        state.tickets.retain(|(_, ends)| now < *ends);
         let oldest = now.saturating_sub(BUDGET_WINDOW).as_secs();
-        while pages.claims.front().is_some_and(|(second, _)| now >= BUDGET_WINDOW && *second <= oldest) {
-            pages.claims.pop_front();
+        while state.claims.front().is_some_and(|(second, _)| now >= BUDGET_WINDOW && *second <= oldest) {
+            state.claims.pop_front();
         }
-        (pages, now)
+        (state, now)
     }
 
     /// The hosts, in the order of the configuration.
     pub fn hosts(&self) -> Arc<[BackendHost]> {
-        Arc::clone(&self.pages().hosts)
+        Arc::clone(&self.state().hosts)
     }
 
     /// Replaces the hosts: at the start, and when the addresses behind a host name change.
     pub fn set_hosts(&self, hosts: &[BackendHost]) {
-        let mut pages = self.pages();
-        pages.hosts = hosts.into();
+        let mut state = self.state();
+        state.hosts = hosts.into();
         let is_known = |url: &String| hosts.iter().any(|host| host.url() == url);
-        Arc::make_mut(&mut pages.inventories).retain(|url, _| is_known(url));
-        pages.examined.retain(|url| is_known(url));
+        Arc::make_mut(&mut state.inventories).retain(|url, _| is_known(url));
+        state.examined.retain(|url| is_known(url));
         // The stats of a removed host are kept, because its address may come back, but only up to the limit.
-        if pages.stats.len() > FACTS_LIMIT {
-            pages.stats.retain(|url, _| is_known(url));
+        if state.stats.len() > FACTS_LIMIT {
+            state.stats.retain(|url, _| is_known(url));
         }
-        pages.ring();
+        state.ring();
     }
 
     /// Whether every host was probed in the background and the stored inventories were read.
     pub(crate) fn knows_every_host(&self) -> bool {
-        let pages = self.pages();
-        pages.is_watched
-            && pages.is_recalled
-            && pages.hosts.iter().all(|host| pages.examined.contains(host.url()))
+        let state = self.state();
+        state.is_watched
+            && state.is_recalled
+            && state.hosts.iter().all(|host| state.examined.contains(host.url()))
     }
 
     /// Records that a host was probed, whatever it answered.
     pub(crate) fn note_examined(&self, host: &str) {
-        let mut pages = self.pages();
-        if !pages.examined.contains(host) {
-            pages.examined.insert(host.to_owned());
+        let mut state = self.state();
+        if !state.examined.contains(host) {
+            state.examined.insert(host.to_owned());
         }
     }
 
     /// Records that the stored inventories were read.
     pub(crate) fn note_recalled(&self) {
-        self.pages().is_recalled = true;
+        self.state().is_recalled = true;
     }
 
     /// Whether the hosts are probed in the background, even if some were not probed yet.
     pub(crate) fn has_watch(&self) -> bool {
-        self.pages().is_watched
+        self.state().is_watched
     }
 
     /// Records that the hosts are probed in the background from now on.
     pub(crate) fn begin_watch(&self) {
-        self.pages().is_watched = true;
+        self.state().is_watched = true;
     }
 
     /// The time by the store's clock.
     pub(crate) fn time(&self, now: Duration) -> Duration {
-        now + self.pages().ahead
+        now + self.state().ahead
     }
 
     /// The whole state at `now`.
     pub fn snapshot(&self, now: Duration) -> FleetSnapshot {
-        let (pages, now) = self.open(now);
-        let tickets = pages.tickets.iter().map(|(ticket, _)| {
+        let (state, now) = self.open(now);
+        let tickets = state.tickets.iter().map(|(ticket, _)| {
             let served = |session: Option<&Arc<str>>| {
                 let key = (ticket.lane.clone(), ticket.caller.clone(), session.cloned());
-                let served = pages.served.get(&key).copied().unwrap_or_default();
+                let served = state.served.get(&key).copied().unwrap_or_default();
                 if now.saturating_sub(served) < SERVED { served } else { Duration::ZERO }
             };
             let (caller_served, session_served) = (served(None), served(Some(&ticket.session)));
             Ticket { caller_served, session_served, ..ticket.clone() }
         });
-        let retries = pages.claims.iter().fold(RetryBudget::default(), |sum, (_, claims)| RetryBudget {
+        let retries = state.claims.iter().fold(RetryBudget::default(), |sum, (_, claims)| RetryBudget {
             requests: sum.requests + claims.requests,
             retries: sum.retries + claims.retries,
         });
         FleetSnapshot {
             now,
-            stats: pages.stats.clone(),
-            leases: pages.leases.clone(),
+            stats: state.stats.clone(),
+            leases: state.leases.clone(),
             tickets: tickets.collect(),
             retries,
         }
@@ -166,61 +166,61 @@ impl LocalFleet {
 
     /// The stats of a host.
     pub(crate) fn stats(&self, host: &str) -> Arc<HostStats> {
-        self.pages().stats.get(host).cloned().unwrap_or_default()
+        self.state().stats.get(host).cloned().unwrap_or_default()
     }
 
     /// Takes the first requested slot whose host has room.
     pub fn claim(&self, now: Duration, claim: &Claim<'_>) -> Option<Lease> {
-        let (mut pages, now) = self.open(now);
-        let place = claim.places.iter().find(|place| {
-            let mut taken = pages.leases.iter().filter(|lease| lease.host == place.host);
+        let (mut state, now) = self.open(now);
+        let slot = claim.slots.iter().find(|slot| {
+            let mut taken = state.leases.iter().filter(|lease| lease.host == slot.host);
             let in_lane = taken.clone().filter(|lease| &*lease.lane == claim.lane).count() as u64;
-            in_lane < place.limit && !(place.trial && taken.any(|lease| lease.trial))
+            in_lane < slot.limit && !(slot.trial && taken.any(|lease| lease.trial))
         })?;
         let lease = Lease {
-            host: place.host.clone(),
+            host: slot.host.clone(),
             lane: claim.lane.into(),
             id: claim.id.into(),
             began: now,
-            cold: place.cold,
-            trial: place.trial,
+            cold: slot.cold,
+            trial: slot.trial,
         };
-        pages.leases.push(lease.clone());
-        pages.tickets.retain(|(ticket, _)| &*ticket.id != claim.id);
-        pages.count(now, claim.is_retry);
+        state.leases.push(lease.clone());
+        state.tickets.retain(|(ticket, _)| &*ticket.id != claim.id);
+        state.count(now, claim.is_retry);
         let (caller, session) = claim.flow;
-        if pages.served.len() >= pages.served_limit {
-            pages.served.retain(|_, at| now.saturating_sub(*at) < SERVED);
-            pages.served_limit = (pages.served.len() * 2).max(SERVED_FEW);
+        if state.served.len() >= state.served_limit {
+            state.served.retain(|_, at| now.saturating_sub(*at) < SERVED);
+            state.served_limit = (state.served.len() * 2).max(SERVED_FEW);
         }
         let caller: Arc<str> = caller.into();
         for session in [None, Some(session.into())] {
-            pages.served.insert((Arc::clone(&lease.lane), Arc::clone(&caller), session), now);
+            state.served.insert((Arc::clone(&lease.lane), Arc::clone(&caller), session), now);
         }
-        if pages.decisions.len() >= DECISIONS {
-            pages.decisions.pop_front();
+        if state.decisions.len() >= DECISIONS {
+            state.decisions.pop_front();
         }
-        pages.decisions.push_back(format!("{} at {}: {}", claim.lane, lease.host, claim.reason));
+        state.decisions.push_back(format!("{} at {}: {}", claim.lane, lease.host, claim.reason));
         Some(lease)
     }
 
     /// Puts a ticket into the queue or renews it; `displaced` is removed for it.
     pub fn enter(&self, now: Duration, ticket: &Ticket, displaced: Option<&str>) {
-        let (mut pages, now) = self.open(now);
+        let (mut state, now) = self.open(now);
         if let Some(displaced) = displaced {
-            pages.tickets.retain(|(known, _)| &*known.id != displaced);
-            pages.ring();
+            state.tickets.retain(|(known, _)| &*known.id != displaced);
+            state.ring();
         }
-        pages.tickets.retain(|(known, _)| known.id != ticket.id);
-        pages.tickets.push((ticket.clone(), now + TICKET));
+        state.tickets.retain(|(known, _)| known.id != ticket.id);
+        state.tickets.push((ticket.clone(), now + TICKET));
     }
 
     /// Removes a ticket from the queue, and releases a slot that was claimed under the same id.
     pub fn leave(&self, id: &str) {
-        let mut pages = self.pages();
-        pages.tickets.retain(|(ticket, _)| &*ticket.id != id);
-        pages.leases.retain(|lease| &*lease.id != id);
-        pages.ring();
+        let mut state = self.state();
+        state.tickets.retain(|(ticket, _)| &*ticket.id != id);
+        state.leases.retain(|lease| &*lease.id != id);
+        state.ring();
     }
 
     /// Changes the stats of a host and releases the slot of the id `released` on it. Only on this host: after a
@@ -232,59 +232,59 @@ impl LocalFleet {
         released: Option<&str>,
         change: impl FnOnce(&mut HostStats, Duration),
     ) {
-        let (mut pages, now) = self.open(now);
+        let (mut state, now) = self.open(now);
         if let Some(released) = released {
-            pages.leases.retain(|lease| &*lease.id != released || &*lease.host != host);
+            state.leases.retain(|lease| &*lease.id != released || &*lease.host != host);
         }
-        change(Arc::make_mut(pages.stats.entry(host.to_owned()).or_default()), now);
-        pages.ring();
+        change(Arc::make_mut(state.stats.entry(host.to_owned()).or_default()), now);
+        state.ring();
     }
 
     /// Copies the shared stats at `now` (by the clock of this process), for the time when the store cannot be asked.
     pub(crate) fn learn(&self, now: Duration, snapshot: &FleetSnapshot) {
-        let mut pages = self.pages();
-        pages.ahead = snapshot.now.saturating_sub(now);
-        pages.stats.clone_from(&snapshot.stats);
+        let mut state = self.state();
+        state.ahead = snapshot.now.saturating_sub(now);
+        state.stats.clone_from(&snapshot.stats);
     }
 
     /// The latest decisions with their reasons, oldest first.
     pub fn decisions(&self) -> Vec<String> {
-        self.pages().decisions.iter().cloned().collect()
+        self.state().decisions.iter().cloned().collect()
     }
 
     /// The inventories of the hosts.
     pub fn inventories(&self) -> Arc<Inventories> {
-        Arc::clone(&self.pages().inventories)
+        Arc::clone(&self.state().inventories)
     }
 
     /// Records a host's inventory, unless a newer one is known or the host was removed meanwhile. Returns it with the
     /// context lengths that were known before.
     pub fn note_inventory(&self, host: &str, mut inventory: Arc<Inventory>) -> Arc<Inventory> {
-        let mut pages = self.pages();
-        let known = pages.inventories.get(host);
+        let mut state = self.state();
+        let known = state.inventories.get(host);
         if let Some(known) = known.filter(|known| !known.contexts.is_empty()) {
             Arc::make_mut(&mut inventory).inherit(known);
         }
-        let is_host = pages.hosts.iter().any(|known| known.url() == host);
+        let is_host = state.hosts.iter().any(|known| known.url() == host);
         if is_host && known.is_none_or(|known| known.seen <= inventory.seen) {
-            Arc::make_mut(&mut pages.inventories).insert(host.to_owned(), Arc::clone(&inventory));
+            Arc::make_mut(&mut state.inventories).insert(host.to_owned(), Arc::clone(&inventory));
         }
-        pages.ring();
+        state.ring();
         inventory
     }
 
     /// Records the context length of a model by its digest; returns the host's inventory as it is now.
     pub(crate) fn note_context(&self, host: &str, digest: &str, context: Context) -> Option<Arc<Inventory>> {
-        let mut pages = self.pages();
-        let inventory = Arc::make_mut(&mut pages.inventories).get_mut(host)?;
+        let mut state = self.state();
+        let inventory = Arc::make_mut(&mut state.inventories).get_mut(host)?;
         Arc::make_mut(inventory).contexts.insert(digest.to_owned(), context);
         Some(Arc::clone(inventory))
     }
 
     /// Records that a host does not have a model that it had listed.
     pub fn forget_model(&self, host: &str, model: &ModelName) {
-        let mut pages = self.pages();
-        if let Some(inventory) = Arc::make_mut(&mut pages.inventories).get_mut(host) {
+        let mut state = self.state();
+        if let Some(inventory) = Arc::make_mut(&mut state.inventories).get_mut(host) {
             let is_other = |name: &str| ModelName::parse(name).as_ref() != Some(model);
             Arc::make_mut(inventory).models.retain(|known| is_other(&known.name));
         }
@@ -293,32 +293,32 @@ impl LocalFleet {
     /// Whether the inventories were last read longer than `fresh` ago. A caller that gets `true` must read them: the
     /// time is reset.
     pub(crate) fn is_due(&self, now: Duration, fresh: Duration) -> bool {
-        let mut pages = self.pages();
-        let is_due = pages.looked.is_none_or(|looked| now.saturating_sub(looked) >= fresh);
+        let mut state = self.state();
+        let is_due = state.looked.is_none_or(|looked| now.saturating_sub(looked) >= fresh);
         if is_due {
-            pages.looked = Some(now);
+            state.looked = Some(now);
         }
         is_due
     }
 
     /// Wakes the waiting requests because a slot may be free.
     pub(crate) fn ring(&self) {
-        self.pages().ring();
+        self.state().ring();
     }
 
     /// Resolves at the next step that may have freed a slot. Without `is_woken` that step does not wake this future: it
     /// notices the step only when it is polled for another reason.
     pub(crate) fn changed(&self, is_woken: bool) -> impl Future<Output = ()> + Send + '_ {
-        let seen = self.pages().changes;
+        let seen = self.state().changes;
         poll_fn(move |context| {
-            let mut pages = self.pages();
-            if pages.changes != seen {
+            let mut state = self.state();
+            if state.changes != seen {
                 return Poll::Ready(());
             }
             let waker = context.waker();
             // A task that is polled several times before a change is woken once.
-            if is_woken && !pages.waiting.iter().any(|known| known.will_wake(waker)) {
-                pages.waiting.push(waker.clone());
+            if is_woken && !state.waiting.iter().any(|known| known.will_wake(waker)) {
+                state.waiting.push(waker.clone());
             }
             Poll::Pending
         })

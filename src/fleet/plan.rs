@@ -137,22 +137,22 @@ pub struct Choice {
 impl Plan {
     /// The slots that the request takes as soon as one is free. `auto` leaves out a host that is expected to take
     /// longer than waiting for the first choice; every other policy takes any host with a free slot.
-    pub fn places(&self) -> Vec<SlotRequest> {
+    pub fn slots(&self) -> Vec<SlotRequest> {
         let is_open = |choice: &&Choice| choice.breaker == BreakerState::Open;
         let ready = self.choices.iter().filter(|choice| !is_open(choice));
         let patience = match (self.policy, ready.clone().next()) {
             (Policy::Auto, Some(best)) => best.wait + Duration::from_millis(TIE),
             _ => Duration::MAX,
         };
-        let place = |choice: &Choice| SlotRequest {
+        let slot = |choice: &Choice| SlotRequest {
             host: Arc::clone(choice.host.shared_url()),
             limit: choice.limit,
             cold: choice.cold,
             trial: choice.breaker == BreakerState::HalfOpen,
         };
-        let places: Vec<_> = ready.filter(|choice| choice.wait <= patience).map(place).collect();
+        let slots: Vec<_> = ready.filter(|choice| choice.wait <= patience).map(slot).collect();
         // When every breaker is open, the request tries those hosts rather than none.
-        if places.is_empty() { self.choices.iter().map(place).collect() } else { places }
+        if slots.is_empty() { self.choices.iter().map(slot).collect() } else { slots }
     }
 
     /// The hosts whose waiting requests compete for the slots of this plan. They include hosts that the request does
@@ -257,9 +257,9 @@ pub fn plan(view: &FleetView, policy: Policy, demand: &Demand<'_>) -> Plan {
 fn turn(hosts: &[(usize, &HostView)], turn: u64) -> usize {
     let weights = hosts.iter().map(|(_, host)| host.host.weight());
     let mut left = turn % weights.clone().sum::<u64>().max(1);
-    for (place, weight) in weights.enumerate() {
+    for (index, weight) in weights.enumerate() {
         match left.checked_sub(weight) {
-            None => return place,
+            None => return index,
             Some(rest) => left = rest,
         }
     }

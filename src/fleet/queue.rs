@@ -43,13 +43,13 @@ pub fn entry(tickets: &[Ticket], caller: &str, limit: usize) -> QueueDecision {
 /// Whether the ticket `mine` is next for one of the plan's slots: fewer competing tickets are ahead of it than slots
 /// are free. The ticket need not be in the queue yet.
 pub fn is_next(view: &FleetView, plan: &Plan, mine: &Ticket) -> bool {
-    let places = plan.places();
-    let free = places.iter().map(|place| {
-        let known = view.hosts.iter().find(|known| known.host.url() == &*place.host);
-        place.limit.saturating_sub(known.map_or(0, |known| known.in_flight(&mine.lane)))
+    let slots = plan.slots();
+    let free = slots.iter().map(|slot| {
+        let known = view.hosts.iter().find(|known| known.host.url() == &*slot.host);
+        slot.limit.saturating_sub(known.map_or(0, |known| known.in_flight(&mine.lane)))
     });
     let free = free.sum();
-    let mut hosts: Vec<_> = places.iter().map(|place| &*place.host).collect();
+    let mut hosts: Vec<_> = slots.iter().map(|slot| &*slot.host).collect();
     hosts.extend(plan.rivals());
     ahead(&view.tickets, mine, &hosts, free) < free
 }
@@ -72,14 +72,14 @@ pub(crate) fn ahead(tickets: &[Ticket], mine: &Ticket, hosts: &[&str], enough: u
             (caller, session.unwrap_or(ticket.session_served), ticket.since)
         };
         let next = rivals.iter().enumerate().min_by_key(|(_, ticket)| (key(ticket), &ticket.id));
-        let Some((place, next)) = next.filter(|(_, next)| (key(next), &next.id) < (key(mine), &mine.id))
+        let Some((index, next)) = next.filter(|(_, next)| (key(next), &next.id) < (key(mine), &mine.id))
         else {
             return count;
         };
         turn += Duration::from_nanos(1);
         callers.insert(&next.caller, turn);
         sessions.insert((&next.caller, &next.session), turn);
-        rivals.swap_remove(place);
+        rivals.swap_remove(index);
     }
     enough
 }

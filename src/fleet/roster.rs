@@ -14,7 +14,7 @@ use super::{BackendHost, HOSTS_LIMIT};
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct HostName {
     /// Its position in the configuration, from 1.
-    pub place: usize,
+    pub position: usize,
     /// The name that is looked up.
     pub host: String,
     /// The port at each address.
@@ -30,8 +30,8 @@ impl HostName {
     fn at<'a>(&'a self, addresses: &'a BTreeSet<IpAddr>) -> impl Iterator<Item = BackendHost> + 'a {
         addresses.iter().enumerate().filter_map(|(index, address)| {
             let url = format!("http://{}", SocketAddr::new(*address, self.port));
-            let host = BackendHost::new(self.place, &url).ok()?;
-            let name = format!("{}.{}", self.place, index + 1);
+            let host = BackendHost::new(self.position, &url).ok()?;
+            let name = format!("{}.{}", self.position, index + 1);
             Some(host.with_name(&name).with_weight(self.weight).with_parallel(self.parallel))
         })
     }
@@ -80,9 +80,9 @@ impl Roster {
         Self { direct: direct.to_vec(), names: names.iter().map(unknown).collect() }
     }
 
-    /// Records the result of looking up the host name at `place`, and returns what changed.
-    pub fn note(&mut self, place: usize, found: Result<Vec<IpAddr>, String>) -> Option<News> {
-        let known = self.names.iter_mut().find(|known| known.name.place == place)?;
+    /// Records the result of looking up the host name at `position`, and returns what changed.
+    pub fn note(&mut self, position: usize, found: Result<Vec<IpAddr>, String>) -> Option<News> {
+        let known = self.names.iter_mut().find(|known| known.name.position == position)?;
         let found = found.and_then(|addresses| {
             // An IPv4 address mapped to IPv6 is the same host.
             let addresses: BTreeSet<_> = addresses.iter().map(IpAddr::to_canonical).collect();
@@ -106,10 +106,10 @@ impl Roster {
         let mut taken: BTreeSet<String> = self.direct.iter().map(|host| host.url().to_owned()).collect();
         let mut direct = self.direct.iter().cloned();
         let mut hosts = Vec::new();
-        let (mut places, mut left_out) = (0, 0);
+        let (mut positions, mut left_out) = (0, 0);
         for known in &self.names {
-            hosts.extend(direct.by_ref().take(known.name.place.saturating_sub(places + 1)));
-            places = known.name.place;
+            hosts.extend(direct.by_ref().take(known.name.position.saturating_sub(positions + 1)));
+            positions = known.name.position;
             for host in known.name.at(&known.addresses) {
                 let is_full = taken.len() >= HOSTS_LIMIT;
                 if taken.contains(host.url()) {
@@ -132,12 +132,12 @@ impl Roster {
 mod tests {
     use super::*;
 
-    fn name(place: usize, host: &str, port: u16) -> HostName {
-        HostName { place, host: host.to_owned(), port, weight: 3, parallel: 8 }
+    fn name(position: usize, host: &str, port: u16) -> HostName {
+        HostName { position, host: host.to_owned(), port, weight: 3, parallel: 8 }
     }
 
-    fn direct(place: usize, url: &str) -> BackendHost {
-        BackendHost::new(place, url).unwrap()
+    fn direct(position: usize, url: &str) -> BackendHost {
+        BackendHost::new(position, url).unwrap()
     }
 
     fn addresses(list: &[&str]) -> Vec<IpAddr> {

@@ -93,7 +93,7 @@ pub struct Claim<'a> {
     /// The lane.
     pub lane: &'a str,
     /// The slots in order of preference; the first free one is taken.
-    pub places: Vec<SlotRequest>,
+    pub slots: Vec<SlotRequest>,
     /// Hashes of the caller id and of the session.
     pub flow: (&'a str, &'a str),
     /// Whether the request repeats work that a host had accepted.

@@ -174,8 +174,8 @@ impl LaneStats {
         let samples = if streams { &self.first_bytes } else { &self.wholes };
         let mut sorted = samples.clone();
         sorted.sort_unstable();
-        let place = (sorted.len() * 95).div_ceil(100).saturating_sub(1);
-        sorted.get(place).map(|millis| Duration::from_millis(*millis))
+        let rank = (sorted.len() * 95).div_ceil(100).saturating_sub(1);
+        sorted.get(rank).map(|millis| Duration::from_millis(*millis))
     }
 
     /// How long the first byte of a model that is loaded with these options may take before the host counts as hung, at

@@ -172,7 +172,7 @@ mod tests {
             (&["cancelled", "ok"], &[]),
             (&["ok", "busy"], &[]),
         ] {
-            let hosts: Vec<_> = (0..outcomes.len()).map(|place| place.to_string()).collect();
+            let hosts: Vec<_> = (0..outcomes.len()).map(|position| position.to_string()).collect();
             let attempts: Vec<_> =
                 hosts.iter().zip(outcomes).map(|(host, outcome)| (host.as_str(), *outcome, false)).collect();
             let expected: Vec<_> =

@@ -270,7 +270,7 @@ impl<'a, P: Platform> Admission<'a, P> {
         let claim = Claim {
             id: &id,
             lane,
-            places: plan.places(),
+            slots: plan.slots(),
             flow: (&to.caller, &to.session),
             is_retry,
             reason: &plan.to_string(),

@@ -21,12 +21,12 @@ pub(crate) const LANE: &str = "llama3.2:latest";
 /// The stats that nobody knows anything of, at a time that is long gone.
 const UNKNOWN: Duration = Duration::from_secs(1);
 
-pub(crate) fn place(host: &str, limit: u64) -> SlotRequest {
+pub(crate) fn slot(host: &str, limit: u64) -> SlotRequest {
     SlotRequest { host: host.into(), limit, cold: false, trial: false }
 }
 
-pub(crate) fn claim(id: &str, places: Vec<SlotRequest>) -> Claim<'_> {
-    Claim { id, lane: LANE, places, flow: ("caller", "session"), is_retry: false, reason: "why" }
+pub(crate) fn claim(id: &str, slots: Vec<SlotRequest>) -> Claim<'_> {
+    Claim { id, lane: LANE, slots, flow: ("caller", "session"), is_retry: false, reason: "why" }
 }
 
 pub(crate) fn ticket(id: &str) -> Ticket {
@@ -44,7 +44,7 @@ pub(crate) fn ticket(id: &str) -> Ticket {
 
 /// Claims a place on [`HOST`] for which there is room.
 pub(crate) async fn taken(store: &impl FleetState, id: &str) -> Result<Lease> {
-    store.claim(&claim(id, vec![place(HOST, 100)])).await?.context("there is room")
+    store.claim(&claim(id, vec![slot(HOST, 100)])).await?.context("there is room")
 }
 
 pub(crate) async fn stats(store: &impl FleetState, host: &str) -> Result<HostStats> {
@@ -76,10 +76,10 @@ async fn nothing_is_known_at_first(subject: impl Subject) -> Result<()> {
 
 async fn a_claim_takes_the_first_place_that_has_room(subject: impl Subject) -> Result<()> {
     let store = subject.store().fleet();
-    let places = || vec![place(HOST, 1), place(OTHER, 2)];
+    let slots = || vec![slot(HOST, 1), slot(OTHER, 2)];
     let mut hosts = Vec::new();
     for id in ["1", "2", "3", "4"] {
-        hosts.push(host(store.claim(&claim(id, places())).await?));
+        hosts.push(host(store.claim(&claim(id, slots())).await?));
     }
     let [first, second] = [HOST, OTHER].map(|host| Some(host.to_owned()));
     assert_eq!(hosts, [first, second.clone(), second, None]);
@@ -89,8 +89,8 @@ async fn a_claim_takes_the_first_place_that_has_room(subject: impl Subject) -> R
 async fn a_full_lane_gives_no_place_and_leaves_no_trace(subject: impl Subject) -> Result<()> {
     let store = subject.store().fleet();
     store.enter(&ticket("waits"), None).await?;
-    for places in [vec![], vec![place(HOST, 0), place(OTHER, 0)]] {
-        assert_eq!(store.claim(&claim("waits", places)).await?, None);
+    for slots in [vec![], vec![slot(HOST, 0), slot(OTHER, 0)]] {
+        assert_eq!(store.claim(&claim("waits", slots)).await?, None);
     }
     let snapshot = store.snapshot().await?;
     assert_eq!((snapshot.leases.len(), waiting(&snapshot)), (0, vec!["waits"]));
@@ -105,7 +105,7 @@ async fn leases_are_counted_by_host_and_by_lane(subject: impl Subject) -> Result
     for host in [HOST, "http://a:1143", "http://a:114345"] {
         for lane in [LANE, "llama3.2:latest#embed", "llama3.2:lates", ""] {
             for (id, has_room) in [("1", true), ("2", true), ("3", false)] {
-                let claim = Claim { lane, ..claim(id, vec![place(host, 2)]) };
+                let claim = Claim { lane, ..claim(id, vec![slot(host, 2)]) };
                 assert_eq!(store.claim(&claim).await?.is_some(), has_room, "{host} {lane} {id}");
             }
         }
@@ -115,21 +115,19 @@ async fn leases_are_counted_by_host_and_by_lane(subject: impl Subject) -> Result
 
 async fn a_trial_is_taken_by_one_at_a_time(subject: impl Subject) -> Result<()> {
     let store = subject.store().fleet();
-    let trial = |id, lane| Claim { lane, ..claim(id, vec![SlotRequest { trial: true, ..place(HOST, 100) }]) };
+    let trial = |id, lane| Claim { lane, ..claim(id, vec![SlotRequest { trial: true, ..slot(HOST, 100) }]) };
     // A lane and a request whose names are what marks a trial.
-    let usual = Claim { lane: "t", ..claim("ct", vec![place(HOST, 100)]) };
+    let usual = Claim { lane: "t", ..claim("ct", vec![slot(HOST, 100)]) };
     assert!(store.claim(&usual).await?.is_some());
     let first = store.claim(&trial("1", LANE)).await?.context("nobody tries it")?;
     assert!(first.trial);
     for lane in [LANE, "other:latest"] {
         assert_eq!(store.claim(&trial("2", lane)).await?, None, "{lane}");
     }
-    let both = vec![
-        SlotRequest { trial: true, ..place(HOST, 100) },
-        SlotRequest { trial: true, ..place(OTHER, 100) },
-    ];
+    let both =
+        vec![SlotRequest { trial: true, ..slot(HOST, 100) }, SlotRequest { trial: true, ..slot(OTHER, 100) }];
     assert_eq!(host(store.claim(&claim("3", both)).await?), Some(OTHER.to_owned()));
-    assert!(store.claim(&claim("4", vec![place(HOST, 100)])).await?.is_some(), "this is no trial");
+    assert!(store.claim(&claim("4", vec![slot(HOST, 100)])).await?.is_some(), "this is no trial");
     store.update(HOST, (&HostStats::default(), UNKNOWN), Some(&first), |_, _| {}).await?;
     assert!(store.claim(&trial("5", LANE)).await?.is_some());
     Ok(())
@@ -165,7 +163,7 @@ async fn an_update_changes_the_facts_and_gives_the_place_back(subject: impl Subj
 async fn a_place_is_given_back_on_its_own_host_alone(subject: impl Subject) -> Result<()> {
     let store = subject.store().fleet();
     let first = taken(store, "same").await?;
-    let second = store.claim(&claim("same", vec![place(OTHER, 1)])).await?.context("room")?;
+    let second = store.claim(&claim("same", vec![slot(OTHER, 1)])).await?.context("room")?;
     store.update(HOST, (&HostStats::default(), UNKNOWN), Some(&first), |_, _| {}).await?;
     assert_eq!(store.snapshot().await?.leases, [second]);
     Ok(())
@@ -271,7 +269,7 @@ async fn tickets_tell_when_their_caller_and_session_were_served(subject: impl Su
 async fn requests_and_retries_are_counted(subject: impl Subject) -> Result<()> {
     let store = subject.store().fleet();
     for (id, is_retry) in [("1", false), ("2", true), ("3", false), ("4", true), ("5", false)] {
-        store.claim(&Claim { is_retry, ..claim(id, vec![place(HOST, 4)]) }).await?;
+        store.claim(&Claim { is_retry, ..claim(id, vec![slot(HOST, 4)]) }).await?;
     }
     // The last of them found no room.
     assert_eq!(store.snapshot().await?.retries, RetryBudget { requests: 4, retries: 2 });
@@ -283,7 +281,7 @@ async fn the_latest_decisions_are_kept_the_last_one_last(subject: impl Subject) 
     let reasons: Vec<_> = (0..DECISIONS + 5).map(|number| format!("熊 \"{number}\"\n")).collect();
     for (number, reason) in reasons.iter().enumerate() {
         assert_eq!(store.decisions().await?.len(), number.min(DECISIONS));
-        store.claim(&Claim { reason, ..claim(&number.to_string(), vec![place(HOST, 100)]) }).await?;
+        store.claim(&Claim { reason, ..claim(&number.to_string(), vec![slot(HOST, 100)]) }).await?;
     }
     let told: Vec<_> = reasons.iter().skip(5).map(|reason| format!("{LANE} at {HOST}: {reason}")).collect();
     assert_eq!(store.decisions().await?, told);

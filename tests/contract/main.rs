@@ -70,7 +70,7 @@ use tempfile::TempDir;
 fn key(question: &str) -> CacheKey {
     let caller = CallerId::public();
     let context =
-        KeyContext { surface: "/chat", caller: Some(&caller), digest: [0; 32], epochs: Epochs::default() };
+        KeyContext { path: "/chat", caller: Some(&caller), digest: [0; 32], epochs: Epochs::default() };
     let messages = [question];
     let chat =
         Chat { model: "m", messages: &messages, format: None, options: None, think: None, tools: None };

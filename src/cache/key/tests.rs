@@ -8,7 +8,7 @@ fn raw(json: &str) -> Box<RawValue> {
 }
 
 const HERE: KeyContext<'static> =
-    KeyContext { surface: "/chat", caller: None, digest: [1; 32], epochs: Epochs { all: 1, model: 2 } };
+    KeyContext { path: "/chat", caller: None, digest: [1; 32], epochs: Epochs { all: 1, model: 2 } };
 
 fn question<'a>(model: &'a str, messages: &'a [&'a str]) -> Chat<'a> {
     Chat { model, messages, format: None, options: None, think: None, tools: None }
@@ -45,14 +45,14 @@ fn each_circumstance_changes_the_key() {
         ("shared", HERE),
         ("ann", KeyContext { caller: Some(&ann), ..HERE }),
         ("bob", KeyContext { caller: Some(&bob), ..HERE }),
-        ("surface", KeyContext { surface: "/api/chat", ..HERE }),
+        ("path", KeyContext { path: "/api/chat", ..HERE }),
         ("digest", KeyContext { digest: [2; 32], ..HERE }),
         ("emptied", KeyContext { epochs: Epochs { all: 2, model: 2 }, ..HERE }),
         ("model emptied", KeyContext { epochs: Epochs { all: 1, model: 3 }, ..HERE }),
     ];
     all_differ(&cases.map(|(what, here)| (what, CacheKey::of_chat(&here, &chat))));
     all_differ(&cases.map(|(what, here)| (what, CacheKey::of_request(&here, &body))));
-    let repetition = |surface, caller, key: &str| CacheKey::of_repetition(surface, caller, key.as_bytes());
+    let repetition = |path, caller, key: &str| CacheKey::of_repetition(path, caller, key.as_bytes());
     all_differ(&[
         ("ann's", repetition("/chat", &ann, "1")),
         ("bob's", repetition("/chat", &bob, "1")),

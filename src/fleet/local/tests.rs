@@ -12,8 +12,8 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 fn claim(local: &LocalFleet, now: Duration, id: &str, is_retry: bool) -> Option<Lease> {
-    let places = vec![SlotRequest { host: HOST.into(), limit: 100, cold: false, trial: false }];
-    local.claim(now, &Claim { id, lane: "m", places, flow: ("c", "s"), is_retry, reason: id })
+    let slots = vec![SlotRequest { host: HOST.into(), limit: 100, cold: false, trial: false }];
+    local.claim(now, &Claim { id, lane: "m", slots, flow: ("c", "s"), is_retry, reason: id })
 }
 
 fn ticket(id: &str) -> Ticket {
@@ -50,14 +50,14 @@ fn retries_count_within_their_window_and_places_until_they_are_given_back() {
 fn it_is_forgotten_after_a_while_who_was_served() {
     let local = LocalFleet::default();
     claim(&local, seconds(10), "1", false).unwrap();
-    assert_eq!(local.pages().served.len(), 2);
+    assert_eq!(local.state().served.len(), 2);
     let served = |now| {
         local.enter(now, &ticket("2"), None);
         local.snapshot(now).tickets[0].caller_served
     };
     assert_eq!(served(seconds(100)), seconds(10));
-    let places = vec![SlotRequest { host: HOST.into(), limit: 9, cold: false, trial: false }];
-    let other = Claim { id: "3", lane: "n", places, flow: ("d", ""), is_retry: false, reason: "" };
+    let slots = vec![SlotRequest { host: HOST.into(), limit: 9, cold: false, trial: false }];
+    let other = Claim { id: "3", lane: "n", slots, flow: ("d", ""), is_retry: false, reason: "" };
     local.claim(seconds(131), &other).unwrap();
     assert_eq!(served(seconds(131)), Duration::ZERO);
 }
@@ -98,7 +98,7 @@ fn whoever_looks_often_is_remembered_once() {
     for _ in 0..1_000 {
         assert_eq!(local.changed(true).now_or_never(), None);
     }
-    assert_eq!(local.pages().waiting.len(), 1);
+    assert_eq!(local.state().waiting.len(), 1);
 }
 
 #[test]

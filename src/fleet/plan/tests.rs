@@ -16,24 +16,24 @@ use sketch::{Sketch, ago, sketch};
 const LANE: &str = "m:latest";
 const NOW: Duration = Duration::from_secs(1_000_000);
 
-fn url(place: usize) -> String {
-    format!("http://user:secret@h{place}.example:11434/ollama")
+fn url(slot: usize) -> String {
+    format!("http://user:secret@h{slot}.example:11434/ollama")
 }
 
 /// The view of these hosts, which are named 1, 2 and so on.
 fn view(sketches: &[Sketch]) -> FleetView {
     let (mut hosts, mut inventories) = (Vec::new(), BTreeMap::new());
     let mut snapshot = FleetSnapshot { now: NOW, ..FleetSnapshot::default() };
-    for (place, sketch) in (1..).zip(sketches) {
-        let host = BackendHost::new(place, &url(place)).unwrap();
+    for (slot, sketch) in (1..).zip(sketches) {
+        let host = BackendHost::new(slot, &url(slot)).unwrap();
         hosts.push(host.with_weight(sketch.weight).with_parallel(sketch.parallel));
         if let Some(inventory) = &sketch.inventory {
-            inventories.insert(url(place), inventory.clone().into());
+            inventories.insert(url(slot), inventory.clone().into());
         }
-        snapshot.stats.insert(url(place), sketch.stats.clone().into());
+        snapshot.stats.insert(url(slot), sketch.stats.clone().into());
         snapshot
             .leases
-            .extend(sketch.leases.iter().map(|lease| Lease { host: url(place).into(), ..lease.clone() }));
+            .extend(sketch.leases.iter().map(|lease| Lease { host: url(slot).into(), ..lease.clone() }));
     }
     FleetView::new(&hosts, &inventories, snapshot)
 }
@@ -73,9 +73,9 @@ fn best(options: &str, sketches: &[Sketch]) -> String {
 }
 
 /// The names of the hosts whose slots a request may take.
-fn places(plan: &Plan) -> Vec<&str> {
-    let name = |place: &SlotRequest| plan.choices.iter().find(|choice| choice.host.url() == &*place.host);
-    plan.places().iter().map(|place| name(place).unwrap().host.name()).collect()
+fn slots(plan: &Plan) -> Vec<&str> {
+    let name = |slot: &SlotRequest| plan.choices.iter().find(|choice| choice.host.url() == &*slot.host);
+    plan.slots().iter().map(|slot| name(slot).unwrap().host.name()).collect()
 }
 
 #[test]
@@ -194,7 +194,7 @@ fn without_hosts_there_is_no_choice() {
     for policy in Policy::ALL {
         for model in [Some(&model), None] {
             let plan = plan(&view(&[]), policy, &Demand { turn: 5, seed: 5, ..demand(model) });
-            assert!(plan.choices.is_empty() && plan.places().is_empty(), "{plan}");
+            assert!(plan.choices.is_empty() && plan.slots().is_empty(), "{plan}");
         }
     }
 }
@@ -265,11 +265,11 @@ fn a_host_that_failed_is_tried_by_one_request_at_a_time() {
     for policy in Policy::ALL {
         let demand = Demand { seed: 3, ..demand(None) };
         let alone = plan(&view(&[sketch().loaded().half_open()]), policy, &demand);
-        let trial = alone.places();
+        let trial = alone.slots();
         assert_eq!((trial.len(), trial[0].trial), (1, true), "{policy:?}");
         let busy = plan(&view(&[tried.clone(), sketch().loaded()]), policy, &demand);
-        assert_eq!((names(&busy), places(&busy)), (vec!["2", "1"], vec!["2"]), "{policy:?}");
-        assert!(!busy.places()[0].trial, "{policy:?}");
+        assert_eq!((names(&busy), slots(&busy)), (vec!["2", "1"], vec!["2"]), "{policy:?}");
+        assert!(!busy.slots()[0].trial, "{policy:?}");
     }
 }
 
@@ -281,10 +281,10 @@ fn an_open_host_comes_last_and_is_asked_only_when_no_other_is_left() {
             let demand = Demand { seed, turn: seed, affinity: seed, ..demand(Some(&model)) };
             let herd = [sketch().loaded().open(), sketch().busy(20), sketch().loaded().open()];
             let both = plan(&view(&herd), policy, &demand);
-            assert_eq!((names(&both)[0], places(&both)), ("2", vec!["2"]), "{policy:?}");
+            assert_eq!((names(&both)[0], slots(&both)), ("2", vec!["2"]), "{policy:?}");
             let failed = [sketch().open(), sketch().without_the_model(), sketch().open()];
             let rest = plan(&view(&failed), policy, &demand);
-            assert_eq!(places(&rest), names(&rest), "{policy:?}");
+            assert_eq!(slots(&rest), names(&rest), "{policy:?}");
             assert_eq!(rest.choices.len(), 2, "{policy:?}");
         }
     }
@@ -303,7 +303,7 @@ fn auto_waits_for_its_first_choice_where_another_takes_longer() {
         for policy in Policy::ALL {
             let plan = plan(&view(&herd), policy, &demand);
             let expected = if policy == Policy::Auto { expected } else { 2 };
-            assert_eq!(plan.places().len(), expected, "{what}: {plan}");
+            assert_eq!(plan.slots().len(), expected, "{what}: {plan}");
         }
     }
 }
@@ -312,7 +312,7 @@ fn auto_waits_for_its_first_choice_where_another_takes_longer() {
 fn a_place_tells_what_a_claim_needs() {
     let herd = [sketch().busy(2).half_open()];
     let plan = plan(&view(&herd), Policy::Auto, &demand(Some(&model("m"))));
-    assert_eq!(plan.places(), [SlotRequest { host: url(1).into(), limit: 4, cold: true, trial: true }]);
+    assert_eq!(plan.slots(), [SlotRequest { host: url(1).into(), limit: 4, cold: true, trial: true }]);
     assert_eq!(plan.choices[0].in_flight, 2);
     let text = plan.to_string();
     for part in ["auto; host 1: ", "breaker half_open (timeout)", "not loaded", "2 of 4 in flight"] {

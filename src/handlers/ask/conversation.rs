@@ -129,8 +129,8 @@ impl SessionState {
         let rate = Rate::of(&session.turns);
         let Some(room) = window::certain_room(request, dialect, &name, inventories, rate) else { return };
         let left_out = |tokens| {
-            let budget = HistoryLimits { tokens, ..service.config().sessions.history };
-            History::new(session, budget).left_out
+            let limits = HistoryLimits { tokens, ..service.config().sessions.history };
+            History::new(session, limits).left_out
         };
         if left_out(room) > left_out(usize::MAX) {
             probe::learn_contexts(service, &name).await;
@@ -142,7 +142,7 @@ impl SessionState {
     /// `continues` says that the request brings results of the newest turn's tool calls.
     pub(crate) fn history(
         &self,
-        budget: HistoryLimits,
+        limits: HistoryLimits,
         continues: bool,
         request: Option<&Members<'_>>,
         dialect: Option<Dialect>,
@@ -152,8 +152,8 @@ impl SessionState {
             (Self::Loaded(_, session, inventories), Some(request), Some(dialect)) => {
                 let rate = Rate::of(&session.turns);
                 let tokens = window::room(request, dialect, model, inventories, rate);
-                let budget = HistoryLimits { tokens, ..budget };
-                if continues { History::with_calls(session, budget) } else { History::new(session, budget) }
+                let limits = HistoryLimits { tokens, ..limits };
+                if continues { History::with_calls(session, limits) } else { History::new(session, limits) }
             }
             (Self::None | Self::Unavailable | Self::Loaded(..), _, _) => History::default(),
         }

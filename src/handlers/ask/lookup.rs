@@ -103,7 +103,7 @@ impl<'a> Lookup<'a> {
         let caller = Some(self.caller).filter(|_| service.config().cache.sharing == CacheSharing::Caller);
         let name = question.model().and_then(ModelName::parse);
         let digest = name.map(|name| digest(&name, &service.fleet().inventories()));
-        KeyContext { surface: question.path(), caller, digest: digest.unwrap_or_default(), epochs }
+        KeyContext { path: question.path(), caller, digest: digest.unwrap_or_default(), epochs }
     }
 
     /// Asks the store for everything the question may need, in one wave.

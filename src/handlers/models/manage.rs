@@ -296,7 +296,9 @@ mod tests {
     use super::*;
 
     fn hosts(count: usize) -> Vec<BackendHost> {
-        (1..=count).map(|place| BackendHost::new(place, &format!("http://h{place}:1")).unwrap()).collect()
+        (1..=count)
+            .map(|position| BackendHost::new(position, &format!("http://h{position}:1")).unwrap())
+            .collect()
     }
 
     #[track_caller]

@@ -65,7 +65,7 @@ impl<C: Clock> ResponseCache for MemoryAnswers<C> {
     async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
         let bytes = entry.size() as u64;
         let expiring = Expiring { value: (entry.clone(), ttl), expires: self.clock.now() + ttl, bytes };
-        self.answers.insert(entry.place(key), expiring);
+        self.answers.insert(entry.storage_key(key), expiring);
         Ok(())
     }
 }

@@ -173,7 +173,7 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
     }
 
     async fn claim(&self, claim: &Claim<'_>) -> StoreResult<Option<Lease>> {
-        let Claim { id, lane, places, flow: (caller, session), is_retry, reason } = claim;
+        let Claim { id, lane, slots, flow: (caller, session), is_retry, reason } = claim;
         let (hold, window) = (milliseconds_text(LEASE), BUDGET_WINDOW.as_secs().to_string());
         let kind = if *is_retry { "r" } else { "q" };
         let (served, decisions, kept) =
@@ -181,27 +181,27 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
         let fixed =
             [id, lane, caller, session, kind, reason, &*hold, &*window, &*served, &*decisions, &*kept];
         let mut arguments: Vec<&[u8]> = fixed.into_iter().map(str::as_bytes).collect();
-        let limits: Vec<_> = places.iter().map(|place| place.limit.to_string()).collect();
-        for (place, limit) in places.iter().zip(&limits) {
-            let marks: &[u8] = match (place.cold, place.trial) {
+        let limits: Vec<_> = slots.iter().map(|slot| slot.limit.to_string()).collect();
+        for (slot, limit) in slots.iter().zip(&limits) {
+            let marks: &[u8] = match (slot.cold, slot.trial) {
                 (false, false) => b"",
                 (true, false) => b"c",
                 (false, true) => b"t",
                 (true, true) => b"ct",
             };
-            arguments.extend([place.host.as_bytes(), limit.as_bytes(), marks]);
+            arguments.extend([slot.host.as_bytes(), limit.as_bytes(), marks]);
         }
         let kinds = ["leases", "tickets", "served", "budget", "decisions"];
         let mut reply = self.script((CLAIM, "a claim", Pace::Ask), &kinds, &arguments).await?;
         let (number, began) = (reply.number()?, reply.time()?);
-        let place = usize::try_from(number).ok().and_then(|number| places.get(number.checked_sub(1)?));
-        Ok(place.map(|place| Lease {
-            host: place.host.clone(),
+        let slot = usize::try_from(number).ok().and_then(|number| slots.get(number.checked_sub(1)?));
+        Ok(slot.map(|slot| Lease {
+            host: slot.host.clone(),
             lane: (*lane).into(),
             id: (*id).into(),
             began,
-            cold: place.cold,
-            trial: place.trial,
+            cold: slot.cold,
+            trial: slot.trial,
         }))
     }
 

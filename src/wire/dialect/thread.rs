@@ -19,7 +19,7 @@ struct Awaited {
     id: Option<String>,
     name: String,
     /// The index of the call among the calls of its message.
-    place: usize,
+    position: usize,
 }
 
 impl Thread {
@@ -32,7 +32,8 @@ impl Thread {
         let role = role(message.as_raw());
         if role == MessageRole::Assistant {
             let calls = read::read(message.as_raw()).calls.into_owned().into_iter().enumerate();
-            self.calls = calls.map(|(place, call)| Awaited { id: call.id, name: call.name, place }).collect();
+            self.calls =
+                calls.map(|(position, call)| Awaited { id: call.id, name: call.name, position }).collect();
         }
         if from == to && role != MessageRole::Tool {
             return vec![message.clone()];
@@ -55,9 +56,9 @@ impl Thread {
             (None, None) => true,
         };
         let Some(found) = self.calls.iter().position(is_called) else { return };
-        let Awaited { id, name, place } = self.calls.remove(found);
+        let Awaited { id, name, position } = self.calls.remove(found);
         // Ollama needs no ids.
-        let id = id.or_else(|| (to != Dialect::Ollama).then(|| format!("call_{place}")));
+        let id = id.or_else(|| (to != Dialect::Ollama).then(|| format!("call_{position}")));
         result.call_id = result.call_id.take().or_else(|| id.map(Cow::Owned));
         result.tool_name = result.tool_name.take().or(Some(Cow::Owned(name)));
     }

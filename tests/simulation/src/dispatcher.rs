@@ -143,7 +143,7 @@ impl Dispatcher {
         let claim = Claim {
             id: &course.id,
             lane: &course.lane,
-            places: plan.places(),
+            slots: plan.slots(),
             flow: (&course.caller, &course.session),
             is_retry: course.is_retry,
             reason: "",

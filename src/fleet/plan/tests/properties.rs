@@ -57,8 +57,8 @@ proptest! {
         let demand = Demand { affinity, turn, seed, ..demand(model.as_ref()) };
         let plan = plan(&view, policy, &demand);
         let needs = model.as_ref().is_some_and(|model| !model.is_cloud());
-        let able = (0..sketches.len()).filter(|place| {
-            let sketch = &sketches[*place];
+        let able = (0..sketches.len()).filter(|slot| {
+            let sketch = &sketches[*slot];
             let has = sketch.inventory.as_ref().is_some_and(|inventory| !inventory.models.is_empty());
             sketch.weight > 0 && (has || !needs)
         });
@@ -79,19 +79,19 @@ proptest! {
         let model = model("m");
         let demand = Demand { affinity, turn, seed, ..demand(Some(&model)) };
         let plan = plan(&view(&sketches), policy, &demand);
-        let places = plan.places();
+        let slots = plan.slots();
         let url = |choice: &Choice| choice.host.url().to_owned();
-        prop_assert_eq!(places.first().map(|place| place.host.to_string()), plan.choices.first().map(url));
+        prop_assert_eq!(slots.first().map(|slot| slot.host.to_string()), plan.choices.first().map(url));
         let is_down = plan.choices.iter().all(rank);
-        for place in &places {
-            let choice = plan.choices.iter().find(|choice| url(choice) == *place.host).unwrap();
+        for slot in &slots {
+            let choice = plan.choices.iter().find(|choice| url(choice) == *slot.host).unwrap();
             prop_assert!(is_down || !rank(choice), "{}", plan);
-            prop_assert_eq!(place.trial, choice.breaker == BreakerState::HalfOpen);
-            prop_assert_eq!((place.cold, place.limit), (choice.cold, choice.limit));
+            prop_assert_eq!(slot.trial, choice.breaker == BreakerState::HalfOpen);
+            prop_assert_eq!((slot.cold, slot.limit), (choice.cold, choice.limit));
         }
         if policy != Policy::Auto {
             let working = plan.choices.iter().filter(|choice| is_down || !rank(choice)).count();
-            prop_assert_eq!(places.len(), working);
+            prop_assert_eq!(slots.len(), working);
         }
     }
 

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The index in an expression that reads `table` at a constant number.
-fn place(expression: &Expr, table: &str) -> Option<usize> {
+fn slot(expression: &Expr, table: &str) -> Option<usize> {
     let ExprKind::IndexAccess(access) = &expression.kind else { return None };
     match (&access.base.kind, &access.index.kind) {
         (ExprKind::Identifier(name), ExprKind::Number(number)) if name.name == table => {
@@ -45,8 +45,8 @@ fn faults(script: &str, keys: usize, arguments: usize) -> Vec<String> {
     let mut faults = Vec::new();
     script.for_each_expr(|expression| {
         for (table, sent) in [("KEYS", keys), ("ARGV", arguments)] {
-            let place = place(expression, table).filter(|place| !(1..=sent).contains(place));
-            faults.extend(place.map(|place| format!("reads {table}[{place}] of {sent}")));
+            let slot = slot(expression, table).filter(|slot| !(1..=sent).contains(slot));
+            faults.extend(slot.map(|slot| format!("reads {table}[{slot}] of {sent}")));
         }
     });
     faults
@@ -54,7 +54,7 @@ fn faults(script: &str, keys: usize, arguments: usize) -> Vec<String> {
 
 /// The faults of the script in the arguments of an `EVAL`.
 pub(crate) fn faults_of_eval(arguments: &[Vec<u8>]) -> Vec<String> {
-    let text = |place: usize| std::str::from_utf8(&arguments[place]).unwrap();
+    let text = |slot: usize| std::str::from_utf8(&arguments[slot]).unwrap();
     let keys = text(1).parse().unwrap();
     faults(text(0), keys, arguments.len() - 2 - keys)
 }
@@ -98,9 +98,8 @@ async fn run_all(store: &RedisStore<&Recorder>) {
         cold: false,
         trial: false,
     };
-    let place = SlotRequest { host: "h".into(), limit: 1, cold: true, trial: true };
-    let claim =
-        Claim { id: "1", lane: "l", places: vec![place], flow: ("c", "s"), is_retry: true, reason: "" };
+    let slot = SlotRequest { host: "h".into(), limit: 1, cold: true, trial: true };
+    let claim = Claim { id: "1", lane: "l", slots: vec![slot], flow: ("c", "s"), is_retry: true, reason: "" };
     drop(store.snapshot().await);
     drop(store.claim(&claim).await);
     drop(store.renew(&lease).await);
