@@ -98,7 +98,7 @@ impl<P: Platform> Service<P> {
 struct Exchange {
     parts: Parts,
     route: Route,
-    visitor: CorsVerdict,
+    cors_verdict: CorsVerdict,
     info: Arc<RequestInfo>,
 }
 
@@ -115,13 +115,13 @@ impl Exchange {
             explains: explains(service, &parts.headers),
             store: StoreAccess::new(service),
         });
-        let visitor = service.config().access.origins.judge(&parts);
-        (Self { parts, route, visitor, info }, body)
+        let cors_verdict = service.config().access.origins.judge(&parts);
+        (Self { parts, route, cors_verdict, info }, body)
     }
 
     /// The reply that needs no handler: a refusal, or the answer to a CORS preflight.
     fn early_answer<P: Platform>(&self, service: &Service<P>) -> Option<WholeReply> {
-        match self.visitor {
+        match self.cors_verdict {
             CorsVerdict::Denied => Some(Err(Error::ForeignOrigin)),
             CorsVerdict::NotBrowser | CorsVerdict::Allowed(_) => match cors::preflight(&self.parts) {
                 Some(answer) => Some(Ok(answer)),
@@ -136,7 +136,7 @@ impl Exchange {
 
     /// Writes the log line, unless a stream does so at its end, and finishes the reply.
     async fn close<P: Platform>(self, service: &Service<P>, result: HandlerResult) -> Response<ReplyBody> {
-        let Self { parts, route, visitor, info } = self;
+        let Self { parts, route, cors_verdict, info } = self;
         let handled = result.unwrap_or_else(|error| Handled::Complete(Err(error), Box::default()));
         let (mut response, notes) = match handled {
             Handled::Streaming(response, notes) => (response, notes),
@@ -147,7 +147,7 @@ impl Exchange {
             }
         };
         response.headers_mut().extend(stamps(&info, &notes, route.family()));
-        if let CorsVerdict::Allowed(origin) = visitor {
+        if let CorsVerdict::Allowed(origin) = cors_verdict {
             cors::allow(response.headers_mut(), origin);
         }
         if parts.method == Method::HEAD { reply::without_body(response) } else { response }

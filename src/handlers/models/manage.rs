@@ -73,7 +73,7 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
     let changes = hosts.iter().map(|backend| named(backend, change(service, backend, operation, &body)));
     let outcomes = join_all(changes).await;
     forget_answers(service, &request.store, model).await;
-    verdict(outcomes)?;
+    combined(outcomes)?;
     let response = match operation {
         Operation::Pull | Operation::Create => reply::complete(StatusCode::OK, "application/json", SUCCESS),
         Operation::Copy | Operation::Delete => reply::typed(StatusCode::OK, None, Bytes::new()),
@@ -107,7 +107,7 @@ async fn named(
 }
 
 /// The result for the client: a failure if any host failed, or if no host has the model.
-fn verdict(outcomes: Vec<(&BackendHost, ManageOutcome)>) -> Result<(), Error> {
+fn combined(outcomes: Vec<(&BackendHost, ManageOutcome)>) -> Result<(), Error> {
     if outcomes.is_empty() {
         return Err(no_host());
     }
@@ -148,7 +148,7 @@ fn progress<P: Platform>(
         };
         // What the hosts are asked ends with this statement, whether they answered or the client left.
         let end = match presence.during(pin!(join_all(hosts.iter().map(follow)))).await {
-            Ok(outcomes) => verdict(outcomes),
+            Ok(outcomes) => combined(outcomes),
             Err(ClientLeft) => Err(Error::ClientClosed),
         };
         forget_answers(service, &request.store, model).await;
@@ -304,7 +304,7 @@ mod tests {
     #[track_caller]
     fn check(outcomes: Vec<ManageOutcome>, expected: Result<(), (u16, &str)>) {
         let hosts = hosts(outcomes.len());
-        let found = verdict(hosts.iter().zip(outcomes).collect());
+        let found = combined(hosts.iter().zip(outcomes).collect());
         let found = found.map_err(|error| (error.status().as_u16(), error.to_string()));
         assert_eq!(found, expected.map_err(|(status, words)| (status, words.to_owned())));
     }

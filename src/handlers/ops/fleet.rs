@@ -25,7 +25,7 @@ use crate::{
 #[derive(Serialize)]
 struct Fleet<'a> {
     policy: &'static str,
-    hosts: Vec<Standing<'a>>,
+    hosts: Vec<HostStatus<'a>>,
     queue: Queue,
     retries: RetryBudget,
     /// The explanations of the latest routing decisions, oldest first.
@@ -33,7 +33,7 @@ struct Fleet<'a> {
 }
 
 #[derive(Serialize)]
-struct Standing<'a> {
+struct HostStatus<'a> {
     name: &'a str,
     url: &'a str,
     /// `up`, `trial`, `down`, `unknown` or `drained`.
@@ -47,7 +47,7 @@ struct Standing<'a> {
     loaded: Vec<LoadedView<'a>>,
     in_flight: usize,
     waiting: usize,
-    breaker: BreakerStanding,
+    breaker: BreakerStatus,
     lanes: Vec<Lane<'a>>,
 }
 
@@ -59,7 +59,7 @@ struct LoadedView<'a> {
 }
 
 #[derive(Serialize)]
-struct BreakerStanding {
+struct BreakerStatus {
     state: &'static str,
     cause: Option<&'static str>,
     retry_in_ms: u64,
@@ -94,14 +94,14 @@ pub(crate) async fn fleet<P: Platform>(
     config.access.admin_token.check(headers)?;
     let (view, retries) = view(service).await;
     let decisions = service.store().fleet().decisions().await.unwrap_or_else(|_| service.fleet().decisions());
-    let standing = Fleet {
+    let fleet = Fleet {
         policy: config.fleet.policy.as_str(),
-        hosts: view.hosts.iter().map(|service| standing(&view, service)).collect(),
+        hosts: view.hosts.iter().map(|host| host_status(&view, host)).collect(),
         queue: Queue { waiting: view.tickets.len(), limit: config.fleet.queue_limit },
         retries,
         decisions,
     };
-    Ok(reply::json(StatusCode::OK, &standing))
+    Ok(reply::json(StatusCode::OK, &fleet))
 }
 
 /// The gauges of every host.
@@ -132,7 +132,7 @@ fn waiting(view: &FleetView, host: &HostView) -> usize {
     view.tickets.iter().filter(|ticket| &*ticket.host == host.host.url()).count()
 }
 
-fn standing<'a>(view: &FleetView, host: &'a HostView) -> Standing<'a> {
+fn host_status<'a>(view: &FleetView, host: &'a HostView) -> HostStatus<'a> {
     let breaker = &host.stats.breaker;
     let state = breaker.state(view.now);
     let inventory = host.inventory.as_deref();
@@ -144,7 +144,7 @@ fn standing<'a>(view: &FleetView, host: &'a HostView) -> Standing<'a> {
         latency_ms: stats.latency,
         load_ms: stats.load,
     });
-    Standing {
+    HostStatus {
         name: host.host.name(),
         url: host.host.url(),
         state: match state {
@@ -170,7 +170,7 @@ fn standing<'a>(view: &FleetView, host: &'a HostView) -> Standing<'a> {
             .collect(),
         in_flight: host.leases.len(),
         waiting: waiting(view, host),
-        breaker: BreakerStanding {
+        breaker: BreakerStatus {
             state: state.as_str(),
             cause: breaker.cause().map(crate::fleet::Cause::as_str),
             retry_in_ms: milliseconds(breaker.retry_in(view.now)),

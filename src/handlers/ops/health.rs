@@ -23,7 +23,7 @@ struct Health {
 }
 
 /// The status of the service: healthy if everything answered; 503 if no host did, unless `always_ok`.
-fn verdict(ollama: BTreeMap<String, bool>, redis: Option<bool>, always_ok: bool) -> (StatusCode, Health) {
+fn status_of(ollama: BTreeMap<String, bool>, redis: Option<bool>, always_ok: bool) -> (StatusCode, Health) {
     let all = ollama.values().all(|answers| *answers) && redis != Some(false);
     let any = ollama.values().any(|answers| *answers);
     let code = if any || always_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
@@ -41,7 +41,7 @@ pub(crate) async fn health<P: Platform>(service: &Service<P>) -> Response<ReplyB
     };
     let (probes, redis) = futures::join!(service.probe(), ping);
     let ollama = probes.into_iter().map(|probe| (probe.url, probe.models.is_ok())).collect();
-    let (code, body) = verdict(ollama, redis, service.config().access.health_always_ok);
+    let (code, body) = status_of(ollama, redis, service.config().access.health_always_ok);
     reply::json(code, &body)
 }
 
@@ -52,7 +52,7 @@ mod tests {
     #[track_caller]
     fn check(hosts: &[bool], redis: Option<bool>, always_ok: bool, code: u16, status: &str) {
         let hosts = hosts.iter().enumerate().map(|(index, answers)| (format!("h{index}"), *answers));
-        let (found, health) = verdict(hosts.collect(), redis, always_ok);
+        let (found, health) = status_of(hosts.collect(), redis, always_ok);
         assert_eq!((found.as_u16(), health.status), (code, status));
     }
 
@@ -70,7 +70,7 @@ mod tests {
     fn redis_is_named_only_where_one_is_configured() {
         let json = |redis| {
             let hosts = BTreeMap::from([("http://a:1".to_owned(), true)]);
-            serde_json::to_string(&verdict(hosts, redis, false).1).unwrap()
+            serde_json::to_string(&status_of(hosts, redis, false).1).unwrap()
         };
         assert_eq!(json(None), r#"{"status":"healthy","ollama":{"http://a:1":true}}"#);
         assert_eq!(json(Some(true)), r#"{"status":"healthy","ollama":{"http://a:1":true},"redis":true}"#);
