@@ -13,7 +13,7 @@ use std::{
 
 use super::{
     BackendHost, Context, HOSTS_LIMIT, HostStats, Inventory, ModelName,
-    snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, Lease, RetryBudget, TICKET, Ticket},
+    snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, Flow, Lease, RetryBudget, TICKET, Ticket},
 };
 
 use crate::platform::Locked;
@@ -35,7 +35,7 @@ pub type Inventories = BTreeMap<String, Arc<Inventory>>;
 pub struct LocalFleet(Locked<LocalState>);
 
 /// A lane, a caller in it, and one session of that caller; `None` for all sessions together.
-type Flow = (Arc<str>, Arc<str>, Option<Arc<str>>);
+type ServedKey = (Arc<str>, Arc<str>, Option<Arc<str>>);
 
 #[derive(Debug, Default)]
 struct LocalState {
@@ -52,7 +52,7 @@ struct LocalState {
     /// The tickets of the queue, each with the time at which it expires.
     tickets: Vec<(Ticket, Duration)>,
     /// When each flow last got a slot in its lane.
-    served: BTreeMap<Flow, Duration>,
+    served: BTreeMap<ServedKey, Duration>,
     /// The claims of each of the latest seconds, the latest last.
     claims: VecDeque<(u64, RetryBudget)>,
     /// The number of flows at which old ones are dropped.
@@ -188,7 +188,7 @@ impl LocalFleet {
         state.leases.push(lease.clone());
         state.tickets.retain(|(ticket, _)| &*ticket.id != claim.id);
         state.count(now, claim.is_retry);
-        let (caller, session) = claim.flow;
+        let Flow { caller, session } = claim.flow;
         if state.served.len() >= state.served_limit {
             state.served.retain(|_, at| now.saturating_sub(*at) < SERVED);
             state.served_limit = (state.served.len() * 2).max(SERVED_FEW);

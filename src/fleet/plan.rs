@@ -295,7 +295,7 @@ fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) 
 fn latency(host: Option<&HostView>, demand: &Demand<'_>) -> u64 {
     let lane = demand.model.map(|model| model.lane(demand.work)).unwrap_or_default();
     let stats = host.and_then(|host| host.stats.lane(&lane));
-    stats.map(|stats| stats.latency).filter(|latency| *latency > 0).unwrap_or(wait::SERVICE.0)
+    stats.map(|stats| stats.latency).filter(|latency| *latency > 0).unwrap_or(wait::ANSWER_SERVICE)
 }
 
 /// The affinity of a session or of the beginning of a prompt.

@@ -52,10 +52,20 @@ pub struct Ticket {
     pub session_served: Duration,
 }
 
+/// The requests of one session of one caller, which the queue serves in turn with others. Both are hashes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Flow<'a> {
+    /// The hash of the caller id.
+    pub caller: &'a str,
+    /// The hash of the session; empty for a request without one.
+    pub session: &'a str,
+}
+
 impl Ticket {
     /// The ticket `id` of a request that arrives now. The times of the last slots are copied from a waiting ticket of
     /// the same caller and session, if there is one.
-    pub fn new(view: &FleetView, id: &str, lane: &str, host: &str, (caller, session): (&str, &str)) -> Self {
+    pub fn new(view: &FleetView, id: &str, lane: &str, host: &str, flow: Flow<'_>) -> Self {
+        let Flow { caller, session } = flow;
         let kin = |ticket: &&Self| &*ticket.lane == lane && &*ticket.caller == caller;
         let known = view.tickets.iter().find(kin);
         let same = view.tickets.iter().filter(kin).find(|ticket| &*ticket.session == session);
@@ -94,8 +104,8 @@ pub struct Claim<'a> {
     pub lane: &'a str,
     /// The slots in order of preference; the first free one is taken.
     pub slots: Vec<SlotRequest>,
-    /// Hashes of the caller id and of the session.
-    pub flow: (&'a str, &'a str),
+    /// The flow of the request.
+    pub flow: Flow<'a>,
     /// Whether the request repeats work that a host had accepted.
     pub is_retry: bool,
     /// The plan that prefers the first slot, as text for the list of recent decisions.
@@ -258,7 +268,7 @@ mod tests {
     fn a_new_ticket_knows_of_its_kin_when_they_were_served() {
         let seconds = Duration::from_secs;
         let mut view = FleetView { now: NOW, ..FleetView::default() };
-        let fresh = Ticket::new(&view, "1", "m:1", "h", ("a", "s"));
+        let fresh = Ticket::new(&view, "1", "m:1", "h", Flow { caller: "a", session: "s" });
         assert_eq!(
             (fresh.since, fresh.caller_served, fresh.session_served),
             (NOW, Duration::ZERO, Duration::ZERO)
@@ -271,7 +281,7 @@ mod tests {
             ("m:1", "other", "s", (0, 0)),
             ("other", "a", "s", (0, 0)),
         ] {
-            let ticket = Ticket::new(&view, "2", lane, "h", (caller, session));
+            let ticket = Ticket::new(&view, "2", lane, "h", Flow { caller, session });
             let expected = (seconds(served.0), seconds(served.1));
             assert_eq!((ticket.caller_served, ticket.session_served), expected, "{lane} {caller} {session}");
         }

@@ -16,8 +16,10 @@ const LANES_LIMIT: usize = 48;
 const SAMPLES: usize = 20;
 /// The time constant of the averages: a sample that comes this long after the one before weighs half.
 const MEMORY: Duration = Duration::from_secs(10);
-/// The least and the most that one sample weighs in the average of service times, in percent, after the first samples.
-const WEIGHTS: (u64, u64) = (3, 10);
+/// The least that one sample weighs in the average of service times, in percent, after the first samples.
+const LEAST_WEIGHT: u64 = 3;
+/// The most that it weighs.
+const MOST_WEIGHT: u64 = 10;
 /// How many prompts of a model a host's prompt cache is assumed to hold: Ollama keeps one for each slot.
 const KNOWN: usize = 4;
 /// The shortest prompt, in bytes, from which the evaluation speed is measured.
@@ -224,7 +226,7 @@ impl LaneStats {
         let weight = self.weight(now);
         // The first samples weigh alike, so that one outlier does not dominate the average.
         let samples = (self.first_bytes.len() + self.wholes.len()).max(1) as u64;
-        let service_weight = weight.clamp(WEIGHTS.0, WEIGHTS.1).max(100 / samples);
+        let service_weight = weight.clamp(LEAST_WEIGHT, MOST_WEIGHT).max(100 / samples);
         self.service = average(self.service, busy.max(1), service_weight);
         if !run.cold {
             self.latency =

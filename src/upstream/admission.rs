@@ -121,7 +121,7 @@ impl<'a, P: Platform> Admission<'a, P> {
         let plan = self.plan(&view).await;
         let Some(first) = plan.choices.first() else { return };
         let to = &self.upstream_request.routing_key;
-        let ticket = Ticket::new(&view, &self.id, &lane, first.host.url(), (&*to.caller, &*to.session));
+        let ticket = Ticket::new(&view, &self.id, &lane, first.host.url(), to.flow());
         if queue::is_next(&view, &plan, &ticket)
             && let Some(held) = self.claim(&plan, &lane, false).await
         {
@@ -179,7 +179,7 @@ impl<'a, P: Platform> Admission<'a, P> {
 
             // Take a slot, if it is our turn.
             let is_waiting = own.is_some();
-            let flow = (&*to.caller, &*to.session);
+            let flow = to.flow();
             let ticket = own.unwrap_or_else(|| Ticket::new(&view, &self.id, &lane, first.host.url(), flow));
             let is_next = queue::is_next(&view, &plan, &ticket);
             if is_waiting {
@@ -271,7 +271,7 @@ impl<'a, P: Platform> Admission<'a, P> {
             id: &id,
             lane,
             slots: plan.slots(),
-            flow: (&to.caller, &to.session),
+            flow: to.flow(),
             is_retry,
             reason: &plan.to_string(),
         };

@@ -6,7 +6,7 @@ use serde_json::value::RawValue;
 
 use crate::{
     api::{auth::CallerId, endpoint::Work},
-    fleet::{ModelName, plan::affinity},
+    fleet::{ModelName, plan::affinity, snapshot::Flow},
     session::SessionId,
     wire::members::Members,
 };
@@ -34,7 +34,7 @@ pub(crate) struct RoutingKey {
 }
 
 impl RoutingKey {
-    /// The key of one request. `session` is empty for none. `prompt` is the text whose beginning a host's prompt cache may
+    /// The key of one request. `prompt` is the text whose beginning a host's prompt cache may
     /// know.
     pub(crate) fn new(
         caller: &CallerId,
@@ -58,6 +58,11 @@ impl RoutingKey {
             session: session.map(|_| format!("{known:016x}")).unwrap_or_default(),
             caller,
         }
+    }
+
+    /// The flow that the queue takes turns by.
+    pub(crate) fn flow(&self) -> Flow<'_> {
+        Flow { caller: &self.caller, session: &self.session }
     }
 
     /// The key of the lane in which the request takes a slot; `None` when it takes none.

@@ -8,7 +8,7 @@ use paddock::{
     fleet::{
         AttemptContext, AttemptReport, Cause, HostEffect, HostStats, Ticket,
         local::DECISIONS,
-        snapshot::{Claim, FleetSnapshot, Lease, RetryBudget, SlotRequest},
+        snapshot::{Claim, FleetSnapshot, Flow, Lease, RetryBudget, SlotRequest},
     },
     store::{FleetState, InventoryStore as _, Store as _},
 };
@@ -26,7 +26,14 @@ pub(crate) fn slot(host: &str, limit: u64) -> SlotRequest {
 }
 
 pub(crate) fn claim(id: &str, slots: Vec<SlotRequest>) -> Claim<'_> {
-    Claim { id, lane: LANE, slots, flow: ("caller", "session"), is_retry: false, reason: "why" }
+    Claim {
+        id,
+        lane: LANE,
+        slots,
+        flow: Flow { caller: "caller", session: "session" },
+        is_retry: false,
+        reason: "why",
+    }
 }
 
 pub(crate) fn ticket(id: &str) -> Ticket {

@@ -13,12 +13,15 @@ fn seconds(seconds: u64) -> Duration {
 
 fn claim(local: &LocalFleet, now: Duration, id: &str, is_retry: bool) -> Option<Lease> {
     let slots = vec![SlotRequest { host: HOST.into(), limit: 100, cold: false, trial: false }];
-    local.claim(now, &Claim { id, lane: "m", slots, flow: ("c", "s"), is_retry, reason: id })
+    local.claim(
+        now,
+        &Claim { id, lane: "m", slots, flow: Flow { caller: "c", session: "s" }, is_retry, reason: id },
+    )
 }
 
 fn ticket(id: &str) -> Ticket {
     let view = crate::fleet::snapshot::FleetView::default();
-    Ticket::new(&view, id, "m", HOST, ("c", "s"))
+    Ticket::new(&view, id, "m", HOST, Flow { caller: "c", session: "s" })
 }
 
 #[test]
@@ -57,7 +60,14 @@ fn it_is_forgotten_after_a_while_who_was_served() {
     };
     assert_eq!(served(seconds(100)), seconds(10));
     let slots = vec![SlotRequest { host: HOST.into(), limit: 9, cold: false, trial: false }];
-    let other = Claim { id: "3", lane: "n", slots, flow: ("d", ""), is_retry: false, reason: "" };
+    let other = Claim {
+        id: "3",
+        lane: "n",
+        slots,
+        flow: Flow { caller: "d", session: "" },
+        is_retry: false,
+        reason: "",
+    };
     local.claim(seconds(131), &other).unwrap();
     assert_eq!(served(seconds(131)), Duration::ZERO);
 }

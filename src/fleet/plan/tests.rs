@@ -9,7 +9,7 @@ use super::*;
 use crate::fleet::{
     Cause, HostStats, Inventory, LoadedModel, Model, Ticket,
     breaker::OpenUntil,
-    snapshot::{FleetSnapshot, Lease},
+    snapshot::{FleetSnapshot, Flow, Lease},
 };
 use sketch::{Sketch, ago, sketch};
 
@@ -154,7 +154,13 @@ fn the_shorter_wait_wins() {
 fn those_who_wait_for_a_host_count_as_much_as_those_it_serves() {
     let mut view = view(&[sketch().loaded(), sketch().loaded()]);
     let ticket = |number: u64, host: usize| {
-        let ticket = Ticket::new(&view, &number.to_string(), LANE, &url(host), ("caller", "session"));
+        let ticket = Ticket::new(
+            &view,
+            &number.to_string(),
+            LANE,
+            &url(host),
+            Flow { caller: "caller", session: "session" },
+        );
         Ticket { since: ago(number), ..ticket }
     };
     // More tickets than there are slots.

@@ -17,8 +17,10 @@ use crate::{
 const LOAD: u64 = 20_000;
 /// The divisor of the whole load time that gives the least rest of a load under way.
 const LEFT: u64 = 10;
-/// The service times in milliseconds before one was observed: of an answer and of an embedding.
-pub(super) const SERVICE: (u64, u64) = (2_000, 200);
+/// The service time of an answer before one was observed, in milliseconds.
+pub(super) const ANSWER_SERVICE: u64 = 2_000;
+/// The service time of an embedding before one was observed, in milliseconds.
+const EMBEDDING_SERVICE: u64 = 200;
 /// Milliseconds for 1024 bytes of a prompt before it was observed: 1300 tokens a second.
 const PACE: u64 = 200;
 
@@ -33,7 +35,7 @@ pub(super) fn service(host: &HostView, lane: &str) -> u64 {
             .iter()
             .filter(|(key, stats)| stats.service > 0 && is_embedding(key) == is_embedding(lane));
         let (count, sum) = others.fold((0, 0), |(count, sum), (_, stats)| (count + 1, sum + stats.service));
-        let unseen = if is_embedding(lane) { SERVICE.1 } else { SERVICE.0 };
+        let unseen = if is_embedding(lane) { EMBEDDING_SERVICE } else { ANSWER_SERVICE };
         u64::checked_div(sum, count).unwrap_or(unseen)
     })
 }

@@ -10,7 +10,7 @@ use crate::{
     fleet::{
         HostStats, Inventory,
         local::{DECISIONS, SERVED},
-        snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, LEASE, Lease, RetryBudget, TICKET, Ticket},
+        snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, Flow, LEASE, Lease, RetryBudget, TICKET, Ticket},
     },
     platform::{MaybeSend, MaybeSync},
     store::{FleetState, InventoryStore, StoreError, StoreResult},
@@ -173,7 +173,7 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
     }
 
     async fn claim(&self, claim: &Claim<'_>) -> StoreResult<Option<Lease>> {
-        let Claim { id, lane, slots, flow: (caller, session), is_retry, reason } = claim;
+        let Claim { id, lane, slots, flow: Flow { caller, session }, is_retry, reason } = claim;
         let (hold, window) = (milliseconds_text(LEASE), BUDGET_WINDOW.as_secs().to_string());
         let kind = if *is_retry { "r" } else { "q" };
         let (served, decisions, kept) =

@@ -23,7 +23,7 @@ use paddock::{
         local::LocalFleet,
         plan::{Plan, affinity},
         queue::{self, QueueDecision},
-        snapshot::{Claim, FleetSnapshot, FleetView},
+        snapshot::{Claim, FleetSnapshot, FleetView, Flow},
     },
 };
 
@@ -127,7 +127,7 @@ impl Dispatcher {
         let plan = course.plan(view, self.policy);
         let Some(first) = plan.choices.first() else { return Some(Step::Refuse(Refusal::Failed)) };
         let is_waiting = known.is_some();
-        let flow = (&*course.caller, &*course.session);
+        let flow = Flow { caller: &course.caller, session: &course.session };
         let ticket =
             known.unwrap_or_else(|| Ticket::new(view, &course.id, &course.lane, first.host.url(), flow));
         if queue::is_next(view, &plan, &ticket)
@@ -144,7 +144,7 @@ impl Dispatcher {
             id: &course.id,
             lane: &course.lane,
             slots: plan.slots(),
-            flow: (&course.caller, &course.session),
+            flow: Flow { caller: &course.caller, session: &course.session },
             is_retry: course.is_retry,
             reason: "",
         };

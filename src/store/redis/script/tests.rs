@@ -13,7 +13,7 @@ use crate::{
     cache::{CacheKey, Delivery},
     fleet::{
         HostStats, Inventory,
-        snapshot::{Claim, Lease, SlotRequest},
+        snapshot::{Claim, Flow, Lease, SlotRequest},
     },
     session::{Dialect, SessionHead, SessionId, SessionKey, Span, Turn},
     store::{
@@ -99,7 +99,14 @@ async fn run_all(store: &RedisStore<&Recorder>) {
         trial: false,
     };
     let slot = SlotRequest { host: "h".into(), limit: 1, cold: true, trial: true };
-    let claim = Claim { id: "1", lane: "l", slots: vec![slot], flow: ("c", "s"), is_retry: true, reason: "" };
+    let claim = Claim {
+        id: "1",
+        lane: "l",
+        slots: vec![slot],
+        flow: Flow { caller: "c", session: "s" },
+        is_retry: true,
+        reason: "",
+    };
     drop(store.snapshot().await);
     drop(store.claim(&claim).await);
     drop(store.renew(&lease).await);
