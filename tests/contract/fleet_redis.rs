@@ -15,7 +15,7 @@ use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
 
 use crate::{
     OverRedis,
-    fleet::{HOST, LANE, claim, place, stats, taken, ticket, waiting},
+    fleet::{HOST, LANE, claim, slot, stats, taken, ticket, waiting},
     limits, over_redis,
 };
 
@@ -109,7 +109,7 @@ async fn every_key_has_the_prefix_lies_in_one_slot_and_ends() -> Result<()> {
 async fn a_place_is_held_for_its_time_and_free_afterwards() -> Result<()> {
     let redis = over_redis().await?;
     let store = &redis.store;
-    let only = || claim("2", vec![place(HOST, 1)]);
+    let only = || claim("2", vec![slot(HOST, 1)]);
     let lease = taken(store, "1").await?;
     assert_eq!(store.snapshot().await?.leases, std::slice::from_ref(&lease));
     let hold = i128::try_from(LEASE.as_millis())?;
@@ -118,7 +118,7 @@ async fn a_place_is_held_for_its_time_and_free_afterwards() -> Result<()> {
     redis.end("leases").await?;
     assert!(store.snapshot().await?.leases.is_empty());
     assert!(store.claim(&only()).await?.is_some());
-    // Whoever lost its place by being late does not take it from the other.
+    // Whoever lost its slot by being late does not take it from the other.
     store.renew(&lease).await?;
     let leases = store.snapshot().await?.leases;
     assert_eq!(leases.iter().map(|lease| &*lease.id).collect::<Vec<_>>(), ["2"]);
@@ -235,8 +235,7 @@ async fn claims_of_many_connections_never_exceed_the_limit() -> Result<()> {
         stores.push(RedisStore::new(connection, &redis.prefix, limits(Duration::from_secs(20))));
     }
     let ids: Vec<_> = (0..64).map(|number| number.to_string()).collect();
-    let claims: Vec<_> =
-        ids.iter().map(|id| claim(id, vec![place(HOST, 4), place("http://b:1", 3)])).collect();
+    let claims: Vec<_> = ids.iter().map(|id| claim(id, vec![slot(HOST, 4), slot("http://b:1", 3)])).collect();
     let claimed = join_all(claims.iter().zip(stores.iter().cycle()).map(|(claim, store)| store.claim(claim)));
     let mut hosts = Vec::new();
     for lease in claimed.await {
@@ -269,7 +268,7 @@ async fn a_key_of_another_type_is_an_error_and_no_panic() -> Result<()> {
     }
     let store = &redis.store;
     assert!(store.snapshot().await.is_err());
-    assert!(store.claim(&Claim { is_retry: true, ..claim("3", vec![place(HOST, 9)]) }).await.is_err());
+    assert!(store.claim(&Claim { is_retry: true, ..claim("3", vec![slot(HOST, 9)]) }).await.is_err());
     assert!(store.renew(&lease).await.is_err());
     assert!(store.enter(&ticket("4"), None).await.is_err());
     assert!(store.leave("4").await.is_err());
