@@ -15,7 +15,7 @@
 //! use paddock::{Config, Platform, Service, config::settings::Deployment};
 //! use paddock::{metrics::memory::MemoryMetrics, platform::Clock, store::memory::MemoryStore};
 //!
-//! fn service<C: Clock, P>(platform: P, clock: C) -> Result<Service<P>, Vec<String>>
+//! fn service<C: Clock + Clone, P>(platform: P, clock: C) -> Result<Service<P>, Vec<String>>
 //! where
 //!     P: Platform<Store = MemoryStore<C>, Metrics = MemoryMetrics>,
 //! {
