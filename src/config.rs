@@ -15,7 +15,10 @@ use http::HeaderName;
 
 pub use crate::api::body::{BodyLimit, BodyLimits};
 use crate::{
-    api::{auth::ApiKeys, cors::Origins},
+    api::{
+        auth::{AdminToken, ApiKeys},
+        cors::Origins,
+    },
     cache::{CacheMode, CacheModes, CacheSharing},
     config::settings::{Deployment, Settings},
     fleet::{BackendHost, HostName, Policy},
@@ -125,7 +128,7 @@ pub struct AccessConfig {
     /// The keys that open the service.
     pub api_keys: ApiKeys,
     /// The key that may manage models and purge the cache.
-    pub admin_token: ApiKeys,
+    pub admin_token: AdminToken,
     /// Whether every caller may manage models.
     pub allow_model_management: bool,
     /// The allowed origins of web pages.
@@ -252,8 +255,8 @@ impl AccessConfig {
                 Deployment::Native => reader.flag("HEALTH_ALWAYS_200"),
                 Deployment::Spin => reader.flag("HEALTH_ALWAYS_OK"),
             },
-            api_keys: ApiKeys::parse(&reader.text("API_KEYS")),
-            admin_token: ApiKeys::parse(&reader.text("ADMIN_TOKEN")),
+            api_keys: api_keys(reader),
+            admin_token: AdminToken::parse(&reader.text("ADMIN_TOKEN")),
             allow_model_management: reader.flag("ALLOW_MODEL_MANAGEMENT"),
             origins: reader.parsed("CORS_ALLOW_ORIGINS", Origins::parse).unwrap_or_default(),
             caller_header: reader.parsed("CALLER_HEADER", |name| {
@@ -262,6 +265,17 @@ impl AccessConfig {
             }),
         }
     }
+}
+
+/// The API keys. A list without a key would open the service to everybody, which a list of unset variables must not do.
+fn api_keys(reader: &mut SettingsReader<'_, impl Settings>) -> ApiKeys {
+    let parse = |list: &str| match ApiKeys::parse(list) {
+        keys if keys.is_open() => {
+            Err("holds no key, only commas; set a key, or leave it unset to open the service".to_owned())
+        }
+        keys => Ok(keys),
+    };
+    reader.parsed("API_KEYS", parse).unwrap_or_default()
 }
 
 fn body_limits(reader: &mut SettingsReader<'_, impl Settings>) -> BodyLimits {

@@ -12,6 +12,7 @@ use http_body::Body;
 
 use crate::{
     api::{
+        auth::{CallerId, KeyUse},
         cors::{self, CorsVerdict},
         error::{Error, ErrorFormat},
         reply::{self, ReplyBody},
@@ -50,7 +51,7 @@ macro_rules! entries {
             P: Platform,
             B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
         {
-            let (exchange, body) = Exchange::of(service, request);
+            let (mut exchange, body) = Exchange::of(service, request);
             let result = match exchange.early_answer(service) {
                 Some(answer) => answer.map(Handled::from),
                 None => $part(service, exchange.incoming(body)).await,
@@ -100,6 +101,8 @@ struct Exchange {
     route: Route,
     cors_verdict: CorsVerdict,
     info: Arc<RequestInfo>,
+    /// The caller id of the key that opened the service; `None` where none was needed.
+    opened_by: Option<CallerId>,
 }
 
 impl Exchange {
@@ -116,27 +119,34 @@ impl Exchange {
             store: StoreAccess::new(service),
         });
         let cors_verdict = service.config().access.origins.judge(&parts);
-        (Self { parts, route, cors_verdict, info }, body)
+        (Self { parts, route, cors_verdict, info, opened_by: None }, body)
     }
 
     /// The reply that needs no handler: a refusal, or the answer to a CORS preflight.
-    fn early_answer<P: Platform>(&self, service: &Service<P>) -> Option<WholeReply> {
+    fn early_answer<P: Platform>(&mut self, service: &Service<P>) -> Option<WholeReply> {
         match self.cors_verdict {
             CorsVerdict::Denied => Some(Err(Error::ForeignOrigin)),
             CorsVerdict::NotBrowser | CorsVerdict::Allowed(_) => match cors::preflight(&self.parts) {
                 Some(answer) => Some(Ok(answer)),
-                None => admit(service, self.route, &self.parts).err().map(Err),
+                None => match admit(service, self.route, &self.parts) {
+                    Ok(opened_by) => {
+                        self.opened_by = opened_by;
+                        None
+                    }
+                    Err(refusal) => Some(Err(refusal)),
+                },
             },
         }
     }
 
-    fn incoming<B>(&self, body: B) -> IncomingRequest<'_, B> {
-        IncomingRequest { route: self.route, parts: &self.parts, body, info: &self.info }
+    fn incoming<B>(&mut self, body: B) -> IncomingRequest<'_, B> {
+        let opened_by = self.opened_by.take();
+        IncomingRequest { route: self.route, parts: &self.parts, body, opened_by, info: &self.info }
     }
 
     /// Writes the log line, unless a stream does so at its end, and finishes the reply.
     async fn close<P: Platform>(self, service: &Service<P>, result: HandlerResult) -> Response<ReplyBody> {
-        let Self { parts, route, cors_verdict, info } = self;
+        let Self { parts, route, cors_verdict, info, .. } = self;
         let handled = result.unwrap_or_else(|error| Handled::Complete(Err(error), Box::default()));
         let (mut response, notes) = match handled {
             Handled::Streaming(response, notes) => (response, notes),
@@ -186,22 +196,24 @@ fn stamps(request: &RequestInfo, notes: &ReplyNotes, family: ErrorFormat) -> Vec
     .collect()
 }
 
-/// Checks the API key, the route and the method, in this order.
-fn admit<P: Platform>(service: &Service<P>, route: Route, parts: &Parts) -> Result<(), Error> {
-    let config = service.config();
-    if !route.is_open()
-        && let Err(refusal) = config.access.api_keys.check(&parts.headers)
-        && !config.access.admin_token.is_held(&parts.headers)
-    {
-        return Err(refusal);
-    }
+/// Checks the API key, the route and the method, in this order. Gives the caller id of the key, where one is needed.
+fn admit<P: Platform>(service: &Service<P>, route: Route, parts: &Parts) -> Result<Option<CallerId>, Error> {
+    let access = &service.config().access;
+    let opened_by = if route.is_open() || access.api_keys.is_open() {
+        None
+    } else {
+        let changes = parts.method == Method::DELETE || route.changes_models();
+        let key_use = if changes { KeyUse::Change } else { KeyUse::Ask };
+        let key = access.api_keys.opened_by(&parts.headers, key_use);
+        Some(key.or_else(|| access.admin_token.opened_by(&parts.headers)).ok_or(Error::Unauthorized)?)
+    };
     if matches!(route, Route::Unknown(_)) {
         return Err(Error::NotFound);
     }
     if !route.allows(&parts.method) {
         return Err(Error::MethodNotAllowed { allow: route.allow() });
     }
-    Ok(())
+    Ok(opened_by)
 }
 
 /// Whether the reply explains the routing decision: the request asks for it and, if an admin token is configured,

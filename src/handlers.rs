@@ -32,6 +32,8 @@ pub(crate) struct IncomingRequest<'a, B> {
     pub(crate) route: Route,
     pub(crate) parts: &'a Parts,
     pub(crate) body: B,
+    /// The caller id of the key that opened the service; `None` where none was needed.
+    pub(crate) opened_by: Option<CallerId>,
     pub(crate) info: &'a Arc<RequestInfo>,
 }
 
@@ -79,9 +81,9 @@ pub(crate) async fn chat<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: IncomingRequest<'_, B>,
 ) -> HandlerResult {
-    let IncomingRequest { route, parts, body, info } = request;
+    let IncomingRequest { route, parts, body, opened_by, info } = request;
     let Route::Ask(route) = route else { return Err(Error::NotFound) };
-    let caller = caller_id(service, parts)?;
+    let caller = caller_id(service, parts, opened_by)?;
     match route {
         AskRoute::Chat => ask::chat::chat(service, &parts.headers, body, &caller, info).await,
         AskRoute::Relay(endpoint) => ask::relay::relay(service, endpoint, parts, body, &caller, info).await,
@@ -93,7 +95,7 @@ pub(crate) async fn models<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: IncomingRequest<'_, B>,
 ) -> HandlerResult {
-    let IncomingRequest { route, parts, body, info } = request;
+    let IncomingRequest { route, parts, body, info, .. } = request;
     let Route::Models(route) = route else { return Err(Error::NotFound) };
     let access = &service.config().access;
     let response = match route {
@@ -118,11 +120,11 @@ pub(crate) async fn sessions<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: IncomingRequest<'_, B>,
 ) -> HandlerResult {
-    let IncomingRequest { route, parts, body, info } = request;
+    let IncomingRequest { route, parts, body, opened_by, info } = request;
     let store = &info.store;
     let Route::Sessions(route) = route else { return Err(Error::NotFound) };
     // An error in the caller's headers is reported after one in the query.
-    let caller = || caller_id(service, parts);
+    let caller = || caller_id(service, parts, opened_by);
     let response = match route {
         SessionsRoute::Cache => sessions::purge::purge(service, parts, store).await,
         SessionsRoute::All => sessions::create(service, &parts.headers, body, caller(), store).await,
@@ -136,8 +138,12 @@ pub(crate) async fn sessions<P: Platform, B: RequestBody>(
 }
 
 /// The caller of a request. It is made here only, and only for the groups that need it.
-fn caller_id<P: Platform>(service: &Service<P>, parts: &Parts) -> Result<CallerId, Error> {
-    CallerId::of(&parts.headers, service.config().access.caller_header.as_ref())
+fn caller_id<P: Platform>(
+    service: &Service<P>,
+    parts: &Parts,
+    opened_by: Option<CallerId>,
+) -> Result<CallerId, Error> {
+    CallerId::of(&parts.headers, service.config().access.caller_header.as_ref(), opened_by)
 }
 
 /// Answers whether the service is alive, whether its hosts are, and how the fleet is doing.

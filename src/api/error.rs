@@ -106,8 +106,8 @@ pub enum Error {
     /// API keys are set, and the request has none of them.
     #[error("a valid API key is required: send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'")]
     Unauthorized,
-    /// The trusted caller header occurs more than once, so it proves nothing.
-    #[error("the header that names the caller must be sent exactly once")]
+    /// The trusted caller header is empty or occurs more than once, so it proves nothing.
+    #[error("the header that names the caller must be sent exactly once, and must not be empty")]
     AmbiguousCaller,
     /// No route has this path.
     #[error("no such path; GET /openapi.json lists the paths there are")]

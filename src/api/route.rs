@@ -273,6 +273,11 @@ impl Route {
         matches!(self, Self::Ops(OpsRoute::Health | OpsRoute::Livez | OpsRoute::Metrics))
     }
 
+    /// Whether the route changes models on the hosts.
+    pub(crate) fn changes_models(self) -> bool {
+        matches!(self, Self::Models(ModelsRoute::Manage(_) | ModelsRoute::Upload(_)))
+    }
+
     /// Whether requests of this route are counted as requests for an answer.
     pub(crate) fn is_counted(self) -> bool {
         match self {

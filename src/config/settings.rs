@@ -229,7 +229,11 @@ pub const SETTINGS: &[Setting] = &[
         Availability::Spin,
         "HEALTH_ALWAYS_200 on Spin, where each word of a name must begin with a letter",
     ),
-    secret("API_KEYS", Availability::Both, "Keys that open the service, comma-separated; unset means open"),
+    secret(
+        "API_KEYS",
+        Availability::Both,
+        "Keys that open the service, comma-separated; each is a caller; unset means open",
+    ),
     secret(
         "ADMIN_TOKEN",
         Availability::Both,

@@ -85,6 +85,18 @@ fn every_mistake_is_reported_at_once_and_no_secret_is_repeated() {
 }
 
 #[test]
+fn a_list_that_holds_no_key_is_a_mistake_and_opens_nothing() {
+    for list in [",", " , ,"] {
+        let problems = load(&[("API_KEYS", list)], Deployment::Native).unwrap_err();
+        assert!(
+            problems.len() == 1 && problems.concat().starts_with("API_KEYS holds no key"),
+            "{problems:?}"
+        );
+    }
+    assert!(native(&[("API_KEYS", " ")]).config.access.api_keys.is_open());
+}
+
+#[test]
 fn mistakes_are_listed_in_the_order_in_which_settings_are_read() {
     let value = |name: &str| {
         // Redis is read from its parts, of which there are more.

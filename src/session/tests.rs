@@ -241,7 +241,7 @@ fn an_id_is_bounded_and_a_foreign_id_is_another_session() {
     assert_eq!(RequestedSession::of("a\nb").checked(), Err(Error::InvalidSessionId));
     let mut headers = http::HeaderMap::new();
     headers.insert("x-api-key", http::HeaderValue::from_static("bob"));
-    let bob = CallerId::of(&headers, None).unwrap();
+    let bob = CallerId::of(&headers, None, None).unwrap();
     let id = SessionId::parse("s").unwrap();
     assert_eq!(RequestedSession::of("s").checked(), Ok(Some(&id)));
     assert_ne!(SessionKey::of(&ann, &id), SessionKey::of(&bob, &id));

@@ -36,7 +36,7 @@ fn each_circumstance_changes_the_key() {
     let caller = |credential| {
         let mut headers = HeaderMap::new();
         headers.insert("x-api-key", HeaderValue::from_static(credential));
-        CallerId::of(&headers, None).unwrap()
+        CallerId::of(&headers, None, None).unwrap()
     };
     let (ann, bob) = (caller("ann"), caller("bob"));
     let chat = question("m", &["hi"]);

@@ -85,6 +85,10 @@ async fn a_trusted_header_names_the_caller_instead_of_credentials(form: &dyn For
     assert_eq!(asked(&[("x-forwarded-user", "bob"), ("authorization", "Bearer 1")]).await?, miss);
     assert_eq!(asked(&[("authorization", "Bearer 1")]).await?, miss);
     assert_eq!(asked(&[("authorization", "Bearer 2")]).await?, hit);
+    // No name that a proxy gives is the caller without a name, or the caller of a credential.
+    assert_eq!(asked(&[("x-forwarded-user", "public")]).await?, miss);
+    assert_eq!(asked(&[("x-forwarded-user", "Bearer 1")]).await?, miss);
+    assert_eq!(asked(&[("x-forwarded-user", "")]).await?.0, "ambiguous_caller");
     // A proxy that appends instead of replacing lets clients name themselves.
     let twice = asked(&[("x-forwarded-user", "ann"), ("x-forwarded-user", "bob")]).await?;
     assert_eq!(twice.0, "ambiguous_caller");

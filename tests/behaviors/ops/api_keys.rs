@@ -17,6 +17,72 @@ async fn a_key_opens_the_service_in_any_of_three_headers(form: &dyn Form) -> Res
     Ok(())
 }
 
+/// `any:alpha`, as a browser sends a password.
+const PASSWORD: (&str, &str) = ("authorization", "Basic YW55OmFscGhh");
+
+async fn the_key_that_opens_is_the_caller_by_whatever_header_it_came(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("API_KEYS", "alpha,beta")).await?;
+    let session = json!({"message": "hello", "session_id": "s"});
+    assert_eq!(gateway.chat_with(session, &[("authorization", "Bearer alpha")]).await?.status, 200);
+    for headers in [
+        &[("authorization", "Bearer alpha")][..],
+        &[("authorization", "BEARER   alpha")],
+        &[PASSWORD],
+        &[("x-api-key", "alpha")],
+        &[("api-key", "alpha")],
+        // What else is sent with the key makes nobody else of its caller.
+        &[("authorization", "Bearer one"), ("x-api-key", "alpha")],
+        &[("authorization", "Bearer two"), ("x-api-key", "alpha")],
+    ] {
+        let shown = gateway.request(Method::GET, "/sessions/s", "", headers).await?;
+        assert_eq!(shown.status, 200, "{headers:?}");
+    }
+    let other = [("authorization", "Bearer beta"), ("x-api-key", "alpha")];
+    assert_eq!(gateway.request(Method::GET, "/sessions/s", "", &other).await?.status, 404);
+    Ok(())
+}
+
+async fn a_password_asks_and_neither_deletes_nor_changes_models(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let setup = Setup::new([&ollama]).set("API_KEYS", "alpha").set("ALLOW_MODEL_MANAGEMENT", "true");
+    let gateway = form.start(setup).await?;
+    assert_eq!(gateway.chat_with(json!({"message": "hello"}), &[PASSWORD]).await?.status, 200);
+    for (method, path) in [
+        (Method::DELETE, "/sessions/s"),
+        (Method::DELETE, "/cache"),
+        (Method::DELETE, "/api/delete"),
+        (Method::POST, "/api/pull"),
+        (Method::POST, "/api/copy"),
+        (Method::POST, "/api/push"),
+    ] {
+        let reply = gateway.request(method.clone(), path, r#"{"model":"m"}"#, &[PASSWORD]).await?;
+        assert_eq!(
+            (reply.status.as_u16(), reply.header("www-authenticate")),
+            (401, "Bearer"),
+            "{method} {path}"
+        );
+    }
+    assert_eq!(ollama.count("/api/pull"), 0);
+    Ok(())
+}
+
+async fn the_admin_token_is_one_key_whatever_it_holds(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("ADMIN_TOKEN", "z,9f86")).await?;
+    for (header, status) in [
+        (("x-api-key", "z"), 403),
+        (("authorization", "Bearer 9f86"), 403),
+        (("api-key", "z,9f86"), 403),
+        (("x-api-key", "z,9f86"), 204),
+        (("authorization", "Bearer z,9f86"), 204),
+    ] {
+        let reply = gateway.request(Method::DELETE, "/cache", "", &[header]).await?;
+        assert_eq!(reply.status, status, "{header:?}");
+    }
+    Ok(())
+}
+
 async fn without_a_valid_key_nothing_is_asked_and_nothing_is_told(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama]).set("API_KEYS", "alpha,beta")).await?;
@@ -52,6 +118,9 @@ async fn probes_and_scrapers_need_no_key(form: &dyn Form) -> Result<()> {
 
 on_every_form! {
     a_key_opens_the_service_in_any_of_three_headers,
+    the_key_that_opens_is_the_caller_by_whatever_header_it_came,
+    a_password_asks_and_neither_deletes_nor_changes_models,
+    the_admin_token_is_one_key_whatever_it_holds,
     without_a_valid_key_nothing_is_asked_and_nothing_is_told,
     probes_and_scrapers_need_no_key,
 }
