@@ -186,12 +186,14 @@ pub enum Error {
         original: Option<Box<Original>>,
     },
     /// A change of models failed on at least one host.
-    #[error("not done on every host: {}", .failures.join("; "))]
+    #[error("{}{}", if *.is_only_host { "" } else { "not done on every host: " }, .failures.join("; "))]
     ManagementFailed {
         /// The status of the most significant failure.
         status: StatusCode,
-        /// One sentence per host that failed, which begins with the host's name.
+        /// One sentence per host that failed, which begins with the host's name if there are several hosts.
         failures: Vec<String>,
+        /// Whether there is one host alone, whose own words say enough.
+        is_only_host: bool,
     },
     /// A host closed the connection early or did not speak Ollama's protocol.
     #[error("the answer from Ollama broke off or could not be understood; try again")]

@@ -88,7 +88,7 @@ fn lines_of_upstream_and_ours() -> Vec<(Error, &'static str)> {
         (Error::UpstreamTimeout { phase: Phase::Connect }, "504 upstream_timeout api_error Error true -"),
         (Error::UpstreamFailed { message: text(), original }, "502 upstream_failed api_error Error true -"),
         (
-            Error::ManagementFailed { status, failures: vec![] },
+            Error::ManagementFailed { status, failures: vec![], is_only_host: false },
             "400 management_failed api_error Error true -",
         ),
         (Error::UpstreamProtocol { detail: text() }, "502 upstream_protocol api_error Error true -"),
@@ -119,7 +119,7 @@ fn no_two_errors_have_the_same_code_and_none_is_left_out() {
 fn what_ollama_or_a_host_answered_is_the_status() {
     for status in [StatusCode::BAD_REQUEST, StatusCode::TOO_MANY_REQUESTS, StatusCode::NOT_IMPLEMENTED] {
         let rejected = Error::UpstreamRejected { status, message: String::new(), original: None };
-        let failed = Error::ManagementFailed { status, failures: vec![] };
+        let failed = Error::ManagementFailed { status, failures: vec![], is_only_host: false };
         assert_eq!((rejected.status(), failed.status()), (status, status));
     }
 }

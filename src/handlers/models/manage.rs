@@ -5,7 +5,7 @@
 //! it. The cached answers of the model are purged before the success is sent: a client that has read the success must
 //! never get an answer of the former model.
 
-use std::{borrow::Cow, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{borrow::Cow, future::Future, pin::pin, sync::Arc};
 
 use bytes::Bytes;
 use futures::future::join_all;
@@ -24,17 +24,15 @@ use crate::{
     fleet::{AttemptFailure, BackendHost, no_host},
     handlers::{Handled, HandlerResult, RequestBody},
     host::{Platform, Service},
-    platform::{Background, Timeouts, Upstream, UpstreamFailure},
+    platform::{Background, Phase, Timeouts, Upstream, UpstreamFailure},
     request::{ReplyNotes, RequestInfo, StoreAccess},
     wire::{
         framer::{self, Framer, Framing},
-        members::Members,
+        members::{Members, insert},
         protocol,
     },
 };
 
-/// The time limit of a change without progress lines. It is long because a large model may come over a slow line.
-const CHANGE_LIMIT: Duration = Duration::from_hours(6);
 /// The maximum length of a progress line, and of a host's whole answer, in bytes.
 const ANSWER_LIMIT: usize = 1 << 20;
 const SUCCESS: &[u8] = b"{\"status\":\"success\"}";
@@ -45,8 +43,10 @@ enum ManageOutcome {
     Done,
     /// The host does not have the model.
     Absent,
-    /// The status for the client, and the host's error message.
-    Failed(StatusCode, String),
+    /// The host said that it did not make the change: the status for the client, and the host's error message.
+    Refused(StatusCode, String),
+    /// The host did not say how the change ended, so it may have made it: the status for the client, and what happened.
+    Lost(StatusCode, String),
 }
 
 pub(crate) async fn manage<P: Platform, B: RequestBody>(
@@ -70,9 +70,21 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
         return Ok(Handled::Streaming(response, Box::default()));
     }
     let hosts = service.fleet().hosts();
-    let changes = hosts.iter().map(|backend| named(backend, change(service, backend, operation, &body)));
+    let streamed = streamed(operation, &body);
+    let changes = hosts.iter().map(|backend| {
+        let (body, streamed) = (body.clone(), streamed.clone());
+        let change = async move {
+            match streamed {
+                Some(streamed) => follow(service, backend, operation, streamed, None).await,
+                None => change(service, backend, operation, &body).await,
+            }
+        };
+        named(backend, change)
+    });
     let outcomes = join_all(changes).await;
-    forget_answers(service, &request.store, model).await;
+    if may_have_changed(&outcomes) {
+        forget_answers(service, &request.store, model).await;
+    }
     combined(outcomes)?;
     let response = match operation {
         Operation::Pull | Operation::Create => reply::complete(StatusCode::OK, "application/json", SUCCESS),
@@ -90,8 +102,29 @@ fn changed(operation: Operation, request: &Members<'_>) -> Option<String> {
     names.iter().find_map(|name| request.string(name)).map(Cow::into_owned)
 }
 
-/// Purges the cached answers of the model. This happens even if only some hosts made the change, because those hosts
-/// answer with the new model.
+/// The body that asks a host for progress lines, where the change has them: a host that pulls a large model says so, and
+/// one that says nothing for too long is given up. `None` where a change takes milliseconds.
+fn streamed(operation: Operation, body: &Bytes) -> Option<Bytes> {
+    match operation {
+        Operation::Copy | Operation::Delete => None,
+        Operation::Pull | Operation::Create => {
+            Members::parse(body)?;
+            let end = body.iter().rposition(|byte| *byte == b'}')?;
+            // The last of several members of a name is the one that Ollama reads.
+            Some(insert(body, vec![(end, br#","stream":true"#)]))
+        }
+    }
+}
+
+/// Whether a host may have another model now than before. That one host may is enough: it answers with the new model.
+fn may_have_changed(outcomes: &[(&BackendHost, ManageOutcome)]) -> bool {
+    outcomes.iter().any(|(_, outcome)| match outcome {
+        ManageOutcome::Done | ManageOutcome::Lost(..) => true,
+        ManageOutcome::Absent | ManageOutcome::Refused(..) => false,
+    })
+}
+
+/// Purges the cached answers of the model.
 async fn forget_answers<P: Platform>(service: &Service<P>, store: &StoreAccess, model: Option<String>) {
     if let Some(model) = model {
         store.purge(service, Some(&epoch_name(&model))).await;
@@ -112,21 +145,26 @@ fn combined(outcomes: Vec<(&BackendHost, ManageOutcome)>) -> Result<(), Error> {
         return Err(no_host());
     }
     let any_done = outcomes.iter().any(|(_, outcome)| *outcome == ManageOutcome::Done);
+    // Where there is one host alone, its name says nothing.
+    let is_only_host = outcomes.len() == 1;
+    let told = |backend: &BackendHost, words: &str| {
+        if is_only_host { words.to_owned() } else { format!("host {}: {words}", backend.name()) }
+    };
     let mut worst = None;
     let mut failures = Vec::new();
     for (backend, outcome) in outcomes {
         match outcome {
             ManageOutcome::Done => {}
             ManageOutcome::Absent if any_done => {}
-            ManageOutcome::Absent => failures.push(format!("host {}: model not found", backend.name())),
-            ManageOutcome::Failed(status, words) => {
+            ManageOutcome::Absent => failures.push(told(backend, "model not found")),
+            ManageOutcome::Refused(status, words) | ManageOutcome::Lost(status, words) => {
                 worst = worst.max(Some(status));
-                failures.push(format!("host {}: {words}", backend.name()));
+                failures.push(told(backend, &words));
             }
         }
     }
     let status = worst.unwrap_or(StatusCode::NOT_FOUND);
-    if failures.is_empty() { Ok(()) } else { Err(Error::ManagementFailed { status, failures }) }
+    if failures.is_empty() { Ok(()) } else { Err(Error::ManagementFailed { status, failures, is_only_host }) }
 }
 
 /// The reply that streams the progress of all hosts, and a background task that makes the changes.
@@ -144,14 +182,19 @@ fn progress<P: Platform>(
         let hosts = service.fleet().hosts();
         let follow = |backend| {
             let (body, outlet) = (body.clone(), outlet.clone());
-            named(backend, follow(service, backend, operation, body, outlet))
+            named(backend, follow(service, backend, operation, body, Some(outlet)))
         };
         // What the hosts are asked ends with this statement, whether they answered or the client left.
-        let end = match presence.during(pin!(join_all(hosts.iter().map(follow)))).await {
-            Ok(outcomes) => combined(outcomes),
-            Err(ClientLeft) => Err(Error::ClientClosed),
+        let (end, has_changed) = match presence.during(pin!(join_all(hosts.iter().map(follow)))).await {
+            Ok(outcomes) => {
+                let has_changed = may_have_changed(&outcomes);
+                (combined(outcomes), has_changed)
+            }
+            Err(ClientLeft) => (Err(Error::ClientClosed), true),
         };
-        forget_answers(service, &request.store, model).await;
+        if has_changed {
+            forget_answers(service, &request.store, model).await;
+        }
         let last = match &end {
             Ok(()) => SUCCESS.to_vec(),
             Err(error) => error.body(ErrorFormat::Ollama, &request.request_id),
@@ -188,25 +231,19 @@ async fn change<P: Platform>(
     operation: Operation,
     body: &Bytes,
 ) -> ManageOutcome {
-    let limits = Timeouts {
-        first_byte: CHANGE_LIMIT,
-        between_bytes: CHANGE_LIMIT,
-        total: Some(CHANGE_LIMIT),
-        ..service.config().timeouts.upstream
-    };
-    match send(service, backend, operation, body, limits).await {
+    match send(service, backend, operation, body, service.config().whole_limits()).await {
         Ok(response) => ended(response).await,
         Err(failure) => failed(failure),
     }
 }
 
-/// Makes the change on one host and passes its progress lines to the client.
+/// Makes the change on one host, and passes its progress lines to the client if there is an outlet.
 async fn follow<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
     operation: Operation,
     body: Bytes,
-    mut outlet: Outlet,
+    mut outlet: Option<Outlet>,
 ) -> ManageOutcome {
     let limits =
         Timeouts { between_bytes: service.config().timeouts.total, ..service.config().timeouts.upstream };
@@ -222,18 +259,20 @@ async fn follow<P: Platform>(
             let line = match framer.next_event() {
                 Ok(Some(line)) => line,
                 Ok(None) => break,
-                Err(error) => return ManageOutcome::Failed(StatusCode::BAD_GATEWAY, error.to_string()),
+                Err(error) => return ManageOutcome::Lost(StatusCode::BAD_GATEWAY, error.to_string()),
             };
             let Some(data) = framer::data(Framing::Lines, &line) else { continue };
             let members = Members::parse(&data);
             if let Some(words) = members.as_ref().and_then(protocol::failure) {
-                return ManageOutcome::Failed(StatusCode::INTERNAL_SERVER_ERROR, words.into_owned());
+                return ManageOutcome::Refused(StatusCode::INTERNAL_SERVER_ERROR, words.into_owned());
             }
             if members.and_then(|members| members.string("status")).as_deref() == Some("success") {
                 return ManageOutcome::Done;
             }
-            if outlet.send(with_host(&data, backend.name()).into()).await.is_err() {
-                return ManageOutcome::Failed(StatusCode::BAD_GATEWAY, "the client left".to_owned());
+            if let Some(outlet) = &mut outlet
+                && outlet.send(with_host(&data, backend.name()).into()).await.is_err()
+            {
+                return ManageOutcome::Lost(StatusCode::BAD_GATEWAY, "the client left".to_owned());
             }
         }
         match body.frame().await {
@@ -244,7 +283,7 @@ async fn follow<P: Platform>(
             }
             Some(Err(failure)) => return failed(failure),
             None => {
-                return ManageOutcome::Failed(
+                return ManageOutcome::Lost(
                     StatusCode::BAD_GATEWAY,
                     "it ended without saying success".to_owned(),
                 );
@@ -278,17 +317,22 @@ where
         }
     };
     match Members::parse(&body).and_then(|members| protocol::failure(&members)) {
-        Some(words) => ManageOutcome::Failed(status.max(StatusCode::BAD_REQUEST), words.into_owned()),
+        Some(words) => ManageOutcome::Refused(status.max(StatusCode::BAD_REQUEST), words.into_owned()),
         None if status.is_success() => ManageOutcome::Done,
         // A redirection is not followed and its target is not shown: it is internal to the operator's network.
-        None if status.is_redirection() => ManageOutcome::Failed(StatusCode::BAD_GATEWAY, status.to_string()),
-        None => ManageOutcome::Failed(status, status.to_string()),
+        None if status.is_redirection() => {
+            ManageOutcome::Refused(StatusCode::BAD_GATEWAY, status.to_string())
+        }
+        None => ManageOutcome::Refused(status, status.to_string()),
     }
 }
 
 fn failed(failure: UpstreamFailure) -> ManageOutcome {
+    let has_no_connection =
+        matches!(failure, UpstreamFailure::Unreachable(_) | UpstreamFailure::TimedOut(Phase::Connect));
     let error = AttemptFailure::from(failure).into_error();
-    ManageOutcome::Failed(error.status(), error.to_string())
+    let outcome = if has_no_connection { ManageOutcome::Refused } else { ManageOutcome::Lost };
+    outcome(error.status(), error.to_string())
 }
 
 #[cfg(test)]
@@ -311,7 +355,8 @@ mod tests {
 
     #[test]
     fn one_success_when_no_host_failed_and_a_failure_names_its_hosts() {
-        let failed = |words: &str| ManageOutcome::Failed(StatusCode::INTERNAL_SERVER_ERROR, words.to_owned());
+        let failed =
+            |words: &str| ManageOutcome::Refused(StatusCode::INTERNAL_SERVER_ERROR, words.to_owned());
         check(vec![ManageOutcome::Done, ManageOutcome::Done], Ok(()));
         check(vec![ManageOutcome::Absent, ManageOutcome::Done], Ok(()));
         check(
@@ -322,6 +367,35 @@ mod tests {
             vec![ManageOutcome::Done, failed("disk full"), ManageOutcome::Absent],
             Err((500, "not done on every host: host 2: disk full")),
         );
+        check(vec![failed("disk full")], Err((500, "disk full")));
+        check(vec![ManageOutcome::Absent], Err((404, "model not found")));
+    }
+
+    #[test]
+    fn only_a_host_that_may_have_another_model_makes_answers_old() {
+        for (outcome, expected) in [
+            (ManageOutcome::Done, true),
+            (ManageOutcome::Absent, false),
+            (ManageOutcome::Refused(StatusCode::BAD_REQUEST, String::new()), false),
+            (failed(UpstreamFailure::Unreachable(String::new())), false),
+            (failed(UpstreamFailure::TimedOut(Phase::Connect)), false),
+            (failed(UpstreamFailure::TimedOut(Phase::FirstByte)), true),
+            (failed(UpstreamFailure::Protocol(String::new())), true),
+        ] {
+            let hosts = hosts(2);
+            let outcomes: Vec<_> = hosts.iter().zip([ManageOutcome::Absent, outcome]).collect();
+            assert_eq!(may_have_changed(&outcomes), expected, "{outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn a_change_in_one_piece_asks_hosts_for_progress_and_keeps_its_other_bytes() {
+        let streamed =
+            |operation, body: &'static str| streamed(operation, &Bytes::from_static(body.as_bytes()));
+        let asked = streamed(Operation::Pull, "{\"model\": \"m\", \"stream\":false }\n").unwrap();
+        assert_eq!(asked, "{\"model\": \"m\", \"stream\":false ,\"stream\":true}\n");
+        assert_eq!(streamed(Operation::Create, "no JSON"), None);
+        assert_eq!(streamed(Operation::Delete, "{\"model\":\"m\"}"), None);
     }
 
     #[test]

@@ -149,8 +149,11 @@ async fn a_change_in_one_piece_says_success_once(form: &dyn Form) -> Result<()> 
         assert_eq!((reply.status.as_u16(), &*reply.text()), (200, PULLED), "{path}");
         assert_eq!(reply.header("content-type"), "application/json", "{path}");
         assert_eq!(reply.header("content-length"), PULLED.len().to_string(), "{path}");
+        // A host is asked for its progress all the same, so that a silent one is noticed.
+        let mut asked = body.clone();
+        asked["stream"] = json!(true);
         for host in &hosts {
-            assert_eq!(changed(host).last().map(Recorded::json), Some(body.clone()), "{path}");
+            assert_eq!(changed(host).last().map(Recorded::json), Some(asked.clone()), "{path}");
         }
     }
     Ok(())
@@ -229,6 +232,37 @@ async fn a_host_without_the_model_has_nothing_to_copy_or_delete(form: &dyn Form)
     Ok(())
 }
 
+async fn a_silent_host_holds_no_change_for_longer_than_the_usual_limits(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let setup = Setup::new([&ollama]).set("ALLOW_MODEL_MANAGEMENT", "true");
+    let setup = setup.set("TOTAL_TIMEOUT", "1").set("FIRST_BYTE_TIMEOUT", "500ms");
+    let gateway = form.start(setup).await?;
+    for (method, path, mut body) in changes("phi4:14b") {
+        ollama.next(path, Scripted::hang());
+        body["stream"] = json!(false);
+        let reply = self::change(gateway.as_ref(), (method, path, body), &[]).await?;
+        let words = surfaces::told(path, &reply)?;
+        assert_eq!(reply.status, 504, "{path}: {words}");
+        // One host alone needs no name.
+        assert!(!words.contains("host 1") && words.contains("did not answer in time"), "{path}: {words}");
+    }
+    Ok(())
+}
+
+async fn a_change_that_no_host_made_forgets_nothing(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("ALLOW_MODEL_MANAGEMENT", "true")).await?;
+    let ask = async || anyhow::Ok(gateway.chat(json!({"message": "hello"})).await?.cache().to_owned());
+    assert_eq!(ask().await?, "miss");
+    for change in changes("llama3.2") {
+        let path = change.1;
+        ollama.next(path, refusal(400)?);
+        self::change(gateway.as_ref(), change, &[]).await?;
+        assert_eq!(ask().await?, "hit", "{path}");
+    }
+    Ok(())
+}
+
 async fn progress_comes_while_it_is_made(form: &dyn Form) -> Result<()> {
     let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
     let gateway = form.start(Setup::new(&hosts).set("ALLOW_MODEL_MANAGEMENT", "true")).await?;
@@ -277,6 +311,8 @@ on_every_form! {
     a_change_in_one_piece_says_success_once,
     a_host_that_fails_is_named_and_there_is_no_success,
     a_host_without_the_model_has_nothing_to_copy_or_delete,
+    a_silent_host_holds_no_change_for_longer_than_the_usual_limits,
+    a_change_that_no_host_made_forgets_nothing,
     progress_comes_while_it_is_made,
     what_a_model_said_before_it_was_changed_is_forgotten_when_success_is_told,
 }
