@@ -15,10 +15,8 @@ use crate::{
     wire::members::{self, Members},
 };
 
-/// The depth of a value down to which the order of its members is ignored.
+/// The depth of a value down to which space does not count.
 const DEPTH: usize = 16;
-/// Members whose own members keep their order: Ollama derives a grammar from a schema in that order.
-const ORDERED: [&str; 3] = ["format", "response_format", "text"];
 
 /// What every key covers, whatever the question is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,14 +114,15 @@ impl CacheKey {
         for message in *messages {
             encoding.string(message);
         }
-        encoding.value(format.unwrap_or(RawValue::NULL), DEPTH, MemberOrder::AsWritten);
-        for value in [options, think, tools] {
-            encoding.value(value.unwrap_or(RawValue::NULL), DEPTH, MemberOrder::ByName);
+        for value in [format, options, think, tools] {
+            encoding.value(value.unwrap_or(RawValue::NULL), DEPTH);
         }
         Self(encoding.0.finalize().into())
     }
 
-    /// The key of a relayed request: every member counts except `stream`.
+    /// The key of a relayed request: every member counts except `stream`. The order of the members does not count, but that
+    /// of the members within them does: Ollama renders a prompt from tools and calls, and a grammar from a schema, in the
+    /// order in which they came (`api.ToolPropertiesMap`, `api.ToolCallFunctionArguments`).
     pub fn of_request(context: &KeyContext<'_>, request: &Members<'_>) -> Self {
         let mut encoding = Encoding::of(context);
         let mut list = sorted(request);
@@ -131,12 +130,7 @@ impl CacheKey {
         encoding.count(list.len());
         for (name, value) in list {
             encoding.string(name);
-            let is_ordered = ORDERED.contains(&&*folded(name));
-            encoding.value(
-                value,
-                DEPTH,
-                if is_ordered { MemberOrder::AsWritten } else { MemberOrder::ByName },
-            );
+            encoding.value(value, DEPTH);
         }
         Self(encoding.0.finalize().into())
     }
@@ -188,13 +182,6 @@ impl CacheKey {
     }
 }
 
-/// Whether the order of an object's members counts.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum MemberOrder {
-    ByName,
-    AsWritten,
-}
-
 /// The members sorted by name without case. Members of the same name keep their order, because Ollama takes the last of
 /// some and joins others.
 fn sorted<'a>(members: &'a Members<'_>) -> Vec<(&'a str, &'a RawValue)> {
@@ -218,7 +205,7 @@ impl Encoding {
     fn of(context: &KeyContext<'_>) -> Self {
         let KeyContext { path, caller, digest, epochs: Epochs { all, model } } = context;
         let mut encoding = Self(Sha256::new());
-        encoding.string("paddock answer 3");
+        encoding.string("paddock answer 4");
         encoding.string(path);
         // A caller id is never all zeros.
         encoding.0.update(caller.map_or(&[0; 32], CallerId::as_bytes));
@@ -239,7 +226,7 @@ impl Encoding {
 
     /// Encodes a value after a letter for its kind. Values that cannot be parsed, or that lie deeper than `depth`,
     /// count as they were written.
-    fn value(&mut self, value: &RawValue, depth: usize, order: MemberOrder) {
+    fn value(&mut self, value: &RawValue, depth: usize) {
         if let Some(string) = members::string(value) {
             self.0.update(b"s");
             self.string(&string);
@@ -247,18 +234,14 @@ impl Encoding {
             self.0.update(b"a");
             self.count(values.len());
             for value in values {
-                self.value(value, depth - 1, order);
+                self.value(value, depth - 1);
             }
         } else if let Some(members) = Members::of(value).filter(|_| depth > 0) {
             self.0.update(b"o");
-            let list = match order {
-                MemberOrder::ByName => sorted(&members),
-                MemberOrder::AsWritten => members.iter().map(|(name, value)| (&**name, *value)).collect(),
-            };
-            self.count(list.len());
-            for (name, value) in list {
+            self.count(members.iter().count());
+            for (name, value) in members.iter() {
                 self.string(name);
-                self.value(value, depth - 1, order);
+                self.value(value, depth - 1);
             }
         } else {
             self.0.update(b"d");

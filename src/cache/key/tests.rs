@@ -83,6 +83,17 @@ fn each_field_of_a_question_changes_the_key() {
 }
 
 #[test]
+fn the_order_within_tools_and_options_of_a_question_counts() {
+    let base = question("m", &["hi"]);
+    let (one, other) = (raw(r#"{"a":1,"b":2}"#), raw(r#"{"b":2,"a":1}"#));
+    let of = |question: Chat<'_>| CacheKey::of_chat(&HERE, &question);
+    assert_ne!(of(Chat { tools: Some(&one), ..base }), of(Chat { tools: Some(&other), ..base }));
+    assert_ne!(of(Chat { options: Some(&one), ..base }), of(Chat { options: Some(&other), ..base }));
+    let spaced = raw(r#"{ "a": 1, "b": 2 }"#);
+    assert_eq!(of(Chat { tools: Some(&one), ..base }), of(Chat { tools: Some(&spaced), ..base }));
+}
+
+#[test]
 fn each_member_of_a_request_changes_the_key_but_stream() {
     let base = r#"{"model":"m","messages":[{"role":"user","content":"hi"}]}"#;
     let with = |more: &str| of_request(&base.replacen('{', &format!("{{{more},"), 1));
@@ -103,9 +114,9 @@ fn each_member_of_a_request_changes_the_key_but_stream() {
 }
 
 #[test]
-fn space_and_the_order_of_members_do_not_matter_but_in_a_schema() {
+fn space_and_the_order_of_the_outermost_members_do_not_matter_and_every_other_order_does() {
     for (left, right) in [
-        (r#"{"a":1,"b":[2,{"c":3,"d":4}]}"#, r#"{ "b" : [2, {"d":4,"c":3}], "a":1}"#),
+        (r#"{"a":1,"b":[2,{"c":3,"d":4}]}"#, r#"{ "b" : [2, {"c":3 ,"d": 4}], "a":1}"#),
         (r#"{"a":"\u0062"}"#, r#"{"a":"b"}"#),
         (r#"{"format":{"a":1, "b":2}}"#, r#"{"format":{"a":1,"b":2}}"#),
     ] {
@@ -115,6 +126,15 @@ fn space_and_the_order_of_members_do_not_matter_but_in_a_schema() {
         (r#"{"a":[1,2]}"#, r#"{"a":[2,1]}"#),
         (r#"{"a":"1"}"#, r#"{"a":1}"#),
         (r#"{"a":null}"#, "{}"),
+        (r#"{"b":[2,{"c":3,"d":4}]}"#, r#"{"b":[2,{"d":4,"c":3}]}"#),
+        (
+            r#"{"messages":[{"tool_calls":[{"function":{"arguments":{"a":1,"b":2}}}]}]}"#,
+            r#"{"messages":[{"tool_calls":[{"function":{"arguments":{"b":2,"a":1}}}]}]}"#,
+        ),
+        (
+            r#"{"tools":[{"function":{"parameters":{"properties":{"a":{},"b":{}}}}}]}"#,
+            r#"{"tools":[{"function":{"parameters":{"properties":{"b":{},"a":{}}}}}]}"#,
+        ),
         (r#"{"format":{"a":1,"b":2}}"#, r#"{"format":{"b":2,"a":1}}"#),
         (r#"{"response_format":{"x":{"a":1,"b":2}}}"#, r#"{"response_format":{"x":{"b":2,"a":1}}}"#),
     ] {

@@ -178,7 +178,37 @@ async fn whatever_differs_is_another_question_on_every_surface(form: &dyn Form) 
     Ok(())
 }
 
+async fn the_order_within_tools_and_calls_is_a_part_of_the_question(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("CACHE_MODE", "all")).await?;
+    let tool = |properties: &str| {
+        let schema = format!(r#"{{"type":"object","properties":{properties}}}"#);
+        format!(
+            r#"[{{"type":"function","name":"f","input_schema":{schema},"function":{{"name":"f","parameters":{schema}}}}}]"#
+        )
+    };
+    let (one, other) = (
+        r#"{"a":{"type":"string"},"b":{"type":"string"}}"#,
+        r#"{"b":{"type":"string"},"a":{"type":"string"}}"#,
+    );
+    for path in CONVERSATIONS {
+        let body = |properties: &str| {
+            let asked = r#""message":"why?","messages":[{"role":"user","content":"why?"}]"#;
+            format!(
+                r#"{{"model":"llama3.2","stream":false,"max_tokens":9,{asked},"tools":{}}}"#,
+                tool(properties)
+            )
+        };
+        for (properties, expected) in [(one, "miss"), (other, "miss"), (one, "hit"), (other, "hit")] {
+            let reply = gateway.request(Method::POST, path, body(properties), &[]).await?;
+            assert_eq!((reply.status.as_u16(), reply.cache()), (200, expected), "{path} {properties}");
+        }
+    }
+    Ok(())
+}
+
 on_every_store! {
+    the_order_within_tools_and_calls_is_a_part_of_the_question,
     what_can_change_the_answer_makes_it_another_question,
     the_same_last_question_under_another_history_misses,
     the_same_conversation_in_two_sessions_of_one_caller_is_one_question,
