@@ -2,8 +2,6 @@
 //!
 //! Pure; it is made before the fleet is looked at.
 
-use serde_json::value::RawValue;
-
 use crate::{
     api::{auth::CallerId, endpoint::Work},
     fleet::{ModelName, plan::affinity, snapshot::Flow},
@@ -71,11 +69,46 @@ impl RoutingKey {
     }
 }
 
-/// The runner options of a request, as `name=value`, parted by commas.
+/// The runner options of a request, as `name=value`, parted by commas. Ollama reads them as whole numbers and flags, and so
+/// does this: two spellings of one value are one runner, and nothing that a client wrote is kept as text.
 fn runner_options(request: &Members<'_>) -> String {
+    let value = |members: &Members<'_>, name: &str| {
+        let flag = members.boolean(name).map(|flag| format!("{name}={flag}"));
+        flag.or_else(|| members.whole(name).map(|number| format!("{name}={number}")))
+    };
     let options = request.object("options");
-    let named = RUNNER_OPTIONS.iter().filter_map(|name| Some((*name, options.as_ref()?.raw(name)?)));
-    let shift = request.raw("shift").map(|shift| ("shift", shift));
-    let text = |(name, value): (&str, &RawValue)| format!("{name}={}", value.get());
-    named.chain(shift).map(text).collect::<Vec<_>>().join(",")
+    let named = RUNNER_OPTIONS.iter().filter_map(|name| value(options.as_ref()?, name));
+    let shift = request.boolean("shift").map(|shift| format!("shift={shift}"));
+    named.chain(shift).collect::<Vec<_>>().join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runner_options_are_numbers_and_flags_however_they_are_written() {
+        let digits = "9".repeat(1000);
+        for (body, expected) in [
+            (r#"{"options":{"num_ctx":2048}}"#, "num_ctx=2048"),
+            (r#"{"options":{"num_ctx":2048.0}}"#, "num_ctx=2048"),
+            (r#"{"options":{"NUM_CTX":2.048e3}}"#, "num_ctx=2048"),
+            (
+                r#"{"options":{"num_gpu":-1,"num_ctx":2048.9,"use_mmap":false}}"#,
+                "num_ctx=2048,num_gpu=-1,use_mmap=false",
+            ),
+            (r#"{"options":{"num_ctx":"2048"}}"#, ""),
+            (r#"{"options":{"num_ctx":null,"num_thread":[1]},"shift":true}"#, "shift=true"),
+            (r#"{"options":{"temperature":1},"shift":"x"}"#, ""),
+            (r#"{"options":[]}"#, ""),
+            ("{}", ""),
+        ] {
+            assert_eq!(runner_options(&Members::parse(body.as_bytes()).unwrap()), expected, "{body}");
+        }
+        let long = format!("{{\"options\":{{\"num_ctx\":{digits}}}}}");
+        assert_eq!(
+            runner_options(&Members::parse(long.as_bytes()).unwrap()),
+            format!("num_ctx={}", i64::MAX)
+        );
+    }
 }

@@ -62,6 +62,18 @@ impl<'a> Members<'a> {
         self.raw(name)?.get().parse().ok()
     }
 
+    /// The value of a member that is a number, without its fraction: Ollama reads a whole option as a float first
+    /// (`api/types.go`, `FromMap`), so that `2048`, `2048.0` and `2.048e3` are one. A number beyond 64 bits is the nearest
+    /// of 64 bits.
+    pub(crate) fn whole(&self, name: &str) -> Option<i64> {
+        let number: f64 = self.raw(name)?.get().parse().ok()?;
+        #[expect(
+            clippy::cast_possible_truncation,
+            reason = "the fraction is dropped, and the range saturates"
+        )]
+        Some(number as i64)
+    }
+
     /// The elements of a member that is an array.
     pub(crate) fn array(&self, name: &str) -> Option<Vec<&'a RawValue>> {
         elements(self.raw(name)?)
