@@ -8,6 +8,7 @@ use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
 use http::{Method, request::Parts};
+use percent_encoding::percent_decode_str;
 
 use super::{
     Question, ask,
@@ -16,6 +17,7 @@ use super::{
 use crate::{
     api::{auth::CallerId, body, endpoint::Endpoint, error::Error},
     cache::{CacheKey, CacheModes, Delivery, KeyContext},
+    fleet::ModelName,
     flight::Rendering,
     handlers::{HandlerResult, RequestBody},
     host::{Platform, Service},
@@ -44,15 +46,15 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
     } else {
         Bytes::new()
     };
-    let question = RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body);
+    let question = RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body)?;
     Ok(ask(service, &parts.headers, caller, request, question).await)
 }
 
 /// A request to a relayed endpoint.
 struct RelayedQuestion<'a> {
     endpoint: Endpoint,
-    /// The path as it came. On some endpoints it names the model.
-    path: Option<&'a str>,
+    /// The path, where it names the model.
+    path: Option<String>,
     session: RequestedSession,
     body: &'a Bytes,
     /// `None` for a body that cannot be read. It goes upstream nevertheless, because Ollama's own error explains it
@@ -64,17 +66,41 @@ struct RelayedQuestion<'a> {
 }
 
 impl<'a> RelayedQuestion<'a> {
-    fn parse(endpoint: Endpoint, path: &'a str, session: RequestedSession, body: &'a Bytes) -> Self {
+    /// Reads a body, and the path where it names the model.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] for a path that names no model.
+    fn parse(
+        endpoint: Endpoint,
+        path: &str,
+        session: RequestedSession,
+        body: &'a Bytes,
+    ) -> Result<Self, Error> {
         let members = Members::parse(body);
         let member = |name| members.as_ref().and_then(|members| members.string(name));
-        let in_path = path.strip_prefix(Endpoint::OpenAiModel.path());
-        let named_model = in_path.map(Cow::Borrowed).or_else(|| member("model"));
+        let in_path = path.strip_prefix(Endpoint::OpenAiModel.path()).map(model_in_path).transpose()?;
+        let path = in_path.as_ref().map(|name| [Endpoint::OpenAiModel.path(), name].concat());
+        let named_model = in_path.map(Cow::Owned).or_else(|| member("model"));
         // Older clients of `/api/show` send the model as `name`.
         let named_model = named_model.or_else(|| member("name").filter(|_| endpoint == Endpoint::OllamaShow));
         let asked = members.as_ref().and_then(|members| members.boolean("stream"));
         let streams = endpoint.protocol().is_some() && asked.unwrap_or_else(|| endpoint.streams_by_default());
-        let path = in_path.map(|_| path);
-        Self { endpoint, path, session, body, members, named_model, session_model: None, streams }
+        Ok(Self { endpoint, path, session, body, members, named_model, session_model: None, streams })
+    }
+}
+
+/// The name of a model in a path, decoded. The path upstream is made of it, so it must be a name, and lead nowhere else.
+///
+/// # Errors
+/// [`Error::NotFound`]
+fn model_in_path(segment: &str) -> Result<String, Error> {
+    let name = percent_decode_str(segment).decode_utf8().map_err(|_| Error::NotFound)?;
+    let leads_elsewhere = name.split('/').any(|part| matches!(part, "" | "." | ".."));
+    // The letters of a model's name need no encoding in a path.
+    if leads_elsewhere || ModelName::parse(&name).is_none() {
+        Err(Error::NotFound)
+    } else {
+        Ok(name.into_owned())
     }
 }
 
@@ -147,10 +173,7 @@ impl Question for RelayedQuestion<'_> {
         UpstreamRequest {
             routing_key: RoutingKey::new(caller, self.session.id(), endpoint.work(), model, members, prompt),
             method: endpoint.method(),
-            path: match self.path {
-                Some(path) => Cow::Owned(path.to_owned()),
-                None => Cow::Borrowed(endpoint.path()),
-            },
+            path: self.path.clone().map_or_else(|| Cow::Borrowed(endpoint.path()), Cow::Owned),
             body: spliced.unwrap_or_else(|| self.body.clone()),
             model: model.map(str::to_owned),
             protocol: endpoint.protocol(),
@@ -161,5 +184,34 @@ impl Question for RelayedQuestion<'_> {
 
     fn rendering(&self) -> Rendering {
         Rendering::Unchanged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_path_names_a_model_however_it_is_encoded_and_leads_nowhere_else() {
+        for (segment, expected) in [
+            ("llama3.2", Some("llama3.2")),
+            ("llama3.2%3A1b", Some("llama3.2:1b")),
+            ("me/mine:1", Some("me/mine:1")),
+            ("hf.co%2Fme%2Fmine", Some("hf.co/me/mine")),
+            ("Llama3.2", Some("Llama3.2")),
+            ("x/", None),
+            ("..", None),
+            ("%2e%2e/%2e%2e/x", None),
+            ("a/../../me/mine", None),
+            ("a/./me/mine", None),
+            ("http://a/me/mine", None),
+            ("a//b", None),
+            ("a b", None),
+            ("a%00b", None),
+            ("%ff", None),
+            ("a?b", None),
+        ] {
+            assert_eq!(model_in_path(segment).ok().as_deref(), expected, "{segment}");
+        }
     }
 }

@@ -93,6 +93,21 @@ async fn one_model_is_found_on_the_host_that_has_it(form: &dyn Form) -> Result<(
         let shown = gateway.post_to("/api/show", json!({"model": "qwen3:4b"}), &[]).await?;
         assert_eq!((shown.status.as_u16(), shown.header("x-paddock-host")), (200, "2"));
     }
+    let encoded = gateway.get("/v1/models/qwen3%3A4b").await?;
+    assert_eq!((encoded.status.as_u16(), encoded.header("x-paddock-host")), (200, "2"));
+    // A path that names no model reaches no host, and nobody's page before one.
+    let is_of_a_model = |request: &Recorded| request.path.starts_with("/v1/models/");
+    let asked = || [&first, &second].map(|host| host.requests().into_iter().filter(is_of_a_model).count());
+    let before = asked();
+    for path in ["/v1/models/..", "/v1/models/x/", "/v1/models/a/%2e%2e/%2e%2e/b/c", "/v1/models/a%20b"] {
+        let reply = gateway.get(path).await?;
+        assert_eq!(
+            (reply.status.as_u16(), reply.at("/error/type")),
+            (404, "not_found_error".to_owned()),
+            "{path}"
+        );
+    }
+    assert_eq!(asked(), before);
     // Clients of old call it name.
     for field in ["model", "name"] {
         let missing = gateway.post_to("/api/show", json!({field: "mistral"}), &[]).await?;
