@@ -11,6 +11,8 @@ use crate::api::endpoint::Work;
 const PART_LIMIT: usize = 80;
 /// The longest host of a name, in bytes.
 const HOST_LIMIT: usize = 350;
+/// What a request may write behind a name, for a model that a host has itself.
+const LOCAL: &str = ":local";
 /// How many similar names the error for an unknown model lists.
 const NEAREST: usize = 10;
 
@@ -19,7 +21,8 @@ const NEAREST: usize = 10;
 pub struct ModelName(String);
 
 impl ModelName {
-    /// Parses a name; `None` when Ollama would refuse it.
+    /// Parses a name; `None` when Ollama would refuse it. Blanks around the name and `:local` at its end, which says where
+    /// the model runs, are no part of it (`modelref.ParseRef`).
     ///
     /// ```
     /// use paddock::fleet::ModelName;
@@ -29,6 +32,11 @@ impl ModelName {
     /// assert_eq!(ModelName::parse("no such name"), None);
     /// ```
     pub fn parse(text: &str) -> Option<Self> {
+        let text = text.trim();
+        let text = match text.len().checked_sub(LOCAL.len()).and_then(|at| text.split_at_checked(at)) {
+            Some((name, source)) if source.eq_ignore_ascii_case(LOCAL) => name,
+            _ => text,
+        };
         let text = text.split_once("://").map_or(text, |(_, rest)| rest);
         let (path, tag) = match text.rsplit_once(':') {
             // A colon before a slash separates the host from its port.
@@ -137,7 +145,13 @@ mod tests {
             ("user/model", Some("user/model:latest")),
             ("hf.co/Bartowski/Llama-3.2:Q4_K_M", Some("hf.co/bartowski/llama-3.2:q4_k_m")),
             ("localhost:5000/a/b", Some("localhost:5000/a/b:latest")),
+            (" llama3.2\n", Some("llama3.2:latest")),
+            ("llama3.2:local", Some("llama3.2:latest")),
+            ("llama3.2:1b:LOCAL", Some("llama3.2:1b")),
+            ("localmodel:local", Some("localmodel:latest")),
+            (":local", None),
             ("", None),
+            (" ", None),
             ("no name", None),
             ("-a", None),
             ("a:", None),

@@ -42,14 +42,21 @@ impl<'a> Members<'a> {
         (value.get() != "null").then_some(*value)
     }
 
+    /// Whether there is a member of the name, even if it is `null`.
+    pub(crate) fn has(&self, name: &str) -> bool {
+        self.list.iter().any(|(key, _)| same_name(key, name))
+    }
+
     /// The members in the order of the body, with their names decoded.
     pub(crate) fn iter(&self) -> impl Iterator<Item = &(Cow<'a, str>, &'a RawValue)> {
         self.list.iter()
     }
 
-    /// The value of a member that is a string.
+    /// The value of a member that is a string. Of several members of the name it is the last that is not `null`, because
+    /// Go leaves a string as it is for a `null`.
     pub(crate) fn string(&self, name: &str) -> Option<Cow<'a, str>> {
-        string(self.raw(name)?)
+        let values = self.list.iter().rev().filter(|(key, _)| same_name(key, name));
+        string(values.map(|(_, value)| *value).find(|value| value.get() != "null")?)
     }
 
     /// The value of a member that is `true` or `false`.
@@ -263,6 +270,16 @@ mod tests {
         assert_eq!(body.number("seed"), Some(7));
         assert_eq!(body.number("think"), Some(1));
         assert!(body.raw("mode").is_none());
+    }
+
+    #[test]
+    fn a_later_null_leaves_a_string_and_takes_anything_else_away() {
+        let members =
+            Members::parse(br#"{"a":"x","A":null,"b":true,"b":null,"c":null,"d":1,"d":"y"}"#).unwrap();
+        assert_eq!((members.string("a").as_deref(), members.raw("a").is_none()), (Some("x"), true));
+        assert_eq!((members.boolean("b"), members.string("c")), (None, None));
+        assert_eq!((members.string("d").as_deref(), members.whole("d")), (Some("y"), None));
+        assert!(members.has("c") && members.has("C") && !members.has("e"));
     }
 
     #[test]

@@ -191,6 +191,8 @@ pub(crate) struct NewTurn {
     messages: Vec<RawMessage>,
     /// The offset of the first message in the body.
     at: usize,
+    /// Whether the request has a member for the system message beside its messages, even if it says nothing.
+    has_system_member: bool,
     /// Whether the messages begin with results of tool calls in the session.
     pub(crate) continues: bool,
 }
@@ -198,7 +200,7 @@ pub(crate) struct NewTurn {
 impl NewTurn {
     /// The turn of a single message.
     pub(crate) fn of_message(dialect: Dialect, system: Option<String>, message: RawMessage) -> Self {
-        Self { dialect, system, messages: vec![message], at: 0, continues: false }
+        Self { dialect, system, messages: vec![message], at: 0, has_system_member: false, continues: false }
     }
 
     /// The turn of a relayed request. `None` if the request brings its own history, or cannot be read: then it goes
@@ -224,7 +226,8 @@ impl NewTurn {
         let texts: Vec<_> = system.into_iter().chain(top).map(text).collect();
         let system = Some(texts.join("\n")).filter(|system| !system.is_empty());
         let messages = messages.into_iter().map(RawMessage::from_raw).collect();
-        Some(Self { dialect, system, messages, at, continues })
+        let has_system_member = members.has("system");
+        Some(Self { dialect, system, messages, at, has_system_member, continues })
     }
 
     /// The body with the history inserted before its messages, and with the session's model if it names none. All other
@@ -232,6 +235,7 @@ impl NewTurn {
     pub(crate) fn continuing(&self, body: &Bytes, history: &History<'_>, model: Option<&str>) -> Bytes {
         let mut ahead = Vec::new();
         let mut beginning = Vec::new();
+        let mut end = Vec::new();
         if let Some(model) = model {
             beginning.extend(member("model", model));
         }
@@ -241,17 +245,22 @@ impl NewTurn {
                     let system = OllamaMessage { role: "system", content, images: &[] }.message();
                     ahead.extend([system.as_str().as_bytes(), b","].concat());
                 }
-                // Anthropic's system message is a member beside the messages.
-                Dialect::Anthropic => {
-                    beginning.extend(member("system", content));
+                // Anthropic's system message is a member beside the messages. Of several the last holds, so it goes behind
+                // one of the request that says nothing.
+                Dialect::Anthropic if self.has_system_member => {
+                    end.push(b',');
+                    end.extend(member("system", content));
+                    end.pop();
                 }
+                Dialect::Anthropic => beginning.extend(member("system", content)),
             }
         }
         for message in history.messages(self.dialect) {
             ahead.extend([message.as_str().as_bytes(), b","].concat());
         }
         let start = body.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
-        insert(body, vec![(start, &*beginning), (self.at, &*ahead)])
+        let stop = body.iter().rposition(|byte| *byte == b'}').unwrap_or(body.len());
+        insert(body, vec![(start, &*beginning), (self.at, &*ahead), (stop, &*end)])
     }
 }
 
@@ -323,6 +332,16 @@ mod tests {
             &turns,
             &json!({"system": "old", "model": "m", "messages": [a, b, c]}),
         );
+        for nothing in ["null", "\"\"", "[]"] {
+            check(
+                Dialect::Anthropic,
+                &format!(
+                    r#"{{"System":"","system":{nothing},"messages":[{{"role":"user","content":"c"}}]}} "#
+                ),
+                &turns,
+                &json!({"System": "", "system": "old", "messages": [a, b, c]}),
+            );
+        }
         check(
             Dialect::Anthropic,
             r#"{"system":[{"type":"text","text":"new"}],"messages":[{"role":"user","content":"c"}]}"#,

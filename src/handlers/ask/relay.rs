@@ -95,12 +95,13 @@ impl<'a> RelayedQuestion<'a> {
 /// [`Error::NotFound`]
 fn model_in_path(segment: &str) -> Result<String, Error> {
     let name = percent_decode_str(segment).decode_utf8().map_err(|_| Error::NotFound)?;
+    let name = name.trim();
     let leads_elsewhere = name.split('/').any(|part| matches!(part, "" | "." | ".."));
     // The letters of a model's name need no encoding in a path.
-    if leads_elsewhere || ModelName::parse(&name).is_none() {
+    if leads_elsewhere || ModelName::parse(name).is_none() {
         Err(Error::NotFound)
     } else {
-        Ok(name.into_owned())
+        Ok(name.to_owned())
     }
 }
 
@@ -192,6 +193,25 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_model_is_read_however_the_request_spells_it() {
+        for body in [
+            r#"{"model":"llama3.2"}"#,
+            r#"{"model":"llama3.2","model":null}"#,
+            r#"{"MODEL":null,"model":" Llama3.2 "}"#,
+            r#"{"model":"x","model":"llama3.2:local"}"#,
+            r#"{"model":"llama3.2:latest:LOCAL","Model":null}"#,
+        ] {
+            let body = Bytes::from_static(body.as_bytes());
+            let (endpoint, session) = (Endpoint::OllamaChat, RequestedSession::None);
+            let question = RelayedQuestion::parse(endpoint, "/api/chat", session, &body).unwrap();
+            let request = question.upstream(&CallerId::public(), None, Reading::AsSent);
+            let lane = ModelName::parse("llama3.2").unwrap().lane(endpoint.work().unwrap());
+            assert_eq!(request.routing_key.lane(), Some(lane), "{body:?}");
+            assert_eq!(request.body, body);
+        }
+    }
+
+    #[test]
     fn a_path_names_a_model_however_it_is_encoded_and_leads_nowhere_else() {
         for (segment, expected) in [
             ("llama3.2", Some("llama3.2")),
@@ -199,6 +219,7 @@ mod tests {
             ("me/mine:1", Some("me/mine:1")),
             ("hf.co%2Fme%2Fmine", Some("hf.co/me/mine")),
             ("Llama3.2", Some("Llama3.2")),
+            ("%20llama3.2:local%20", Some("llama3.2:local")),
             ("x/", None),
             ("..", None),
             ("%2e%2e/%2e%2e/x", None),
