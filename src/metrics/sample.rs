@@ -8,6 +8,9 @@ use crate::wire::tokens::Tokens;
 
 /// The outcome of a success.
 const OK: &str = "ok";
+/// The most tokens of one request that are counted. A host says how many there were, and a sum of larger numbers could leave
+/// the 64 bits of a counter in Redis, which then refuses every addition.
+const TOKENS_LIMIT: u64 = 1 << 32;
 /// The highest speed that is counted, in millionths of a token per second: a million tokens per second. A faster value
 /// comes from a host with a wrong clock; it would overflow the sum, and in Redis the script would fail with the rest of
 /// the request's counts.
@@ -86,8 +89,8 @@ impl Sample<'_> {
         }
         self.host_increments(model, &mut add);
         if let Some(Tokens { prompt, completion }) = tokens {
-            add(Increment::sum(MetricFamily::PromptTokens, &[model], *prompt));
-            add(Increment::sum(MetricFamily::CompletionTokens, &[model], *completion));
+            add(Increment::sum(MetricFamily::PromptTokens, &[model], (*prompt).min(TOKENS_LIMIT)));
+            add(Increment::sum(MetricFamily::CompletionTokens, &[model], (*completion).min(TOKENS_LIMIT)));
         }
         for operation in *store_errors {
             add(Increment::count(MetricFamily::StoreErrors, &[operation]));
@@ -144,7 +147,7 @@ mod tests {
             attempts: &attempts,
             first_token: Some(Duration::from_millis(20)),
             speed: Some(u64::MAX),
-            tokens: None,
+            tokens: Some(Tokens { prompt: 7, completion: u64::MAX }),
             store_errors: &[],
         };
         let mut added = Vec::new();
@@ -179,6 +182,13 @@ mod tests {
                 failovers.iter().map(|host| ((*host).to_owned(), Amount::Count(1))).collect();
             assert_eq!(added(&attempts, &[MetricFamily::Failovers]), expected, "{outcomes:?}");
         }
+    }
+
+    #[test]
+    fn a_host_that_counts_without_end_stops_no_counter() {
+        let families = [MetricFamily::PromptTokens, MetricFamily::CompletionTokens];
+        let expected = [7, TOKENS_LIMIT].map(|count| ("m".to_owned(), Amount::Count(count)));
+        assert_eq!(added(&[("a", "ok", false)], &families), expected);
     }
 
     #[test]

@@ -31,6 +31,8 @@ use crate::{
 
 /// The longest reply that comes in one piece, in bytes.
 const WHOLE_LIMIT: usize = 64 << 20;
+/// The longest `Retry-After` of a host that is believed.
+const RETRY_AFTER_LIMIT: Duration = Duration::from_hours(24);
 /// How much of an error's body is read, in bytes.
 const ERROR_LIMIT: usize = 64 << 10;
 
@@ -191,8 +193,8 @@ where
 {
     let status = response.status();
     let retry_after = response.headers().get(header::RETRY_AFTER);
-    let retry_after =
-        retry_after.and_then(|value| value.to_str().ok()?.parse().ok()).map(Duration::from_secs);
+    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
+    let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_LIMIT));
     let content_type = response.headers().get(header::CONTENT_TYPE).cloned();
     let body = collect(response, ERROR_LIMIT).await.unwrap_or_default();
     AttemptFailure::of_refusal(Original { status, content_type, body }, retry_after)

@@ -188,6 +188,10 @@ async fn a_busy_fleet_says_when_to_come_back(form: &dyn Form) -> Result<()> {
     ollama.next_chat(refusal(429)?.with_header(http::header::RETRY_AFTER, "7"));
     let with = gateway.chat(json!({"message": "hello"})).await?;
     assert_eq!((with.status.as_u16(), with.header("retry-after")), (503, "7"));
+    // What no client can wait for is not passed on.
+    ollama.next_chat(refusal(429)?.with_header(http::header::RETRY_AFTER, "18446744073709551615"));
+    let endless = gateway.chat(json!({"message": "hello"})).await?;
+    assert_eq!((endless.status.as_u16(), endless.header("retry-after")), (503, "86400"));
     Ok(())
 }
 
