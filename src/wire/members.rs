@@ -55,13 +55,25 @@ impl<'a> Members<'a> {
     /// The value of a member that is a string. Of several members of the name it is the last that is not `null`, because
     /// Go leaves a string as it is for a `null`.
     pub(crate) fn string(&self, name: &str) -> Option<Cow<'a, str>> {
-        let values = self.list.iter().rev().filter(|(key, _)| same_name(key, name));
-        string(values.map(|(_, value)| *value).find(|value| value.get() != "null")?)
+        string(self.last_value(name)?)
     }
 
-    /// The value of a member that is `true` or `false`.
+    /// The value of a member that is `true` or `false`, for a field that is a pointer in Ollama: a later `null` takes it
+    /// away.
     pub(crate) fn boolean(&self, name: &str) -> Option<bool> {
         self.raw(name)?.get().parse().ok()
+    }
+
+    /// The value of a member that is `true` or `false`, for a field that is a plain flag in Ollama: a later `null` leaves
+    /// it as it is.
+    pub(crate) fn flag(&self, name: &str) -> Option<bool> {
+        self.last_value(name)?.get().parse().ok()
+    }
+
+    /// The last value of the name that is not `null`.
+    fn last_value(&self, name: &str) -> Option<&'a RawValue> {
+        let values = self.list.iter().rev().filter(|(key, _)| same_name(key, name));
+        values.map(|(_, value)| *value).find(|value| value.get() != "null")
     }
 
     /// The value of a member that is a whole number of at least 0.
@@ -277,7 +289,7 @@ mod tests {
         let members =
             Members::parse(br#"{"a":"x","A":null,"b":true,"b":null,"c":null,"d":1,"d":"y"}"#).unwrap();
         assert_eq!((members.string("a").as_deref(), members.raw("a").is_none()), (Some("x"), true));
-        assert_eq!((members.boolean("b"), members.string("c")), (None, None));
+        assert_eq!((members.boolean("b"), members.flag("b"), members.string("c")), (None, Some(true), None));
         assert_eq!((members.string("d").as_deref(), members.whole("d")), (Some("y"), None));
         assert!(members.has("c") && members.has("C") && !members.has("e"));
     }

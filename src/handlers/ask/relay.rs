@@ -24,7 +24,7 @@ use crate::{
     request::RequestInfo,
     session::{Dialect, History, RequestedSession},
     upstream::{Reading, RoutingKey, UpstreamRequest},
-    wire::members::Members,
+    wire::{members::Members, protocol::Protocol},
 };
 
 /// Answers a request to a relayed endpoint.
@@ -83,9 +83,22 @@ impl<'a> RelayedQuestion<'a> {
         let named_model = in_path.map(Cow::Owned).or_else(|| member("model"));
         // Older clients of `/api/show` send the model as `name`.
         let named_model = named_model.or_else(|| member("name").filter(|_| endpoint == Endpoint::OllamaShow));
-        let asked = members.as_ref().and_then(|members| members.boolean("stream"));
+        let asked = members.as_ref().and_then(|members| asked_stream(endpoint.protocol()?, members));
         let streams = endpoint.protocol().is_some() && asked.unwrap_or_else(|| endpoint.streams_by_default());
         Ok(Self { endpoint, path, session, body, members, named_model, session_model: None, streams })
+    }
+}
+
+/// Whether a request asks for a stream; `None` where it says nothing. Ollama's types decide what a `null` behind it means
+/// (`Stream` in `api/types.go`, `openai/openai.go`, `openai/responses.go` and `anthropic/anthropic.go`).
+fn asked_stream(protocol: Protocol, members: &Members<'_>) -> Option<bool> {
+    match protocol {
+        Protocol::OllamaChat | Protocol::OllamaGenerate | Protocol::OpenAiResponse => {
+            members.boolean("stream")
+        }
+        Protocol::OpenAiChat | Protocol::OpenAiCompletion | Protocol::AnthropicMessage => {
+            members.flag("stream")
+        }
     }
 }
 
@@ -208,6 +221,23 @@ mod tests {
             let lane = ModelName::parse("llama3.2").unwrap().lane(endpoint.work().unwrap());
             assert_eq!(request.routing_key.lane(), Some(lane), "{body:?}");
             assert_eq!(request.body, body);
+        }
+    }
+
+    #[test]
+    fn a_null_behind_stream_is_read_as_the_endpoint_reads_it() {
+        for (endpoint, body, streams) in [
+            (Endpoint::OllamaChat, r#"{"stream":true,"stream":null}"#, true),
+            (Endpoint::OllamaChat, r#"{"stream":false,"stream":null}"#, true),
+            (Endpoint::OllamaChat, r#"{"stream":null,"stream":false}"#, false),
+            (Endpoint::OpenAiChat, r#"{"stream":true,"stream":null}"#, true),
+            (Endpoint::OpenAiChat, r#"{"stream":false,"stream":null}"#, false),
+            (Endpoint::OpenAiResponses, r#"{"stream":true,"stream":null}"#, false),
+            (Endpoint::AnthropicMessages, r#"{"stream":true,"Stream":null}"#, true),
+        ] {
+            let body = Bytes::from_static(body.as_bytes());
+            let question = RelayedQuestion::parse(endpoint, "", RequestedSession::None, &body).unwrap();
+            assert_eq!(question.delivery(), Delivery::of(streams), "{endpoint:?} {body:?}");
         }
     }
 
