@@ -1,6 +1,7 @@
 //! Makes connections to one server or to the nodes of a cluster, and sends commands on them.
 
 use anyhow::Context as _;
+use futures::{FutureExt as _, future::BoxFuture};
 use paddock::{
     config::RedisConfig,
     store::{StoreError, StoreResult},
@@ -79,8 +80,13 @@ impl Opener {
         matches!(self, Self::Cluster(_))
     }
 
-    /// Makes a connection.
-    pub(super) async fn open(&self) -> StoreResult<Connection> {
+    /// Makes a connection. The future is boxed: connecting is rare, and its type, which reaches into the sockets of the
+    /// runtime, would otherwise be a part of every request's.
+    pub(super) fn open(&self) -> BoxFuture<'_, StoreResult<Connection>> {
+        self.connect().boxed()
+    }
+
+    async fn connect(&self) -> StoreResult<Connection> {
         let opened = tokio::time::timeout(CONNECT_LIMIT, async {
             match self {
                 Self::Single(client) => {
