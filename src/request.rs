@@ -7,6 +7,6 @@ mod store_access;
 mod store_deadline;
 mod store_failure;
 
-pub(crate) use record::{ReplyNotes, RequestInfo, TallyState, UpstreamReport};
+pub(crate) use record::{CountState, ReplyNotes, RequestInfo, UpstreamReport};
 pub(crate) use store_access::{HeldBy, HeldLease, StoreAccess, StoreReply, ping};
 use store_deadline::StoreDeadline;

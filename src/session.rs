@@ -125,7 +125,7 @@ impl Turn {
         let turn = Members::parse(json)?;
         Some(Self {
             id: turn.string("id")?.into_owned(),
-            dialect: Dialect::named(&turn.string("dialect")?)?,
+            dialect: Dialect::by_name(&turn.string("dialect")?)?,
             system: turn.string("system").map(Cow::into_owned),
             messages: turn.array("messages")?.into_iter().map(RawMessage::from_raw).collect(),
             prompt: turn.array("prompt").and_then(|count| match *count {

@@ -73,7 +73,7 @@ where
             Err(_) => Err("the resolver did not answer in time".to_owned()),
         };
         let mut roster = self.roster.lock().unwrap_or_else(PoisonError::into_inner);
-        let Some(news) = roster.note(name.position, found) else { return };
+        let Some(news) = roster.record_lookup(name.position, found) else { return };
         let (hosts, left_out) = roster.hosts();
         if let News::Changed { .. } = news {
             self.service.fleet().set_hosts(&hosts);

@@ -53,7 +53,7 @@ impl<'a, S: Settings> SettingsReader<'a, S> {
 
     /// Records a mistake.
     pub fn problem(&mut self, name: &'static str, fault: &str) {
-        let shown = match Setting::named(name) {
+        let shown = match Setting::by_name(name) {
             Some(setting) if !setting.secret && !fault.contains('\'') => {
                 format!(" (it is '{}')", self.text(name))
             }
@@ -144,5 +144,5 @@ pub(crate) fn duration(text: &str) -> Option<Duration> {
 }
 
 fn default(name: &str) -> &'static str {
-    Setting::named(name).map_or("", |setting| setting.default)
+    Setting::by_name(name).map_or("", |setting| setting.default)
 }

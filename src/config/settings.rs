@@ -334,7 +334,7 @@ pub const SETTINGS: &[Setting] = &[
 
 impl Setting {
     /// The setting with this name, if there is one.
-    pub fn named(name: &str) -> Option<&'static Self> {
+    pub fn by_name(name: &str) -> Option<&'static Self> {
         SETTINGS.iter().find(|setting| setting.name == name)
     }
 

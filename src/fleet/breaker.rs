@@ -52,7 +52,7 @@ impl Cause {
         }
     }
 
-    pub(crate) fn named(word: &str) -> Option<Self> {
+    pub(crate) fn by_name(word: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|cause| cause.as_str() == word)
     }
 }
@@ -231,7 +231,7 @@ mod tests {
             breaker.fail(seconds(100), cause, None, MIDDLE);
             breaker.reach();
             assert_eq!(breaker.cause().is_none(), cause == Cause::Unreachable, "{cause:?}");
-            assert_eq!(Cause::named(cause.as_str()), Some(cause));
+            assert_eq!(Cause::by_name(cause.as_str()), Some(cause));
         }
     }
 

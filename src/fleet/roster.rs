@@ -81,7 +81,7 @@ impl Roster {
     }
 
     /// Records the result of looking up the host name at `position`, and returns what changed.
-    pub fn note(&mut self, position: usize, found: Result<Vec<IpAddr>, String>) -> Option<News> {
+    pub fn record_lookup(&mut self, position: usize, found: Result<Vec<IpAddr>, String>) -> Option<News> {
         let known = self.names.iter_mut().find(|known| known.name.position == position)?;
         let found = found.and_then(|addresses| {
             // An IPv4 address mapped to IPv6 is the same host.
@@ -161,8 +161,8 @@ mod tests {
         let plain = [direct(1, "http://a:1"), direct(3, "http://b:1")];
         let mut roster = Roster::new(&plain, &[name(2, "x", 11434), name(4, "y", 80)]);
         check(&roster, &[("1", "http://a:1"), ("3", "http://b:1")]);
-        roster.note(2, Ok(addresses(&["fd00::1", "10.0.0.10", "10.0.0.9", "10.0.0.9"])));
-        roster.note(4, Ok(addresses(&["::ffff:10.0.0.9"])));
+        roster.record_lookup(2, Ok(addresses(&["fd00::1", "10.0.0.10", "10.0.0.9", "10.0.0.9"])));
+        roster.record_lookup(4, Ok(addresses(&["::ffff:10.0.0.9"])));
         check(
             &roster,
             &[
@@ -182,8 +182,8 @@ mod tests {
     fn an_address_that_is_also_named_otherwise_counts_once() {
         let plain = [direct(3, "http://10.0.0.2:80")];
         let mut roster = Roster::new(&plain, &[name(1, "x", 80), name(2, "y", 80)]);
-        roster.note(1, Ok(addresses(&["10.0.0.1", "10.0.0.2", "10.0.0.3"])));
-        roster.note(2, Ok(addresses(&["10.0.0.3", "10.0.0.4"])));
+        roster.record_lookup(1, Ok(addresses(&["10.0.0.1", "10.0.0.2", "10.0.0.3"])));
+        roster.record_lookup(2, Ok(addresses(&["10.0.0.3", "10.0.0.4"])));
         check(
             &roster,
             &[
@@ -213,16 +213,20 @@ mod tests {
             (Ok(addresses(&["10.0.0.1", "10.0.0.2"])), Some(News::Found), 2),
             (Ok(addresses(&["10.0.0.3", "10.0.0.2"])), changed(&["10.0.0.3"], &["10.0.0.1"]), 2),
         ] {
-            assert_eq!((roster.note(1, found.clone()), told(&roster).len()), (news, hosts), "{found:?}");
+            assert_eq!(
+                (roster.record_lookup(1, found.clone()), told(&roster).len()),
+                (news, hosts),
+                "{found:?}"
+            );
         }
-        assert_eq!(roster.note(2, fault()), None);
+        assert_eq!(roster.record_lookup(2, fault()), None);
     }
 
     #[test]
     fn there_are_at_most_64_hosts_and_those_named_directly_are_among_them() {
         let mut roster = Roster::new(&[direct(2, "http://last:1")], &[name(1, "x", 80)]);
         let many = (0..100).map(|last| IpAddr::from([10, 0, 0, last])).collect();
-        roster.note(1, Ok(many));
+        roster.record_lookup(1, Ok(many));
         let (hosts, left_out) = roster.hosts();
         assert_eq!((hosts.len(), left_out), (HOSTS_LIMIT, 37));
         assert_eq!(hosts.last().map(BackendHost::url), Some("http://last:1"));

@@ -130,7 +130,7 @@ impl HostStats {
     }
 
     /// Records the end of an attempt. `seed` spreads the next trial of a host that failed.
-    pub fn note(&mut self, now: Duration, report: &AttemptReport<'_>, seed: u64) {
+    pub fn record_attempt(&mut self, now: Duration, report: &AttemptReport<'_>, seed: u64) {
         match report.effect {
             HostEffect::Answered | HostEffect::Refused => self.breaker.succeed(report.began),
             HostEffect::Faulty(cause, retry_after) => self.breaker.fail(now, cause, retry_after, seed),
@@ -323,7 +323,7 @@ impl HostStats {
             Some([since, until, cause]) => Some(OpenUntil {
                 since: duration(number(since)?),
                 until: duration(number(until)?),
-                cause: Cause::named(&members::string(cause)?)?,
+                cause: Cause::by_name(&members::string(cause)?)?,
             }),
             _ => None,
         };

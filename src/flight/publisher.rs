@@ -151,7 +151,7 @@ impl<'a, P: Platform> Publisher<'a, P> {
             // Forget what was handed over, or keep it for the next time.
             match told {
                 Ok(Audience::Some) => {
-                    self.note(pending);
+                    self.count_handed(pending);
                     pending.clear();
                 }
                 Ok(Audience::None | Audience::Lost) if self.broadcast.is_alone() => {
@@ -171,7 +171,7 @@ impl<'a, P: Platform> Publisher<'a, P> {
     }
 
     /// Notes that these events were handed over. Of more than `CACHE_MAX_ENTRY` the oldest are forgotten.
-    fn note(&mut self, events: &[Bytes]) {
+    fn count_handed(&mut self, events: &[Bytes]) {
         self.handed += events.len();
         self.kept.extend(events.iter().map(Bytes::len));
         let mut bytes: usize = self.kept.iter().sum();

@@ -29,7 +29,7 @@ use crate::{
         Head, Provenance, Replay,
         broadcast::{Broadcast, Receiver},
     },
-    request::{ReplyNotes, RequestInfo, StoreAccess, TallyState},
+    request::{CountState, ReplyNotes, RequestInfo, StoreAccess},
     session::{PromptCount, SessionStatus, Turn},
     upstream::{UpstreamRequest, answer::Accumulator},
 };
@@ -258,13 +258,13 @@ impl<'a, P: Platform> Subscriber<'a, P> {
         let append = turn
             .as_ref()
             .map(|(key, generation, turn)| StoreAccess::append_turn(self.service, key, *generation, turn));
-        let tally = is_certain.then(|| self.request.tally_answer(self.service, &self.notes));
+        let count = is_certain.then(|| self.request.count_answer(self.service, &self.notes));
         let (append, ended, _) =
-            join!(OptionFuture::from(append), receiver.ended(), OptionFuture::from(tally));
+            join!(OptionFuture::from(append), receiver.ended(), OptionFuture::from(count));
 
         // Find out what became of the turn.
         if is_certain {
-            self.notes.tally = TallyState::Counted;
+            self.notes.count = CountState::Counted;
         }
         let stored = append.map(|reply| self.request.store.settle(self.service, reply));
         let status = stored.map(|stored| match stored {

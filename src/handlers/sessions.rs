@@ -130,7 +130,7 @@ pub(crate) async fn show<P: Platform>(
     store: &StoreAccess,
 ) -> Result<Response<ReplyBody>, Error> {
     let page = Page::of(parts.uri.query())?;
-    let (id, key) = named(parts, caller)?;
+    let (id, key) = session_in_path(parts, caller)?;
     let session = load(service, &key, page.span(), store).await?;
     let (turns, next) = page.turns(&session.turns);
     let shown = Shown {
@@ -184,7 +184,7 @@ pub(crate) async fn delete<P: Platform>(
     caller: Result<CallerId, Error>,
     store: &StoreAccess,
 ) -> Result<Response<ReplyBody>, Error> {
-    let (_, key) = named(parts, caller)?;
+    let (_, key) = session_in_path(parts, caller)?;
     let deleted = store.delete_session(service, &key).await;
     if !deleted.ok_or(Error::SessionUnavailable)? {
         return Err(Error::SessionNotFound);
@@ -195,7 +195,7 @@ pub(crate) async fn delete<P: Platform>(
 }
 
 /// The session id in the path, and the key of the caller's session with that id.
-fn named(parts: &Parts, caller: Result<CallerId, Error>) -> Result<(SessionId, SessionKey), Error> {
+fn session_in_path(parts: &Parts, caller: Result<CallerId, Error>) -> Result<(SessionId, SessionKey), Error> {
     let caller = caller?;
     let id = request::id(parts.uri.path())?;
     let key = SessionKey::of(&caller, &id);
@@ -219,7 +219,7 @@ async fn load_whole<P: Platform>(
     caller: Result<CallerId, Error>,
     store: &StoreAccess,
 ) -> Result<(SessionId, Session), Error> {
-    let (id, key) = named(parts, caller)?;
+    let (id, key) = session_in_path(parts, caller)?;
     let mut session = load(service, &key, EXPORTED, store).await?;
     while let Some(oldest) = session.turns.first().filter(|_| session.skipped > 0) {
         let skipped = load(service, &key, Span { before: Some(&oldest.id), ..EXPORTED }, store).await?;

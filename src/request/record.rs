@@ -9,7 +9,7 @@ use http::{Method, StatusCode};
 
 use super::{
     StoreAccess,
-    store_failure::{StoreOperation, note_outage},
+    store_failure::{StoreOperation, log_outage},
 };
 use crate::{
     api::error::Error,
@@ -27,7 +27,7 @@ use crate::{
 
 /// Whether a request is in the counters.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) enum TallyState {
+pub(crate) enum CountState {
     #[default]
     Pending,
     /// The request is counted. Only later failures of the store may still be added.
@@ -75,7 +75,7 @@ pub(crate) struct ReplyNotes {
     /// The number of the session's turns that did not fit into the prompt.
     pub(crate) left_out: usize,
     pub(crate) upstream: UpstreamReport,
-    pub(crate) tally: TallyState,
+    pub(crate) count: CountState,
 }
 
 impl ReplyNotes {
@@ -114,8 +114,8 @@ impl RequestInfo {
             attempts: notes.upstream.attempts.len(),
             detail: detail.as_deref(),
         }));
-        if notes.tally == TallyState::Pending {
-            return self.tally(service, notes, outcome, latency).await;
+        if notes.count == CountState::Pending {
+            return self.count(service, notes, outcome, latency).await;
         }
         let late = self.store.take_uncounted();
         if !late.is_empty() {
@@ -125,11 +125,11 @@ impl RequestInfo {
 
     /// Counts a request whose answer is complete, at the same time as its turn and its answer are stored: this saves a
     /// round trip. Failures of the store during that time are added by [`RequestInfo::close`].
-    pub(crate) async fn tally_answer<P: Platform>(&self, service: &Service<P>, notes: &ReplyNotes) {
-        self.tally(service, notes, "ok", service.now().saturating_sub(self.started)).await;
+    pub(crate) async fn count_answer<P: Platform>(&self, service: &Service<P>, notes: &ReplyNotes) {
+        self.count(service, notes, "ok", service.now().saturating_sub(self.started)).await;
     }
 
-    async fn tally<P: Platform>(
+    async fn count<P: Platform>(
         &self,
         service: &Service<P>,
         notes: &ReplyNotes,
@@ -156,7 +156,7 @@ impl RequestInfo {
         let added = service.metrics().add(&sample).await;
         // Only a failure is an observation of the store: counters that are kept elsewhere work while the store is down.
         if added.is_err() {
-            note_outage(service, StoreOperation::AddMetrics, &added);
+            log_outage(service, StoreOperation::AddMetrics, &added);
         }
     }
 }

@@ -11,7 +11,7 @@ use std::{
 
 use super::{
     StoreDeadline,
-    store_failure::{StoreFailures, StoreOperation, StoreTrouble, note_outage},
+    store_failure::{StoreFailures, StoreOperation, StoreTrouble, log_outage},
 };
 use crate::{
     cache::{AllEpochs, CacheKey, Entry, Epochs, Stored},
@@ -126,8 +126,8 @@ impl StoreAccess {
     /// The value of a reply. A failure is remembered to be counted, logged once an outage, and becomes `None`.
     pub(crate) fn settle<P: Platform, T>(&self, service: &Service<P>, reply: StoreReply<T>) -> Option<T> {
         let StoreReply { operation, result } = reply;
-        note_outage(service, operation, &result);
-        result.inspect_err(|error| self.failures().note(operation, error)).ok()
+        log_outage(service, operation, &result);
+        result.inspect_err(|error| self.failures().record(operation, error)).ok()
     }
 
     /// As [`StoreAccess::settle`], for an operation of a wave: only the first failure of the wave is counted.
@@ -381,7 +381,7 @@ impl StoreAccess {
 /// Whether the store answers. An outage is logged.
 pub(crate) async fn ping<P: Platform>(service: &Service<P>) -> bool {
     let answer = service.store().ping().await;
-    note_outage(service, StoreOperation::Ping, &answer);
+    log_outage(service, StoreOperation::Ping, &answer);
     answer.is_ok()
 }
 

@@ -84,7 +84,7 @@ impl StoreFailures {
     }
 
     /// Remembers a failure. A store that is not configured is no failure.
-    pub(super) fn note(&mut self, operation: StoreOperation, error: &StoreError) {
+    pub(super) fn record(&mut self, operation: StoreOperation, error: &StoreError) {
         if *error == StoreError::Absent {
             return;
         }
@@ -116,7 +116,7 @@ fn cluster_problem(form: Deployment) -> String {
 }
 
 /// Logs when the store goes down, comes back, or begins to refuse an operation.
-pub(super) fn note_outage<P: Platform, T>(
+pub(super) fn log_outage<P: Platform, T>(
     service: &Service<P>,
     operation: StoreOperation,
     result: &StoreResult<T>,
@@ -126,7 +126,7 @@ pub(super) fn note_outage<P: Platform, T>(
     match result {
         Ok(_) => {
             outage.accepts(operation);
-            if outage.note(true) == Some(Transition::Ended) {
+            if outage.record(true) == Some(Transition::Ended) {
                 service.record(&Event::StoreUp);
             }
         }
@@ -138,12 +138,12 @@ pub(super) fn note_outage<P: Platform, T>(
             }
         }
         Err(StoreError::Cluster) => {
-            if outage.note(false) == Some(Transition::Began) {
+            if outage.record(false) == Some(Transition::Began) {
                 service.record(&Event::Misconfigured { problems: &[cluster_problem(P::DEPLOYMENT)] });
             }
         }
         Err(error) => {
-            if outage.note(false) == Some(Transition::Began) {
+            if outage.record(false) == Some(Transition::Began) {
                 let detail = error.to_string();
                 service.record(&Event::StoreDown { operation, detail: &detail });
             }
@@ -162,7 +162,7 @@ mod tests {
         let down = StoreError::Unavailable(String::new());
         let fail = |failures: &mut StoreFailures, operations: &[StoreOperation]| {
             for operation in operations {
-                failures.note(*operation, &down);
+                failures.record(*operation, &down);
             }
             failures.take_uncounted()
         };
@@ -185,7 +185,7 @@ mod tests {
             (StoreError::TimedOut, StoreTrouble::AtFault, StoreTrouble::AtFault, 1),
             (StoreError::OutOfTime, StoreTrouble::AtFault, StoreTrouble::AtFault, 1),
         ] {
-            failures.note(StoreOperation::FindAnswer, &error);
+            failures.record(StoreOperation::FindAnswer, &error);
             assert_eq!(failures.trouble(), trouble, "{error}");
             failures.renew();
             assert_eq!((failures.trouble(), failures.take_uncounted().len()), (renewed, counted), "{error}");

@@ -32,7 +32,7 @@ pub(crate) enum Transition {
 
 impl Outage {
     /// Records the result of an operation.
-    pub(crate) fn note(&self, succeeded: bool) -> Option<Transition> {
+    pub(crate) fn record(&self, succeeded: bool) -> Option<Transition> {
         // A plain load first: results agree nearly always, and a swap would make every core wait for the line.
         if self.is_down.load(Ordering::Relaxed) != succeeded {
             return None;
@@ -72,7 +72,7 @@ mod tests {
     fn an_outage_is_told_once_at_each_end() {
         let outage = Outage::default();
         let system: Vec<_> =
-            [true, false, false, true, true].into_iter().map(|succeeded| outage.note(succeeded)).collect();
+            [true, false, false, true, true].into_iter().map(|succeeded| outage.record(succeeded)).collect();
         assert_eq!(system, [None, Some(Transition::Began), None, Some(Transition::Ended), None]);
     }
 

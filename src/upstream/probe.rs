@@ -260,7 +260,7 @@ async fn probe_host<P: Platform>(
 
     // Note the outcome here, and tell the store where it is news.
     if local.has_watch() {
-        note(service, backend, inventory.as_ref().err()).await;
+        record_probe(service, backend, inventory.as_ref().err()).await;
     }
     local.note_examined(backend.url());
     let has_changed = |found: &Arc<Inventory>| former.is_none_or(|former| former.models != found.models);
@@ -270,7 +270,7 @@ async fn probe_host<P: Platform>(
         // A request that waits for the inventory does not wait until the store has it.
         service.clone().spawn(async move {
             if !is_noted {
-                note(&service, &backend, inventory.as_ref().err()).await;
+                record_probe(&service, &backend, inventory.as_ref().err()).await;
             }
             if let Ok(inventory) = inventory {
                 // Where this fails, the inventory is stored when the models change, or by the next instance.
@@ -282,7 +282,11 @@ async fn probe_host<P: Platform>(
 }
 
 /// Opens the breaker of a host that refuses connections and closes it for one that takes them again.
-async fn note<P: Platform>(service: &Service<P>, backend: &BackendHost, failure: Option<&UpstreamFailure>) {
+async fn record_probe<P: Platform>(
+    service: &Service<P>,
+    backend: &BackendHost,
+    failure: Option<&UpstreamFailure>,
+) {
     let local = service.fleet();
     let now = local.time(service.now());
     let stats = local.stats(backend.url());

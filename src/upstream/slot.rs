@@ -111,7 +111,7 @@ impl Slot {
         let lane = self.lease.as_ref().map(|lease| lease.lane.clone());
         let report = self.report(service, lane.as_deref(), effect);
         let seed = service.random();
-        let change = |stats: &mut HostStats, now: Duration| stats.note(now, &report, seed);
+        let change = |stats: &mut HostStats, now: Duration| stats.record_attempt(now, &report, seed);
         let released = self.lease.as_ref();
         let is_fault = matches!(effect, HostEffect::Faulty(..));
         if released.is_none() && !is_fault && self.stats.breaker.cause().is_none() {

@@ -44,7 +44,7 @@ impl Dialect {
     }
 
     /// The dialect of a name that [`Dialect::name`] gave; `None` for any other text.
-    pub(crate) fn named(name: &str) -> Option<Self> {
+    pub(crate) fn by_name(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|dialect| dialect.name() == name)
     }
 }

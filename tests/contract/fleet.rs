@@ -357,8 +357,8 @@ async fn facts_come_back_whole(subject: impl Subject) -> Result<()> {
     ]) {
         let now = Duration::from_secs(second);
         let known = expected.clone();
-        expected.note(now, &report, 7);
-        store.update(HOST, (&known, now), None, |stats, _| stats.note(now, &report, 7)).await?;
+        expected.record_attempt(now, &report, 7);
+        store.update(HOST, (&known, now), None, |stats, _| stats.record_attempt(now, &report, 7)).await?;
         assert_eq!(store.snapshot().await?.stats.get(HOST), Some(&Arc::new(expected.clone())), "{second}");
     }
     Ok(())

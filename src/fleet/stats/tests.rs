@@ -28,7 +28,7 @@ fn report(
 fn after(reports: &[AttemptReport<'static>]) -> HostStats {
     let mut stats = HostStats::default();
     for (second, report) in (100..).zip(reports) {
-        stats.note(seconds(second), report, 0);
+        stats.record_attempt(seconds(second), report, 0);
     }
     stats
 }

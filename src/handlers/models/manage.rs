@@ -79,7 +79,7 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
                 None => change(service, backend, operation, &body).await,
             }
         };
-        named(backend, change)
+        with_backend(backend, change)
     });
     let outcomes = join_all(changes).await;
     if may_have_changed(&outcomes) {
@@ -132,7 +132,7 @@ async fn forget_answers<P: Platform>(service: &Service<P>, store: &StoreAccess, 
 }
 
 /// Pairs the result of a change with its host.
-async fn named(
+async fn with_backend(
     backend: &BackendHost,
     change: impl Future<Output = ManageOutcome>,
 ) -> (&BackendHost, ManageOutcome) {
@@ -182,7 +182,7 @@ fn progress<P: Platform>(
         let hosts = service.fleet().hosts();
         let follow = |backend| {
             let (body, outlet) = (body.clone(), outlet.clone());
-            named(backend, follow(service, backend, operation, body, Some(outlet)))
+            with_backend(backend, follow(service, backend, operation, body, Some(outlet)))
         };
         // What the hosts are asked ends with this statement, whether they answered or the client left.
         let (end, has_changed) = match presence.during(pin!(join_all(hosts.iter().map(follow)))).await {

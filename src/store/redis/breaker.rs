@@ -52,7 +52,7 @@ impl RedisBreaker {
     }
 
     /// Records the result of a command that was sent at `began`.
-    pub(super) fn note(&mut self, sign: Sign, began: Duration, now: Duration) {
+    pub(super) fn record(&mut self, sign: Sign, began: Duration, now: Duration) {
         match sign {
             Sign::Lives => *self = Self::default(),
             // Commands sent together fail together; that is one failure.
@@ -87,7 +87,7 @@ mod tests {
         let mut breaker = RedisBreaker::default();
         for time in times {
             assert_eq!(breaker.admit(at(*time)), BreakerDecision::Send, "{time}");
-            breaker.note(Sign::Gone, at(*time), at(*time + 30));
+            breaker.record(Sign::Gone, at(*time), at(*time + 30));
         }
         breaker
     }
@@ -118,7 +118,7 @@ mod tests {
     #[test]
     fn an_answer_closes_it() {
         let mut breaker = failed(&[0, 1030, 3060]);
-        breaker.note(Sign::Lives, at(7100), at(7101));
+        breaker.record(Sign::Lives, at(7100), at(7101));
         assert_eq!(breaker, RedisBreaker::default());
     }
 
@@ -126,7 +126,7 @@ mod tests {
     fn commands_that_fail_together_are_one_failure() {
         let mut breaker = failed(&[0]);
         for _ in 0..5 {
-            breaker.note(Sign::Gone, at(1), at(31));
+            breaker.record(Sign::Gone, at(1), at(31));
         }
         assert_eq!(breaker, failed(&[0]));
     }

@@ -50,7 +50,7 @@ impl<C: RedisCommands, K: Clock> Guard<C, K> {
         Err(StoreError::Spared)
     }
 
-    fn note<T>(&self, began: Duration, result: &StoreResult<T>) {
+    fn record_result<T>(&self, began: Duration, result: &StoreResult<T>) {
         let now = self.clock.now();
         let mut state = self.state.lock();
         let sign = match result {
@@ -64,7 +64,7 @@ impl<C: RedisCommands, K: Clock> Guard<C, K> {
             }
             Err(StoreError::OutOfTime | StoreError::Absent | StoreError::Spared) => return,
         };
-        state.breaker.note(sign, began, now);
+        state.breaker.record(sign, began, now);
     }
 }
 
@@ -82,7 +82,7 @@ impl<C: RedisCommands, K: Clock> RedisCommands for Guard<C, K> {
         let began = self.clock.now();
         self.admit(command, began)?;
         let result = self.commands.execute(command, arguments, limit).await;
-        self.note(began, &result);
+        self.record_result(began, &result);
         result
     }
 
@@ -96,7 +96,7 @@ impl<C: RedisCommands, K: Clock> RedisCommands for Guard<C, K> {
         let began = self.clock.now();
         self.admit(command, began)?;
         let result = self.commands.execute_replicated(command, arguments, replicas, limit).await;
-        self.note(began, &result);
+        self.record_result(began, &result);
         result
     }
 }

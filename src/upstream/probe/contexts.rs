@@ -43,7 +43,7 @@ pub(crate) async fn learn_contexts<P: Platform>(service: &Service<P>, model: &Mo
     let questions = unknown.into_iter().map(async |(digest, places)| {
         for (backend, name) in places {
             if let Some(context) = show(service, backend, name).await {
-                return note(service, backend, digest, context);
+                return record_context(service, backend, digest, context);
             }
         }
     });
@@ -60,7 +60,7 @@ async fn show<P: Platform>(service: &Service<P>, backend: &BackendHost, model: &
     Context::read(&shown)
 }
 
-fn note<P: Platform>(service: &Service<P>, backend: &BackendHost, digest: &str, context: Context) {
+fn record_context<P: Platform>(service: &Service<P>, backend: &BackendHost, digest: &str, context: Context) {
     let local = service.fleet();
     let Some(inventory) = local.note_context(backend.url(), digest, context) else { return };
     if !local.knows_every_host() {

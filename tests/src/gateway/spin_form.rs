@@ -76,7 +76,7 @@ fn variables(setup: &Setup, redis: &RedisServer) -> Result<Vec<(String, String)>
     ]);
     for (name, value) in &setup.settings {
         let name = if name == "HEALTH_ALWAYS_200" { "HEALTH_ALWAYS_OK" } else { name };
-        let setting = Setting::named(name).with_context(|| format!("no setting {name}"))?;
+        let setting = Setting::by_name(name).with_context(|| format!("no setting {name}"))?;
         ensure!(setting.exists_in(SettingsForm::Spin), "{name} does not exist on Spin");
         variables.push((setting.variable(), value.clone()));
     }

@@ -263,7 +263,11 @@ fn what_a_slow_redis_can_do_in_the_budget_it_does() {
             let expected = (cache.to_owned(), session.to_owned());
             assert_eq!((outcome.cache, outcome.session), expected, "{round_trip} {number}");
         }
-        assert_eq!(scene.service.store().outage().note(true).is_some(), session != "stored", "{round_trip}");
+        assert_eq!(
+            scene.service.store().outage().record(true).is_some(),
+            session != "stored",
+            "{round_trip}"
+        );
     }
 }
 

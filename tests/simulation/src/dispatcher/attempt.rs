@@ -110,8 +110,9 @@ impl Attempt {
             elapsed: now.saturating_sub(self.lease.began),
             effect: verdict,
         };
-        local
-            .update(now, &self.lease.host, Some(&self.lease.id), |stats, now| stats.note(now, &report, seed));
+        local.update(now, &self.lease.host, Some(&self.lease.id), |stats, now| {
+            stats.record_attempt(now, &report, seed);
+        });
     }
 }
 
