@@ -95,10 +95,7 @@ impl<'a, P: Platform> Subscriber<'a, P> {
 
     /// Hears the flight to its end, or until the client leaves. The receiver is dropped then, which tells the leader.
     pub(super) async fn listen(&mut self, receiver: Receiver) -> SubscriberEnd {
-        self.hear(&receiver).await
-    }
-
-    async fn hear(&mut self, receiver: &Receiver) -> SubscriberEnd {
+        let receiver = &receiver;
         // Wait for the head of the answer.
         let (head, source) = match self.head(receiver).await {
             Ok(head) => head,

@@ -167,6 +167,12 @@ pub(crate) fn elements(value: &RawValue) -> Option<Vec<&RawValue>> {
     Some(list)
 }
 
+/// The offset at which a further member of a body's object is inserted, behind all others. Of several members of a name
+/// Ollama reads the last.
+pub(crate) fn end_of_members(body: &[u8]) -> usize {
+    memchr::memrchr(b'}', body).unwrap_or(body.len())
+}
+
 /// Inserts bytes into a body, each before the byte at its offset; an offset past the end means the end. Insertions at
 /// the same offset keep their order.
 pub(crate) fn insert(body: &[u8], mut insertions: Vec<(usize, &[u8])>) -> Bytes {

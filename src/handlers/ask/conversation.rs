@@ -22,7 +22,7 @@ use crate::{
     upstream::probe,
     wire::{
         dialect::{MessageRole, Weight, role, text},
-        members::{Members, insert},
+        members::{Members, end_of_members, insert},
         ollama::OllamaMessage,
     },
 };
@@ -237,7 +237,7 @@ impl NewTurn {
         let mut beginning = Vec::new();
         let mut end = Vec::new();
         if let Some(model) = model {
-            beginning.extend(member("model", model));
+            beginning.extend([&*member("model", model), b","].concat());
         }
         if let (Some(content), None) = (history.system, &self.system) {
             match self.dialect {
@@ -245,29 +245,26 @@ impl NewTurn {
                     let system = OllamaMessage { role: "system", content, images: &[] }.message();
                     ahead.extend([system.as_str().as_bytes(), b","].concat());
                 }
-                // Anthropic's system message is a member beside the messages. Of several the last holds, so it goes behind
-                // one of the request that says nothing.
+                // Anthropic's system message is a member beside the messages. It goes behind one of the request that says
+                // nothing.
                 Dialect::Anthropic if self.has_system_member => {
-                    end.push(b',');
-                    end.extend(member("system", content));
-                    end.pop();
+                    end.extend([b",", &*member("system", content)].concat());
                 }
-                Dialect::Anthropic => beginning.extend(member("system", content)),
+                Dialect::Anthropic => beginning.extend([&*member("system", content), b","].concat()),
             }
         }
         for message in history.messages(self.dialect) {
             ahead.extend([message.as_str().as_bytes(), b","].concat());
         }
         let start = body.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
-        let stop = body.iter().rposition(|byte| *byte == b'}').unwrap_or(body.len());
-        insert(body, vec![(start, &*beginning), (self.at, &*ahead), (stop, &*end)])
+        insert(body, vec![(start, &*beginning), (self.at, &*ahead), (end_of_members(body), &*end)])
     }
 }
 
-/// A JSON member, followed by a comma.
+/// A JSON member.
 fn member(name: &str, text: &str) -> Vec<u8> {
     let text = serde_json::to_vec(text).unwrap_or_default();
-    [b"\"", name.as_bytes(), b"\":", &*text, b","].concat()
+    [b"\"", name.as_bytes(), b"\":", &*text].concat()
 }
 
 /// The session that a request names in its header.

@@ -28,7 +28,7 @@ use crate::{
     request::{ReplyNotes, RequestInfo, StoreAccess},
     wire::{
         framer::{self, Framer, Framing},
-        members::{Members, insert},
+        members::{Members, end_of_members, insert},
         protocol,
     },
 };
@@ -109,9 +109,7 @@ fn streamed(operation: Operation, body: &Bytes) -> Option<Bytes> {
         Operation::Copy | Operation::Delete => None,
         Operation::Pull | Operation::Create => {
             Members::parse(body)?;
-            let end = body.iter().rposition(|byte| *byte == b'}')?;
-            // The last of several members of a name is the one that Ollama reads.
-            Some(insert(body, vec![(end, br#","stream":true"#)]))
+            Some(insert(body, vec![(end_of_members(body), br#","stream":true"#)]))
         }
     }
 }
