@@ -7,6 +7,7 @@ pub(crate) mod body;
 pub(crate) mod cors;
 pub(crate) mod endpoint;
 pub mod error;
+pub(crate) mod memory_budget;
 pub(crate) mod query;
 pub(crate) mod reply;
 pub(crate) mod route;

@@ -29,6 +29,15 @@ pub use reader::SettingsReader;
 pub(crate) use reader::duration;
 pub use store::{DataConfig, RedisConfig, StoreConfig};
 
+/// The least memory budget of a process whose memory is not limited, in bytes.
+pub(crate) const MACHINE_BUDGET: u64 = 256 << 20;
+/// The memory budget of a Spin instance, in bytes.
+const INSTANCE_BUDGET: u64 = 64 << 20;
+/// The least memory budget that is derived from a limit, in bytes: some bodies of usual size.
+const LEAST_BUDGET: u64 = 8 << 20;
+/// What the process needs besides the store and bodies, in bytes.
+const PROCESS: u64 = 48 << 20;
+
 /// The checked settings. [`Config::load`] makes them, from wherever an embedder keeps its settings; where it keeps none,
 /// `&|_: &str| None` gives each its default. Every field may be changed before a service is made of them.
 #[derive(Debug, Clone)]
@@ -123,6 +132,9 @@ pub struct TimeoutConfig {
 pub struct AccessConfig {
     /// The limits of request bodies.
     pub body_limits: BodyLimits,
+    /// The bytes of request bodies that the process, or the Spin instance, holds at once. Natively an unset budget is left
+    /// to the host, which knows the machine: see [`memory_budget_of`]; without it there are 256 MiB.
+    pub memory_budget: Option<u64>,
     /// Whether `/health` answers 200 even when no host answers.
     pub health_always_ok: bool,
     /// The keys that open the service.
@@ -248,9 +260,15 @@ impl TimeoutConfig {
 }
 
 impl AccessConfig {
+    /// Whether a caller is who it says it is: it has shown a key, or a proxy has named it.
+    pub(crate) fn verifies_callers(&self) -> bool {
+        !self.api_keys.is_open() || self.caller_header.is_some()
+    }
+
     fn read(reader: &mut SettingsReader<'_, impl Settings>, body_limits: BodyLimits) -> Self {
         Self {
             body_limits,
+            memory_budget: memory_budget(reader),
             health_always_ok: match reader.form() {
                 Deployment::Native => reader.flag("HEALTH_ALWAYS_200"),
                 Deployment::Spin => reader.flag("HEALTH_ALWAYS_OK"),
@@ -276,6 +294,24 @@ fn api_keys(reader: &mut SettingsReader<'_, impl Settings>) -> ApiKeys {
         keys => Ok(keys),
     };
     reader.parsed("API_KEYS", parse).unwrap_or_default()
+}
+
+fn memory_budget(reader: &mut SettingsReader<'_, impl Settings>) -> Option<u64> {
+    if reader.is_changed("MEMORY_BUDGET") {
+        return Some(reader.bytes("MEMORY_BUDGET"));
+    }
+    Some(INSTANCE_BUDGET).filter(|_| reader.form() == Deployment::Spin)
+}
+
+/// The memory budget of a process that may use `limit` bytes, if that is limited, on a machine with `total` bytes, and
+/// gives `store` bytes to the embedded store: half of what the limit leaves, else a quarter of the machine.
+///
+/// The other half is for reading what is held, for connections and for replies.
+pub fn memory_budget_of(limit: Option<u64>, total: u64, store: u64) -> u64 {
+    match limit.filter(|limit| *limit < total) {
+        Some(limit) => (limit.saturating_sub(store).saturating_sub(PROCESS) / 2).max(LEAST_BUDGET),
+        None => (total / 4).max(MACHINE_BUDGET),
+    }
 }
 
 fn body_limits(reader: &mut SettingsReader<'_, impl Settings>) -> BodyLimits {

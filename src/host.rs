@@ -10,7 +10,11 @@ use std::{fmt, future::Future, sync::Arc, time::Duration};
 use bytes::Bytes;
 
 use crate::{
-    config::{Config, settings::Deployment},
+    api::{
+        auth::CallerId,
+        memory_budget::{HeldBytes, MemoryBudget},
+    },
+    config::{Config, MACHINE_BUDGET, settings::Deployment},
     fleet::local::LocalFleet,
     metrics::Metrics,
     platform::{
@@ -20,6 +24,9 @@ use crate::{
     process::{FlightTable, Orphans},
     store::Store,
 };
+
+/// A body beyond this length occupies a thread while it is read, for some milliseconds.
+const LARGE_BODY: usize = 1 << 20;
 
 /// What an embedder implements: the leaf ports, and the types of the store and the metrics.
 pub trait Platform: Upstream + Clock + Timer + Entropy + Background + Journal + 'static {
@@ -43,6 +50,7 @@ struct ServiceState<P: Platform> {
     store: P::Store,
     metrics: P::Metrics,
     fleet: Arc<LocalFleet>,
+    memory_budget: MemoryBudget,
     orphans: Orphans,
     flights: FlightTable,
 }
@@ -54,7 +62,17 @@ impl<P: Platform> Service<P> {
         fleet.set_hosts(&config.fleet.hosts);
         let flights = FlightTable::new(P::WAKES_OTHER_REQUESTS);
         let orphans = Orphans::default();
-        Self(Arc::new(ServiceState { config, platform, store, metrics, fleet, orphans, flights }))
+        let memory_budget = MemoryBudget::new(config.access.memory_budget.unwrap_or(MACHINE_BUDGET));
+        Self(Arc::new(ServiceState {
+            config,
+            platform,
+            store,
+            metrics,
+            fleet,
+            memory_budget,
+            orphans,
+            flights,
+        }))
     }
 
     /// The checked settings.
@@ -80,6 +98,23 @@ impl<P: Platform> Service<P> {
     /// The fleet state of this process: all of it without a shared store, and the fallback while that is down.
     pub fn fleet(&self) -> &LocalFleet {
         &self.0.fleet
+    }
+
+    /// The account of the bytes that a request of `caller` holds. A caller has a share of the budget where callers are
+    /// verified.
+    pub(crate) fn account(&self, caller: &CallerId) -> HeldBytes {
+        let is_verified = self.config().access.verifies_callers();
+        self.0.memory_budget.account(Some(caller).filter(|_| is_verified))
+    }
+
+    /// How many bytes of request bodies the process may hold, and how many it holds.
+    pub(crate) fn memory_budget(&self) -> &MemoryBudget {
+        &self.0.memory_budget
+    }
+
+    /// Runs work on a body of `bytes`, on a thread that it may occupy where the body is large.
+    pub(crate) fn compute<T>(&self, bytes: usize, work: impl FnOnce() -> T) -> T {
+        if bytes > LARGE_BODY { self.0.platform.compute(work) } else { work() }
     }
 
     /// The model loads that continue although their clients left.
@@ -140,6 +175,10 @@ impl<P: Platform> Entropy for Service<P> {
 impl<P: Platform> Background for Service<P> {
     fn spawn_boxed(&self, task: Task) {
         self.0.platform.spawn_boxed(task);
+    }
+
+    fn compute<T>(&self, work: impl FnOnce() -> T) -> T {
+        self.0.platform.compute(work)
     }
 }
 

@@ -11,6 +11,7 @@ mod demo;
 mod half_close;
 mod healthcheck;
 mod log;
+mod machine;
 mod platform;
 mod redis_client;
 mod resolver;
@@ -93,6 +94,9 @@ async fn run(mut config: Config, native: command_line::NativeSettings, demo: boo
     } else {
         None
     };
+    let store = config.store.memory_limit;
+    let budget = *config.access.memory_budget.get_or_insert_with(|| machine::memory_budget(store));
+    tracing::info!(bytes = budget, "memory for request bodies, MEMORY_BUDGET");
     let service = NativePlatform::service(config)?;
     let resolver = Resolver::new(service.clone(), resolver::look_up);
     resolver.resolve().await;

@@ -1,6 +1,10 @@
 //! The native platform: the core's ports over tokio and hyper, and the service over it.
 
-use std::{future::Future, time::Duration};
+use std::{
+    future::Future,
+    sync::{Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
 use paddock::{
@@ -22,13 +26,20 @@ pub(crate) struct NativePlatform {
     clock: SystemClock,
     client: HttpClient,
     tasks: TaskTracker,
+    /// Held while a large body is read.
+    computing: Mutex<()>,
 }
 
 impl NativePlatform {
     /// The service with these settings.
     pub(crate) fn service(config: Config) -> anyhow::Result<NativeService> {
         let clock = SystemClock::start();
-        let platform = Self { clock, client: HttpClient::new(&config), tasks: TaskTracker::new() };
+        let platform = Self {
+            clock,
+            client: HttpClient::new(&config),
+            tasks: TaskTracker::new(),
+            computing: Mutex::default(),
+        };
         let store = NativeStore::new(&config, clock)?;
         Ok(Service::new(config, platform, store, MemoryMetrics::default()))
     }
@@ -72,6 +83,15 @@ impl Entropy for NativePlatform {
 impl Background for NativePlatform {
     fn spawn_boxed(&self, task: Task) {
         self.tasks.spawn(task);
+    }
+
+    fn compute<T>(&self, work: impl FnOnce() -> T) -> T {
+        // The runtime gives this thread's tasks to another one first, so waiting for the turn holds nobody else.
+        tokio::task::block_in_place(|| {
+            // A work that panicked has left nothing half done here.
+            let _turn = self.computing.lock().unwrap_or_else(PoisonError::into_inner);
+            work()
+        })
     }
 }
 

@@ -5,7 +5,7 @@ use http::{HeaderMap, HeaderValue, header};
 use http_body::Body;
 use http_body_util::BodyExt;
 
-use super::error::Error;
+use super::{error::Error, memory_budget::HeldBytes};
 use crate::platform::{Background, MaybeSend};
 
 /// The largest allowed body of a request, and the setting that limits it.
@@ -35,12 +35,18 @@ pub struct BodyLimits {
 /// How many bytes of a refused body are read and discarded.
 const DISCARD_LIMIT: usize = 64 << 20;
 
-/// Reads a body of at most `limit` bytes; a larger `Content-Length` is refused before anything is read.
+/// Reads a body of at most `limit` bytes; a larger `Content-Length` is refused before anything is read. What arrives is
+/// counted in `held`.
+///
+/// # Errors
+/// [`Error::UnsupportedMediaType`], [`Error::UnsupportedEncoding`], [`Error::BodyTooLarge`], [`Error::IncompleteBody`], and
+/// [`Error::Overloaded`] where `held` has no room.
 pub(crate) async fn read<B>(
     background: &impl Background,
     headers: &HeaderMap,
     mut body: B,
     limit: BodyLimit,
+    held: &mut HeldBytes,
 ) -> Result<Bytes, Error>
 where
     B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
@@ -59,39 +65,49 @@ where
     }
     let BodyLimit { setting, bytes: limit } = limit;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
-    let read = if announced.unwrap_or(0) > limit { Ok(None) } else { collect(&mut body, limit).await };
-    match read {
-        Ok(Some(bytes)) => Ok(bytes),
-        Ok(None) => {
-            discard(background, body);
-            Err(Error::BodyTooLarge { limit, setting })
-        }
-        Err(Incomplete) => Err(Error::IncompleteBody),
+    let too_large = Error::BodyTooLarge { limit, setting };
+    let read = match announced {
+        Some(announced) if announced > limit => Err(too_large),
+        _ => collect(&mut body, announced.unwrap_or(0), limit, too_large, held).await,
+    };
+    if read.as_ref().is_err_and(|error| *error != Error::IncompleteBody) {
+        discard(background, body);
     }
+    read
 }
 
-struct Incomplete;
-
-/// The whole body, or `None` when it is longer than `limit`. A body that arrives in one piece is not copied.
-async fn collect<B>(body: &mut B, limit: u64) -> Result<Option<Bytes>, Incomplete>
+/// The whole body. One that arrives in one piece is not copied.
+async fn collect<B>(
+    body: &mut B,
+    announced: u64,
+    limit: u64,
+    too_large: Error,
+    held: &mut HeldBytes,
+) -> Result<Bytes, Error>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     let mut whole = Bytes::new();
     let mut joined = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let Ok(piece) = frame.map_err(|_| Incomplete)?.into_data() else { continue };
-        if (whole.len() + joined.len() + piece.len()) as u64 > limit {
-            return Ok(None);
+        let Ok(piece) = frame.map_err(|_| Error::IncompleteBody)?.into_data() else { continue };
+        let length = whole.len() + joined.len() + piece.len();
+        if length as u64 > limit {
+            return Err(too_large);
         }
+        held.grow_to(length)?;
         if whole.is_empty() && joined.is_empty() {
             whole = piece;
-        } else {
-            joined.extend_from_slice(&std::mem::take(&mut whole));
-            joined.extend_from_slice(&piece);
+            continue;
         }
+        if joined.is_empty() {
+            // What was announced is within the limit, and only what is written takes memory.
+            joined.reserve(usize::try_from(announced).unwrap_or(0).max(length));
+        }
+        joined.extend_from_slice(&std::mem::take(&mut whole));
+        joined.extend_from_slice(&piece);
     }
-    Ok(Some(if joined.is_empty() { whole } else { joined.freeze() }))
+    Ok(if joined.is_empty() { whole } else { joined.freeze() })
 }
 
 /// Reads the rest of a refused body in the background: if the connection were closed with unread bytes, TCP would reset

@@ -161,12 +161,12 @@ pub enum Error {
         /// The `Retry-After` of the host.
         retry_after: Option<Duration>,
     },
-    /// All slots on the hosts with the model are taken, and the queue is full or the request waited too long.
-    #[error("all hosts with this model are busy and the queue is {}; try again later", if *.is_full { "full" } else { "too slow" })]
+    /// There is no room for the request: in the queue, or in memory.
+    #[error("{cause}; try again later")]
     Overloaded {
-        /// `true` when the queue was full, `false` when the wait was too long.
-        is_full: bool,
-        /// The estimated time until a slot is free.
+        /// What is full.
+        cause: Overload,
+        /// The estimated time until there is room.
         retry_after: Duration,
     },
     /// A host did not answer within a time limit.
@@ -216,6 +216,28 @@ pub enum Error {
     /// The service is stopping and cancelled the request.
     #[error("the service is shutting down; try again")]
     ShuttingDown,
+}
+
+/// What is full when a request is refused as [`Error::Overloaded`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Overload {
+    /// All slots on the hosts with the model are taken, and as many requests wait as may.
+    QueueFull,
+    /// All slots on the hosts with the model are taken, and the request waited for as long as it may.
+    QueueSlow,
+    /// The requests of all clients hold as many bytes as they may.
+    Memory,
+}
+
+impl std::fmt::Display for Overload {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.write_str(match self {
+            Self::QueueFull => "all hosts with this model are busy and the queue is full",
+            Self::QueueSlow => "all hosts with this model are busy and the queue is too slow",
+            Self::Memory => "there is no room for this request's body within MEMORY_BUDGET",
+        })
+    }
 }
 
 /// A reply of Ollama, kept as it came so that it can be passed on.

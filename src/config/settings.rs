@@ -196,6 +196,12 @@ pub const SETTINGS: &[Setting] = &[
     setting("API_BODY_LIMIT", "20MiB", Availability::Both, "The largest body on /api for asking a model"),
     setting("OPENAI_BODY_LIMIT", "20MiB", Availability::Both, "The largest body on /v1 for asking a model"),
     setting("ANTHROPIC_BODY_LIMIT", "20MiB", Availability::Both, "The largest body for /v1/messages"),
+    setting(
+        "MEMORY_BUDGET",
+        "",
+        Availability::Both,
+        "Bytes of request bodies that are held at once, beyond which a request gets 503; unset follows from the memory limit, on Spin 64MiB",
+    ),
     setting("CONNECT_TIMEOUT", "2", Availability::Both, "Limit for connecting to an Ollama host"),
     setting(
         "FIRST_BYTE_TIMEOUT",

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    api::error::{Error, Original},
+    api::error::{Error, Original, Overload},
     platform::{Phase, milliseconds},
     wire::members::{self, Members},
 };
@@ -96,8 +96,11 @@ fn head(error: &Error, has_lost_store: bool) -> Option<FailureHead<'_>> {
         Error::UpstreamBusy { retry_after } => {
             FailureHead { retry_after_ms: retry_after.map(milliseconds), ..head }
         }
-        Error::Overloaded { is_full, retry_after } if !has_lost_store => {
-            FailureHead { is_full: Some(*is_full), retry_after_ms: Some(milliseconds(*retry_after)), ..head }
+        Error::Overloaded { cause: cause @ (Overload::QueueFull | Overload::QueueSlow), retry_after }
+            if !has_lost_store =>
+        {
+            let is_full = *cause == Overload::QueueFull;
+            FailureHead { is_full: Some(is_full), retry_after_ms: Some(milliseconds(*retry_after)), ..head }
         }
         Error::UpstreamTimeout { phase } => {
             let word = PHASES.iter().find(|(known, _)| known == phase).map(|(_, word)| *word);
@@ -163,7 +166,10 @@ pub(super) fn read(record: &Bytes) -> Option<Error> {
         "upstream_unreachable" => Error::UpstreamUnreachable { detail: text("detail")? },
         "upstream_protocol" => Error::UpstreamProtocol { detail: text("detail")? },
         "upstream_busy" => Error::UpstreamBusy { retry_after },
-        "overloaded" => Error::Overloaded { is_full: head.boolean("is_full")?, retry_after: retry_after? },
+        "overloaded" => {
+            let cause = if head.boolean("is_full")? { Overload::QueueFull } else { Overload::QueueSlow };
+            Error::Overloaded { cause, retry_after: retry_after? }
+        }
         "upstream_timeout" => {
             let word = head.string("phase")?;
             Error::UpstreamTimeout { phase: PHASES.iter().find(|(_, known)| *known == word)?.0 }

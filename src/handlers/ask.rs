@@ -13,7 +13,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 
 use crate::{
-    api::{auth::CallerId, error::Error, reply},
+    api::{auth::CallerId, error::Error, memory_budget::HeldBytes, reply},
     cache::{CacheKey, CacheModes, Delivery, KeyContext},
     flight::{Flight, Outcome, Rendering},
     handlers::Handled,
@@ -25,13 +25,16 @@ use crate::{
     wire::members::Members,
 };
 use conversation::{NewTurn, SessionState};
-use lookup::Lookup;
+use lookup::{Lookup, Prefetched};
 
 /// What `/chat` and the relayed endpoints have in common: a request that is parsed once. It never calls a host or the
 /// store.
 trait Question: MaybeSend + MaybeSync {
     /// The upstream request's content, history included.
     type Asked;
+
+    /// The length of the body, in bytes.
+    fn size(&self) -> usize;
 
     /// The path of the endpoint, which is part of every key.
     fn path(&self) -> &'static str;
@@ -85,16 +88,26 @@ trait Question: MaybeSend + MaybeSync {
     }
 }
 
-/// Answers a question.
-async fn ask<P: Platform, Q: Question>(
+/// A question that is ready to be answered. It keeps nothing of the request's body but what goes upstream.
+struct Prepared<'a> {
+    lookup: Lookup<'a>,
+    prefetched: Prefetched<'a>,
+    flight: Box<Flight>,
+}
+
+/// Answers a question: from the cache, or by a flight that is joined or led.
+async fn answer<P: Platform>(
     service: &Service<P>,
-    headers: &HeaderMap,
-    caller: &CallerId,
-    request: &Arc<RequestInfo>,
-    question: Q,
+    prepared: Result<Prepared<'_>, Error>,
+    mut notes: Box<ReplyNotes>,
 ) -> Handled {
-    let mut notes = Box::<ReplyNotes>::default();
-    match outcome(service, headers, caller, request, question, &mut notes).await {
+    let outcome = match prepared {
+        Ok(Prepared { lookup, prefetched, flight }) => {
+            lookup.answer(service, &mut notes, prefetched, flight).await
+        }
+        Err(error) => Err(error),
+    };
+    match outcome {
         Ok(Outcome::Whole(original, session)) => {
             notes.session = session.or(notes.session);
             Handled::Complete(Ok(reply::typed(original.status, original.content_type, original.body)), notes)
@@ -106,16 +119,19 @@ async fn ask<P: Platform, Q: Question>(
     }
 }
 
-/// The reply to a question, from the cache or by a flight.
-async fn outcome<P: Platform, Q: Question>(
+/// Asks the store what it knows of a question, and makes the upstream request with the history that fits. `held` are the
+/// bytes of the question's body.
+async fn prepare<'a, P: Platform, Q: Question>(
     service: &Service<P>,
     headers: &HeaderMap,
-    caller: &CallerId,
+    caller: &'a CallerId,
     request: &Arc<RequestInfo>,
     mut question: Q,
+    mut held: HeldBytes,
     notes: &mut ReplyNotes,
-) -> Result<Outcome, Error> {
+) -> Result<Prepared<'a>, Error> {
     let config = service.config();
+    let size = question.size();
 
     // Prefetch: ask the store for everything it may know, in one wave.
     notes.model = question.model().map(str::to_owned);
@@ -127,7 +143,7 @@ async fn outcome<P: Platform, Q: Question>(
 
     // Take the session's model if the request names none.
     let turn = Some(&prefetched.session).filter(|session| session.is_loaded());
-    let turn = turn.and_then(|session| question.new_turn(session));
+    let turn = turn.and_then(|session| service.compute(size, || question.new_turn(session)));
     let session_model = prefetched
         .session
         .model()
@@ -151,15 +167,19 @@ async fn outcome<P: Platform, Q: Question>(
         history = prefetched.session.history(limits, turn.continues, members, dialect, model);
     }
     notes.left_out = history.left_out;
-    let asked = question.asked(turn.as_ref(), &history);
-    let cache_plan = lookup.cache_plan(service, &prefetched, &question, &asked);
-    let commit = turn.and_then(|turn| prefetched.session.commit(turn, &history));
-    let session = lookup.session_commit(commit, &prefetched.session, notes);
     let rendering = question.rendering();
-    let upstream_request = question.upstream(caller, asked, rendering.reading());
+    let (cache_plan, commit, mut upstream_request) = service.compute(size, || {
+        let asked = question.asked(turn.as_ref(), &history);
+        let cache_plan = lookup.cache_plan(service, &prefetched, &question, &asked);
+        let commit = turn.and_then(|turn| prefetched.session.commit(turn, &history));
+        (cache_plan, commit, question.upstream(caller, asked, rendering.reading()))
+    });
+    let session = lookup.session_commit(commit, &prefetched.session, notes);
+
+    // From here on the upstream request is held instead of the body.
+    held.change_to(upstream_request.body.len())?;
+    upstream_request.held = held;
     let (request, begun) = (Arc::clone(request), notes.clone());
     let flight = Box::new(Flight::new(request, upstream_request, rendering, cache_plan, session, begun));
-
-    // Answer from the cache, or join a flight, or lead one.
-    lookup.answer(service, notes, prefetched, flight).await
+    Ok(Prepared { lookup, prefetched, flight })
 }

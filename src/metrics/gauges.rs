@@ -8,6 +8,10 @@ use crate::{config::settings::Deployment, fleet::BreakerState};
 pub struct Gauges {
     /// Whether the store answers.
     pub store_up: bool,
+    /// How many bytes of request bodies this process holds.
+    pub held_bytes: usize,
+    /// How many bytes of request bodies this process may hold.
+    pub memory_budget: usize,
     /// The deployment.
     pub form: Deployment,
     /// The configured hosts, each once.
@@ -42,6 +46,17 @@ impl Gauges {
         self.write_hosts(text, "paddock_host_waiting", waiting, |host| host.waiting);
         header(text, "paddock_store_up", "Whether the store answers: 1 or 0.", "gauge");
         line(text, "paddock_store_up", "", u64::from(self.store_up));
+        // A Spin instance knows nothing of the others, and the one that is asked holds no body.
+        if self.form == Deployment::Native {
+            let mut bytes = |name: &str, help: &str, value: usize| {
+                header(text, name, help, "gauge");
+                line(text, name, "", u64::try_from(value).unwrap_or(u64::MAX));
+            };
+            let held = "Bytes of request bodies that this process holds.";
+            bytes("paddock_held_bytes", held, self.held_bytes);
+            let budget = "Bytes of request bodies that this process may hold.";
+            bytes("paddock_memory_budget_bytes", budget, self.memory_budget);
+        }
         header(text, "paddock_build_info", "The version that runs and the form it runs in.", "gauge");
         let build = format!("version=\"{}\",form=\"{}\"", env!("CARGO_PKG_VERSION"), self.form.as_str());
         line(text, "paddock_build_info", &build, 1);
@@ -72,7 +87,8 @@ mod tests {
 
     fn text(hosts: Vec<HostGauge>) -> String {
         let mut text = String::new();
-        Gauges { store_up: true, form: Deployment::Native, hosts }.write(&mut text);
+        let (form, store_up) = (Deployment::Native, true);
+        Gauges { store_up, held_bytes: 5, memory_budget: 6, form, hosts }.write(&mut text);
         text
     }
 

@@ -100,7 +100,13 @@ mod tests {
         *counts.last_mut().unwrap() = 1;
         let key = [&[family.name()], labels].concat().join(&SEPARATOR.to_string());
         let series = BTreeMap::from([(key, Value::Histogram(Histogram { counts, sum_micros }))]);
-        let gauges = Gauges { store_up: true, form: Deployment::Native, hosts: Vec::new() };
+        let gauges = Gauges {
+            store_up: true,
+            held_bytes: 0,
+            memory_budget: 0,
+            form: Deployment::Native,
+            hosts: Vec::new(),
+        };
         let text = encode(&Snapshot(series), &gauges);
         text.lines().filter(|line| line.contains(family.name())).map(ToOwned::to_owned).collect()
     }

@@ -1,4 +1,4 @@
-//! The port for work that outlives a request. Nothing else in the core starts a task.
+//! The port for work that outlives a request, and for work that occupies a thread. Nothing else in the core starts a task.
 
 use std::{future::Future, pin::Pin};
 
@@ -20,5 +20,11 @@ pub trait Background: MaybeSend + MaybeSync {
     /// Starts `task`, which is moved to the heap once, here.
     fn spawn(&self, task: impl Future<Output = ()> + MaybeSend + 'static) {
         self.spawn_boxed(Box::pin(task));
+    }
+
+    /// Runs work that occupies its thread for long. A platform with several threads lets another one take over this one's
+    /// tasks meanwhile, and runs few such works at once, because each may need a multiple of its input in memory.
+    fn compute<T>(&self, work: impl FnOnce() -> T) -> T {
+        work()
     }
 }

@@ -15,7 +15,10 @@ use super::{
     slot::{Slot, keep_alive},
 };
 use crate::{
-    api::{endpoint::Work, error::Error},
+    api::{
+        endpoint::Work,
+        error::{Error, Overload},
+    },
     fleet::{
         BackendHost, Failover, HostEffect, ModelName, Policy, Ticket,
         local::Inventories,
@@ -294,7 +297,7 @@ impl<'a, P: Platform> Admission<'a, P> {
         let since = *self.waiting.get_or_insert(now);
         if now.saturating_sub(since) >= config.fleet.queue_timeout {
             self.leave().await;
-            return Err(Error::Overloaded { is_full: false, retry_after: first.wait });
+            return Err(Error::Overloaded { cause: Overload::QueueSlow, retry_after: first.wait });
         }
         let mut displaced = None;
         if !is_waiting {
@@ -302,7 +305,7 @@ impl<'a, P: Platform> Admission<'a, P> {
                 QueueDecision::Enter => {}
                 QueueDecision::Displace(ticket) => displaced = Some(ticket),
                 QueueDecision::Full => {
-                    return Err(Error::Overloaded { is_full: true, retry_after: first.wait });
+                    return Err(Error::Overloaded { cause: Overload::QueueFull, retry_after: first.wait });
                 }
             }
         } else if !is_renamed && now.saturating_sub(self.renewed) < WOKEN {

@@ -9,6 +9,7 @@ use http::Method;
 
 use super::RoutingKey;
 use crate::{
+    api::memory_budget::HeldBytes,
     host::{Platform, Service},
     platform::Timeouts,
     wire::protocol::Protocol,
@@ -30,6 +31,8 @@ pub(crate) struct UpstreamRequest {
     pub(crate) streams: bool,
     /// How the answer is read before a client gets a head.
     pub(crate) reading: Reading,
+    /// The bytes of the body, as they count in the memory budget.
+    pub(crate) held: HeldBytes,
 }
 
 /// How a successful answer of a model is read.

@@ -8,7 +8,7 @@ mod read;
 mod thread;
 mod write;
 
-use std::{borrow::Cow, fmt};
+use std::{borrow::Cow, fmt, sync::Arc};
 
 use serde::{Serialize, Serializer};
 use serde_json::value::RawValue;
@@ -55,15 +55,14 @@ impl Serialize for Dialect {
     }
 }
 
-/// A message as it was written. Its `Debug` form shows no content.
-#[derive(Clone, Serialize)]
-#[serde(transparent)]
-pub struct RawMessage(Box<RawValue>);
+/// A message as it was written. Clones share it, because images make it large. Its `Debug` form shows no content.
+#[derive(Clone)]
+pub struct RawMessage(Arc<RawValue>);
 
 impl RawMessage {
     /// Copies a message.
     pub fn from_raw(message: &RawValue) -> Self {
-        Self(message.to_owned())
+        Self(message.to_owned().into())
     }
 
     /// The message as JSON that can be parsed.
@@ -85,7 +84,13 @@ impl RawMessage {
 
 impl From<Box<RawValue>> for RawMessage {
     fn from(message: Box<RawValue>) -> Self {
-        Self(message)
+        Self(message.into())
+    }
+}
+
+impl Serialize for RawMessage {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.0.serialize(serializer)
     }
 }
 

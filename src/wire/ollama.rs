@@ -4,10 +4,14 @@
 
 use std::borrow::Cow;
 
+use bytes::Bytes;
 use serde::Serialize;
 use serde_json::value::{RawValue, to_raw_value};
 
 use super::dialect::RawMessage;
+
+/// About how long the names of a chat request's members are together, in bytes.
+const NAMES: usize = 128;
 
 /// The body of a chat request.
 #[derive(Debug, Serialize)]
@@ -33,6 +37,20 @@ pub(crate) struct OllamaChatRequest<'a> {
     /// How long the model stays loaded.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(crate) keep_alive: Option<&'a RawValue>,
+}
+
+impl OllamaChatRequest<'_> {
+    /// The request as JSON.
+    pub(crate) fn to_json(&self) -> Bytes {
+        let members = [self.format, self.options, self.think, self.tools, self.keep_alive];
+        let members: usize = members.into_iter().flatten().map(|value| value.get().len()).sum();
+        let messages: usize = self.messages.iter().map(|message| message.len() + 1).sum();
+        // Images make a request large, so its memory is taken once and at its size.
+        let mut json = Vec::with_capacity(NAMES + self.model.len() + members + messages);
+        // Serialising to memory cannot fail.
+        let _ = serde_json::to_writer(&mut json, self);
+        json.into()
+    }
 }
 
 /// A message that Paddock writes itself.
@@ -73,7 +91,7 @@ mod tests {
             keep_alive: None,
         };
         assert_eq!(
-            serde_json::to_string(&request).unwrap(),
+            request.to_json(),
             r#"{"model":"m","messages":[{"role":"user","content":"hi"}],"stream":true}"#
         );
     }

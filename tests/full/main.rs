@@ -1,4 +1,5 @@
-//! What takes long: load on several replicas with sessions while replicas and Redis fail, and how much time that adds.
+//! What takes long: load on several replicas with sessions while replicas and Redis fail, how much time that adds, and a soak
+//! under a memory limit.
 //! `make test-full` runs it.
 
 #![cfg(test)]
@@ -7,3 +8,4 @@ mod added_time;
 mod load;
 mod redis;
 mod replicas;
+mod soak;

@@ -34,13 +34,21 @@ fn the_readme_lists_every_setting_with_its_default() -> Result<()> {
         .filter(|line| line.trim_start().starts_with("| `"))
         .map(cells)
         .collect();
-    let listed: Vec<_> = rows.iter().map(|row| row[0].as_str()).collect();
-    let known: Vec<_> = SETTINGS.iter().map(|setting| setting.name).collect();
-    assert_eq!(listed, known, "names or their order differ");
-    for (row, setting) in rows.iter().zip(SETTINGS) {
-        assert_eq!(row[1], setting.default, "the default of {}", setting.name);
-    }
+    let listed: Vec<_> =
+        rows.iter().flat_map(|row| names(&row[0]).into_iter().map(|name| (name, row[1].clone()))).collect();
+    let known: Vec<_> =
+        SETTINGS.iter().map(|setting| (setting.name.to_owned(), setting.default.to_owned())).collect();
+    assert_eq!(listed, known, "names, their order or defaults differ");
     Ok(())
+}
+
+/// The settings of a row: one, or those from the first to the last, whose names end in digits.
+fn names(cell: &str) -> Vec<String> {
+    let Some((first, last)) = cell.split_once(" to ") else { return vec![cell.to_owned()] };
+    let stem = first.trim_end_matches(|letter: char| letter.is_ascii_digit());
+    let number = |name: &str| name.strip_prefix(stem).and_then(|digits| digits.parse::<u8>().ok());
+    let numbers = number(first).zip(number(last));
+    numbers.into_iter().flat_map(|(first, last)| first..=last).map(|it| format!("{stem}{it}")).collect()
 }
 
 #[tokio::test]

@@ -11,6 +11,7 @@
 //! | [`clients`] | the official Python clients of each protocol |
 //! | [`history`] | whether the turns of a session could have happened one after the other |
 //! | [`http_client`] | requests and replies |
+//! | [`memory_limit`] | a limit for the memory of a process |
 //! | [`prometheus`] | metrics through Prometheus' own Python parser |
 //! | [`redis_commands`] | the core's Redis port over redis-rs |
 //! | [`redis_cluster`] | a real Redis Cluster |
@@ -24,6 +25,7 @@ pub mod clients;
 pub mod gateway;
 pub mod history;
 pub mod http_client;
+pub mod memory_limit;
 pub mod ollama;
 pub mod prometheus;
 pub mod redis_cluster;

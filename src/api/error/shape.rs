@@ -188,7 +188,7 @@ impl Error {
 mod tests {
     use std::time::Duration;
 
-    use super::*;
+    use super::{super::Overload, *};
 
     fn text(error: &Error, family: ErrorFormat) -> String {
         String::from_utf8(error.body(family, "id-1")).unwrap()
@@ -236,7 +236,7 @@ mod tests {
             (Error::UpstreamBusy { retry_after: Some(wait(7)) }, "7"),
             (Error::UpstreamBusy { retry_after: Some(Duration::ZERO) }, "1"),
             (Error::UpstreamBusy { retry_after: None }, "1"),
-            (Error::Overloaded { is_full: true, retry_after: wait(12) }, "12"),
+            (Error::Overloaded { cause: Overload::QueueFull, retry_after: wait(12) }, "12"),
             (Error::StoreUnavailable, "1"),
         ] {
             let response = error.into_response(ErrorFormat::Own, "");

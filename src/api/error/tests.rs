@@ -84,7 +84,10 @@ fn lines_of_upstream_and_ours() -> Vec<(Error, &'static str)> {
         ),
         (Error::UpstreamUnreachable { detail: text() }, "502 upstream_unreachable api_error Error true -"),
         (Error::UpstreamBusy { retry_after: None }, "503 upstream_busy api_error Warn true -"),
-        (Error::Overloaded { is_full: true, retry_after }, "503 overloaded api_error Warn true -"),
+        (
+            Error::Overloaded { cause: Overload::QueueFull, retry_after },
+            "503 overloaded api_error Warn true -",
+        ),
         (Error::UpstreamTimeout { phase: Phase::Connect }, "504 upstream_timeout api_error Error true -"),
         (Error::UpstreamFailed { message: text(), original }, "502 upstream_failed api_error Error true -"),
         (

@@ -26,8 +26,8 @@ fn shared() -> Vec<Error> {
         Error::UpstreamProtocol { detail: "cut".into() },
         Error::UpstreamBusy { retry_after: None },
         Error::UpstreamBusy { retry_after: Some(time) },
-        Error::Overloaded { is_full: true, retry_after: time },
-        Error::Overloaded { is_full: false, retry_after: time },
+        Error::Overloaded { cause: Overload::QueueFull, retry_after: time },
+        Error::Overloaded { cause: Overload::QueueSlow, retry_after: time },
     ];
     shared.extend(PHASES.map(|(phase, _)| Error::UpstreamTimeout { phase }));
     shared

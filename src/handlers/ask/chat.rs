@@ -10,11 +10,12 @@ use bytes::Bytes;
 use http::{HeaderMap, Method};
 
 use super::{
-    Question, ask,
+    Question, answer,
     conversation::{NewTurn, SessionState, session_in},
+    prepare,
 };
 use crate::{
-    api::{auth::CallerId, body, endpoint::Work, error::Error},
+    api::{auth::CallerId, body, endpoint::Work, error::Error, memory_budget::HeldBytes},
     cache::{CacheKey, CacheModes, Chat, Delivery, KeyContext},
     flight::{Pieces, Rendering},
     handlers::{HandlerResult, RequestBody},
@@ -42,13 +43,20 @@ pub(crate) async fn chat<P: Platform, B: RequestBody>(
     request: &Arc<RequestInfo>,
 ) -> HandlerResult {
     let config = service.config();
-    let body = body::read(service, headers, body, config.access.body_limits.chat).await?;
-    let question = ChatQuestion::parse(&body, headers, &config.fleet.default_model)?;
-    Ok(ask(service, headers, caller, request, question).await)
+    let mut held = service.account(caller);
+    let body = body::read(service, headers, body, config.access.body_limits.chat, &mut held).await?;
+    let parse = || ChatQuestion::parse(&body, headers, &config.fleet.default_model);
+    let question = service.compute(body.len(), parse)?;
+    let mut notes = Box::default();
+    let prepared = prepare(service, headers, caller, request, question, held, &mut notes).await;
+    drop(body);
+    Ok(answer(service, prepared, notes).await)
 }
 
 /// A request to `/chat`.
 struct ChatQuestion<'a> {
+    /// The length of the body, in bytes.
+    size: usize,
     request: ChatRequest<'a>,
     session: RequestedSession,
     members: Members<'a>,
@@ -75,13 +83,26 @@ impl<'a> ChatQuestion<'a> {
         let message =
             OllamaMessage { role: "user", content: &request.message, images: &request.images }.message();
         let framing = request.framing(headers);
-        Ok(Self { request, session, members, message, framing, default_model, session_model: None })
+        Ok(Self {
+            size: body.len(),
+            request,
+            session,
+            members,
+            message,
+            framing,
+            default_model,
+            session_model: None,
+        })
     }
 }
 
 impl Question for ChatQuestion<'_> {
     /// The messages of the conversation.
     type Asked = Vec<RawMessage>;
+
+    fn size(&self) -> usize {
+        self.size
+    }
 
     fn path(&self) -> &'static str {
         PATH
@@ -173,11 +194,12 @@ impl Question for ChatQuestion<'_> {
             routing_key: RoutingKey::new(caller, session, Some(Work::Answer), Some(model), members, prompt),
             method: Method::POST,
             path: Cow::Borrowed("/api/chat"),
-            body: serde_json::to_vec(&body).unwrap_or_default().into(),
+            body: body.to_json(),
             model: Some(model.to_owned()),
             protocol: Some(Protocol::OllamaChat),
             streams: true,
             reading,
+            held: HeldBytes::default(),
         }
     }
 

@@ -117,7 +117,7 @@ impl<'a> Lookup<'a> {
         question: &impl Question,
     ) -> Result<Prefetched<'a>, Error> {
         let name = epoch_name(question.model().unwrap_or_default());
-        let guess = self.guess(service, question, &name);
+        let guess = service.compute(question.size(), || self.guess(service, question, &name));
         let likely = self.repetition.or_else(|| guess.map(|(_, key)| key));
         let session = question.session().checked()?.map(|id| SessionKey::of(self.caller, id));
         let model = question.model().and_then(ModelName::parse);

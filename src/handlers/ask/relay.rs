@@ -11,11 +11,12 @@ use http::{Method, request::Parts};
 use percent_encoding::percent_decode_str;
 
 use super::{
-    Question, ask,
+    Question, answer,
     conversation::{NewTurn, SessionState, session_in},
+    prepare,
 };
 use crate::{
-    api::{auth::CallerId, body, endpoint::Endpoint, error::Error},
+    api::{auth::CallerId, body, endpoint::Endpoint, error::Error, memory_budget::HeldBytes},
     cache::{CacheKey, CacheModes, Delivery, KeyContext},
     fleet::ModelName,
     flight::Rendering,
@@ -41,13 +42,19 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
     if !session.is_none() && endpoint.dialect().is_none() {
         return Err(Error::SessionUnsupported);
     }
+    let mut held = service.account(caller);
     let body = if endpoint.method() == Method::POST {
-        body::read(service, &parts.headers, body, endpoint.body_limit(&config.access.body_limits)).await?
+        let limit = endpoint.body_limit(&config.access.body_limits);
+        body::read(service, &parts.headers, body, limit, &mut held).await?
     } else {
         Bytes::new()
     };
-    let question = RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body)?;
-    Ok(ask(service, &parts.headers, caller, request, question).await)
+    let parse = || RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body);
+    let question = service.compute(body.len(), parse)?;
+    let mut notes = Box::default();
+    let prepared = prepare(service, &parts.headers, caller, request, question, held, &mut notes).await;
+    drop(body);
+    Ok(answer(service, prepared, notes).await)
 }
 
 /// A request to a relayed endpoint.
@@ -122,6 +129,10 @@ impl Question for RelayedQuestion<'_> {
     /// The body with the history inserted; `None` if the body goes upstream as it came.
     type Asked = Option<Bytes>;
 
+    fn size(&self) -> usize {
+        self.body.len()
+    }
+
     fn path(&self) -> &'static str {
         self.endpoint.path()
     }
@@ -193,6 +204,7 @@ impl Question for RelayedQuestion<'_> {
             protocol: endpoint.protocol(),
             streams: self.streams,
             reading,
+            held: HeldBytes::default(),
         }
     }
 

@@ -15,6 +15,7 @@ use http_body_util::{BodyExt, Limited};
 
 use crate::{
     api::{
+        auth::CallerId,
         body,
         error::{Error, ErrorFormat},
         reply::{self, ClientLeft, Outlet, ReplyBody},
@@ -56,7 +57,9 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
     body: B,
     request: &Arc<RequestInfo>,
 ) -> HandlerResult {
-    let body = body::read(service, headers, body, service.config().access.body_limits.other).await?;
+    let limit = service.config().access.body_limits.other;
+    let mut held = service.account(&CallerId::public());
+    let body = body::read(service, headers, body, limit, &mut held).await?;
     let members = Members::parse(&body);
     let model = members.as_ref().and_then(|members| changed(operation, members));
     let streams = match operation {

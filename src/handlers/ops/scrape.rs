@@ -16,7 +16,14 @@ pub(crate) async fn scrape<P: Platform>(service: &Service<P>) -> Response<ReplyB
     // back.
     let store_up = request::ping(service).await;
     let (snapshot, hosts) = futures::join!(service.metrics().snapshot(), fleet::gauges(service));
-    let gauges = Gauges { store_up, form: P::DEPLOYMENT, hosts };
+    let budget = service.memory_budget();
+    let gauges = Gauges {
+        store_up,
+        held_bytes: budget.held(),
+        memory_budget: budget.limit(),
+        form: P::DEPLOYMENT,
+        hosts,
+    };
     let text = metrics::encode(&snapshot.unwrap_or_default(), &gauges);
     reply::complete(StatusCode::OK, metrics::CONTENT_TYPE, text)
 }

@@ -122,6 +122,27 @@ async fn the_limit_of_a_question_is_20_mib_unless_set(form: &dyn Form) -> Result
     Ok(())
 }
 
+async fn a_body_without_room_is_refused_at_once_and_leaves_its_room_to_the_next(
+    form: &dyn Form,
+) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("MEMORY_BUDGET", "128KiB")).await?;
+    for body in [Payload::from(body_of(200_000)), in_pieces(&body_of(200_000))] {
+        let reply = gateway.post(body, &[]).await?;
+        assert_eq!(reply.outcome(), (503, "overloaded".to_owned()));
+        assert_eq!(reply.header("retry-after"), "1");
+        assert!(reply.at("/error/message").contains("MEMORY_BUDGET"), "{}", reply.text());
+        assert_eq!(gateway.post(body_of(100_000), &[]).await?.status, 200);
+    }
+    assert_eq!(gateway.post(body_of(10_000), &[]).await?.status, 200);
+    let large = json!({"model": "llama3.2", "messages": [{"role": "user", "content": "x".repeat(200_000)}]});
+    for path in [CHAT, "/v1/chat/completions", "/v1/messages"] {
+        let reply = gateway.post_to(path, large.clone(), &[]).await?;
+        assert_eq!((reply.status.as_u16(), reply.header("retry-after")), (503, "1"), "{path}");
+    }
+    Ok(())
+}
+
 async fn a_multipart_body_is_415(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama])).await?;
@@ -140,5 +161,6 @@ on_every_form! {
     a_wrong_method_is_405_and_names_the_right_ones,
     a_body_over_the_limit_is_413_whether_it_tells_its_length_or_not,
     the_limit_of_a_question_is_20_mib_unless_set,
+    a_body_without_room_is_refused_at_once_and_leaves_its_room_to_the_next,
     a_multipart_body_is_415,
 }
