@@ -95,8 +95,8 @@ async fn run(mut config: Config, native: command_line::NativeSettings, demo: boo
         None
     };
     let store = config.store.memory_limit;
-    let budget = *config.access.memory_budget.get_or_insert_with(|| machine::memory_budget(store));
-    tracing::info!(bytes = budget, "memory for request bodies, MEMORY_BUDGET");
+    config.access.memory_budget = config.access.memory_budget.or_else(|| machine::memory_budget(store));
+    tracing::info!(bytes = config.access.memory_budget, "memory for request bodies, MEMORY_BUDGET");
     let service = NativePlatform::service(config)?;
     let resolver = Resolver::new(service.clone(), resolver::look_up);
     resolver.resolve().await;

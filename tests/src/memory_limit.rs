@@ -3,6 +3,7 @@
 use std::{
     ffi::OsStr,
     fs,
+    io::Write as _,
     path::{Path, PathBuf},
     process::Command,
     sync::atomic::{AtomicU32, Ordering},
@@ -46,7 +47,9 @@ impl MemoryLimit {
             let path = Path::new(names.root).join(&name);
             fs::create_dir(&path).ok()?;
             let group = Self { names, path };
-            fs::write(group.path.join(names.limit), bytes.to_string()).ok()?;
+            // Where the kernel has groups of the other version, this is a plain directory without the file.
+            let mut limit = fs::OpenOptions::new().write(true).open(group.path.join(names.limit)).ok()?;
+            limit.write_all(bytes.to_string().as_bytes()).ok()?;
             Some(group)
         })
     }

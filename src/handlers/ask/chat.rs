@@ -47,6 +47,8 @@ pub(crate) async fn chat<P: Platform, B: RequestBody>(
     let body = body::read(service, headers, body, config.access.body_limits.chat, &mut held).await?;
     let parse = || ChatQuestion::parse(&body, headers, &config.fleet.default_model);
     let question = service.compute(body.len(), parse)?;
+    // Until the upstream request is made, the message is held beside the body that it is made of.
+    held.grow_to(body.len().saturating_add(question.message.len()))?;
     let mut notes = Box::default();
     let prepared = prepare(service, headers, caller, request, question, held, &mut notes).await;
     drop(body);
