@@ -11,7 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
-use crate::platform::{Phase, journal::Level};
+use crate::{
+    platform::{Phase, journal::Level},
+    wire::members::{MEMBERS_LIMIT, TooManyMembers},
+};
 pub(crate) use shape::ErrorFormat;
 
 /// Why a request was not answered as asked.
@@ -216,6 +219,12 @@ pub enum Error {
     /// The service is stopping and cancelled the request.
     #[error("the service is shutting down; try again")]
     ShuttingDown,
+}
+
+impl From<TooManyMembers> for Error {
+    fn from(_: TooManyMembers) -> Self {
+        Self::InvalidJson(format!("it has more than {MEMBERS_LIMIT} members"))
+    }
 }
 
 /// A reply of Ollama, kept as it came so that it can be passed on.

@@ -28,8 +28,9 @@ use crate::{
     request::{ReplyNotes, RequestInfo, StoreAccess},
     wire::{
         framer::{self, Framer, Framing},
-        members::{Members, end_of_members, insert},
+        members::{Members, insert},
         protocol,
+        request::text,
     },
 };
 
@@ -57,7 +58,8 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
     request: &Arc<RequestInfo>,
 ) -> HandlerResult {
     let body = body::read(service, headers, body, service.config().access.body_limits.other).await?;
-    let members = Members::parse(&body);
+    let text = text(&body);
+    let members = Members::of_request(&text)?;
     let model = members.as_ref().and_then(|members| changed(operation, members));
     let streams = match operation {
         Operation::Pull | Operation::Create => {
@@ -99,7 +101,9 @@ fn changed(operation: Operation, request: &Members<'_>) -> Option<String> {
         Operation::Copy => &["destination"],
         Operation::Pull | Operation::Create | Operation::Delete => &["model", "name"],
     };
-    names.iter().find_map(|name| request.string(name)).map(Cow::into_owned)
+    // An empty name counts as none (`cmp.Or(r.Model, r.Name)`).
+    let given = |name: &&str| request.string(name).filter(|name| !name.is_empty());
+    names.iter().find_map(given).map(Cow::into_owned)
 }
 
 /// The body that asks a host for progress lines, where the change has them: a host that pulls a large model says so, and
@@ -108,8 +112,8 @@ fn streamed(operation: Operation, body: &Bytes) -> Option<Bytes> {
     match operation {
         Operation::Copy | Operation::Delete => None,
         Operation::Pull | Operation::Create => {
-            Members::parse(body)?;
-            Some(insert(body, vec![(end_of_members(body), br#","stream":true"#)]))
+            let end = Members::of_request(body).ok().flatten()?.end();
+            Some(insert(body, vec![(end, br#","stream":true"#)]))
         }
     }
 }
