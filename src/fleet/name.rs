@@ -216,6 +216,17 @@ mod tests {
     }
 
     #[test]
+    fn every_odd_name_is_read_as_ollama_reads_it() {
+        let read = include_str!("../../tests/fixtures/go-reading.jsonl");
+        let lines = read.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        for line in lines {
+            let Some(text) = line["name"].as_str() else { continue };
+            let name = ModelName::parse(text);
+            assert_eq!(name.as_ref().map_or("", ModelName::as_str), line["canonical"], "{text:?}");
+        }
+    }
+
+    #[test]
     fn a_stored_name_is_told_without_being_parsed() {
         for (stored, asked, is_same) in [
             ("Llama3.2:latest", "llama3.2", true),

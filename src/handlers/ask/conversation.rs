@@ -21,7 +21,7 @@ use crate::{
     },
     upstream::probe,
     wire::{
-        dialect::{MessageRole, Weight, role, text},
+        dialect::{MessageRole, Weight, role, text, text_in},
         members::{Members, insert},
         ollama::OllamaMessage,
     },
@@ -236,7 +236,8 @@ impl NewTurn {
         }
         let at = members.offset(first)?;
         let top = members.raw("system").filter(|_| dialect == Dialect::Anthropic);
-        let texts: Vec<_> = system.into_iter().chain(top).map(text).collect();
+        let among = system.into_iter().map(|message| text_in(dialect, message));
+        let texts: Vec<_> = among.chain(top.map(text)).collect();
         let system = Some(texts.join("\n")).filter(|system| !system.is_empty());
         let messages = messages.into_iter().map(RawMessage::from_raw).collect();
         Some(Self {

@@ -267,6 +267,9 @@ impl Question for RelayedQuestion<'_> {
 }
 
 #[cfg(test)]
+mod go_reading;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 

@@ -391,6 +391,20 @@ mod tests {
     }
 
     #[test]
+    fn the_model_of_every_odd_change_is_read_as_go_reads_it() {
+        let read = include_str!("../../../tests/fixtures/go-reading.jsonl");
+        let lines = read.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let taken = lines.filter(|line| line["surface"] == "/api/pull" && line["ok"] == true);
+        for line in taken {
+            // What is no text is covered where questions are read.
+            let Some(body) = line["body"].as_str() else { continue };
+            let Some(members) = Members::of_request(body.as_bytes()).unwrap() else { continue };
+            assert_eq!(changed(Operation::Pull, &members).as_deref(), line["model"].as_str(), "{body}");
+            assert_eq!(members.boolean("stream").unwrap_or(true), line["stream"], "{body}");
+        }
+    }
+
+    #[test]
     fn a_change_in_one_piece_asks_hosts_for_progress_and_keeps_its_other_bytes() {
         let streamed =
             |operation, body: &'static str| streamed(operation, &Bytes::from_static(body.as_bytes()));
