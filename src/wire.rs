@@ -6,6 +6,8 @@ pub(crate) mod framer;
 pub(crate) mod markdown;
 pub mod members;
 pub(crate) mod ollama;
+pub(crate) mod options;
 pub(crate) mod protocol;
+pub(crate) mod request;
 pub(crate) mod spoken;
 pub mod tokens;

@@ -11,7 +11,10 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
-use crate::platform::{Phase, journal::Level};
+use crate::{
+    platform::{Phase, journal::Level},
+    wire::members::{MEMBERS_LIMIT, TooManyMembers},
+};
 pub(crate) use shape::ErrorFormat;
 
 /// Why a request was not answered as asked.
@@ -237,6 +240,12 @@ impl std::fmt::Display for Overload {
             Self::QueueSlow => "all hosts with this model are busy and the queue is too slow",
             Self::Memory => "there is no room for this request's body within MEMORY_BUDGET",
         })
+    }
+}
+
+impl From<TooManyMembers> for Error {
+    fn from(_: TooManyMembers) -> Self {
+        Self::InvalidJson(format!("it has more than {MEMBERS_LIMIT} members"))
     }
 }
 

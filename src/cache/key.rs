@@ -12,11 +12,11 @@ use super::form::Delivery;
 use crate::{
     api::auth::CallerId,
     fleet::ModelName,
-    wire::members::{self, Members},
+    wire::members::{Members, Token, folded, tokens},
 };
 
-/// The depth of a value down to which space does not count.
-const DEPTH: usize = 16;
+/// What follows a string or a literal; it is in no UTF-8.
+const END: [u8; 1] = [0xff];
 
 /// What every key covers, whatever the question is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,22 +115,21 @@ impl CacheKey {
             encoding.string(message);
         }
         for value in [format, options, think, tools] {
-            encoding.value(value.unwrap_or(RawValue::NULL), DEPTH);
+            encoding.value(value.unwrap_or(RawValue::NULL));
         }
         Self(encoding.0.finalize().into())
     }
 
-    /// The key of a relayed request: every member counts except `stream`. The order of the members does not count, but that
+    /// The key of a relayed request: every member counts except a `stream` that Ollama can read. The order of the members does not count, but that
     /// of the members within them does: Ollama renders a prompt from tools and calls, and a grammar from a schema, in the
     /// order in which they came (`api.ToolPropertiesMap`, `api.ToolCallFunctionArguments`).
     pub fn of_request(context: &KeyContext<'_>, request: &Members<'_>) -> Self {
         let mut encoding = Encoding::of(context);
-        let mut list = sorted(request);
-        list.retain(|(name, _)| folded(name) != "stream");
+        let list = sorted(request);
         encoding.count(list.len());
-        for (name, value) in list {
+        for (_, name, value) in list {
             encoding.string(name);
-            encoding.value(value, DEPTH);
+            encoding.value(value);
         }
         Self(encoding.0.finalize().into())
     }
@@ -182,21 +181,15 @@ impl CacheKey {
     }
 }
 
-/// The members sorted by name without case. Members of the same name keep their order, because Ollama takes the last of
-/// some and joins others.
-fn sorted<'a>(members: &'a Members<'_>) -> Vec<(&'a str, &'a RawValue)> {
-    let mut list: Vec<_> = members.iter().map(|(name, value)| (&**name, *value)).collect();
-    list.sort_by(|(left, _), (right, _)| folded(left).cmp(&folded(right)));
+/// The members that count, with their names folded, and sorted by these. Members of the same name keep their order, because
+/// Ollama takes the last of some and joins others.
+fn sorted<'a>(members: &'a Members<'_>) -> Vec<(Cow<'a, str>, &'a str, &'a RawValue)> {
+    let named = members.iter().map(|(name, value)| (folded(name), &**name, *value));
+    let is_form =
+        |name: &str, value: &RawValue| name == "stream" && matches!(value.get(), "true" | "false" | "null");
+    let mut list: Vec<_> = named.filter(|(folded, _, value)| !is_form(folded, value)).collect();
+    list.sort_by(|(left, ..), (right, ..)| left.cmp(right));
     list
-}
-
-/// A name folded to one case.
-fn folded(name: &str) -> Cow<'_, str> {
-    if name.bytes().all(|byte| byte.is_ascii() && !byte.is_ascii_uppercase()) {
-        return Cow::Borrowed(name);
-    }
-    // It goes through upper case, because some letters have two lower-case forms.
-    Cow::Owned(name.to_uppercase().to_lowercase())
 }
 
 struct Encoding(Sha256);
@@ -205,7 +198,7 @@ impl Encoding {
     fn of(context: &KeyContext<'_>) -> Self {
         let KeyContext { path, caller, digest, epochs: Epochs { all, model } } = context;
         let mut encoding = Self(Sha256::new());
-        encoding.string("paddock answer 4");
+        encoding.string("paddock answer 5");
         encoding.string(path);
         // A caller id is never all zeros.
         encoding.0.update(caller.map_or(&[0; 32], CallerId::as_bytes));
@@ -224,28 +217,18 @@ impl Encoding {
         self.0.update(string);
     }
 
-    /// Encodes a value after a letter for its kind. Values that cannot be parsed, or that lie deeper than `depth`,
-    /// count as they were written.
-    fn value(&mut self, value: &RawValue, depth: usize) {
-        if let Some(string) = members::string(value) {
-            self.0.update(b"s");
-            self.string(&string);
-        } else if let Some(values) = members::elements(value).filter(|_| depth > 0) {
-            self.0.update(b"a");
-            self.count(values.len());
-            for value in values {
-                self.value(value, depth - 1);
-            }
-        } else if let Some(members) = Members::of(value).filter(|_| depth > 0) {
-            self.0.update(b"o");
-            self.count(members.iter().count());
-            for (name, value) in members.iter() {
-                self.string(name);
-                self.value(value, depth - 1);
-            }
-        } else {
-            self.0.update(b"d");
-            self.string(value.get());
+    /// Encodes a value token by token, so that space does not count and depth costs nothing. A token begins with a letter for
+    /// its kind and ends in itself, so that no two values have the same encoding.
+    fn value(&mut self, value: &RawValue) {
+        for token in tokens(value) {
+            let (letter, end): (&[u8], &[u8]) = match token {
+                Token::Bracket(_) => (b"", b""),
+                Token::String(_) => (b"s", &END),
+                Token::Literal(_) => (b"d", &END),
+            };
+            self.0.update(letter);
+            token.text(|piece| self.0.update(piece));
+            self.0.update(end);
         }
     }
 }

@@ -8,7 +8,7 @@ use http::{HeaderMap, header};
 use crate::{
     api::endpoint::Endpoint,
     fleet::ModelName,
-    wire::{members::Members, protocol::Protocol},
+    wire::{members::Members, options::Options, protocol::Protocol},
 };
 
 /// Which requests the cache may answer.
@@ -123,21 +123,25 @@ impl CacheModes {
 /// Whether the client wants the same answer again: temperature 0 or a seed, where Ollama reads them on that endpoint,
 /// and no tools.
 fn is_repeatable(protocol: Protocol, request: &Members<'_>) -> bool {
-    let options = request.object("options");
-    let (source, reads_seed) = match protocol {
-        Protocol::OllamaChat | Protocol::OllamaGenerate => (options.as_ref(), true),
-        Protocol::OpenAiChat | Protocol::OpenAiCompletion => (Some(request), true),
-        Protocol::OpenAiResponse | Protocol::AnthropicMessage => (Some(request), false),
+    let member = |name| request.raw(name).and_then(|value| value.get().parse::<f64>().ok());
+    let (seed, temperature) = match protocol {
+        Protocol::OllamaChat | Protocol::OllamaGenerate => {
+            let options = Options::of(request);
+            (options.whole("seed").map(|seed| seed >= 0), options.number("temperature"))
+        }
+        Protocol::OpenAiChat | Protocol::OpenAiCompletion => {
+            (member("seed").map(|seed| seed >= 0.0), member("temperature"))
+        }
+        Protocol::OpenAiResponse | Protocol::AnthropicMessage => (None, member("temperature")),
     };
-    let number = |name: &str| source?.raw(name)?.get().parse::<f64>().ok();
     let has_tools = ["tools", "functions"]
         .into_iter()
         .any(|name| request.raw(name).is_some_and(|tools| tools.get().trim_start_matches('[').trim() != "]"));
     // Only the server knows the earlier messages.
     let has_unknown_history = request.raw("previous_response_id").is_some();
     // A negative seed, which is Ollama's default, means a random one.
-    let is_seeded = reads_seed && number("seed").is_some_and(|seed| seed >= 0.0);
-    !has_tools && !has_unknown_history && (is_seeded || number("temperature") == Some(0.0))
+    let is_seeded = seed == Some(true);
+    !has_tools && !has_unknown_history && (is_seeded || temperature == Some(0.0))
 }
 
 /// The client's `Cache-Control` (RFC 9111, 5.2.1).
@@ -236,6 +240,9 @@ mod tests {
             (Some(OllamaChat), r#"{"options":{"seed":7}}"#, true),
             (Some(OllamaChat), r#"{"options":{"seed":null}}"#, false),
             (Some(OllamaChat), r#"{"options":{"seed":0}}"#, true),
+            (Some(OllamaChat), r#"{"options":{"seed":7},"options":{"top_k":1}}"#, true),
+            (Some(OllamaChat), r#"{"options":{"seed":7},"options":null}"#, false),
+            (Some(OllamaChat), r#"{"options":{"Seed":7}}"#, false),
             (Some(OllamaChat), r#"{"options":{"seed":-1}}"#, false),
             (Some(OllamaChat), r#"{"temperature":0,"seed":1}"#, false),
             (Some(OllamaChat), r#"{"options":{"seed":7},"tools":[{}]}"#, false),

@@ -44,7 +44,12 @@ pub(crate) enum AttemptFailure {
         original: Option<Box<Original>>,
     },
     /// The host answered 404: it does not have the model.
-    NotFound,
+    NotFound {
+        /// Ollama's message.
+        message: String,
+        /// Ollama's reply.
+        original: Option<Box<Original>>,
+    },
     /// The host answered 501 or another 4xx: the request is at fault, so every host would answer the same.
     Rejected {
         /// Ollama's status.
@@ -75,7 +80,7 @@ impl AttemptFailure {
     pub(crate) fn of_refusal(original: Original, retry_after: Option<Duration>) -> Self {
         let status = original.status;
         match status.as_u16() {
-            404 => Self::NotFound,
+            404 => Self::NotFound { message: words(&original), original: Some(Box::new(original)) },
             429 | 503 => Self::Busy { retry_after },
             500 => Self::Failed { message: words(&original), original: Some(Box::new(original)) },
             502 => Self::BadGateway,
@@ -105,7 +110,9 @@ impl AttemptFailure {
             Self::Protocol(detail) => Error::UpstreamProtocol { detail },
             Self::Unreachable(detail) => Error::UpstreamUnreachable { detail },
             Self::BadGateway => Error::UpstreamUnreachable { detail: BAD_GATEWAY.to_owned() },
-            Self::NotFound => Error::UpstreamProtocol { detail: "the host answered 404".to_owned() },
+            Self::NotFound { message, original } => {
+                Error::UpstreamRejected { status: StatusCode::NOT_FOUND, message, original }
+            }
             Self::ClientLeft => Error::ClientClosed,
         }
     }
@@ -121,7 +128,7 @@ impl AttemptFailure {
             Self::Busy { retry_after } => HostEffect::Faulty(Cause::Busy, *retry_after),
             // A connection to the proxy must not close the breaker, as it does for `Cause::Unreachable`.
             Self::Protocol(_) | Self::BadGateway => HostEffect::Faulty(Cause::Protocol, None),
-            Self::NotFound | Self::Rejected { .. } => HostEffect::Refused,
+            Self::NotFound { .. } | Self::Rejected { .. } => HostEffect::Refused,
             Self::Failed { .. } | Self::ClientLeft => HostEffect::Neutral,
         }
     }
@@ -129,7 +136,7 @@ impl AttemptFailure {
     /// Whether the host had accepted the request. Then the next attempt repeats work, and counts against the retry
     /// budget.
     pub(crate) fn was_accepted(&self) -> bool {
-        !matches!(self, Self::Unreachable(_) | Self::TimedOut(Phase::Connect) | Self::NotFound)
+        !matches!(self, Self::Unreachable(_) | Self::TimedOut(Phase::Connect) | Self::NotFound { .. })
     }
 
     /// The failure as a stable word, for metrics and logs.
@@ -140,7 +147,7 @@ impl AttemptFailure {
             Self::Hung => "hung",
             Self::Busy { .. } => "busy",
             Self::Failed { .. } => "failed",
-            Self::NotFound => "not_found",
+            Self::NotFound { .. } => "not_found",
             Self::Rejected { .. } => "rejected",
             Self::Protocol(_) => "protocol",
             Self::ClientLeft => "cancelled",
@@ -154,9 +161,11 @@ impl AttemptFailure {
             Self::BadGateway => BAD_GATEWAY.to_owned(),
             Self::TimedOut(phase) => phase.to_string(),
             Self::Rejected { status, .. } => status.as_str().to_owned(),
-            Self::Busy { .. } | Self::Hung | Self::Failed { .. } | Self::NotFound | Self::ClientLeft => {
-                String::new()
-            }
+            Self::Busy { .. }
+            | Self::Hung
+            | Self::Failed { .. }
+            | Self::NotFound { .. }
+            | Self::ClientLeft => String::new(),
         }
     }
 }
@@ -218,7 +227,7 @@ impl Failover {
                 | AttemptFailure::TimedOut(_)
                 | AttemptFailure::Hung
                 | AttemptFailure::Busy { .. }
-                | AttemptFailure::NotFound
+                | AttemptFailure::NotFound { .. }
                 | AttemptFailure::Protocol(_),
             )
             | None => true,
@@ -241,18 +250,20 @@ impl Failover {
     }
 
     /// The caller's error, made from the most significant failure: first what the caller can correct, then what may
-    /// succeed later. `missing` is the error for a model that no host has.
+    /// succeed later. `missing` is the error for a model that no host has; where nothing is known of the model, a host that
+    /// does not have it says it best.
     pub(crate) fn effect(self, missing: Option<Error>) -> Error {
-        let is_absent = self.count(|failure| *failure == AttemptFailure::NotFound) > 0;
+        let is_absent = |failure: &AttemptFailure| matches!(failure, AttemptFailure::NotFound { .. });
+        let absent = self.failures.iter().find(|failure| is_absent(failure)).cloned();
         let worst = self.failures.into_iter().max_by_key(weight);
-        match (worst, missing) {
-            (Some(worst @ (AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. })), _) => {
+        match (worst, absent, missing) {
+            (Some(worst @ (AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. })), _, _) => {
                 worst.into_error()
             }
-            (None | Some(AttemptFailure::NotFound), Some(missing)) => missing,
-            (Some(_), Some(missing)) if is_absent => missing,
-            (Some(worst), _) => worst.into_error(),
-            (None, None) => no_host(),
+            (None, _, Some(missing)) | (Some(_), Some(_), Some(missing)) => missing,
+            (Some(_), Some(absent), None) => absent.into_error(),
+            (Some(worst), None, _) => worst.into_error(),
+            (None, _, None) => no_host(),
         }
     }
 
@@ -270,7 +281,7 @@ fn weight(failure: &AttemptFailure) -> u8 {
         AttemptFailure::TimedOut(_) | AttemptFailure::Hung => 3,
         AttemptFailure::Protocol(_) => 2,
         AttemptFailure::Unreachable(_) | AttemptFailure::BadGateway => 1,
-        AttemptFailure::NotFound => 0,
+        AttemptFailure::NotFound { .. } => 0,
     }
 }
 
@@ -281,8 +292,8 @@ mod tests {
     use super::*;
 
     /// Plays the statuses against as many hosts (0 stands for a refused connection), and returns the number of attempts
-    /// and the code of the caller's error.
-    fn play(statuses: &[u16]) -> (usize, &'static str) {
+    /// and the caller's error.
+    fn play(statuses: &[u16], missing: Option<Error>) -> (usize, Error) {
         let mut failover = Failover::default();
         let mut asked = 0;
         while asked < statuses.len() && failover.may_go_on() {
@@ -300,8 +311,7 @@ mod tests {
             failover.failed(failure);
             asked += 1;
         }
-        let missing = Error::ModelNotFound { model: "m".to_owned(), nearest: vec![] };
-        (asked, failover.effect(Some(missing)).code())
+        (asked, failover.effect(missing))
     }
 
     #[test]
@@ -325,7 +335,20 @@ mod tests {
             (&[505], 1, "upstream_protocol"),
             (&[], 0, "model_not_found"),
         ] {
-            assert_eq!(play(statuses), (asked, code), "{statuses:?}");
+            let missing = Error::ModelNotFound { model: "m".to_owned(), nearest: vec![] };
+            let (found, error) = play(statuses, Some(missing));
+            assert_eq!((found, error.code()), (asked, code), "{statuses:?}");
+        }
+    }
+
+    #[test]
+    fn a_404_stays_one_where_nothing_is_known_of_the_model() {
+        for (statuses, status) in
+            [(&[404, 404][..], 404), (&[404, 0], 404), (&[0, 404, 503], 404), (&[404, 400], 400), (&[], 502)]
+        {
+            let (_, error) = play(statuses, None);
+            assert_eq!(error.status(), status, "{statuses:?}");
+            assert_eq!(error.original().is_some(), !statuses.is_empty(), "{statuses:?}");
         }
     }
 }

@@ -3,7 +3,7 @@
 //! A name is `[host/][namespace/]model[:tag]`, compared without case; the defaults of the optional parts are
 //! `registry.ollama.ai`, `library` and `latest`.
 
-use std::fmt;
+use std::{borrow::Cow, fmt};
 
 use crate::api::endpoint::Work;
 
@@ -11,8 +11,8 @@ use crate::api::endpoint::Work;
 const PART_LIMIT: usize = 80;
 /// The longest host of a name, in bytes.
 const HOST_LIMIT: usize = 350;
-/// What a request may write behind a name, for a model that a host has itself.
-const LOCAL: &str = ":local";
+/// The lane of requests that name no model.
+const UNNAMED: &str = "#unnamed";
 /// How many similar names the error for an unknown model lists.
 const NEAREST: usize = 10;
 
@@ -21,8 +21,8 @@ const NEAREST: usize = 10;
 pub struct ModelName(String);
 
 impl ModelName {
-    /// Parses a name; `None` when Ollama would refuse it. Blanks around the name and `:local` at its end, which says where
-    /// the model runs, are no part of it (`modelref.ParseRef`).
+    /// Parses a name; `None` when Ollama would refuse it. Blanks around the name are no part of it. It may end in where the
+    /// model runs: `:local`, which is no part of it either, or `:cloud` (`modelref.ParseRef`).
     ///
     /// ```
     /// use paddock::fleet::ModelName;
@@ -33,28 +33,44 @@ impl ModelName {
     /// ```
     pub fn parse(text: &str) -> Option<Self> {
         let text = text.trim();
-        let text = match text.len().checked_sub(LOCAL.len()).and_then(|at| text.split_at_checked(at)) {
-            Some((name, source)) if source.eq_ignore_ascii_case(LOCAL) => name,
-            _ => text,
+        match source(text) {
+            None => Self::of_parts(text, ""),
+            // A model runs in one place.
+            Some((base, _)) if source(&base).is_some() => None,
+            Some((base, is_cloud)) => Self::of_parts(&base, if is_cloud { "cloud" } else { "" }),
+        }
+    }
+
+    /// The name of its parts (`model.ParseName`), with a mark at the end of its tag.
+    fn of_parts(text: &str, mark: &str) -> Option<Self> {
+        // A colon before a slash separates the host from its port.
+        let (path, tag) = match text.rsplit_once(':').filter(|(_, tag)| !tag.contains('/')) {
+            Some((path, tag)) => (path, Some(tag)),
+            None => (text, None),
         };
-        let text = text.split_once("://").map_or(text, |(_, rest)| rest);
-        let (path, tag) = match text.rsplit_once(':') {
-            // A colon before a slash separates the host from its port.
-            Some((path, tag)) if !tag.contains('/') => (path, tag),
-            _ => (text, "latest"),
-        };
-        let mut parts = path.rsplitn(3, '/');
-        let model = parts.next()?;
-        let namespace = parts.next().unwrap_or("library");
-        let host = parts.next().unwrap_or("registry.ollama.ai");
+        let (rest, model) = split_last(path);
+        let (host, namespace) = rest.map_or((None, None), |rest| {
+            let (host, namespace) = split_last(rest);
+            (host, Some(namespace))
+        });
+        // What stands before a host says how it is reached.
+        let host = host.map(|host| host.split_once("://").map_or(host, |(_, host)| host));
+        let host = host.filter(|host| !host.is_empty()).unwrap_or("registry.ollama.ai");
+        let namespace = namespace.unwrap_or("library");
         let is_valid = is_part(model, PART_LIMIT, ".")
-            && is_part(tag, PART_LIMIT, ".")
+            && tag.is_none_or(|tag| is_part(tag, PART_LIMIT, "."))
             && is_part(namespace, PART_LIMIT, "")
-            && is_part(host, HOST_LIMIT, ".:/");
-        let name = match (host, namespace) {
-            ("registry.ollama.ai", "library") => format!("{model}:{tag}"),
-            ("registry.ollama.ai", _) => format!("{namespace}/{model}:{tag}"),
-            _ => format!("{host}/{namespace}/{model}:{tag}"),
+            && is_part(host, HOST_LIMIT, ".:");
+        let tag = match (tag, mark) {
+            (None, "") => Cow::Borrowed("latest"),
+            (None, only) | (Some(only), "") => Cow::Borrowed(only),
+            (Some(tag), mark) => Cow::Owned(format!("{tag}-{mark}")),
+        };
+        let is = |text: &str, other| text.eq_ignore_ascii_case(other);
+        let name = match (is(host, "registry.ollama.ai"), is(namespace, "library")) {
+            (true, true) => format!("{model}:{tag}"),
+            (true, false) => format!("{namespace}/{model}:{tag}"),
+            (false, _) => format!("{host}/{namespace}/{model}:{tag}"),
         };
         is_valid.then(|| Self(name.to_ascii_lowercase()))
     }
@@ -81,10 +97,7 @@ impl ModelName {
 
     /// The key of the lane for `work` with this model.
     pub fn lane(&self, work: Work) -> String {
-        match work {
-            Work::Answer => self.as_str().to_owned(),
-            Work::Embedding => format!("{self}#embed"),
-        }
+        lane(Some(self), work)
     }
 }
 
@@ -92,6 +105,34 @@ impl fmt::Display for ModelName {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(&self.0)
     }
+}
+
+/// The key of the lane for `work` with a model. What names no model that can be read has a lane of its own, which no name
+/// can be.
+pub(crate) fn lane(model: Option<&ModelName>, work: Work) -> String {
+    let model = model.map_or(UNNAMED, ModelName::as_str);
+    match work {
+        Work::Answer => model.to_owned(),
+        Work::Embedding => format!("{model}#embed"),
+    }
+}
+
+/// Where a model runs that a name ends in, and the name without it: `true` for Ollama's cloud, `false` for the host itself.
+fn source(text: &str) -> Option<(Cow<'_, str>, bool)> {
+    const MARK: &str = "-cloud";
+    let (base, suffix) = text.rsplit_once(':')?;
+    let suffix = suffix.trim();
+    if suffix.eq_ignore_ascii_case("cloud") || suffix.eq_ignore_ascii_case("local") {
+        return Some((Cow::Borrowed(base), suffix.eq_ignore_ascii_case("cloud")));
+    }
+    let (tag, mark) = suffix.split_at_checked(suffix.len().checked_sub(MARK.len())?)?;
+    let is_marked = mark.eq_ignore_ascii_case(MARK) && !suffix.contains('/');
+    is_marked.then(|| (Cow::Owned(format!("{base}:{tag}")), true))
+}
+
+/// What stands before the last slash, and what behind it.
+fn split_last(text: &str) -> (Option<&str>, &str) {
+    text.rsplit_once('/').map_or((None, text), |(rest, last)| (Some(rest), last))
 }
 
 fn is_part(part: &str, limit: usize, more: &str) -> bool {
@@ -148,6 +189,18 @@ mod tests {
             (" llama3.2\n", Some("llama3.2:latest")),
             ("llama3.2:local", Some("llama3.2:latest")),
             ("llama3.2:1b:LOCAL", Some("llama3.2:1b")),
+            ("llama3.2:1b: local", Some("llama3.2:1b")),
+            ("gpt-oss:cloud", Some("gpt-oss:cloud")),
+            ("gpt-oss:20b:Cloud", Some("gpt-oss:20b-cloud")),
+            ("gpt-oss:20b-CLOUD", Some("gpt-oss:20b-cloud")),
+            ("gpt-oss:cloud:local", None),
+            ("gpt-oss:local:local", None),
+            ("Registry.Ollama.ai/Library/x", Some("x:latest")),
+            ("http:///me/mine", Some("me/mine:latest")),
+            ("http://h:1/me/mine", Some("h:1/me/mine:latest")),
+            ("http://me/mine", None),
+            ("a/b/c/d", None),
+            ("me.too/mine", None),
             ("localmodel:local", Some("localmodel:latest")),
             (":local", None),
             ("", None),
@@ -159,6 +212,17 @@ mod tests {
             ("../../etc", None),
         ] {
             assert_eq!(ModelName::parse(text).as_ref().map(ModelName::as_str), name, "{text}");
+        }
+    }
+
+    #[test]
+    fn every_odd_name_is_read_as_ollama_reads_it() {
+        let read = include_str!("../../tests/fixtures/go-reading.jsonl");
+        let lines = read.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        for line in lines {
+            let Some(text) = line["name"].as_str() else { continue };
+            let name = ModelName::parse(text);
+            assert_eq!(name.as_ref().map_or("", ModelName::as_str), line["canonical"], "{text:?}");
         }
     }
 

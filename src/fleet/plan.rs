@@ -18,6 +18,7 @@ use super::{
     BackendHost, ModelName,
     breaker::BreakerState,
     hash::{ranking, split_mix},
+    name::lane,
     snapshot::{FleetView, HostView, SlotRequest},
     stats::millis,
 };
@@ -267,7 +268,7 @@ fn turn(hosts: &[(usize, &HostView)], turn: u64) -> usize {
 }
 
 fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) -> Choice {
-    let lane = demand.model.map(|model| model.lane(demand.work)).unwrap_or_default();
+    let lane = lane(demand.model, demand.work);
     // While one trial is running, further requests treat the breaker as open.
     let state = host.stats.breaker.state(view.now);
     let is_tried = state == BreakerState::HalfOpen && host.leases.iter().any(|lease| lease.trial);
@@ -293,7 +294,7 @@ fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) 
 }
 
 fn latency(host: Option<&HostView>, demand: &Demand<'_>) -> u64 {
-    let lane = demand.model.map(|model| model.lane(demand.work)).unwrap_or_default();
+    let lane = lane(demand.model, demand.work);
     let stats = host.and_then(|host| host.stats.lane(&lane));
     stats.map(|stats| stats.latency).filter(|latency| *latency > 0).unwrap_or(wait::ANSWER_SERVICE)
 }

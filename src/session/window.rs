@@ -10,6 +10,7 @@ use crate::{
     wire::{
         dialect::{Dialect, Weight},
         members::{self, Members},
+        options::Options,
     },
 };
 
@@ -93,8 +94,8 @@ pub(crate) fn certain_room(
 
 /// A numeric option above 0. Only Ollama's own endpoints have `options`.
 fn option(request: &Members<'_>, dialect: Dialect, name: &str) -> Option<u64> {
-    let options = request.object("options").filter(|_| dialect == Dialect::Ollama)?;
-    options.whole(name).and_then(|number| u64::try_from(number).ok()).filter(|number| *number > 0)
+    let number = (dialect == Dialect::Ollama).then(|| Options::of(request).whole(name)).flatten();
+    number.and_then(|number| u64::try_from(number).ok()).filter(|number| *number > 0)
 }
 
 /// How many of the `window` tokens are left for history.

@@ -4,9 +4,9 @@
 
 use crate::{
     api::{auth::CallerId, endpoint::Work},
-    fleet::{ModelName, plan::affinity, snapshot::Flow},
+    fleet::{ModelName, lane, plan::affinity, snapshot::Flow},
     session::SessionId,
-    wire::members::Members,
+    wire::{members::Members, options::Options},
 };
 
 /// How many bytes of a prompt decide which host's prompt cache may know it.
@@ -50,7 +50,7 @@ impl RoutingKey {
         Self {
             // An invalid name goes upstream as well, because Ollama's own error explains it best.
             model: model.and_then(ModelName::parse),
-            work: work.filter(|_| model.is_some()),
+            work,
             options: request.map(runner_options).unwrap_or_default(),
             affinity: known,
             session: session.map(|_| format!("{known:016x}")).unwrap_or_default(),
@@ -63,23 +63,23 @@ impl RoutingKey {
         Flow { caller: &self.caller, session: &self.session }
     }
 
-    /// The key of the lane in which the request takes a slot; `None` when it takes none.
+    /// The key of the lane in which the request takes a slot; `None` when it takes none. A request that asks a model and
+    /// names none that can be read takes one as well.
     pub(crate) fn lane(&self) -> Option<String> {
-        Some(self.model.as_ref()?.lane(self.work?))
+        Some(lane(self.model.as_ref(), self.work?))
     }
 }
 
 /// The runner options of a request, as `name=value`, parted by commas. Ollama reads them as whole numbers and flags, and so
 /// does this: two spellings of one value are one runner, and nothing that a client wrote is kept as text.
 fn runner_options(request: &Members<'_>) -> String {
-    let value = |members: &Members<'_>, name: &str| {
-        let flag = members.boolean(name).map(|flag| format!("{name}={flag}"));
-        flag.or_else(|| members.whole(name).map(|number| format!("{name}={number}")))
+    let options = Options::of(request);
+    let value = |name: &&str| {
+        let flag = options.flag(name).map(|flag| format!("{name}={flag}"));
+        flag.or_else(|| options.whole(name).map(|number| format!("{name}={number}")))
     };
-    let options = request.object("options");
-    let named = RUNNER_OPTIONS.iter().filter_map(|name| value(options.as_ref()?, name));
     let shift = request.boolean("shift").map(|shift| format!("shift={shift}"));
-    named.chain(shift).collect::<Vec<_>>().join(",")
+    RUNNER_OPTIONS.iter().filter_map(value).chain(shift).collect::<Vec<_>>().join(",")
 }
 
 #[cfg(test)]
@@ -92,7 +92,8 @@ mod tests {
         for (body, expected) in [
             (r#"{"options":{"num_ctx":2048}}"#, "num_ctx=2048"),
             (r#"{"options":{"num_ctx":2048.0}}"#, "num_ctx=2048"),
-            (r#"{"options":{"NUM_CTX":2.048e3}}"#, "num_ctx=2048"),
+            (r#"{"options":{"num_ctx":2.048e3}}"#, "num_ctx=2048"),
+            (r#"{"options":{"num_ctx":2048},"options":{"num_gpu":1}}"#, "num_ctx=2048,num_gpu=1"),
             (
                 r#"{"options":{"num_gpu":-1,"num_ctx":2048.9,"use_mmap":false}}"#,
                 "num_ctx=2048,num_gpu=-1,use_mmap=false",

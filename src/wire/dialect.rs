@@ -159,6 +159,13 @@ pub(crate) fn text(message: &RawValue) -> String {
     }
 }
 
+/// The text of a message of one dialect. Ollama's own content is a string, which a `null` behind it leaves as it is.
+pub(crate) fn text_in(dialect: Dialect, message: &RawValue) -> String {
+    let members = Members::of(message).filter(|_| dialect == Dialect::Ollama);
+    let content = members.and_then(|members| members.string("content"));
+    content.map_or_else(|| text(message), Cow::into_owned)
+}
+
 /// The size of messages, as far as a model reads them; tokens are estimated from it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Weight {

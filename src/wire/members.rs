@@ -10,24 +10,55 @@ use std::{borrow::Cow, fmt};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
+use super::request;
+
 /// The members of one JSON object in order, with their values as raw JSON.
 pub struct Members<'a> {
     body: &'a [u8],
     list: Vec<(Cow<'a, str>, &'a RawValue)>,
+    /// The offset of the object's closing brace.
+    end: usize,
 }
+
+/// The most members that the object of a request may have. Ollama knows about thirty.
+pub(crate) const MEMBERS_LIMIT: usize = 4096;
+
+/// A request's object has more than [`MEMBERS_LIMIT`] members.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) struct TooManyMembers;
 
 impl<'a> Members<'a> {
     /// The members of a body; `None` unless the body is exactly one JSON object in UTF-8, with white space around it at
     /// most.
     pub fn parse(body: &'a [u8]) -> Option<Self> {
+        let (members, rest) = Self::first(body, usize::MAX).ok().flatten()?;
+        rest.trim_ascii_start().is_empty().then_some(members)
+    }
+
+    /// The members of a request's body; `None` unless the body begins with a JSON object. Ollama does not look at what
+    /// follows it.
+    ///
+    /// # Errors
+    /// [`TooManyMembers`]
+    pub(crate) fn of_request(body: &'a [u8]) -> Result<Option<Self>, TooManyMembers> {
+        Ok(Self::first(body, MEMBERS_LIMIT)?.map(|(members, _)| members))
+    }
+
+    /// The members of the object that a text begins with, and the rest of the text.
+    fn first(body: &'a [u8], limit: usize) -> Result<Option<(Self, &'a [u8])>, TooManyMembers> {
         let mut list = Vec::new();
-        Scanner(body).entries(*b"{}", |reader| {
-            let name = string(reader.value()?)?;
-            reader.take(b':')?;
-            list.push((name, reader.value()?));
-            Some(())
-        })?;
-        Some(Self { body, list })
+        let mut is_full = false;
+        let mut scanner = Scanner(body);
+        let read = scanner.members(|name, value| {
+            is_full = list.len() == limit;
+            list.push((name, value));
+            (!is_full).then_some(())
+        });
+        if is_full {
+            return Err(TooManyMembers);
+        }
+        let end = body.len().saturating_sub(scanner.0.len() + 1);
+        Ok(read.map(|()| (Self { body, list, end }, scanner.0)))
     }
 
     /// The members of a value; `None` unless it is an object.
@@ -81,18 +112,6 @@ impl<'a> Members<'a> {
         self.raw(name)?.get().parse().ok()
     }
 
-    /// The value of a member that is a number, without its fraction: Ollama reads a whole option as a float first
-    /// (`api/types.go`, `FromMap`), so that `2048`, `2048.0` and `2.048e3` are one. A number beyond 64 bits is the nearest
-    /// of 64 bits.
-    pub(crate) fn whole(&self, name: &str) -> Option<i64> {
-        let number: f64 = self.raw(name)?.get().parse().ok()?;
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "the fraction is dropped, and the range saturates"
-        )]
-        Some(number as i64)
-    }
-
     /// The elements of a member that is an array.
     pub(crate) fn array(&self, name: &str) -> Option<Vec<&'a RawValue>> {
         elements(self.raw(name)?)
@@ -101,6 +120,17 @@ impl<'a> Members<'a> {
     /// The members of a member that is an object.
     pub(crate) fn object(&self, name: &str) -> Option<Members<'a>> {
         Members::of(self.raw(name)?)
+    }
+
+    /// The offset at which a further member of the object is inserted, behind all others. Of several members of a name
+    /// Ollama reads the last.
+    pub(crate) fn end(&self) -> usize {
+        self.end
+    }
+
+    /// The values of all members of the name, in the order of the body.
+    pub(crate) fn all(&self, name: &str) -> impl Iterator<Item = &'a RawValue> {
+        self.list.iter().filter(move |(key, _)| same_name(key, name)).map(|(_, value)| *value)
     }
 
     /// The byte offset of a value in the body; `None` for a value from another body.
@@ -118,17 +148,24 @@ impl fmt::Debug for Members<'_> {
 
 /// A string value, borrowed when it has no escapes. An unpaired surrogate becomes U+FFFD, as in Go.
 pub(crate) fn string(value: &RawValue) -> Option<Cow<'_, str>> {
-    let mut rest = value.get().strip_prefix('"')?.strip_suffix('"')?;
-    if memchr::memchr(b'\\', rest.as_bytes()).is_none() {
-        return Some(Cow::Borrowed(rest));
+    let written = value.get().strip_prefix('"')?.strip_suffix('"')?;
+    if memchr::memchr(b'\\', written.as_bytes()).is_none() {
+        return Some(Cow::Borrowed(written));
     }
-    let mut text = String::with_capacity(rest.len());
+    let mut text = String::with_capacity(written.len());
+    unescape(written, |piece| text.push_str(piece))?;
+    Some(Cow::Owned(text))
+}
+
+/// Gives the text of a string, which stands between its quotation marks as `written`, piece by piece.
+fn unescape(written: &str, mut piece: impl FnMut(&str)) -> Option<()> {
+    let mut rest = written;
     while let Some((plain, escape)) = rest.split_once('\\') {
-        text.push_str(plain);
+        piece(plain);
         let mut letters = escape.chars();
         let letter = letters.next()?;
         rest = letters.as_str();
-        text.push(match letter {
+        let letter = match letter {
             'b' => '\u{8}',
             'f' => '\u{c}',
             'n' => '\n',
@@ -140,10 +177,11 @@ pub(crate) fn string(value: &RawValue) -> Option<Cow<'_, str>> {
                 letter
             }
             other => other,
-        });
+        };
+        piece(letter.encode_utf8(&mut [0; 4]));
     }
-    text.push_str(rest);
-    Some(Cow::Owned(text))
+    piece(rest);
+    Some(())
 }
 
 /// The character of the escape `\u`, which may need a second escape as its surrogate pair, and the rest of the text.
@@ -160,17 +198,19 @@ fn code_point(escape: &str) -> Option<(char, &str)> {
 /// The elements of an array value.
 pub(crate) fn elements(value: &RawValue) -> Option<Vec<&RawValue>> {
     let mut list = Vec::new();
-    Scanner(value.get().as_bytes()).entries(*b"[]", |reader| {
-        list.push(reader.value()?);
+    Scanner(value.get().as_bytes()).entries(*b"[]", |scanner| {
+        list.push(scanner.value()?);
         Some(())
     })?;
     Some(list)
 }
 
-/// The offset at which a further member of a body's object is inserted, behind all others. Of several members of a name
-/// Ollama reads the last.
-pub(crate) fn end_of_members(body: &[u8]) -> usize {
-    memchr::memrchr(b'}', body).unwrap_or(body.len())
+/// Calls `member` with each member of a value that is an object, and keeps none.
+pub(super) fn each_member<'a>(value: &'a RawValue, mut member: impl FnMut(Cow<'a, str>, &'a RawValue)) {
+    let _ = Scanner(value.get().as_bytes()).members(|name, value| {
+        member(name, value);
+        Some(())
+    });
 }
 
 /// Inserts bytes into a body, each before the byte at its offset; an offset past the end means the end. Insertions at
@@ -192,21 +232,89 @@ pub(crate) fn insert(body: &[u8], mut insertions: Vec<(usize, &[u8])>) -> Bytes 
     whole.into()
 }
 
-/// Go folds two letters outside ASCII (the long s and the Kelvin sign) to letters inside it.
-fn same_name(left: &str, right: &str) -> bool {
-    let fold = |letter: char| match letter {
+/// The longest name that is folded, in bytes; no name of a field is nearly as long.
+const FOLDED_LIMIT: usize = 128;
+
+/// A name as Go folds it to find its field. Two letters outside ASCII, the long s and the Kelvin sign, are letters inside
+/// it.
+pub(crate) fn folded(name: &str) -> Cow<'_, str> {
+    let is_folded = |byte: u8| byte.is_ascii() && !byte.is_ascii_uppercase();
+    if name.len() > FOLDED_LIMIT || name.bytes().all(is_folded) {
+        return Cow::Borrowed(name);
+    }
+    Cow::Owned(name.chars().map(fold).collect())
+}
+
+fn fold(letter: char) -> char {
+    match letter {
         'ſ' => 's',
         '\u{212a}' => 'k',
         other => other.to_ascii_lowercase(),
-    };
+    }
+}
+
+fn same_name(left: &str, right: &str) -> bool {
     left == right || left.chars().map(fold).eq(right.chars().map(fold))
+}
+
+/// A part of a JSON value, in the order in which it is written.
+#[derive(Debug)]
+pub(crate) enum Token<'a> {
+    /// A bracket or a brace.
+    Bracket(u8),
+    /// A string or a name, as it stands between its quotation marks.
+    String(&'a str),
+    /// A number, `true`, `false` or `null`.
+    Literal(&'a str),
+}
+
+impl Token<'_> {
+    /// Gives the text of a string piece by piece, and any other token as it is written.
+    pub(crate) fn text(&self, mut piece: impl FnMut(&[u8])) {
+        match self {
+            Self::Bracket(bracket) => piece(&[*bracket]),
+            Self::Literal(written) => piece(written.as_bytes()),
+            // The text was read before, so that every escape is one.
+            Self::String(written) => drop(unescape(written, |text| piece(text.as_bytes()))),
+        }
+    }
+}
+
+/// The parts of a value, whatever its depth. Commas and colons follow from them.
+pub(crate) fn tokens(value: &RawValue) -> impl Iterator<Item = Token<'_>> {
+    let mut rest = value.get();
+    std::iter::from_fn(move || {
+        rest = rest.trim_start_matches([' ', '\n', '\r', '\t', ',', ':']);
+        let byte = *rest.as_bytes().first()?;
+        let token = match byte {
+            b'{' | b'}' | b'[' | b']' => 1,
+            b'"' => rest.len() - request::after_string(rest.get(1..)?.as_bytes()).len(),
+            _ => rest.find([' ', '\n', '\r', '\t', ',', ':', ']', '}']).unwrap_or(rest.len()),
+        };
+        let (written, after) = rest.split_at_checked(token)?;
+        rest = after;
+        Some(match byte {
+            b'{' | b'}' | b'[' | b']' => Token::Bracket(byte),
+            b'"' => Token::String(written.get(1..token - 1)?),
+            _ => Token::Literal(written),
+        })
+    })
 }
 
 /// The rest of a JSON text. Readers derived from types would add 60 kB to a component.
 struct Scanner<'a>(&'a [u8]);
 
 impl<'a> Scanner<'a> {
-    /// Reads the whole text, which must be a list of entries in brackets.
+    /// Reads the members of an object that the text begins with, until one says that it is enough.
+    fn members(&mut self, mut member: impl FnMut(Cow<'a, str>, &'a RawValue) -> Option<()>) -> Option<()> {
+        self.entries(*b"{}", |scanner| {
+            let name = string(scanner.value()?)?;
+            scanner.take(b':')?;
+            member(name, scanner.value()?)
+        })
+    }
+
+    /// Reads a list of entries in brackets that the text begins with.
     fn entries(
         &mut self,
         [open, close]: [u8; 2],
@@ -220,8 +328,7 @@ impl<'a> Scanner<'a> {
                 entry(self)?;
             }
         }
-        self.skip_space();
-        self.0.is_empty().then_some(())
+        Some(())
     }
 
     fn skip_space(&mut self) {
@@ -246,136 +353,4 @@ impl<'a> Scanner<'a> {
 }
 
 #[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn members(body: &str) -> Members<'_> {
-        Members::parse(body.as_bytes()).unwrap()
-    }
-
-    #[test]
-    fn only_one_whole_object_in_utf_8_has_members() {
-        for body in [
-            "",
-            "[]",
-            "1",
-            "null",
-            "{",
-            "{}{}",
-            "{} x",
-            "{\"a\":}",
-            "{\"a\":1,}",
-            "\"{}\"",
-            "{1:2}",
-            "{\u{c}}",
-            "{,}",
-            "{\"a\" 1}",
-        ] {
-            assert!(Members::parse(body.as_bytes()).is_none(), "{body}");
-        }
-        assert!(Members::parse(b"{\"a\":\"\xff\"}").is_none());
-        assert!(Members::parse(b" \r\n{} \n").is_some());
-    }
-
-    #[test]
-    fn names_match_without_case_and_the_last_one_wins() {
-        let body =
-            members(r#"{"Model":"a","mo\u0064EL":"b","stream":true,"stream":null,"\u017fEED":7,"thinK":1}"#);
-        assert_eq!(body.string("model").as_deref(), Some("b"));
-        assert!(body.raw("stream").is_none());
-        assert_eq!(body.number("seed"), Some(7));
-        assert_eq!(body.number("think"), Some(1));
-        assert!(body.raw("mode").is_none());
-    }
-
-    #[test]
-    fn a_later_null_leaves_a_string_and_takes_anything_else_away() {
-        let members =
-            Members::parse(br#"{"a":"x","A":null,"b":true,"b":null,"c":null,"d":1,"d":"y"}"#).unwrap();
-        assert_eq!((members.string("a").as_deref(), members.raw("a").is_none()), (Some("x"), true));
-        assert_eq!((members.boolean("b"), members.flag("b"), members.string("c")), (None, Some(true), None));
-        assert_eq!((members.string("d").as_deref(), members.whole("d")), (Some("y"), None));
-        assert!(members.has("c") && members.has("C") && !members.has("e"));
-    }
-
-    #[test]
-    fn values_are_read_by_their_type_alone() {
-        let body = members(
-            r#"{"s":"plain","e":"a\n\u00e9\ud83d","t":true,"n":19,"a":[1,{"b":2}],"o":{"x":"y"},"f":1.5}"#,
-        );
-        assert!(matches!(body.string("s"), Some(Cow::Borrowed("plain"))));
-        assert!(body.string("e").unwrap().starts_with("a\né\u{fffd}"));
-        assert_eq!(body.boolean("t"), Some(true));
-        assert_eq!(body.number("n"), Some(19));
-        let array: Vec<_> = body.array("a").unwrap().iter().map(|value| value.get()).collect();
-        assert_eq!(array, ["1", "{\"b\":2}"]);
-        assert_eq!(body.object("o").unwrap().string("x").as_deref(), Some("y"));
-        assert!(body.string("n").is_none() && body.boolean("s").is_none() && body.number("f").is_none());
-        assert!(body.array("o").is_none() && body.object("a").is_none() && body.string("absent").is_none());
-        assert!(!format!("{body:?}").contains("plain"));
-    }
-
-    #[test]
-    fn escapes_are_read_as_go_reads_them() {
-        for (json, text) in [
-            (r#""\"\\\/\b\f\n\r\t""#, "\"\\/\u{8}\u{c}\n\r\t"),
-            (r#""\u0041\uD83E\uDD99!""#, "A🦙!"),
-            (r#""\ud83ex\ude00\ud83e\u0041\\u0041""#, "\u{fffd}x\u{fffd}\u{fffd}A\\u0041"),
-            (r#""é\u00e9""#, "éé"),
-        ] {
-            let value = RawValue::from_string(json.to_owned()).unwrap();
-            assert_eq!(string(&value).as_deref(), Some(text), "{json}");
-        }
-        for json in [r#"{"a":"\x"}"#, r#"{"a":"\u12"}"#, "{\"a\":\"\n\"}"] {
-            assert!(Members::parse(json.as_bytes()).is_none(), "{json}");
-        }
-    }
-
-    #[test]
-    fn an_offset_is_where_the_value_starts() {
-        let text = " { \"messages\" : [ {\"role\":\"user\"} ,2] } ";
-        let body = members(text);
-        let messages = body.array("messages").unwrap();
-        assert_eq!(body.offset(messages[0]), text.find("{\"role"));
-        assert_eq!(body.offset(messages[1]), text.find('2'));
-        assert_eq!(body.offset(body.raw("messages").unwrap()), text.find('['));
-        let elsewhere = RawValue::from_string(format!("\"{}\"", "x".repeat(100))).unwrap();
-        let other = members(text);
-        assert_eq!(other.offset(&elsewhere), None);
-    }
-
-    #[test]
-    fn insertions_keep_their_order_and_the_end_is_the_last_place() {
-        assert_eq!(insert(b"abc", vec![]), "abc");
-        assert_eq!(insert(b"abc", vec![(1, b"1")]), "a1bc");
-        assert_eq!(insert(b"abc", vec![(3, b"3"), (0, b"x"), (9, b"9"), (0, b"y")]), "xyabc39");
-    }
-
-    proptest! {
-        #[test]
-        fn offsets_and_insertions_leave_every_other_byte(
-            names in proptest::collection::vec("[a-zé\"\\\\]{0,4}", 1..6),
-            space in "[ \n\t]{0,3}",
-            text in "\\PC{0,12}",
-            pick in any::<prop::sample::Index>(),
-        ) {
-            let value = serde_json::to_string(&text).unwrap();
-            let list: Vec<_> = names
-                .iter()
-                .map(|name| format!("{space}{}{space}:{space}{value}{space}", serde_json::to_string(name).unwrap()))
-                .collect();
-            let body = format!("{space}{{{}}}{space}", list.join(","));
-            let members = members(&body);
-            prop_assert_eq!(members.list.len(), names.len());
-            let raw = members.raw(&names[pick.index(names.len())]).unwrap();
-            prop_assert_eq!(string(raw).unwrap(), text.as_str());
-            let at = members.offset(raw).unwrap();
-            prop_assert!(body[at..].starts_with(&value));
-            let longer = insert(body.as_bytes(), vec![(at, b"[1,"), (at + value.len(), b"]")]);
-            let after = &body[at + value.len()..];
-            prop_assert_eq!(longer, format!("{}[1,{value}]{after}", &body[..at]));
-        }
-    }
-}
+mod tests;

@@ -118,6 +118,7 @@ fn space_and_the_order_of_the_outermost_members_do_not_matter_and_every_other_or
     for (left, right) in [
         (r#"{"a":1,"b":[2,{"c":3,"d":4}]}"#, r#"{ "b" : [2, {"c":3 ,"d": 4}], "a":1}"#),
         (r#"{"a":"\u0062"}"#, r#"{"a":"b"}"#),
+        (r#"{"a":{"\u0062":"\ud83e\udd99\n"}}"#, "{\"a\":{\"b\":\"\u{1f999}\\n\"}}"),
         (r#"{"format":{"a":1, "b":2}}"#, r#"{"format":{"a":1,"b":2}}"#),
     ] {
         assert_eq!(of_request(left), of_request(right), "{left}");
@@ -126,6 +127,10 @@ fn space_and_the_order_of_the_outermost_members_do_not_matter_and_every_other_or
         (r#"{"a":[1,2]}"#, r#"{"a":[2,1]}"#),
         (r#"{"a":"1"}"#, r#"{"a":1}"#),
         (r#"{"a":null}"#, "{}"),
+        (r#"{"a":[[],1]}"#, r#"{"a":[[1]]}"#),
+        (r#"{"a":["b","c"]}"#, r#"{"a":["bsc"]}"#),
+        (r#"{"a":[1,2]}"#, r#"{"a":[12]}"#),
+        (r#"{"a":["\"",1]}"#, r#"{"a":["\",1"]}"#),
         (r#"{"b":[2,{"c":3,"d":4}]}"#, r#"{"b":[2,{"d":4,"c":3}]}"#),
         (
             r#"{"messages":[{"tool_calls":[{"function":{"arguments":{"a":1,"b":2}}}]}]}"#,
@@ -153,7 +158,9 @@ fn space_and_the_order_of_the_outermost_members_do_not_matter_and_every_other_or
         assert_ne!(of_request(left), of_request(right), "{left}");
     }
     assert_eq!(of_request(r#"{"a":1,"Stream":true}"#), of_request(r#"{"a":1}"#));
-    // Values that are nested too deeply count as they were written, and no stack overflows.
+    // A form that Ollama cannot read is a part of the question, which it refuses.
+    assert_ne!(of_request(r#"{"a":1,"stream":"yes"}"#), of_request(r#"{"a":1}"#));
+    // Depth overflows no stack.
     let deep = |inner: &str| format!("{{\"a\":{}{inner}{}}}", "[".repeat(10_000), "]".repeat(10_000));
     assert_ne!(of_request(&deep("1")), of_request(&deep("2")));
     assert_eq!(of_request(&deep("1")), of_request(&deep("1")));

@@ -84,7 +84,7 @@ impl<P: Platform> Leader<'_, P> {
             let _ = aftermath.unbounded_send(Aftermath::Release(slot, failure.effect()));
             if matches!(failure, AttemptFailure::Failed { .. }) {
                 failed.push(backend);
-            } else if failure == AttemptFailure::NotFound {
+            } else if matches!(failure, AttemptFailure::NotFound { .. }) {
                 admission.forget_model(&backend);
             }
             failover.failed(failure);
@@ -147,7 +147,10 @@ impl<P: Platform> Leader<'_, P> {
             detail: &failure.detail(),
         });
         // If every host fails, this host's error body is relayed, so it is the host of `X-Paddock-Host`.
-        if matches!(failure, AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. }) {
+        if matches!(
+            failure,
+            AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. } | AttemptFailure::NotFound { .. }
+        ) {
             self.report.upstream.host = Some(backend.clone());
         }
     }

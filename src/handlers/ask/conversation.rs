@@ -21,8 +21,8 @@ use crate::{
     },
     upstream::probe,
     wire::{
-        dialect::{MessageRole, Weight, role, text},
-        members::{Members, end_of_members, insert},
+        dialect::{MessageRole, Weight, role, text, text_in},
+        members::{Members, insert},
         ollama::OllamaMessage,
     },
 };
@@ -191,8 +191,12 @@ pub(crate) struct NewTurn {
     messages: Vec<RawMessage>,
     /// The offset of the first message in the body.
     at: usize,
+    /// The offset of the end of the body's object.
+    end: usize,
     /// Whether the request has a member for the system message beside its messages, even if it says nothing.
     has_system_member: bool,
+    /// Whether the request has a member for the model, even if it names none.
+    has_model_member: bool,
     /// Whether the messages begin with results of tool calls in the session.
     pub(crate) continues: bool,
 }
@@ -200,7 +204,16 @@ pub(crate) struct NewTurn {
 impl NewTurn {
     /// The turn of a single message.
     pub(crate) fn of_message(dialect: Dialect, system: Option<String>, message: RawMessage) -> Self {
-        Self { dialect, system, messages: vec![message], at: 0, has_system_member: false, continues: false }
+        Self {
+            dialect,
+            system,
+            messages: vec![message],
+            at: 0,
+            end: 0,
+            has_system_member: false,
+            has_model_member: false,
+            continues: false,
+        }
     }
 
     /// The turn of a relayed request. `None` if the request brings its own history, or cannot be read: then it goes
@@ -223,11 +236,20 @@ impl NewTurn {
         }
         let at = members.offset(first)?;
         let top = members.raw("system").filter(|_| dialect == Dialect::Anthropic);
-        let texts: Vec<_> = system.into_iter().chain(top).map(text).collect();
+        let among = system.into_iter().map(|message| text_in(dialect, message));
+        let texts: Vec<_> = among.chain(top.map(text)).collect();
         let system = Some(texts.join("\n")).filter(|system| !system.is_empty());
         let messages = messages.into_iter().map(RawMessage::from_raw).collect();
-        let has_system_member = members.has("system");
-        Some(Self { dialect, system, messages, at, has_system_member, continues })
+        Some(Self {
+            dialect,
+            system,
+            messages,
+            at,
+            end: members.end(),
+            has_system_member: members.has("system"),
+            has_model_member: members.has("model"),
+            continues,
+        })
     }
 
     /// The body with the history inserted before its messages, and with the session's model if it names none. All other
@@ -236,8 +258,11 @@ impl NewTurn {
         let mut ahead = Vec::new();
         let mut beginning = Vec::new();
         let mut end = Vec::new();
-        if let Some(model) = model {
-            beginning.extend([&*member("model", model), b","].concat());
+        match model {
+            // Of two members Ollama reads the last.
+            Some(model) if self.has_model_member => end.extend([b",", &*member("model", model)].concat()),
+            Some(model) => beginning.extend([&*member("model", model), b","].concat()),
+            None => {}
         }
         if let (Some(content), None) = (history.system, &self.system) {
             match self.dialect {
@@ -257,7 +282,7 @@ impl NewTurn {
             ahead.extend([message.as_str().as_bytes(), b","].concat());
         }
         let start = body.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
-        insert(body, vec![(start, &*beginning), (self.at, &*ahead), (end_of_members(body), &*end)])
+        insert(body, vec![(start, &*beginning), (self.at, &*ahead), (self.end, &*end)])
     }
 }
 
@@ -359,6 +384,20 @@ mod tests {
             Some("a\"b"),
         );
         let expected = br#"{"model":"a\"b","system":"old", "messages":[{"role":"user","content":"c"}]}"#;
+        assert_eq!(spliced, expected.as_slice());
+    }
+
+    #[test]
+    fn what_follows_the_object_stays_behind_what_is_inserted() {
+        let body = Bytes::from_static(
+            br#"{"model":"","system":null,"messages":[{"role":"user","content":"c"}]}}{"model":"x"}"#,
+        );
+        let members = Members::of_request(&body).unwrap().unwrap();
+        let fresh = NewTurn::of(&members, Dialect::Anthropic, false).unwrap();
+        let session = Session { turns: vec![turn(Dialect::Anthropic, Some("old"))], ..Session::default() };
+        let limits = HistoryLimits { messages: 1, ..BUDGET };
+        let spliced = fresh.continuing(&body, &History::new(&session, limits), Some("m"));
+        let expected = br#"{"model":"","system":null,"messages":[{"role":"user","content":"c"}],"model":"m","system":"old"}}{"model":"x"}"#;
         assert_eq!(spliced, expected.as_slice());
     }
 

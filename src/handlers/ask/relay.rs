@@ -25,8 +25,15 @@ use crate::{
     request::RequestInfo,
     session::{Dialect, History, RequestedSession},
     upstream::{Reading, RoutingKey, UpstreamRequest},
-    wire::{members::Members, protocol::Protocol},
+    wire::{
+        members::Members,
+        protocol::Protocol,
+        request::{VALUES_LIMIT, has_more_values_than, text as request_text},
+    },
 };
+
+/// The longest name of a model that is read, in bytes. Ollama's own are shorter, so a longer one is no name.
+const NAME_LIMIT: usize = 1024;
 
 /// Answers a request to a relayed endpoint.
 pub(crate) async fn relay<P: Platform, B: RequestBody>(
@@ -49,11 +56,12 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
     } else {
         Bytes::new()
     };
-    let parse = || RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body);
+    let text = service.compute(body.len(), || request_text(&body));
+    let parse = || RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body, &text);
     let question = service.compute(body.len(), parse)?;
     let mut notes = Box::default();
     let prepared = prepare(service, &parts.headers, caller, request, question, held, &mut notes).await;
-    drop(body);
+    drop((body, text));
     Ok(answer(service, prepared, notes).await)
 }
 
@@ -64,36 +72,89 @@ struct RelayedQuestion<'a> {
     path: Option<String>,
     session: RequestedSession,
     body: &'a Bytes,
+    /// The body in UTF-8, as Ollama reads it.
+    text: &'a Bytes,
     /// `None` for a body that cannot be read. It goes upstream nevertheless, because Ollama's own error explains it
     /// best.
     members: Option<Members<'a>>,
-    named_model: Option<Cow<'a, str>>,
+    named_model: NamedModel<'a>,
     session_model: Option<String>,
     streams: bool,
+}
+
+/// What a request says of its model.
+#[derive(Debug, PartialEq, Eq)]
+enum NamedModel<'a> {
+    /// Nothing. Ollama cannot tell an empty name from none.
+    None,
+    /// Something that is no name. Ollama refuses it.
+    Unreadable,
+    Name(Cow<'a, str>),
+}
+
+impl<'a> NamedModel<'a> {
+    /// What the members of a request say. Where an endpoint knows the model as `name` as well, an empty `model` falls to it
+    /// (`cmp.Or(req.Model, req.Name)`).
+    fn of(members: &Members<'a>, endpoint: Endpoint) -> Self {
+        let names: &[_] = if endpoint == Endpoint::OllamaShow { &["model", "name"] } else { &["model"] };
+        let has_wrong_type = |name: &&str| {
+            members.all(name).any(|value| !value.get().starts_with('"') && value.get() != "null")
+        };
+        if names.iter().any(has_wrong_type) {
+            return Self::Unreadable;
+        }
+        let given = |name: &&str| members.string(name).filter(|name| !name.is_empty());
+        match names.iter().find_map(given) {
+            None => Self::None,
+            Some(name) if name.len() > NAME_LIMIT => Self::Unreadable,
+            Some(name) => Self::Name(name),
+        }
+    }
 }
 
 impl<'a> RelayedQuestion<'a> {
     /// Reads a body, and the path where it names the model.
     ///
     /// # Errors
-    /// [`Error::NotFound`] for a path that names no model.
+    /// [`Error::NotFound`] for a path that names no model, and [`Error::InvalidJson`] for a body that has more in it than any
+    /// request, or that a session cannot continue.
     fn parse(
         endpoint: Endpoint,
         path: &str,
         session: RequestedSession,
         body: &'a Bytes,
+        text: &'a Bytes,
     ) -> Result<Self, Error> {
-        let members = Members::parse(body);
-        let member = |name| members.as_ref().and_then(|members| members.string(name));
+        let members = Members::of_request(text)?;
+        if let (Some(members), false) = (&members, session.is_none()) {
+            fits_session(endpoint, members, text)?;
+        }
         let in_path = path.strip_prefix(Endpoint::OpenAiModel.path()).map(model_in_path).transpose()?;
         let path = in_path.as_ref().map(|name| [Endpoint::OpenAiModel.path(), name].concat());
-        let named_model = in_path.map(Cow::Owned).or_else(|| member("model"));
-        // Older clients of `/api/show` send the model as `name`.
-        let named_model = named_model.or_else(|| member("name").filter(|_| endpoint == Endpoint::OllamaShow));
+        let named_model = match (in_path, &members) {
+            (Some(name), _) => NamedModel::Name(Cow::Owned(name)),
+            (None, Some(members)) => NamedModel::of(members, endpoint),
+            (None, None) => NamedModel::Unreadable,
+        };
         let asked = members.as_ref().and_then(|members| asked_stream(endpoint.protocol()?, members));
         let streams = endpoint.protocol().is_some() && asked.unwrap_or_else(|| endpoint.streams_by_default());
-        Ok(Self { endpoint, path, session, body, members, named_model, session_model: None, streams })
+        Ok(Self { endpoint, path, session, body, text, members, named_model, session_model: None, streams })
     }
+}
+
+/// Whether a session can continue with a request.
+///
+/// # Errors
+/// [`Error::InvalidJson`]
+fn fits_session(endpoint: Endpoint, members: &Members<'_>, text: &[u8]) -> Result<(), Error> {
+    let object = text.get(..members.end()).unwrap_or(text);
+    if has_more_values_than(VALUES_LIMIT, object) {
+        return Err(Error::InvalidJson(format!("it has more than {VALUES_LIMIT} values")));
+    }
+    // Ollama reads a second list of messages into the first, message by message, so that a history before one of them would
+    // be mixed with the other. Its own endpoint takes the last.
+    let is_mixed = endpoint.dialect() != Some(Dialect::Ollama) && members.all("messages").count() > 1;
+    if is_mixed { Err(Error::InvalidJson("messages comes twice".to_owned())) } else { Ok(()) }
 }
 
 /// Whether a request asks for a stream; `None` where it says nothing. Ollama's types decide what a `null` behind it means
@@ -142,11 +203,15 @@ impl Question for RelayedQuestion<'_> {
     }
 
     fn model(&self) -> Option<&str> {
-        self.session_model.as_deref().or(self.named_model.as_deref())
+        let named = match &self.named_model {
+            NamedModel::None | NamedModel::Unreadable => None,
+            NamedModel::Name(name) => Some(&**name),
+        };
+        self.session_model.as_deref().or(named)
     }
 
     fn takes_session_model(&self) -> bool {
-        self.named_model.is_none()
+        self.named_model == NamedModel::None
     }
 
     fn set_session_model(&mut self, model: String) {
@@ -178,12 +243,12 @@ impl Question for RelayedQuestion<'_> {
     }
 
     fn asked(&self, turn: Option<&NewTurn>, history: &History<'_>) -> Option<Bytes> {
-        turn.map(|turn| turn.continuing(self.body, history, self.session_model.as_deref()))
+        turn.map(|turn| turn.continuing(self.text, history, self.session_model.as_deref()))
     }
 
     fn key(&self, context: &KeyContext<'_>, spliced: &Option<Bytes>) -> Option<CacheKey> {
         Some(match spliced {
-            Some(body) => CacheKey::of_request(context, &Members::parse(body)?),
+            Some(body) => CacheKey::of_request(context, &Members::of_request(body).ok()??),
             None => CacheKey::of_request(context, self.members.as_ref()?),
         })
     }
@@ -214,6 +279,9 @@ impl Question for RelayedQuestion<'_> {
 }
 
 #[cfg(test)]
+mod go_reading;
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
@@ -228,7 +296,7 @@ mod tests {
         ] {
             let body = Bytes::from_static(body.as_bytes());
             let (endpoint, session) = (Endpoint::OllamaChat, RequestedSession::None);
-            let question = RelayedQuestion::parse(endpoint, "/api/chat", session, &body).unwrap();
+            let question = RelayedQuestion::parse(endpoint, "/api/chat", session, &body, &body).unwrap();
             let request = question.upstream(&CallerId::public(), None, Reading::AsSent);
             let lane = ModelName::parse("llama3.2").unwrap().lane(endpoint.work().unwrap());
             assert_eq!(request.routing_key.lane(), Some(lane), "{body:?}");
@@ -248,7 +316,8 @@ mod tests {
             (Endpoint::AnthropicMessages, r#"{"stream":true,"Stream":null}"#, true),
         ] {
             let body = Bytes::from_static(body.as_bytes());
-            let question = RelayedQuestion::parse(endpoint, "", RequestedSession::None, &body).unwrap();
+            let question =
+                RelayedQuestion::parse(endpoint, "", RequestedSession::None, &body, &body).unwrap();
             assert_eq!(question.delivery(), Delivery::of(streams), "{endpoint:?} {body:?}");
         }
     }

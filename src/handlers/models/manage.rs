@@ -29,8 +29,9 @@ use crate::{
     request::{ReplyNotes, RequestInfo, StoreAccess},
     wire::{
         framer::{self, Framer, Framing},
-        members::{Members, end_of_members, insert},
+        members::{Members, insert},
         protocol,
+        request::text,
     },
 };
 
@@ -60,7 +61,8 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
     let limit = service.config().access.body_limits.other;
     let mut held = service.account(&CallerId::public());
     let body = body::read(service, headers, body, limit, &mut held).await?;
-    let members = Members::parse(&body);
+    let text = text(&body);
+    let members = Members::of_request(&text)?;
     let model = members.as_ref().and_then(|members| changed(operation, members));
     let streams = match operation {
         Operation::Pull | Operation::Create => {
@@ -102,7 +104,9 @@ fn changed(operation: Operation, request: &Members<'_>) -> Option<String> {
         Operation::Copy => &["destination"],
         Operation::Pull | Operation::Create | Operation::Delete => &["model", "name"],
     };
-    names.iter().find_map(|name| request.string(name)).map(Cow::into_owned)
+    // An empty name counts as none (`cmp.Or(r.Model, r.Name)`).
+    let given = |name: &&str| request.string(name).filter(|name| !name.is_empty());
+    names.iter().find_map(given).map(Cow::into_owned)
 }
 
 /// The body that asks a host for progress lines, where the change has them: a host that pulls a large model says so, and
@@ -111,8 +115,8 @@ fn streamed(operation: Operation, body: &Bytes) -> Option<Bytes> {
     match operation {
         Operation::Copy | Operation::Delete => None,
         Operation::Pull | Operation::Create => {
-            Members::parse(body)?;
-            Some(insert(body, vec![(end_of_members(body), br#","stream":true"#)]))
+            let end = Members::of_request(body).ok().flatten()?.end();
+            Some(insert(body, vec![(end, br#","stream":true"#)]))
         }
     }
 }
@@ -386,6 +390,20 @@ mod tests {
             let hosts = hosts(2);
             let outcomes: Vec<_> = hosts.iter().zip([ManageOutcome::Absent, outcome]).collect();
             assert_eq!(may_have_changed(&outcomes), expected, "{outcomes:?}");
+        }
+    }
+
+    #[test]
+    fn the_model_of_every_odd_change_is_read_as_go_reads_it() {
+        let read = include_str!("../../../tests/fixtures/go-reading.jsonl");
+        let lines = read.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap());
+        let taken = lines.filter(|line| line["surface"] == "/api/pull" && line["ok"] == true);
+        for line in taken {
+            // What is no text is covered where questions are read.
+            let Some(body) = line["body"].as_str() else { continue };
+            let Some(members) = Members::of_request(body.as_bytes()).unwrap() else { continue };
+            assert_eq!(changed(Operation::Pull, &members).as_deref(), line["model"].as_str(), "{body}");
+            assert_eq!(members.boolean("stream").unwrap_or(true), line["stream"], "{body}");
         }
     }
 

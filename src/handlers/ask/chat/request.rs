@@ -10,6 +10,7 @@ use crate::{
     wire::{
         framer::Framing,
         members::{self, Members},
+        request::{VALUES_LIMIT, has_more_values_than},
     },
 };
 
@@ -39,8 +40,11 @@ impl<'a> ChatRequest<'a> {
     /// The members of a body.
     ///
     /// # Errors
-    /// [`Error::InvalidJson`] for a body that is not a JSON object.
+    /// [`Error::InvalidJson`] for a body that is not a JSON object, or has more values than any question.
     pub(crate) fn members(body: &'a [u8]) -> Result<Members<'a>, Error> {
+        if has_more_values_than(VALUES_LIMIT, body) {
+            return Err(Error::InvalidJson(format!("it has more than {VALUES_LIMIT} values")));
+        }
         Members::parse(body).ok_or_else(|| Error::InvalidJson(fault(body)))
     }
 

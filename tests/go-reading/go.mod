@@ -1,0 +1,3 @@
+module paddock/go-reading
+
+go 1.19
