@@ -174,6 +174,7 @@ impl Question for ChatQuestion<'_> {
             method: Method::POST,
             path: Cow::Borrowed("/api/chat"),
             body: serde_json::to_vec(&body).unwrap_or_default().into(),
+            content_type: None,
             model: Some(model.to_owned()),
             protocol: Some(Protocol::OllamaChat),
             streams: true,

@@ -7,7 +7,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use http::{Method, request::Parts};
+use http::{HeaderValue, Method, header, request::Parts};
 use percent_encoding::percent_decode_str;
 
 use super::{
@@ -15,7 +15,7 @@ use super::{
     conversation::{NewTurn, SessionState, session_in},
 };
 use crate::{
-    api::{auth::CallerId, body, endpoint::Endpoint, error::Error},
+    api::{auth::CallerId, body, content_coding, endpoint::Endpoint, error::Error},
     cache::{CacheKey, CacheModes, Delivery, KeyContext},
     fleet::ModelName,
     flight::Rendering,
@@ -24,7 +24,7 @@ use crate::{
     request::RequestInfo,
     session::{Dialect, History, RequestedSession},
     upstream::{Reading, RoutingKey, UpstreamRequest},
-    wire::{members::Members, protocol::Protocol},
+    wire::{members::Members, multipart, protocol::Protocol},
 };
 
 /// Answers a request to a relayed endpoint.
@@ -41,12 +41,25 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
     if !session.is_none() && endpoint.dialect().is_none() {
         return Err(Error::SessionUnsupported);
     }
-    let body = if endpoint.method() == Method::POST {
-        body::read(service, &parts.headers, body, endpoint.body_limit(&config.access.body_limits)).await?
-    } else {
+    let limit = endpoint.body_limit(&config.access.body_limits);
+    let body = if endpoint.method() != Method::POST {
         Bytes::new()
+    } else if endpoint.unpacks_zstd() && content_coding::is_zstd(&parts.headers) {
+        let (headers, body, fault) = content_coding::unpacked(&parts.headers, body, limit.bytes);
+        fault.or(body::read(service, &headers, body, limit).await)?
+    } else if endpoint.takes_a_form() {
+        // No other endpoint takes multipart bodies.
+        let mut headers = parts.headers.clone();
+        headers.remove(header::CONTENT_TYPE);
+        body::read(service, &headers, body, limit).await?
+    } else {
+        body::read(service, &parts.headers, body, limit).await?
     };
-    let question = RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body)?;
+    let question = if endpoint.takes_a_form() {
+        RelayedQuestion::of_form(endpoint, parts.headers.get(header::CONTENT_TYPE), session, &body)
+    } else {
+        RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body)?
+    };
     Ok(ask(service, &parts.headers, caller, request, question).await)
 }
 
@@ -57,6 +70,8 @@ struct RelayedQuestion<'a> {
     path: Option<String>,
     session: RequestedSession,
     body: &'a Bytes,
+    /// The content type of a form; `None` for JSON.
+    content_type: Option<HeaderValue>,
     /// `None` for a body that cannot be read. It goes upstream nevertheless, because Ollama's own error explains it
     /// best.
     members: Option<Members<'a>>,
@@ -85,7 +100,40 @@ impl<'a> RelayedQuestion<'a> {
         let named_model = named_model.or_else(|| member("name").filter(|_| endpoint == Endpoint::OllamaShow));
         let asked = members.as_ref().and_then(|members| asked_stream(endpoint.protocol()?, members));
         let streams = endpoint.protocol().is_some() && asked.unwrap_or_else(|| endpoint.streams_by_default());
-        Ok(Self { endpoint, path, session, body, members, named_model, session_model: None, streams })
+        Ok(Self {
+            endpoint,
+            path,
+            session,
+            body,
+            content_type: None,
+            members,
+            named_model,
+            session_model: None,
+            streams,
+        })
+    }
+
+    /// Reads a form, of which only the model is looked at. What is no form goes upstream nevertheless, because Ollama's own
+    /// error explains it best.
+    fn of_form(
+        endpoint: Endpoint,
+        content_type: Option<&HeaderValue>,
+        session: RequestedSession,
+        body: &'a Bytes,
+    ) -> Self {
+        let kind = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let named_model = multipart::text(kind, body, "model").map(Cow::Owned);
+        Self {
+            endpoint,
+            path: None,
+            session,
+            body,
+            content_type: content_type.cloned(),
+            members: None,
+            named_model,
+            session_model: None,
+            streams: false,
+        }
     }
 }
 
@@ -107,12 +155,12 @@ fn asked_stream(protocol: Protocol, members: &Members<'_>) -> Option<bool> {
 /// # Errors
 /// [`Error::NotFound`]
 fn model_in_path(segment: &str) -> Result<String, Error> {
-    let name = percent_decode_str(segment).decode_utf8().map_err(|_| Error::NotFound)?;
+    let name = percent_decode_str(segment).decode_utf8().map_err(|_| Error::NOT_FOUND)?;
     let name = name.trim();
     let leads_elsewhere = name.split('/').any(|part| matches!(part, "" | "." | ".."));
     // The letters of a model's name need no encoding in a path.
     if leads_elsewhere || ModelName::parse(name).is_none() {
-        Err(Error::NotFound)
+        Err(Error::NOT_FOUND)
     } else {
         Ok(name.to_owned())
     }
@@ -189,6 +237,7 @@ impl Question for RelayedQuestion<'_> {
             method: endpoint.method(),
             path: self.path.clone().map_or_else(|| Cow::Borrowed(endpoint.path()), Cow::Owned),
             body: spliced.unwrap_or_else(|| self.body.clone()),
+            content_type: self.content_type.clone(),
             model: model.map(str::to_owned),
             protocol: endpoint.protocol(),
             streams: self.streams,
