@@ -1,6 +1,7 @@
 # host-shim as one static file in an otherwise empty image. Builds with BuildKit and with the classic builder.
 # Both base images are arguments: RUST_IMAGE needs cargo and a C compiler, RUNTIME_IMAGE needs nothing at all
-# (busybox, for one, gives a shell to look around with).
+# (busybox, for one, gives a shell to look around with). Name them by digest where the image must be the same again:
+# --build-arg RUST_IMAGE=rust@sha256:...
 ARG RUST_IMAGE=rust:1.95-slim-bookworm
 ARG RUNTIME_IMAGE=scratch
 

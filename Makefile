@@ -41,7 +41,7 @@ bench: ## measure upstream, nginx, host-shim and the component side by side; pri
 simulate: ## play the routing policies on a simulated herd; prints tables and writes docs/simulation.svg
 	@cargo run --locked --profile bench -p paddock-simulation
 
-fuzz: ## look for two questions with one cache key; FUZZ_SECONDS=60
+fuzz: ## look for inputs that nobody thought of; FUZZ_SECONDS=60 for each target
 	@scripts/fuzz
 
 clean: ## remove what was built, the tests' Python environment and the locally assembled test images

@@ -4,10 +4,12 @@
 
 pub mod auth;
 pub(crate) mod body;
+pub(crate) mod content_coding;
 pub(crate) mod cors;
 pub(crate) mod endpoint;
 pub mod error;
 pub(crate) mod memory_budget;
+pub(crate) mod near_route;
 pub(crate) mod query;
 pub(crate) mod reply;
 pub(crate) mod route;

@@ -15,6 +15,7 @@ use crate::{
         auth::{CallerId, KeyUse},
         cors::{self, CorsVerdict},
         error::{Error, ErrorFormat},
+        near_route,
         reply::{self, ReplyBody},
         route::Route,
     },
@@ -208,7 +209,7 @@ fn admit<P: Platform>(service: &Service<P>, route: Route, parts: &Parts) -> Resu
         Some(key.or_else(|| access.admin_token.opened_by(&parts.headers)).ok_or(Error::Unauthorized)?)
     };
     if matches!(route, Route::Unknown(_)) {
-        return Err(Error::NotFound);
+        return Err(near_route::refusal(parts));
     }
     if !route.allows(&parts.method) {
         return Err(Error::MethodNotAllowed { allow: route.allow() });

@@ -72,7 +72,7 @@ pub(crate) async fn whole<P: Platform, B: RequestBody>(
         Route::Sessions(_) => sessions(service, request).await,
         Route::Ops(OpsRoute::Health | OpsRoute::Livez | OpsRoute::Fleet) => health(service, request).await,
         Route::Ops(OpsRoute::Metrics) => metrics(service, request).await,
-        Route::Unknown(_) => Err(Error::NotFound),
+        Route::Unknown(_) => Err(Error::NOT_FOUND),
     }
 }
 
@@ -82,7 +82,7 @@ pub(crate) async fn chat<P: Platform, B: RequestBody>(
     request: IncomingRequest<'_, B>,
 ) -> HandlerResult {
     let IncomingRequest { route, parts, body, opened_by, info } = request;
-    let Route::Ask(route) = route else { return Err(Error::NotFound) };
+    let Route::Ask(route) = route else { return Err(Error::NOT_FOUND) };
     let caller = caller_id(service, parts, opened_by)?;
     match route {
         AskRoute::Chat => ask::chat::chat(service, &parts.headers, body, &caller, info).await,
@@ -96,7 +96,7 @@ pub(crate) async fn models<P: Platform, B: RequestBody>(
     request: IncomingRequest<'_, B>,
 ) -> HandlerResult {
     let IncomingRequest { route, parts, body, info, .. } = request;
-    let Route::Models(route) = route else { return Err(Error::NotFound) };
+    let Route::Models(route) = route else { return Err(Error::NOT_FOUND) };
     let access = &service.config().access;
     let response = match route {
         ModelsRoute::OpenApi => {
@@ -122,7 +122,7 @@ pub(crate) async fn sessions<P: Platform, B: RequestBody>(
 ) -> HandlerResult {
     let IncomingRequest { route, parts, body, opened_by, info } = request;
     let store = &info.store;
-    let Route::Sessions(route) = route else { return Err(Error::NotFound) };
+    let Route::Sessions(route) = route else { return Err(Error::NOT_FOUND) };
     // An error in the caller's headers is reported after one in the query.
     let caller = || caller_id(service, parts, opened_by);
     let response = match route {
@@ -151,12 +151,12 @@ pub(crate) async fn health<P: Platform, B: RequestBody>(
     service: &Service<P>,
     request: IncomingRequest<'_, B>,
 ) -> HandlerResult {
-    let Route::Ops(route) = request.route else { return Err(Error::NotFound) };
+    let Route::Ops(route) = request.route else { return Err(Error::NOT_FOUND) };
     let response = match route {
-        OpsRoute::Health => ops::health::health(service).await,
+        OpsRoute::Health => ops::health::health(service, &request.parts.headers).await,
         OpsRoute::Fleet => ops::fleet::fleet(service, &request.parts.headers).await?,
         OpsRoute::Livez => reply::complete(StatusCode::OK, "application/json", r#"{"status":"alive"}"#),
-        OpsRoute::Metrics => return Err(Error::NotFound),
+        OpsRoute::Metrics => return Err(Error::NOT_FOUND),
     };
     Ok(response.into())
 }
@@ -169,6 +169,6 @@ pub(crate) async fn metrics<P: Platform, B: RequestBody>(
     if request.route == Route::Ops(OpsRoute::Metrics) {
         Ok(ops::scrape::scrape(service).await.into())
     } else {
-        Err(Error::NotFound)
+        Err(Error::NOT_FOUND)
     }
 }

@@ -34,11 +34,12 @@ pub(crate) enum Endpoint {
     OpenAiEmbeddings,
     OpenAiResponses,
     OpenAiModel,
+    OpenAiTranscriptions,
     AnthropicMessages,
 }
 
 impl Endpoint {
-    pub(crate) const ALL: [Self; 12] = [
+    pub(crate) const ALL: [Self; 13] = [
         Self::OllamaChat,
         Self::OllamaGenerate,
         Self::OllamaEmbed,
@@ -50,6 +51,7 @@ impl Endpoint {
         Self::OpenAiEmbeddings,
         Self::OpenAiResponses,
         Self::OpenAiModel,
+        Self::OpenAiTranscriptions,
         Self::AnthropicMessages,
     ];
 
@@ -67,6 +69,7 @@ impl Endpoint {
             Self::OpenAiEmbeddings => "/v1/embeddings",
             Self::OpenAiResponses => "/v1/responses",
             Self::OpenAiModel => "/v1/models/",
+            Self::OpenAiTranscriptions => "/v1/audio/transcriptions",
             Self::AnthropicMessages => "/v1/messages",
         }
     }
@@ -89,6 +92,7 @@ impl Endpoint {
             | Self::OpenAiCompletions
             | Self::OpenAiEmbeddings
             | Self::OpenAiResponses
+            | Self::OpenAiTranscriptions
             | Self::AnthropicMessages => Method::POST,
         }
     }
@@ -107,6 +111,7 @@ impl Endpoint {
             | Self::OllamaShow
             | Self::OllamaVersion
             | Self::OpenAiEmbeddings
+            | Self::OpenAiTranscriptions
             | Self::OpenAiModel => None,
         }
     }
@@ -125,6 +130,7 @@ impl Endpoint {
             | Self::OpenAiCompletions
             | Self::OpenAiEmbeddings
             | Self::OpenAiResponses
+            | Self::OpenAiTranscriptions
             | Self::OpenAiModel => None,
         }
     }
@@ -146,6 +152,7 @@ impl Endpoint {
             | Self::OpenAiCompletions
             | Self::OpenAiEmbeddings
             | Self::OpenAiResponses
+            | Self::OpenAiTranscriptions
             | Self::AnthropicMessages => true,
         }
     }
@@ -155,6 +162,30 @@ impl Endpoint {
         let is_embedding =
             matches!(self, Self::OllamaEmbed | Self::OllamaEmbeddings | Self::OpenAiEmbeddings);
         self.asks_a_model().then_some(if is_embedding { Work::Embedding } else { Work::Answer })
+    }
+
+    /// Whether a body may be packed with Zstandard, as in Ollama (`cloudPassthroughMiddleware` in `server/cloud_proxy.go`).
+    pub(crate) fn unpacks_zstd(self) -> bool {
+        match self {
+            Self::OpenAiChat
+            | Self::OpenAiCompletions
+            | Self::OpenAiEmbeddings
+            | Self::OpenAiResponses
+            | Self::AnthropicMessages => true,
+            Self::OllamaChat
+            | Self::OllamaGenerate
+            | Self::OllamaEmbed
+            | Self::OllamaEmbeddings
+            | Self::OllamaShow
+            | Self::OllamaVersion
+            | Self::OpenAiTranscriptions
+            | Self::OpenAiModel => false,
+        }
+    }
+
+    /// Whether the body is a form with a file in it, instead of JSON.
+    pub(crate) fn takes_a_form(self) -> bool {
+        self == Self::OpenAiTranscriptions
     }
 
     /// The format of the endpoint's errors.

@@ -62,8 +62,15 @@ pub enum Error {
     #[error("multipart bodies are not accepted here; send JSON")]
     UnsupportedMediaType,
     /// A compressed body.
-    #[error("compressed request bodies are not accepted; send the body without Content-Encoding")]
+    #[error(
+        "request bodies are taken without Content-Encoding; the paths under /v1 that ask a model with JSON take zstd as well"
+    )]
     UnsupportedEncoding,
+    /// A body that is not what its `Content-Encoding` says.
+    #[error(
+        "the request body is no zstd that can be unpacked, with a window of at most 8 MiB and without a dictionary"
+    )]
+    DamagedBody,
     /// The request names a session on a route that supports none.
     #[error(
         "X-Paddock-Session works on /chat, /api/chat, /v1/chat/completions and /v1/messages; send this request without it"
@@ -113,8 +120,19 @@ pub enum Error {
     #[error("the header that names the caller must be sent exactly once, and must not be empty")]
     AmbiguousCaller,
     /// No route has this path.
-    #[error("no such path; GET /openapi.json lists the paths there are")]
-    NotFound,
+    #[error("no such path; {}", right_path(*.meant))]
+    NotFound {
+        /// The route that was probably meant.
+        meant: Option<&'static str>,
+    },
+    /// The path has slashes too many.
+    #[error("this path has slashes too many; the right one is in the header Location")]
+    Moved {
+        /// 301, or 307 for a request that must be repeated with its body.
+        status: StatusCode,
+        /// The path and query to ask instead, without scheme and host.
+        location: String,
+    },
     /// The route does not allow this method.
     #[error("method not allowed; use {allow}")]
     MethodNotAllowed {
@@ -260,6 +278,13 @@ pub struct Original {
     pub body: Bytes,
 }
 
+fn right_path(meant: Option<&str>) -> String {
+    match meant {
+        Some(path) => format!("the right one may be {path}: check the client's base URL"),
+        None => "GET /openapi.json lists the paths there are".to_owned(),
+    }
+}
+
 fn model_unavailable(model: &str, unknown: usize) -> String {
     let why = match unknown {
         0 => format!("the Ollama hosts that have the model '{model}' are being drained"),
@@ -303,6 +328,9 @@ const WARN: Level = Level::Warn;
 const ERROR: Level = Level::Error;
 
 impl Error {
+    /// No route has this path, and none like it is known.
+    pub(crate) const NOT_FOUND: Self = Self::NotFound { meant: None };
+
     /// The properties of each variant, one line each: a new variant does not compile without its line.
     const fn row(&self) -> Row {
         let (status, code, kind, level, retryable, param) = match self {
@@ -317,6 +345,7 @@ impl Error {
             Self::IncompleteBody => (408, "incomplete_body", INVALID, INFO, true, None),
             Self::UnsupportedMediaType => (415, "unsupported_media_type", INVALID, INFO, false, None),
             Self::UnsupportedEncoding => (415, "unsupported_encoding", INVALID, INFO, false, None),
+            Self::DamagedBody => (400, "damaged_body", INVALID, INFO, false, None),
             Self::SessionUnsupported => (400, "session_unsupported", INVALID, INFO, false, None),
             Self::InvalidIdempotencyKey => (400, "invalid_idempotency_key", INVALID, INFO, false, None),
             Self::IdempotencyKeyReused => (422, "idempotency_key_reused", INVALID, INFO, false, None),
@@ -329,7 +358,8 @@ impl Error {
             Self::UploadForbidden => (403, "upload_forbidden", PERMISSION, INFO, false, None),
             Self::Unauthorized => (401, "unauthorized", AUTHENTICATION, INFO, false, None),
             Self::AmbiguousCaller => (400, "ambiguous_caller", INVALID, INFO, false, None),
-            Self::NotFound => (404, "not_found", NOT_FOUND, INFO, false, None),
+            Self::NotFound { .. } => (404, "not_found", NOT_FOUND, INFO, false, None),
+            Self::Moved { status, .. } => (status.as_u16(), "moved", INVALID, INFO, false, None),
             Self::MethodNotAllowed { .. } => (405, "method_not_allowed", INVALID, INFO, false, None),
             Self::ModelNotFound { .. } => (404, "model_not_found", NOT_FOUND, INFO, false, Some("model")),
             Self::UpstreamRejected { status, .. } => {
@@ -404,6 +434,7 @@ impl Error {
             | Self::IncompleteBody
             | Self::UnsupportedMediaType
             | Self::UnsupportedEncoding
+            | Self::DamagedBody
             | Self::SessionUnsupported
             | Self::InvalidIdempotencyKey
             | Self::IdempotencyKeyReused
@@ -415,7 +446,8 @@ impl Error {
             | Self::UploadForbidden
             | Self::Unauthorized
             | Self::AmbiguousCaller
-            | Self::NotFound
+            | Self::NotFound { .. }
+            | Self::Moved { .. }
             | Self::MethodNotAllowed { .. }
             | Self::ModelNotFound { .. }
             | Self::ClientClosed

@@ -2,7 +2,7 @@
 
 use http::Method;
 
-use super::{endpoint::Endpoint, error::ErrorFormat};
+use super::{endpoint::Endpoint, error::ErrorFormat, near_route};
 
 /// What a path is for. The groups are what Spin's components answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,10 +137,23 @@ fn session(path: &str) -> Option<(&str, bool)> {
     (!id.is_empty() && !id.contains('/')).then_some((id, exported.is_some()))
 }
 
+/// The paths of the routes that have one path each.
+pub(super) fn fixed_paths() -> impl Iterator<Item = &'static str> {
+    let own = ["/chat", "/health", "/livez", "/metrics", "/fleet", "/cache", "/sessions", "/openapi.json"];
+    let endpoints = Endpoint::ALL.into_iter().map(Endpoint::path).filter(|path| !path.ends_with('/'));
+    let lists = List::ALL.into_iter().map(List::path);
+    own.into_iter().chain(endpoints).chain(lists).chain(Operation::ALL.into_iter().map(Operation::path))
+}
+
 const UPLOADS: [&str; 2] = ["/api/push", "/api/blobs/"];
 
 impl Route {
     pub(crate) fn of(path: &str) -> Self {
+        Self::known(path).unwrap_or_else(|| Self::Unknown(near_route::family(path)))
+    }
+
+    /// The route of a path, if one has it.
+    pub(super) fn known(path: &str) -> Option<Self> {
         let own = match path {
             "/chat" => Some(Self::Ask(AskRoute::Chat)),
             "/health" => Some(Self::Ops(OpsRoute::Health)),
@@ -191,7 +204,6 @@ impl Route {
                 .find(|upload| is(upload))
                 .map(|found| Self::Models(ModelsRoute::Upload(found)))
         })
-        .unwrap_or_else(|| Self::Unknown(ErrorFormat::of(path)))
     }
 
     /// All routes.

@@ -59,8 +59,8 @@ impl<'a, S: Settings> SettingsReader<'a, S> {
             }
             _ => String::new(),
         };
-        // A host list may contain credentials by mistake, which must not be repeated.
-        let shown = if shown.contains('@') { "" } else { shown.as_str() };
+        // An address may contain credentials or a token by mistake, which must not be repeated.
+        let shown = if shown.contains(['@', '?', '#']) { "" } else { shown.as_str() };
         self.problems.push(format!("{name} {fault}{shown}"));
     }
 

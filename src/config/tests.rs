@@ -57,6 +57,28 @@ fn nothing_set_means_the_defaults_of_the_table() {
 }
 
 #[test]
+fn no_secret_of_an_address_is_ever_told() {
+    for (name, value) in [
+        ("OLLAMA_HOSTS", "http://user:hush@a:1"),
+        ("OLLAMA_HOSTS", "http://hush@a:1,http://b:1"),
+        ("OLLAMA_HOST", "http://a:1/?token=hush"),
+        ("OLLAMA_HOSTS", "http://a:1/x?key=hush;weight=3"),
+        ("OLLAMA_HOST", "http://a:1/#hush"),
+        ("OLLAMA_HOSTS", "dns+https://user:hush@a:1"),
+        ("REDIS_HOST", "user:hush@a"),
+        ("REDIS_HOST", "redis://:hush@a:1"),
+        ("REDIS_URL", "http://user:hush@a:1"),
+        ("REDIS_URL", "redis://user:hush@a:1,redis://user:hush@b:1"),
+        ("CORS_ALLOW_ORIGINS", "https://a.example/?hush"),
+    ] {
+        let problems = load(&[(name, value)], Deployment::Native).unwrap_err().join("; ");
+        assert!(problems.contains(name) && !problems.contains("hush"), "{problems}");
+    }
+    let loaded = native(&[("REDIS_URL", "redis://user:hush@a:1/0?x=hush"), ("REDIS_PASSWORD", "hush")]);
+    assert!(!format!("{loaded:?}").contains("hush"));
+}
+
+#[test]
 fn the_general_limit_of_a_body_holds_for_every_surface_that_has_none_of_its_own() {
     let limits = native(&[("BODY_LIMIT", "2KiB"), ("API_BODY_LIMIT", "3KiB")]).config.access.body_limits;
     assert_eq!(limits.chat, BodyLimit { setting: "BODY_LIMIT", bytes: 2048 });

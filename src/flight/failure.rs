@@ -126,6 +126,7 @@ fn head(error: &Error, has_lost_store: bool) -> Option<FailureHead<'_>> {
         | Error::IncompleteBody
         | Error::UnsupportedMediaType
         | Error::UnsupportedEncoding
+        | Error::DamagedBody
         | Error::PurgeForbidden
         | Error::ForeignOrigin
         | Error::ManagementForbidden
@@ -133,7 +134,8 @@ fn head(error: &Error, has_lost_store: bool) -> Option<FailureHead<'_>> {
         | Error::UploadForbidden
         | Error::Unauthorized
         | Error::AmbiguousCaller
-        | Error::NotFound
+        | Error::NotFound { .. }
+        | Error::Moved { .. }
         | Error::MethodNotAllowed { .. }
         | Error::Misconfigured { .. } => return None,
     })

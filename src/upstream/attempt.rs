@@ -29,6 +29,7 @@ use crate::{
     },
 };
 
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
 /// The longest reply that comes in one piece, in bytes.
 const WHOLE_LIMIT: usize = 64 << 20;
 /// The longest `Retry-After` of a host that is believed.
@@ -95,8 +96,9 @@ fn request(
     let uri = backend.endpoint(&upstream_request.path).map_err(AttemptFailure::Protocol)?;
     let mut request = Request::builder().method(upstream_request.method.clone()).uri(uri);
     if upstream_request.method != Method::GET {
+        let content_type = upstream_request.content_type.clone();
         request = request
-            .header(header::CONTENT_TYPE, "application/json")
+            .header(header::CONTENT_TYPE, content_type.unwrap_or(JSON))
             .header(header::CONTENT_LENGTH, HeaderValue::from(upstream_request.body.len()));
     }
     request.body(upstream_request.body.clone()).map_err(fault)

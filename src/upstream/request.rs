@@ -5,7 +5,7 @@
 use std::borrow::Cow;
 
 use bytes::Bytes;
-use http::Method;
+use http::{HeaderValue, Method};
 
 use super::RoutingKey;
 use crate::{
@@ -21,6 +21,8 @@ pub(crate) struct UpstreamRequest {
     pub(crate) method: Method,
     pub(crate) path: Cow<'static, str>,
     pub(crate) body: Bytes,
+    /// The content type of the body; `None` for JSON.
+    pub(crate) content_type: Option<HeaderValue>,
     /// The model, as the client spelled it.
     pub(crate) model: Option<String>,
     /// What decides which host is asked.

@@ -356,6 +356,32 @@ mod tests {
     }
 
     #[test]
+    fn sound_among_the_images_stays_sound() {
+        // `RIFF....WAVE`, `ID3`, and the beginning of a frame of MPEG; `RIFF....WEBP` is an image.
+        for (base64, media) in [
+            ("UklGRiQAAABXQVZFZm10IBAAAAABAAEA", Some("wav")),
+            ("SUQzBAAAAAAA", Some("mp3")),
+            ("//uQZAAA", Some("mp3")),
+            ("UklGRiQAAABXRUJQVlA4IBgAAAAwAQCd", None),
+        ] {
+            let json = format!(r#"{{"role":"user","content":"what?","images":["{base64}"]}}"#);
+            let openai = converted(&json, Dialect::Ollama, Dialect::OpenAi);
+            let part = match media {
+                Some(format) => {
+                    format!(
+                        r#"{{"type":"input_audio","input_audio":{{"data":"{base64}","format":"{format}"}}}}"#
+                    )
+                }
+                None => format!("data:image/webp;base64,{base64}"),
+            };
+            assert!(openai.contains(&part), "{openai}");
+            assert_eq!(converted(&openai, Dialect::OpenAi, Dialect::Ollama), json);
+            let anthropic = converted(&json, Dialect::Ollama, Dialect::Anthropic);
+            assert_eq!(converted(&anthropic, Dialect::Anthropic, Dialect::OpenAi), openai);
+        }
+    }
+
+    #[test]
     fn an_image_elsewhere_keeps_its_address() {
         let json = r#"{"role":"user","content":[{"type":"text","text":"a"},{"type":"image_url","image_url":{"url":"https://x/y.png"}}]}"#;
         assert_eq!(

@@ -143,6 +143,8 @@ impl Error {
         let headers = response.headers_mut();
         if let Self::MethodNotAllowed { allow } = self {
             headers.insert(header::ALLOW, HeaderValue::from_static(allow));
+        } else if let Self::Moved { location, .. } = self {
+            headers.extend(HeaderValue::try_from(location).ok().map(|location| (header::LOCATION, location)));
         } else if self == Self::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         } else if self.retryable() && self.status() == StatusCode::SERVICE_UNAVAILABLE {

@@ -47,6 +47,7 @@ fn lines_of_the_caller() -> Vec<(Error, &'static str)> {
         (Error::IncompleteBody, "408 incomplete_body invalid_request_error Info true -"),
         (Error::UnsupportedMediaType, "415 unsupported_media_type invalid_request_error Info false -"),
         (Error::UnsupportedEncoding, "415 unsupported_encoding invalid_request_error Info false -"),
+        (Error::DamagedBody, "400 damaged_body invalid_request_error Info false -"),
         (Error::SessionUnsupported, "400 session_unsupported invalid_request_error Info false -"),
         (Error::InvalidIdempotencyKey, "400 invalid_idempotency_key invalid_request_error Info false -"),
         (Error::IdempotencyKeyReused, "422 idempotency_key_reused invalid_request_error Info false -"),
@@ -59,7 +60,11 @@ fn lines_of_the_caller() -> Vec<(Error, &'static str)> {
         (Error::UploadForbidden, "403 upload_forbidden permission_error Info false -"),
         (Error::Unauthorized, "401 unauthorized authentication_error Info false -"),
         (Error::AmbiguousCaller, "400 ambiguous_caller invalid_request_error Info false -"),
-        (Error::NotFound, "404 not_found not_found_error Info false -"),
+        (
+            Error::Moved { status: StatusCode::TEMPORARY_REDIRECT, location: "/chat".into() },
+            "307 moved invalid_request_error Info false -",
+        ),
+        (Error::NOT_FOUND, "404 not_found not_found_error Info false -"),
         (
             Error::MethodNotAllowed { allow: "GET" },
             "405 method_not_allowed invalid_request_error Info false -",

@@ -197,6 +197,7 @@ impl Question for ChatQuestion<'_> {
             method: Method::POST,
             path: Cow::Borrowed("/api/chat"),
             body: body.to_json(),
+            content_type: None,
             model: Some(model.to_owned()),
             protocol: Some(Protocol::OllamaChat),
             streams: true,

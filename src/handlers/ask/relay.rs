@@ -7,7 +7,7 @@
 use std::{borrow::Cow, sync::Arc};
 
 use bytes::Bytes;
-use http::{Method, request::Parts};
+use http::{HeaderValue, Method, header, request::Parts};
 use percent_encoding::percent_decode_str;
 
 use super::{
@@ -16,7 +16,7 @@ use super::{
     prepare,
 };
 use crate::{
-    api::{auth::CallerId, body, endpoint::Endpoint, error::Error, memory_budget::HeldBytes},
+    api::{auth::CallerId, body, content_coding, endpoint::Endpoint, error::Error, memory_budget::HeldBytes},
     cache::{CacheKey, CacheModes, Delivery, KeyContext},
     fleet::ModelName,
     flight::Rendering,
@@ -27,6 +27,7 @@ use crate::{
     upstream::{Reading, RoutingKey, UpstreamRequest},
     wire::{
         members::Members,
+        multipart,
         protocol::Protocol,
         request::{VALUES_LIMIT, has_more_values_than, text as request_text},
     },
@@ -50,15 +51,29 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
         return Err(Error::SessionUnsupported);
     }
     let mut held = service.account(caller);
-    let body = if endpoint.method() == Method::POST {
-        let limit = endpoint.body_limit(&config.access.body_limits);
-        body::read(service, &parts.headers, body, limit, &mut held).await?
-    } else {
+    let limit = endpoint.body_limit(&config.access.body_limits);
+    let body = if endpoint.method() != Method::POST {
         Bytes::new()
+    } else if endpoint.unpacks_zstd() && content_coding::is_zstd(&parts.headers) {
+        let (headers, body, fault) = content_coding::unpacked(&parts.headers, body, limit.bytes);
+        fault.or(body::read(service, &headers, body, limit, &mut held).await)?
+    } else if endpoint.takes_a_form() {
+        // No other endpoint takes multipart bodies.
+        let mut headers = parts.headers.clone();
+        headers.remove(header::CONTENT_TYPE);
+        body::read(service, &headers, body, limit, &mut held).await?
+    } else {
+        body::read(service, &parts.headers, body, limit, &mut held).await?
     };
     let text = service.compute(body.len(), || request_text(&body));
-    let parse = || RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body, &text);
-    let question = service.compute(body.len(), parse)?;
+    let question = service.compute(body.len(), || {
+        if endpoint.takes_a_form() {
+            let content_type = parts.headers.get(header::CONTENT_TYPE);
+            Ok(RelayedQuestion::of_form(endpoint, content_type, session, &body))
+        } else {
+            RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body, &text)
+        }
+    })?;
     let mut notes = Box::default();
     let prepared = prepare(service, &parts.headers, caller, request, question, held, &mut notes).await;
     drop((body, text));
@@ -74,6 +89,8 @@ struct RelayedQuestion<'a> {
     body: &'a Bytes,
     /// The body in UTF-8, as Ollama reads it.
     text: &'a Bytes,
+    /// The content type of a form; `None` for JSON.
+    content_type: Option<HeaderValue>,
     /// `None` for a body that cannot be read. It goes upstream nevertheless, because Ollama's own error explains it
     /// best.
     members: Option<Members<'a>>,
@@ -138,7 +155,46 @@ impl<'a> RelayedQuestion<'a> {
         };
         let asked = members.as_ref().and_then(|members| asked_stream(endpoint.protocol()?, members));
         let streams = endpoint.protocol().is_some() && asked.unwrap_or_else(|| endpoint.streams_by_default());
-        Ok(Self { endpoint, path, session, body, text, members, named_model, session_model: None, streams })
+        Ok(Self {
+            endpoint,
+            path,
+            session,
+            body,
+            text,
+            content_type: None,
+            members,
+            named_model,
+            session_model: None,
+            streams,
+        })
+    }
+
+    /// Reads a form, of which only the model is looked at. What is no form goes upstream nevertheless, because Ollama's own
+    /// error explains it best.
+    fn of_form(
+        endpoint: Endpoint,
+        content_type: Option<&HeaderValue>,
+        session: RequestedSession,
+        body: &'a Bytes,
+    ) -> Self {
+        let kind = content_type.and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let named_model = match multipart::text(kind, body, "model") {
+            Some(name) if name.len() > NAME_LIMIT => NamedModel::Unreadable,
+            Some(name) if !name.is_empty() => NamedModel::Name(Cow::Owned(name)),
+            _ => NamedModel::None,
+        };
+        Self {
+            endpoint,
+            path: None,
+            session,
+            body,
+            text: body,
+            content_type: content_type.cloned(),
+            members: None,
+            named_model,
+            session_model: None,
+            streams: false,
+        }
     }
 }
 
@@ -175,12 +231,12 @@ fn asked_stream(protocol: Protocol, members: &Members<'_>) -> Option<bool> {
 /// # Errors
 /// [`Error::NotFound`]
 fn model_in_path(segment: &str) -> Result<String, Error> {
-    let name = percent_decode_str(segment).decode_utf8().map_err(|_| Error::NotFound)?;
+    let name = percent_decode_str(segment).decode_utf8().map_err(|_| Error::NOT_FOUND)?;
     let name = name.trim();
     let leads_elsewhere = name.split('/').any(|part| matches!(part, "" | "." | ".."));
     // The letters of a model's name need no encoding in a path.
     if leads_elsewhere || ModelName::parse(name).is_none() {
-        Err(Error::NotFound)
+        Err(Error::NOT_FOUND)
     } else {
         Ok(name.to_owned())
     }
@@ -265,6 +321,7 @@ impl Question for RelayedQuestion<'_> {
             method: endpoint.method(),
             path: self.path.clone().map_or_else(|| Cow::Borrowed(endpoint.path()), Cow::Owned),
             body: spliced.unwrap_or_else(|| self.body.clone()),
+            content_type: self.content_type.clone(),
             model: model.map(str::to_owned),
             protocol: endpoint.protocol(),
             streams: self.streams,

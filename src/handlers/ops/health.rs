@@ -1,14 +1,19 @@
 //! `GET /health`: probes all hosts and pings the store.
 //!
-//! The probes run at the same time, each with its own time limit: a host that hangs must never delay the others.
+//! Where API keys are set, hosts have their names for whoever shows a key alone: probes need none, and an address is
+//! nobody else's business. The probes run at the same time, each with its own time limit: a host that hangs must never delay the others.
 
 use std::collections::BTreeMap;
 
-use http::{Response, StatusCode};
+use http::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
 
 use crate::{
-    api::reply::{self, ReplyBody},
+    api::{
+        auth::KeyUse,
+        reply::{self, ReplyBody},
+    },
+    config::AccessConfig,
     host::{Platform, Service},
     request,
     store::Store,
@@ -31,8 +36,15 @@ fn status_of(ollama: BTreeMap<String, bool>, redis: Option<bool>, always_ok: boo
     (code, Health { status, ollama, redis })
 }
 
+/// Whether a request may see what hosts are called.
+fn shows_names(access: &AccessConfig, headers: &HeaderMap) -> bool {
+    access.api_keys.is_open()
+        || access.api_keys.opened_by(headers, KeyUse::Ask).is_some()
+        || access.admin_token.is_held(headers)
+}
+
 /// Answers `GET /health`.
-pub(crate) async fn health<P: Platform>(service: &Service<P>) -> Response<ReplyBody> {
+pub(crate) async fn health<P: Platform>(service: &Service<P>, headers: &HeaderMap) -> Response<ReplyBody> {
     let ping = async {
         if !service.store().is_shared() {
             return None;
@@ -40,8 +52,13 @@ pub(crate) async fn health<P: Platform>(service: &Service<P>) -> Response<ReplyB
         Some(request::ping(service).await)
     };
     let (probes, redis) = futures::join!(service.probe(), ping);
-    let ollama = probes.into_iter().map(|probe| (probe.url, probe.models.is_ok())).collect();
-    let (code, body) = status_of(ollama, redis, service.config().access.health_always_ok);
+    let access = &service.config().access;
+    let shows_names = shows_names(access, headers);
+    let named = probes.into_iter().enumerate().map(|(index, probe)| {
+        let name = if shows_names { probe.url } else { format!("host{}", index + 1) };
+        (name, probe.models.is_ok())
+    });
+    let (code, body) = status_of(named.collect(), redis, access.health_always_ok);
     reply::json(code, &body)
 }
 

@@ -52,7 +52,7 @@ fn time(value: &RawValue) -> Option<Duration> {
 /// # Errors
 /// [`Error::InvalidSessionId`] if the id is not UTF-8; [`Error::NotFound`] for a path without an id.
 pub(crate) fn id(path: &str) -> Result<SessionId, Error> {
-    let id = percent_decode_str(route::session_id(path).ok_or(Error::NotFound)?);
+    let id = percent_decode_str(route::session_id(path).ok_or(Error::NOT_FOUND)?);
     SessionId::parse(&id.decode_utf8().map_err(|_| Error::InvalidSessionId)?)
 }
 

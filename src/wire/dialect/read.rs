@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
 use serde_json::value::RawValue;
 
 use super::{Call, Image, Message, MessageRole, kind, role};
@@ -112,6 +113,9 @@ fn read_part<'a>(part: &'a RawValue, said: &mut Message<'a>, texts: &mut Vec<Cow
             let url = block.object("image_url").and_then(|image| image.string("url"));
             said.images.extend(url.or_else(|| block.string("image_url")).map(url_image));
         }
+        "input_audio" => {
+            said.images.extend(block.object("input_audio").and_then(|audio| sound(&audio)));
+        }
         "image" => said.images.extend(block.object("source").and_then(|source| source_image(&source))),
         "thinking" => {
             let thinking = block.string("thinking").unwrap_or_default();
@@ -153,6 +157,12 @@ fn source_image<'a>(source: &Members<'a>) -> Option<Image<'a>> {
     Some(Image::Data { media, base64 })
 }
 
+fn sound<'a>(audio: &Members<'a>) -> Option<Image<'a>> {
+    let base64 = audio.string("data")?;
+    let media = audio.string("format").map(|format| Cow::Owned(format!("audio/{format}")));
+    Some(Image::Data { media: media.unwrap_or_else(|| Cow::Borrowed(media_type(&base64))), base64 })
+}
+
 /// An image by its URL. A `data:` URI (RFC 2397) contains the image itself.
 fn url_image(url: Cow<'_, str>) -> Image<'_> {
     let data = url.strip_prefix("data:").and_then(|rest| rest.split_once(";base64,"));
@@ -168,8 +178,22 @@ fn base64_image(base64: Cow<'_, str>) -> Image<'_> {
     Image::Data { media: Cow::Borrowed(media_type(&base64)), base64 }
 }
 
-/// The media type of an image, derived from the first bytes of its base64 because Ollama does not send it.
+/// The media type of what Ollama keeps among the images, derived from its first bytes as Ollama does (`llm/media.go`),
+/// because nothing else tells it. Sound is kept there, too.
 fn media_type(base64: &str) -> &'static str {
-    let known = [("/9j/", "image/jpeg"), ("R0lGOD", "image/gif"), ("UklGR", "image/webp")];
+    // In base64 four letters are three bytes.
+    let beginning =
+        base64.get(..16).and_then(|beginning| STANDARD.decode(beginning).ok()).unwrap_or_default();
+    if beginning.starts_with(b"RIFF") && beginning.ends_with(b"WAVE") {
+        return "audio/wav";
+    }
+    let known = [
+        ("/9j/", "image/jpeg"),
+        ("R0lGOD", "image/gif"),
+        ("UklGR", "image/webp"),
+        ("SUQz", "audio/mp3"),
+        ("/+", "audio/mp3"),
+        ("//", "audio/mp3"),
+    ];
     known.iter().find(|(start, _)| base64.starts_with(start)).map_or("image/png", |(_, media)| media)
 }

@@ -95,6 +95,18 @@ fn openai(json: &mut Json, said: &Message<'_>) {
         text_part(json, &said.text);
         for image in &said.images {
             json.open('{');
+            if let Image::Data { media, base64 } = image
+                && let Some(format) = media.strip_prefix("audio/")
+            {
+                json.member("type", "input_audio");
+                json.name("input_audio");
+                json.open('{');
+                json.member("data", base64);
+                json.member("format", format);
+                json.close('}');
+                json.close('}');
+                continue;
+            }
             json.member("type", "image_url");
             json.name("image_url");
             json.open('{');

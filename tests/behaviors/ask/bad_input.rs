@@ -56,7 +56,7 @@ async fn a_session_id_of_128_characters_is_taken(form: &dyn Form) -> Result<()> 
 async fn an_unknown_path_is_404(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama])).await?;
-    for path in ["/chats", "/chat/more", "/v1/nothing", "/v1/models/", "/..%2fmetrics", "/healthz"] {
+    for path in ["/chats", "/chat/more", "/v1/nothing", "/v1/modela/", "/..%2fmetrics", "/healthz"] {
         for method in [Method::GET, Method::POST] {
             let reply = gateway.request(method, path, "", &[]).await?;
             assert_eq!(reply.outcome(), (404, "not_found".to_owned()), "{path}");

@@ -78,6 +78,31 @@ async fn a_setting_keeps_the_200_when_no_host_answers(form: &dyn Form) -> Result
     Ok(())
 }
 
+async fn where_keys_are_set_health_names_hosts_to_a_key_alone(form: &dyn Form) -> Result<()> {
+    let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
+    hosts[1].refuse().await;
+    let setup = Setup::new(&hosts).set("API_KEYS", "alpha").set("ADMIN_TOKEN", "omega");
+    let gateway = form.start(setup).await?;
+    let named = health(form, "degraded", &[(&hosts[0], true), (&hosts[1], false)]);
+    let mut anonymous = named.clone();
+    anonymous["ollama"] = json!({"host1": true, "host2": false});
+    for (headers, expected) in [
+        (&[][..], &anonymous),
+        (&[("authorization", "Bearer other")], &anonymous),
+        (&[("x-api-key", "")], &anonymous),
+        (&[("authorization", "Bearer alpha")], &named),
+        (&[("x-api-key", "alpha")], &named),
+        (&[("authorization", "Bearer omega")], &named),
+    ] {
+        let reply = gateway.request(Method::GET, "/health", "", headers).await?;
+        assert_eq!((reply.status.as_u16(), &reply.json()), (200, expected), "{headers:?}");
+    }
+    hosts[0].refuse().await;
+    let reply = gateway.get("/health").await?;
+    assert_eq!((reply.status.as_u16(), reply.at("/status")), (503, "degraded".to_owned()));
+    Ok(())
+}
+
 async fn liveness_asks_nobody(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     ollama.lists(Scripted::hang());
@@ -98,5 +123,6 @@ on_every_form! {
     hosts_are_asked_at_the_same_time,
     without_any_host_health_is_503,
     a_setting_keeps_the_200_when_no_host_answers,
+    where_keys_are_set_health_names_hosts_to_a_key_alone,
     liveness_asks_nobody,
 }
