@@ -7,5 +7,6 @@ pub(crate) mod markdown;
 pub mod members;
 pub(crate) mod ollama;
 pub(crate) mod protocol;
+pub(crate) mod repetition;
 pub(crate) mod spoken;
 pub mod tokens;
