@@ -32,7 +32,7 @@ use http::Uri;
 pub use crate::api::endpoint::Work;
 pub use breaker::{Breaker, BreakerState, Cause};
 pub use context::Context;
-pub(crate) use failover::{AttemptFailure, Failover, NO_EVENT, UNFINISHED, broken, no_host};
+pub(crate) use failover::{AttemptFailure, Failover, NO_EVENT, broken, no_host};
 pub use inventory::{Inventory, LoadedModel, Model};
 pub use name::{ModelName, is_same_model};
 pub(crate) use name::{lane, nearest};

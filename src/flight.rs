@@ -29,7 +29,7 @@ use crate::{
     host::{Platform, Service},
     platform::Background,
     process::{
-        Head, Provenance, Replay,
+        Head, Provenance, Replay, WholeHead,
         broadcast::{Broadcast, Receiver},
         flight_table::{JoinKey, Joined},
     },
@@ -117,6 +117,8 @@ pub(crate) enum Outcome {
     Whole(Original, Option<SessionStatus>),
     /// The reply streams from now on.
     Streaming(HeaderValue, Inlet),
+    /// The whole reply of upstream's passes from now on.
+    Passing(WholeHead, Inlet),
 }
 
 /// What the flight sends to the handler that waits for a head.
@@ -125,6 +127,8 @@ enum HeadReady {
     Complete(Box<(Result<Outcome, Error>, ReplyNotes)>),
     /// The reply streams, and the flight writes the log line itself.
     Streaming { content_type: HeaderValue, notes: Box<ReplyNotes> },
+    /// A whole reply passes, and the flight writes the log line itself.
+    Passing { head: WholeHead, notes: Box<ReplyNotes> },
 }
 
 /// The head of a reply, which a flight will send.
@@ -279,6 +283,10 @@ impl PendingHead {
             HeadReady::Streaming { content_type, notes: begun } => {
                 *notes = *begun;
                 Ok(Outcome::Streaming(content_type, self.inlet))
+            }
+            HeadReady::Passing { head, notes: begun } => {
+                *notes = *begun;
+                Ok(Outcome::Passing(head, self.inlet))
             }
             HeadReady::Complete(complete) => {
                 let (result, returned) = *complete;

@@ -66,7 +66,7 @@ pub mod wire;
 
 pub use api::cors::Origins;
 pub use api::error::Error;
-pub use api::reply::ReplyBody;
+pub use api::reply::{BrokenOff, ReplyBody};
 pub use config::Config;
 pub use fleet::{BackendHost, is_same_model};
 pub use handle::{handle, misconfigured};

@@ -8,5 +8,5 @@ mod head;
 mod orphans;
 
 pub(crate) use flight_table::FlightTable;
-pub(crate) use head::{Head, Provenance, Replay};
+pub(crate) use head::{Head, Provenance, Replay, WholeHead};
 pub(crate) use orphans::Orphans;

@@ -9,6 +9,7 @@ pub(crate) mod multipart;
 pub(crate) mod ollama;
 pub(crate) mod options;
 pub(crate) mod protocol;
+pub(crate) mod repetition;
 pub(crate) mod request;
 pub(crate) mod spoken;
 pub mod tokens;

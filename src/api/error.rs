@@ -223,6 +223,15 @@ pub enum Error {
         detail: String,
     },
 
+    /// The answer is longer than a reply in one piece may be: a limit of our own.
+    #[error(
+        "the answer is longer than {limit} bytes, the most that a reply in one piece may have; ask for a stream"
+    )]
+    AnswerTooLong {
+        /// The limit in bytes.
+        limit: usize,
+    },
+
     /// The session store is down, and `SESSION_REQUIRED` or the request itself forbids to go on without it.
     #[error("sessions are unavailable: the store does not answer; try again later")]
     SessionUnavailable,
@@ -378,6 +387,7 @@ impl Error {
                 (status.as_u16(), "management_failed", API, ERROR, true, None)
             }
             Self::UpstreamProtocol { .. } => (502, "upstream_protocol", API, ERROR, true, None),
+            Self::AnswerTooLong { .. } => (502, "answer_too_long", API, INFO, false, None),
             Self::SessionUnavailable => (503, "session_unavailable", API, WARN, true, None),
             // The operator must act.
             Self::Misconfigured { .. } => (500, "misconfigured", API, ERROR, false, None),
@@ -455,6 +465,7 @@ impl Error {
             | Self::Overloaded { .. }
             | Self::UpstreamFailed { .. }
             | Self::ManagementFailed { .. }
+            | Self::AnswerTooLong { .. }
             | Self::SessionUnavailable
             | Self::StoreUnavailable
             | Self::Misconfigured { .. }

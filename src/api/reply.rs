@@ -47,7 +47,14 @@ pub struct ReplyBody(Content);
 enum Content {
     Whole(Full<Bytes>),
     Streamed(Inlet),
+    /// A whole reply in pieces.
+    Passing(Inlet),
 }
+
+/// A reply broke off: its client must not take what came for the whole.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the reply broke off")]
+pub struct BrokenOff;
 
 impl Default for Content {
     fn default() -> Self {
@@ -59,8 +66,9 @@ impl Default for Content {
 #[derive(Debug)]
 pub(crate) struct Inlet {
     pieces: mpsc::Receiver<Bytes>,
-    /// Dropping this end tells [`Presence`] at once; the channel of pieces would show it only at its next use.
-    _present: oneshot::Receiver<()>,
+    /// Dropping this end tells [`Presence`] at once; the channel of pieces would show it only at its next use. A message
+    /// says that the reply is complete.
+    present: oneshot::Receiver<Complete>,
 }
 
 /// The sending end of a streamed reply. Dropping it ends the body.
@@ -69,7 +77,11 @@ pub(crate) struct Outlet(mpsc::Sender<Bytes>);
 
 /// Tells whether the client is still connected.
 #[derive(Debug)]
-pub(crate) struct Presence(oneshot::Sender<()>);
+pub(crate) struct Presence(oneshot::Sender<Complete>);
+
+/// Every piece of a reply was handed over.
+#[derive(Debug)]
+struct Complete;
 
 /// The client left before the reply was complete.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,7 +92,7 @@ pub(crate) struct ClientLeft;
 pub(crate) fn channel() -> (Outlet, Presence, Inlet) {
     let (sender, pieces) = mpsc::channel(PIECES);
     let (present, watched) = oneshot::channel();
-    (Outlet(sender), Presence(present), Inlet { pieces, _present: watched })
+    (Outlet(sender), Presence(present), Inlet { pieces, present: watched })
 }
 
 impl Outlet {
@@ -105,6 +117,13 @@ impl Presence {
         }
     }
 
+    /// Says that every piece was handed over, before the outlet is dropped. Without it a whole reply in pieces has broken
+    /// off; a stream of events tells that by its last event.
+    pub(crate) fn complete(self) {
+        // A client that left needs no end.
+        let _ = self.0.send(Complete);
+    }
+
     /// Resolves when the client leaves.
     pub(crate) async fn left(&mut self) {
         self.0.cancellation().await;
@@ -113,17 +132,27 @@ impl Presence {
 
 impl Body for ReplyBody {
     type Data = Bytes;
-    type Error = Infallible;
+    type Error = BrokenOff;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BrokenOff>>> {
         match &mut self.0 {
-            Content::Whole(body) => Pin::new(body).poll_frame(context),
+            Content::Whole(body) => {
+                Pin::new(body).poll_frame(context).map_err(|never: Infallible| match never {})
+            }
             Content::Streamed(inlet) => {
                 let piece = Pin::new(&mut inlet.pieces).poll_next(context);
                 piece.map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
+            }
+            Content::Passing(inlet) => {
+                let piece = Pin::new(&mut inlet.pieces).poll_next(context);
+                piece.map(|piece| match piece {
+                    Some(bytes) => Some(Ok(Frame::data(bytes))),
+                    None if matches!(inlet.present.try_recv(), Ok(Some(Complete))) => None,
+                    None => Some(Err(BrokenOff)),
+                })
             }
         }
     }
@@ -131,14 +160,14 @@ impl Body for ReplyBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Content::Whole(body) => body.is_end_stream(),
-            Content::Streamed(_) => false,
+            Content::Streamed(_) | Content::Passing(_) => false,
         }
     }
 
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Content::Whole(body) => body.size_hint(),
-            Content::Streamed(_) => SizeHint::default(),
+            Content::Streamed(_) | Content::Passing(_) => SizeHint::default(),
         }
     }
 }
@@ -186,8 +215,50 @@ pub(crate) fn streamed(content_type: HeaderValue, inlet: Inlet) -> Response<Repl
     response
 }
 
+/// A whole reply that passes as it comes; its length is upstream's, where upstream tells it.
+pub(crate) fn passed(
+    status: StatusCode,
+    content_type: Option<HeaderValue>,
+    length: Option<u64>,
+    inlet: Inlet,
+) -> Response<ReplyBody> {
+    let mut response = Response::new(ReplyBody(Content::Passing(inlet)));
+    *response.status_mut() = status;
+    let headers = response.headers_mut();
+    headers.extend(content_type.map(|content_type| (header::CONTENT_TYPE, content_type)));
+    headers.extend(length.map(|length| (header::CONTENT_LENGTH, HeaderValue::from(length))));
+    response
+}
+
 /// The same reply without its body, for HEAD; the content-length stays.
 pub(crate) fn without_body(response: Response<ReplyBody>) -> Response<ReplyBody> {
     let (parts, _) = response.into_parts();
     Response::from_parts(parts, ReplyBody::default())
+}
+
+#[cfg(test)]
+mod tests {
+    use futures::FutureExt as _;
+    use http_body_util::BodyExt as _;
+
+    use super::*;
+
+    #[test]
+    fn a_whole_reply_in_pieces_has_broken_off_unless_it_is_complete() {
+        for is_complete in [true, false] {
+            let (mut outlet, presence, inlet) = channel();
+            let response = passed(StatusCode::OK, None, Some(3), inlet);
+            assert_eq!(response.headers()[header::CONTENT_LENGTH], "3");
+            outlet.offer(Bytes::from_static(b"abc"));
+            if is_complete {
+                presence.complete();
+            }
+            drop(outlet);
+            let read = response.into_body().collect().now_or_never().unwrap();
+            assert_eq!(
+                read.map(http_body_util::Collected::to_bytes),
+                if is_complete { Ok("abc".into()) } else { Err(BrokenOff) }
+            );
+        }
+    }
 }

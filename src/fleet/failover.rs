@@ -61,16 +61,20 @@ pub(crate) enum AttemptFailure {
     },
     /// The answer ended early or was malformed.
     Protocol(String),
+    /// The answer ended as HTTP wants it, but without its terminator: the model's runner ended, and the host works.
+    Unfinished,
+    /// The answer is longer than this many bytes, a limit of our own: every host would give the same.
+    TooLong(usize),
     /// The client left, which says nothing about the host.
     ClientLeft,
 }
 
 /// The detail of an answer with an event that is no JSON object.
 pub(crate) const NO_EVENT: &str = "an event of the answer is none";
-/// The detail of an answer that ends early.
-pub(crate) const UNFINISHED: &str = "the answer ended without its terminator";
+/// The detail of an answer that ends without its terminator.
+const UNFINISHED: &str = "the answer ended without its terminator";
 
-/// The failure of an answer that ended early or was malformed; `detail` says how.
+/// The failure of an answer that was cut off or was malformed; `detail` says how.
 pub(crate) fn broken(detail: &str) -> AttemptFailure {
     AttemptFailure::Protocol(detail.to_owned())
 }
@@ -108,6 +112,8 @@ impl AttemptFailure {
             Self::TimedOut(phase) => Error::UpstreamTimeout { phase },
             Self::Hung => Error::UpstreamTimeout { phase: Phase::FirstByte },
             Self::Protocol(detail) => Error::UpstreamProtocol { detail },
+            Self::TooLong(limit) => Error::AnswerTooLong { limit },
+            Self::Unfinished => Error::UpstreamProtocol { detail: UNFINISHED.to_owned() },
             Self::Unreachable(detail) => Error::UpstreamUnreachable { detail },
             Self::BadGateway => Error::UpstreamUnreachable { detail: BAD_GATEWAY.to_owned() },
             Self::NotFound { message, original } => {
@@ -129,7 +135,9 @@ impl AttemptFailure {
             // A connection to the proxy must not close the breaker, as it does for `Cause::Unreachable`.
             Self::Protocol(_) | Self::BadGateway => HostEffect::Faulty(Cause::Protocol, None),
             Self::NotFound { .. } | Self::Rejected { .. } => HostEffect::Refused,
-            Self::Failed { .. } | Self::ClientLeft => HostEffect::Neutral,
+            Self::Failed { .. } | Self::Unfinished | Self::TooLong(_) | Self::ClientLeft => {
+                HostEffect::Neutral
+            }
         }
     }
 
@@ -149,7 +157,8 @@ impl AttemptFailure {
             Self::Failed { .. } => "failed",
             Self::NotFound { .. } => "not_found",
             Self::Rejected { .. } => "rejected",
-            Self::Protocol(_) => "protocol",
+            Self::Protocol(_) | Self::Unfinished => "protocol",
+            Self::TooLong(_) => "too_long",
             Self::ClientLeft => "cancelled",
         }
     }
@@ -159,6 +168,8 @@ impl AttemptFailure {
         match self {
             Self::Unreachable(detail) | Self::Protocol(detail) => detail.clone(),
             Self::BadGateway => BAD_GATEWAY.to_owned(),
+            Self::Unfinished => UNFINISHED.to_owned(),
+            Self::TooLong(limit) => format!("more than {limit} bytes"),
             Self::TimedOut(phase) => phase.to_string(),
             Self::Rejected { status, .. } => status.as_str().to_owned(),
             Self::Busy { .. }
@@ -216,7 +227,9 @@ impl Failover {
     /// Whether another host may be tried; if not, the caller gets the error.
     pub(crate) fn may_go_on(&self) -> bool {
         match self.failures.last() {
-            Some(AttemptFailure::Rejected { .. } | AttemptFailure::ClientLeft) => false,
+            Some(
+                AttemptFailure::Rejected { .. } | AttemptFailure::TooLong(_) | AttemptFailure::ClientLeft,
+            ) => false,
             // A request that makes Ollama fail must not do so on every host.
             Some(AttemptFailure::Failed { .. }) => {
                 self.count(|failure| matches!(failure, AttemptFailure::Failed { .. })) < 2
@@ -228,7 +241,8 @@ impl Failover {
                 | AttemptFailure::Hung
                 | AttemptFailure::Busy { .. }
                 | AttemptFailure::NotFound { .. }
-                | AttemptFailure::Protocol(_),
+                | AttemptFailure::Protocol(_)
+                | AttemptFailure::Unfinished,
             )
             | None => true,
         }
@@ -274,12 +288,13 @@ impl Failover {
 
 fn weight(failure: &AttemptFailure) -> u8 {
     match failure {
-        AttemptFailure::ClientLeft => 7,
+        AttemptFailure::ClientLeft => 8,
+        AttemptFailure::TooLong(_) => 7,
         AttemptFailure::Rejected { .. } => 6,
         AttemptFailure::Failed { .. } => 5,
         AttemptFailure::Busy { .. } => 4,
         AttemptFailure::TimedOut(_) | AttemptFailure::Hung => 3,
-        AttemptFailure::Protocol(_) => 2,
+        AttemptFailure::Protocol(_) | AttemptFailure::Unfinished => 2,
         AttemptFailure::Unreachable(_) | AttemptFailure::BadGateway => 1,
         AttemptFailure::NotFound { .. } => 0,
     }
@@ -291,7 +306,7 @@ mod tests {
 
     use super::*;
 
-    /// Plays the statuses against as many hosts (0 stands for a refused connection), and returns the number of attempts
+    /// Plays the statuses against as many hosts (below 100 are failures without a status), and returns the number of attempts
     /// and the caller's error.
     fn play(statuses: &[u16], missing: Option<Error>) -> (usize, Error) {
         let mut failover = Failover::default();
@@ -300,6 +315,8 @@ mod tests {
             let failure = match statuses[asked] {
                 0 => AttemptFailure::Unreachable("refused".into()),
                 1 => AttemptFailure::Protocol("cut".into()),
+                2 => AttemptFailure::Unfinished,
+                3 => AttemptFailure::TooLong(9),
                 status => {
                     let status = StatusCode::from_u16(status).unwrap();
                     AttemptFailure::of_refusal(
@@ -322,6 +339,10 @@ mod tests {
             (&[503, 429], 2, "upstream_busy"),
             (&[0, 503, 504], 3, "upstream_busy"),
             (&[1, 1], 2, "upstream_protocol"),
+            (&[2, 2, 2], 3, "upstream_protocol"),
+            (&[2, 503], 2, "upstream_busy"),
+            (&[3, 500], 1, "answer_too_long"),
+            (&[503, 3, 500], 2, "answer_too_long"),
             (&[500, 500, 500], 2, "upstream_failed"),
             (&[500, 0, 500, 500], 3, "upstream_failed"),
             (&[400, 500], 1, "upstream_rejected"),
@@ -350,5 +371,13 @@ mod tests {
             assert_eq!(error.status(), status, "{statuses:?}");
             assert_eq!(error.original().is_some(), !statuses.is_empty(), "{statuses:?}");
         }
+    }
+
+    #[test]
+    fn neither_an_end_without_a_terminator_nor_a_limit_of_our_own_is_the_hosts_fault() {
+        for failure in [AttemptFailure::Unfinished, AttemptFailure::TooLong(9)] {
+            assert_eq!(failure.effect(), HostEffect::Neutral, "{failure:?}");
+        }
+        assert!(matches!(broken("half").effect(), HostEffect::Faulty(Cause::Protocol, None)));
     }
 }

@@ -44,6 +44,8 @@ struct FailureHead<'a> {
     #[serde(skip_serializing_if = "Option::is_none")]
     unknown: Option<usize>,
     #[serde(skip_serializing_if = "Option::is_none")]
+    limit: Option<usize>,
+    #[serde(skip_serializing_if = "Option::is_none")]
     is_full: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     retry_after_ms: Option<u64>,
@@ -93,6 +95,7 @@ fn head(error: &Error, has_lost_store: bool) -> Option<FailureHead<'_>> {
         Error::UpstreamUnreachable { detail } | Error::UpstreamProtocol { detail } => {
             FailureHead { detail: Some(detail.chars().take(DETAIL_LIMIT).collect()), ..head }
         }
+        Error::AnswerTooLong { limit } => FailureHead { limit: Some(*limit), ..head },
         Error::UpstreamBusy { retry_after } => {
             FailureHead { retry_after_ms: retry_after.map(milliseconds), ..head }
         }
@@ -167,6 +170,7 @@ pub(super) fn read(record: &Bytes) -> Option<Error> {
         }
         "upstream_unreachable" => Error::UpstreamUnreachable { detail: text("detail")? },
         "upstream_protocol" => Error::UpstreamProtocol { detail: text("detail")? },
+        "answer_too_long" => Error::AnswerTooLong { limit: usize::try_from(head.number("limit")?).ok()? },
         "upstream_busy" => Error::UpstreamBusy { retry_after },
         "overloaded" => {
             let cause = if head.boolean("is_full")? { Overload::QueueFull } else { Overload::QueueSlow };

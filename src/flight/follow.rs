@@ -22,7 +22,7 @@ use crate::{
     process::{Head, Provenance, broadcast::Broadcast},
     store::{FLIGHT_LEASE, FlightBoard, FlightEnd, FlightKey, ResponseCache, Store},
     upstream::{Reading, UpstreamRequest},
-    wire::framer,
+    wire::{framer, repetition::Repetition},
 };
 
 /// The shortest pause between two looks at what the publisher has handed over.
@@ -71,6 +71,7 @@ impl<P: Platform> Follower<'_, P> {
     async fn hear(&self) -> Result<FollowEnd, ClientLeft> {
         let Self { service, broadcast, flight, leader, name, .. } = self;
         let (mut pause, mut heard, mut failing_since) = (SHORTEST_PAUSE, 0, None);
+        let mut repetition = Repetition::default();
         loop {
             // Ask for the events that were handed over since.
             let Ok(found) = service.store().flights().follow(flight, leader, name, heard).await else {
@@ -92,7 +93,7 @@ impl<P: Platform> Follower<'_, P> {
             let is_news = !found.events.is_empty();
             for event in found.events {
                 heard += 1;
-                match self.write(event).await {
+                match self.write(event, &mut repetition).await {
                     Ok(true) => return Ok(FollowEnd::Told),
                     Ok(false) => {}
                     Err(Error::ClientClosed) => return Err(ClientLeft),
@@ -105,6 +106,11 @@ impl<P: Platform> Follower<'_, P> {
 
             // End with the flight, or look again after a pause.
             match found.end {
+                Some(FlightEnd::Landed) if broadcast.is_open() && repetition.is_limit() => {
+                    broadcast.stop();
+                    broadcast.end(Ok(()));
+                    return Ok(FollowEnd::Told);
+                }
                 Some(end) => return Ok(self.end(end, found.is_led).await),
                 None if !found.is_led && !is_news => return Ok(vanish(broadcast)),
                 None => {}
@@ -115,7 +121,7 @@ impl<P: Platform> Follower<'_, P> {
     }
 
     /// Writes one event to the broadcast; gives whether it was the terminator.
-    async fn write(&self, event: Bytes) -> Result<bool, Error> {
+    async fn write(&self, event: Bytes, repetition: &mut Repetition) -> Result<bool, Error> {
         let broadcast = self.broadcast;
         let Some(protocol) = self.upstream_request.protocol else {
             return Err(broken(NO_EVENT).into_error());
@@ -126,6 +132,7 @@ impl<P: Platform> Follower<'_, P> {
         }
         let data = framer::data(framing, &event);
         if let Some(chunk) = data.as_deref().and_then(|data| protocol.read(data)) {
+            repetition.add(&chunk);
             if chunk.end {
                 broadcast.complete(event.clone());
                 broadcast.end(Ok(()));
@@ -186,7 +193,8 @@ fn whole_answer(upstream_request: &UpstreamRequest, value: &Bytes) -> Option<Hea
     let (entry, _) = Entry::from_bytes(value)?;
     let body = entry.body()?;
     if upstream_request.reading == Reading::Summed {
-        return Some(Head::Spoken(CachedAnswer::from_json(&body)?.into()));
+        let answer = CachedAnswer::from_json(&body)?.into();
+        return Some(Head::Spoken { answer, is_stopped: false });
     }
     let content_type = HeaderValue::from_str(entry.content_type()).ok().filter(|kind| !kind.is_empty());
     Some(Head::Whole(Original { status: StatusCode::OK, content_type, body }))

@@ -4,7 +4,7 @@
 //! process follows. It keeps the flight going while other processes follow, although its own clients have left. Each event
 //! is written to the store once. Of a stream the store keeps `CACHE_MAX_ENTRY` and one more hand-over, which is no larger.
 //! A whole answer that the cache does not keep is handed over with the end of the flight, where it is at most twice as
-//! large as `CACHE_MAX_ENTRY`.
+//! large as `CACHE_MAX_ENTRY`. One that passes as it comes is never handed over in pieces.
 
 use std::{collections::VecDeque, pin::pin, time::Duration};
 
@@ -196,6 +196,8 @@ impl<'a, P: Platform> Publisher<'a, P> {
                 () = pause.as_mut() => GatherSignal::Tick,
             };
             match signal {
+                GatherSignal::Item(Item::Event(_)) if self.broadcast.is_passing() => {}
+                GatherSignal::Item(Item::Last(_)) if self.broadcast.is_passing() => return Some(self.end()),
                 GatherSignal::Item(Item::Event(event)) => {
                     if pending.is_empty() {
                         pause.set(self.service.sleep(GATHER));
@@ -206,6 +208,8 @@ impl<'a, P: Platform> Publisher<'a, P> {
                     pending.push(event);
                     return Some(FlightEnd::Landed);
                 }
+                // The followers count themselves how often the answer repeats itself.
+                GatherSignal::Item(Item::Stopped) => return Some(FlightEnd::Landed),
                 GatherSignal::Item(Item::Broken(error, _)) => return Some(self.fail(&error)),
                 GatherSignal::Item(Item::Behind) => return Some(FlightEnd::Abandoned),
                 GatherSignal::Over => return Some(self.end()),

@@ -53,6 +53,9 @@ struct ChatReply<'a> {
     session_id: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
     left_out: Option<usize>,
+    /// Only of an answer that did not end by itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    finish_reason: Option<&'a str>,
     #[serde(skip_serializing_if = "str::is_empty")]
     thinking: &'a str,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -191,7 +194,7 @@ impl Rendering {
     }
 
     /// The whole reply of `/chat` with this answer.
-    pub(super) fn whole(&self, answer: &CachedAnswer, left_out: usize) -> Original {
+    pub(super) fn whole(&self, answer: &CachedAnswer, is_stopped: bool, left_out: usize) -> Original {
         let session_id = match self {
             Self::Whole { session_id } | Self::Pieces(Pieces { session_id, .. }) => session_id,
             Self::Unchanged => "",
@@ -201,6 +204,7 @@ impl Rendering {
             response: &spoken.text,
             session_id,
             left_out: Some(left_out).filter(|turns| *turns > 0),
+            finish_reason: spoken.finish.as_deref().filter(|_| is_stopped),
             thinking: &spoken.thinking,
             tool_calls: (!spoken.calls.is_empty()).then(|| spoken.calls_json()),
         };
@@ -248,6 +252,20 @@ impl Rendering {
             Self::Pieces(pieces) => {
                 [pieces.chunk(chunk), pieces.done(answer, notes, session)].concat().into()
             }
+        }
+    }
+
+    /// The bytes behind the last event of a stream without a terminator that did not fail; `None` where there are none,
+    /// because the stream is upstream's.
+    pub(super) fn stop(
+        &self,
+        answer: &CachedAnswer,
+        notes: &ReplyNotes,
+        session: Option<SessionStatus>,
+    ) -> Option<Bytes> {
+        match self {
+            Self::Unchanged | Self::Whole { .. } => None,
+            Self::Pieces(pieces) => Some(pieces.done(answer, notes, session).into()),
         }
     }
 

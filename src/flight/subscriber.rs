@@ -4,6 +4,7 @@
 //! A subscriber never asks upstream. Before the head of its reply a failure becomes the reply's status; after it a failure
 //! becomes the last event. The turn of its session is stored before its terminator is handed over.
 
+mod passing;
 mod relay;
 
 use std::{pin::pin, time::Duration};
@@ -58,6 +59,19 @@ pub(super) struct Subscriber<'a, P: Platform> {
     pub(super) own_report: Option<oneshot::Receiver<LeaderReport>>,
     /// Tells the handler that the reply has a head; `None` once it is told, and where the handler itself listens.
     pub(super) head_sender: Option<oneshot::Sender<HeadReady>>,
+    /// Whether the client has the head of a whole reply in pieces.
+    is_passing: bool,
+}
+
+/// What becomes of a turn whose answer is there.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum TurnFate {
+    /// It is stored, unless its answer is empty.
+    Kept,
+    /// It is not stored, because its answer is too long.
+    Lost,
+    /// It is not stored, because its answer is none that a conversation should go on from.
+    Dropped,
 }
 
 /// How the part of one client ended.
@@ -90,6 +104,7 @@ impl<'a, P: Platform> Subscriber<'a, P> {
             notes,
             own_report: None,
             head_sender: None,
+            is_passing: false,
         }
     }
 
@@ -107,8 +122,11 @@ impl<'a, P: Platform> Subscriber<'a, P> {
         let streaming = match head {
             Head::Failed(error) => Err(SubscriberEnd::Complete(Err(error))),
             Head::Stream { content_type } => Ok((content_type, None)),
-            Head::Spoken(answer) => Err(self.spoken(receiver, CachedAnswer::clone(&answer)).await),
+            Head::Spoken { answer, is_stopped } => {
+                Err(self.spoken(receiver, CachedAnswer::clone(&answer), is_stopped).await)
+            }
             Head::Whole(original) => Err(self.whole(receiver, original).await),
+            Head::Passing(head) => Err(self.pass(receiver, head).await),
             Head::Found(replayed, age) => self.found(receiver, replayed, age).await,
         };
 
@@ -170,24 +188,24 @@ impl<'a, P: Platform> Subscriber<'a, P> {
     }
 
     /// The whole reply of `/chat`.
-    async fn spoken(&mut self, receiver: &Receiver, answer: CachedAnswer) -> SubscriberEnd {
-        let (status, ended) = self.conclude(receiver, &answer).await;
-        SubscriberEnd::Complete(
-            ended.map(|()| Outcome::Whole(self.rendering.whole(&answer, self.notes.left_out), status)),
-        )
+    async fn spoken(&mut self, receiver: &Receiver, answer: CachedAnswer, is_stopped: bool) -> SubscriberEnd {
+        let fate = if is_stopped { TurnFate::Dropped } else { TurnFate::Kept };
+        let (status, ended) = self.conclude(receiver, &answer, fate).await;
+        let reply = || self.rendering.whole(&answer, is_stopped, self.notes.left_out);
+        SubscriberEnd::Complete(ended.map(|()| Outcome::Whole(reply(), status)))
     }
 
     /// Upstream's whole reply.
     async fn whole(&mut self, receiver: &Receiver, original: Original) -> SubscriberEnd {
         let answer = self.session.is_some().then(|| self.read_whole(&original.body)).flatten();
-        let (status, ended) = self.conclude(receiver, &answer.unwrap_or_default()).await;
+        let (status, ended) = self.conclude(receiver, &answer.unwrap_or_default(), TurnFate::Kept).await;
         SubscriberEnd::Complete(ended.map(|()| Outcome::Whole(original, status)))
     }
 
     fn read_whole(&self, body: &Bytes) -> Option<CachedAnswer> {
         let chunk = self.upstream_request.protocol?.read_whole(body).filter(|chunk| chunk.end)?;
         let mut heard = Accumulator::new(true);
-        heard.add(&chunk).ok()?;
+        heard.add(&chunk);
         Some(heard.answer())
     }
 
@@ -206,13 +224,13 @@ impl<'a, P: Platform> Subscriber<'a, P> {
                     && let Some(answer) =
                         self.upstream_request.protocol.and_then(|protocol| added_up(protocol, &events))
                 {
-                    let (status, ended) = self.conclude(receiver, &answer).await;
+                    let (status, ended) = self.conclude(receiver, &answer, TurnFate::Kept).await;
                     self.notes.session = status.or(self.notes.session);
                     ended.map_err(|error| SubscriberEnd::Complete(Err(error)))?;
                 }
                 Ok((content_type, Some(Broadcast::of(events))))
             }
-            Replay::Spoken(answer) => Err(self.spoken(receiver, answer).await),
+            Replay::Spoken(answer) => Err(self.spoken(receiver, answer, false).await),
             Replay::Whole(original) => Err(self.whole(receiver, original).await),
         }
     }
@@ -239,10 +257,15 @@ impl<'a, P: Platform> Subscriber<'a, P> {
         &mut self,
         receiver: &Receiver,
         answer: &CachedAnswer,
+        fate: TurnFate,
     ) -> (Option<SessionStatus>, Result<(), Error>) {
         // Complete the turn.
         let is_certain = self.is_certain();
-        let turn = self.session.take().filter(|_| !answer.is_empty()).map(|commit| {
+        let commit = self.session.take();
+        let unkept =
+            commit.is_some().then_some(SessionStatus::Unavailable).filter(|_| fate != TurnFate::Kept);
+        let is_kept = fate == TurnFate::Kept && !answer.is_empty();
+        let turn = commit.filter(|_| is_kept).map(|commit| {
             let SessionCommit { key, generation, id, dialect, system, mut messages, prompt } = commit;
             messages.push(answer.message(dialect));
             let id = id.unwrap_or_else(|| random_id(self.service));
@@ -270,7 +293,9 @@ impl<'a, P: Platform> Subscriber<'a, P> {
             Some(false) | None => SessionStatus::Unavailable,
         });
         // With `SESSION_REQUIRED` a turn that is not stored fails the request.
-        let is_lost = stored == Some(None) && config.sessions.is_required;
+        let is_lost = stored == Some(None) || (unkept.is_some() && fate == TurnFate::Lost);
+        let is_lost = is_lost && config.sessions.is_required;
+        let status = status.or(unkept);
         (status, if is_lost { ended.and(Err(Error::SessionUnavailable)) } else { ended })
     }
 
@@ -299,6 +324,9 @@ impl<'a, P: Platform> Subscriber<'a, P> {
                 Err(error)
             }
         };
+        if self.is_passing && end.is_ok() {
+            self.presence.complete();
+        }
         self.request.close(self.service, &self.notes, end.as_ref().map(|()| StatusCode::OK)).await;
     }
 }

@@ -19,6 +19,7 @@ use crate::{
     handlers::Handled,
     host::{Platform, Service},
     platform::{MaybeSend, MaybeSync},
+    process::WholeHead,
     request::{ReplyNotes, RequestInfo},
     session::{Dialect, History, RequestedSession},
     upstream::{Reading, UpstreamRequest},
@@ -114,6 +115,9 @@ async fn answer<P: Platform>(
         }
         Ok(Outcome::Streaming(content_type, inlet)) => {
             Handled::Streaming(reply::streamed(content_type, inlet), notes)
+        }
+        Ok(Outcome::Passing(WholeHead { status, content_type, length }, inlet)) => {
+            Handled::Streaming(reply::passed(status, content_type, length, inlet), notes)
         }
         Err(error) => Handled::Complete(Err(error), notes),
     }

@@ -53,6 +53,8 @@ struct BroadcastState {
     /// The most buffered bytes for receivers that join later; 0 where none may join.
     limit: usize,
     is_complete: bool,
+    /// Whether the stream ended without a terminator, and is none that failed.
+    is_stopped: bool,
     /// Whether an event has reported the failure.
     is_told: bool,
     end: Option<Result<(), Error>>,
@@ -74,8 +76,8 @@ impl BroadcastState {
     }
 
     fn is_over(&self) -> bool {
-        let is_stream = matches!(self.head, None | Some((Head::Stream { .. }, _)));
-        self.is_complete || self.end.is_some() || !is_stream
+        let is_stream = matches!(self.head, None | Some((Head::Stream { .. } | Head::Passing(_), _)));
+        self.is_complete || self.is_stopped || self.end.is_some() || !is_stream
     }
 
     /// Drops buffered events beyond the limit: with a limit above 0 once the fastest receiver has read them, else once
@@ -103,6 +105,7 @@ impl Broadcast {
             bytes: 0,
             limit,
             is_complete: false,
+            is_stopped: false,
             is_told: false,
             end: None,
             unkept: None,
@@ -188,6 +191,11 @@ impl Broadcast {
         self.state().head.is_some()
     }
 
+    /// Whether the pieces are those of a whole reply, and no events.
+    pub(crate) fn is_passing(&self) -> bool {
+        matches!(self.state().head, Some((Head::Passing(_), _)))
+    }
+
     /// Writes one event as soon as a receiver can take it.
     pub(crate) async fn write(&self, event: Bytes) -> Result<(), ClientLeft> {
         self.room().await?;
@@ -212,6 +220,11 @@ impl Broadcast {
             state.events.push_back(event);
             state.is_complete = true;
         });
+    }
+
+    /// Ends the stream without a terminator, as Ollama ended it.
+    pub(crate) fn stop(&self) {
+        self.change(|state| state.is_stopped = true);
     }
 
     /// Ends the broadcast: the turn is stored, or the flight failed.
@@ -240,7 +253,7 @@ impl Broadcast {
 
     /// Resolves when the flight ended without a stream: with an answer in one piece, or with a failure.
     pub(crate) async fn over_whole(&self) {
-        self.seen(|state| (state.is_over() && !state.is_complete).then_some(())).await;
+        self.seen(|state| (state.is_over() && !state.is_complete && !state.is_stopped).then_some(())).await;
     }
 
     /// The failure with which it ended, if it did.

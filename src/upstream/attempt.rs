@@ -13,27 +13,32 @@ use http_body_util::{BodyExt, Limited};
 use super::{
     Reading, UpstreamRequest,
     admission::Admission,
-    answer::{Accumulator, Events, Opened},
+    answer::{ANSWER_LIMIT, Accumulator, Events, NO_OBJECT, Opened, WholeAnswer, is_text, media_type},
     orphan,
     slot::Slot,
 };
 use crate::{
     api::{endpoint::framing, error::Original, reply},
-    fleet::{AttemptFailure, BackendHost, NO_EVENT, UNFINISHED, broken},
+    fleet::{AttemptFailure, BackendHost, NO_EVENT, broken},
     host::{Platform, Service},
     platform::{Upstream, UpstreamFailure, race},
-    process::broadcast::Broadcast,
+    process::{WholeHead, broadcast::Broadcast},
     wire::{
-        framer,
-        protocol::{Chunk, Protocol},
+        framer::{self, Framing},
+        protocol::Protocol,
     },
 };
 
-const JSON: HeaderValue = HeaderValue::from_static("application/json");
-/// The longest reply that comes in one piece, in bytes.
-const WHOLE_LIMIT: usize = 64 << 20;
+/// How much of a whole answer is held back, in bytes: up to there another host can still be asked.
+const HELD: usize = 64 << 10;
+/// The same for the answer of a model that speaks, which is read for its end, its tokens and its turn.
+const HELD_ANSWER: usize = 1 << 20;
 /// The longest `Retry-After` of a host that is believed.
 const RETRY_AFTER_LIMIT: Duration = Duration::from_hours(24);
+/// The content type of a whole answer that has none.
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+/// How many blank bytes may come before an answer.
+const BLANK_LIMIT: usize = 64 << 10;
 /// How much of an error's body is read, in bytes.
 const ERROR_LIMIT: usize = 64 << 10;
 
@@ -104,7 +109,7 @@ fn request(
     request.body(upstream_request.body.clone()).map_err(fault)
 }
 
-/// Reads until the client can be told something: to the first event of a stream, else to the end.
+/// Reads until the client can be told something: to the first event of a stream, else to the end or as far as is held.
 async fn open<P: Platform>(
     service: &Service<P>,
     upstream_request: &UpstreamRequest,
@@ -113,34 +118,128 @@ async fn open<P: Platform>(
     if !response.status().is_success() {
         return Err(refusal(response).await);
     }
-    let content_type = response.headers().get(header::CONTENT_TYPE).cloned();
-    let is_stream =
-        content_type.as_ref().is_some_and(is_stream) || upstream_request.reading != Reading::AsSent;
-    let Some(protocol) = upstream_request.protocol.filter(|_| is_stream) else {
-        let status = response.status();
-        let body = collect(response, WHOLE_LIMIT).await?;
-        return Ok(Opened::Whole(Original { status, content_type, body }));
+    let (parts, mut body) = response.into_parts();
+    let content_type = parts.headers.get(header::CONTENT_TYPE).cloned();
+    let length = parts.headers.get(header::CONTENT_LENGTH);
+    let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
+    let whole_head = WholeHead { status: parts.status, content_type, length };
+    let UpstreamRequest { protocol, reading, streams, .. } = *upstream_request;
+    let is_called_stream = is_stream(whole_head.content_type.as_ref());
+    let may_stream = is_called_stream || streams || reading != Reading::AsSent;
+    let Some(protocol) = protocol.filter(|_| may_stream) else {
+        return whole(protocol, whole_head, Bytes::new(), body).await;
     };
-    let mut events = Events::new(framing(protocol), response.into_body());
-    if upstream_request.reading == Reading::Summed {
+    let framing = framing(protocol);
+
+    // What comes first tells a stream from a whole answer, whatever it is called.
+    let start = begin(&mut body).await?;
+    if framing == Framing::Events {
+        match start.trim_ascii_start().first() {
+            Some(b'{') => return whole(Some(protocol), whole_head, start, body).await,
+            // The fields of an event are `data`, `event`, `id` and `retry`, and a comment begins with a colon.
+            Some(b'd' | b'e' | b'i' | b'r' | b':') | None => {}
+            Some(_) => return Err(broken(NO_EVENT)),
+        }
+    }
+    let mut events = Events::new(framing, start, body);
+    if reading == Reading::Summed {
         let heard = add_up(protocol, &mut events).await?;
         events.drain(service);
         return Ok(Opened::Spoken(heard));
     }
     let first = first_event(protocol, &mut events).await?;
-    Ok(Opened::Stream { content_type: content_type.unwrap_or(reply::NDJSON), first, events })
+    // A whole answer in one line says that it is JSON; of one in several lines the first is no object.
+    let is_whole = match &first {
+        First::Event(_) => false,
+        First::Last(_) => media_type(whole_head.content_type.as_ref()).eq_ignore_ascii_case(JSON.as_bytes()),
+        First::Other(line) => line.trim_ascii_start().starts_with(b"{"),
+    };
+    let first = match first {
+        First::Last(line) | First::Other(line) if is_whole && reading == Reading::AsSent => {
+            let (rest, body) = events.into_rest();
+            return whole(Some(protocol), whole_head, [line, rest].concat().into(), body).await;
+        }
+        First::Event(event) | First::Last(event) => event,
+        First::Other(_) => return Err(broken(NO_EVENT)),
+    };
+    // Clients tell a stream by its content type, so it gets the one of its surface.
+    let surfaces = reply::stream_type(framing);
+    let content_type = whole_head
+        .content_type
+        .filter(|content_type| content_type.as_bytes().starts_with(surfaces.as_bytes()))
+        .unwrap_or(surfaces);
+    Ok(Opened::Stream { content_type, first, events })
 }
 
-fn is_stream(content_type: &HeaderValue) -> bool {
-    let kind = content_type.as_bytes();
-    [&b"application/x-ndjson"[..], b"text/event-stream"].iter().any(|stream| kind.starts_with(stream))
-}
-
-async fn collect<B>(response: Response<B>, limit: usize) -> Result<Bytes, AttemptFailure>
+/// The whole answer that begins with `start`. One that is too long to wait for passes as it comes.
+async fn whole<B>(
+    protocol: Option<Protocol>,
+    head: WholeHead,
+    start: Bytes,
+    mut body: B,
+) -> Result<Opened<B>, AttemptFailure>
 where
     B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
 {
-    match Limited::new(response.into_body(), limit).collect().await {
+    let content_type = head.content_type.filter(|content_type| !is_stream(Some(content_type)));
+    let head = WholeHead { content_type: Some(content_type.unwrap_or(JSON)), ..head };
+    let limit = if protocol.is_some() { HELD_ANSWER } else { HELD };
+    let (mut bytes, mut pieces) = (start.len(), Vec::new());
+    pieces.extend(Some(start).filter(|start| !start.is_empty()));
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame?.into_data() else { continue };
+        bytes += piece.len();
+        pieces.push(piece);
+        if bytes > limit {
+            let start = joined(pieces);
+            let is_object = start.trim_ascii_start().starts_with(b"{") || is_text(head.content_type.as_ref());
+            return if is_object {
+                Ok(Opened::Passing { head, start, body })
+            } else {
+                Err(broken(NO_OBJECT))
+            };
+        }
+    }
+    let WholeHead { status, content_type, .. } = head;
+    WholeAnswer::read(protocol, Original { status, content_type, body: joined(pieces) }).map(Opened::Whole)
+}
+
+fn joined(mut pieces: Vec<Bytes>) -> Bytes {
+    match pieces.len() {
+        0 | 1 => pieces.pop().unwrap_or_default(),
+        _ => pieces.concat().into(),
+    }
+}
+
+/// The first piece of a body that is not blank, with what came before it; nothing where the body has ended.
+async fn begin<B>(body: &mut B) -> Result<Bytes, AttemptFailure>
+where
+    B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
+{
+    let mut start = Bytes::new();
+    while let Some(frame) = body.frame().await {
+        let Ok(piece) = frame?.into_data() else { continue };
+        start = if start.is_empty() { piece } else { [start, piece].concat().into() };
+        if !start.trim_ascii().is_empty() || start.len() > BLANK_LIMIT {
+            break;
+        }
+    }
+    Ok(start)
+}
+
+/// Whether an answer is called a stream: media types have no case, and may have parameters.
+fn is_stream(content_type: Option<&HeaderValue>) -> bool {
+    let media_type = media_type(content_type);
+    [reply::NDJSON, reply::EVENT_STREAM]
+        .iter()
+        .any(|stream| media_type.eq_ignore_ascii_case(stream.as_bytes()))
+}
+
+async fn collect<B>(body: B, limit: usize) -> Result<Bytes, AttemptFailure>
+where
+    B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
+{
+    match Limited::new(body, limit).collect().await {
         Ok(body) => Ok(body.to_bytes()),
         Err(error) => Err(match error.downcast::<UpstreamFailure>() {
             Ok(failure) => AttemptFailure::from(*failure),
@@ -149,25 +248,33 @@ where
     }
 }
 
-fn read(protocol: Protocol, data: &[u8]) -> Result<Chunk<'_>, AttemptFailure> {
-    let chunk = protocol.read(data).ok_or_else(|| broken(NO_EVENT))?;
-    match &chunk.error {
-        Some(error) => Err(AttemptFailure::told(error)),
-        None => Ok(chunk),
-    }
+/// What a stream begins with.
+enum First {
+    /// An event that has data.
+    Event(Bytes),
+    /// The terminator.
+    Last(Bytes),
+    /// Data that are no event.
+    Other(Bytes),
 }
 
 /// The first event that has data.
-async fn first_event<B>(protocol: Protocol, events: &mut Events<B>) -> Result<Bytes, AttemptFailure>
+async fn first_event<B>(protocol: Protocol, events: &mut Events<B>) -> Result<First, AttemptFailure>
 where
     B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
 {
     loop {
-        let event = events.next().await?.ok_or_else(|| broken(UNFINISHED))?;
-        if let Some(data) = framer::data(events.framing(), &event) {
-            let chunk = read(protocol, &data)?;
-            return if chunk.end || !events.has_ended() { Ok(event) } else { Err(broken(UNFINISHED)) };
+        let event = events.next().await?.ok_or(AttemptFailure::Unfinished)?;
+        let Some(data) = framer::data(events.framing(), &event) else { continue };
+        let Some(chunk) = protocol.read(&data) else { return Ok(First::Other(event)) };
+        if let Some(error) = &chunk.error {
+            return Err(AttemptFailure::told(error));
         }
+        return match chunk.end {
+            true => Ok(First::Last(event)),
+            false if events.has_ended() => Err(AttemptFailure::Unfinished),
+            false => Ok(First::Event(event)),
+        };
     }
 }
 
@@ -178,12 +285,23 @@ where
 {
     let mut heard = Accumulator::new(true);
     loop {
-        let event = events.next().await?.ok_or_else(|| broken(UNFINISHED))?;
+        let Some(event) = events.next().await? else {
+            return if heard.stop() { Ok(heard) } else { Err(AttemptFailure::Unfinished) };
+        };
         let Some(data) = framer::data(events.framing(), &event) else { continue };
-        let chunk = read(protocol, &data)?;
-        heard.add(&chunk).map_err(broken)?;
+        let chunk = protocol.read(&data).ok_or_else(|| broken(NO_EVENT))?;
+        if let Some(error) = &chunk.error {
+            return Err(AttemptFailure::told(error));
+        }
+        heard.add(&chunk);
+        if heard.is_too_long() {
+            return Err(AttemptFailure::TooLong(ANSWER_LIMIT));
+        }
         if chunk.end {
             return Ok(heard);
+        }
+        if events.has_ended() {
+            return Err(AttemptFailure::Unfinished);
         }
     }
 }
@@ -198,6 +316,6 @@ where
     let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
     let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_LIMIT));
     let content_type = response.headers().get(header::CONTENT_TYPE).cloned();
-    let body = collect(response, ERROR_LIMIT).await.unwrap_or_default();
+    let body = collect(response.into_body(), ERROR_LIMIT).await.unwrap_or_default();
     AttemptFailure::of_refusal(Original { status, content_type, body }, retry_after)
 }

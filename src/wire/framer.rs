@@ -98,6 +98,15 @@ impl Framer {
         (!rest.trim_ascii().is_empty()).then_some(rest)
     }
 
+    /// The bytes that belong to no event yet, whatever they are.
+    pub(crate) fn into_rest(mut self) -> Bytes {
+        if self.unfinished.is_empty() {
+            return self.piece;
+        }
+        self.unfinished.extend_from_slice(&self.piece);
+        self.unfinished.freeze()
+    }
+
     /// The offset at which the next server-sent event ends in the piece.
     fn event_end(&mut self) -> Option<usize> {
         let mut at = 0;

@@ -57,6 +57,9 @@ pub(crate) struct Chunk<'a> {
     pub(crate) end: bool,
     /// The host's error message, when it reports a failure inside the stream.
     pub(crate) error: Option<Cow<'a, str>>,
+    /// Whether it stands for the end of a runner that died: on `/v1/chat/completions` and `/v1/completions` Ollama sends an
+    /// empty piece of no model in place of its error.
+    pub(crate) is_crash: bool,
 }
 
 /// A piece of a tool call: a whole one in Ollama's protocol, a fragment in the others.

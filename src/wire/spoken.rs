@@ -39,6 +39,11 @@ impl Spoken {
         }
     }
 
+    /// Drops everything but why the model stopped.
+    pub(crate) fn forget_words(&mut self) {
+        *self = Self { finish: self.finish.take(), ..Self::default() };
+    }
+
     /// Whether there is neither text nor a tool call. An answer of thinking alone is worth nothing to another client.
     pub(crate) fn is_empty(&self) -> bool {
         self.text.is_empty() && self.calls.is_empty()

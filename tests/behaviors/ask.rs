@@ -7,6 +7,8 @@ mod chat;
 mod chat_stream;
 mod leaving_clients;
 mod loading_models;
+mod long_answers;
+mod odd_ends;
 mod official_clients;
 mod packed_bodies;
 mod paths;

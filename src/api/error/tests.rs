@@ -100,6 +100,7 @@ fn lines_of_upstream_and_ours() -> Vec<(Error, &'static str)> {
             "400 management_failed api_error Error true -",
         ),
         (Error::UpstreamProtocol { detail: text() }, "502 upstream_protocol api_error Error true -"),
+        (Error::AnswerTooLong { limit: 1 }, "502 answer_too_long api_error Info false -"),
         (Error::SessionUnavailable, "503 session_unavailable api_error Warn true -"),
         (Error::Misconfigured { problems: vec![] }, "500 misconfigured api_error Error false -"),
         (Error::ShuttingDown, "503 shutting_down api_error Warn true -"),

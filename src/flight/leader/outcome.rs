@@ -7,14 +7,12 @@ use futures::{future::OptionFuture, join};
 
 use super::Leader;
 use crate::{
-    api::error::Original,
     cache::{CacheStatus, Delivery, Entry},
     fleet::HostEffect,
     flight::{CachePlan, replay::serves_both},
     host::Platform,
     request::StoreAccess,
-    upstream::{answer::Accumulator, slot::Slot},
-    wire::{members::Members, protocol},
+    upstream::slot::Slot,
 };
 
 impl<P: Platform> Leader<'_, P> {
@@ -69,16 +67,5 @@ impl<P: Platform> Leader<'_, P> {
         if let Some(reply) = put {
             self.request.store.settle(self.service, reply);
         }
-    }
-
-    /// Whether upstream's whole reply is complete and not empty.
-    pub(crate) fn says_something(&mut self, original: &Original) -> bool {
-        let Some(protocol) = self.upstream_request.protocol else {
-            return Members::parse(&original.body).is_some_and(|reply| protocol::says_something(&reply));
-        };
-        let Some(chunk) = protocol.read_whole(&original.body) else { return false };
-        self.report.upstream.tokens = chunk.tokens;
-        let mut heard = Accumulator::new(false);
-        heard.add(&chunk).is_ok() && chunk.end && chunk.error.is_none() && !heard.is_empty()
     }
 }

@@ -7,11 +7,11 @@ use std::pin::pin;
 use bytes::Bytes;
 use futures::future::poll_immediate;
 
-use super::Subscriber;
+use super::{Subscriber, TurnFate};
 use crate::{
     api::{endpoint::framing, error::Error, reply::ClientLeft},
     cache::CacheStatus,
-    fleet::{NO_EVENT, UNFINISHED, broken},
+    fleet::{AttemptFailure, NO_EVENT, broken},
     host::Platform,
     platform::{Timer, race},
     process::broadcast::{Item, Receiver},
@@ -74,6 +74,7 @@ impl<P: Platform> Subscriber<'_, P> {
             let (event, is_last) = match self.presence.during(pin!(receiver.next())).await? {
                 Item::Event(event) => (event, false),
                 Item::Last(event) => (event, true),
+                Item::Stopped => return self.relay_stop(receiver, heard).await,
                 Item::Broken(error, is_told) => return Err(Failure { error, is_told: is_told && !is_own }),
                 Item::Behind => return Err(Failure { error: Error::FellBehind, is_told: false }),
             };
@@ -95,7 +96,7 @@ impl<P: Platform> Subscriber<'_, P> {
 
             // Read it, and conclude with the terminator.
             let chunk = chunk.ok_or_else(|| Failure::broken(NO_EVENT))?;
-            heard.add(&chunk).map_err(Failure::broken)?;
+            heard.add(&chunk);
             if is_last {
                 return self.relay_last(receiver, &event, &chunk, heard).await;
             }
@@ -117,18 +118,32 @@ impl<P: Platform> Subscriber<'_, P> {
         mut heard: Accumulator,
     ) -> Result<(), Failure> {
         if !chunk.end {
-            return Err(Failure::broken(UNFINISHED));
+            return Err(Failure { error: AttemptFailure::Unfinished.into_error(), is_told: false });
         }
         let answer = heard.answer();
-        let (session, ended) = self.conclude(receiver, &answer).await;
+        let fate = if heard.is_too_long() { TurnFate::Lost } else { TurnFate::Kept };
+        let (session, ended) = self.conclude(receiver, &answer, fate).await;
         ended.map_err(|error| Failure { error, is_told: false })?;
         let session = session.or(self.notes.session);
         let last = self.rendering.last(event, chunk, &answer, &self.notes, session);
         Ok(self.hand_over(last).await?)
     }
 
+    /// Ends a stream that Ollama ended because it repeats itself: as Ollama did, without another byte; only a reply of
+    /// `/chat` says why. Nothing of it is stored.
+    async fn relay_stop(&mut self, receiver: &Receiver, mut heard: Accumulator) -> Result<(), Failure> {
+        // The counts and the reason of an answer are those that were heard so far.
+        heard.stop();
+        let answer = heard.answer();
+        let (session, ended) = self.conclude(receiver, &answer, TurnFate::Dropped).await;
+        ended.map_err(|error| Failure { error, is_told: false })?;
+        let session = session.or(self.notes.session);
+        let Some(last) = self.rendering.stop(&answer, &self.notes, session) else { return Ok(()) };
+        Ok(self.hand_over(last).await?)
+    }
+
     /// Hands over one piece. A client that reads nothing for `CLIENT_TIMEOUT` counts as gone.
-    async fn hand_over(&mut self, piece: Bytes) -> Result<(), ClientLeft> {
+    pub(super) async fn hand_over(&mut self, piece: Bytes) -> Result<(), ClientLeft> {
         let mut sending = pin!(self.outlet.send(piece));
         // Most pieces are taken at once, and need no timer.
         if let Some(sent) = poll_immediate(sending.as_mut()).await {

@@ -18,7 +18,9 @@ pub(crate) enum Item {
     Event(Bytes),
     /// The terminator; no item follows.
     Last(Bytes),
-    /// The end without a terminator, and whether an event has already reported the failure.
+    /// The end of a stream that Ollama ended without a terminator; no item follows.
+    Stopped,
+    /// The end without a terminator that is a failure, and whether an event has already reported the failure.
     Broken(Error, bool),
     /// The receiver is so slow that its next event is no longer buffered.
     Behind,
@@ -54,6 +56,7 @@ impl Receiver {
                 }
                 match &state.end {
                     Some(Err(error)) => Some(Item::Broken(error.clone(), state.is_told)),
+                    Some(Ok(())) | None if state.is_stopped => Some(Item::Stopped),
                     Some(Ok(())) | None => None,
                 }
             })

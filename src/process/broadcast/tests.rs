@@ -20,6 +20,7 @@ fn next(receiver: &Receiver) -> Option<String> {
         Item::Last(event) => Some(format!("{} and no more", String::from_utf8_lossy(&event))),
         Item::Broken(error, _) => Some(error.code().to_owned()),
         Item::Behind => Some("behind".to_owned()),
+        Item::Stopped => Some("stopped".to_owned()),
     }
 }
 
@@ -81,4 +82,18 @@ fn without_receivers_the_writer_gives_up_and_for_one_alone_nothing_is_kept() {
     drop(receiver);
     assert!(now(broadcast.write(event("b"))).is_err());
     assert_eq!(now(broadcast.during(pin!(std::future::pending::<()>()))), Err(ClientLeft));
+}
+
+#[test]
+fn a_stream_that_is_stopped_ends_without_a_terminator_and_without_a_failure() {
+    let (broadcast, receiver) = Broadcast::new(100);
+    broadcast.open(Head::Stream { content_type: http::HeaderValue::from_static("a") }, Provenance::default());
+    now(broadcast.write(event("a"))).unwrap();
+    broadcast.stop();
+    assert_eq!(next(&receiver).as_deref(), Some("a"));
+    assert_eq!(next(&receiver).as_deref(), Some("stopped"));
+    now(broadcast.over());
+    assert!(broadcast.over_whole().now_or_never().is_none(), "there is a stream");
+    broadcast.end(Ok(()));
+    assert_eq!((next(&receiver).as_deref(), broadcast.failure()), (Some("stopped"), None));
 }

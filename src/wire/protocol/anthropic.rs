@@ -48,7 +48,8 @@ pub(super) fn read_whole<'a>(answer: &Members<'a>) -> Chunk<'a> {
         error: failure(answer),
         ..Chunk::default()
     };
-    chunk.end = content.is_some() && chunk.error.is_none();
+    // The content of an empty answer is `null`; Ollama leaves the reason out where the answer did not end by itself.
+    chunk.end = chunk.finish.is_some() && chunk.error.is_none();
     for (index, block) in content.unwrap_or_default().into_iter().enumerate() {
         if let Some(block) = Members::of(block) {
             add_block(&mut chunk, &block, index, |block| arguments(block.raw("input")));

@@ -25,6 +25,7 @@ pub(super) fn read<'a>(line: &Members<'a>) -> Chunk<'a> {
         }),
         end,
         error: failure(line),
+        is_crash: false,
     }
 }
 

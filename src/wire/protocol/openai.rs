@@ -9,6 +9,9 @@ pub(super) fn read<'a>(event: &Members<'a>) -> Chunk<'a> {
     let mut chunk = choice.as_ref().map(|choice| said(choice, "delta")).unwrap_or_default();
     chunk.tokens = usage(event, "prompt_tokens", "completion_tokens");
     chunk.error = failure(event);
+    chunk.is_crash = chunk.text.is_empty()
+        && chunk.thinking.is_empty()
+        && event.string("model").is_some_and(|model| model.is_empty());
     chunk
 }
 
@@ -18,7 +21,9 @@ pub(super) fn read_whole<'a>(answer: &Members<'a>) -> Chunk<'a> {
     let mut chunk = choice.as_ref().map(|choice| said(choice, "message")).unwrap_or_default();
     chunk.tokens = usage(answer, "prompt_tokens", "completion_tokens");
     chunk.error = failure(answer);
-    chunk.end = choice.is_some() && chunk.error.is_none();
+    // Ollama writes `null` where it does not know why the answer ended.
+    let is_finished = |choice: &Members<'_>| chunk.finish.is_some() || !choice.has("finish_reason");
+    chunk.end = chunk.error.is_none() && choice.is_some_and(|choice| is_finished(&choice));
     chunk
 }
 

@@ -1,7 +1,7 @@
 //! Reads answers of `/v1/responses` (Ollama 0.33, `openai/responses.go`).
 
 use super::{CallPiece, Chunk, append, arguments, failure, filled, index, usage};
-use crate::wire::members::Members;
+use crate::wire::{members::Members, repetition::is_repeated};
 
 /// Reads an event of a stream. The last event repeats the whole answer; that text is not added again.
 pub(super) fn read<'a>(event: &Members<'a>) -> Chunk<'a> {
@@ -56,6 +56,8 @@ pub(super) fn read_whole<'a>(answer: &Members<'a>) -> Chunk<'a> {
             }
         }
     }
+    // An answer that Ollama ended early is called completed as well, but nothing of it is counted.
+    chunk.end &= chunk.tokens.is_some() || !is_repeated(&chunk);
     chunk
 }
 
