@@ -7,6 +7,7 @@ mod chat;
 mod chat_stream;
 mod leaving_clients;
 mod loading_models;
+mod odd_requests;
 mod official_clients;
 mod recorded_exchanges;
 mod relaying;
