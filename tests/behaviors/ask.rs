@@ -9,6 +9,7 @@ mod leaving_clients;
 mod loading_models;
 mod long_answers;
 mod odd_ends;
+mod odd_requests;
 mod official_clients;
 mod packed_bodies;
 mod paths;

@@ -29,7 +29,9 @@ pub struct Recorded {
 impl Recorded {
     /// The body as JSON; null when it is none.
     pub fn json(&self) -> Value {
-        serde_json::from_slice(&self.body).unwrap_or_default()
+        let text = String::from_utf8_lossy(&self.body);
+        let mut values = serde_json::Deserializer::from_str(&text).into_iter();
+        values.next().and_then(Result::ok).unwrap_or_default()
     }
 
     /// The model that was asked for.
