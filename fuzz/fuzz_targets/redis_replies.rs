@@ -76,7 +76,11 @@ fuzz_target!(|data: &[u8]| {
     let service = Service::new(config, platform, store, MemoryMetrics::default());
     for (method, path, body) in [
         (Method::POST, "/chat", r#"{"model":"m","message":"a","session_id":"s"}"#),
-        (Method::POST, "/api/chat", r#"{"model":"m","messages":[{"role":"user","content":"a"}],"options":{"seed":1}}"#),
+        (
+            Method::POST,
+            "/api/chat",
+            r#"{"model":"m","messages":[{"role":"user","content":"a"}],"options":{"seed":1}}"#,
+        ),
         (Method::GET, "/sessions/s", ""),
         (Method::GET, "/fleet", ""),
         (Method::GET, "/health", ""),

@@ -28,7 +28,10 @@ fuzz_target!(|data: &[u8]| {
     let host = Host::answering("application/json", b"{\"error\":\"no\"}", 0);
     let service = MemoryPlatform::service(config(("", "")), host.clone());
     let mut request = Request::post(path)
-        .header("content-type", if path.ends_with("transcriptions") { "multipart/form-data; boundary=x" } else { "text/plain" })
+        .header(
+            "content-type",
+            if path.ends_with("transcriptions") { "multipart/form-data; boundary=x" } else { "text/plain" },
+        )
         .header(coding, "zstd");
     if *session == 1 {
         request = request.header("x-paddock-session", "s");

@@ -125,8 +125,8 @@ pub enum Error {
         /// The route that was probably meant.
         meant: Option<&'static str>,
     },
-    /// The path has slashes too many.
-    #[error("this path has slashes too many; the right one is in the header Location")]
+    /// The path is another spelling of a route's.
+    #[error("this path is spelled otherwise; the right spelling is in the header Location")]
     Moved {
         /// 301, or 307 for a request that must be repeated with its body.
         status: StatusCode,

@@ -21,11 +21,11 @@ const DISTANCE_LIMIT: usize = 2;
 /// What stays as it is in a segment of a path.
 const KEPT: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~').remove(b':');
 
-/// The refusal of a path that no route has. A path with slashes too many moves to the route that allows the method, as
+/// The refusal of a path that no route has. A path with slashes too many, or with letters that are encoded without need, moves to the route that allows the method, as
 /// in Ollama: with 301 for GET and with 307, which repeats the body, for the others.
 pub(crate) fn refusal(parts: &Parts) -> Error {
     let path = parts.uri.path();
-    if let Some(mut location) = without_extra_slashes(path, &parts.method) {
+    if let Some(mut location) = other_spelling(path, &parts.method) {
         if let Some(query) = parts.uri.query() {
             location.extend(["?", query]);
         }
@@ -54,17 +54,18 @@ pub(crate) fn family(path: &str) -> ErrorFormat {
     }
 }
 
-/// The path of the known route that this path is but for its slashes, if that route allows the method.
-fn without_extra_slashes(path: &str, method: &Method) -> Option<String> {
+/// The path of the known route that this path is but for its slashes and for letters that are encoded without need, if that
+/// route allows the method.
+fn other_spelling(path: &str, method: &Method) -> Option<String> {
+    // Ollama knows its fixed paths however they are encoded.
+    let decoded = percent_decode_str(path).decode_utf8().ok()?;
+    let plain = joined("", &segments(&decoded)?);
+    if let Some(route) = known(&plain).filter(|route| route.label() == plain) {
+        return (plain != path && route.allows(method)).then_some(plain);
+    }
     let segments = segments(path)?;
     let plain = joined("", &segments);
-    if plain == path {
-        return None;
-    }
-    let route = known(&plain).filter(|route| route.allows(method))?;
-    if route.label() == plain {
-        return Some(route.label().to_owned());
-    }
+    let route = known(&plain).filter(|route| plain != path && route.allows(method))?;
     // Every other route has fixed words and one name. Slashes behind a name are no part of a name.
     if path.ends_with('/') {
         return None;
@@ -146,6 +147,9 @@ mod tests {
             ("HEAD", "/v1/models/", 307, "/v1/models"),
             ("GET", "///api/tags/?a=//b&c", 301, "/api/tags?a=//b&c"),
             ("POST", "/v1/chat/completions/", 307, "/v1/chat/completions"),
+            ("POST", "/%61pi/chat", 307, "/api/chat"),
+            ("POST", "/api%2Fchat", 307, "/api/chat"),
+            ("GET", "/v1/%6Dodels", 301, "/v1/models"),
             ("POST", "//v1/messages?beta=true", 307, "/v1/messages?beta=true"),
             ("POST", "/chat/", 307, "/chat"),
             ("GET", "/health/", 301, "/health"),
@@ -169,6 +173,8 @@ mod tests {
             "/\\evil.example",
             "/%2F%2Fevil.example/api/chat/",
             "/..%2fmetrics",
+            "/x/..%2f..%2fapi%2ftags",
+            "/%2e/api/tags",
             "/v1/models/../../internal/",
             "//v1/models/%2e%2e/x",
             "/v1/models/x/",
