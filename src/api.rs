@@ -2,6 +2,7 @@
 //!
 //! It knows no backend host, no store and no settings.
 
+pub mod allowed_hosts;
 pub mod auth;
 pub(crate) mod body;
 pub(crate) mod cors;
@@ -10,3 +11,4 @@ pub mod error;
 pub(crate) mod query;
 pub(crate) mod reply;
 pub(crate) mod route;
+pub(crate) mod unread;

@@ -17,7 +17,7 @@ use crate::{
         Background, Clock, Entropy, Journal, MaybeSend, Task, Timeouts, Timer, Upstream, UpstreamFailure,
         journal::Event,
     },
-    process::{FlightTable, Orphans},
+    process::{FlightTable, Orphans, Shutdown},
     store::Store,
 };
 
@@ -45,6 +45,7 @@ struct ServiceState<P: Platform> {
     fleet: Arc<LocalFleet>,
     orphans: Orphans,
     flights: FlightTable,
+    shutdown: Shutdown,
 }
 
 impl<P: Platform> Service<P> {
@@ -53,8 +54,8 @@ impl<P: Platform> Service<P> {
         let fleet = store.local_fleet().unwrap_or_default();
         fleet.set_hosts(&config.fleet.hosts);
         let flights = FlightTable::new(P::WAKES_OTHER_REQUESTS);
-        let orphans = Orphans::default();
-        Self(Arc::new(ServiceState { config, platform, store, metrics, fleet, orphans, flights }))
+        let (orphans, shutdown) = (Orphans::default(), Shutdown::default());
+        Self(Arc::new(ServiceState { config, platform, store, metrics, fleet, orphans, flights, shutdown }))
     }
 
     /// The checked settings.
@@ -80,6 +81,17 @@ impl<P: Platform> Service<P> {
     /// The fleet state of this process: all of it without a shared store, and the fallback while that is down.
     pub fn fleet(&self) -> &LocalFleet {
         &self.0.fleet
+    }
+
+    /// Gives up every answer that is still open, for good: its client gets the error `shutting_down`, as the last event of a
+    /// stream or as the reply, and its request a line in the log. For an embedder whose time to end has come.
+    pub fn give_up(&self) {
+        self.0.shutdown.begin();
+    }
+
+    /// Whether open answers are given up.
+    pub(crate) fn shutdown(&self) -> &Shutdown {
+        &self.0.shutdown
     }
 
     /// The model loads that continue although their clients left.

@@ -110,6 +110,8 @@ fn head(error: &Error, has_lost_store: bool) -> Option<FailureHead<'_>> {
         | Error::NotCached
         | Error::IdempotencyKeyReused
         | Error::InvalidIdempotencyKey
+        | Error::VersionUnknown
+        | Error::TooManyConnections
         | Error::SessionUnavailable
         | Error::SessionNotFound
         | Error::SessionUnsupported
@@ -124,7 +126,9 @@ fn head(error: &Error, has_lost_store: bool) -> Option<FailureHead<'_>> {
         | Error::UnsupportedMediaType
         | Error::UnsupportedEncoding
         | Error::PurgeForbidden
+        | Error::HostNotAllowed
         | Error::ForeignOrigin
+        | Error::ForeignAdministration
         | Error::ManagementForbidden
         | Error::ManagementFailed { .. }
         | Error::UploadForbidden

@@ -34,6 +34,9 @@ use crate::{
     upstream::{UpstreamRequest, answer::Accumulator},
 };
 
+/// How long a process that ends waits until a client takes the last event.
+const LAST_EVENT: Duration = Duration::from_millis(500);
+
 /// What a flight knows of one client.
 pub(super) struct Client {
     pub(super) outlet: Outlet,
@@ -58,6 +61,8 @@ pub(super) struct Subscriber<'a, P: Platform> {
     pub(super) own_report: Option<oneshot::Receiver<LeaderReport>>,
     /// Tells the handler that the reply has a head; `None` once it is told, and where the handler itself listens.
     pub(super) head_sender: Option<oneshot::Sender<HeadReady>>,
+    /// Whether the terminator was handed over, or is being.
+    has_ended: bool,
 }
 
 /// How the part of one client ended.
@@ -90,6 +95,22 @@ impl<'a, P: Platform> Subscriber<'a, P> {
             notes,
             own_report: None,
             head_sender: None,
+            has_ended: false,
+        }
+    }
+
+    /// Listens, unless the process ends first: then the client is told so.
+    pub(super) async fn listen_until_shutdown(&mut self, receiver: Receiver) -> SubscriberEnd {
+        let service = self.service;
+        let heard = race! {
+            end = self.listen(receiver) => Some(end),
+            () = service.shutdown().begun() => None,
+        };
+        match heard {
+            Some(end) => end,
+            None if self.has_ended => SubscriberEnd::Streamed(Ok(())),
+            // The reply has no head yet, or has had none but the early one.
+            None => SubscriberEnd::Complete(Err(Error::ShuttingDown)),
         }
     }
 
@@ -295,7 +316,15 @@ impl<'a, P: Platform> Subscriber<'a, P> {
                     Err(error) => error,
                     Ok(_) => broken("the answer is no event stream").into_error(),
                 };
-                self.report_failure(&error).await;
+                if error == Error::ShuttingDown {
+                    let limit = self.service.sleep(LAST_EVENT);
+                    race! {
+                        () = self.report_failure(&error) => (),
+                        () = limit => (),
+                    }
+                } else {
+                    self.report_failure(&error).await;
+                }
                 Err(error)
             }
         };

@@ -105,7 +105,7 @@ pub(crate) async fn create<P: Platform, B: RequestBody>(
 ) -> Result<Response<ReplyBody>, Error> {
     let config = service.config();
     let caller = caller?;
-    let body = body::read(service, headers, body, config.access.body_limits.other).await?;
+    let body = body::read(headers, body, config.access.body_limits.other).await?;
     let head = request::head(&body)?;
     let id = SessionId::parse(&random_id(service))?;
     let made = store.create_session(service, &SessionKey::of(&caller, &id), &head).await;

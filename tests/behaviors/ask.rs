@@ -11,3 +11,4 @@ mod official_clients;
 mod recorded_exchanges;
 mod relaying;
 mod surface_errors;
+mod unread_bodies;

@@ -42,7 +42,7 @@ pub(crate) async fn chat<P: Platform, B: RequestBody>(
     request: &Arc<RequestInfo>,
 ) -> HandlerResult {
     let config = service.config();
-    let body = body::read(service, headers, body, config.access.body_limits.chat).await?;
+    let body = body::read(headers, body, config.access.body_limits.chat).await?;
     let question = ChatQuestion::parse(&body, headers, &config.fleet.default_model)?;
     Ok(ask(service, headers, caller, request, question).await)
 }

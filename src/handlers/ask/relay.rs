@@ -42,7 +42,7 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
         return Err(Error::SessionUnsupported);
     }
     let body = if endpoint.method() == Method::POST {
-        body::read(service, &parts.headers, body, endpoint.body_limit(&config.access.body_limits)).await?
+        body::read(&parts.headers, body, endpoint.body_limit(&config.access.body_limits)).await?
     } else {
         Bytes::new()
     };
