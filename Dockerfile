@@ -26,6 +26,8 @@ LABEL org.opencontainers.image.title="Paddock" \
 COPY --from=build /host-shim /host-shim
 # No user of the image's own is needed: the binary writes no file.
 USER 65532:65532
+# In a container nobody comes from loopback.
+ENV LISTEN=0.0.0.0:8000
 EXPOSE 8000
 # The signal that drains open requests.
 STOPSIGNAL SIGTERM
