@@ -27,6 +27,8 @@ LABEL org.opencontainers.image.title="Paddock" \
 COPY --from=build /host-shim /host-shim
 # No user of the image's own is needed: the binary writes no file.
 USER 65532:65532
+# In a container nobody comes from loopback.
+ENV LISTEN=0.0.0.0:8000
 EXPOSE 8000
 # glibc would keep the memory of large bodies once they are gone, up to twice a container's limit.
 ENV MALLOC_MMAP_THRESHOLD_=131072

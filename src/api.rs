@@ -2,6 +2,7 @@
 //!
 //! It knows no backend host, no store and no settings.
 
+pub mod allowed_hosts;
 pub mod auth;
 pub(crate) mod body;
 pub(crate) mod content_coding;
@@ -13,3 +14,4 @@ pub(crate) mod near_route;
 pub(crate) mod query;
 pub(crate) mod reply;
 pub(crate) mod route;
+pub(crate) mod unread;

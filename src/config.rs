@@ -11,11 +11,12 @@ mod store;
 
 use std::time::Duration;
 
-use http::HeaderName;
+use http::{HeaderName, request::Parts};
 
 pub use crate::api::body::{BodyLimit, BodyLimits};
 use crate::{
     api::{
+        allowed_hosts::AllowedHosts,
         auth::{AdminToken, ApiKeys},
         cors::Origins,
     },
@@ -143,6 +144,12 @@ pub struct AccessConfig {
     pub admin_token: AdminToken,
     /// Whether every caller may manage models.
     pub allow_model_management: bool,
+    /// The host names that are allowed beside addresses and local names.
+    pub allowed_hosts: AllowedHosts,
+    /// Whether only this machine can connect. No setting says so: an embedder that listens on a loopback address does.
+    pub is_loopback: bool,
+    /// The machine's own name, which is allowed as local names are. An embedder that knows it says so.
+    pub machine_name: Option<String>,
     /// The allowed origins of web pages.
     pub origins: Origins,
     /// The trusted header that identifies the caller.
@@ -274,8 +281,11 @@ impl AccessConfig {
                 Deployment::Spin => reader.flag("HEALTH_ALWAYS_OK"),
             },
             api_keys: api_keys(reader),
-            admin_token: AdminToken::parse(&reader.text("ADMIN_TOKEN")),
+            admin_token: admin_token(reader),
             allow_model_management: reader.flag("ALLOW_MODEL_MANAGEMENT"),
+            allowed_hosts: reader.parsed("ALLOWED_HOSTS", AllowedHosts::parse).unwrap_or_default(),
+            is_loopback: false,
+            machine_name: None,
             origins: reader.parsed("CORS_ALLOW_ORIGINS", Origins::parse).unwrap_or_default(),
             caller_header: reader.parsed("CALLER_HEADER", |name| {
                 let fault = |_| "must be the name of a header, such as x-forwarded-user".to_owned();
@@ -285,15 +295,39 @@ impl AccessConfig {
     }
 }
 
+impl AccessConfig {
+    /// Whether the client may address the service by the names that its request holds. Without the setting they matter
+    /// where only this machine can connect and no key is needed: there a web page, whose name can be made to lead here,
+    /// would get in as nobody else outside could.
+    pub(crate) fn allows_host(&self, parts: &Parts) -> bool {
+        let is_checked = self.allowed_hosts.is_set() || self.is_loopback && self.api_keys.is_open();
+        !is_checked || self.allowed_hosts.allow(parts, self.machine_name.as_deref())
+    }
+}
+
 /// The API keys. A list without a key would open the service to everybody, which a list of unset variables must not do.
+/// An empty text is no list: it means unset, as for every other setting.
 fn api_keys(reader: &mut SettingsReader<'_, impl Settings>) -> ApiKeys {
-    let parse = |list: &str| match ApiKeys::parse(list) {
-        keys if keys.is_open() => {
-            Err("holds no key, only commas; set a key, or leave it unset to open the service".to_owned())
-        }
-        keys => Ok(keys),
-    };
-    reader.parsed("API_KEYS", parse).unwrap_or_default()
+    let keys = ApiKeys::parse(&reader.text("API_KEYS"));
+    if keys.is_open() && reader.raw("API_KEYS").is_some_and(|list| !list.is_empty()) {
+        reader.problem(
+            "API_KEYS",
+            "holds no key, only commas or blanks; set a key, or leave it unset to open the service",
+        );
+    }
+    keys
+}
+
+/// The admin token. Whoever sets one wants a guard, so a blank one is a mistake; on Spin a variable that is not set is
+/// empty.
+fn admin_token(reader: &mut SettingsReader<'_, impl Settings>) -> AdminToken {
+    let is_native = reader.form() == Deployment::Native;
+    let token = AdminToken::parse(&reader.text("ADMIN_TOKEN"));
+    let is_blank = |token: &String| token.trim().is_empty() && (is_native || !token.is_empty());
+    if reader.raw("ADMIN_TOKEN").as_ref().is_some_and(is_blank) {
+        reader.problem("ADMIN_TOKEN", "holds no token; set one, or leave it unset");
+    }
+    token
 }
 
 fn memory_budget(reader: &mut SettingsReader<'_, impl Settings>) -> Option<u64> {

@@ -254,13 +254,13 @@ impl Flight {
             let end = match leader {
                 None => {
                     subscriber.follows = true;
-                    subscriber.listen(receiver).await
+                    subscriber.listen_until_shutdown(receiver).await
                 }
                 Some((mut leader, report)) => {
                     subscriber.own_report = Some(report);
                     let end = {
                         let leading = pin!(leader.fly());
-                        let listening = pin!(subscriber.listen(receiver));
+                        let listening = pin!(subscriber.listen_until_shutdown(receiver));
                         join!(leading, listening).1
                     };
                     let LeaderReport { cache, upstream } = leader.report;

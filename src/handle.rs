@@ -1,6 +1,6 @@
 //! The only entry: takes a request, returns its reply.
 //!
-//! It checks the origin, finds the route, checks the API key, calls the handler, and writes the log line of every
+//! It checks the host and the origin, finds the route, checks the API key, calls the handler, and writes the log line of every
 //! request whose reply does not stream. It must never return an error: each error becomes a reply in the format of the
 //! request's endpoint.
 
@@ -18,8 +18,10 @@ use crate::{
         near_route,
         reply::{self, ReplyBody},
         route::Route,
+        unread::TrackedBody,
     },
     cache::CacheStatus,
+    config::settings::Deployment,
     fleet::BackendHost,
     handlers::{self, Handled, HandlerResult, IncomingRequest, WholeReply},
     host::{Platform, Service},
@@ -52,12 +54,12 @@ macro_rules! entries {
             P: Platform,
             B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
         {
-            let (mut exchange, body) = Exchange::of(service, request);
+            let (mut exchange, mut body) = Exchange::of(service, request);
             let result = match exchange.early_answer(service) {
                 Some(answer) => answer.map(Handled::from),
-                None => $part(service, exchange.incoming(body)).await,
+                None => $part(service, exchange.incoming(&mut body)).await,
             };
-            exchange.close(service, result).await
+            exchange.close(service, result, body).await
         }
     )*};
 }
@@ -100,44 +102,88 @@ impl<P: Platform> Service<P> {
 struct Exchange {
     parts: Parts,
     route: Route,
+    is_host_allowed: bool,
     cors_verdict: CorsVerdict,
     info: Arc<RequestInfo>,
-    /// The caller id of the key that opened the service; `None` where none was needed.
+    /// The caller id of the key that opened the service; `None` where no key is set, or the route is open and none came.
     opened_by: Option<CallerId>,
 }
 
 impl Exchange {
-    fn of<P: Platform, B>(service: &Service<P>, request: Request<B>) -> (Self, B) {
+    fn of<P: Platform, B>(service: &Service<P>, request: Request<B>) -> (Self, TrackedBody<B>)
+    where
+        B: Body<Data = Bytes> + Unpin,
+    {
         let (parts, body) = request.into_parts();
         let route = Route::of(parts.uri.path());
+        let access = &service.config().access;
+        let is_host_allowed = access.allows_host(&parts);
+        // A page that has its own name resolve to this machine must not read the refusal either.
+        let cors_verdict = if is_host_allowed { access.origins.judge(&parts) } else { CorsVerdict::Denied };
+        let is_of_other_page = matches!(cors_verdict, CorsVerdict::Allowed(_));
         let info = Arc::new(RequestInfo {
             request_id: request_id(service, &parts.headers),
             method: parts.method.clone(),
             route: route.label(),
             is_counted: route.is_counted(),
             started: service.now(),
-            explains: explains(service, &parts.headers),
+            explains: !is_of_other_page && explains(service, &parts.headers),
             store: StoreAccess::new(service),
         });
-        let cors_verdict = service.config().access.origins.judge(&parts);
-        (Self { parts, route, cors_verdict, info, opened_by: None }, body)
+        let body = TrackedBody::new(&parts, body);
+        (Self { parts, route, is_host_allowed, cors_verdict, info, opened_by: None }, body)
     }
 
-    /// The reply that needs no handler: a refusal, or the answer to a CORS preflight.
+    /// The reply that needs no handler: a refusal, or the answer to a CORS preflight. The host comes first: under a name
+    /// that is not ours, `Origin` shows nothing.
     fn early_answer<P: Platform>(&mut self, service: &Service<P>) -> Option<WholeReply> {
+        if !self.is_host_allowed {
+            return Some(Err(Error::HostNotAllowed));
+        }
         match self.cors_verdict {
             CorsVerdict::Denied => Some(Err(Error::ForeignOrigin)),
-            CorsVerdict::NotBrowser | CorsVerdict::Allowed(_) => match cors::preflight(&self.parts) {
-                Some(answer) => Some(Ok(answer)),
-                None => match admit(service, self.route, &self.parts) {
-                    Ok(opened_by) => {
-                        self.opened_by = opened_by;
-                        None
-                    }
-                    Err(refusal) => Some(Err(refusal)),
-                },
-            },
+            CorsVerdict::NotBrowser | CorsVerdict::Own(_) | CorsVerdict::Allowed(_) => {
+                match cors::preflight(&self.parts) {
+                    Some(answer) => Some(Ok(answer)),
+                    None => match self.admit(service) {
+                        Ok(opened_by) => {
+                            self.opened_by = opened_by;
+                            None
+                        }
+                        Err(refusal) => Some(Err(refusal)),
+                    },
+                }
+            }
         }
+    }
+
+    /// Checks the API key, the route, the method and the page, in this order. Gives the caller id of the key, where keys are
+    /// set.
+    fn admit<P: Platform>(&self, service: &Service<P>) -> Result<Option<CallerId>, Error> {
+        let Self { route, parts, cors_verdict, .. } = self;
+        let access = &service.config().access;
+        let opened_by = if access.api_keys.is_open() {
+            None
+        } else {
+            let changes = parts.method == Method::DELETE || route.changes_models();
+            let key_use = if changes { KeyUse::Change } else { KeyUse::Ask };
+            let key = access.api_keys.opened_by(&parts.headers, key_use);
+            let key = key.or_else(|| access.admin_token.opened_by(&parts.headers));
+            if key.is_none() && !route.is_open(&parts.method) {
+                return Err(Error::Unauthorized);
+            }
+            key
+        };
+        if matches!(route, Route::Unknown(_)) {
+            return Err(near_route::refusal(parts));
+        }
+        if !route.allows(&parts.method) {
+            return Err(Error::MethodNotAllowed { allow: route.allow() });
+        }
+        if route.is_administrative() && matches!(cors_verdict, CorsVerdict::Allowed(_)) {
+            return Err(Error::ForeignAdministration);
+        }
+        Ok(opened_by)
     }
 
     fn incoming<B>(&mut self, body: B) -> IncomingRequest<'_, B> {
@@ -145,8 +191,17 @@ impl Exchange {
         IncomingRequest { route: self.route, parts: &self.parts, body, opened_by, info: &self.info }
     }
 
-    /// Writes the log line, unless a stream does so at its end, and finishes the reply.
-    async fn close<P: Platform>(self, service: &Service<P>, result: HandlerResult) -> Response<ReplyBody> {
+    /// Writes the log line, unless a stream does so at its end, and finishes the reply. What was not read of the body is
+    /// discarded meanwhile.
+    async fn close<P: Platform, B>(
+        self,
+        service: &Service<P>,
+        result: HandlerResult,
+        body: TrackedBody<B>,
+    ) -> Response<ReplyBody>
+    where
+        B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
+    {
         let Self { parts, route, cors_verdict, info, .. } = self;
         let handled = result.unwrap_or_else(|error| Handled::Complete(Err(error), Box::default()));
         let (mut response, notes) = match handled {
@@ -158,8 +213,15 @@ impl Exchange {
             }
         };
         response.headers_mut().extend(stamps(&info, &notes, route.family()));
-        if let CorsVerdict::Allowed(origin) = cors_verdict {
+        if let CorsVerdict::Own(origin) | CorsVerdict::Allowed(origin) = cors_verdict {
             cors::allow(response.headers_mut(), origin);
+        }
+        if body.is_unread() {
+            // Spin forbids components this header.
+            if P::DEPLOYMENT == Deployment::Native {
+                response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+            }
+            body.discard(&parts.headers, service);
         }
         if parts.method == Method::HEAD { reply::without_body(response) } else { response }
     }
@@ -168,6 +230,13 @@ impl Exchange {
 /// The reply of a service whose settings are invalid. It is the same for every path.
 pub fn misconfigured(problems: Vec<String>) -> Response<ReplyBody> {
     Error::Misconfigured { problems }.into_response(ErrorFormat::Own, "")
+}
+
+/// The reply on a connection that an embedder has no room for. The connection ends with it.
+pub fn too_many_connections(path: &str) -> Response<ReplyBody> {
+    let mut response = Error::TooManyConnections.into_response(Route::of(path).family(), "");
+    response.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("close"));
+    response
 }
 
 /// The reply headers that say what happened to the request.
@@ -195,26 +264,6 @@ fn stamps(request: &RequestInfo, notes: &ReplyNotes, family: ErrorFormat) -> Vec
     .into_iter()
     .filter_map(|(name, value)| Some((name, value?)))
     .collect()
-}
-
-/// Checks the API key, the route and the method, in this order. Gives the caller id of the key, where one is needed.
-fn admit<P: Platform>(service: &Service<P>, route: Route, parts: &Parts) -> Result<Option<CallerId>, Error> {
-    let access = &service.config().access;
-    let opened_by = if route.is_open() || access.api_keys.is_open() {
-        None
-    } else {
-        let changes = parts.method == Method::DELETE || route.changes_models();
-        let key_use = if changes { KeyUse::Change } else { KeyUse::Ask };
-        let key = access.api_keys.opened_by(&parts.headers, key_use);
-        Some(key.or_else(|| access.admin_token.opened_by(&parts.headers)).ok_or(Error::Unauthorized)?)
-    };
-    if matches!(route, Route::Unknown(_)) {
-        return Err(near_route::refusal(parts));
-    }
-    if !route.allows(&parts.method) {
-        return Err(Error::MethodNotAllowed { allow: route.allow() });
-    }
-    Ok(opened_by)
 }
 
 /// Whether the reply explains the routing decision: the request asks for it and, if an admin token is configured,

@@ -15,6 +15,7 @@ use http_body::Body;
 use crate::{
     api::{
         auth::CallerId,
+        endpoint::Endpoint,
         error::Error,
         reply::{self, ReplyBody},
         route::{AskRoute, ModelsRoute, OpsRoute, Route, SessionsRoute},
@@ -32,14 +33,14 @@ pub(crate) struct IncomingRequest<'a, B> {
     pub(crate) route: Route,
     pub(crate) parts: &'a Parts,
     pub(crate) body: B,
-    /// The caller id of the key that opened the service; `None` where none was needed.
+    /// The caller id of the key that opened the service; `None` where no key is set, or the route is open and none came.
     pub(crate) opened_by: Option<CallerId>,
     pub(crate) info: &'a Arc<RequestInfo>,
 }
 
 /// The body of a request.
-pub(crate) trait RequestBody: Body<Data = Bytes> + Unpin + MaybeSend + 'static {}
-impl<B: Body<Data = Bytes> + Unpin + MaybeSend + 'static> RequestBody for B {}
+pub(crate) trait RequestBody: Body<Data = Bytes> + Unpin + MaybeSend {}
+impl<B: Body<Data = Bytes> + Unpin + MaybeSend> RequestBody for B {}
 
 /// A reply whose body is complete, or the error that becomes one.
 pub(crate) type WholeReply = Result<Response<ReplyBody>, Error>;
@@ -83,6 +84,10 @@ pub(crate) async fn chat<P: Platform, B: RequestBody>(
 ) -> HandlerResult {
     let IncomingRequest { route, parts, body, opened_by, info } = request;
     let Route::Ask(route) = route else { return Err(Error::NOT_FOUND) };
+    let has_no_key = opened_by.is_none() && !service.config().access.api_keys.is_open();
+    if has_no_key && route == AskRoute::Relay(Endpoint::OllamaVersion) {
+        return ask::version::last_seen(service, &info.store).await.map(Handled::from);
+    }
     let caller = caller_id(service, parts, opened_by)?;
     match route {
         AskRoute::Chat => ask::chat::chat(service, &parts.headers, body, &caller, info).await,

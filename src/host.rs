@@ -21,7 +21,7 @@ use crate::{
         Background, Clock, Entropy, Journal, MaybeSend, Task, Timeouts, Timer, Upstream, UpstreamFailure,
         journal::Event,
     },
-    process::{FlightTable, Orphans},
+    process::{FlightTable, Orphans, Shutdown},
     store::Store,
 };
 
@@ -53,6 +53,7 @@ struct ServiceState<P: Platform> {
     memory_budget: MemoryBudget,
     orphans: Orphans,
     flights: FlightTable,
+    shutdown: Shutdown,
 }
 
 impl<P: Platform> Service<P> {
@@ -61,7 +62,7 @@ impl<P: Platform> Service<P> {
         let fleet = store.local_fleet().unwrap_or_default();
         fleet.set_hosts(&config.fleet.hosts);
         let flights = FlightTable::new(P::WAKES_OTHER_REQUESTS);
-        let orphans = Orphans::default();
+        let (orphans, shutdown) = (Orphans::default(), Shutdown::default());
         let memory_budget = MemoryBudget::new(config.access.memory_budget.unwrap_or(MACHINE_BUDGET));
         Self(Arc::new(ServiceState {
             config,
@@ -72,6 +73,7 @@ impl<P: Platform> Service<P> {
             memory_budget,
             orphans,
             flights,
+            shutdown,
         }))
     }
 
@@ -115,6 +117,17 @@ impl<P: Platform> Service<P> {
     /// Runs work on a body of `bytes`, on a thread that it may occupy where the body is large.
     pub(crate) fn compute<T>(&self, bytes: usize, work: impl FnOnce() -> T) -> T {
         if bytes > LARGE_BODY { self.0.platform.compute(work) } else { work() }
+    }
+
+    /// Gives up every answer that is still open, for good: its client gets the error `shutting_down`, as the last event of a
+    /// stream or as the reply, and its request a line in the log. For an embedder whose time to end has come.
+    pub fn give_up(&self) {
+        self.0.shutdown.begin();
+    }
+
+    /// Whether open answers are given up.
+    pub(crate) fn shutdown(&self) -> &Shutdown {
+        &self.0.shutdown
     }
 
     /// The model loads that continue although their clients left.

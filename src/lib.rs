@@ -69,7 +69,7 @@ pub use api::error::Error;
 pub use api::reply::{BrokenOff, ReplyBody};
 pub use config::Config;
 pub use fleet::{BackendHost, is_same_model};
-pub use handle::{handle, misconfigured};
+pub use handle::{handle, misconfigured, too_many_connections};
 pub use host::{Platform, Service};
 
 /// The top modules in their order: a module may name those before it, and no other. `docs/architecture.md` says what

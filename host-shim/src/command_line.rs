@@ -13,8 +13,8 @@ const LONG_ABOUT: &str = "\
 Paddock answers POST /chat from a herd of Ollama servers: with a response cache that never mixes callers, with \
 conversations, and with failover between hosts. GET /health, /livez and /metrics tell how it is.
 
-Without any setting it listens on port 8000, asks Ollama on this machine, and keeps everything in memory. \
-Without Ollama, try: host-shim --demo";
+Without any setting it listens on 127.0.0.1:8000, asks Ollama on this machine, and keeps everything in memory; \
+LISTEN=0.0.0.0:8000 lets other machines in. Without Ollama, try: host-shim --demo";
 const EXAMPLES: &str = "\
 Examples:
   host-shim --demo
@@ -65,18 +65,20 @@ fn native_settings() -> impl Iterator<Item = &'static Setting> {
     SETTINGS.iter().filter(|setting| setting.exists_in(Deployment::Native))
 }
 
-/// The values from the command line and the environment.
+/// The values from the command line and the environment, as they are: the core says what an empty one means.
 pub(crate) fn settings(matches: &ArgMatches) -> impl Settings {
     let values: HashMap<_, _> = native_settings()
         .filter_map(|setting| Some((setting.name, matches.get_one::<String>(setting.name)?.clone())))
         .collect();
-    move |name: &str| values.get(name).filter(|value| !value.trim().is_empty()).cloned()
+    move |name: &str| values.get(name).cloned()
 }
 
 /// The settings that only the native binary reads.
 #[derive(Debug, Clone)]
 pub(crate) struct NativeSettings {
     pub(crate) listen: String,
+    /// `None` for as many as the descriptors allow.
+    pub(crate) max_connections: Option<usize>,
     pub(crate) drain_timeout: Duration,
     pub(crate) log_format: LogFormat,
 }
@@ -88,6 +90,10 @@ impl NativeSettings {
         let mut reader = paddock::config::SettingsReader::new(settings, Deployment::Native);
         let loaded = Self {
             listen: reader.text("LISTEN"),
+            max_connections: reader.parsed("MAX_CONNECTIONS", |text| match text.parse() {
+                Ok(limit) if limit > 0 => Ok(limit),
+                _ => Err("must be a whole number above 0".to_owned()),
+            }),
             drain_timeout: reader.duration("DRAIN_TIMEOUT"),
             log_format: reader.parsed("LOG_FORMAT", LogFormat::parse).unwrap_or(LogFormat::Human),
         };
@@ -113,11 +119,12 @@ mod tests {
     }
 
     #[test]
-    fn a_flag_sets_what_its_variable_sets_and_empty_means_unset() {
+    fn a_flag_sets_what_its_variable_sets() {
         let matches =
             command().get_matches_from(["host-shim", "--default-model", "qwen3", "--cache-ttl", ""]);
         let settings = settings(&matches);
         assert_eq!(settings.value("DEFAULT_MODEL").as_deref(), Some("qwen3"));
-        assert_eq!(settings.value("CACHE_TTL"), None);
+        assert_eq!(settings.value("CACHE_TTL").as_deref(), Some(""));
+        assert_eq!(settings.value("CACHE_MODE"), None);
     }
 }

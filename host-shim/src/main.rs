@@ -7,6 +7,7 @@
 
 mod clock;
 mod command_line;
+mod connections;
 mod demo;
 mod half_close;
 mod healthcheck;
@@ -21,13 +22,7 @@ mod store;
 mod timed_body;
 mod upstream;
 
-use std::{
-    future::{Future, poll_fn},
-    io,
-    net::IpAddr,
-    process::ExitCode,
-    task::Poll,
-};
+use std::{future::Future, io, net::IpAddr, pin::pin, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use clap::ArgMatches;
@@ -38,19 +33,25 @@ use paddock::{
 use tokio::{net::TcpListener, signal::unix, task::JoinSet};
 
 use crate::{
+    connections::Connections,
     platform::{NativePlatform, NativeService},
     resolver::Resolver,
     server::Server,
 };
 
+/// How long clients may take to read that their time is over.
+const LAST_WORDS: Duration = Duration::from_secs(2);
+/// The same where the operator has no patience left.
+const SHORT_LAST_WORDS: Duration = Duration::from_millis(250);
+
 fn main() -> ExitCode {
     let matches = command_line::command().get_matches();
     let outcome = match matches.subcommand() {
-        Some(("healthcheck", options)) => healthcheck::run(&matches, options),
+        Some(("healthcheck", options)) => healthcheck::run(&matches, options).map(|()| ExitCode::SUCCESS),
         _ => serve(&matches),
     };
     match outcome {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(code) => code,
         Err(error) => {
             use std::io::Write as _;
             // Logging may not be initialised, so the error goes to standard error.
@@ -60,7 +61,7 @@ fn main() -> ExitCode {
     }
 }
 
-fn serve(matches: &ArgMatches) -> anyhow::Result<()> {
+fn serve(matches: &ArgMatches) -> anyhow::Result<ExitCode> {
     let settings = command_line::settings(matches);
     let loaded = Config::load(&settings, Deployment::Native);
     let native = command_line::NativeSettings::load(&settings);
@@ -83,7 +84,11 @@ fn serve(matches: &ArgMatches) -> anyhow::Result<()> {
     outcome
 }
 
-async fn run(mut config: Config, native: command_line::NativeSettings, demo: bool) -> anyhow::Result<()> {
+async fn run(
+    mut config: Config,
+    native: command_line::NativeSettings,
+    demo: bool,
+) -> anyhow::Result<ExitCode> {
     // TLS to Redis uses the crypto provider of the process.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let demo = if demo {
@@ -97,35 +102,59 @@ async fn run(mut config: Config, native: command_line::NativeSettings, demo: boo
     let store = config.store.memory_limit;
     config.access.memory_budget = config.access.memory_budget.or_else(|| machine::memory_budget(store));
     tracing::info!(bytes = config.access.memory_budget, "memory for request bodies, MEMORY_BUDGET");
-    let service = NativePlatform::service(config)?;
-    let resolver = Resolver::new(service.clone(), resolver::look_up);
-    resolver.resolve().await;
+    let descriptors = connections::raise_descriptor_limit();
+    let limit = native.max_connections.unwrap_or_else(|| connections::usual_limit(descriptors));
+    let room = Connections::new(limit);
     let listener = TcpListener::bind(&native.listen)
         .await
         .with_context(|| format!("cannot listen on {}; set LISTEN to another address", native.listen))?;
     let address = listener.local_addr()?;
-    let signals = Signals::new()?;
-    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), "listening");
-    startup::announce(&service, demo.is_some());
+    config.access.is_loopback = address.ip().to_canonical().is_loopback();
+    config.access.machine_name = machine_name();
+    let service = NativePlatform::service(config)?;
+    let resolver = Resolver::new(service.clone(), resolver::look_up);
+    resolver.resolve().await;
+    let mut signals = Signals::new()?;
+    startup::announce(&service, address, demo.is_some());
 
-    let server = Server::new(service.clone());
+    let server = Server::new(service.clone(), room);
     let background = watch(&service, resolver);
     server.serve(listener, signals.stop()).await;
     drop(background);
-    tracing::info!(limit_seconds = native.drain_timeout.as_secs_f64(), "draining open requests");
-    let drained = tokio::time::timeout(native.drain_timeout, async {
+    let code = drain(&service, server, native.drain_timeout, &mut signals).await;
+    service.store().close().await;
+    Ok(code)
+}
+
+/// Lets open requests finish, until the limit or a second signal. Those that are still open then are told that their time
+/// is over, and the exit status says that there were some.
+async fn drain(service: &NativeService, server: Server, limit: Duration, signals: &mut Signals) -> ExitCode {
+    tracing::info!(limit_seconds = limit.as_secs_f64(), "draining open requests");
+    let mut drained = pin!(async {
         server.drain().await;
         service.platform().tasks().close();
         service.platform().tasks().wait().await;
     });
-    let drained = drained.await;
-    service.store().close().await;
-    if drained.is_ok() {
-        tracing::info!("stopped");
-    } else {
-        tracing::warn!("stopped with requests still open");
-    }
-    Ok(())
+    let last_words = tokio::select! {
+        biased;
+        () = drained.as_mut() => {
+            tracing::info!("stopped");
+            return ExitCode::SUCCESS;
+        }
+        () = tokio::time::sleep(limit) => LAST_WORDS,
+        () = signals.stop() => SHORT_LAST_WORDS,
+    };
+    service.give_up();
+    // What this waits for is told to clients and logged by the core; its own end is no news.
+    let _ = tokio::time::timeout(last_words, drained).await;
+    tracing::warn!("stopped with requests still open");
+    ExitCode::FAILURE
+}
+
+/// This machine's own name, as far as it is text.
+fn machine_name() -> Option<String> {
+    let name = hostname::get().ok()?.into_string().ok()?;
+    Some(name).filter(|name| !name.is_empty())
 }
 
 /// Probes the hosts and resolves host names in the background, until the result is dropped.
@@ -145,6 +174,7 @@ where
 struct Signals {
     terminate: unix::Signal,
     interrupt: unix::Signal,
+    hangup: unix::Signal,
 }
 
 impl Signals {
@@ -153,15 +183,21 @@ impl Signals {
         Ok(Self {
             terminate: listen(unix::SignalKind::terminate())?,
             interrupt: listen(unix::SignalKind::interrupt())?,
+            hangup: listen(unix::SignalKind::hangup())?,
         })
     }
 
-    async fn stop(mut self) {
-        poll_fn(|context| {
-            let stop =
-                self.terminate.poll_recv(context).is_ready() || self.interrupt.poll_recv(context).is_ready();
-            if stop { Poll::Ready(()) } else { Poll::Pending }
-        })
-        .await;
+    /// Resolves with the next signal to stop. SIGHUP is none: it asks services to read their settings again, or comes with
+    /// the end of a terminal.
+    async fn stop(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.terminate.recv() => return,
+                _ = self.interrupt.recv() => return,
+                _ = self.hangup.recv() => {
+                    tracing::warn!("SIGHUP is ignored: settings are read at the start alone");
+                }
+            }
+        }
     }
 }

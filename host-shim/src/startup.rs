@@ -1,12 +1,17 @@
-//! Logs at the start: where state is stored, who may use the service, which hosts answer, and what to do about
-//! problems.
+//! Logs at the start: who can reach the service and whether they need a key, where state is stored, which hosts answer,
+//! and what to do about problems.
+
+use std::net::SocketAddr;
 
 use paddock::{is_same_model, platform::Background as _, store::Store as _, upstream::probe::Probe};
 
 use crate::{platform::NativeService, store::NativeStore};
 
 /// Logs it. The hosts are probed in the background, so that the service answers meanwhile.
-pub(crate) fn announce(service: &NativeService, demo: bool) {
+pub(crate) fn announce(service: &NativeService, address: SocketAddr, demo: bool) {
+    let access = &service.config().access;
+    let (reachable, keys) = (reachable(access.is_loopback), keys(access.api_keys.is_open()));
+    tracing::info!(%address, version = env!("CARGO_PKG_VERSION"), reachable, keys, "listening");
     match service.store() {
         NativeStore::Memory(_) => {
             tracing::info!(
@@ -19,7 +24,7 @@ pub(crate) fn announce(service: &NativeService, demo: bool) {
         }
         NativeStore::Redis(_) => tracing::info!("state is kept in Redis"),
     }
-    if service.config().access.api_keys.is_open() {
+    if access.api_keys.is_open() {
         tracing::info!("open to everybody who can connect: set API_KEYS to demand a key");
     }
     if demo {
@@ -33,6 +38,16 @@ pub(crate) fn announce(service: &NativeService, demo: bool) {
         }
         report(&asked, &probes);
     });
+}
+
+/// From where a client can connect.
+fn reachable(is_loopback: bool) -> &'static str {
+    if is_loopback { "this machine only" } else { "every machine that has a way to this address" }
+}
+
+/// Whether a client needs a key.
+fn keys(is_open: bool) -> &'static str {
+    if is_open { "none needed" } else { "needed" }
 }
 
 fn report(service: &NativeService, probes: &[Probe]) {

@@ -73,7 +73,7 @@ impl HttpClient {
             .await
             .map_err(|_| UpstreamFailure::TimedOut(Phase::FirstByte))?
             .map_err(|error| failure(&error))?;
-        Ok(response.map(|body: Incoming| TimedBody::new(body, limits.between_bytes, deadline)))
+        Ok(response.map(|body: Incoming| TimedBody::of_host(body, limits.between_bytes, deadline)))
     }
 }
 

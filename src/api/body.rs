@@ -6,7 +6,6 @@ use http_body::Body;
 use http_body_util::BodyExt;
 
 use super::{error::Error, memory_budget::HeldBytes};
-use crate::platform::{Background, MaybeSend};
 
 /// The largest allowed body of a request, and the setting that limits it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,48 +31,38 @@ pub struct BodyLimits {
     pub other: BodyLimit,
 }
 
-/// How many bytes of a refused body are read and discarded.
-const DISCARD_LIMIT: usize = 64 << 20;
-
 /// Reads a body of at most `limit` bytes; a larger `Content-Length` is refused before anything is read. What arrives is
-/// counted in `held`.
+/// counted in `held`. What is not read is the entry's to discard.
 ///
 /// # Errors
 /// [`Error::UnsupportedMediaType`], [`Error::UnsupportedEncoding`], [`Error::BodyTooLarge`], [`Error::IncompleteBody`], and
 /// [`Error::Overloaded`] where `held` has no room.
 pub(crate) async fn read<B>(
-    background: &impl Background,
     headers: &HeaderMap,
     mut body: B,
     limit: BodyLimit,
     held: &mut HeldBytes,
 ) -> Result<Bytes, Error>
 where
-    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
+    B: Body<Data = Bytes> + Unpin,
 {
     // The content type is ignored unless it is multipart, as in Ollama: `curl -d` labels JSON as a form.
     let content_type = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     let kind = content_type.and_then(|value| value.get(.."multipart/".len()));
     if kind.is_some_and(|kind| kind.eq_ignore_ascii_case("multipart/")) {
-        discard(background, body);
         return Err(Error::UnsupportedMediaType);
     }
     let is_encoded = |value: &HeaderValue| !value.as_bytes().trim_ascii().eq_ignore_ascii_case(b"identity");
     if headers.get_all(header::CONTENT_ENCODING).iter().any(is_encoded) {
-        discard(background, body);
         return Err(Error::UnsupportedEncoding);
     }
     let BodyLimit { setting, bytes: limit } = limit;
     let announced = headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
     let too_large = Error::BodyTooLarge { limit, setting };
-    let read = match announced {
+    match announced {
         Some(announced) if announced > limit => Err(too_large),
         _ => collect(&mut body, announced.unwrap_or(0), limit, too_large, held).await,
-    };
-    if read.as_ref().is_err_and(|error| *error != Error::IncompleteBody) {
-        discard(background, body);
     }
-    read
 }
 
 /// The whole body. One that arrives in one piece is not copied.
@@ -108,21 +97,4 @@ where
         joined.extend_from_slice(&piece);
     }
     Ok(if joined.is_empty() { whole } else { joined.freeze() })
-}
-
-/// Reads the rest of a refused body in the background: if the connection were closed with unread bytes, TCP would reset
-/// it and the client might lose the error.
-fn discard<B>(background: &impl Background, mut body: B)
-where
-    B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
-{
-    background.spawn(async move {
-        let mut read = 0;
-        while let Some(Ok(frame)) = body.frame().await {
-            read += frame.data_ref().map_or(0, Bytes::len);
-            if read > DISCARD_LIMIT {
-                break;
-            }
-        }
-    });
 }

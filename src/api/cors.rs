@@ -79,7 +79,13 @@ impl Origins {
             let own = self.0.iter().map(String::as_str);
             own.chain(DEFAULTS).any(|pattern| matches(pattern, &origin))
         };
-        if is_own || is_allowed() { CorsVerdict::Allowed(value.clone()) } else { CorsVerdict::Denied }
+        if is_own {
+            CorsVerdict::Own(value.clone())
+        } else if is_allowed() {
+            CorsVerdict::Allowed(value.clone())
+        } else {
+            CorsVerdict::Denied
+        }
     }
 }
 
@@ -88,7 +94,9 @@ impl Origins {
 pub(crate) enum CorsVerdict {
     /// The request comes from no web page, or from the service's own origin without `Origin`.
     NotBrowser,
-    /// A page of this origin, which is allowed.
+    /// A page of the service's own origin, which is this.
+    Own(HeaderValue),
+    /// A page of this origin, which is allowed to ask.
     Allowed(HeaderValue),
     /// A page of an origin that is not allowed.
     Denied,
@@ -164,7 +172,7 @@ mod tests {
     #[track_caller]
     fn check(list: &str, origin: &str, host: &'static str, is_welcome: bool) {
         let verdict = Origins::parse(list).unwrap().judge(&parts(origin, host));
-        assert_eq!(matches!(verdict, CorsVerdict::Allowed(_)), is_welcome, "{list} {origin} {host}");
+        assert_eq!(verdict != CorsVerdict::Denied, is_welcome, "{list} {origin} {host}");
     }
 
     #[test]
@@ -187,6 +195,21 @@ mod tests {
         check("https://*.b.example", "https://b.example", "ai", false);
         check("https://*.b.example", "https://evil/.b.example", "ai", false);
         check("*", "https://anywhere.example", "ai", true);
+    }
+
+    #[test]
+    fn a_page_of_our_own_is_told_from_one_that_may_ask() {
+        let origins = Origins::parse("https://app.example.com").unwrap();
+        for (origin, is_own) in [
+            ("http://localhost:8000", true),
+            ("http://localhost:3000", false),
+            ("app://obsidian.md", false),
+            ("https://app.example.com", false),
+        ] {
+            let verdict = origins.judge(&parts(origin, "localhost:8000"));
+            assert_eq!(matches!(verdict, CorsVerdict::Own(_)), is_own, "{origin}");
+            assert_eq!(matches!(verdict, CorsVerdict::Allowed(_)), !is_own, "{origin}");
+        }
     }
 
     #[test]

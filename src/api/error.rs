@@ -98,9 +98,20 @@ pub enum Error {
     /// The request needs the store, and the store is down.
     #[error("the store of this service does not answer; try again later")]
     StoreUnavailable,
+    /// The request addresses the service by a name that is not allowed.
+    #[error(
+        "requests to this name are not answered here; address the service by localhost or its IP address, or have the \
+         operator name the host in ALLOWED_HOSTS"
+    )]
+    HostNotAllowed,
     /// The request comes from a web page whose origin is not allowed.
     #[error("requests from this origin are not allowed; CORS_ALLOW_ORIGINS names the origins that are")]
     ForeignOrigin,
+    /// A web page of another origin, which may ask, administers.
+    #[error(
+        "web pages of other origins may ask, but not administer: no model, cache or fleet of this service is theirs"
+    )]
+    ForeignAdministration,
     /// The caller may not change models.
     #[error(
         "managing models is off here: send ADMIN_TOKEN as 'Authorization: Bearer TOKEN', or have the operator set \
@@ -231,6 +242,9 @@ pub enum Error {
         /// The limit in bytes.
         limit: usize,
     },
+    /// No host has told its version yet, and whoever has no key may not have one asked.
+    #[error("no Ollama host has told its version yet; send an API key to have one asked, or try again later")]
+    VersionUnknown,
 
     /// The session store is down, and `SESSION_REQUIRED` or the request itself forbids to go on without it.
     #[error("sessions are unavailable: the store does not answer; try again later")]
@@ -243,6 +257,9 @@ pub enum Error {
         /// One sentence per problem, without values that may be secret.
         problems: Vec<String>,
     },
+    /// There is no room for another connection.
+    #[error("too many connections at the same time, the limit that MAX_CONNECTIONS sets; try again later")]
+    TooManyConnections,
     /// The service is stopping and cancelled the request.
     #[error("the service is shutting down; try again")]
     ShuttingDown,
@@ -362,7 +379,9 @@ impl Error {
             Self::FellBehind => (503, "fell_behind", INVALID, INFO, true, None),
             Self::PurgeForbidden => (403, "purge_forbidden", PERMISSION, INFO, false, None),
             Self::StoreUnavailable => (503, "store_unavailable", API, WARN, true, None),
+            Self::HostNotAllowed => (403, "host_not_allowed", PERMISSION, INFO, false, None),
             Self::ForeignOrigin => (403, "foreign_origin", PERMISSION, INFO, false, None),
+            Self::ForeignAdministration => (403, "foreign_administration", PERMISSION, INFO, false, None),
             Self::ManagementForbidden => (403, "management_forbidden", PERMISSION, INFO, false, None),
             Self::UploadForbidden => (403, "upload_forbidden", PERMISSION, INFO, false, None),
             Self::Unauthorized => (401, "unauthorized", AUTHENTICATION, INFO, false, None),
@@ -388,9 +407,11 @@ impl Error {
             }
             Self::UpstreamProtocol { .. } => (502, "upstream_protocol", API, ERROR, true, None),
             Self::AnswerTooLong { .. } => (502, "answer_too_long", API, INFO, false, None),
+            Self::VersionUnknown => (503, "version_unknown", API, INFO, true, None),
             Self::SessionUnavailable => (503, "session_unavailable", API, WARN, true, None),
             // The operator must act.
             Self::Misconfigured { .. } => (500, "misconfigured", API, ERROR, false, None),
+            Self::TooManyConnections => (503, "too_many_connections", API, WARN, true, None),
             Self::ShuttingDown => (503, "shutting_down", API, WARN, true, None),
         };
         Row { status, code, kind, level, retryable, param }
@@ -450,7 +471,9 @@ impl Error {
             | Self::IdempotencyKeyReused
             | Self::NotCached
             | Self::FellBehind
+            | Self::HostNotAllowed
             | Self::ForeignOrigin
+            | Self::ForeignAdministration
             | Self::ManagementForbidden
             | Self::PurgeForbidden
             | Self::UploadForbidden
@@ -466,9 +489,11 @@ impl Error {
             | Self::UpstreamFailed { .. }
             | Self::ManagementFailed { .. }
             | Self::AnswerTooLong { .. }
+            | Self::VersionUnknown
             | Self::SessionUnavailable
             | Self::StoreUnavailable
             | Self::Misconfigured { .. }
+            | Self::TooManyConnections
             | Self::ShuttingDown => None,
         }
     }

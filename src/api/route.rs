@@ -280,14 +280,31 @@ impl Route {
         self.allow().split(", ").any(|allowed| allowed == method.as_str())
     }
 
-    /// Whether the route needs no API key: probes and scrapers send none.
-    pub(crate) fn is_open(self) -> bool {
-        matches!(self, Self::Ops(OpsRoute::Health | OpsRoute::Livez | OpsRoute::Metrics))
+    /// Whether the route needs no API key: probes and scrapers send none, nor do Ollama's clients when they look whether a
+    /// server is there.
+    pub(crate) fn is_open(self, method: &Method) -> bool {
+        match self {
+            Self::Ops(OpsRoute::Health | OpsRoute::Livez | OpsRoute::Metrics) => true,
+            Self::Models(ModelsRoute::Banner) | Self::Ask(AskRoute::Relay(Endpoint::OllamaVersion)) => {
+                self.allows(method)
+            }
+            Self::Ops(OpsRoute::Fleet)
+            | Self::Ask(_)
+            | Self::Models(_)
+            | Self::Sessions(_)
+            | Self::Unknown(_) => false,
+        }
     }
 
     /// Whether the route changes models on the hosts.
     pub(crate) fn changes_models(self) -> bool {
         matches!(self, Self::Models(ModelsRoute::Manage(_) | ModelsRoute::Upload(_)))
+    }
+
+    /// Whether the route is for administrators: web pages of other origins may not use it, whatever they know.
+    pub(crate) fn is_administrative(self) -> bool {
+        self.changes_models()
+            || matches!(self, Self::Sessions(SessionsRoute::Cache) | Self::Ops(OpsRoute::Fleet))
     }
 
     /// Whether requests of this route are counted as requests for an answer.

@@ -35,6 +35,11 @@ impl<'a, S: Settings> SettingsReader<'a, S> {
         self.settings.value(name).is_some()
     }
 
+    /// The value as it was given, if it was.
+    pub(crate) fn raw(&self, name: &str) -> Option<String> {
+        self.settings.value(name)
+    }
+
     /// Whether the setting has a value that is not blank.
     pub(crate) fn is_set(&self, name: &str) -> bool {
         self.settings.value(name).is_some_and(|value| !value.trim().is_empty())

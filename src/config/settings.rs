@@ -252,6 +252,12 @@ pub const SETTINGS: &[Setting] = &[
         "Whether every caller may pull, create, copy and delete models",
     ),
     setting(
+        "ALLOWED_HOSTS",
+        "",
+        Availability::Both,
+        "Names that may stand in Host beside addresses and local names, such as ai.example.com, *.example.com or *; unset they are checked on loopback without API_KEYS alone",
+    ),
+    setting(
         "CORS_ALLOW_ORIGINS",
         "",
         Availability::Both,
@@ -330,9 +336,15 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting(
         "LISTEN",
-        "0.0.0.0:8000",
+        "127.0.0.1:8000",
         Availability::Native,
-        "The address to listen on; port 0 takes a free one",
+        "The address to listen on; 0.0.0.0:8000 lets other machines in; port 0 takes a free one",
+    ),
+    setting(
+        "MAX_CONNECTIONS",
+        "",
+        Availability::Native,
+        "Connections of clients at the same time, at most; unset means half of the descriptors, 4096 at most",
     ),
     setting("DRAIN_TIMEOUT", "30", Availability::Native, "How long open requests may take after SIGTERM"),
     setting("LOG_FORMAT", "auto", Availability::Native, "auto, human or json; auto is human on a terminal"),

@@ -23,7 +23,7 @@ const NATIVE_MISTAKES: &str = "\
     CACHE_REPLAY_PAUSE IDEMPOTENCY_TTL SESSION_TTL SESSION_REQUIRED HISTORY_MAX_MESSAGES \
     HISTORY_MAX_BYTES BODY_LIMIT CHAT_BODY_LIMIT API_BODY_LIMIT OPENAI_BODY_LIMIT ANTHROPIC_BODY_LIMIT \
     CONNECT_TIMEOUT FIRST_BYTE_TIMEOUT BETWEEN_BYTES_TIMEOUT TOTAL_TIMEOUT CLIENT_TIMEOUT HEALTH_TIMEOUT \
-    MEMORY_BUDGET HEALTH_ALWAYS_200 ALLOW_MODEL_MANAGEMENT CORS_ALLOW_ORIGINS CALLER_HEADER REDIS_TIMEOUT \
+    MEMORY_BUDGET HEALTH_ALWAYS_200 ALLOW_MODEL_MANAGEMENT ALLOWED_HOSTS CORS_ALLOW_ORIGINS CALLER_HEADER REDIS_TIMEOUT \
     REDIS_WRITE_TIMEOUT REDIS_PREFIX SESSION_WAIT_REPLICAS REDIS_CLUSTER REDIS_SCHEME REDIS_PORT \
     REDIS_DB REDIS_HOST REDIS_CA_FILE MEMORY_LIMIT DATA_LIMIT";
 /// The same on Spin.
@@ -34,7 +34,7 @@ const SPIN_MISTAKES: &str = "\
     CACHE_REPLAY_PAUSE IDEMPOTENCY_TTL SESSION_TTL SESSION_REQUIRED HISTORY_MAX_MESSAGES \
     HISTORY_MAX_BYTES BODY_LIMIT CHAT_BODY_LIMIT API_BODY_LIMIT OPENAI_BODY_LIMIT ANTHROPIC_BODY_LIMIT \
     CONNECT_TIMEOUT FIRST_BYTE_TIMEOUT BETWEEN_BYTES_TIMEOUT TOTAL_TIMEOUT CLIENT_TIMEOUT HEALTH_TIMEOUT \
-    MEMORY_BUDGET HEALTH_ALWAYS_OK ALLOW_MODEL_MANAGEMENT CORS_ALLOW_ORIGINS CALLER_HEADER REDIS_TIMEOUT \
+    MEMORY_BUDGET HEALTH_ALWAYS_OK ALLOW_MODEL_MANAGEMENT ALLOWED_HOSTS CORS_ALLOW_ORIGINS CALLER_HEADER REDIS_TIMEOUT \
     REDIS_WRITE_TIMEOUT REDIS_PREFIX SESSION_WAIT_REPLICAS REDIS_SCHEME REDIS_PORT REDIS_DB REDIS_HOST";
 
 #[test]
@@ -108,14 +108,48 @@ fn every_mistake_is_reported_at_once_and_no_secret_is_repeated() {
 
 #[test]
 fn a_list_that_holds_no_key_is_a_mistake_and_opens_nothing() {
-    for list in [",", " , ,"] {
-        let problems = load(&[("API_KEYS", list)], Deployment::Native).unwrap_err();
-        assert!(
-            problems.len() == 1 && problems.concat().starts_with("API_KEYS holds no key"),
-            "{problems:?}"
-        );
+    for form in [Deployment::Native, Deployment::Spin] {
+        for (name, value) in [
+            ("API_KEYS", ","),
+            ("API_KEYS", " , ,"),
+            ("API_KEYS", " "),
+            ("ADMIN_TOKEN", "\t "),
+            ("ADMIN_TOKEN", " "),
+        ] {
+            let problems = load(&[(name, value)], form).unwrap_err();
+            let start = format!("{name} holds no ");
+            assert!(problems.len() == 1 && problems.concat().starts_with(&start), "{value:?}: {problems:?}");
+        }
+        assert!(load(&[("API_KEYS", "")], form).unwrap().config.access.api_keys.is_open());
     }
-    assert!(native(&[("API_KEYS", " ")]).config.access.api_keys.is_open());
+    let token = ("ADMIN_TOKEN", "");
+    assert_eq!(load(&[token], Deployment::Native).unwrap_err().len(), 1);
+    // A variable of Spin that is not set is empty.
+    assert!(load(&[token], Deployment::Spin).is_ok());
+}
+
+#[test]
+fn host_names_are_checked_on_loopback_without_keys_and_wherever_the_setting_names_some() {
+    for (pairs, is_loopback, host, is_allowed) in [
+        (&[][..], true, "evil.example", false),
+        (&[], true, "localhost:8000", true),
+        (&[], false, "evil.example", true),
+        (&[("API_KEYS", "alpha")], true, "evil.example", true),
+        // The admin token is not needed to ask.
+        (&[("ADMIN_TOKEN", "alpha")], true, "evil.example", false),
+        (&[("ALLOWED_HOSTS", "a.example")], false, "evil.example", false),
+        (&[("ALLOWED_HOSTS", "a.example")], true, "a.example", true),
+        (&[("ALLOWED_HOSTS", "*")], true, "evil.example", true),
+        (&[("ALLOWED_HOSTS", "a.example"), ("API_KEYS", "alpha")], false, "evil.example", false),
+        (&[("ALLOWED_HOSTS", " ")], true, "evil.example", false),
+    ] {
+        for form in [Deployment::Native, Deployment::Spin] {
+            let mut access = load(pairs, form).unwrap().config.access;
+            access.is_loopback = is_loopback;
+            let request = http::Request::get("/").header("host", host).body(()).unwrap();
+            assert_eq!(access.allows_host(&request.into_parts().0), is_allowed, "{pairs:?} {host}");
+        }
+    }
 }
 
 #[test]

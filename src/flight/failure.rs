@@ -116,6 +116,8 @@ fn head(error: &Error, has_lost_store: bool) -> Option<FailureHead<'_>> {
         | Error::NotCached
         | Error::IdempotencyKeyReused
         | Error::InvalidIdempotencyKey
+        | Error::VersionUnknown
+        | Error::TooManyConnections
         | Error::SessionUnavailable
         | Error::SessionNotFound
         | Error::SessionUnsupported
@@ -131,7 +133,9 @@ fn head(error: &Error, has_lost_store: bool) -> Option<FailureHead<'_>> {
         | Error::UnsupportedEncoding
         | Error::DamagedBody
         | Error::PurgeForbidden
+        | Error::HostNotAllowed
         | Error::ForeignOrigin
+        | Error::ForeignAdministration
         | Error::ManagementForbidden
         | Error::ManagementFailed { .. }
         | Error::UploadForbidden

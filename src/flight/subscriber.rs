@@ -35,6 +35,9 @@ use crate::{
     upstream::{UpstreamRequest, answer::Accumulator},
 };
 
+/// How long a process that ends waits until a client takes the last event.
+const LAST_EVENT: Duration = Duration::from_millis(500);
+
 /// What a flight knows of one client.
 pub(super) struct Client {
     pub(super) outlet: Outlet,
@@ -61,6 +64,8 @@ pub(super) struct Subscriber<'a, P: Platform> {
     pub(super) head_sender: Option<oneshot::Sender<HeadReady>>,
     /// Whether the client has the head of a whole reply in pieces.
     is_passing: bool,
+    /// Whether the terminator was handed over, or is being.
+    has_ended: bool,
 }
 
 /// What becomes of a turn whose answer is there.
@@ -105,6 +110,22 @@ impl<'a, P: Platform> Subscriber<'a, P> {
             own_report: None,
             head_sender: None,
             is_passing: false,
+            has_ended: false,
+        }
+    }
+
+    /// Listens, unless the process ends first: then the client is told so.
+    pub(super) async fn listen_until_shutdown(&mut self, receiver: Receiver) -> SubscriberEnd {
+        let service = self.service;
+        let heard = race! {
+            end = self.listen(receiver) => Some(end),
+            () = service.shutdown().begun() => None,
+        };
+        match heard {
+            Some(end) => end,
+            None if self.has_ended => SubscriberEnd::Streamed(Ok(())),
+            // The reply has no head yet, or has had none but the early one.
+            None => SubscriberEnd::Complete(Err(Error::ShuttingDown)),
         }
     }
 
@@ -320,7 +341,15 @@ impl<'a, P: Platform> Subscriber<'a, P> {
                     Err(error) => error,
                     Ok(_) => broken("the answer is no event stream").into_error(),
                 };
-                self.report_failure(&error).await;
+                if error == Error::ShuttingDown {
+                    let limit = self.service.sleep(LAST_EVENT);
+                    race! {
+                        () = self.report_failure(&error) => (),
+                        () = limit => (),
+                    }
+                } else {
+                    self.report_failure(&error).await;
+                }
                 Err(error)
             }
         };

@@ -7,6 +7,7 @@ pub(super) mod chat;
 mod conversation;
 mod lookup;
 pub(super) mod relay;
+pub(super) mod version;
 
 use std::sync::Arc;
 

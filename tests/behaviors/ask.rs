@@ -17,3 +17,4 @@ mod recorded_exchanges;
 mod relaying;
 mod surface_errors;
 mod transcriptions;
+mod unread_bodies;

@@ -1,5 +1,6 @@
 //! What operators see and set: who may ask, which models there are, health, logs and metrics, and Redis as it is set up.
 
+mod allowed_hosts;
 mod api_keys;
 mod cors;
 mod explaining;

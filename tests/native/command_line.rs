@@ -86,6 +86,24 @@ async fn all_mistakes_are_reported_together_and_no_secret_with_them() -> Result<
 }
 
 #[tokio::test]
+async fn a_guard_without_a_key_is_a_refusal_to_start() -> Result<()> {
+    for (name, value) in [
+        ("API_KEYS", ","),
+        ("API_KEYS", " , ,"),
+        ("API_KEYS", " "),
+        ("ADMIN_TOKEN", ""),
+        ("ADMIN_TOKEN", "  "),
+    ] {
+        let (output, text) = run(&[(name, value)], &[]).await?;
+        assert!(
+            !output.status.success() && text.contains(&format!("{name} holds no")),
+            "{name}={value:?}: {text}"
+        );
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn an_address_that_is_taken_is_told_with_what_to_do() -> Result<()> {
     let taken = std::net::TcpListener::bind("127.0.0.1:0")?;
     let (output, text) = run(&[("LISTEN", &taken.local_addr()?.to_string())], &[]).await?;

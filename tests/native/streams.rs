@@ -80,7 +80,7 @@ async fn two_hundred_streams_at_once_all_complete_and_each_is_its_own() -> Resul
 async fn stuck(shim: &HostShim) -> Result<TcpStream> {
     let mut connection = TcpStream::connect(shim.address()).await?;
     let body = json!({"message": "hello", "stream": true}).to_string();
-    let head = format!("POST /chat HTTP/1.1\r\nhost: x\r\ncontent-length: {}\r\n\r\n", body.len());
+    let head = format!("POST /chat HTTP/1.1\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n", body.len());
     connection.write_all(format!("{head}{body}").as_bytes()).await?;
     Ok(connection)
 }
@@ -120,7 +120,7 @@ async fn ask_and_end(shim: &HostShim, request: &str) -> Result<TcpStream> {
 
 fn request(version: &str, body: &serde_json::Value) -> String {
     let body = body.to_string();
-    format!("POST /chat {version}\r\nhost: x\r\ncontent-length: {}\r\n\r\n{body}", body.len())
+    format!("POST /chat {version}\r\nhost: localhost\r\ncontent-length: {}\r\n\r\n{body}", body.len())
 }
 
 #[tokio::test]

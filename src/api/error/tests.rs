@@ -55,7 +55,9 @@ fn lines_of_the_caller() -> Vec<(Error, &'static str)> {
         (Error::FellBehind, "503 fell_behind invalid_request_error Info true -"),
         (Error::PurgeForbidden, "403 purge_forbidden permission_error Info false -"),
         (Error::StoreUnavailable, "503 store_unavailable api_error Warn true -"),
+        (Error::HostNotAllowed, "403 host_not_allowed permission_error Info false -"),
         (Error::ForeignOrigin, "403 foreign_origin permission_error Info false -"),
+        (Error::ForeignAdministration, "403 foreign_administration permission_error Info false -"),
         (Error::ManagementForbidden, "403 management_forbidden permission_error Info false -"),
         (Error::UploadForbidden, "403 upload_forbidden permission_error Info false -"),
         (Error::Unauthorized, "401 unauthorized authentication_error Info false -"),
@@ -101,8 +103,10 @@ fn lines_of_upstream_and_ours() -> Vec<(Error, &'static str)> {
         ),
         (Error::UpstreamProtocol { detail: text() }, "502 upstream_protocol api_error Error true -"),
         (Error::AnswerTooLong { limit: 1 }, "502 answer_too_long api_error Info false -"),
+        (Error::VersionUnknown, "503 version_unknown api_error Info true -"),
         (Error::SessionUnavailable, "503 session_unavailable api_error Warn true -"),
         (Error::Misconfigured { problems: vec![] }, "500 misconfigured api_error Error false -"),
+        (Error::TooManyConnections, "503 too_many_connections api_error Warn true -"),
         (Error::ShuttingDown, "503 shutting_down api_error Warn true -"),
     ]
 }

@@ -125,6 +125,7 @@ impl<P: Platform> Subscriber<'_, P> {
         let (session, ended) = self.conclude(receiver, &answer, fate).await;
         ended.map_err(|error| Failure { error, is_told: false })?;
         let session = session.or(self.notes.session);
+        self.has_ended = true;
         let last = self.rendering.last(event, chunk, &answer, &self.notes, session);
         Ok(self.hand_over(last).await?)
     }

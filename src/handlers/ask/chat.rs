@@ -44,7 +44,7 @@ pub(crate) async fn chat<P: Platform, B: RequestBody>(
 ) -> HandlerResult {
     let config = service.config();
     let mut held = service.account(caller);
-    let body = body::read(service, headers, body, config.access.body_limits.chat, &mut held).await?;
+    let body = body::read(headers, body, config.access.body_limits.chat, &mut held).await?;
     let parse = || ChatQuestion::parse(&body, headers, &config.fleet.default_model);
     let question = service.compute(body.len(), parse)?;
     // Until the upstream request is made, the message is held beside the body that it is made of.

@@ -56,14 +56,14 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
         Bytes::new()
     } else if endpoint.unpacks_zstd() && content_coding::is_zstd(&parts.headers) {
         let (headers, body, fault) = content_coding::unpacked(&parts.headers, body, limit.bytes);
-        fault.or(body::read(service, &headers, body, limit, &mut held).await)?
+        fault.or(body::read(&headers, body, limit, &mut held).await)?
     } else if endpoint.takes_a_form() {
         // No other endpoint takes multipart bodies.
         let mut headers = parts.headers.clone();
         headers.remove(header::CONTENT_TYPE);
-        body::read(service, &headers, body, limit, &mut held).await?
+        body::read(&headers, body, limit, &mut held).await?
     } else {
-        body::read(service, &parts.headers, body, limit, &mut held).await?
+        body::read(&parts.headers, body, limit, &mut held).await?
     };
     let text = service.compute(body.len(), || request_text(&body));
     let question = service.compute(body.len(), || {

@@ -18,14 +18,14 @@ use crate::{
         auth::CallerId,
         body,
         error::{Error, ErrorFormat},
-        reply::{self, ClientLeft, Outlet, ReplyBody},
+        reply::{self, Outlet, ReplyBody},
         route::Operation,
     },
     cache::epoch_name,
     fleet::{AttemptFailure, BackendHost, no_host},
     handlers::{Handled, HandlerResult, RequestBody},
     host::{Platform, Service},
-    platform::{Background, Phase, Timeouts, Upstream, UpstreamFailure},
+    platform::{Background, Phase, Timeouts, Upstream, UpstreamFailure, race},
     request::{ReplyNotes, RequestInfo, StoreAccess},
     wire::{
         framer::{self, Framer, Framing},
@@ -60,7 +60,7 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
 ) -> HandlerResult {
     let limit = service.config().access.body_limits.other;
     let mut held = service.account(&CallerId::public());
-    let body = body::read(service, headers, body, limit, &mut held).await?;
+    let body = body::read(headers, body, limit, &mut held).await?;
     let text = text(&body);
     let members = Members::of_request(&text)?;
     let model = members.as_ref().and_then(|members| changed(operation, members));
@@ -189,13 +189,18 @@ fn progress<P: Platform>(
             let (body, outlet) = (body.clone(), outlet.clone());
             with_backend(backend, follow(service, backend, operation, body, Some(outlet)))
         };
-        // What the hosts are asked ends with this statement, whether they answered or the client left.
-        let (end, has_changed) = match presence.during(pin!(join_all(hosts.iter().map(follow)))).await {
+        // What the hosts are asked ends with this statement, whether they answered, the client left or the process ends.
+        let changes = pin!(join_all(hosts.iter().map(follow)));
+        let answered = race! {
+            answered = presence.during(changes) => answered.map_err(Error::from),
+            () = service.shutdown().begun() => Err(Error::ShuttingDown),
+        };
+        let (end, has_changed) = match answered {
             Ok(outcomes) => {
                 let has_changed = may_have_changed(&outcomes);
                 (combined(outcomes), has_changed)
             }
-            Err(ClientLeft) => (Err(Error::ClientClosed), true),
+            Err(error) => (Err(error), true),
         };
         if has_changed {
             forget_answers(service, &request.store, model).await;

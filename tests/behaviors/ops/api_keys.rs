@@ -107,6 +107,45 @@ async fn without_a_valid_key_nothing_is_asked_and_nothing_is_told(form: &dyn For
     Ok(())
 }
 
+async fn ollamas_clients_find_a_server_without_a_key_and_make_no_host_work(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("API_KEYS", "alpha").rarely_probes()).await?;
+    let keyed = [("x-api-key", "alpha")];
+    // Whatever asks first makes the service look at its hosts.
+    assert_eq!(gateway.chat_with(json!({"message": "hello"}), &keyed).await?.status, 200);
+    let looks = || ollama.requests().len();
+    let version = gateway.request(Method::GET, "/api/version", "", &keyed).await?.json();
+    let before = looks();
+    for headers in [&[][..], &[("x-api-key", "beta")], &[("authorization", "Bearer x")]] {
+        let banner = gateway.request(Method::GET, "/", "", headers).await?;
+        assert_eq!((banner.status.as_u16(), &*banner.text()), (200, "Ollama is running"));
+        let reply = gateway.request(Method::GET, "/api/version", "", headers).await?;
+        assert_eq!((reply.status.as_u16(), reply.json()), (200, version.clone()), "{headers:?}");
+        assert_eq!(reply.header("content-type"), "application/json", "{headers:?}");
+        for path in ["/", "/api/version"] {
+            let head = gateway.request(Method::HEAD, path, "", headers).await?;
+            assert_eq!((head.status.as_u16(), head.body.len()), (200, 0), "{path}");
+        }
+        for (method, path) in
+            [(Method::POST, "/api/version"), (Method::POST, "/"), (Method::GET, "/api/tags")]
+        {
+            assert_eq!(gateway.request(method, path, "", headers).await?.status, 401, "{path}");
+        }
+    }
+    assert_eq!(looks(), before, "a client without a key had a host asked");
+    Ok(())
+}
+
+async fn a_version_that_is_not_known_is_not_asked_for_without_a_key(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    ollama.refuse().await;
+    let gateway = form.start(Setup::new([&ollama]).set("API_KEYS", "alpha")).await?;
+    let reply = gateway.get("/api/version").await?;
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    assert!(reply.at("/error").contains("version"), "{}", reply.text());
+    Ok(())
+}
+
 async fn probes_and_scrapers_need_no_key(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama]).set("API_KEYS", "alpha")).await?;
@@ -122,5 +161,7 @@ on_every_form! {
     a_password_asks_and_neither_deletes_nor_changes_models,
     the_admin_token_is_one_key_whatever_it_holds,
     without_a_valid_key_nothing_is_asked_and_nothing_is_told,
+    ollamas_clients_find_a_server_without_a_key_and_make_no_host_work,
+    a_version_that_is_not_known_is_not_asked_for_without_a_key,
     probes_and_scrapers_need_no_key,
 }

@@ -94,7 +94,7 @@ async fn pages_of_this_machine_may_ask(form: &dyn Form) -> Result<()> {
 
 async fn pages_of_the_services_own_origin_may_ask(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
-    let gateway = form.start(Setup::new([&ollama])).await?;
+    let gateway = form.start(Setup::new([&ollama]).set("ALLOWED_HOSTS", "ai.example.com")).await?;
     for (host, origin, status) in [
         ("ai.example.com", "http://ai.example.com", 200),
         ("ai.example.com", "https://ai.example.com", 200),
@@ -184,7 +184,45 @@ async fn a_page_can_read_every_reply_that_is_meant_for_it(form: &dyn Form) -> Re
     Ok(())
 }
 
+async fn a_page_of_another_origin_administers_nothing_whatever_it_knows(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let setup = Setup::new([&ollama])
+        .set("ADMIN_TOKEN", "root")
+        .set("ALLOW_MODEL_MANAGEMENT", "true")
+        .set("ALLOWED_HOSTS", "ai.example.com")
+        .set("CORS_ALLOW_ORIGINS", "https://app.example.com");
+    let gateway = form.start(setup).await?;
+    let body = r#"{"model":"m","source":"m","destination":"n"}"#;
+    let token = ("authorization", "Bearer root");
+    let (own, host) = (("origin", "http://ai.example.com"), ("host", "ai.example.com"));
+    for origin in ["https://app.example.com", "http://localhost:3000", "app://obsidian.md"] {
+        for (method, path) in [
+            (Method::POST, "/api/pull"),
+            (Method::POST, "/api/create"),
+            (Method::POST, "/api/copy"),
+            (Method::DELETE, "/api/delete"),
+            (Method::DELETE, "/cache"),
+            (Method::GET, "/fleet"),
+        ] {
+            let body = if method == Method::GET { "" } else { body };
+            let reply = gateway.request(method.clone(), path, body, &[("origin", origin), token]).await?;
+            assert_eq!(reply.status, 403, "{method} {path} from {origin}");
+            assert!(surfaces::told(path, &reply)?.contains("administer"), "{path}: {}", reply.text());
+            check_welcome(&reply, origin, path);
+        }
+        let asked = [("origin", origin), token, ("x-paddock-explain", "1")];
+        let reply = gateway.chat_with(json!({"message": origin}), &asked).await?;
+        assert_eq!((reply.status.as_u16(), reply.header("x-paddock-route")), (200, ""), "{origin}");
+    }
+    assert!(surfaces::questions(&ollama).iter().all(|asked| asked.path == CHAT));
+    let reply = gateway.request(Method::DELETE, "/cache", "", &[own, host, token]).await?;
+    assert_eq!(reply.status, 204);
+    assert_eq!(gateway.request(Method::GET, "/fleet", "", &[own, host, token]).await?.status, 200);
+    Ok(())
+}
+
 on_every_form! {
+    a_page_of_another_origin_administers_nothing_whatever_it_knows,
     a_page_of_another_origin_is_refused_before_anything_else,
     pages_of_this_machine_may_ask,
     pages_of_the_services_own_origin_may_ask,
