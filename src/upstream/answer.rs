@@ -120,9 +120,12 @@ where
         Self { framing, framer: Some(framer), body }
     }
 
-    /// The bytes behind the events that were taken, as far as they came, and the rest of the body.
-    pub(crate) fn into_rest(self) -> (Bytes, B) {
-        (self.framer.map(Framer::into_rest).unwrap_or_default(), self.body)
+    /// The bytes behind the events that were taken, as far as they came, and the rest of the body unless it has ended.
+    pub(crate) fn into_rest(self) -> (Bytes, Option<B>) {
+        match self.framer {
+            Some(framer) => (framer.into_rest(), Some(self.body)),
+            None => (Bytes::new(), None),
+        }
     }
 
     pub(crate) fn framing(&self) -> Framing {

@@ -127,7 +127,7 @@ async fn open<P: Platform>(
     let is_called_stream = is_stream(whole_head.content_type.as_ref());
     let may_stream = is_called_stream || streams || reading != Reading::AsSent;
     let Some(protocol) = protocol.filter(|_| may_stream) else {
-        return whole(protocol, whole_head, Bytes::new(), body).await;
+        return whole(protocol, whole_head, Bytes::new(), Some(body)).await;
     };
     let framing = framing(protocol);
 
@@ -135,7 +135,7 @@ async fn open<P: Platform>(
     let start = begin(&mut body).await?;
     if framing == Framing::Events {
         match start.trim_ascii_start().first() {
-            Some(b'{') => return whole(Some(protocol), whole_head, start, body).await,
+            Some(b'{') => return whole(Some(protocol), whole_head, start, Some(body)).await,
             // The fields of an event are `data`, `event`, `id` and `retry`, and a comment begins with a colon.
             Some(b'd' | b'e' | b'i' | b'r' | b':') | None => {}
             Some(_) => return Err(broken(NO_EVENT)),
@@ -171,12 +171,13 @@ async fn open<P: Platform>(
     Ok(Opened::Stream { content_type, first, events })
 }
 
-/// The whole answer that begins with `start`. One that is too long to wait for passes as it comes.
+/// The whole answer that begins with `start`; there is no more of it without a body. One that is too long to wait for
+/// passes as it comes.
 async fn whole<B>(
     protocol: Option<Protocol>,
     head: WholeHead,
     start: Bytes,
-    mut body: B,
+    mut rest: Option<B>,
 ) -> Result<Opened<B>, AttemptFailure>
 where
     B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
@@ -186,11 +187,15 @@ where
     let limit = if protocol.is_some() { HELD_ANSWER } else { HELD };
     let (mut bytes, mut pieces) = (start.len(), Vec::new());
     pieces.extend(Some(start).filter(|start| !start.is_empty()));
-    while let Some(frame) = body.frame().await {
-        let Ok(piece) = frame?.into_data() else { continue };
-        bytes += piece.len();
-        pieces.push(piece);
-        if bytes > limit {
+    while let Some(mut body) = rest.take() {
+        let Some(frame) = body.frame().await else { break };
+        if let Ok(piece) = frame?.into_data() {
+            bytes += piece.len();
+            pieces.push(piece);
+        }
+        if bytes <= limit {
+            rest = Some(body);
+        } else {
             let start = joined(pieces);
             let is_object = start.trim_ascii_start().starts_with(b"{") || is_text(head.content_type.as_ref());
             return if is_object {
@@ -211,7 +216,10 @@ fn joined(mut pieces: Vec<Bytes>) -> Bytes {
     }
 }
 
-/// The first piece of a body that is not blank, with what came before it; nothing where the body has ended.
+/// The first piece of a body that is not blank, with what came before it.
+///
+/// # Errors
+/// [`AttemptFailure::Unfinished`] where there is none.
 async fn begin<B>(body: &mut B) -> Result<Bytes, AttemptFailure>
 where
     B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
@@ -221,10 +229,10 @@ where
         let Ok(piece) = frame?.into_data() else { continue };
         start = if start.is_empty() { piece } else { [start, piece].concat().into() };
         if !start.trim_ascii().is_empty() || start.len() > BLANK_LIMIT {
-            break;
+            return Ok(start);
         }
     }
-    Ok(start)
+    Err(AttemptFailure::Unfinished)
 }
 
 /// Whether an answer is called a stream: media types have no case, and may have parameters.

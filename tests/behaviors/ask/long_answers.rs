@@ -114,15 +114,18 @@ async fn a_long_whole_answer_that_breaks_off_is_never_taken_for_the_whole(form: 
             }
             let gateway = form.start(Setup::new(&hosts).set("CACHE_MODE", "all")).await?;
             let scripted = embedding(8 * PIECE, is_sized)?;
-            let mut cut = scripted.clone();
+            let (gate, mut cut) = (Gate::default(), scripted.clone());
             cut.pieces.truncate(6);
+            cut.pieces[5].after = Pause::At(gate.clone());
             cut.end = end;
             for host in &hosts {
                 host.answers(EMBED, cut.clone());
             }
             let asked: usize = hosts.iter().map(|host| host.count(EMBED)).sum();
-            let reply = gateway.open_post(EMBED, question("a batch"), &[]).await?;
+            let mut reply = gateway.open_post(EMBED, question("a batch"), &[]).await?;
             assert_eq!(reply.status, 200);
+            reply.next().await?.context("ended")?;
+            gate.open(1);
             assert!(reply.rest().await.is_err(), "{is_sized} {end:?}");
             let asked = hosts.iter().map(|host| host.count(EMBED)).sum::<usize>() - asked;
             assert_eq!(asked, 1, "{is_sized} {end:?}: another host was asked");

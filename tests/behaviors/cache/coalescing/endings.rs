@@ -141,6 +141,46 @@ async fn of_what_is_too_large_to_hand_over_one_asks_at_a_time(form: &dyn Form) -
     Ok(())
 }
 
+async fn what_repeats_itself_ends_the_same_in_every_replica(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let setup = patient(&ollama);
+    let [one, two] = replicas(form, &setup).await?;
+    for path in ["/chat", CHAT] {
+        let (asked, gate) = (ollama.count(CHAT), Gate::default());
+        let question = format!("laugh after {asked}");
+        let mut repeating = Scripted::saying("ha ".repeat(31).trim_end())?;
+        repeating.pieces.pop();
+        ollama.next_chat(repeating.gated(&gate));
+        let mut leader = open(&*one, path, &question).await?;
+        let mut first = hears(&mut leader, "{").await?;
+        let mut follower = open(&*two, path, &question).await?;
+        let mut second = hears(&mut follower, "{").await?;
+        gate.open(10_000);
+        first.push_str(&leader.rest().await?.text());
+        second.push_str(&follower.rest().await?.text());
+        assert!(!first.contains("error"), "{path}: {first}");
+        assert_eq!(told(&second), told(&first), "{path}");
+        assert_eq!(ollama.count(CHAT), asked + 1, "{path}");
+    }
+    Ok(())
+}
+
+async fn a_whole_answer_that_is_too_long_to_wait_for_is_the_same_in_every_replica(
+    form: &dyn Form,
+) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let setup = patient(&ollama).set("CACHE_MAX_ENTRY", "64KiB");
+    let replicas: [_; 3] = replicas(form, &setup).await?;
+    let answer = Scripted::single("llama3.2", &words(3 << 20), 1)?.in_pieces_of(1 << 16);
+    let said: Vec<_> = answer.pieces.iter().flat_map(|piece| piece.bytes.clone()).collect();
+    ollama.chats(answer.clone());
+    let replies = together((&ollama, &setup), &replicas, (CHAT, "say very much"), answer).await?;
+    for reply in replies {
+        assert!(reply.status == 200 && reply.body == said, "{} {} bytes", reply.status, reply.body.len());
+    }
+    Ok(())
+}
+
 /// Text of about as many bytes that compressing makes hardly smaller.
 fn words(bytes: usize) -> String {
     let number = |number: u32| number.wrapping_mul(2_654_435_761).rotate_left(7).wrapping_mul(40_503);
@@ -153,4 +193,6 @@ over_redis! {
     what_breaks_off_breaks_off_in_every_replica,
     a_whole_answer_that_is_not_kept_is_handed_over,
     of_what_is_too_large_to_hand_over_one_asks_at_a_time,
+    what_repeats_itself_ends_the_same_in_every_replica,
+    a_whole_answer_that_is_too_long_to_wait_for_is_the_same_in_every_replica,
 }
