@@ -380,6 +380,23 @@ mod tests {
     }
 
     #[test]
+    fn a_session_refuses_two_lists_of_messages_where_ollama_would_mix_them() {
+        let once = r#"{"model":"m","messages":[{"role":"user","content":"a"}]}"#;
+        let twice = r#"{"model":"m","messages":[{"role":"assistant","content":"b"}],"Messages":[{"role":"user","content":"a"}]}"#;
+        for (endpoint, body, is_taken) in [
+            (Endpoint::OpenAiChat, once, true),
+            (Endpoint::OllamaChat, twice, true),
+            (Endpoint::OpenAiChat, twice, false),
+            (Endpoint::AnthropicMessages, twice, false),
+        ] {
+            let body = Bytes::from_static(body.as_bytes());
+            let parse = |session| RelayedQuestion::parse(endpoint, "", session, &body, &body).is_ok();
+            assert_eq!(parse(RequestedSession::of("s")), is_taken, "{endpoint:?} {body:?}");
+            assert!(parse(RequestedSession::None), "without a session it is Ollama's to read");
+        }
+    }
+
+    #[test]
     fn a_path_names_a_model_however_it_is_encoded_and_leads_nowhere_else() {
         for (segment, expected) in [
             ("llama3.2", Some("llama3.2")),
