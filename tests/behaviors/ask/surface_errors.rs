@@ -128,7 +128,7 @@ async fn what_is_packed_or_in_parts_is_refused_in_the_words_of_the_surface(form:
     for (path, _) in QUESTIONS {
         for (name, value) in [
             ("content-encoding", "gzip"),
-            ("content-encoding", "zstd"),
+            ("content-encoding", "br"),
             ("content-type", "multipart/form-data; boundary=x"),
         ] {
             let body = question("llama3.2").to_string();
