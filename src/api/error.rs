@@ -63,7 +63,8 @@ pub enum Error {
     UnsupportedMediaType,
     /// A compressed body.
     #[error(
-        "request bodies are taken without Content-Encoding; the paths under /v1 that ask a model with JSON take zstd as well"
+        "compressed request bodies are not accepted, but for zstd on the paths under /v1 that ask a model with JSON; send the \
+         body without Content-Encoding"
     )]
     UnsupportedEncoding,
     /// A body that is not what its `Content-Encoding` says.
