@@ -63,7 +63,9 @@ impl NativeStore {
         if let Some(redis) = &config.store.redis {
             let guard = Guard::new(RedisClient::new(redis)?, clock);
             let store = RedisStore::new(guard, &config.store.redis_prefix, redis.limits);
-            return Ok(Self::Redis(store.with_replicas(redis.wait_replicas)));
+            return Ok(Self::Redis(
+                store.with_replicas(redis.wait_replicas).with_cache_limit(redis.cache_limit),
+            ));
         }
         let Some(data) = &config.store.data else {
             return Ok(Self::Memory(MemoryStore::new(clock, config.store.memory_limit)));
@@ -104,6 +106,7 @@ forward! { Sessions by sessions {
     fn append_turn_to(
         key: &SessionKey, generation: Option<u64>, turn: &Turn, ttl: Duration, keep: usize
     ) -> bool;
+    fn share(key: &SessionKey) -> ();
 } }
 
 forward! { FleetState by fleet {
@@ -179,6 +182,10 @@ impl Store for NativeStore {
 
     async fn ping(&self) -> StoreResult<()> {
         delegate!(self, store => store.ping().await)
+    }
+
+    fn warning(&self) -> Option<String> {
+        delegate!(self, store => store.warning())
     }
 
     fn outage(&self) -> &Outage {

@@ -77,12 +77,17 @@ impl SessionState {
         }
     }
 
-    /// Whether the turn is among the newest turns, which were read.
-    pub(crate) fn has_turn(&self, id: &str) -> bool {
-        match self {
-            Self::Loaded(_, session, _) => session.turns.iter().any(|turn| turn.id == id),
-            Self::None | Self::Unavailable => false,
-        }
+    /// The number of the turn in the session's life, from 1, if it is among the newest turns, which were read.
+    pub(crate) fn number_of(&self, id: &str) -> Option<usize> {
+        let Self::Loaded(_, session, _) = self else { return None };
+        let place = session.turns.iter().position(|turn| turn.id == id)?;
+        Some(session.skipped + place + 1)
+    }
+
+    /// The number of the turn that comes next.
+    pub(crate) fn next_number(&self) -> Option<usize> {
+        let Self::Loaded(_, session, _) = self else { return None };
+        Some(session.skipped + session.turns.len() + 1)
     }
 
     /// Whether the newest turn ended with tool calls whose results are missing.
