@@ -11,9 +11,10 @@ mod policy;
 use serde::Serialize;
 
 pub(crate) use answer::CachedAnswer;
-pub use entry::{Entry, Stored};
+pub(crate) use entry::Repetition;
+pub use entry::{Asked, Entry, Stored};
 pub use form::Delivery;
-pub use key::{AllEpochs, CacheKey, Chat, Epochs, KeyContext};
+pub use key::{AllEpochs, CacheKey, Chat, EPOCHS, Epochs, KeyContext};
 pub(crate) use key::{digest_of, epoch_name};
 pub(crate) use policy::{CacheControl, CachePolicy};
 pub use policy::{CacheMode, CacheModes, CacheSharing};

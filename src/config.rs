@@ -107,6 +107,8 @@ pub struct CacheConfig {
 pub struct SessionConfig {
     /// How long a session is kept after its last use.
     pub ttl: Duration,
+    /// The longest time to live that a client may ask for.
+    pub ttl_max: Duration,
     /// Whether a turn of a session fails when the session store is down.
     pub is_required: bool,
     /// How much history is put before a request's messages.
@@ -239,6 +241,7 @@ impl SessionConfig {
     fn read(reader: &mut SettingsReader<'_, impl Settings>) -> Self {
         Self {
             ttl: reader.duration("SESSION_TTL"),
+            ttl_max: reader.duration("SESSION_TTL_MAX"),
             is_required: reader.flag("SESSION_REQUIRED"),
             history: HistoryLimits {
                 messages: reader.number("HISTORY_MAX_MESSAGES"),

@@ -18,6 +18,7 @@ mod failover;
 mod hash;
 mod inventory;
 pub mod local;
+pub(crate) mod looks;
 mod name;
 pub mod plan;
 pub mod queue;

@@ -21,10 +21,11 @@ use http::HeaderValue;
 
 use crate::{
     api::{
+        auth::Owner,
         error::{Error, Original},
         reply::{self, Inlet},
     },
-    cache::{CacheKey, CachePolicy, CacheStatus, Delivery, Stored},
+    cache::{Asked, CacheKey, CachePolicy, CacheStatus, Delivery, Stored},
     fleet::broken,
     host::{Platform, Service},
     platform::Background,
@@ -76,23 +77,32 @@ const REPEATED: usize = 4;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct CachePlan {
     pub(crate) key: CacheKey,
-    /// The fingerprint of the question, where the key does not cover the question.
-    pub(crate) question: Option<CacheKey>,
+    /// What is asked, where the key is that of a repetition and does not cover it.
+    pub(crate) asked: Option<Asked>,
     pub(crate) ttl: Duration,
+    /// Whose share the answer uses.
+    pub(crate) owner: Owner,
     pub(crate) policy: CachePolicy,
     /// Whether a stored answer may serve this request, and other requests may join its flight.
     pub(crate) is_shared: bool,
 }
 
 impl CachePlan {
-    /// The key of a flight for `upstream_request`: the answer, and its delivery.
+    /// The key of a flight for `upstream_request`: the answer, and its delivery. Repetitions have one flight for both
+    /// deliveries, so that neither asks upstream while the other does.
     fn flight_key(&self, upstream_request: &UpstreamRequest) -> FlightKey {
-        FlightKey { key: self.key, form: Delivery::of(upstream_request.streams_to_client()) }
+        let form = Delivery::of(upstream_request.streams_to_client() && self.asked.is_none());
+        FlightKey { key: self.key, form }
+    }
+
+    /// What a repetition asks, its delivery included.
+    fn repeated(&self, upstream_request: &UpstreamRequest) -> Option<(CacheKey, Delivery)> {
+        Some((self.asked?.question, Delivery::of(upstream_request.streams_to_client())))
     }
 
     /// How many times `CACHE_MAX_ENTRY` the answer may have.
     fn size(&self) -> usize {
-        if self.question.is_some() { REPEATED } else { 1 }
+        if self.asked.is_some() { REPEATED } else { 1 }
     }
 }
 
@@ -206,15 +216,17 @@ impl Flight {
         let limit =
             limit.saturating_mul(UNPACKED * self.cache_plan.map_or(1, |cache_plan| cache_plan.size()));
         let (receiver, broadcast, guard) = match self.cache_plan {
-            Some(cache_plan @ CachePlan { question, policy, is_shared: true, .. }) => {
+            Some(cache_plan @ CachePlan { policy, is_shared: true, .. }) => {
                 let key = JoinKey { flight: self.key(&cache_plan), max_age: policy.max_age() };
-                match service.flights().join_or_lead(key, question, limit) {
+                let repeated = cache_plan.repeated(&self.upstream_request);
+                match service.flights().join_or_lead(key, repeated, limit) {
                     Joined::Lead(broadcast, receiver, guard) => (receiver, broadcast, Some(guard)),
                     Joined::Follow(receiver) => {
                         self.notes.cache = Some(CacheStatus::Coalesced);
                         return Ok((receiver, None));
                     }
-                    Joined::Conflict => return Err(Error::IdempotencyKeyReused),
+                    Joined::Reused => return Err(Error::IdempotencyKeyReused),
+                    Joined::InUse => return Err(Error::IdempotencyKeyInUse),
                 }
             }
             cache_plan => {

@@ -35,6 +35,7 @@ const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 const REQUEST_ID: HeaderName = HeaderName::from_static("request-id");
 const X_CACHE: HeaderName = HeaderName::from_static("x-cache");
 const X_SESSION: HeaderName = HeaderName::from_static("x-session");
+const X_SESSION_TURN: HeaderName = HeaderName::from_static("x-session-turn");
 const X_SESSION_LEFT_OUT: HeaderName = HeaderName::from_static("x-session-left-out");
 const X_PADDOCK_EXPLAIN: HeaderName = HeaderName::from_static("x-paddock-explain");
 const X_PADDOCK_ROUTE: HeaderName = HeaderName::from_static("x-paddock-route");
@@ -250,6 +251,7 @@ fn stamps(request: &RequestInfo, notes: &ReplyNotes, family: ErrorFormat) -> Vec
         route.and_then(|route| HeaderValue::from_str(route.get(..ROUTE_LIMIT).unwrap_or(&route)).ok());
     let age = notes.age.map(|age| HeaderValue::from(age.as_secs()));
     let session = notes.session.map(SessionStatus::as_str).map(HeaderValue::from_static);
+    let turn = notes.turn.map(HeaderValue::from);
     let left_out = (notes.left_out > 0).then(|| HeaderValue::from(notes.left_out));
     [
         (REQUEST_ID, id.clone().filter(|_| family == ErrorFormat::Anthropic)),
@@ -259,6 +261,7 @@ fn stamps(request: &RequestInfo, notes: &ReplyNotes, family: ErrorFormat) -> Vec
         (X_CACHE, cache),
         (header::AGE, age),
         (X_SESSION, session),
+        (X_SESSION_TURN, turn),
         (X_SESSION_LEFT_OUT, left_out),
     ]
     .into_iter()

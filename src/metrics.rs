@@ -13,7 +13,7 @@ mod sample;
 mod series;
 mod text;
 
-use std::{collections::BTreeMap, future::Future};
+use std::{collections::BTreeMap, future::Future, time::Duration};
 
 use crate::{
     platform::{MaybeSend, MaybeSync},
@@ -41,6 +41,12 @@ pub trait Metrics: MaybeSend + MaybeSync {
     /// Adds store failures that happened after their request's sample was added. Where they cannot be added at once,
     /// they are added with the next sample.
     fn add_store_errors(&self, store_errors: &[&'static str]);
+
+    /// Lets the series of hosts go that have not been current for a while. Counters that a fleet of changing addresses cannot
+    /// make grow need not do so.
+    fn retire_hosts(&self, now: Duration, is_current: &dyn Fn(&str) -> bool) {
+        let _ = (now, is_current);
+    }
 
     /// The current values of all counters.
     fn snapshot(&self) -> impl Future<Output = StoreResult<Snapshot>> + MaybeSend;

@@ -139,6 +139,13 @@ pub trait Sessions: MaybeSend + MaybeSync {
         ttl: Duration,
         keep: usize,
     ) -> impl Future<Output = StoreResult<bool>> + MaybeSend;
+
+    /// Counts a session that was stored to its owner's share, where the store does not do so when it stores, and deletes the
+    /// sessions that make room for it.
+    fn share(&self, key: &SessionKey) -> impl Future<Output = StoreResult<()>> + MaybeSend {
+        let _ = key;
+        async { Ok(()) }
+    }
 }
 
 /// The fleet state that replicas share. Times are by the store's clock.
@@ -298,6 +305,11 @@ pub trait Store: MaybeSend + MaybeSync + Sized {
 
     /// Whether the store answers.
     fn ping(&self) -> impl Future<Output = StoreResult<()>> + MaybeSend;
+
+    /// What an operator should know of how the store is set up, once the store was asked.
+    fn warning(&self) -> Option<String> {
+        None
+    }
 
     /// The record of the store's outage.
     fn outage(&self) -> &Outage;

@@ -40,6 +40,7 @@ use tokio::{
 
 use contents::{Append, Changes};
 use directory::Directory;
+use layout::epoch;
 use writer::{ChangeResult, Open, Pending, SharedDatabase, Writer, WriterMessage, closed, failure, prepare};
 
 /// The most changes that may wait for the writer.
@@ -80,11 +81,6 @@ pub struct DiskTables<C> {
 /// A time in whole milliseconds.
 fn milliseconds(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
-}
-
-/// The name of the purge counter of the whole cache, or of a model.
-fn epoch(model: Option<&str>) -> String {
-    model.map_or_else(|| "epoch".to_owned(), |model| format!("epoch:{model}"))
 }
 
 impl<C: Clock + Clone + Send + Sync + 'static> DiskStore<C> {
@@ -201,15 +197,8 @@ impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskTables<C> {
     }
 
     async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
-        let (name, is_all) = (epoch(model), model.is_none());
-        let purge = move |changes: &mut Changes<'_>| {
-            changes.count_up(&name)?;
-            if is_all {
-                changes.clear_answers()?;
-            }
-            Ok(Ok(()))
-        };
-        self.write(true, purge).await
+        let model = model.map(str::to_owned);
+        self.write(true, move |changes| Ok(Ok(changes.begin_epoch(model.as_deref())?))).await
     }
 
     async fn answer(&self, flight: &FlightKey) -> StoreResult<Option<Stored>> {
@@ -231,8 +220,9 @@ impl<C: Clock + Clone + Send + Sync + 'static> ResponseCache for DiskTables<C> {
 
     async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
         let (key, bytes) = (*entry.storage_key(key).as_bytes(), entry.to_bytes(ttl));
+        let owner = *entry.owner().as_bytes();
         let end = milliseconds(self.clock.now()).saturating_add(milliseconds(ttl).max(1));
-        self.write(false, move |changes| Ok(changes.put_answer(&key, end, &bytes)?)).await
+        self.write(false, move |changes| Ok(changes.put_answer((&key, &owner), end, &bytes)?)).await
     }
 }
 
@@ -267,9 +257,9 @@ impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskTables<C> {
     }
 
     async fn create_session(&self, key: &SessionKey, head: &SessionHead, ttl: Duration) -> StoreResult<()> {
-        let (key, about) = (*key.as_bytes(), head.to_json());
+        let (key, owner, about) = (*key.as_bytes(), *key.owner().as_bytes(), head.to_json());
         let (own, ttl) = (head.ttl.map_or(0, milliseconds), milliseconds(ttl));
-        self.write(true, move |changes| Ok(changes.create(&key, &about, own, ttl)?)).await
+        self.write(true, move |changes| Ok(changes.create((&key, &owner), &about, own, ttl)?)).await
     }
 
     async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
@@ -287,6 +277,7 @@ impl<C: Clock + Clone + Send + Sync + 'static> Sessions for DiskTables<C> {
     ) -> StoreResult<bool> {
         let append = Append {
             key: *key.as_bytes(),
+            owner: *key.owner().as_bytes(),
             generation,
             id: turn.id.clone(),
             json: turn.to_json(),

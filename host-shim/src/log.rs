@@ -72,6 +72,7 @@ pub(crate) fn write(event: &Event<'_>) {
         Event::StoreDown { operation, detail, .. } | Event::StoreRefuses { operation, detail, .. } => {
             line!(level, operation, detail, "{summary}");
         }
+        Event::StoreAdvice { detail, .. } => line!(level, detail, "{summary}"),
         Event::StoreUp => line!(level, "{summary}"),
         Event::Misconfigured { problems } => line!(level, problems = problems.join("; "), "{summary}"),
         // A later core may have events that have no line of their own here; they must not be lost.

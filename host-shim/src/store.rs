@@ -29,7 +29,7 @@ const DISK_LIMIT: Duration = Duration::from_secs(5);
 /// One of the three stores.
 #[derive(Debug)]
 pub(crate) enum NativeStore {
-    Memory(MemoryStore<SystemClock>),
+    Memory(Box<MemoryStore<SystemClock>>),
     Disk(DiskStore<SystemClock>),
     Redis(RedisStore<Guard<RedisClient, SystemClock>>),
 }
@@ -63,10 +63,13 @@ impl NativeStore {
         if let Some(redis) = &config.store.redis {
             let guard = Guard::new(RedisClient::new(redis)?, clock);
             let store = RedisStore::new(guard, &config.store.redis_prefix, redis.limits);
-            return Ok(Self::Redis(store.with_replicas(redis.wait_replicas)));
+            return Ok(Self::Redis(
+                store.with_replicas(redis.wait_replicas).with_cache_limit(redis.cache_limit),
+            ));
         }
         let Some(data) = &config.store.data else {
-            return Ok(Self::Memory(MemoryStore::new(clock, config.store.memory_limit)));
+            let store = MemoryStore::new(clock, config.store.memory_limit);
+            return Ok(Self::Memory(Box::new(store)));
         };
         let limits = DiskLimits { memory: config.store.memory_limit, disk: data.limit, wait: DISK_LIMIT };
         Ok(Self::Disk(DiskStore::open(Path::new(&data.directory), limits, clock)?))
@@ -104,6 +107,7 @@ forward! { Sessions by sessions {
     fn append_turn_to(
         key: &SessionKey, generation: Option<u64>, turn: &Turn, ttl: Duration, keep: usize
     ) -> bool;
+    fn share(key: &SessionKey) -> ();
 } }
 
 forward! { FleetState by fleet {
@@ -179,6 +183,10 @@ impl Store for NativeStore {
 
     async fn ping(&self) -> StoreResult<()> {
         delegate!(self, store => store.ping().await)
+    }
+
+    fn warning(&self) -> Option<String> {
+        delegate!(self, store => store.warning())
     }
 
     fn outage(&self) -> &Outage {

@@ -16,12 +16,38 @@ const X_API_KEY: HeaderName = HeaderName::from_static("x-api-key");
 const API_KEY: HeaderName = HeaderName::from_static("api-key");
 /// What is hashed before a key. Clients that send a key as a Bearer token had this caller id before keys named the caller.
 const KEY: &[u8] = b"Bearer ";
+/// What is hashed before a caller id to name the owner of a share.
+const OWNER: &[u8] = b"paddock owner 1\0";
 /// What is hashed before the value of the trusted header, so that no credential gives the same caller id.
 const TRUSTED: &[u8] = b"paddock caller header 1\0";
 
 /// The part of every cache key and session key that identifies the caller.
 #[derive(Clone, PartialEq, Eq, Hash)]
-pub struct CallerId([u8; 32]);
+pub struct CallerId {
+    id: [u8; 32],
+    /// Whether the service or the proxy before it knows the caller, so that nobody else can name it, or make one up.
+    is_verified: bool,
+}
+
+/// Whose share of a pool (sessions, cached answers, the queue) something counts to: a verified caller's own one, or the one
+/// that all callers have together whom nobody verified, because whoever makes up callers must not get a share for each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Owner([u8; 16]);
+
+impl Owner {
+    /// The share of all callers whom nobody verified.
+    pub const UNVERIFIED: Self = Self([0; 16]);
+
+    /// The owner that [`Owner::as_bytes`] told.
+    pub fn of_bytes(bytes: [u8; 16]) -> Self {
+        Self(bytes)
+    }
+
+    /// The 128 bits of the owner.
+    pub fn as_bytes(&self) -> &[u8; 16] {
+        &self.0
+    }
+}
 
 impl std::fmt::Debug for CallerId {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -32,7 +58,7 @@ impl std::fmt::Debug for CallerId {
 impl CallerId {
     /// The caller id of all requests without a credential.
     pub fn public() -> Self {
-        Self(Sha256::digest(b"public").into())
+        Self { id: Sha256::digest(b"public").into(), is_verified: false }
     }
 
     /// The caller id of a request. With `trusted` only that header counts. Else it is that of the key that opened the
@@ -52,7 +78,7 @@ impl CallerId {
             return match (values.next(), values.next()) {
                 (None, _) => Ok(Self::public()),
                 (Some(value), None) if !value.as_bytes().trim_ascii().is_empty() => {
-                    Ok(Self::of_parts(&[TRUSTED, value.as_bytes().trim_ascii()]))
+                    Ok(Self::of_parts(&[TRUSTED, value.as_bytes().trim_ascii()]).verified())
                 }
                 (Some(_), _) => Err(Error::AmbiguousCaller),
             };
@@ -69,8 +95,22 @@ impl CallerId {
     }
 
     /// The caller id of whoever sends the key, in whichever header.
-    fn of_key(key: &[u8]) -> Self {
-        Self::of_parts(&[KEY, key])
+    pub fn of_key(key: &[u8]) -> Self {
+        Self::of_parts(&[KEY, key]).verified()
+    }
+
+    fn verified(self) -> Self {
+        Self { is_verified: true, ..self }
+    }
+
+    /// Whose share the caller uses.
+    pub fn owner(&self) -> Owner {
+        if !self.is_verified {
+            return Owner::UNVERIFIED;
+        }
+        // Hashed once more: owners are stored, and no store may hold what a credential hashes to.
+        let digest = Sha256::new().chain_update(OWNER).chain_update(self.id).finalize();
+        Owner(digest.first_chunk().copied().unwrap_or_default())
     }
 
     /// The caller id of a credential. The case of its scheme and the blanks around it do not count (RFC 9110, section
@@ -98,12 +138,12 @@ impl CallerId {
         for part in parts {
             hash.update(part);
         }
-        Self(hash.finalize().into())
+        Self { id: hash.finalize().into(), is_verified: false }
     }
 
     /// The 256 bits that are hashed into keys.
     pub(crate) fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+        &self.id
     }
 }
 
@@ -239,6 +279,24 @@ mod tests {
         assert_eq!(of(&[]), CallerId::public());
         assert_eq!(of(&[("authorization", "")]), CallerId::public());
         assert_eq!(bearer.as_bytes()[..], Sha256::digest("Bearer a")[..]);
+    }
+
+    #[test]
+    fn only_a_verified_caller_has_a_share_of_its_own() {
+        let trusted = HeaderName::from_static("x-user");
+        let made_up = |pairs| CallerId::of(&headers(pairs), None, None).unwrap().owner();
+        for pairs in [&[][..], &[("authorization", "Bearer a")], &[("x-api-key", "b")]] {
+            assert_eq!(made_up(pairs), Owner::UNVERIFIED, "{pairs:?}");
+        }
+        let user = |name| CallerId::of(&headers(&[("x-user", name)]), Some(&trusted), None).unwrap().owner();
+        let key = |name: &str| {
+            let sent = headers(&[("x-api-key", "alpha"), ("api-key", "beta")]);
+            ApiKeys::parse(name).opened_by(&sent, KeyUse::Ask).unwrap().owner()
+        };
+        let owners = [Owner::UNVERIFIED, user("ann"), user("bob"), key("alpha"), key("beta")];
+        for (place, owner) in owners.iter().enumerate() {
+            assert!(!owners[..place].contains(owner), "{place}");
+        }
     }
 
     #[test]

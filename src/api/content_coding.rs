@@ -27,6 +27,9 @@ const STEPS: u32 = 2;
 /// How much more than what it unpacks to a body may be: packing what is random makes it a little longer.
 const OVERHEAD: u64 = 64 << 10;
 
+/// How many bytes are held at most for each byte that was unpacked: itself, and the decoder's window with its spare room.
+pub(crate) const HELD: usize = 3;
+
 /// Whether a body is packed with Zstandard once, and with nothing else.
 pub(crate) fn is_zstd(headers: &HeaderMap) -> bool {
     let values = headers.get_all(header::CONTENT_ENCODING).iter();

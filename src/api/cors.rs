@@ -40,8 +40,9 @@ const HEADERS: HeaderValue = HeaderValue::from_static(
     "Authorization,Content-Type,User-Agent,Accept,X-Requested-With,X-Api-Key,X-Request-Id,X-Paddock-Session",
 );
 /// The reply headers that a page may read.
-const EXPOSED: HeaderValue =
-    HeaderValue::from_static("X-Request-Id,X-Cache,X-Session,X-Session-Left-Out,X-Paddock-Host,Retry-After");
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "X-Request-Id,X-Cache,X-Session,X-Session-Turn,X-Session-Left-Out,X-Paddock-Host,Retry-After",
+);
 /// How long a browser may cache a preflight: 12 hours in seconds, as in Ollama.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("43200");
 

@@ -85,6 +85,11 @@ pub enum Error {
         "this Idempotency-Key was used for another request; use a new one for each request, and the same only to repeat it"
     )]
     IdempotencyKeyReused,
+    /// The request of the `Idempotency-Key` is being answered in the other delivery.
+    #[error(
+        "the request with this Idempotency-Key is being answered with another `stream`; repeat it as it was, or wait until it has ended"
+    )]
+    IdempotencyKeyInUse,
     /// The client accepts only a cached answer (`only-if-cached`), and there is none.
     #[error("the answer is not in the cache, and Cache-Control: only-if-cached forbids to ask for it")]
     NotCached,
@@ -376,6 +381,7 @@ impl Error {
             Self::SessionUnsupported => (400, "session_unsupported", INVALID, INFO, false, None),
             Self::InvalidIdempotencyKey => (400, "invalid_idempotency_key", INVALID, INFO, false, None),
             Self::IdempotencyKeyReused => (422, "idempotency_key_reused", INVALID, INFO, false, None),
+            Self::IdempotencyKeyInUse => (409, "idempotency_key_in_use", INVALID, INFO, true, None),
             Self::NotCached => (504, "not_cached", INVALID, INFO, false, None),
             Self::FellBehind => (503, "fell_behind", INVALID, INFO, true, None),
             Self::PurgeForbidden => (403, "purge_forbidden", PERMISSION, INFO, false, None),
@@ -470,6 +476,7 @@ impl Error {
             | Self::SessionUnsupported
             | Self::InvalidIdempotencyKey
             | Self::IdempotencyKeyReused
+            | Self::IdempotencyKeyInUse
             | Self::NotCached
             | Self::FellBehind
             | Self::HostNotAllowed

@@ -44,7 +44,7 @@ impl MemoryBudget {
     /// The account of one request, which holds nothing yet. `caller` is whose share it uses; `None` where nobody has
     /// verified who calls, because a made-up caller must not have a share.
     pub(crate) fn account(&self, caller: Option<&CallerId>) -> HeldBytes {
-        HeldBytes(Some(Account { pool: Arc::clone(&self.0), caller: caller.cloned(), counted: 0 }))
+        HeldBytes(Some(Account { pool: Arc::clone(&self.0), caller: caller.cloned(), counted: 0, factor: 1 }))
     }
 
     /// How many bytes may be held.
@@ -109,15 +109,25 @@ struct Account {
     pool: Arc<Pool>,
     caller: Option<CallerId>,
     counted: usize,
+    /// How many bytes are held for each byte of the body.
+    factor: usize,
 }
 
 impl HeldBytes {
+    /// Counts each byte of a body `factor` times from now on, because whoever reads it holds as much.
+    pub(crate) fn weigh(&mut self, factor: usize) {
+        if let Some(account) = &mut self.0 {
+            account.factor = factor;
+        }
+    }
+
     /// Counts a body of `bytes` so far.
     ///
     /// # Errors
     /// [`Error::Overloaded`] when there is no room for them.
     pub(crate) fn grow_to(&mut self, bytes: usize) -> Result<(), Error> {
         let Some(account) = &mut self.0 else { return Ok(()) };
+        let bytes = bytes.saturating_mul(account.factor);
         if bytes <= UNCOUNTED.max(account.counted) {
             return Ok(());
         }
@@ -132,12 +142,13 @@ impl HeldBytes {
         Err(Error::Overloaded { cause: Overload::Memory, retry_after: RETRY_AFTER })
     }
 
-    /// Counts a body of `bytes` instead of the one that was counted.
+    /// Counts a body of `bytes`, each once, instead of what was counted.
     ///
     /// # Errors
     /// [`Error::Overloaded`] when there is no room for it.
     pub(crate) fn change_to(&mut self, bytes: usize) -> Result<(), Error> {
         if let Some(account) = &mut self.0 {
+            account.factor = 1;
             let needed = if bytes <= UNCOUNTED { 0 } else { bytes };
             let surplus = account.counted.saturating_sub(needed);
             account.give_back(surplus);
@@ -195,6 +206,12 @@ mod tests {
         assert_eq!(budget.held(), 2 * MIB);
         second.change_to(1).unwrap();
         assert_eq!(budget.held(), 0);
+        second.weigh(3);
+        assert!(refused(&second.grow_to(2 * MIB)));
+        second.grow_to(MIB).unwrap();
+        assert_eq!(budget.held(), 3 * MIB);
+        second.change_to(MIB).unwrap();
+        assert_eq!(budget.held(), MIB);
     }
 
     #[test]

@@ -7,8 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use serde::Serialize;
 
-use super::{form::Delivery, key::CacheKey};
-use crate::{platform::milliseconds, wire::members::Members};
+use super::{
+    form::Delivery,
+    key::{CacheKey, Epochs},
+};
+use crate::{api::auth::Owner, platform::milliseconds, wire::members::Members};
 
 /// The version of the value that [`Entry::to_bytes`] writes.
 const VERSION: u64 = 3;
@@ -26,12 +29,34 @@ pub struct Entry {
     content_type: String,
     /// Whether it can serve only requests of its own delivery, because a conversion would lose something.
     serves_one_delivery: bool,
-    /// For an `Idempotency-Key`: the key of the question, so that the key cannot be reused for another question.
-    question: Option<CacheKey>,
+    /// For an `Idempotency-Key`: what was asked under it.
+    asked: Option<Asked>,
     /// The length of the answer in bytes.
     length: usize,
     is_packed: bool,
     data: Bytes,
+    /// Whose share it uses; no part of the stored value.
+    owner: Owner,
+}
+
+/// What was asked under an `Idempotency-Key`, which does not cover it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Asked {
+    /// The key of the question.
+    pub question: CacheKey,
+    /// The epochs of the model's answers when it was asked.
+    pub epochs: Epochs,
+}
+
+/// What a stored answer is to a request with the same `Idempotency-Key`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Repetition {
+    /// Its answer.
+    Same,
+    /// The answer to another question.
+    Other,
+    /// An answer that was purged since.
+    Forgotten,
 }
 
 /// An entry with the time since it was stored.
@@ -63,6 +88,8 @@ struct EntryHead<'a> {
     alone: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     question: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    epochs: Option<[u64; 2]>,
 }
 
 impl Entry {
@@ -73,7 +100,16 @@ impl Entry {
         let packed = packed.filter(|packed| packed.len() <= length - length / 4);
         let (is_packed, data) = packed.map_or((false, body), |packed| (true, packed.into()));
         let content_type = content_type.to_owned();
-        Self { form, content_type, serves_one_delivery: false, question: None, length, is_packed, data }
+        Self {
+            form,
+            content_type,
+            serves_one_delivery: false,
+            asked: None,
+            length,
+            is_packed,
+            data,
+            owner: Owner::UNVERIFIED,
+        }
     }
 
     /// The entry, marked as serving one delivery or both.
@@ -82,10 +118,21 @@ impl Entry {
         Self { serves_one_delivery, ..self }
     }
 
-    /// The entry with the key of the question that it answers.
+    /// The entry with what was asked under its `Idempotency-Key`.
     #[must_use]
-    pub(crate) fn with_question(self, question: Option<CacheKey>) -> Self {
-        Self { question, ..self }
+    pub(crate) fn with_asked(self, asked: Option<Asked>) -> Self {
+        Self { asked, ..self }
+    }
+
+    /// The entry in the share of this owner.
+    #[must_use]
+    pub fn owned_by(self, owner: Owner) -> Self {
+        Self { owner, ..self }
+    }
+
+    /// Whose share the entry uses.
+    pub fn owner(&self) -> Owner {
+        self.owner
     }
 
     /// The delivery in which the answer was received.
@@ -109,9 +156,17 @@ impl Entry {
         &self.content_type
     }
 
-    /// The key of the question, if the entry's key does not cover it.
-    pub(crate) fn question(&self) -> Option<CacheKey> {
-        self.question
+    /// What the entry is to a request that now asks this under the same `Idempotency-Key`. Which model another question
+    /// was for is not known, so only a purge of all answers makes such an entry forgotten; one without epochs was written
+    /// by an older version, and nobody can say what was purged since.
+    pub(crate) fn repetition(&self, asks: Asked) -> Repetition {
+        match self.asked {
+            None => Repetition::Forgotten,
+            Some(asked) if asked.epochs.all != asks.epochs.all => Repetition::Forgotten,
+            Some(asked) if asked.question != asks.question => Repetition::Other,
+            Some(asked) if asked.epochs != asks.epochs => Repetition::Forgotten,
+            Some(_) => Repetition::Same,
+        }
     }
 
     /// The answer; `None` when the value is damaged.
@@ -138,7 +193,8 @@ impl Entry {
             length: self.length,
             packed: self.is_packed,
             alone: self.serves_one_delivery.then_some(true),
-            question: self.question.map(CacheKey::to_hex),
+            question: self.asked.map(|asked| asked.question.to_hex()),
+            epochs: self.asked.map(|asked| [asked.epochs.all, asked.epochs.model]),
         };
         let mut value = serde_json::to_vec(&head).unwrap_or_default();
         value.reserve_exact(self.data.len() + 1);
@@ -159,17 +215,34 @@ impl Entry {
             "w" => Delivery::Whole,
             _ => return None,
         };
-        let question = match head.string("question") {
-            Some(hex) => Some(CacheKey::from_hex(&hex)?),
-            None => None,
+        let asked = match (head.string("question"), epochs(&head)) {
+            (Some(hex), Some(epochs)) => Some(Asked { question: CacheKey::from_hex(&hex)?, epochs }),
+            (Some(_), None) | (None, _) => None,
         };
         let (data, is_packed) = (value.slice(end + 1..), head.boolean("packed")?);
         let length = usize::try_from(head.number("length")?).ok()?;
         let is_whole = if is_packed { length <= UNPACKED_LIMIT } else { length == data.len() };
         let content_type = head.string("type")?.into_owned();
         let serves_one_delivery = head.boolean("alone") == Some(true);
-        let entry = Self { form, content_type, serves_one_delivery, question, length, is_packed, data };
+        let entry = Self {
+            form,
+            content_type,
+            serves_one_delivery,
+            asked,
+            length,
+            is_packed,
+            data,
+            owner: Owner::UNVERIFIED,
+        };
         is_whole.then_some((entry, Duration::from_millis(head.number("ttl_ms")?)))
+    }
+}
+
+/// The epochs in the header line of a stored value.
+fn epochs(head: &Members<'_>) -> Option<Epochs> {
+    match *head.array("epochs")? {
+        [all, model] => Some(Epochs { all: all.get().parse().ok()?, model: model.get().parse().ok()? }),
+        _ => None,
     }
 }
 
@@ -226,6 +299,25 @@ mod tests {
     }
 
     #[test]
+    fn a_repetition_is_told_from_another_question_and_from_what_was_forgotten() {
+        let caller = crate::api::auth::CallerId::public();
+        let key = |name: &[u8]| CacheKey::of_repetition("", &caller, name);
+        let (same, other) = (key(b"same"), key(b"other"));
+        let asked = |question, all, model| Asked { question, epochs: Epochs { all, model } };
+        for (stored, expected) in [
+            (Some(asked(same, 7, 3)), Repetition::Same),
+            (Some(asked(same, 7, 2)), Repetition::Forgotten),
+            (Some(asked(same, 6, 3)), Repetition::Forgotten),
+            (Some(asked(other, 7, 3)), Repetition::Other),
+            (Some(asked(other, 7, 2)), Repetition::Other),
+            (Some(asked(other, 6, 3)), Repetition::Forgotten),
+            (None, Repetition::Forgotten),
+        ] {
+            assert_eq!(entry(b"answer").with_asked(stored).repetition(asked(same, 7, 3)), expected);
+        }
+    }
+
+    #[test]
     fn a_damaged_answer_is_none() {
         let mut value = entry(&b"abc".repeat(1000)).to_bytes(TTL);
         value.truncate(value.len() - 3);
@@ -242,10 +334,11 @@ mod tests {
         #[test]
         fn an_entry_is_read_as_it_was_written(
             body in proptest::collection::vec(0u8..4, 0..2000), kind in "[a-z/;= -]{0,20}", is_asked in any::<bool>(),
-            serves_one_delivery in any::<bool>(),
+            serves_one_delivery in any::<bool>(), all in any::<u64>(), model in any::<u64>(),
         ) {
-            let question = is_asked.then(|| CacheKey::of_repetition("/chat", &crate::api::auth::CallerId::public(), &body));
-            let entry = Entry::new(Delivery::Whole, &kind, body.into()).with_question(question).serving_one_delivery(serves_one_delivery);
+            let question = CacheKey::of_repetition("/chat", &crate::api::auth::CallerId::public(), &body);
+            let asked = is_asked.then_some(Asked { question, epochs: Epochs { all, model } });
+            let entry = Entry::new(Delivery::Whole, &kind, body.into()).with_asked(asked).serving_one_delivery(serves_one_delivery);
             let value = Bytes::from(entry.to_bytes(TTL));
             prop_assert_eq!(Entry::from_bytes(&value), Some((entry, TTL)));
         }

@@ -38,21 +38,25 @@ impl KeyContext<'_> {
     }
 }
 
-/// How often the cache was purged: as a whole, and for one model.
+/// The most models that have an epoch of their own.
+pub const EPOCHS: usize = 1024;
+
+/// The epochs under which a model's answers are kept: a purge begins a new one, and the answers of the old one are never
+/// found again.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Epochs {
-    /// Purges of the whole cache.
+    /// The epoch of all answers.
     pub all: u64,
-    /// Purges of one model's answers.
+    /// The epoch of the model's answers; 0 where they were not purged by themselves since that of all began.
     pub model: u64,
 }
 
-/// How often the cache was purged, for all models.
+/// The epochs of all models.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct AllEpochs {
-    /// Purges of the whole cache.
+    /// The epoch of all answers.
     pub all: u64,
-    /// Purges of single models, by the model's canonical name; models without a purge are absent.
+    /// The epochs of single models, by the model's canonical name.
     pub models: BTreeMap<String, u64>,
 }
 
@@ -60,6 +64,18 @@ impl AllEpochs {
     /// The counters for one model.
     pub fn of(&self, model: &str) -> Epochs {
         Epochs { all: self.all, model: self.models.get(model).copied().unwrap_or_default() }
+    }
+
+    /// Begins a new epoch for one model's answers, or for all. When too many models have one of their own, all of those end
+    /// in a new one of all.
+    pub(crate) fn begin(&mut self, model: Option<&str>) {
+        let has_room = |model: &&str| self.models.len() < EPOCHS || self.models.contains_key(*model);
+        if let Some(model) = model.filter(has_room) {
+            *self.models.entry(model.to_owned()).or_default() += 1;
+        } else {
+            self.all += 1;
+            self.models.clear();
+        }
     }
 }
 
@@ -233,7 +249,7 @@ impl Encoding {
     }
 }
 
-/// The name under which a model's purges are counted.
+/// The name of a model's epoch.
 pub(crate) fn epoch_name(model: &str) -> String {
     ModelName::parse(model).map_or_else(|| model.to_ascii_lowercase(), |name| name.as_str().to_owned())
 }

@@ -169,6 +169,12 @@ pub const SETTINGS: &[Setting] = &[
     ),
     setting("SESSION_TTL", "3600", Availability::Both, "How long a session is kept after its last use"),
     setting(
+        "SESSION_TTL_MAX",
+        "366d",
+        Availability::Both,
+        "The longest time to live that POST /sessions may ask for",
+    ),
+    setting(
         "SESSION_REQUIRED",
         "false",
         Availability::Both,
@@ -309,6 +315,12 @@ pub const SETTINGS: &[Setting] = &[
         "250ms",
         Availability::Both,
         "Limit for what Redis is given when there is an answer",
+    ),
+    setting(
+        "REDIS_CACHE_LIMIT",
+        "",
+        Availability::Both,
+        "Bytes of answers in Redis, at most; unset means half of its maxmemory, and 256MiB where that is not known",
     ),
     setting(
         "SESSION_WAIT_REPLICAS",

@@ -46,6 +46,8 @@ pub struct RedisConfig {
     pub ca_file: Option<String>,
     /// How many replicas must have a turn before it is acknowledged.
     pub wait_replicas: u32,
+    /// The most bytes of answers; `None` for what the server's memory suggests.
+    pub cache_limit: Option<u64>,
     /// The time limits.
     pub limits: StoreTimeouts,
 }
@@ -77,6 +79,7 @@ fn redis(reader: &mut SettingsReader<'_, impl Settings>) -> Option<RedisConfig> 
         reader.problem("REDIS_PREFIX", "must hold no braces, which would part keys that belong together");
     }
     let wait_replicas = reader.number("SESSION_WAIT_REPLICAS");
+    let cache_limit = reader.is_set("REDIS_CACHE_LIMIT").then(|| reader.bytes("REDIS_CACHE_LIMIT"));
     let is_native = reader.form() == Deployment::Native;
     let is_cluster = is_native && reader.flag("REDIS_CLUSTER");
     let ca_file = Some(reader.text("REDIS_CA_FILE")).filter(|path| is_native && !path.is_empty());
@@ -94,7 +97,7 @@ fn redis(reader: &mut SettingsReader<'_, impl Settings>) -> Option<RedisConfig> 
     if ca_file.is_some() && !urls.iter().all(|url| url.starts_with("rediss://")) {
         reader.problem("REDIS_CA_FILE", "is for TLS: the address must begin with rediss://");
     }
-    Some(RedisConfig { urls, is_cluster, ca_file, wait_replicas, limits })
+    Some(RedisConfig { urls, is_cluster, ca_file, wait_replicas, cache_limit, limits })
 }
 
 fn redis_urls(reader: &mut SettingsReader<'_, impl Settings>, is_cluster: bool) -> Vec<String> {

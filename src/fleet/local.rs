@@ -13,6 +13,7 @@ use std::{
 
 use super::{
     BackendHost, Context, HOSTS_LIMIT, HostStats, Inventory, ModelName,
+    looks::{Look, LookDecision, Looks},
     snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, Flow, Lease, RetryBudget, TICKET, Ticket},
 };
 
@@ -24,8 +25,9 @@ pub const DECISIONS: usize = 32;
 const FACTS_LIMIT: usize = 4 * HOSTS_LIMIT;
 /// How long the time of a flow's last slot is remembered.
 pub(crate) const SERVED: Duration = Duration::from_mins(2);
-/// The least number of flows that are remembered.
+/// The least and the most flows that are remembered.
 const SERVED_FEW: usize = 1024;
+pub(crate) const SERVED_MOST: usize = 4096;
 
 /// The inventories of the hosts, by base URL.
 pub type Inventories = BTreeMap<String, Arc<Inventory>>;
@@ -46,6 +48,8 @@ struct LocalState {
     is_recalled: bool,
     /// The hosts that were probed, by base URL.
     examined: BTreeSet<String>,
+    /// The looks at each host that requests asked for, by base URL.
+    looks: BTreeMap<String, Looks>,
     stats: BTreeMap<String, Arc<HostStats>>,
     inventories: Arc<Inventories>,
     leases: Vec<Lease>,
@@ -53,6 +57,9 @@ struct LocalState {
     tickets: Vec<(Ticket, Duration)>,
     /// When each flow last got a slot in its lane.
     served: BTreeMap<ServedKey, Duration>,
+    /// When the last of the flows got a slot that are not remembered one by one any more; it stands for all that are unknown,
+    /// so that flows that are made up for each request get no precedence.
+    served_others: Duration,
     /// The claims of each of the latest seconds, the latest last.
     claims: VecDeque<(u64, RetryBudget)>,
     /// The number of flows at which old ones are dropped.
@@ -96,6 +103,7 @@ impl LocalFleet {
         let is_known = |url: &String| hosts.iter().any(|host| host.url() == url);
         Arc::make_mut(&mut state.inventories).retain(|url, _| is_known(url));
         state.examined.retain(|url| is_known(url));
+        state.looks.retain(|url, _| is_known(url));
         // The stats of a removed host are kept, because its address may come back, but only up to the limit.
         if state.stats.len() > FACTS_LIMIT {
             state.stats.retain(|url, _| is_known(url));
@@ -117,6 +125,25 @@ impl LocalFleet {
         if !state.examined.contains(host) {
             state.examined.insert(host.to_owned());
         }
+    }
+
+    /// What a request does at `now` that wants to know what a host says; see [`Looks::decide`].
+    pub(crate) fn decide_look(&self, host: &str, now: Duration, waited: Option<u64>) -> LookDecision {
+        self.state().looks.entry(host.to_owned()).or_default().decide(now, waited)
+    }
+
+    /// Records what a look at a host found, whoever looked.
+    pub(crate) fn note_look(&self, host: &str, found: Look) {
+        self.state().looks.entry(host.to_owned()).or_default().note(found);
+    }
+
+    /// Records that the request that looked at a host has ended, and wakes those who wait for it.
+    pub(crate) fn end_look(&self, host: &str) {
+        let mut state = self.state();
+        if let Some(looks) = state.looks.get_mut(host) {
+            looks.end();
+        }
+        state.ring();
     }
 
     /// Records that the stored inventories were read.
@@ -145,7 +172,7 @@ impl LocalFleet {
         let tickets = state.tickets.iter().map(|(ticket, _)| {
             let served = |session: Option<&Arc<str>>| {
                 let key = (ticket.lane.clone(), ticket.caller.clone(), session.cloned());
-                let served = state.served.get(&key).copied().unwrap_or_default();
+                let served = state.served.get(&key).copied().unwrap_or(state.served_others);
                 if now.saturating_sub(served) < SERVED { served } else { Duration::ZERO }
             };
             let (caller_served, session_served) = (served(None), served(Some(&ticket.session)));
@@ -191,7 +218,10 @@ impl LocalFleet {
         let Flow { caller, session } = claim.flow;
         if state.served.len() >= state.served_limit {
             state.served.retain(|_, at| now.saturating_sub(*at) < SERVED);
-            state.served_limit = (state.served.len() * 2).max(SERVED_FEW);
+            if state.served.len() > SERVED_MOST / 2 {
+                state.fold_served();
+            }
+            state.served_limit = (state.served.len() * 2).clamp(SERVED_FEW, SERVED_MOST);
         }
         let caller: Arc<str> = caller.into();
         for session in [None, Some(session.into())] {
@@ -284,6 +314,9 @@ impl LocalFleet {
     /// Records that a host does not have a model that it had listed.
     pub fn forget_model(&self, host: &str, model: &ModelName) {
         let mut state = self.state();
+        if let Some(looks) = state.looks.get_mut(host) {
+            looks.forget();
+        }
         if let Some(inventory) = Arc::make_mut(&mut state.inventories).get_mut(host) {
             let is_other = |name: &str| ModelName::parse(name).as_ref() != Some(model);
             Arc::make_mut(inventory).models.retain(|known| is_other(&known.name));
@@ -335,6 +368,15 @@ impl LocalState {
             claims.requests += 1;
             claims.retries += u64::from(is_retry);
         }
+    }
+
+    /// Forgets the older half of the flows one by one, and remembers them as one.
+    fn fold_served(&mut self) {
+        let mut times: Vec<_> = self.served.values().copied().collect();
+        times.sort_unstable();
+        let Some(middle) = times.get(times.len() / 2).copied() else { return };
+        self.served.retain(|_, at| *at > middle);
+        self.served_others = middle;
     }
 
     /// Wakes the waiting requests.

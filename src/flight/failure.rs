@@ -115,6 +115,7 @@ fn head(error: &Error, has_lost_store: bool) -> Option<FailureHead<'_>> {
         // These are reported before a flight begins, or to one client.
         | Error::NotCached
         | Error::IdempotencyKeyReused
+        | Error::IdempotencyKeyInUse
         | Error::InvalidIdempotencyKey
         | Error::VersionUnknown
         | Error::TooManyConnections

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{
     api::{error::Error, reply::ClientLeft},
-    cache::{CacheKey, CacheStatus},
+    cache::{CacheStatus, Repetition},
     host::{Platform, Service},
     platform::random_id,
     process::{Head, Provenance, broadcast::Broadcast, flight_table::LeaderGuard},
@@ -167,9 +167,13 @@ impl<'a, P: Platform> Leader<'a, P> {
             self.report.cache = Some(CacheStatus::Bypass);
             return Role::Lead(None);
         }
-        // Where the key does not cover the question, the leader's name does, for those who would follow.
-        let asked = cache_plan.question.map(CacheKey::to_hex);
-        let leader = [random_id(self.service), asked.clone().unwrap_or_default()].join(":");
+        // Where the key does not cover the question and the delivery, the leader's name does, for those who would follow.
+        let asked = cache_plan
+            .repeated(self.upstream_request)
+            .map(|(question, form)| [question.to_hex(), form.letter().to_owned()]);
+        let leader =
+            [random_id(self.service), asked.as_ref().map(|asked| asked.join(":")).unwrap_or_default()];
+        let leader = leader.join(":");
         let (service, store, max_age) = (self.service, &self.request.store, cache_plan.policy.max_age());
         let found = {
             let looking = pin!(store.ask_answer_or_lead(service, &flight, &leader, max_age));
@@ -180,12 +184,14 @@ impl<'a, P: Platform> Leader<'a, P> {
         let may_lead = found.may_take_effect();
         match self.request.store.settle(self.service, found) {
             Some(Found::Answer(stored)) => {
-                if cache_plan.question.is_some() && stored.entry.question() != cache_plan.question {
+                let repetition = cache_plan.asked.map(|asked| stored.entry.repetition(asked));
+                if repetition == Some(Repetition::Other) {
                     self.fail(Error::IdempotencyKeyReused);
                     return Role::Told;
                 }
                 let replayed = replay(self.upstream_request, &stored.entry)
-                    .filter(|_| cache_plan.policy.takes(stored.age));
+                    .filter(|_| cache_plan.policy.takes(stored.age))
+                    .filter(|_| repetition != Some(Repetition::Forgotten));
                 let Some(replayed) = replayed else { return Role::Lead(None) };
                 self.report.cache = Some(CacheStatus::Hit);
                 self.open(Head::Found(replayed, stored.age));
@@ -194,9 +200,10 @@ impl<'a, P: Platform> Leader<'a, P> {
             }
             Some(Found::Lead) => Role::Lead(Some(leader)),
             Some(Found::Follow { leader: other })
-                if asked.as_ref().is_some_and(|asked| !other.ends_with(asked)) =>
+                if asked.as_ref().is_some_and(|asked| !other.ends_with(&asked.join(":"))) =>
             {
-                self.fail(Error::IdempotencyKeyReused);
+                let is_same = asked.is_some_and(|[question, _]| other.contains(&question));
+                self.fail(if is_same { Error::IdempotencyKeyInUse } else { Error::IdempotencyKeyReused });
                 Role::Told
             }
             Some(Found::Follow { leader: other }) => {

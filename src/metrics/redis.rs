@@ -44,7 +44,8 @@ impl<C: RedisCommands> RedisMetrics<C> {
         Self {
             commands,
             counters: format!("{prefix}:{{metrics}}:1:counters"),
-            models: format!("{prefix}:{{metrics}}:1:models"),
+            // The version before gave each spelling of a name a label.
+            models: format!("{prefix}:{{metrics}}:2:models"),
             limit: TimeLimit::whole(limit),
             waiting: Locked::default(),
         }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::{MODEL_NAME_LIMIT, MetricFamily, series::Increment};
+use super::{MODEL_NAME_LIMIT, MetricFamily, OTHER_MODEL, series::Increment};
 use crate::cache::CacheStatus;
 use crate::wire::tokens::Tokens;
 
@@ -21,7 +21,7 @@ const SPEED_LIMIT: u64 = 1_000_000_000_000;
 pub struct Sample<'a> {
     /// The route, never the raw path.
     pub route: &'static str,
-    /// The model in the request.
+    /// The canonical name of the model in the request.
     pub model: Option<&'a str>,
     /// `ok` or the error's code.
     pub outcome: &'static str,
@@ -67,7 +67,10 @@ impl Sample<'_> {
     /// The label for the model, if its name is allowed as one.
     pub(super) fn model_label(&self) -> Option<&str> {
         self.model.filter(|name| {
-            !name.is_empty() && name.len() <= MODEL_NAME_LIMIT && !name.chars().any(char::is_control)
+            !name.is_empty()
+                && *name != OTHER_MODEL
+                && name.len() <= MODEL_NAME_LIMIT
+                && !name.chars().any(char::is_control)
         })
     }
 

@@ -5,6 +5,17 @@ use super::MetricFamily;
 /// The separator within a series name; no label contains it.
 pub(crate) const SEPARATOR: char = '\u{1f}';
 
+/// The label of a host.
+const HOST: &str = "host";
+
+/// The host that a series of this name is of, where it is of one.
+pub(crate) fn host_of(key: &str) -> Option<&str> {
+    let (name, labels) = key.split_once(SEPARATOR)?;
+    let family = MetricFamily::ALL.into_iter().find(|family| family.name() == name)?;
+    let place = family.labels().iter().position(|label| *label == HOST)?;
+    labels.split(SEPARATOR).nth(place)
+}
+
 /// An increment of one series.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Increment<'a> {
@@ -35,6 +46,12 @@ impl<'a> Increment<'a> {
     pub(crate) fn observation(family: MetricFamily, labels: &'a [&'a str], micros: u64) -> Self {
         let bucket = family.buckets().partition_point(|bound| *bound < micros);
         Self { family, labels, amount: Amount::Observation { bucket, micros } }
+    }
+
+    /// The host that the series is of, where it is of one.
+    pub(crate) fn host(&self) -> Option<&'a str> {
+        let place = self.family.labels().iter().position(|label| *label == HOST)?;
+        self.labels.get(place).copied()
     }
 
     /// Writes the series name for a store: the family's name, then each label, separated by [`SEPARATOR`].

@@ -64,6 +64,12 @@ pub enum Event<'a> {
         /// What the store said.
         detail: &'a str,
     },
+    /// The store works, but is not set up as it should be. Once.
+    #[non_exhaustive]
+    StoreAdvice {
+        /// What is wrong, and what to do.
+        detail: &'a str,
+    },
     /// The settings are invalid; every problem is listed.
     Misconfigured {
         /// One sentence per problem.
@@ -76,7 +82,10 @@ impl Event<'_> {
     pub fn level(&self) -> Level {
         match self {
             Self::Request(record) => record.level,
-            Self::AttemptFailed { .. } | Self::StoreDown { .. } | Self::StoreRefuses { .. } => Level::Warn,
+            Self::AttemptFailed { .. }
+            | Self::StoreDown { .. }
+            | Self::StoreRefuses { .. }
+            | Self::StoreAdvice { .. } => Level::Warn,
             Self::StoreUp => Level::Info,
             Self::Misconfigured { .. } => Level::Error,
         }
@@ -96,6 +105,7 @@ impl Event<'_> {
             Self::StoreDown { .. } => "store is down: serving without cache and history",
             Self::StoreUp => "store is back",
             Self::StoreRefuses { .. } => "store refuses an operation: serving without it",
+            Self::StoreAdvice { .. } => "store is not set up as it should be",
             Self::Misconfigured { .. } => "settings do not hold",
         }
     }

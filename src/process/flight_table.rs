@@ -8,7 +8,7 @@ use std::{
 
 use super::broadcast::{Broadcast, Receiver};
 use crate::{
-    cache::{CacheKey, Epochs},
+    cache::{CacheKey, Delivery, Epochs},
     platform::Locked,
     store::FlightKey,
 };
@@ -26,8 +26,8 @@ pub(crate) struct FlightTable {
 
 #[derive(Debug, Default)]
 struct Table {
-    /// The flights by join key, each with the key of its question if the join key does not cover it.
-    flights: BTreeMap<JoinKey, (Broadcast, Option<CacheKey>)>,
+    /// The flights by join key, each with its question and delivery if the join key does not cover them.
+    flights: BTreeMap<JoinKey, (Broadcast, Option<(CacheKey, Delivery)>)>,
     /// The epochs by model, as the store last reported them.
     epochs: BTreeMap<String, Epochs>,
 }
@@ -48,7 +48,9 @@ pub(crate) enum Joined {
     /// It waits for the answer of another request's flight.
     Follow(Receiver),
     /// The `Idempotency-Key` belongs to another question.
-    Conflict,
+    Reused,
+    /// The question of the `Idempotency-Key` is being answered in the other delivery.
+    InUse,
     /// It leads a new flight.
     Lead(Broadcast, Receiver, LeaderGuard),
 }
@@ -73,7 +75,12 @@ impl FlightTable {
 
     /// Joins a flight, or begins one whose broadcast buffers `limit` bytes. Where one request cannot wake another,
     /// every request leads.
-    pub(crate) fn join_or_lead(&self, key: JoinKey, question: Option<CacheKey>, limit: usize) -> Joined {
+    pub(crate) fn join_or_lead(
+        &self,
+        key: JoinKey,
+        repeated: Option<(CacheKey, Delivery)>,
+        limit: usize,
+    ) -> Joined {
         let mut table = self.table();
         let of_any_age = JoinKey { max_age: None, ..key }..=JoinKey { max_age: Some(Duration::MAX), ..key };
         let mut known = table
@@ -86,10 +93,14 @@ impl FlightTable {
         if let Some((receiver, asked)) =
             known.find_map(|(_, (broadcast, asked))| Some((broadcast.join()?, asked)))
         {
-            return if *asked == question { Joined::Follow(receiver) } else { Joined::Conflict };
+            return match (*asked, repeated) {
+                (asked, repeated) if asked == repeated => Joined::Follow(receiver),
+                (Some((asked, _)), Some((repeated, _))) if asked == repeated => Joined::InUse,
+                _ => Joined::Reused,
+            };
         }
         let (broadcast, receiver) = Broadcast::new(limit);
-        table.flights.insert(key, (broadcast.clone(), question));
+        table.flights.insert(key, (broadcast.clone(), repeated));
         Joined::Lead(broadcast.clone(), receiver, LeaderGuard { flights: self.clone(), key, broadcast })
     }
 
@@ -146,7 +157,8 @@ mod tests {
         let younger = JoinKey { max_age: Some(Duration::from_secs(1)), ..a };
         let Joined::Lead(broadcast, leader, guard) = flights.join_or_lead(a, None, 10) else { panic!() };
         assert!(matches!(flights.join_or_lead(a, None, 10), Joined::Follow(_)));
-        assert!(matches!(flights.join_or_lead(a, Some(a.flight.key), 10), Joined::Conflict));
+        let repeated = |key: JoinKey| Some((key.flight.key, key.flight.form));
+        assert!(matches!(flights.join_or_lead(a, repeated(a), 10), Joined::Reused));
         for other in [key("a", Delivery::Stream), key("b", Delivery::Whole), younger] {
             assert!(matches!(flights.join_or_lead(other, None, 10), Joined::Lead(..)), "{other:?}");
         }
@@ -158,6 +170,29 @@ mod tests {
         assert_eq!(flights.table().flights.len(), 1, "the later one is still there");
         drop(later);
         assert_eq!(flights.table().flights.len(), 0);
+    }
+
+    #[test]
+    fn a_key_of_a_repetition_stands_for_one_question_in_one_form() {
+        let flights = FlightTable::new(true);
+        let (a, b) = (key("a", Delivery::Whole), key("b", Delivery::Whole).flight.key);
+        let question = a.flight.key;
+        let lead = flights.join_or_lead(a, Some((question, Delivery::Stream)), 10);
+        assert!(matches!(lead, Joined::Lead(..)));
+        for (asked, form, expected) in [
+            (question, Delivery::Stream, "follow"),
+            (question, Delivery::Whole, "in use"),
+            (b, Delivery::Stream, "reused"),
+            (b, Delivery::Whole, "reused"),
+        ] {
+            let found = match flights.join_or_lead(a, Some((asked, form)), 10) {
+                Joined::Follow(_) => "follow",
+                Joined::InUse => "in use",
+                Joined::Reused => "reused",
+                Joined::Lead(..) => "lead",
+            };
+            assert_eq!(found, expected, "{form:?}");
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! None of them may hold content, a credential or a session id.
 
-use std::time::Duration;
+use std::{borrow::Cow, time::Duration};
 
 use http::{Method, StatusCode};
 
@@ -14,7 +14,7 @@ use super::{
 use crate::{
     api::error::Error,
     cache::CacheStatus,
-    fleet::BackendHost,
+    fleet::{BackendHost, ModelName},
     host::{Platform, Service},
     metrics::{Attempt, Metrics, Sample},
     platform::{
@@ -72,6 +72,8 @@ pub(crate) struct ReplyNotes {
     pub(crate) age: Option<Duration>,
     /// What became of the session's turn, as far as that is known when the head is sent.
     pub(crate) session: Option<SessionStatus>,
+    /// Which turn of its session the request adds, counted over the session's life from 1; `None` where it adds none.
+    pub(crate) turn: Option<usize>,
     /// The number of the session's turns that did not fit into the prompt.
     pub(crate) left_out: usize,
     pub(crate) upstream: UpstreamReport,
@@ -141,9 +143,13 @@ impl RequestInfo {
             return;
         }
         let UpstreamReport { attempts, first_token, speed, tokens, .. } = &notes.upstream;
+        // Every spelling of a name is one label.
+        let model = notes.model.as_deref().map(|name| {
+            ModelName::parse(name).map_or(Cow::Borrowed(name), |name| Cow::Owned(name.as_str().to_owned()))
+        });
         let sample = Sample {
             route: self.route,
-            model: notes.model.as_deref(),
+            model: model.as_deref(),
             outcome,
             latency,
             cache: notes.cache,

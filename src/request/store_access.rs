@@ -20,7 +20,7 @@ use crate::{
         snapshot::{Claim, FleetSnapshot, Lease},
     },
     host::{Platform, Service},
-    platform::{Background, Clock, Locked, random_id},
+    platform::{Background, Clock, Journal, Locked, journal::Event, random_id},
     session::{KEPT_TURNS, Session, SessionHead, SessionKey, Span, Turn},
     store::{
         FleetState, FlightBoard, FlightKey, Found, InventoryStore, ResponseCache, Sessions, Store,
@@ -209,6 +209,7 @@ impl StoreAccess {
         ttl: Duration,
     ) -> StoreReply<()> {
         let result = service.store().answers().put_answer(key, entry, ttl).await;
+        log_advice(service);
         StoreReply { operation: StoreOperation::PutAnswer, result }
     }
 
@@ -253,6 +254,9 @@ impl StoreAccess {
     ) -> Option<()> {
         let result =
             service.store().sessions().create_session(key, head, service.config().sessions.ttl).await;
+        if result.is_ok() {
+            share(service, key);
+        }
         self.settle(service, StoreReply { operation: StoreOperation::CreateSession, result })
     }
 
@@ -275,6 +279,9 @@ impl StoreAccess {
     ) -> StoreReply<bool> {
         let ttl = service.config().sessions.ttl;
         let result = service.store().sessions().append_turn_to(key, generation, turn, ttl, KEPT_TURNS).await;
+        if result == Ok(true) {
+            share(service, key);
+        }
         StoreReply { operation: StoreOperation::AppendTurn, result }
     }
 }
@@ -382,7 +389,29 @@ impl StoreAccess {
 pub(crate) async fn ping<P: Platform>(service: &Service<P>) -> bool {
     let answer = service.store().ping().await;
     log_outage(service, StoreOperation::Ping, &answer);
+    log_advice(service);
     answer.is_ok()
+}
+
+/// Logs once what an operator should know of how the store is set up.
+fn log_advice<P: Platform>(service: &Service<P>) {
+    if let Some(detail) = service.store().warning()
+        && service.store().outage().advises()
+    {
+        service.record(&Event::StoreAdvice { detail: &detail });
+    }
+}
+
+/// Counts a session that was stored to its owner's share, in the background.
+fn share<P: Platform>(service: &Service<P>, key: &SessionKey) {
+    if !service.store().is_shared() {
+        return;
+    }
+    let (task_service, key) = (service.clone(), key.clone());
+    service.spawn(async move {
+        // A session that was not counted is counted with its next turn.
+        let _ = task_service.store().sessions().share(&key).await;
+    });
 }
 
 /// Gives back, in the background, the slot that may be leased under `id`.

@@ -4,7 +4,10 @@
 
 use sha2::{Digest, Sha256};
 
-use crate::api::{auth::CallerId, error::Error};
+use crate::api::{
+    auth::{CallerId, Owner},
+    error::Error,
+};
 
 /// The longest session id, in characters.
 const SESSION_ID_LIMIT: usize = 128;
@@ -85,8 +88,11 @@ impl RequestedSession {
 
 /// The key of a session in the store: a hash of the caller id and the session id. So ids never appear there, and the id
 /// of another caller's session leads to a session of one's own.
-#[derive(Clone, PartialEq, Eq, Hash)]
-pub struct SessionKey([u8; 32]);
+#[derive(Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct SessionKey {
+    key: [u8; 32],
+    owner: Owner,
+}
 
 impl std::fmt::Debug for SessionKey {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -101,11 +107,16 @@ impl SessionKey {
         hash.update(b"paddock session 1\0");
         hash.update(caller.as_bytes());
         hash.update(id.as_str().as_bytes());
-        Self(hash.finalize().into())
+        Self { key: hash.finalize().into(), owner: caller.owner() }
     }
 
     /// The 256 bits of the key.
     pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
+        &self.key
+    }
+
+    /// Whose share the session uses.
+    pub fn owner(&self) -> Owner {
+        self.owner
     }
 }

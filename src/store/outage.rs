@@ -19,6 +19,8 @@ pub struct Outage {
     /// Whether `refused` holds anything.
     refuses: AtomicBool,
     refused: Locked<BTreeSet<&'static str>>,
+    /// Whether an advice was told.
+    is_advised: AtomicBool,
 }
 
 /// A change that is logged.
@@ -48,6 +50,11 @@ impl Outage {
     pub(crate) fn refuses(&self, operation: &'static str) -> bool {
         self.refuses.store(true, Ordering::Relaxed);
         self.refused().insert(operation)
+    }
+
+    /// Records that an advice is told; returns whether it is the first time.
+    pub(crate) fn advises(&self) -> bool {
+        !self.is_advised.swap(true, Ordering::Relaxed)
     }
 
     /// Records that an operation succeeded.

@@ -8,6 +8,7 @@ mod cache;
 mod fault;
 mod fleet;
 mod guard;
+mod memory;
 pub(crate) mod script;
 mod sessions;
 
@@ -16,10 +17,11 @@ use std::{future::Future, sync::Arc, time::Duration};
 use super::{Outage, Store, StoreError, StoreResult, StoreTimeouts, TimeLimit, Within};
 use crate::{
     fleet::local::LocalFleet,
-    platform::{MaybeSend, MaybeSync},
+    platform::{Locked, MaybeSend, MaybeSync},
 };
 pub use fault::{error_text, server_error};
 pub use guard::Guard;
+use memory::ServerMemory;
 
 /// One element of a reply.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -76,19 +78,60 @@ pub struct RedisStore<C> {
     keep: TimeLimit,
     replicas: u32,
     outage: Arc<Outage>,
+    /// The most bytes of answers that the operator has set.
+    cache_limit: Option<u64>,
+    /// What the server said of its memory; `None` until it was asked.
+    memory: Arc<Locked<Option<ServerMemory>>>,
 }
 
 impl<C: RedisCommands> RedisStore<C> {
     /// A store whose keys begin with `prefix`.
     pub fn new(commands: C, prefix: &str, timeouts: StoreTimeouts) -> Self {
         let (ask, keep) = (TimeLimit::whole(timeouts.ask), TimeLimit::whole(timeouts.keep));
-        Self { commands, prefix: prefix.into(), ask, keep, replicas: 0, outage: Arc::default() }
+        Self {
+            commands,
+            prefix: prefix.into(),
+            ask,
+            keep,
+            replicas: 0,
+            outage: Arc::default(),
+            cache_limit: None,
+            memory: Arc::default(),
+        }
+    }
+
+    /// The store, which keeps so many bytes of answers at most, and not what the server's memory suggests.
+    #[must_use]
+    pub fn with_cache_limit(self, cache_limit: Option<u64>) -> Self {
+        Self { cache_limit, ..self }
     }
 
     /// The store, which acknowledges a turn only when that many replicas have it.
     #[must_use]
     pub fn with_replicas(self, replicas: u32) -> Self {
         Self { replicas, ..self }
+    }
+
+    /// Asks the server how much memory it may use. One that does not tell, or forbids to ask, is asked no more until the next
+    /// ping.
+    async fn learn_memory(&self) {
+        let info = self.keep("INFO", &[b"memory"]).await;
+        let text = match info.as_deref() {
+            Ok([RedisValue::Bytes(text), ..]) => String::from_utf8_lossy(text).into_owned(),
+            Ok(_) | Err(StoreError::Refused(_) | StoreError::UnexpectedReply(_)) => String::new(),
+            Err(_) => return,
+        };
+        *self.memory.lock() = Some(ServerMemory::read(&text));
+    }
+
+    /// The most bytes of answers; `None` while that is not known.
+    fn answers_limit(&self) -> Option<u64> {
+        self.cache_limit.or_else(|| self.memory.lock().as_ref().map(ServerMemory::answers))
+    }
+
+    /// The most bytes of sessions; `None` where only their ends bound them, or while that is not known.
+    fn sessions_limit(&self) -> Option<u64> {
+        self.memory.lock().as_ref().and_then(ServerMemory::sessions)
     }
 
     /// Executes a command that a request waits for before it asks upstream.
@@ -166,8 +209,12 @@ impl<C: RedisCommands + Clone> Store for RedisStore<C> {
     }
 
     async fn ping(&self) -> StoreResult<()> {
-        self.keep(guard::PROBE, &[]).await?;
-        Ok(())
+        let (answer, ()) = futures::join!(self.keep(guard::PROBE, &[]), self.learn_memory());
+        answer.map(drop)
+    }
+
+    fn warning(&self) -> Option<String> {
+        self.memory.lock().as_ref().and_then(ServerMemory::warning)
     }
 
     fn outage(&self) -> &Outage {

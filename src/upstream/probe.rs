@@ -21,8 +21,13 @@ use http_body_util::{BodyExt, Limited};
 
 use super::update_stats;
 use crate::{
-    fleet::{BackendHost, BreakerState, Cause, HostStats, Inventory, ModelName, local::Inventories},
+    fleet::{
+        BackendHost, BreakerState, Cause, HostStats, Inventory, ModelName,
+        local::{Inventories, LocalFleet},
+        looks::{Look, LookDecision},
+    },
     host::{Platform, Service},
+    metrics::Metrics,
     platform::{Background, Clock, Entropy, Phase, Timer, Upstream, UpstreamFailure, jittered, race},
     request::StoreAccess,
     store::{InventoryStore, Store},
@@ -35,6 +40,8 @@ const ANSWER_LIMIT: usize = 8 << 20;
 /// How old the answers may be before a request asks again, and how long one instance may take for that before another does
 /// it.
 const FRESH: Duration = Duration::from_secs(2);
+/// How often a request looks whether the look of another has ended where that one cannot wake it.
+const LOOK_PAUSE: Duration = Duration::from_millis(50);
 /// How long the other hosts may still take once one host has said enough.
 const GRACE: Duration = Duration::from_millis(500);
 
@@ -61,6 +68,9 @@ impl<P: Platform> Service<P> {
             loop {
                 pause(self).await;
                 learn(self, &StoreAccess::unhurried(self)).await;
+                let hosts = self.fleet().hosts();
+                self.metrics()
+                    .retire_hosts(self.now(), &|host| hosts.iter().any(|known| known.url() == host));
             }
         };
         join!(keep_asking(self), keep_learning);
@@ -72,7 +82,7 @@ impl<P: Platform> Service<P> {
         let probes = hosts.iter().map(|backend| async move {
             let names =
                 |inventory: &Inventory| inventory.models.iter().map(|model| model.name.clone()).collect();
-            let models = probe_host(self, backend).await;
+            let models = look(self, backend).await;
             Probe {
                 url: backend.url().to_owned(),
                 models: models.map(|found| names(&found)).map_err(|failure| failure.to_string()),
@@ -182,7 +192,7 @@ pub(crate) async fn refresh<P: Platform>(
 ) -> Vec<UpstreamFailure> {
     let hosts = service.fleet().hosts();
     let mut asked: FuturesUnordered<_> =
-        hosts.iter().map(|backend| async move { (backend, probe_host(service, backend).await) }).collect();
+        hosts.iter().map(|backend| async move { (backend, look(service, backend).await) }).collect();
     let mut failures = Vec::new();
 
     // Wait until one host has said what is enough.
@@ -216,6 +226,42 @@ async fn learn<P: Platform>(service: &Service<P>, store: &StoreAccess) {
         && let Some(snapshot) = store.ask_snapshot(service).await.unnoticed()
     {
         service.fleet().learn(service.now(), &snapshot);
+    }
+}
+
+/// What a host says of its models now, or said a moment ago: requests that want to know it at the same time, or shortly one
+/// after the other, share a look.
+async fn look<P: Platform>(service: &Service<P>, backend: &BackendHost) -> Look {
+    let (local, mut waited) = (service.fleet(), None);
+    loop {
+        match local.decide_look(backend.url(), service.now(), waited) {
+            LookDecision::Take(found) => return found,
+            LookDecision::Ask => {
+                let looking = Looking { local, host: backend.url() };
+                let found = probe_host(service, backend).await;
+                drop(looking);
+                return found;
+            }
+            LookDecision::Wait(number) => {
+                waited = Some(number);
+                race! {
+                    () = local.changed(P::WAKES_OTHER_REQUESTS) => (),
+                    () = service.sleep(LOOK_PAUSE) => (),
+                }
+            }
+        }
+    }
+}
+
+/// A request that looks at a host. Dropping it, also with the request, lets another look.
+struct Looking<'a> {
+    local: &'a LocalFleet,
+    host: &'a str,
+}
+
+impl Drop for Looking<'_> {
+    fn drop(&mut self) {
+        self.local.end_look(self.host);
     }
 }
 
@@ -259,6 +305,7 @@ async fn probe_host<P: Platform>(
     });
 
     // Note the outcome here, and tell the store where it is news.
+    local.note_look(backend.url(), inventory.clone());
     if local.has_watch() {
         record_probe(service, backend, inventory.as_ref().err()).await;
     }

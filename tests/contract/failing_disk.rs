@@ -19,7 +19,7 @@ use paddock::{
 };
 use redb::{StorageBackend, backends::InMemoryBackend};
 
-use crate::{ROOMY, answer, exchange, key, session, turns};
+use crate::{ROOMY, answer, exchange, key, noise, session, turns};
 
 const LONG: Duration = Duration::from_hours(1);
 /// How long the store may take to come back.
@@ -165,7 +165,13 @@ async fn turns_that_wait_at_the_same_time_share_a_sync() -> Result<()> {
 async fn a_disk_that_hangs_holds_nobody_beyond_the_limit_and_what_is_there_can_be_read() -> Result<()> {
     let disk = Disk::default();
     let (store, id) = (disk.store(DiskLimits { wait: Duration::from_secs(2), ..ROOMY })?, session("s")?);
-    store.sessions().append_turn(&id, &turn("1"), LONG, 10).await?;
+    // The file has room: while it grows, redb lets nobody read.
+    store.answers().put_answer(&key("q"), &answer(&noise(1 << 20, 1)), LONG).await?;
+    store.answers().purge(None).await?;
+    for _ in 0..3 {
+        store.sessions().append_turn(&id, &turn("1"), LONG, 10).await?;
+        store.sessions().append_turn(&session("other")?, &turn("1"), LONG, 10).await?;
+    }
     disk.set_hanging(true);
     let append = async |number: &str| store.sessions().append_turn(&id, &turn(number), LONG, 10).await;
     assert_eq!(append("2").await, Err(StoreError::TimedOut));

@@ -47,6 +47,7 @@ mod fleet;
 mod fleet_redis;
 mod metrics;
 mod redis;
+mod shares;
 mod store;
 
 use std::{any::Any, sync::Arc, time::Duration};

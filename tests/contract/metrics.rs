@@ -69,7 +69,8 @@ async fn text(metrics: &impl Metrics) -> Result<String> {
         breaker,
         loaded: 3,
     });
-    let gauges = Gauges { store_up: true, form: Deployment::Spin, hosts: hosts.to_vec() };
+    let (store_up, form) = (true, Deployment::Spin);
+    let gauges = Gauges { store_up, held_bytes: 0, memory_budget: 0, form, hosts: hosts.to_vec() };
     Ok(encode(&metrics.snapshot().await?, &gauges))
 }
 

@@ -33,7 +33,8 @@ async fn every_key_has_the_prefix_and_every_value_its_end() -> Result<()> {
     redis.store.put_answer(&key("q"), &answer("a"), LONG).await?;
     redis.store.append_turn(&session("s")?, &turn("1"), LONG, 10).await?;
     let keys = keys(&redis).await?;
-    assert_eq!(keys.len(), 2, "{keys:?}");
+    // The answer, four that count the answers of its part, and the session.
+    assert_eq!(keys.len(), 6, "{keys:?}");
     for key in keys {
         let left: i64 = redis.connection.run(&["PTTL", &key]).await?.concat().parse()?;
         assert!((1..=3_600_000).contains(&left), "{key} ends in {left} ms");
@@ -42,10 +43,35 @@ async fn every_key_has_the_prefix_and_every_value_its_end() -> Result<()> {
 }
 
 #[tokio::test]
+async fn epochs_have_no_end_and_where_they_are_lost_none_comes_back() -> Result<()> {
+    let redis = over_redis().await?;
+    let store = &redis.store;
+    let mut seen = vec![store.epochs("m").await?];
+    for _ in 0..2 {
+        store.purge(Some("m")).await?;
+        seen.push(store.epochs("m").await?);
+        let name = keys(&redis).await?.concat();
+        assert_eq!(redis.connection.run(&["PTTL", &name]).await?, ["-1"], "{name}");
+        // The version before gave them an end.
+        redis.connection.run(&["PEXPIRE", &name, "1000000"]).await?;
+        store.purge(Some("m")).await?;
+        seen.push(store.epochs("m").await?);
+        assert_eq!(redis.connection.run(&["PTTL", &name]).await?, ["-1"], "{name}");
+        redis.connection.run(&["DEL", &name]).await?;
+        assert_ne!(store.all_epochs().await?.context("they are in Redis")?.all, 0);
+        seen.push(store.epochs("m").await?);
+    }
+    for (place, epochs) in seen.iter().enumerate() {
+        assert!(epochs.all != 0 && !seen[..place].contains(epochs), "{seen:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_value_of_another_version_is_none() -> Result<()> {
     let redis = over_redis().await?;
     redis.store.put_answer(&key("q"), &answer("a"), LONG).await?;
-    let name = keys(&redis).await?.concat();
+    let name = keys(&redis).await?.into_iter().find(|key| key.contains(":answer:")).unwrap_or_default();
     for value in
         ["{}", "[]", "no JSON", "", "{\"response\": \"a\"}", "{\"spoken\": {\"text\": \"a\"}}", "\u{0}"]
     {

@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::Result;
 use futures::future::join_all;
 use paddock::{
-    cache::{Delivery, Entry, Epochs},
+    cache::{Delivery, EPOCHS, Entry},
     session::{Dialect, KEPT_TURNS, SessionHead, Span, Turn},
     store::{
         FleetState as _, FlightBoard as _, FlightEnd, FlightKey, Found, ResponseCache, Sessions as _,
@@ -77,7 +77,8 @@ async fn an_answer_tells_its_age(subject: impl Subject) -> Result<()> {
 async fn emptying_the_cache_begins_a_new_epoch_of_all_or_of_one_model(subject: impl Subject) -> Result<()> {
     let store = subject.store().answers();
     let before = store.epochs("m:latest").await?;
-    assert_eq!(before, Epochs::default());
+    assert!(before.all != 0 && before.model == 0, "{before:?}");
+    assert_eq!(store.epochs("m:latest").await?, before, "it stays");
     store.purge(Some("m:latest")).await?;
     let after = store.epochs("m:latest").await?;
     assert!(after.model != before.model && after.all == before.all, "{after:?}");
@@ -90,6 +91,35 @@ async fn emptying_the_cache_begins_a_new_epoch_of_all_or_of_one_model(subject: i
         for model in ["m:latest", "n:latest"] {
             assert_eq!(all.of(model), store.epochs(model).await?, "{model}");
         }
+    }
+    Ok(())
+}
+
+async fn however_many_models_are_purged_their_epochs_are_bounded_and_none_comes_back(
+    subject: impl Subject,
+) -> Result<()> {
+    let store = subject.store().answers();
+    let before = store.epochs("none").await?;
+    store.purge(Some("first")).await?;
+    let mut seen = vec![before, store.epochs("first").await?];
+    let purged = async |numbers: std::ops::Range<usize>| {
+        for number in numbers {
+            store.purge(Some(&format!("m{number}"))).await?;
+        }
+        anyhow::Ok(())
+    };
+    purged(1..EPOCHS).await?;
+    assert_eq!(store.epochs("first").await?, seen[1], "as many as these have one of their own");
+    assert_eq!(store.epochs("none").await?.all, before.all);
+    purged(EPOCHS..EPOCHS + 1).await?;
+    for round in 0..3 {
+        let now = store.epochs("first").await?;
+        assert!(!seen.contains(&now), "{round}: {now:?} in {seen:?}");
+        seen.push(now);
+        store.purge(Some("first")).await?;
+    }
+    if let Some(all) = store.all_epochs().await? {
+        assert!(all.models.len() <= EPOCHS, "{}", all.models.len());
     }
     Ok(())
 }
@@ -418,6 +448,7 @@ crate::contract! {
     the_last_answer_put_is_the_answer,
     an_answer_tells_its_age,
     emptying_the_cache_begins_a_new_epoch_of_all_or_of_one_model,
+    however_many_models_are_purged_their_epochs_are_bounded_and_none_comes_back,
     who_finds_no_answer_leads_or_finds_the_one_that_leads,
     an_answer_that_is_too_old_for_whoever_asks_is_none,
     what_serves_one_form_alone_stands_beside_what_serves_the_other,

@@ -2,14 +2,18 @@
 //!
 //! Every function leaves the tables and the totals consistent, or fails; then the whole transaction is aborted.
 
-use paddock::session::{Span, kept};
+use paddock::{
+    cache::EPOCHS,
+    session::{Span, kept},
+};
 use redb::{
     ReadTransaction, ReadableTable, ReadableTableMetadata, StorageError, Table, TableError, WriteTransaction,
 };
 
 use super::layout::{
-    ANSWER_ENDS, ANSWERS, INVENTORIES, Key, LongKey, NUMBERS, SESSION_ENDS, SESSIONS, SessionRow, TURNS,
-    cost, ended, ending, numbered, turn_from_bytes, turn_to_bytes,
+    ANSWER_COSTS, ANSWER_ENDS, ANSWER_OWNERS, ANSWER_SHARES, ANSWERS, INVENTORIES, Key, LongKey,
+    MODEL_EPOCHS, NUMBERS, OwnerKey, SESSION_ENDS, SESSION_OWNERS, SESSION_USES, SESSIONS, SessionRow, TURNS,
+    UseKey, cost, ended, ending, epoch, key_of_use, numbered, turn_from_bytes, turn_to_bytes, used,
 };
 
 /// The most expired answers, and the most expired sessions, that one transaction deletes. The next one continues.
@@ -33,6 +37,8 @@ pub(super) struct NoRoom;
 #[derive(Debug, Clone)]
 pub(super) struct Append {
     pub(super) key: Key,
+    /// Whose share the session uses.
+    pub(super) owner: OwnerKey,
     /// When the session must have been created; `None` for any time.
     pub(super) generation: Option<u64>,
     pub(super) id: String,
@@ -49,9 +55,14 @@ pub(super) struct Append {
 pub(super) struct Changes<'t> {
     answers: Table<'t, &'static Key, (u64, &'static [u8])>,
     answer_ends: Table<'t, &'static LongKey, u64>,
+    answer_owners: Table<'t, &'static Key, &'static OwnerKey>,
+    answer_shares: Table<'t, &'static UseKey, ()>,
+    answer_costs: Table<'t, &'static OwnerKey, u64>,
     sessions: Table<'t, &'static Key, &'static [u8]>,
     turns: Table<'t, &'static LongKey, &'static [u8]>,
     session_ends: Table<'t, &'static LongKey, ()>,
+    session_uses: Table<'t, &'static UseKey, ()>,
+    session_owners: Table<'t, &'static OwnerKey, u64>,
     numbers: Table<'t, &'static str, u64>,
     inventories: Table<'t, &'static str, &'static [u8]>,
     /// The totals after the transaction.
@@ -72,9 +83,14 @@ impl<'t> Changes<'t> {
         Ok(Self {
             answers: transaction.open_table(ANSWERS)?,
             answer_ends: transaction.open_table(ANSWER_ENDS)?,
+            answer_owners: transaction.open_table(ANSWER_OWNERS)?,
+            answer_shares: transaction.open_table(ANSWER_SHARES)?,
+            answer_costs: transaction.open_table(ANSWER_COSTS)?,
             sessions: transaction.open_table(SESSIONS)?,
             turns: transaction.open_table(TURNS)?,
             session_ends: transaction.open_table(SESSION_ENDS)?,
+            session_uses: transaction.open_table(SESSION_USES)?,
+            session_owners: transaction.open_table(SESSION_OWNERS)?,
             numbers: transaction.open_table(NUMBERS)?,
             inventories: transaction.open_table(INVENTORIES)?,
             totals,
@@ -83,10 +99,10 @@ impl<'t> Changes<'t> {
         })
     }
 
-    /// Stores an answer. The answers that expire soonest are deleted to make room.
+    /// Stores an answer. To make room, those are deleted that expire soonest of the owner that has the most.
     pub(super) fn put_answer(
         &mut self,
-        key: &Key,
+        (key, owner): (&Key, &OwnerKey),
         end: u64,
         answer: &[u8],
     ) -> Result<Result<(), NoRoom>, StorageError> {
@@ -96,27 +112,80 @@ impl<'t> Changes<'t> {
             return Ok(Err(NoRoom));
         }
         while self.totals.answers + cost > self.limit {
-            let Some(place) = first(&self.answer_ends)? else { break };
+            let expired = first(&self.answer_ends)?.filter(|place| ended(place).0 <= self.now);
+            let place = match expired {
+                Some(place) => Some(place),
+                None => self.next_answer_to_go(owner, cost)?,
+            };
+            // Answers that an older version stored have no owner: those that expire soonest go.
+            let Some(place) = (match place {
+                Some(place) => Some(place),
+                None => first(&self.answer_ends)?,
+            }) else {
+                break;
+            };
             self.end_answer(&place)?;
         }
         self.answers.insert(key, (end, answer))?;
         self.answer_ends.insert(&ending(end, key), cost)?;
+        self.answer_owners.insert(key, owner)?;
+        self.answer_shares.insert(&used(owner, end, key), ())?;
+        let share = self.answer_costs.get(owner)?.map_or(0, |share| share.value());
+        self.answer_costs.insert(owner, share + cost)?;
         self.totals.answers += cost;
         Ok(Ok(()))
     }
 
+    /// The answer that makes room for one of `owner`, in the order of expiry: of the owner that has the most then, the one that
+    /// expires soonest.
+    fn next_answer_to_go(&self, owner: &OwnerKey, added: u64) -> Result<Option<LongKey>, StorageError> {
+        let Some(biggest) = biggest(&self.answer_costs, owner, added)? else { return Ok(None) };
+        let all = [used(&biggest, 0, &[0; 32]), used(&biggest, u64::MAX, &[u8::MAX; 32])];
+        let [from, to] = &all;
+        let place = self.answer_shares.range::<&UseKey>(from..=to)?.next().transpose()?;
+        let key = place.map(|(place, _)| key_of_use(place.value()));
+        let end = match &key {
+            Some(key) => self.answers.get(key)?.map(|answer| answer.value().0),
+            None => None,
+        };
+        Ok(key.zip(end).map(|(key, end)| ending(end, &key)))
+    }
+
     /// Deletes all answers.
-    pub(super) fn clear_answers(&mut self) -> Result<(), StorageError> {
+    fn clear_answers(&mut self) -> Result<(), StorageError> {
+        self.answer_owners.retain(|_, _| false)?;
+        self.answer_shares.retain(|_, ()| false)?;
+        self.answer_costs.retain(|_, _| false)?;
         self.answers.retain(|_, _| false)?;
         self.answer_ends.retain(|_, _| false)?;
         self.totals.answers = 0;
         Ok(())
     }
 
-    /// Adds 1 to a counter, which begins at 0.
-    pub(super) fn count_up(&mut self, name: &str) -> Result<(), StorageError> {
-        let number = self.numbers.get(name)?.map_or(0, |number| number.value());
-        self.numbers.insert(name, number + 1)?;
+    /// Begins the epoch of all answers at `first`, unless there is one.
+    pub(super) fn begin_epochs(&mut self, first: u64) -> Result<(), StorageError> {
+        if self.numbers.get(&*epoch(None))?.is_none() {
+            self.numbers.insert(&*epoch(None), first)?;
+        }
+        Ok(())
+    }
+
+    /// Begins a new epoch for the answers of a model, or for all: then all answers are deleted. When too many models have
+    /// an epoch of their own, all of those end in a new one of all.
+    pub(super) fn begin_epoch(&mut self, model: Option<&str>) -> Result<(), StorageError> {
+        let mut name = epoch(model);
+        if model.is_some() && self.numbers.get(&*name)?.is_none() {
+            let mut own = self.numbers.range::<&str>(MODEL_EPOCHS)?;
+            if own.nth(EPOCHS - 1).is_some() {
+                name = epoch(None);
+            }
+        }
+        let number = self.numbers.get(&*name)?.map_or(0, |number| number.value());
+        self.numbers.insert(&*name, number.wrapping_add(1))?;
+        if name == epoch(None) {
+            self.numbers.retain_in::<&str, _>(MODEL_EPOCHS, |_, _| false)?;
+            self.clear_answers()?;
+        }
         Ok(())
     }
 
@@ -138,9 +207,18 @@ impl<'t> Changes<'t> {
     }
 
     fn end_answer(&mut self, place: &LongKey) -> Result<(), StorageError> {
-        let (_, key) = ended(place);
+        let (end, key) = ended(place);
         let cost = self.answer_ends.remove(place)?.map_or(0, |cost| cost.value());
         self.answers.remove(&key)?;
+        let owner = self.answer_owners.remove(&key)?.map(|owner| *owner.value());
+        if let Some(owner) = owner {
+            self.answer_shares.remove(&used(&owner, end, &key))?;
+            let share = self.answer_costs.get(&owner)?.map_or(0, |share| share.value());
+            match share.saturating_sub(cost) {
+                0 => drop(self.answer_costs.remove(&owner)?),
+                rest => drop(self.answer_costs.insert(&owner, rest)?),
+            }
+        }
         self.totals.answers = self.totals.answers.saturating_sub(cost);
         Ok(())
     }
@@ -149,15 +227,17 @@ impl<'t> Changes<'t> {
     /// moves the session's expiry. Creates the session when there is none. Returns whether the session has the expected
     /// generation.
     pub(super) fn append(&mut self, append: &Append) -> Result<Result<bool, NoRoom>, StorageError> {
-        let Append { key, generation, id, json, system, ttl, keep } = append;
+        let Append { key, owner, generation, id, json, system, ttl, keep } = append;
         let living = self.living(key)?;
         if generation.is_some() && living.as_ref().map(|head| head.began) != *generation {
             return Ok(Ok(false));
         }
         let (mut head, mut added) = match living {
             Some(head) => (head, 0),
-            None => self.begun(0, Vec::new()),
+            None => self.begun(*owner, 0, Vec::new()),
         };
+        // The version before stored no owner.
+        head.owner = *owner;
         let end = head.end_after(self.now, *ttl);
         let Some(sizes) = self.sizes_without(key, id)? else {
             self.put_head(key, head, end)?;
@@ -176,13 +256,12 @@ impl<'t> Changes<'t> {
         for turn in self.turns.range::<&LongKey>(&numbered(key, head.first)..&numbered(key, first))? {
             dropped += cost(turn?.1.value().len());
         }
-        if !self.make_room(key, added, dropped)? {
+        if !self.make_room((key, owner), added, dropped)? {
             return Ok(Err(NoRoom));
         }
         self.turns
             .retain_in::<&LongKey, _>(&numbered(key, head.first)..&numbered(key, first), |_, _| false)?;
         self.turns.insert(&numbered(key, head.next), value.as_slice())?;
-        self.totals.sessions = (self.totals.sessions + added).saturating_sub(dropped);
         head.cost = (head.cost + added).saturating_sub(dropped);
         head.first = first;
         head.next += 1;
@@ -193,7 +272,7 @@ impl<'t> Changes<'t> {
     /// Creates a session unless it exists.
     pub(super) fn create(
         &mut self,
-        key: &Key,
+        (key, owner): (&Key, &OwnerKey),
         about: &[u8],
         own_ttl: u64,
         ttl: u64,
@@ -201,11 +280,10 @@ impl<'t> Changes<'t> {
         if self.living(key)?.is_some() {
             return Ok(Ok(()));
         }
-        let (mut head, cost) = self.begun(own_ttl, about.to_owned());
-        if !self.make_room(key, cost, 0)? {
+        let (mut head, cost) = self.begun(*owner, own_ttl, about.to_owned());
+        if !self.make_room((key, owner), cost, 0)? {
             return Ok(Err(NoRoom));
         }
-        self.totals.sessions += cost;
         head.cost = cost;
         let end = head.end_after(self.now, ttl);
         self.put_head(key, head, end)?;
@@ -220,8 +298,8 @@ impl<'t> Changes<'t> {
     }
 
     /// The head of a session that is created now, and its cost on disk.
-    fn begun(&self, ttl: u64, about: Vec<u8>) -> (SessionRow, u64) {
-        let head = SessionRow { began: self.now, ttl, about, ..SessionRow::default() };
+    fn begun(&self, owner: OwnerKey, ttl: u64, about: Vec<u8>) -> (SessionRow, u64) {
+        let head = SessionRow { began: self.now, ttl, owner, about, ..SessionRow::default() };
         let cost = cost(head.to_bytes().len());
         (head, cost)
     }
@@ -253,27 +331,94 @@ impl<'t> Changes<'t> {
         Ok(Some(sizes))
     }
 
-    /// Whether a session can grow by `added` bytes minus `dropped`. Expired sessions are deleted for it, others are
-    /// not.
-    fn make_room(&mut self, key: &Key, added: u64, dropped: u64) -> Result<bool, StorageError> {
+    /// Whether a session can grow by `added` bytes minus `dropped`. For it expired sessions are deleted, and where that is
+    /// not enough, those that were used longest ago of the owner that has the most.
+    fn make_room(
+        &mut self,
+        (key, owner): (&Key, &OwnerKey),
+        added: u64,
+        dropped: u64,
+    ) -> Result<bool, StorageError> {
         loop {
             if self.totals.sessions + added <= self.limit + dropped {
                 return Ok(true);
             }
-            match first(&self.session_ends)? {
-                // The growing session itself has not expired: `living` has checked it.
-                Some(place) if ended(&place).0 <= self.now && ended(&place).1 != *key => {
-                    self.end_session(&place)?;
-                }
-                _ => return Ok(false),
+            // The growing session itself has not expired: `living` has checked it.
+            let place = first(&self.session_ends)?;
+            let expired = place.filter(|place| ended(place).0 <= self.now && ended(place).1 != *key);
+            if let Some(place) = expired {
+                self.end_session(&place)?;
+                continue;
             }
+            let Some(longest_unused) = self.next_to_go(key, owner, added)? else { return Ok(false) };
+            self.drop_session(&longest_unused)?;
         }
     }
 
+    /// The session that makes room for one of `owner` that grows: of the owner that has the most then, the one that was
+    /// used longest ago, except the growing one.
+    fn next_to_go(&self, key: &Key, owner: &OwnerKey, added: u64) -> Result<Option<Key>, StorageError> {
+        let Some(biggest) = biggest(&self.session_owners, owner, added)? else { return Ok(None) };
+        let all = [used(&biggest, 0, &[0; 32]), used(&biggest, u64::MAX, &[u8::MAX; 32])];
+        let [from, to] = &all;
+        for place in self.session_uses.range::<&UseKey>(from..=to)? {
+            let found = key_of_use(place?.0.value());
+            if found != *key {
+                return Ok(Some(found));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Stores the head of a session that is used now, with its places in both orders, and counts it.
     fn put_head(&mut self, key: &Key, head: SessionRow, end: u64) -> Result<(), StorageError> {
+        self.remove_places(key)?;
+        let head = SessionRow { end, used: self.now, ..head };
+        self.insert_places(key, &head)?;
+        self.totals.sessions += head.cost;
+        self.sessions.insert(key, head.to_bytes().as_slice())?;
+        Ok(())
+    }
+
+    /// Removes a session from both orders, and from what is counted.
+    fn remove_places(&mut self, key: &Key) -> Result<(), StorageError> {
+        let Some(head) = self.head(key)? else { return Ok(()) };
         self.session_ends.remove(&ending(head.end, key))?;
-        self.session_ends.insert(&ending(end, key), ())?;
-        self.sessions.insert(key, SessionRow { end, ..head }.to_bytes().as_slice())?;
+        self.session_uses.remove(&used(&head.owner, head.used, key))?;
+        let share = self.session_owners.get(&head.owner)?.map_or(0, |share| share.value());
+        match share.saturating_sub(head.cost) {
+            0 => drop(self.session_owners.remove(&head.owner)?),
+            rest => drop(self.session_owners.insert(&head.owner, rest)?),
+        }
+        self.totals.sessions = self.totals.sessions.saturating_sub(head.cost);
+        Ok(())
+    }
+
+    /// Puts a session into both orders and into its owner's share.
+    fn insert_places(&mut self, key: &Key, head: &SessionRow) -> Result<(), StorageError> {
+        self.session_ends.insert(&ending(head.end, key), ())?;
+        self.session_uses.insert(&used(&head.owner, head.used, key), ())?;
+        let share = self.session_owners.get(&head.owner)?.map_or(0, |share| share.value());
+        self.session_owners.insert(&head.owner, share + head.cost)?;
+        Ok(())
+    }
+
+    /// Makes the orders of all sessions anew, for a database of a version that did not have them all.
+    pub(super) fn order_sessions(&mut self) -> Result<(), StorageError> {
+        self.session_uses.retain(|_, ()| false)?;
+        self.session_owners.retain(|_, _| false)?;
+        let mut heads = Vec::new();
+        for session in self.sessions.iter()? {
+            let (key, head) = session?;
+            // Only the places are needed.
+            let head = SessionRow::from_bytes(head.value());
+            heads.extend(
+                head.map(|head| (*key.value(), SessionRow { about: Vec::new(), system: None, ..head })),
+            );
+        }
+        for (key, head) in heads {
+            self.insert_places(&key, &head)?;
+        }
         Ok(())
     }
 
@@ -286,10 +431,7 @@ impl<'t> Changes<'t> {
     }
 
     fn drop_session(&mut self, key: &Key) -> Result<(), StorageError> {
-        if let Some(head) = self.head(key)? {
-            self.session_ends.remove(&ending(head.end, key))?;
-            self.totals.sessions = self.totals.sessions.saturating_sub(head.cost);
-        }
+        self.remove_places(key)?;
         self.sessions.remove(key)?;
         self.turns.retain_in::<&LongKey, _>(&numbered(key, 0)..=&numbered(key, u64::MAX), |_, _| false)
     }
@@ -323,6 +465,23 @@ impl<'t> Changes<'t> {
     }
 }
 
+/// The owner that has the most once `owner` has `added` more; `None` where nobody has anything.
+fn biggest(
+    shares: &Table<'_, &'static OwnerKey, u64>,
+    owner: &OwnerKey,
+    added: u64,
+) -> Result<Option<OwnerKey>, StorageError> {
+    let mut biggest = None;
+    for share in shares.iter()? {
+        let (who, bytes) = share?;
+        let (who, bytes) = (*who.value(), bytes.value());
+        let bytes = if who == *owner { bytes + added } else { bytes };
+        biggest = biggest.max(Some((bytes, who)));
+    }
+    // One that has nothing yet takes no more than it brings.
+    Ok(biggest.map(|(_, who)| who))
+}
+
 fn first<V: redb::Value + 'static>(
     places: &Table<'_, &'static LongKey, V>,
 ) -> Result<Option<LongKey>, StorageError> {
@@ -335,6 +494,11 @@ pub(super) fn count(transaction: &ReadTransaction) -> Result<Option<Totals>, red
         transaction.open_table(ANSWERS)?;
         transaction.open_table(SESSION_ENDS)?;
         transaction.open_table(TURNS)?;
+        transaction.open_table(ANSWER_OWNERS)?;
+        transaction.open_table(ANSWER_SHARES)?;
+        transaction.open_table(ANSWER_COSTS)?;
+        transaction.open_table(SESSION_USES)?;
+        transaction.open_table(SESSION_OWNERS)?;
         transaction.open_table(NUMBERS)?;
         transaction.open_table(INVENTORIES)?;
         Ok((transaction.open_table(ANSWER_ENDS)?, transaction.open_table(SESSIONS)?))

@@ -313,7 +313,11 @@ pub(super) fn prepare(database: &Database) -> Result<Totals, redb::Error> {
         return Ok(totals);
     }
     let transaction = database.begin_write()?;
-    drop(Changes::new(&transaction, Totals::default(), 0, 0)?);
+    // Never 0: where a database was lost, nothing that was forgotten in it comes back.
+    let mut changes = Changes::new(&transaction, Totals::default(), 0, 0)?;
+    changes.begin_epochs(rand::random::<u64>() >> 1)?;
+    changes.order_sessions()?;
+    drop(changes);
     transaction.commit()?;
     Ok(count(&database.begin_read()?)?.unwrap_or_default())
 }

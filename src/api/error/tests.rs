@@ -51,6 +51,7 @@ fn lines_of_the_caller() -> Vec<(Error, &'static str)> {
         (Error::SessionUnsupported, "400 session_unsupported invalid_request_error Info false -"),
         (Error::InvalidIdempotencyKey, "400 invalid_idempotency_key invalid_request_error Info false -"),
         (Error::IdempotencyKeyReused, "422 idempotency_key_reused invalid_request_error Info false -"),
+        (Error::IdempotencyKeyInUse, "409 idempotency_key_in_use invalid_request_error Info true -"),
         (Error::NotCached, "504 not_cached invalid_request_error Info false -"),
         (Error::FellBehind, "503 fell_behind invalid_request_error Info true -"),
         (Error::PurgeForbidden, "403 purge_forbidden permission_error Info false -"),

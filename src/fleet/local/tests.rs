@@ -154,3 +154,22 @@ fn one_looks_at_the_inventories_when_the_last_look_is_long_ago() {
     let due = [1, 1, 3, 4, 5].map(|second| local.is_due(seconds(second), seconds(3)));
     assert_eq!(due, [true, false, false, true, false]);
 }
+
+#[test]
+fn however_many_callers_are_made_up_few_are_remembered_and_the_new_ones_get_no_precedence() {
+    let local = LocalFleet::default();
+    let serve = |number: u64| {
+        let slots = vec![SlotRequest { host: HOST.into(), limit: u64::MAX, cold: false, trial: false }];
+        let caller = number.to_string();
+        let flow = Flow { caller: &caller, session: "" };
+        let id = &*caller;
+        let claim = Claim { id, lane: "m", slots, flow, is_retry: false, reason: "" };
+        assert!(local.claim(Duration::from_millis(number), &claim).is_some());
+        local.leave(id);
+    };
+    (1..=20_000).for_each(serve);
+    assert!(local.state().served.len() <= SERVED_MOST + 2, "{}", local.state().served.len());
+    local.enter(seconds(20), &ticket("of a new one"), None);
+    let waiting = local.snapshot(seconds(20)).tickets;
+    assert!(waiting[0].caller_served > seconds(10), "{:?}", waiting[0].caller_served);
+}

@@ -50,6 +50,7 @@ fn what_concerns_the_leaders_process_alone_is_nobody_elses() {
         Error::ShuttingDown,
         Error::NotCached,
         Error::IdempotencyKeyReused,
+        Error::IdempotencyKeyInUse,
         Error::SessionUnavailable,
         Error::StoreUnavailable,
         Error::Unauthorized,

@@ -26,7 +26,7 @@ impl<P: Platform> Leader<'_, P> {
     ) -> Option<Entry> {
         let (cache_plan, body) = (self.cache_plan?, body()?);
         let serves_one_delivery =
-            cache_plan.question.is_none() && !serves_both(self.upstream_request, form, &body);
+            cache_plan.asked.is_none() && !serves_both(self.upstream_request, form, &body);
         Some(Entry::new(form, content_type, body).serving_one_delivery(serves_one_delivery))
     }
 
@@ -59,7 +59,9 @@ impl<P: Platform> Leader<'_, P> {
     /// Stores what an answer changes, and gives its slot back at the same time. Both happen before a client has the end of
     /// the answer, because a client that asks again at once must not find its own slot still taken.
     pub(crate) async fn conclude(&mut self, kept: Option<(CachePlan, Entry)>, slot: Box<Slot>) {
-        let kept = kept.map(|(cache_plan, entry)| (cache_plan, entry.with_question(cache_plan.question)));
+        let kept = kept.map(|(cache_plan, entry)| {
+            (cache_plan, entry.with_asked(cache_plan.asked).owned_by(cache_plan.owner))
+        });
         let put = kept
             .as_ref()
             .map(|(plan, entry)| StoreAccess::put_answer(self.service, &plan.key, entry, plan.ttl));

@@ -40,7 +40,7 @@ pub(crate) enum SessionState {
     None,
     /// The stored session, empty for a new one, and the inventories of the hosts, which tell the context windows of the
     /// models.
-    Loaded(SessionKey, Session, Arc<Inventories>),
+    Loaded(SessionKey, Box<Session>, Arc<Inventories>),
     /// The store is down. No turn is stored then, because a turn without the history before it would falsify the
     /// session.
     Unavailable,
@@ -70,19 +70,24 @@ impl SessionState {
         let Some((key, session)) = key.zip(session) else { return Ok(Self::None) };
         match store.settle(service, session) {
             Some(session) => {
-                Ok(Self::Loaded(key, session.unwrap_or_default(), service.fleet().inventories()))
+                Ok(Self::Loaded(key, Box::new(session.unwrap_or_default()), service.fleet().inventories()))
             }
             None if service.config().sessions.is_required => Err(Error::SessionUnavailable),
             None => Ok(Self::Unavailable),
         }
     }
 
-    /// Whether the turn is among the newest turns, which were read.
-    pub(crate) fn has_turn(&self, id: &str) -> bool {
-        match self {
-            Self::Loaded(_, session, _) => session.turns.iter().any(|turn| turn.id == id),
-            Self::None | Self::Unavailable => false,
-        }
+    /// The number of the turn in the session's life, from 1, if it is among the newest turns, which were read.
+    pub(crate) fn number_of(&self, id: &str) -> Option<usize> {
+        let Self::Loaded(_, session, _) = self else { return None };
+        let place = session.turns.iter().position(|turn| turn.id == id)?;
+        Some(session.skipped + place + 1)
+    }
+
+    /// The number of the turn that comes next.
+    pub(crate) fn next_number(&self) -> Option<usize> {
+        let Self::Loaded(_, session, _) = self else { return None };
+        Some(session.skipped + session.turns.len() + 1)
     }
 
     /// Whether the newest turn ended with tool calls whose results are missing.

@@ -12,8 +12,8 @@ use super::{Question, conversation::SessionState};
 use crate::{
     api::{auth::CallerId, error::Error},
     cache::{
-        AllEpochs, CacheControl, CacheKey, CacheModes, CachePolicy, CacheSharing, CacheStatus, Epochs,
-        KeyContext, Stored, digest_of, epoch_name,
+        AllEpochs, Asked, CacheControl, CacheKey, CacheModes, CachePolicy, CacheSharing, CacheStatus, Epochs,
+        KeyContext, Repetition, Stored, digest_of, epoch_name,
     },
     fleet::{ModelName, local::Inventories},
     flight::{CachePlan, Flight, Outcome, SessionCommit},
@@ -155,7 +155,7 @@ impl<'a> Lookup<'a> {
         }
         let guessed = guessed.and_then(|found| store.settle_of_wave(service, found)).flatten();
         // Without confirmed epochs a found answer may have been purged, so it is not used.
-        let guessed = guessed.filter(|_| self.repetition.is_some() || epochs.is_some());
+        let guessed = guessed.filter(|_| epochs.is_some());
         let epochs = epochs.unwrap_or_else(|| service.flights().epochs(&name));
         let guessed = likely.zip(guessed);
         Ok(Prefetched { session, fleet, epochs, all_epochs, guess, guessed })
@@ -214,12 +214,12 @@ impl<'a> Lookup<'a> {
         question: &Q,
         asked: &Q::Asked,
     ) -> Option<CachePlan> {
-        let config = service.config();
+        let (config, owner) = (service.config(), self.caller.owner());
         if let Some(repetition) = self.repetition {
             // A request without a body has no fingerprint, so it cannot be a repetition.
-            let question = Some(question.fingerprint()?);
+            let asked = Some(Asked { question: question.fingerprint()?, epochs: prefetched.epochs });
             let (ttl, policy) = (config.cache.idempotency_ttl, CachePolicy::Answer { max_age: None });
-            return Some(CachePlan { key: repetition, question, ttl, policy, is_shared: true });
+            return Some(CachePlan { key: repetition, asked, ttl, owner, policy, is_shared: true });
         }
         let is_shared = match self.policy {
             CachePolicy::None => return None,
@@ -230,7 +230,7 @@ impl<'a> Lookup<'a> {
         // A right guess saves computing the key again.
         let guess = prefetched.guess.filter(|(guessed, _)| *guessed == context);
         let key = guess.map(|(_, key)| key).or_else(|| question.key(&context, asked))?;
-        Some(CachePlan { key, question: None, ttl: config.cache.ttl, policy: self.policy, is_shared })
+        Some(CachePlan { key, asked: None, ttl: config.cache.ttl, owner, policy: self.policy, is_shared })
     }
 
     /// The turn to store; `None` if the session has it already.
@@ -242,12 +242,13 @@ impl<'a> Lookup<'a> {
     ) -> Option<SessionCommit> {
         notes.session = state.is_unavailable().then_some(SessionStatus::Unavailable);
         let commit = commit.map(|commit| SessionCommit { id: self.turn_id(), ..commit });
-        let is_known =
-            commit.as_ref().and_then(|commit| commit.id.as_deref()).is_some_and(|id| state.has_turn(id));
-        if is_known {
+        let known =
+            commit.as_ref().and_then(|commit| commit.id.as_deref()).and_then(|id| state.number_of(id));
+        if known.is_some() {
             notes.session = Some(SessionStatus::Stored);
         }
-        commit.filter(|_| !is_known)
+        notes.turn = known.or_else(|| commit.as_ref().and_then(|_| state.next_number()));
+        commit.filter(|_| known.is_none())
     }
 
     /// Answers from the cache if possible, else by a flight.
@@ -271,10 +272,12 @@ impl<'a> Lookup<'a> {
                 guessed => guessed,
             };
             if let Some(stored) = found {
-                if cache_plan.question.is_some() && stored.entry.question() != cache_plan.question {
+                let repetition = cache_plan.asked.map(|asked| stored.entry.repetition(asked));
+                if repetition == Some(Repetition::Other) {
                     return Err(Error::IdempotencyKeyReused);
                 }
                 if cache_plan.policy.takes(stored.age)
+                    && repetition != Some(Repetition::Forgotten)
                     && let Some(replayed) = flight.replay(&stored)
                 {
                     return flight.answer_from_cache(service, notes, replayed, stored.age).await;

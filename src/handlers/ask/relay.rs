@@ -56,7 +56,10 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
         Bytes::new()
     } else if endpoint.unpacks_zstd() && content_coding::is_zstd(&parts.headers) {
         let (headers, body, fault) = content_coding::unpacked(&parts.headers, body, limit.bytes);
-        fault.or(body::read(&headers, body, limit, &mut held).await)?
+        held.weigh(content_coding::HELD);
+        let unpacked = fault.or(body::read(&headers, body, limit, &mut held).await)?;
+        held.change_to(unpacked.len())?;
+        unpacked
     } else if endpoint.takes_a_form() {
         // No other endpoint takes multipart bodies.
         let mut headers = parts.headers.clone();

@@ -25,6 +25,9 @@ struct Health {
     ollama: BTreeMap<String, bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     redis: Option<bool>,
+    /// What an operator should change, although everything answers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    warning: Option<String>,
 }
 
 /// The status of the service: healthy if everything answered; 503 if no host did, unless `always_ok`.
@@ -33,7 +36,7 @@ fn status_of(ollama: BTreeMap<String, bool>, redis: Option<bool>, always_ok: boo
     let any = ollama.values().any(|answers| *answers);
     let code = if any || always_ok { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     let status = if all && any { "healthy" } else { "degraded" };
-    (code, Health { status, ollama, redis })
+    (code, Health { status, ollama, redis, warning: None })
 }
 
 /// Whether a request may see what hosts are called.
@@ -59,7 +62,7 @@ pub(crate) async fn health<P: Platform>(service: &Service<P>, headers: &HeaderMa
         (name, probe.models.is_ok())
     });
     let (code, body) = status_of(named.collect(), redis, access.health_always_ok);
-    reply::json(code, &body)
+    reply::json(code, &Health { warning: service.store().warning(), ..body })
 }
 
 #[cfg(test)]

@@ -16,14 +16,16 @@ use crate::{
 
 /// The number of turns of a page without `limit`.
 const PAGE: usize = 20;
+/// The longest name of a model that a session keeps, in bytes; Ollama's own are shorter.
+const NAME_LIMIT: usize = 1024;
 /// The maximum of `limit`.
 const PAGE_LIMIT: usize = 100;
 
-/// The head of a new session. An empty body means an empty object.
+/// The head of a new session, which lives `longest` after a use at most. An empty body means an empty object.
 ///
 /// # Errors
 /// [`Error::InvalidJson`], [`Error::WrongType`]
-pub(crate) fn head(body: &[u8]) -> Result<SessionHead, Error> {
+pub(crate) fn head(body: &[u8], longest: Duration) -> Result<SessionHead, Error> {
     if body.trim_ascii().is_empty() {
         return Ok(SessionHead::default());
     }
@@ -35,9 +37,17 @@ pub(crate) fn head(body: &[u8]) -> Result<SessionHead, Error> {
             Ok(Some(text.into_owned()).filter(|text| !text.is_empty()))
         }
     };
-    let expected = "a time of 1 second to 366 days, as a number of seconds or as \"90m\"";
-    let ttl = members.raw("ttl").map(|value| time(value).ok_or(Error::WrongType { param: "ttl", expected }));
-    Ok(SessionHead { system: text("system")?, model: text("model")?, ttl: ttl.transpose()? })
+    let expected =
+        "a time of 1 second to 366 days, or to SESSION_TTL_MAX, as a number of seconds or as \"90m\"";
+    let ttl = members.raw("ttl").map(|value| {
+        let ttl = time(value).filter(|ttl| *ttl <= longest);
+        ttl.ok_or(Error::WrongType { param: "ttl", expected })
+    });
+    let model = text("model")?;
+    if model.as_ref().is_some_and(|model| model.len() > NAME_LIMIT) {
+        return Err(Error::WrongType { param: "model", expected: "the name of a model" });
+    }
+    Ok(SessionHead { system: text("system")?, model, ttl: ttl.transpose()? })
 }
 
 /// A time to live in whole seconds, at least one.
@@ -145,7 +155,8 @@ mod tests {
     /// The head that a body makes, as JSON, or the code of its error with what it is about.
     #[track_caller]
     fn check(body: &str, expected: Result<&str, (&str, Option<&str>)>) {
-        let found = head(body.as_bytes()).map(|head| String::from_utf8(head.to_json()).unwrap());
+        let found = head(body.as_bytes(), Duration::from_hours(24 * 366))
+            .map(|head| String::from_utf8(head.to_json()).unwrap());
         let found = found.as_deref().map_err(|error| (error.code(), error.param()));
         assert_eq!(found, expected, "{body}");
     }

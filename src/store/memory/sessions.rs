@@ -2,22 +2,21 @@
 
 use std::{sync::Arc, time::Duration};
 
-use super::{Bounded, ENTRY_OVERHEAD, Expiring, bounded, live, shards};
+use super::{ENTRY_OVERHEAD, parts, pool::Pool};
 use crate::{
     platform::{Clock, Locked},
     session::{Session, SessionHead, SessionKey, Span, Turn, kept},
     store::{Sessions, StoreError, StoreResult},
 };
 
-/// Sessions in memory, bounded in bytes.
+/// Sessions in memory, bounded in bytes, with a share for each owner.
 #[derive(Debug)]
 pub struct MemorySessions<C> {
     clock: C,
-    sessions: Bounded<SessionKey, Arc<Kept>>,
+    /// Locked while a session is replaced, so that of turns appended at the same time all survive.
+    sessions: Locked<Pool<SessionKey, Arc<Kept>>>,
     /// The most bytes that the turns of one session may take.
     largest: u64,
-    /// Held while a session is replaced, so that of turns appended at the same time all survive.
-    appending: Locked<()>,
 }
 
 /// A stored session.
@@ -87,31 +86,37 @@ impl<C: Clock> MemorySessions<C> {
     pub(super) fn new(clock: C, limit: u64) -> Self {
         Self {
             clock,
-            sessions: bounded(limit),
-            // The rest of a shard is for its system messages, and for others.
-            largest: limit / shards(limit) * 3 / 4,
-            appending: Locked::new(()),
+            sessions: Locked::new(Pool::new(limit)),
+            // The rest is for its system messages, and for others.
+            largest: limit / parts(limit) * 3 / 4,
         }
     }
 
-    fn live(&self, key: &SessionKey) -> Option<Arc<Kept>> {
-        live(&self.sessions, key, self.clock.now()).map(|entry| entry.value)
+    fn live(&self, sessions: &mut Pool<SessionKey, Arc<Kept>>, key: &SessionKey) -> Option<Arc<Kept>> {
+        sessions.get(key, self.clock.now()).map(|held| Arc::clone(&held.value))
     }
 
-    fn put_session(&self, key: &SessionKey, kept: Arc<Kept>, ttl: Duration) -> StoreResult<()> {
-        let expires = self.clock.now() + kept.head.ttl.unwrap_or(ttl);
-        let bytes = kept.bytes();
-        self.sessions.insert(key.clone(), Expiring { value: kept, expires, bytes });
-        // A session larger than the cache admits is refused silently; what is acknowledged must be there.
-        if self.sessions.peek(key).is_some() { Ok(()) } else { Err(StoreError::Full) }
+    /// Puts a session in. One without room is refused: what is acknowledged must be there.
+    fn put_session(
+        &self,
+        sessions: &mut Pool<SessionKey, Arc<Kept>>,
+        key: &SessionKey,
+        kept: Arc<Kept>,
+        ttl: Duration,
+    ) -> StoreResult<()> {
+        let now = self.clock.now();
+        let (bytes, expires) = (kept.bytes() + ENTRY_OVERHEAD, now + kept.head.ttl.unwrap_or(ttl));
+        let is_there = sessions.put((key.clone(), key.owner()), kept, bytes, (now, expires));
+        if is_there { Ok(()) } else { Err(StoreError::Full) }
     }
 }
 
 impl<C: Clock> Sessions for MemorySessions<C> {
     async fn session(&self, key: &SessionKey, span: Span<'_>, ttl: Duration) -> StoreResult<Option<Session>> {
-        let _guard = self.appending.lock();
-        let Some(kept) = self.live(key) else { return Ok(None) };
-        self.put_session(key, Arc::clone(&kept), ttl)?;
+        let mut sessions = self.sessions.lock();
+        let Some(kept) = self.live(&mut sessions, key) else { return Ok(None) };
+        self.put_session(&mut sessions, key, Arc::clone(&kept), ttl)?;
+        drop(sessions);
         let end = match span.before {
             None => kept.turns.len(),
             Some(id) => kept.turns.iter().position(|kept| kept.turn.id == id).unwrap_or(0),
@@ -129,18 +134,18 @@ impl<C: Clock> Sessions for MemorySessions<C> {
     }
 
     async fn create_session(&self, key: &SessionKey, head: &SessionHead, ttl: Duration) -> StoreResult<()> {
-        let _guard = self.appending.lock();
-        if self.live(key).is_some() {
+        let mut sessions = self.sessions.lock();
+        if self.live(&mut sessions, key).is_some() {
             return Ok(());
         }
         let kept = Kept { head: head.clone(), began: self.clock.now(), ..Kept::default() };
-        self.put_session(key, Arc::new(kept), ttl)
+        self.put_session(&mut sessions, key, Arc::new(kept), ttl)
     }
 
     async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
-        let _guard = self.appending.lock();
-        let was_there = self.live(key).is_some();
-        self.sessions.remove(key);
+        let mut sessions = self.sessions.lock();
+        let was_there = self.live(&mut sessions, key).is_some();
+        sessions.remove(key);
         Ok(was_there)
     }
 
@@ -152,8 +157,8 @@ impl<C: Clock> Sessions for MemorySessions<C> {
         ttl: Duration,
         keep: usize,
     ) -> StoreResult<bool> {
-        let _guard = self.appending.lock();
-        let before = self.live(key);
+        let mut sessions = self.sessions.lock();
+        let before = self.live(&mut sessions, key);
         if generation.is_some() && before.as_ref().map(|kept| kept.generation()) != generation {
             return Ok(false);
         }
@@ -165,10 +170,10 @@ impl<C: Clock> Sessions for MemorySessions<C> {
                 Arc::new(new.with(turn, keep, self.largest))
             }
         };
-        let stored = self.put_session(key, after, ttl);
+        let stored = self.put_session(&mut sessions, key, after, ttl);
         if let (Err(_), Some(kept)) = (&stored, before) {
             // What was acknowledged before stays.
-            self.put_session(key, kept, ttl)?;
+            self.put_session(&mut sessions, key, kept, ttl)?;
         }
         stored.map(|()| true)
     }

@@ -1,30 +1,34 @@
-//! Cached answers and flights in Redis. All keys of one question are in one hash slot.
+//! Cached answers and flights in Redis. All keys of one question are in one hash slot, with those of other questions in the
+//! same part of the cache: each part counts what it holds, in the step that stores an answer, and has its own limit.
 //!
 //! A flight is a key with its leader's name, which expires; the events that the leader hands over are a separate list,
 //! which grows only while the flight has followers. A leader that has lost the lead changes nothing.
 
 mod scripts;
 
-use std::time::Duration;
+use std::{collections::BTreeMap, time::Duration};
 
 use bytes::Bytes;
 
 use super::{RedisCommands, RedisStore, RedisValue, milliseconds_text};
 use crate::{
-    cache::{AllEpochs, CacheKey, Delivery, Entry, Epochs, Stored},
+    cache::{AllEpochs, CacheKey, Delivery, EPOCHS, Entry, Epochs, Stored},
     store::{
         Audience, FLIGHT_LEASE, FlightBoard, FlightEnd, FlightKey, Followed, Found, ResponseCache,
         StoreError, StoreResult,
     },
 };
-use scripts::{ANSWER_OR_LEAD, END, FOLLOW, PUBLISH, PURGE};
+use scripts::{ANSWER_OR_LEAD, BEGIN_EPOCHS, END, FOLLOW, PUBLISH, PURGE, PUT_ANSWER};
 
 /// How long a follower counts after its last read, unless it leaves earlier.
 const ATTENTION: Duration = Duration::from_secs(3);
 /// How long handed-over events are kept.
 const LOG: Duration = Duration::from_secs(30);
-/// How long a purge counter is kept: longer than any answer.
-const EPOCH: Duration = Duration::from_hours(24 * 365);
+
+/// How many parts the cache has.
+const PARTS: u8 = 16;
+/// The bytes that Redis takes for an answer beside its value: its key, its end, and its places in what the part counts.
+const ANSWER_OVERHEAD: &str = "1024";
 
 /// The number of digits of an entry's number in the log, as the scripts are told.
 const NUMBER: usize = 8;
@@ -36,20 +40,59 @@ const FAILED: u8 = b'f';
 const ABANDONED: u8 = b'x';
 
 impl<C: RedisCommands> RedisStore<C> {
+    /// What the names of all keys of a part of the cache begin with. What stands in braces determines the hash slot.
+    fn part(&self, key: &CacheKey) -> String {
+        let part = key.as_bytes().first().copied().unwrap_or_default() % PARTS;
+        format!("{}:{{cache {part}}}:", self.prefix)
+    }
+
     fn question_key(&self, kind: &str, key: &CacheKey) -> String {
-        format!("{}:{{{}}}:{kind}", self.prefix, key.to_hex())
+        format!("{}{}:{kind}", self.part(key), key.to_hex())
     }
 
     fn epochs_key(&self) -> String {
         format!("{}:epochs:1", self.prefix)
     }
 
+    /// The epochs, which begin where a new server has none, or an old one has lost them.
+    async fn begun_epochs(&self) -> StoreResult<AllEpochs> {
+        let reply = self.ask("EVAL", &[BEGIN_EPOCHS, b"1", self.epochs_key().as_bytes()]).await?;
+        all_epochs(&reply).ok_or(StoreError::UnexpectedReply("the epochs"))
+    }
+
     /// The key of an answer that serves both deliveries, or only `alone`.
     fn answer_key(&self, key: &CacheKey, alone: Option<Delivery>) -> String {
-        match alone {
-            Some(form) => self.question_key(&format!("answer:4:{}", form.letter()), key),
-            None => self.question_key("answer:4", key),
-        }
+        format!("{}{ANSWERS}{}", self.part(key), answer_name(key, alone))
+    }
+
+    /// Stores an answer, or with an empty value only makes room; gives whether it is stored, and the limit of its part that
+    /// held.
+    async fn put(
+        &self,
+        (key, entry): (&CacheKey, &Entry),
+        value: &[u8],
+        ttl: &str,
+        limit: Option<u64>,
+    ) -> StoreResult<(bool, Option<u64>)> {
+        let part = self.part(key);
+        let name = answer_name(key, entry.serves_one_delivery().then_some(entry.form()));
+        let [answer, held, ends, owners, first] =
+            [&*format!("{ANSWERS}{name}"), "held:1", "ends:1", "owners:1", ANSWERS]
+                .map(|name| format!("{part}{name}"));
+        let owner = hex::encode(entry.owner().as_bytes());
+        let limit = limit.map(|limit| (limit / u64::from(PARTS)).to_string()).unwrap_or_default();
+        let mut arguments: Vec<&[u8]> = vec![PUT_ANSWER, b"4"];
+        arguments.extend([&*answer, &held, &ends, &owners].map(str::as_bytes));
+        arguments.push(value);
+        arguments.extend([ttl, &owner, &name, &first, &limit, ANSWER_OVERHEAD].map(str::as_bytes));
+        let reply = self.keep("EVAL", &arguments).await?;
+        let held = match reply.get(1) {
+            Some(RedisValue::Bytes(text)) => {
+                std::str::from_utf8(text).ok().and_then(|text| text.parse().ok())
+            }
+            Some(RedisValue::Nil | RedisValue::Integer(_) | RedisValue::Status(_)) | None => None,
+        };
+        Ok((!matches!(reply.first(), Some(RedisValue::Integer(0))), held))
     }
 
     fn answer_keys(&self, flight: &FlightKey) -> [String; 2] {
@@ -60,9 +103,9 @@ impl<C: RedisCommands> RedisStore<C> {
     fn flight_keys(&self, flight: &FlightKey, leader: &str) -> [String; 3] {
         let form = flight.form.letter();
         [
-            self.question_key(&format!("flight:4:{form}"), &flight.key),
-            self.question_key(&format!("log:4:{leader}"), &flight.key),
-            self.question_key(&format!("audience:4:{form}"), &flight.key),
+            self.question_key(&format!("flight:5:{form}"), &flight.key),
+            self.question_key(&format!("log:5:{leader}"), &flight.key),
+            self.question_key(&format!("audience:5:{form}"), &flight.key),
         ]
     }
 
@@ -91,14 +134,34 @@ impl<C: RedisCommands> RedisStore<C> {
     }
 }
 
-/// An epoch from the reply; 0 when the cache was never purged.
-fn epoch(value: Option<&RedisValue>) -> u64 {
+/// What the names of answers begin with in their part.
+const ANSWERS: &str = "answer:5:";
+
+/// The name of an answer in its part.
+fn answer_name(key: &CacheKey, alone: Option<Delivery>) -> String {
+    [&*key.to_hex(), alone.map(|_| ":").unwrap_or_default(), alone.map(Delivery::letter).unwrap_or_default()]
+        .concat()
+}
+
+/// An epoch from the reply; `None` where there is none.
+fn epoch(value: Option<&RedisValue>) -> Option<u64> {
     match value {
-        Some(RedisValue::Bytes(text)) => {
-            std::str::from_utf8(text).ok().and_then(|text| text.parse().ok()).unwrap_or_default()
-        }
-        _ => 0,
+        Some(RedisValue::Bytes(text)) => std::str::from_utf8(text).ok()?.parse().ok(),
+        _ => None,
     }
+}
+
+/// The epochs in the fields and values of the hash; `None` where the one of all models is missing.
+fn all_epochs(reply: &[RedisValue]) -> Option<AllEpochs> {
+    let (mut all, mut models) = (None, BTreeMap::new());
+    for pair in reply.chunks_exact(2) {
+        let [RedisValue::Bytes(model), number] = pair else { continue };
+        match (String::from_utf8_lossy(model).into_owned(), epoch(Some(number))) {
+            (name, number) if name.is_empty() => all = number,
+            (name, number) => models.extend(number.map(|number| (name, number))),
+        }
+    }
+    Some(AllEpochs { all: all?, models })
 }
 
 /// The stored answer with its age; `None` for a value that another version wrote.
@@ -121,26 +184,24 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
         let key = self.epochs_key();
         let reply = self.ask("HMGET", &[key.as_bytes(), b"", model.as_bytes()]).await?;
-        Ok(Epochs { all: epoch(reply.first()), model: epoch(reply.get(1)) })
+        match epoch(reply.first()) {
+            Some(all) => Ok(Epochs { all, model: epoch(reply.get(1)).unwrap_or_default() }),
+            None => Ok(self.begun_epochs().await?.of(model)),
+        }
     }
 
     async fn all_epochs(&self) -> StoreResult<Option<AllEpochs>> {
         let reply = self.ask("HGETALL", &[self.epochs_key().as_bytes()]).await?;
-        let mut epochs = AllEpochs::default();
-        for pair in reply.chunks_exact(2) {
-            let [RedisValue::Bytes(model), count] = pair else { continue };
-            match String::from_utf8_lossy(model).into_owned() {
-                name if name.is_empty() => epochs.all = epoch(Some(count)),
-                name => drop(epochs.models.insert(name, epoch(Some(count)))),
-            }
+        match all_epochs(&reply) {
+            Some(epochs) => Ok(Some(epochs)),
+            None => self.begun_epochs().await.map(Some),
         }
-        Ok(Some(epochs))
     }
 
     async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
-        let (key, hold) = (self.epochs_key(), milliseconds_text(EPOCH));
+        let (key, limit) = (self.epochs_key(), EPOCHS.to_string());
         let model = model.unwrap_or_default().as_bytes();
-        self.keep("EVAL", &[PURGE, b"1", key.as_bytes(), model, hold.as_bytes()]).await?;
+        self.keep("EVAL", &[PURGE, b"1", key.as_bytes(), model, limit.as_bytes()]).await?;
         Ok(())
     }
 
@@ -167,10 +228,22 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     }
 
     async fn put_answer(&self, key: &CacheKey, entry: &Entry, ttl: Duration) -> StoreResult<()> {
-        let key = self.answer_key(key, entry.serves_one_delivery().then_some(entry.form()));
-        let value = entry.to_bytes(ttl);
-        self.keep("SET", &[key.as_bytes(), &value, b"PX", milliseconds_text(ttl).as_bytes()]).await?;
-        Ok(())
+        let (value, ttl) = (entry.to_bytes(ttl), milliseconds_text(ttl));
+        let limit = self.answers_limit();
+        let put = self.put((key, entry), &value, &ttl, limit);
+        let is_stored = if limit.is_some() {
+            put.await?.0
+        } else {
+            // Whoever does not know the server yet asks it meanwhile, and lets the part keep the limit that another knew.
+            let (put, ()) = futures::join!(put, self.learn_memory());
+            let (is_stored, held) = put?;
+            let limit = self.answers_limit();
+            if limit.map(|limit| limit / u64::from(PARTS)) != held {
+                self.put((key, entry), b"", &ttl, limit).await?;
+            }
+            is_stored
+        };
+        if is_stored { Ok(()) } else { Err(StoreError::Full) }
     }
 }
 

@@ -19,6 +19,9 @@ const COMMON: &[u8] = script!("scripts/session.lua");
 const LOAD: &[u8] = script!("scripts/load_session.lua");
 const CREATE: &[u8] = script!("scripts/create_session.lua");
 const APPEND: &[u8] = script!("scripts/append_turn.lua");
+const SHARE: &[u8] = script!("scripts/share_sessions.lua");
+/// The bytes that Redis takes for a session beside its turns.
+const OVERHEAD: u64 = 1024;
 const DELETE: &[u8] = script!("scripts/delete_session.lua");
 
 impl<C: RedisCommands> RedisStore<C> {
@@ -79,6 +82,31 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
     async fn create_session(&self, key: &SessionKey, head: &SessionHead, ttl: Duration) -> StoreResult<()> {
         let own = head.ttl.map_or_else(|| "0".to_owned(), milliseconds_text);
         self.run(CREATE, key, ttl, &[own.as_bytes(), &head.to_json()]).await?;
+        Ok(())
+    }
+
+    async fn share(&self, key: &SessionKey) -> StoreResult<()> {
+        let Some(limit) = self.sessions_limit() else { return Ok(()) };
+        let session = self.session_key(4, key);
+        let name = [session.as_bytes()];
+        let about = [session.as_bytes(), b"bytes", b"head"];
+        let (about, left) = futures::join!(self.keep("HMGET", &about), self.keep("PTTL", &name));
+        let [RedisValue::Bytes(bytes), RedisValue::Bytes(head)] = &*about? else { return Ok(()) };
+        let Some(RedisValue::Integer(left)) = left?.first().cloned() else { return Ok(()) };
+        let bytes = std::str::from_utf8(bytes).ok().and_then(|bytes| bytes.parse::<u64>().ok());
+        let bytes = bytes.unwrap_or_default() + head.len() as u64 + OVERHEAD;
+        let keys =
+            ["owners", "sizes", "ends", "of:"].map(|kind| format!("{}:{{sessions}}:1:{kind}", self.prefix));
+        let (owner, session) = (hex::encode(key.owner().as_bytes()), hex::encode(key.as_bytes()));
+        let (bytes, left, limit) = (bytes.to_string(), left.max(1).to_string(), limit.to_string());
+        let mut arguments: Vec<&[u8]> = vec![SHARE, b"4"];
+        arguments.extend(keys.iter().map(String::as_bytes));
+        arguments.extend([&owner, &session, &bytes, &left, &limit].map(String::as_bytes));
+        for gone in self.keep("EVAL", &arguments).await? {
+            let RedisValue::Bytes(gone) = gone else { continue };
+            let name = format!("{}:session:4:{{{}}}", self.prefix, String::from_utf8_lossy(&gone));
+            self.keep("DEL", &[name.as_bytes()]).await?;
+        }
         Ok(())
     }
 

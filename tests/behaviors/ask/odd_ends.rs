@@ -279,7 +279,7 @@ async fn a_whole_answer_to_who_asked_for_a_stream_is_one(form: &dyn Form) -> Res
         let pretty = serde_json::to_string_pretty(&object)?;
         ollama.next(path, answer("application/json", [pretty.clone()])?);
         let reply = gateway.post_to(path, question(&format!("{path} pretty"), true), &[]).await?;
-        assert_eq!((reply.status.as_u16(), reply.text()), (200, pretty.into()), "{path}");
+        assert_eq!((reply.status.as_u16(), reply.text()), (200, pretty), "{path}");
         assert_eq!(reply.header("content-type"), "application/json", "{path}");
     }
     Ok(())
@@ -406,7 +406,7 @@ async fn a_whole_answer_that_repeats_itself_is_given_and_never_kept(form: &dyn F
         let headers = if is_session { &headers[..] } else { &[] };
         for _ in 0..2 {
             let reply = gateway.post_to(path, question("laugh", false), headers).await?;
-            assert_eq!((reply.status.as_u16(), reply.text()), (200, whole.to_string().into()), "{path}");
+            assert_eq!((reply.status.as_u16(), reply.text()), (200, whole.to_string()), "{path}");
             assert_eq!((reply.cache(), reply.header("x-session") == "stored"), ("miss", false), "{path}");
         }
         // The same without a repetition is broken off.

@@ -73,7 +73,9 @@ async fn who_names_no_model_gets_the_status_and_the_words_of_ollama(form: &dyn F
         for status in [400, 404] {
             let refused = refusal(status)?;
             let words: Vec<u8> = refused.pieces.iter().flat_map(|piece| piece.bytes.to_vec()).collect();
-            hosts.iter().for_each(|host| host.answers(path, refused.clone()));
+            for host in &hosts {
+                host.answers(path, refused.clone());
+            }
             for body in UNNAMED {
                 let reply = gateway.request(Method::POST, path, body, &[]).await?;
                 assert_eq!(

@@ -2,7 +2,11 @@
 
 use serde_json::Value;
 
-use super::{CONVERSATIONS, asking, words};
+use super::{
+    CONVERSATIONS, asking,
+    purging::{TOKEN, purge},
+    words,
+};
 use crate::behaviors::prelude::*;
 
 /// A request with this key in a session.
@@ -159,7 +163,90 @@ async fn a_repetition_of_what_failed_asks_again(form: &dyn Form) -> Result<()> {
     Ok(())
 }
 
+/// Asks for this under a key, whole or as a stream; gives what the cache did.
+async fn repeated(gateway: &dyn Gateway, path: &str, key: &str, model: &str, stream: bool) -> Result<String> {
+    let body = asking(
+        stream,
+        &json!({"model": model, "message": "hello", "messages": [{"role": "user", "content": "hello"}]}),
+    );
+    let reply = gateway.post_to(path, body, &[("idempotency-key", key)]).await?;
+    assert_eq!(reply.status, 200, "{path}: {}", reply.text());
+    Ok(reply.cache().to_owned())
+}
+
+async fn what_is_forgotten_is_forgotten_under_the_key_of_a_repetition_as_well(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    ollama.has_models(&["llama3.2:latest", "qwen3:latest"]);
+    let gateway = form.start(Setup::new([&ollama]).set("ADMIN_TOKEN", "the-admin")).await?;
+    let gateway = gateway.as_ref();
+    for path in ["/chat", CHAT] {
+        let ask = async || {
+            let mut caches = Vec::new();
+            for model in ["llama3.2", "qwen3"] {
+                caches.push(repeated(gateway, path, &format!("{model}{path}"), model, false).await?);
+            }
+            anyhow::Ok(caches)
+        };
+        assert_eq!(ask().await?, ["miss", "miss"], "{path}");
+        assert_eq!(ask().await?, ["hit", "hit"], "{path}");
+        assert_eq!(purge(gateway, "?model=QWEN3", &TOKEN).await?.status, 204);
+        assert_eq!(ask().await?, ["hit", "miss"], "{path}");
+        assert_eq!(ask().await?, ["hit", "hit"], "{path}");
+        assert_eq!(purge(gateway, "", &TOKEN).await?.status, 204);
+        assert_eq!(ask().await?, ["miss", "miss"], "{path}");
+        assert_eq!(ask().await?, ["hit", "hit"], "{path}");
+        let other = json!({"message": "other", "messages": [{"role": "user", "content": "other"}]});
+        let key = format!("qwen3{path}");
+        let reused = gateway.post_to(path, other, &[("idempotency-key", &*key)]).await?;
+        assert_eq!(reused.status, 422, "{path}: the key still stands for one request");
+    }
+    Ok(())
+}
+
+async fn a_key_in_both_forms_at_once_asks_once(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    let gateway = gateway.as_ref();
+    for path in ["/chat", CHAT] {
+        for stream in [true, false] {
+            let asked = ollama.count(CHAT);
+            let gate = Gate::default();
+            let held = if stream || path == "/chat" {
+                Scripted::saying("at last")?
+            } else {
+                Scripted::single("llama3.2", "at last", 0)?
+            };
+            let key = format!("{path} {stream}");
+            let body = |stream| {
+                asking(stream, &json!({"message": "slow", "messages": [{"role": "user", "content": "slow"}]}))
+            };
+            let headers = [("idempotency-key", &*key)];
+            ollama.next_chat(held.behind(&gate));
+            let first = gateway.post_to(path, body(stream), &headers);
+            let second = async {
+                ollama.wait_for_requests(CHAT, asked + 1, PATIENCE).await?;
+                let second = gateway.post_to(path, body(!stream), &headers).await;
+                gate.open(1);
+                second
+            };
+            let (first, second) = futures::join!(first, second);
+            let (first, second) = (first?, second?);
+            assert_eq!((first.status.as_u16(), second.status.as_u16()), (200, 409), "{path} {stream}");
+            assert_eq!(ollama.count(CHAT), asked + 1, "{path} {stream}");
+            // Afterwards its answer serves both.
+            assert_eq!(
+                gateway.post_to(path, body(!stream), &headers).await?.cache(),
+                "hit",
+                "{path} {stream}"
+            );
+        }
+    }
+    Ok(())
+}
+
 on_every_store! {
+    what_is_forgotten_is_forgotten_under_the_key_of_a_repetition_as_well,
+    a_key_in_both_forms_at_once_asks_once,
     a_repetition_asks_once_and_adds_one_turn,
     a_repetition_follows_the_first_while_that_is_on_its_way,
     a_key_of_a_repetition_stands_for_one_request_of_one_caller,

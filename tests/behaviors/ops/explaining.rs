@@ -180,7 +180,7 @@ async fn cold_starts_first_tokens_and_speeds_are_counted(form: &dyn Form) -> Res
     gateway.post_to(CHAT, surfaces::question("llama3.2"), &[]).await?;
     let scrape = Scrape::of(gateway.as_ref()).await?;
     let url = ollama.url();
-    let labels = [("host", url.as_str()), ("model", "llama3.2")];
+    let labels = [("host", url.as_str()), ("model", "llama3.2:latest")];
     assert_eq!(scrape.count("paddock_cold_starts_total", &labels), 1);
     // What comes in one piece has no first token.
     assert_eq!(scrape.count("paddock_time_to_first_token_seconds_count", &labels), 2);

@@ -117,7 +117,34 @@ async fn liveness_asks_nobody(form: &dyn Form) -> Result<()> {
     Ok(())
 }
 
+async fn questions_to_hosts_are_shared_and_not_one_for_each_request(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).rarely_probes()).await?;
+    let gateway = gateway.as_ref();
+    for round in 0..5 {
+        let health = futures::future::join_all((0..10).map(|_| gateway.get("/health")));
+        let missing = futures::future::join_all((0..10).map(async |number| {
+            gateway.chat(json!({"message": "hello", "model": format!("nosuch-{round}-{number}")})).await
+        }));
+        let (health, missing) = futures::join!(health, missing);
+        for reply in health {
+            assert_eq!(reply?.status, 200);
+        }
+        for reply in missing {
+            assert_eq!(reply?.status, 404);
+        }
+    }
+    let asked = ollama.count("/api/tags");
+    assert!(asked <= 50, "{asked} looks for 100 requests");
+    // What is there a moment later is found all the same.
+    gateway.pass(Duration::from_millis(1100)).await;
+    ollama.has_models(&["llama3.2:latest", "late:latest"]);
+    assert_eq!(gateway.chat(json!({"message": "hello", "model": "late"})).await?.status, 200);
+    Ok(())
+}
+
 on_every_form! {
+    questions_to_hosts_are_shared_and_not_one_for_each_request,
     a_fleet_that_answers_is_healthy,
     one_host_that_answers_is_enough_for_200,
     hosts_are_asked_at_the_same_time,

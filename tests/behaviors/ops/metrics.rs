@@ -62,12 +62,12 @@ async fn known_traffic_gives_known_counters(form: &dyn Form) -> Result<()> {
     assert_eq!(requests(&[]), 8);
     assert_eq!(scrape.label_values("ollama_requests_total", "route"), ["/chat"]);
     for (model, outcome, expected) in [
-        ("llama3.2", "ok", 3),
-        ("qwen3", "ok", 1),
+        ("llama3.2:latest", "ok", 3),
+        ("qwen3:latest", "ok", 1),
         ("other", "model_not_found", 1),
         ("other", "wrong_type", 1),
         ("other", "method_not_allowed", 1),
-        ("llama3.2", "upstream_busy", 1),
+        ("llama3.2:latest", "upstream_busy", 1),
     ] {
         let labels = [("model", model), ("outcome", outcome)];
         assert_eq!(requests(&labels), expected, "{labels:?}");
@@ -88,9 +88,9 @@ async fn known_traffic_gives_known_counters(form: &dyn Form) -> Result<()> {
         assert_eq!(scrape.count("paddock_upstream_attempts_total", &labels), expected, "{outcome}");
     }
     // Ten a message in, one a word out ("echo of one two three #1"), and none for what the cache answered.
-    assert_eq!(scrape.count("paddock_prompt_tokens_total", &[("model", "llama3.2")]), 10);
-    assert_eq!(scrape.count("paddock_completion_tokens_total", &[("model", "llama3.2")]), 6);
-    assert_eq!(scrape.count("paddock_completion_tokens_total", &[("model", "qwen3")]), 4);
+    assert_eq!(scrape.count("paddock_prompt_tokens_total", &[("model", "llama3.2:latest")]), 10);
+    assert_eq!(scrape.count("paddock_completion_tokens_total", &[("model", "llama3.2:latest")]), 6);
+    assert_eq!(scrape.count("paddock_completion_tokens_total", &[("model", "qwen3:latest")]), 4);
     Ok(())
 }
 
@@ -149,7 +149,10 @@ async fn labels_are_bounded_whatever_clients_send(form: &dyn Form) -> Result<()>
     let scrape = Scrape::of(gateway.as_ref()).await?;
     let models = scrape.label_values("ollama_requests_total", "model");
     assert_eq!(models.len(), 101, "{models:?}");
-    assert!(models.contains(&"other".to_owned()) && models.contains(&"model-0".to_owned()), "{models:?}");
+    assert!(
+        models.contains(&"other".to_owned()) && models.contains(&"model-0:latest".to_owned()),
+        "{models:?}"
+    );
     assert!(!models.iter().any(|model| model.starts_with("made-up")), "{models:?}");
     assert_eq!(scrape.count("ollama_requests_total", &[]), 156);
     assert_eq!(scrape.count("ollama_requests_total", &[("outcome", "ok"), ("model", "other")]), 36);

@@ -403,7 +403,54 @@ async fn a_sessions_own_time_to_live_holds_on_every_surface(form: &dyn Form) -> 
     Ok(())
 }
 
+async fn a_reply_says_which_turn_of_its_session_it_is(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("HISTORY_MAX_MESSAGES", "2")).await?;
+    let gateway = gateway.as_ref();
+    let say = async |stream: bool, message: String| {
+        gateway.chat(json!({"session_id": "s", "message": message, "stream": stream})).await
+    };
+    let mut turn = 0;
+    for _ in 0..2 {
+        for stream in [false, true] {
+            turn += 1;
+            let reply = say(stream, format!("message {turn}")).await?;
+            assert_eq!(reply.header("x-session-turn"), turn.to_string(), "{stream}");
+        }
+        for path in OLLAMAS {
+            turn += 1;
+            let message = json!({"role": "user", "content": format!("{path} {turn}")});
+            let body = json!({"model": "llama3.2", "max_tokens": 64, "messages": [message], "stream": false});
+            let reply = gateway.post_to(path, body, &[("x-paddock-session", "s")]).await?;
+            assert_eq!(reply.header("x-session-turn"), turn.to_string(), "{path}");
+        }
+    }
+    // A repetition is the turn that it was.
+    let headers = [("idempotency-key", "k"), ("x-paddock-session", "s")];
+    for _ in 0..2 {
+        let reply = gateway.post_to("/chat", json!({"message": "once"}), &headers).await?;
+        assert_eq!(reply.header("x-session-turn"), (turn + 1).to_string());
+    }
+    // A history that was lost shows.
+    assert_eq!(gateway.request(Method::DELETE, "/sessions/s", "", &[]).await?.status, 204);
+    assert_eq!(say(true, "again".to_owned()).await?.header("x-session-turn"), "1");
+    assert_eq!(gateway.say("of no session").await?.header("x-session-turn"), "");
+    Ok(())
+}
+
+async fn a_time_to_live_is_no_longer_than_the_operator_allows(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama]).set("SESSION_TTL_MAX", "2h")).await?;
+    for (ttl, status) in [("7200", 201), ("7201", 400), ("\"366d\"", 400)] {
+        let made = gateway.request(Method::POST, "/sessions", format!("{{\"ttl\":{ttl}}}"), &[]).await?;
+        assert_eq!(made.status, status, "{ttl}: {}", made.text());
+    }
+    Ok(())
+}
+
 on_every_store! {
+    a_reply_says_which_turn_of_its_session_it_is,
+    a_time_to_live_is_no_longer_than_the_operator_allows,
     a_session_is_made_with_an_id_that_cannot_be_guessed,
     what_a_session_was_given_holds_for_its_turns,
     what_a_session_was_given_holds_on_ollamas_surfaces_as_well,

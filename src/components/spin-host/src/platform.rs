@@ -64,8 +64,9 @@ impl SpinPlatform {
         let timeouts = redis.map_or_else(StoreTimeouts::default, |redis| redis.limits);
         let replicas = redis.map_or(0, |redis| redis.wait_replicas);
         let commands = Guard::new(SpinRedis::new(address), started);
-        let store =
-            RedisStore::new(commands.clone(), &config.store.redis_prefix, timeouts).with_replicas(replicas);
+        let store = RedisStore::new(commands.clone(), &config.store.redis_prefix, timeouts)
+            .with_replicas(replicas)
+            .with_cache_limit(redis.and_then(|redis| redis.cache_limit));
         let metrics = RedisMetrics::new(commands, &config.store.redis_prefix, timeouts.keep);
         Ok(Service::new(config, Self { started }, store, metrics))
     }

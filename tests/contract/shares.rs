@@ -1,0 +1,171 @@
+//! Shares: what one caller stores displaces nothing of another, however much it is.
+
+use std::{any::Any, sync::Arc, time::Duration};
+
+use anyhow::Result;
+use host_shim::disk_store::{DiskLimits, DiskStore};
+use paddock::{
+    api::auth::CallerId,
+    cache::{Delivery, Entry},
+    host::memory::ManualClock,
+    session::{SessionId, SessionKey},
+    store::{ResponseCache as _, Sessions as _, Store, memory::MemoryStore, redis::RedisStore},
+};
+use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
+use tempfile::TempDir;
+
+use crate::{asked, exchange, key, limits, noise, turns};
+
+const LONG: Duration = Duration::from_hours(1);
+
+/// The caller of this key, whom the service knows.
+fn verified(key: &str) -> CallerId {
+    CallerId::of_key(key.as_bytes())
+}
+
+/// One caller keeps many sessions beside the few of another.
+async fn kept(store: &impl Store, tick: impl Fn()) -> Result<()> {
+    let text = "x".repeat(60_000);
+    let key_of = |caller: &str, number: usize| {
+        anyhow::Ok(SessionKey::of(&verified(caller), &SessionId::parse(&number.to_string())?))
+    };
+    for number in 0..3 {
+        let turn = exchange(&number.to_string(), &text, "a");
+        store.sessions().append_turn(&key_of("quiet", number)?, &turn, LONG, 10).await?;
+        store.sessions().share(&key_of("quiet", number)?).await?;
+    }
+    let mut kept = Vec::new();
+    for number in 0..60 {
+        let key = key_of("greedy", number)?;
+        tick();
+        store.sessions().append_turn(&key, &exchange(&number.to_string(), &text, "a"), LONG, 10).await?;
+        store.sessions().share(&key).await?;
+    }
+    for number in 0..3 {
+        assert_eq!(turns(store.sessions(), &key_of("quiet", number)?).await?.len(), 1, "{number}");
+    }
+    for number in 0..60 {
+        kept.extend(
+            (!turns(store.sessions(), &key_of("greedy", number)?).await?.is_empty()).then_some(number),
+        );
+    }
+    assert!(kept.len() < 40 && kept.last() == Some(&59), "{kept:?}");
+    assert_eq!(kept, (60 - kept.len()..60).collect::<Vec<_>>(), "the newest");
+    Ok(())
+}
+
+/// One caller has many answers cached beside the few of another.
+async fn cached(store: &impl Store) -> Result<()> {
+    let store = store.answers();
+    let entry = |caller: &str, number: u64| {
+        let owner = verified(caller).owner();
+        Entry::new(Delivery::Whole, "text/plain", noise(20_000, number).into()).owned_by(owner)
+    };
+    for number in 0..10 {
+        store.put_answer(&key(&format!("quiet {number}")), &entry("quiet", number), LONG).await?;
+    }
+    for number in 0..400 {
+        store.put_answer(&key(&format!("greedy {number}")), &entry("greedy", number), LONG).await?;
+    }
+    for number in 0..10 {
+        assert!(store.answer(&asked(&format!("quiet {number}"))).await?.is_some(), "{number}");
+    }
+    let mut kept = 0;
+    for number in 0..400 {
+        kept += usize::from(store.answer(&asked(&format!("greedy {number}"))).await?.is_some());
+    }
+    assert!((1..300).contains(&kept), "{kept} of 400");
+    Ok(())
+}
+
+fn on_disk(bytes: u64, clock: &ManualClock) -> Result<(DiskStore<ManualClock>, TempDir)> {
+    let directory = TempDir::new()?;
+    let limits = DiskLimits { memory: 8 << 20, disk: bytes, wait: Duration::from_secs(20) };
+    Ok((DiskStore::open(directory.path(), limits, clock.clone())?, directory))
+}
+
+/// A store over a Redis of little memory that evicts nothing, as deployments have it.
+async fn over_redis(memory: &str) -> Result<(RedisStore<Connection>, Arc<dyn Any>)> {
+    let server = RedisServer::start_with(&["--maxmemory", memory, "--maxmemory-policy", "noeviction"])?;
+    let connection = Connection::open(&server).await?;
+    let store = RedisStore::new(connection, "p", limits(Duration::from_secs(20)));
+    store.ping().await?;
+    Ok((store, Arc::new(server)))
+}
+
+#[tokio::test]
+async fn what_one_caller_keeps_displaces_nothing_of_another_in_memory() -> Result<()> {
+    kept(&MemoryStore::new(ManualClock::default(), 4 << 20), || ()).await
+}
+
+#[tokio::test]
+async fn what_one_caller_keeps_displaces_nothing_of_another_on_disk() -> Result<()> {
+    let clock = ManualClock::default();
+    let (store, _directory) = on_disk(4 << 20, &clock)?;
+    kept(&store, || clock.advance(Duration::from_millis(1))).await
+}
+
+#[tokio::test]
+async fn what_one_caller_keeps_displaces_nothing_of_another_in_redis() -> Result<()> {
+    let (store, _server) = over_redis("6mb").await?;
+    // Redis has a clock of its own.
+    kept(&store, || std::thread::sleep(Duration::from_millis(2))).await
+}
+
+#[tokio::test]
+async fn what_one_caller_caches_displaces_nothing_of_another_in_memory() -> Result<()> {
+    cached(&MemoryStore::new(ManualClock::default(), 8 << 20)).await
+}
+
+#[tokio::test]
+async fn what_one_caller_caches_displaces_nothing_of_another_on_disk() -> Result<()> {
+    let (store, _directory) = on_disk(8 << 20, &ManualClock::default())?;
+    cached(&store).await
+}
+
+#[tokio::test]
+async fn what_one_caller_caches_displaces_nothing_of_another_in_redis() -> Result<()> {
+    let (store, _server) = over_redis("12mb").await?;
+    cached(&store).await
+}
+
+/// A Redis of little memory that evicts nothing is filled with answers and sessions.
+#[tokio::test]
+async fn a_redis_that_is_filled_keeps_sessions_and_what_was_forgotten() -> Result<()> {
+    let (store, _server) = over_redis("12mb").await?;
+    let known = |number: usize| {
+        let id = SessionId::parse(&format!("known {number}"))?;
+        anyhow::Ok(SessionKey::of(&verified("known"), &id))
+    };
+    for number in 0..10 {
+        store.append_turn(&known(number)?, &exchange("1", "q", "a"), LONG, 10).await?;
+        store.share(&known(number)?).await?;
+    }
+    store.purge(Some("m")).await?;
+    let epochs = store.epochs("m").await?;
+    let mut refused = 0;
+    for number in 0..2_000 {
+        let entry = Entry::new(Delivery::Whole, "text/plain", noise(20_000, number).into());
+        let put = store.put_answer(&key(&number.to_string()), &entry, LONG).await;
+        refused += usize::from(put.is_err());
+        if number % 10 == 0 {
+            let id = SessionId::parse(&number.to_string())?;
+            let session = SessionKey::of(&verified("greedy"), &id);
+            let text = noise(40_000, number);
+            store.append_turn(&session, &exchange("1", &text, "a"), LONG, 10).await?;
+            store.share(&session).await?;
+        }
+    }
+    assert_eq!(refused, 0, "no answer was refused, because older ones made room");
+    assert_eq!(store.epochs("m").await?, epochs);
+    for number in 0..10 {
+        assert_eq!(turns(&store, &known(number)?).await?.len(), 1, "{number}");
+    }
+    assert!(store.answer(&asked("1999")).await?.is_some());
+    assert_eq!(store.warning(), None);
+    let evicting = RedisServer::start_with(&["--maxmemory", "12mb", "--maxmemory-policy", "volatile-lru"])?;
+    let store = RedisStore::new(Connection::open(&evicting).await?, "p", limits(Duration::from_secs(20)));
+    store.ping().await?;
+    assert!(store.warning().is_some_and(|warning| warning.contains("volatile-lru")));
+    Ok(())
+}
