@@ -84,7 +84,12 @@ impl AttemptFailure {
     pub(crate) fn of_refusal(original: Original, retry_after: Option<Duration>) -> Self {
         let status = original.status;
         match status.as_u16() {
-            404 => Self::NotFound { message: words(&original), original: Some(Box::new(original)) },
+            404 => {
+                // What is no JSON is the page of a host that does not have the route, in a shape that clients cannot read.
+                let is_ollamas = original.body.trim_ascii_start().starts_with(b"{");
+                let message = words(&original);
+                Self::NotFound { message, original: Some(Box::new(original)).filter(|_| is_ollamas) }
+            }
             429 | 503 => Self::Busy { retry_after },
             500 => Self::Failed { message: words(&original), original: Some(Box::new(original)) },
             502 => Self::BadGateway,
@@ -319,16 +324,22 @@ mod tests {
                 3 => AttemptFailure::TooLong(9),
                 status => {
                     let status = StatusCode::from_u16(status).unwrap();
-                    AttemptFailure::of_refusal(
-                        Original { status, content_type: None, body: Bytes::new() },
-                        None,
-                    )
+                    let body = Bytes::from_static(b"{\"error\":\"words\"}");
+                    AttemptFailure::of_refusal(Original { status, content_type: None, body }, None)
                 }
             };
             failover.failed(failure);
             asked += 1;
         }
         (asked, failover.effect(missing))
+    }
+
+    #[test]
+    fn a_page_of_a_host_without_the_route_is_told_in_the_shape_of_the_surface() {
+        let body = Bytes::from_static(b"404 page not found");
+        let page = Original { status: StatusCode::NOT_FOUND, content_type: None, body };
+        let error = AttemptFailure::of_refusal(page, None).into_error();
+        assert_eq!((error.status(), error.original()), (StatusCode::NOT_FOUND, None));
     }
 
     #[test]

@@ -12,7 +12,11 @@ mod memory;
 pub(crate) mod script;
 mod sessions;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::{
+    future::Future,
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use super::{Outage, Store, StoreError, StoreResult, StoreTimeouts, TimeLimit, Within};
 use crate::{
@@ -82,6 +86,8 @@ pub struct RedisStore<C> {
     cache_limit: Option<u64>,
     /// What the server said of its memory; `None` until it was asked.
     memory: Arc<Locked<Option<ServerMemory>>>,
+    /// Whether the server is known to have epochs.
+    has_epochs: Arc<AtomicBool>,
 }
 
 impl<C: RedisCommands> RedisStore<C> {
@@ -97,6 +103,7 @@ impl<C: RedisCommands> RedisStore<C> {
             outage: Arc::default(),
             cache_limit: None,
             memory: Arc::default(),
+            has_epochs: Arc::default(),
         }
     }
 

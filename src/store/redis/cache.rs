@@ -6,7 +6,7 @@
 
 mod scripts;
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{collections::BTreeMap, sync::atomic::Ordering, time::Duration};
 
 use bytes::Bytes;
 
@@ -57,7 +57,9 @@ impl<C: RedisCommands> RedisStore<C> {
     /// The epochs, which begin where a new server has none, or an old one has lost them.
     async fn begun_epochs(&self) -> StoreResult<AllEpochs> {
         let reply = self.ask("EVAL", &[BEGIN_EPOCHS, b"1", self.epochs_key().as_bytes()]).await?;
-        all_epochs(&reply).ok_or(StoreError::UnexpectedReply("the epochs"))
+        let epochs = all_epochs(&reply).ok_or(StoreError::UnexpectedReply("the epochs"))?;
+        self.has_epochs.store(true, Ordering::Relaxed);
+        Ok(epochs)
     }
 
     /// The key of an answer that serves both deliveries, or only `alone`.
@@ -182,6 +184,10 @@ fn logged(from: usize, events: &[Bytes]) -> Vec<Vec<u8>> {
 
 impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     async fn epochs(&self, model: &str) -> StoreResult<Epochs> {
+        // On a server that is not known yet they begin in the wave that reads them.
+        if !self.has_epochs.load(Ordering::Relaxed) {
+            return Ok(self.begun_epochs().await?.of(model));
+        }
         let key = self.epochs_key();
         let reply = self.ask("HMGET", &[key.as_bytes(), b"", model.as_bytes()]).await?;
         match epoch(reply.first()) {
@@ -191,6 +197,9 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     }
 
     async fn all_epochs(&self) -> StoreResult<Option<AllEpochs>> {
+        if !self.has_epochs.load(Ordering::Relaxed) {
+            return self.begun_epochs().await.map(Some);
+        }
         let reply = self.ask("HGETALL", &[self.epochs_key().as_bytes()]).await?;
         match all_epochs(&reply) {
             Some(epochs) => Ok(Some(epochs)),
