@@ -21,9 +21,22 @@ fn exchange(address: SocketAddr, head: &str, body: &[u8]) -> Result<String> {
     for piece in body.chunks(64 << 10) {
         connection.write_all(piece)?;
     }
-    let mut reply = Vec::new();
-    connection.read_to_end(&mut reply)?;
-    Ok(String::from_utf8_lossy(&reply).into_owned())
+    // Some forms keep the connection, so its end is not the end of the reply.
+    let (mut reply, mut piece) = (String::new(), [0; 4096]);
+    while !is_whole(&reply) {
+        let read = connection.read(&mut piece)?;
+        ensure!(read > 0, "the connection ended after {reply:?}");
+        reply.push_str(&String::from_utf8_lossy(&piece[..read]));
+    }
+    Ok(reply)
+}
+
+/// Whether a reply has its head, and as much behind it as the head announces.
+fn is_whole(reply: &str) -> bool {
+    let Some((head, body)) = reply.split_once("\r\n\r\n") else { return false };
+    let lengths = head.lines().filter_map(|line| line.split_once(": "));
+    let length = lengths.filter(|(name, _)| name.eq_ignore_ascii_case("content-length"));
+    length.filter_map(|(_, value)| value.parse::<usize>().ok()).any(|length| body.len() >= length)
 }
 
 fn address(gateway: &dyn Gateway) -> Result<SocketAddr> {
