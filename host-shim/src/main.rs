@@ -99,7 +99,7 @@ async fn run(
     } else {
         None
     };
-    let store = config.store.memory_limit;
+    let store = if config.store.redis.is_some() { 0 } else { config.store.memory_limit };
     config.access.memory_budget = config.access.memory_budget.or_else(|| machine::memory_budget(store));
     tracing::info!(bytes = config.access.memory_budget, "memory for request bodies, MEMORY_BUDGET");
     let descriptors = connections::raise_descriptor_limit();

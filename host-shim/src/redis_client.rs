@@ -255,6 +255,13 @@ fn flatten(command: &'static str, value: Value, flat: &mut Vec<RedisValue>) -> S
                 flatten(command, value, flat)?;
             }
         }
+        // Of a cluster, what each node says of itself stands behind its address.
+        Value::Map(pairs) => {
+            for (name, value) in pairs {
+                flatten(command, name, flat)?;
+                flatten(command, value, flat)?;
+            }
+        }
         Value::ServerError(error) => return Err(server_error(error.code(), error.to_string())),
         _ => return Err(StoreError::UnexpectedReply(command)),
     }

@@ -6,10 +6,7 @@
 
 use std::{
     pin::Pin,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::Arc,
     task::{Context, Poll},
 };
 
@@ -17,7 +14,8 @@ use bytes::{Buf, Bytes};
 use http::{HeaderMap, header};
 use http_body::{Body, Frame};
 
-use super::error::Error;
+use super::{error::Error, memory_budget::HeldBytes};
+use crate::platform::Locked;
 use crate::wire::zstd::{Damaged, Decoder, Step};
 
 /// How many bytes are fed to the decoder at once.
@@ -26,9 +24,6 @@ const PIECE: usize = 16 << 10;
 const STEPS: u32 = 2;
 /// How much more than what it unpacks to a body may be: packing what is random makes it a little longer.
 const OVERHEAD: u64 = 64 << 10;
-
-/// How many bytes are held at most for each byte that was unpacked: itself, and the decoder's window with its spare room.
-pub(crate) const HELD: usize = 3;
 
 /// Whether a body is packed with Zstandard once, and with nothing else.
 pub(crate) fn is_zstd(headers: &HeaderMap) -> bool {
@@ -39,9 +34,14 @@ pub(crate) fn is_zstd(headers: &HeaderMap) -> bool {
     packed.next().is_some_and(|coding| coding.eq_ignore_ascii_case(b"zstd")) && packed.next().is_none()
 }
 
-/// A body that is unpacked while it is read, the headers of what it unpacks to, and whether it was damaged: its reader
-/// takes any error for a body that did not arrive.
-pub(crate) fn unpacked<B>(headers: &HeaderMap, packed: B, limit: u64) -> (HeaderMap, UnpackedBody<B>, Fault) {
+/// A body that is unpacked while it is read, the headers of what it unpacks to, and what is wrong with it: its reader
+/// takes any error for a body that did not arrive. `window` counts what the decoder holds.
+pub(crate) fn unpacked<B>(
+    headers: &HeaderMap,
+    packed: B,
+    limit: u64,
+    window: HeldBytes,
+) -> (HeaderMap, UnpackedBody<B>, Fault) {
     let mut headers = headers.clone();
     headers.remove(header::CONTENT_ENCODING);
     headers.remove(header::CONTENT_LENGTH);
@@ -50,6 +50,7 @@ pub(crate) fn unpacked<B>(headers: &HeaderMap, packed: B, limit: u64) -> (Header
         packed,
         piece: Bytes::new(),
         decoder: Decoder::new(),
+        window,
         room: limit.saturating_add(OVERHEAD),
         steps: 0,
         has_ended: false,
@@ -58,18 +59,18 @@ pub(crate) fn unpacked<B>(headers: &HeaderMap, packed: B, limit: u64) -> (Header
     (headers, body, fault)
 }
 
-/// Whether a body could not be unpacked.
+/// Why a body could not be unpacked, if so.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct Fault(Arc<AtomicBool>);
+pub(crate) struct Fault(Arc<Locked<Option<Error>>>);
 
 impl Fault {
     /// What reading the body gave, or what is wrong with it.
     pub(crate) fn or<T>(&self, read: Result<T, Error>) -> Result<T, Error> {
-        if self.0.load(Ordering::Relaxed) { Err(Error::DamagedBody) } else { read }
+        self.0.lock().take().map_or(read, Err)
     }
 
-    fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
+    fn set(&self, error: Error) {
+        *self.0.lock() = Some(error);
     }
 }
 
@@ -79,6 +80,8 @@ pub(crate) struct UnpackedBody<B> {
     /// What arrived and is not yet fed to the decoder.
     piece: Bytes,
     decoder: Decoder,
+    /// What the decoder holds, as it counts in the memory budget.
+    window: HeldBytes,
     /// How many packed bytes may still arrive.
     room: u64,
     /// The steps since the last yield.
@@ -92,6 +95,8 @@ pub(crate) struct UnpackedBody<B> {
 pub(crate) enum UnpackError<E> {
     Incomplete(E),
     Damaged,
+    /// The memory budget has no room for what the decoder holds.
+    NoRoom(Error),
 }
 
 impl<E> From<Damaged> for UnpackError<E> {
@@ -112,7 +117,9 @@ impl<B: Body<Data = Bytes> + Unpin> UnpackedBody<B> {
                 return Poll::Pending;
             }
             self.steps += 1;
-            match self.decoder.step()? {
+            let step = self.decoder.step()?;
+            self.window.grow_to(self.decoder.held()).map_err(UnpackError::NoRoom)?;
+            match step {
                 Step::Unpacked(bytes) => return Poll::Ready(Ok(Some(bytes.into()))),
                 Step::Nothing => continue,
                 Step::Hungry if self.has_ended => return Poll::Ready(Ok(None)),
@@ -147,8 +154,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for UnpackedBody<B> {
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
         let unpacked = std::task::ready!(self.poll_unpacked(context)).transpose();
-        if let Some(Err(UnpackError::Damaged)) = unpacked {
-            self.fault.set();
+        match &unpacked {
+            Some(Err(UnpackError::Damaged)) => self.fault.set(Error::DamagedBody),
+            Some(Err(UnpackError::NoRoom(error))) => self.fault.set(error.clone()),
+            Some(Ok(_) | Err(UnpackError::Incomplete(_))) | None => {}
         }
         Poll::Ready(unpacked.map(|unpacked| unpacked.map(Frame::data)))
     }

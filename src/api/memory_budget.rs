@@ -15,6 +15,8 @@ use crate::platform::Locked;
 const UNCOUNTED: usize = 16 << 10;
 /// The step in which a body that arrives is counted, so that not every piece of it takes the lock.
 const STEP: usize = 64 << 10;
+/// The setting that bounds the budget.
+const SETTING: &str = "MEMORY_BUDGET";
 /// When a client whose body found no room should come back.
 const RETRY_AFTER: Duration = Duration::from_secs(1);
 
@@ -44,7 +46,7 @@ impl MemoryBudget {
     /// The account of one request, which holds nothing yet. `caller` is whose share it uses; `None` where nobody has
     /// verified who calls, because a made-up caller must not have a share.
     pub(crate) fn account(&self, caller: Option<&CallerId>) -> HeldBytes {
-        HeldBytes(Some(Account { pool: Arc::clone(&self.0), caller: caller.cloned(), counted: 0, factor: 1 }))
+        HeldBytes(Some(Account { pool: Arc::clone(&self.0), caller: caller.cloned(), counted: 0 }))
     }
 
     /// How many bytes may be held.
@@ -73,6 +75,11 @@ fn fits(limit: usize, total: usize, of_caller: Option<usize>, more: usize) -> bo
 }
 
 impl Pool {
+    /// The most bytes that one request may hold while there is no other.
+    fn most(&self, has_share: bool) -> usize {
+        if has_share { self.limit / 2 } else { self.limit }
+    }
+
     /// Counts `more` bytes, if they fit.
     fn take(&self, caller: Option<&CallerId>, more: usize) -> bool {
         let mut held = self.held.lock();
@@ -109,27 +116,21 @@ struct Account {
     pool: Arc<Pool>,
     caller: Option<CallerId>,
     counted: usize,
-    /// How many bytes are held for each byte of the body.
-    factor: usize,
 }
 
 impl HeldBytes {
-    /// Counts each byte of a body `factor` times from now on, because whoever reads it holds as much.
-    pub(crate) fn weigh(&mut self, factor: usize) {
-        if let Some(account) = &mut self.0 {
-            account.factor = factor;
-        }
-    }
-
     /// Counts a body of `bytes` so far.
     ///
     /// # Errors
-    /// [`Error::Overloaded`] when there is no room for them.
+    /// [`Error::Overloaded`] when there is no room for them, and [`Error::BodyTooLarge`] when there never will be.
     pub(crate) fn grow_to(&mut self, bytes: usize) -> Result<(), Error> {
         let Some(account) = &mut self.0 else { return Ok(()) };
-        let bytes = bytes.saturating_mul(account.factor);
         if bytes <= UNCOUNTED.max(account.counted) {
             return Ok(());
+        }
+        let most = account.pool.most(account.caller.is_some());
+        if bytes > most {
+            return Err(Error::BodyTooLarge { limit: most as u64, setting: SETTING });
         }
         // A small budget may have room for the bytes, and none for a whole step.
         let exactly = bytes - account.counted;
@@ -142,13 +143,12 @@ impl HeldBytes {
         Err(Error::Overloaded { cause: Overload::Memory, retry_after: RETRY_AFTER })
     }
 
-    /// Counts a body of `bytes`, each once, instead of what was counted.
+    /// Counts a body of `bytes` instead of the one that was counted.
     ///
     /// # Errors
     /// [`Error::Overloaded`] when there is no room for it.
     pub(crate) fn change_to(&mut self, bytes: usize) -> Result<(), Error> {
         if let Some(account) = &mut self.0 {
-            account.factor = 1;
             let needed = if bytes <= UNCOUNTED { 0 } else { bytes };
             let surplus = account.counted.saturating_sub(needed);
             account.give_back(surplus);
@@ -206,12 +206,8 @@ mod tests {
         assert_eq!(budget.held(), 2 * MIB);
         second.change_to(1).unwrap();
         assert_eq!(budget.held(), 0);
-        second.weigh(3);
-        assert!(refused(&second.grow_to(2 * MIB)));
-        second.grow_to(MIB).unwrap();
-        assert_eq!(budget.held(), 3 * MIB);
-        second.change_to(MIB).unwrap();
-        assert_eq!(budget.held(), MIB);
+        let too_large = Error::BodyTooLarge { limit: 4 * MIB as u64, setting: SETTING };
+        assert_eq!(second.grow_to(4 * MIB + 1), Err(too_large), "it would never fit");
     }
 
     #[test]

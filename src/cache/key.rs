@@ -68,6 +68,7 @@ impl AllEpochs {
 
     /// Begins a new epoch for one model's answers, or for all. When too many models have one of their own, all of those end
     /// in a new one of all.
+    #[cfg(feature = "memory")]
     pub(crate) fn begin(&mut self, model: Option<&str>) {
         let has_room = |model: &&str| self.models.len() < EPOCHS || self.models.contains_key(*model);
         if let Some(model) = model.filter(has_room) {

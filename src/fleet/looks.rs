@@ -56,7 +56,8 @@ impl Looks {
         match &self.found {
             Some(found) if is_early => LookDecision::Take(found.clone()),
             Some(_) | None => {
-                self.paid = self.paid.max(now) + AGE;
+                // Looks that nothing can stand for pay no more than those that others may take.
+                self.paid = (self.paid.max(now) + AGE).min(now + AGE * AT_ONCE);
                 self.is_looking = true;
                 LookDecision::Ask
             }

@@ -46,6 +46,8 @@ enum WaitSignal {
     Over,
     /// It is time to ask whether a process follows: the pause is over, or the last client has left.
     Ask,
+    /// The process ends, and other processes choose another leader.
+    Shutdown,
 }
 
 /// What happens while events are gathered.
@@ -55,6 +57,8 @@ enum GatherSignal {
     Over,
     /// The time for gathering is over.
     Tick,
+    /// The process ends, and other processes choose another leader.
+    Shutdown,
 }
 
 impl<'a, P: Platform> Publisher<'a, P> {
@@ -97,11 +101,13 @@ impl<'a, P: Platform> Publisher<'a, P> {
         loop {
             let signal = race! {
                 () = self.broadcast.over() => WaitSignal::Over,
+                () = self.service.shutdown().begun() => WaitSignal::Shutdown,
                 () = self.broadcast.alone() => WaitSignal::Ask,
                 () = self.service.sleep(CALL) => WaitSignal::Ask,
             };
             match signal {
                 WaitSignal::Over => return Some(self.end()),
+                WaitSignal::Shutdown => return Some(FlightEnd::Abandoned),
                 WaitSignal::Ask => {}
             }
             match self
@@ -193,6 +199,7 @@ impl<'a, P: Platform> Publisher<'a, P> {
             let signal = race! {
                 item = receiver.next() => GatherSignal::Item(item),
                 () = self.broadcast.over_whole() => GatherSignal::Over,
+                () = self.service.shutdown().begun() => GatherSignal::Shutdown,
                 () = pause.as_mut() => GatherSignal::Tick,
             };
             match signal {
@@ -211,7 +218,9 @@ impl<'a, P: Platform> Publisher<'a, P> {
                 // The followers count themselves how often the answer repeats itself.
                 GatherSignal::Item(Item::Stopped) => return Some(FlightEnd::Landed),
                 GatherSignal::Item(Item::Broken(error, _)) => return Some(self.fail(&error)),
-                GatherSignal::Item(Item::Behind) => return Some(FlightEnd::Abandoned),
+                GatherSignal::Item(Item::Behind) | GatherSignal::Shutdown => {
+                    return Some(FlightEnd::Abandoned);
+                }
                 GatherSignal::Over => return Some(self.end()),
                 GatherSignal::Tick => return None,
             }

@@ -6,9 +6,11 @@ use super::MetricFamily;
 pub(crate) const SEPARATOR: char = '\u{1f}';
 
 /// The label of a host.
+#[cfg(feature = "memory")]
 const HOST: &str = "host";
 
 /// The host that a series of this name is of, where it is of one.
+#[cfg(feature = "memory")]
 pub(crate) fn host_of(key: &str) -> Option<&str> {
     let (name, labels) = key.split_once(SEPARATOR)?;
     let family = MetricFamily::ALL.into_iter().find(|family| family.name() == name)?;
@@ -49,6 +51,7 @@ impl<'a> Increment<'a> {
     }
 
     /// The host that the series is of, where it is of one.
+    #[cfg(feature = "memory")]
     pub(crate) fn host(&self) -> Option<&'a str> {
         let place = self.family.labels().iter().position(|label| *label == HOST)?;
         self.labels.get(place).copied()

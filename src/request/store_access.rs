@@ -242,6 +242,10 @@ impl StoreAccess {
         span: Span<'_>,
     ) -> Option<Option<Session>> {
         let result = service.store().sessions().session(key, span, service.config().sessions.ttl).await;
+        // Reading has put off its end, up to which it is counted.
+        if matches!(result, Ok(Some(_))) {
+            share(service, key);
+        }
         self.settle(service, StoreReply { operation: StoreOperation::LoadSession, result })
     }
 

@@ -123,12 +123,18 @@ impl<C: RedisCommands> RedisStore<C> {
     /// ping.
     async fn learn_memory(&self) {
         let info = self.keep("INFO", &[b"memory"]).await;
-        let text = match info.as_deref() {
-            Ok([RedisValue::Bytes(text), ..]) => String::from_utf8_lossy(text).into_owned(),
-            Ok(_) | Err(StoreError::Refused(_) | StoreError::UnexpectedReply(_)) => String::new(),
+        let told = match info {
+            Ok(told) => told,
+            Err(StoreError::Refused(_) | StoreError::UnexpectedReply(_)) => Vec::new(),
             Err(_) => return,
         };
-        *self.memory.lock() = Some(ServerMemory::read(&text));
+        // Of a cluster each node tells of itself.
+        let texts = told.iter().filter_map(|value| match value {
+            RedisValue::Bytes(text) => Some(String::from_utf8_lossy(text)),
+            RedisValue::Nil | RedisValue::Integer(_) | RedisValue::Status(_) => None,
+        });
+        let memory = texts.map(|text| ServerMemory::read(&text)).reduce(ServerMemory::and);
+        *self.memory.lock() = Some(memory.unwrap_or_default());
     }
 
     /// The most bytes of answers; `None` while that is not known.

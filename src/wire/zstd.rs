@@ -45,6 +45,8 @@ pub(crate) struct Decoder {
     has_all: bool,
     /// How many bytes of the present frame were unpacked.
     unpacked: u64,
+    /// How many blocks of the present frame were.
+    blocks: u64,
 }
 
 /// What comes next of what is packed.
@@ -60,7 +62,14 @@ impl Decoder {
     pub(crate) fn new() -> Self {
         let mut frame = FrameDecoder::new();
         frame.set_max_window_size(WINDOW_LIMIT);
-        Self { frame, place: Place::Frame, packed: BytesMut::new(), has_all: false, unpacked: 0 }
+        Self { frame, place: Place::Frame, packed: BytesMut::new(), has_all: false, unpacked: 0, blocks: 0 }
+    }
+
+    /// How many bytes are held at most of what was unpacked and not handed out: twice as many as there may be, because their
+    /// ring grows by doubling.
+    pub(crate) fn held(&self) -> usize {
+        let held = self.blocks.saturating_mul(BLOCK_LIMIT as u64).saturating_sub(self.unpacked);
+        usize::try_from(2 * held.min(WINDOW_LIMIT)).unwrap_or(usize::MAX)
     }
 
     /// Takes more of what is packed. What was fed before must have been unpacked as far as that goes.
@@ -99,7 +108,7 @@ impl Decoder {
         };
         self.packed.advance(read);
         self.place = place;
-        self.unpacked = 0;
+        (self.unpacked, self.blocks) = (0, 0);
         Ok(Step::Nothing)
     }
 
@@ -127,6 +136,7 @@ impl Decoder {
         self.frame.decode_blocks(&mut rest, BlockDecodingStrategy::UptoBlocks(1)).map_err(|_| Damaged)?;
         let read = self.packed.len() - rest.len();
         self.packed.advance(read);
+        self.blocks += 1;
         let mut unpacked = Vec::new();
         self.frame.collect_to_writer(&mut unpacked).map_err(|_| Damaged)?;
         self.unpacked += unpacked.len() as u64;
@@ -203,6 +213,25 @@ mod tests {
             frame.extend([&run(u32::from(number == count))[..3], b"x"].concat());
         }
         frame
+    }
+
+    #[test]
+    fn what_is_unpacked_and_not_handed_out_is_counted() {
+        let (eight_mib, count) = (0x68, 70);
+        let mut decoder = Decoder::new();
+        decoder.feed(&runs(eight_mib, count));
+        decoder.end();
+        let (mut most, mut handed_out) = (0, 0);
+        loop {
+            match decoder.step().unwrap() {
+                Step::Hungry => break,
+                Step::Nothing => {}
+                Step::Unpacked(bytes) => handed_out += bytes.len(),
+            }
+            most = most.max(decoder.held());
+        }
+        assert_eq!((most as u64, handed_out), (2 * WINDOW_LIMIT, count * BLOCK_LIMIT));
+        assert_eq!(decoder.held(), 0);
     }
 
     #[test]

@@ -9,7 +9,11 @@ use paddock::{
     cache::{Delivery, Entry},
     host::memory::ManualClock,
     session::{SessionId, SessionKey},
-    store::{ResponseCache as _, Sessions as _, Store, memory::MemoryStore, redis::RedisStore},
+    store::{
+        ResponseCache as _, Sessions as _, Store, TimeLimit,
+        memory::MemoryStore,
+        redis::{RedisCommands as _, RedisStore, RedisValue},
+    },
 };
 use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
 use tempfile::TempDir;
@@ -127,6 +131,56 @@ async fn what_one_caller_caches_displaces_nothing_of_another_on_disk() -> Result
 async fn what_one_caller_caches_displaces_nothing_of_another_in_redis() -> Result<()> {
     let (store, _server) = over_redis("12mb").await?;
     cached(&store).await
+}
+
+/// What is counted lies in keys of its own, any of which a Redis that evicts may lose.
+#[tokio::test]
+async fn whatever_redis_loses_of_what_is_counted_room_is_made() -> Result<()> {
+    let server = RedisServer::start()?;
+    let connection = Connection::open(&server).await?;
+    let (time, limit) = (TimeLimit::whole(Duration::from_secs(20)), 400 << 10);
+    let store = RedisStore::new(connection.clone(), "p", limits(Duration::from_secs(20)))
+        .with_cache_limit(Some(limit));
+    let mut number = 0;
+    let mut fill = async || {
+        for _ in 0..60 {
+            number += 1;
+            let owner = verified(["a", "b", "c"][number % 3]).owner();
+            let text = noise(5_000, number as u64);
+            let entry = Entry::new(Delivery::Whole, "text/plain", text.into()).owned_by(owner);
+            store.put_answer(&key(&number.to_string()), &entry, LONG).await?;
+        }
+        anyhow::Ok(())
+    };
+    fill().await?;
+    for counted in ["held:", "ends:1:", "owners:1", "ends:1"] {
+        let pattern = format!("p:{{cache *}}:{counted}*");
+        let names = connection.execute("KEYS", &[pattern.as_bytes()], time).await?;
+        assert!(!names.is_empty(), "{counted}");
+        for name in names.iter().take(names.len().div_ceil(2)) {
+            let RedisValue::Bytes(name) = name else { continue };
+            connection.execute("DEL", &[name], time).await?;
+        }
+        fill().await?;
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_deleted_session_makes_nothing_give_way() -> Result<()> {
+    let (store, _server) = over_redis("6mb").await?;
+    let key_of = |name: &str| anyhow::Ok(SessionKey::of(&verified("k"), &SessionId::parse(name)?));
+    let text = "x".repeat(60_000);
+    store.append_turn(&key_of("living")?, &exchange("1", &text, "a"), LONG, 10).await?;
+    store.share(&key_of("living")?).await?;
+    for number in 0..60 {
+        let deleted = key_of(&number.to_string())?;
+        store.append_turn(&deleted, &exchange("1", &text, "a"), LONG, 10).await?;
+        store.share(&deleted).await?;
+        assert!(store.delete_session(&deleted).await?);
+    }
+    assert_eq!(turns(&store, &key_of("living")?).await?.len(), 1);
+    Ok(())
 }
 
 /// A Redis of little memory that evicts nothing is filled with answers and sessions.

@@ -6,8 +6,12 @@ use std::{
 };
 
 use anyhow::Result;
-use paddock::config::settings::{Deployment, SETTINGS};
+use paddock::{
+    Config,
+    config::settings::{Deployment, SETTINGS, Setting},
+};
 use paddock_tests::{
+    artifacts::workspace,
     gateway::HostShim,
     http_client,
     ollama::{FakeOllama, TAGS, refusal},
@@ -38,6 +42,25 @@ async fn start(pairs: &[(&str, &str)], arguments: &[&str]) -> Result<HostShim> {
 async fn chat(shim: &HostShim, message: &str) -> Result<http_client::Reply> {
     let body = json!({"message": message}).to_string();
     http_client::send(shim.address(), http::Request::post("/chat").body(body.into())?).await
+}
+
+/// What a pod gets: the pairs of the `ConfigMap` and of the `Secret`.
+#[test]
+fn the_settings_of_the_manifest_for_kubernetes_hold() -> Result<()> {
+    let manifest = std::fs::read_to_string(workspace().join("deploy/kubernetes.yaml"))?;
+    let mut settings = BTreeMap::new();
+    let mut is_data = false;
+    for line in manifest.lines() {
+        is_data = line == "data:" || line == "stringData:" || is_data && line.starts_with("  ");
+        let pair = line.strip_prefix("  ").filter(|_| is_data).and_then(|pair| pair.split_once(": "));
+        let Some((name, value)) = pair.filter(|(name, _)| Setting::by_name(name).is_some()) else { continue };
+        let value = value.split(" #").next().unwrap_or_default().trim().trim_matches('"');
+        settings.insert(name.to_owned(), value.to_owned());
+    }
+    assert!(settings.contains_key("LISTEN") && settings.contains_key("API_KEYS"), "{settings:?}");
+    let loaded = Config::load(&|name: &str| settings.get(name).cloned(), Deployment::Native);
+    assert_eq!(loaded.err(), None, "{settings:?}");
+    Ok(())
 }
 
 #[tokio::test]

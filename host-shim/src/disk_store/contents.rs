@@ -152,7 +152,7 @@ impl<'t> Changes<'t> {
     }
 
     /// Deletes all answers.
-    fn clear_answers(&mut self) -> Result<(), StorageError> {
+    pub(super) fn clear_answers(&mut self) -> Result<(), StorageError> {
         self.answer_owners.retain(|_, _| false)?;
         self.answer_shares.retain(|_, ()| false)?;
         self.answer_costs.retain(|_, _| false)?;

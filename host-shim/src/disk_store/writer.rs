@@ -316,6 +316,8 @@ pub(super) fn prepare(database: &Database) -> Result<Totals, redb::Error> {
     // Never 0: where a database was lost, nothing that was forgotten in it comes back.
     let mut changes = Changes::new(&transaction, Totals::default(), 0, 0)?;
     changes.begin_epochs(rand::random::<u64>() >> 1)?;
+    // What another version kept has no owner, and is not found under the keys of this one.
+    changes.clear_answers()?;
     changes.order_sessions()?;
     drop(changes);
     transaction.commit()?;

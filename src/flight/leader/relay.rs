@@ -163,27 +163,32 @@ impl<P: Platform> Leader<'_, P> {
         }
     }
 
-    /// Writes every piece but the last, which it returns.
-    async fn pass_pieces(&mut self, start: Bytes, mut body: P::Body) -> Result<Bytes, AttemptFailure> {
-        let mut piece = start;
+    /// Writes every piece but the last, which it returns, with the last byte of all that is not blank.
+    async fn pass_pieces(
+        &mut self,
+        start: Bytes,
+        mut body: P::Body,
+    ) -> Result<(Bytes, Option<u8>), AttemptFailure> {
+        let last_byte = |piece: &Bytes| piece.trim_ascii_end().last().copied();
+        let (mut end, mut piece) = (last_byte(&start), start);
         while let Some(frame) = self.broadcast.during(pin!(body.frame())).await? {
-            if let Ok(next) = frame?.into_data().map(|next| std::mem::replace(&mut piece, next)) {
-                self.broadcast.write(next).await?;
-            }
+            let Ok(next) = frame?.into_data() else { continue };
+            end = last_byte(&next).or(end);
+            self.broadcast.write(std::mem::replace(&mut piece, next)).await?;
         }
-        Ok(piece)
+        Ok((piece, end))
     }
 
     /// Reads a whole answer that has passed up to its last piece, where the broadcast still has all of it.
     fn read_passed(
         &self,
         head: &WholeHead,
-        last: Bytes,
+        (last, end): (Bytes, Option<u8>),
     ) -> Result<(Bytes, Option<WholeAnswer>), AttemptFailure> {
         let WholeHead { status, content_type, .. } = head.clone();
         let Some(passed) = self.cache_plan.and_then(|_| self.broadcast.events_since(0)) else {
             // Of an object that passed the end shows whether it was cut off.
-            let is_whole = is_text(content_type.as_ref()) || last.trim_ascii_end().ends_with(b"}");
+            let is_whole = is_text(content_type.as_ref()) || end == Some(b'}');
             return if is_whole { Ok((last, None)) } else { Err(broken(NO_OBJECT)) };
         };
         let mut body = passed.concat();

@@ -55,11 +55,9 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
     let body = if endpoint.method() != Method::POST {
         Bytes::new()
     } else if endpoint.unpacks_zstd() && content_coding::is_zstd(&parts.headers) {
-        let (headers, body, fault) = content_coding::unpacked(&parts.headers, body, limit.bytes);
-        held.weigh(content_coding::HELD);
-        let unpacked = fault.or(body::read(&headers, body, limit, &mut held).await)?;
-        held.change_to(unpacked.len())?;
-        unpacked
+        let window = service.account(caller);
+        let (headers, body, fault) = content_coding::unpacked(&parts.headers, body, limit.bytes, window);
+        fault.or(body::read(&headers, body, limit, &mut held).await)?
     } else if endpoint.takes_a_form() {
         // No other endpoint takes multipart bodies.
         let mut headers = parts.headers.clone();
@@ -68,7 +66,15 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
     } else {
         body::read(&parts.headers, body, limit, &mut held).await?
     };
-    let text = service.compute(body.len(), || request_text(&body));
+    let text = if endpoint.takes_a_form() {
+        body.clone()
+    } else {
+        service.compute(body.len(), || request_text(&body))
+    };
+    if text.as_ptr() != body.as_ptr() {
+        // What is not UTF-8 is held a second time until the upstream request is made.
+        held.grow_to(body.len().saturating_add(text.len()))?;
+    }
     let question = service.compute(body.len(), || {
         if endpoint.takes_a_form() {
             let content_type = parts.headers.get(header::CONTENT_TYPE);

@@ -18,6 +18,7 @@ use crate::{
         auth::CallerId,
         body,
         error::{Error, ErrorFormat},
+        memory_budget::HeldBytes,
         reply::{self, Outlet, ReplyBody},
         route::Operation,
     },
@@ -71,7 +72,7 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
         Operation::Copy | Operation::Delete => false,
     };
     if streams {
-        let response = progress(service, operation, model, body, request);
+        let response = progress(service, operation, model, (body, held), request);
         return Ok(Handled::Streaming(response, Box::default()));
     }
     let hosts = service.fleet().hosts();
@@ -177,13 +178,15 @@ fn progress<P: Platform>(
     service: &Service<P>,
     operation: Operation,
     model: Option<String>,
-    body: Bytes,
+    (body, held): (Bytes, HeldBytes),
     request: &Arc<RequestInfo>,
 ) -> Response<ReplyBody> {
     let (mut outlet, mut presence, inlet) = reply::channel();
     let (task_service, request) = (service.clone(), Arc::clone(request));
     service.spawn(async move {
         let service = &task_service;
+        // The body is held for as long as hosts may be asked.
+        let _held = held;
         let hosts = service.fleet().hosts();
         let follow = |backend| {
             let (body, outlet) = (body.clone(), outlet.clone());

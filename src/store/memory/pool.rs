@@ -107,7 +107,7 @@ impl<K: Hash + Eq + Ord + Clone, V> Pool<K, V> {
         let held = Held { value, expires, owner, bytes, use_number, is_read: false };
         self.values.insert(key.clone(), held);
         while self.bytes > self.limit {
-            let Some(gone) = self.expired(now).or_else(|| self.next_to_go()) else { break };
+            let Some(gone) = self.expired(now).or_else(|| self.next_to_go(&key)) else { break };
             self.remove(&gone);
         }
         self.values.contains_key(&key)
@@ -137,14 +137,15 @@ impl<K: Hash + Eq + Ord + Clone, V> Pool<K, V> {
     }
 
     /// The value that goes next: of the owner that holds the most, the one that was used longest ago, unless it was read
-    /// since, which counts as a use now.
-    fn next_to_go(&mut self) -> Option<K> {
+    /// since, which counts as a use now. The newest is no candidate while its owner has another.
+    fn next_to_go(&mut self, newest: &K) -> Option<K> {
         let (_, owner) = self.sizes.last()?;
         let share = self.owners.get_mut(owner)?;
         loop {
             let (_, key) = share.uses.pop_first()?;
             let held = self.values.get_mut(&key)?;
-            if std::mem::take(&mut held.is_read) && !share.uses.is_empty() {
+            let is_used = std::mem::take(&mut held.is_read) || key == *newest;
+            if is_used && !share.uses.is_empty() {
                 self.uses += 1;
                 held.use_number = self.uses;
                 share.uses.insert(self.uses, key);

@@ -210,7 +210,7 @@ impl<C: RedisCommands> ResponseCache for RedisStore<C> {
     async fn purge(&self, model: Option<&str>) -> StoreResult<()> {
         let (key, limit) = (self.epochs_key(), EPOCHS.to_string());
         let model = model.unwrap_or_default().as_bytes();
-        self.keep("EVAL", &[PURGE, b"1", key.as_bytes(), model, limit.as_bytes()]).await?;
+        self.keep_safe("EVAL", &[PURGE, b"1", key.as_bytes(), model, limit.as_bytes()]).await?;
         Ok(())
     }
 

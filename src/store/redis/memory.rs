@@ -27,6 +27,12 @@ impl ServerMemory {
         Self { limit, evicts_by: policy.filter(|_| limit.is_some()).map(str::to_owned) }
     }
 
+    /// What two servers of one cluster said: the limit of the smaller one holds for both.
+    pub(super) fn and(self, other: Self) -> Self {
+        let limit = self.limit.into_iter().chain(other.limit).min();
+        Self { limit, evicts_by: self.evicts_by.or(other.evicts_by) }
+    }
+
     /// The most bytes of answers, where the operator has set none.
     pub(super) fn answers(&self) -> u64 {
         self.limit.map_or(UNKNOWN, |limit| limit / 2)
@@ -62,6 +68,10 @@ mod tests {
         assert_eq!(told(256 << 20, "noeviction"), (128, Some(96), false));
         assert_eq!(told(256 << 20, "volatile-lru"), (128, Some(96), true));
         assert_eq!(told(0, "allkeys-lru"), (256, None, false), "without a limit nothing is evicted");
+        let [small, large] =
+            ["maxmemory:8", "maxmemory:9\r\nmaxmemory_policy:allkeys-lru"].map(ServerMemory::read);
+        let both = small.and(large).and(ServerMemory::default());
+        assert_eq!((both.limit, both.evicts_by.as_deref()), (Some(8), Some("allkeys-lru")));
         for nothing in ["", "maxmemory", "maxmemory:\r\n", "maxmemory:many\r\nmaxmemory_policy:allkeys-lru"] {
             assert_eq!(ServerMemory::read(nothing), ServerMemory::default(), "{nothing}");
         }

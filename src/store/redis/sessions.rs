@@ -47,6 +47,24 @@ impl<C: RedisCommands> RedisStore<C> {
             self.keep_safe("EVAL", &arguments).await
         }
     }
+
+    /// Counts the bytes of a session, 0 for one that was deleted; gives the sessions that make room.
+    async fn count(
+        &self,
+        key: &SessionKey,
+        bytes: u64,
+        left: i64,
+        limit: u64,
+    ) -> StoreResult<Vec<RedisValue>> {
+        let keys =
+            ["owners", "sizes", "ends", "of:"].map(|kind| format!("{}:{{sessions}}:1:{kind}", self.prefix));
+        let (owner, session) = (hex::encode(key.owner().as_bytes()), hex::encode(key.as_bytes()));
+        let (bytes, left, limit) = (bytes.to_string(), left.to_string(), limit.to_string());
+        let mut arguments: Vec<&[u8]> = vec![SHARE, b"4"];
+        arguments.extend(keys.iter().map(String::as_bytes));
+        arguments.extend([&owner, &session, &bytes, &left, &limit].map(String::as_bytes));
+        self.keep("EVAL", &arguments).await
+    }
 }
 
 impl<C: RedisCommands> Sessions for RedisStore<C> {
@@ -86,6 +104,9 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
     }
 
     async fn share(&self, key: &SessionKey) -> StoreResult<()> {
+        if self.memory.lock().is_none() {
+            self.learn_memory().await;
+        }
         let Some(limit) = self.sessions_limit() else { return Ok(()) };
         let session = self.session_key(4, key);
         let name = [session.as_bytes()];
@@ -95,14 +116,7 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
         let Some(RedisValue::Integer(left)) = left?.first().cloned() else { return Ok(()) };
         let bytes = std::str::from_utf8(bytes).ok().and_then(|bytes| bytes.parse::<u64>().ok());
         let bytes = bytes.unwrap_or_default() + head.len() as u64 + OVERHEAD;
-        let keys =
-            ["owners", "sizes", "ends", "of:"].map(|kind| format!("{}:{{sessions}}:1:{kind}", self.prefix));
-        let (owner, session) = (hex::encode(key.owner().as_bytes()), hex::encode(key.as_bytes()));
-        let (bytes, left, limit) = (bytes.to_string(), left.max(1).to_string(), limit.to_string());
-        let mut arguments: Vec<&[u8]> = vec![SHARE, b"4"];
-        arguments.extend(keys.iter().map(String::as_bytes));
-        arguments.extend([&owner, &session, &bytes, &left, &limit].map(String::as_bytes));
-        for gone in self.keep("EVAL", &arguments).await? {
+        for gone in self.count(key, bytes, left.max(1), limit).await? {
             let RedisValue::Bytes(gone) = gone else { continue };
             let name = format!("{}:session:4:{{{}}}", self.prefix, String::from_utf8_lossy(&gone));
             self.keep("DEL", &[name.as_bytes()]).await?;
@@ -110,9 +124,13 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
         Ok(())
     }
 
-    async fn delete_session(&self, key: &SessionKey) -> StoreResult<bool> {
-        let (key, old) = (self.session_key(4, key), self.session_key(3, key));
+    async fn delete_session(&self, session: &SessionKey) -> StoreResult<bool> {
+        let (key, old) = (self.session_key(4, session), self.session_key(3, session));
         let reply = self.keep_safe("EVAL", &[DELETE, b"2", key.as_bytes(), old.as_bytes()]).await?;
+        if let Some(limit) = self.sessions_limit() {
+            // The session is gone whether or not this is noted, and its count ends by itself.
+            let _ = self.count(session, 0, 1, limit).await;
+        }
         Ok(matches!(*reply, [RedisValue::Integer(deleted)] if deleted > 0))
     }
 

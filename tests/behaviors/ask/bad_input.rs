@@ -126,19 +126,39 @@ async fn a_body_without_room_is_refused_at_once_and_leaves_its_room_to_the_next(
     form: &dyn Form,
 ) -> Result<()> {
     let ollama = FakeOllama::start().await?;
+    let setup = Setup::new([&ollama]).set("MEMORY_BUDGET", "256KiB").set("CACHE_ENABLED", "false");
+    let gateway = form.start(setup.in_one_instance()).await?;
+    let gateway = gateway.as_ref();
+    let asked = |length: usize| json!({"model": "llama3.2", "messages": [{"role": "user", "content": "x".repeat(length)}]});
+    let gate = Gate::default();
+    ollama.next_chat(Scripted::saying("late")?.behind(&gate));
+    let others = async {
+        ollama.wait_for_requests(CHAT, 1, PATIENCE).await?;
+        for path in [CHAT, "/v1/chat/completions", "/v1/messages"] {
+            let reply = gateway.post_to(path, asked(150_000), &[]).await?;
+            assert_eq!((reply.status.as_u16(), reply.header("retry-after")), (503, "1"), "{path}");
+            assert!(reply.text().contains("MEMORY_BUDGET"), "{}", reply.text());
+        }
+        let reply = gateway.post(in_pieces(&body_of(150_000)), &[]).await?;
+        assert_eq!(reply.outcome(), (503, "overloaded".to_owned()));
+        assert_eq!(gateway.post(body_of(10_000), &[]).await?.status, 200);
+        gate.open(1);
+        anyhow::Ok(())
+    };
+    let (first, others) = futures::join!(gateway.post_to(CHAT, asked(150_000), &[]), others);
+    others?;
+    assert_eq!(first?.status, 200);
+    assert_eq!(gateway.post_to(CHAT, asked(150_000), &[]).await?.status, 200);
+    Ok(())
+}
+
+async fn a_body_that_never_finds_room_is_413(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama]).set("MEMORY_BUDGET", "128KiB")).await?;
     for body in [Payload::from(body_of(200_000)), in_pieces(&body_of(200_000))] {
         let reply = gateway.post(body, &[]).await?;
-        assert_eq!(reply.outcome(), (503, "overloaded".to_owned()));
-        assert_eq!(reply.header("retry-after"), "1");
+        assert_eq!(reply.outcome(), (413, "body_too_large".to_owned()));
         assert!(reply.at("/error/message").contains("MEMORY_BUDGET"), "{}", reply.text());
-        assert_eq!(gateway.post(body_of(50_000), &[]).await?.status, 200);
-    }
-    assert_eq!(gateway.post(body_of(10_000), &[]).await?.status, 200);
-    let large = json!({"model": "llama3.2", "messages": [{"role": "user", "content": "x".repeat(200_000)}]});
-    for path in [CHAT, "/v1/chat/completions", "/v1/messages"] {
-        let reply = gateway.post_to(path, large.clone(), &[]).await?;
-        assert_eq!((reply.status.as_u16(), reply.header("retry-after")), (503, "1"), "{path}");
     }
     Ok(())
 }
@@ -162,5 +182,6 @@ on_every_form! {
     a_body_over_the_limit_is_413_whether_it_tells_its_length_or_not,
     the_limit_of_a_question_is_20_mib_unless_set,
     a_body_without_room_is_refused_at_once_and_leaves_its_room_to_the_next,
+    a_body_that_never_finds_room_is_413,
     a_multipart_body_is_415,
 }

@@ -1,4 +1,5 @@
-//! The scripts for answers and flights. Each touches the keys of one question only.
+//! The scripts for answers and flights. Each touches the keys of one question only, but the one that
+//! keeps an answer: it makes room in the part of the cache that its question is in, whose keys share its slot.
 //!
 //! The file of each script documents its keys, its arguments and its reply.
 

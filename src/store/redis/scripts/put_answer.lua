@@ -57,6 +57,8 @@ while limit ~= '' and tonumber(redis.call('HGET', KEYS[2], 'all') or 0) > tonumb
     break
   end
   forget(name)
+  -- One that is counted no more is still in the set of its owner, and would be found for ever.
+  redis.call('ZREM', KEYS[3] .. ':' .. owner, name)
   redis.call('DEL', ARGV[5] .. name)
 end
 return {1, limit}

@@ -1,4 +1,4 @@
--- Counts a session that was used, and names the sessions that make room: of the owner whose sessions have the most bytes those
+-- Counts a session that was used, or no more where it was deleted, and names the sessions that make room: of the owner whose sessions have the most bytes those
 -- that were used longest ago. What has ended is counted no more.
 --
 -- KEYS: how many bytes each owner has, the bytes and the owner of each session, when sessions end, the sessions of owners by
@@ -6,7 +6,7 @@
 -- ARGV:
 --   1 owner
 --   2 the session
---   3 its bytes
+--   3 its bytes, 0 for one that was deleted
 --   4 its time to live, in ms
 --   5 how many bytes all sessions have at most
 -- Replies: the sessions that make room.
@@ -24,6 +24,7 @@ local function forget(session)
 end
 for _, session in ipairs(redis.call('ZRANGEBYSCORE', KEYS[3], '-inf', now, 'LIMIT', 0, 100)) do forget(session) end
 forget(ARGV[2])
+if ARGV[3] == '0' then return {} end
 redis.call('HSET', KEYS[2], ARGV[2], ARGV[3] .. ' ' .. ARGV[1])
 redis.call('HINCRBY', KEYS[2], 'all', ARGV[3])
 redis.call('ZINCRBY', KEYS[1], ARGV[3], ARGV[1])
@@ -38,6 +39,8 @@ while #gone < 100 and tonumber(redis.call('HGET', KEYS[2], 'all')) > tonumber(AR
   local session = owner and redis.call('ZRANGE', KEYS[4] .. owner, 0, 0)[1]
   if not session or session == ARGV[2] then break end
   forget(session)
+  -- One that is counted no more is still in the set of its owner, and would be found for ever.
+  redis.call('ZREM', KEYS[4] .. owner, session)
   gone[#gone + 1] = session
 end
 return gone
