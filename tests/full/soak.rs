@@ -195,7 +195,6 @@ impl Soak {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-#[expect(clippy::print_stderr, reason = "whoever reads the run sees what it took, or that it was skipped")]
 async fn what_asks_for_most_memory_kills_nothing_and_starves_nobody() -> Result<()> {
     let Some(group) = MemoryLimit::new(limit()?) else {
         eprintln!("skipped: no control group can be made here");
