@@ -44,8 +44,8 @@ async fn an_answer_is_not_told_while_nobody_can_say_whether_it_was_forgotten(for
     let one = form.start(setup.clone()).await?;
     assert_eq!(one.say("hello").await?.cache(), "miss");
     assert_eq!(purge(one.as_ref(), "", &TOKEN).await?.status, 204);
-    // How often the cache was emptied is read by this command.
-    operator.run(&["ACL", "SETUSER", "llama", "-hmget"]).await?;
+    // How often the cache was emptied is read by these commands.
+    operator.run(&["ACL", "SETUSER", "llama", "-hmget", "-hgetall"]).await?;
     let two = form.start(setup).await?;
     for message in ["warm up", "hello"] {
         assert_eq!(two.say(message).await?.cache(), "bypass", "{message}");
