@@ -73,6 +73,23 @@ async fn a_failure_is_everybodys_in_every_replica(form: &dyn Form) -> Result<()>
     Ok(())
 }
 
+/// What a leader and its follower in another replica are told: each hears the beginning before the gate opens.
+async fn heard_by_both(
+    [one, two]: [&dyn Gateway; 2],
+    path: &str,
+    question: &str,
+    gate: &Gate,
+) -> Result<(String, String)> {
+    let mut leader = open(one, path, question).await?;
+    let mut first = hears(&mut leader, "{").await?;
+    let mut follower = open(two, path, question).await?;
+    let mut second = hears(&mut follower, "{").await?;
+    gate.open(10_000);
+    first.push_str(&leader.rest().await?.text());
+    second.push_str(&follower.rest().await?.text());
+    Ok((first, second))
+}
+
 async fn what_breaks_off_breaks_off_in_every_replica(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let setup = patient(&ollama);
@@ -82,13 +99,7 @@ async fn what_breaks_off_breaks_off_in_every_replica(form: &dyn Form) -> Result<
             let (asked, gate) = (ollama.count(CHAT), Gate::default());
             let question = format!("broken after {asked}");
             ollama.next_chat(broken.gated(&gate));
-            let mut leader = open(&*one, path, &question).await?;
-            let mut first = hears(&mut leader, "{").await?;
-            let mut follower = open(&*two, path, &question).await?;
-            let mut second = hears(&mut follower, "{").await?;
-            gate.open(10_000);
-            first.push_str(&leader.rest().await?.text());
-            second.push_str(&follower.rest().await?.text());
+            let (first, second) = heard_by_both([&*one, &*two], path, &question, &gate).await?;
             assert!(first.contains("error"), "{path}: {first}");
             assert_eq!(told(&second), told(&first), "{path}");
             assert_eq!(ollama.count(CHAT), asked + 1, "{path}");
@@ -151,13 +162,7 @@ async fn what_repeats_itself_ends_the_same_in_every_replica(form: &dyn Form) -> 
         let mut repeating = Scripted::saying("ha ".repeat(31).trim_end())?;
         repeating.pieces.pop();
         ollama.next_chat(repeating.gated(&gate));
-        let mut leader = open(&*one, path, &question).await?;
-        let mut first = hears(&mut leader, "{").await?;
-        let mut follower = open(&*two, path, &question).await?;
-        let mut second = hears(&mut follower, "{").await?;
-        gate.open(10_000);
-        first.push_str(&leader.rest().await?.text());
-        second.push_str(&follower.rest().await?.text());
+        let (first, second) = heard_by_both([&*one, &*two], path, &question, &gate).await?;
         assert!(!first.contains("error"), "{path}: {first}");
         assert_eq!(told(&second), told(&first), "{path}");
         assert_eq!(ollama.count(CHAT), asked + 1, "{path}");
