@@ -23,6 +23,7 @@ use crate::{
     api::{
         auth::Owner,
         error::{Error, Original},
+        memory_budget::HeldBytes,
         reply::{self, Inlet},
     },
     cache::{Asked, CacheKey, CachePolicy, CacheStatus, Delivery, Stored},
@@ -180,7 +181,7 @@ impl Flight {
         age: Duration,
     ) -> Result<Outcome, Error> {
         self.notes.cache = Some(CacheStatus::Hit);
-        let (broadcast, receiver) = Broadcast::new(0);
+        let (broadcast, receiver) = Broadcast::new(0, HeldBytes::default());
         let source = Provenance { cache: Some(CacheStatus::Hit), ..Provenance::default() };
         broadcast.open(Head::Found(replay, age), source);
         broadcast.end(Ok(()));
@@ -219,7 +220,7 @@ impl Flight {
             Some(cache_plan @ CachePlan { policy, is_shared: true, .. }) => {
                 let key = JoinKey { flight: self.key(&cache_plan), max_age: policy.max_age() };
                 let repeated = cache_plan.repeated(&self.upstream_request);
-                match service.flights().join_or_lead(key, repeated, limit) {
+                match service.flights().join_or_lead(key, repeated, limit, || service.shared_account()) {
                     Joined::Lead(broadcast, receiver, guard) => (receiver, broadcast, Some(guard)),
                     Joined::Follow(receiver) => {
                         self.notes.cache = Some(CacheStatus::Coalesced);
@@ -230,7 +231,8 @@ impl Flight {
                 }
             }
             cache_plan => {
-                let (broadcast, receiver) = Broadcast::new(if cache_plan.is_some() { limit } else { 0 });
+                let limit = if cache_plan.is_some() { limit } else { 0 };
+                let (broadcast, receiver) = Broadcast::new(limit, service.shared_account());
                 (receiver, broadcast, None)
             }
         };

@@ -187,8 +187,8 @@ impl Exchange {
         Ok(opened_by)
     }
 
-    fn incoming<B>(&mut self, body: B) -> IncomingRequest<'_, B> {
-        let opened_by = self.opened_by.take();
+    fn incoming<B>(&self, body: B) -> IncomingRequest<'_, B> {
+        let opened_by = self.opened_by.clone();
         IncomingRequest { route: self.route, parts: &self.parts, body, opened_by, info: &self.info }
     }
 
@@ -203,11 +203,13 @@ impl Exchange {
     where
         B: Body<Data = Bytes> + Unpin + MaybeSend + 'static,
     {
-        let Self { parts, route, cors_verdict, info, .. } = self;
+        let Self { parts, route, cors_verdict, info, opened_by, .. } = self;
         let handled = result.unwrap_or_else(|error| Handled::Complete(Err(error), Box::default()));
         let (mut response, notes) = match handled {
             Handled::Streaming(response, notes) => (response, notes),
             Handled::Complete(answer, notes) => {
+                let held = || service.account(&opened_by.unwrap_or_else(CallerId::public));
+                let answer = answer.and_then(|response| reply::held(response, held, service));
                 info.close(service, &notes, answer.as_ref().map(Response::status)).await;
                 let failed = |error: Error| error.into_response(route.family(), &info.request_id);
                 (answer.unwrap_or_else(failed), notes)

@@ -109,6 +109,11 @@ impl<P: Platform> Service<P> {
         self.0.memory_budget.account(Some(caller).filter(|_| is_verified))
     }
 
+    /// The account of bytes that are held for no caller in particular.
+    pub(crate) fn shared_account(&self) -> HeldBytes {
+        self.0.memory_budget.account(None)
+    }
+
     /// How many bytes of request bodies the process may hold, and how many it holds.
     pub(crate) fn memory_budget(&self) -> &MemoryBudget {
         &self.0.memory_budget

@@ -30,7 +30,7 @@ use paddock::{
     Config,
     config::{Loaded, settings::Deployment},
 };
-use tokio::{net::TcpListener, signal::unix, task::JoinSet};
+use tokio::{signal::unix, task::JoinSet};
 
 use crate::{
     connections::Connections,
@@ -105,7 +105,7 @@ async fn run(
     let descriptors = connections::raise_descriptor_limit();
     let limit = native.max_connections.unwrap_or_else(|| connections::usual_limit(descriptors));
     let room = Connections::new(limit);
-    let listener = TcpListener::bind(&native.listen)
+    let listener = server::listen(&native.listen)
         .await
         .with_context(|| format!("cannot listen on {}; set LISTEN to another address", native.listen))?;
     let address = listener.local_addr()?;

@@ -1,6 +1,6 @@
 //! The HTTP server: accepts connections as long as there is room, passes requests to the core, and drains on shutdown.
 
-use std::{convert::Infallible, future::Future, pin::pin, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::Future, io, pin::pin, sync::Arc, time::Duration};
 
 use http::{HeaderValue, Version, header::CONNECTION};
 use hyper::{Request, body::Incoming, server::conn::http1, service::service_fn};
@@ -9,7 +9,7 @@ use hyper_util::{
     server::graceful::GracefulShutdown,
 };
 use tokio::{
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream, lookup_host},
     sync::Semaphore,
     time::Instant,
 };
@@ -21,6 +21,9 @@ use crate::{
     timed_body::TimedBody,
 };
 
+/// How many connections may wait to be accepted, as far as the kernel allows. When there are more, a client that connects
+/// waits a second or longer until it tries again.
+const BACKLOG: u32 = 4096;
 /// The pause before accepting again after a failure, for example for want of file descriptors.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// The pause between two log lines about connections that could not be taken.
@@ -29,6 +32,28 @@ const LOG_PAUSE: Duration = Duration::from_secs(10);
 const REFUSALS: usize = 32;
 /// How long such a connection may take to ask and to read.
 const REFUSAL_LIMIT: Duration = Duration::from_secs(1);
+
+/// Listens on the first address of `address` that can be listened on.
+///
+/// # Errors
+/// Why none can be.
+pub(crate) async fn listen(address: &str) -> io::Result<TcpListener> {
+    let mut failure = io::Error::new(io::ErrorKind::AddrNotAvailable, "the name has no address");
+    for address in lookup_host(address).await? {
+        let socket = if address.is_ipv4() { TcpSocket::new_v4() } else { TcpSocket::new_v6() };
+        let listening = socket.and_then(|socket| {
+            // A port whose last connections are still being closed can be listened on again.
+            socket.set_reuseaddr(true)?;
+            socket.bind(address)?;
+            socket.listen(BACKLOG)
+        });
+        match listening {
+            Ok(listener) => return Ok(listener),
+            Err(error) => failure = error,
+        }
+    }
+    Err(failure)
+}
 
 /// The HTTP server.
 pub(crate) struct Server {

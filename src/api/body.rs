@@ -1,11 +1,13 @@
 //! The body of a request: read within its limit, and no further. The body of a reply is in `reply.rs`.
 
+use std::{future::poll_fn, pin::Pin, task::Poll};
+
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderValue, header};
-use http_body::Body;
-use http_body_util::BodyExt;
+use http_body::{Body, Frame};
 
 use super::{error::Error, memory_budget::HeldBytes};
+use crate::platform::Clock;
 
 /// The largest allowed body of a request, and the setting that limits it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -42,6 +44,7 @@ pub(crate) async fn read<B>(
     mut body: B,
     limit: BodyLimit,
     held: &mut HeldBytes,
+    clock: &impl Clock,
 ) -> Result<Bytes, Error>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -61,7 +64,11 @@ where
     let too_large = Error::BodyTooLarge { limit, setting };
     match announced {
         Some(announced) if announced > limit => Err(too_large),
-        _ => collect(&mut body, announced.unwrap_or(0), limit, too_large, held).await,
+        _ => {
+            let whole = collect(&mut body, announced.unwrap_or(0), limit, too_large, held, clock).await;
+            held.arrive();
+            whole
+        }
     }
 }
 
@@ -72,29 +79,43 @@ async fn collect<B>(
     limit: u64,
     too_large: Error,
     held: &mut HeldBytes,
+    clock: &impl Clock,
 ) -> Result<Bytes, Error>
 where
     B: Body<Data = Bytes> + Unpin,
 {
+    let announced = usize::try_from(announced).unwrap_or(0);
     let mut whole = Bytes::new();
     let mut joined = BytesMut::new();
-    while let Some(frame) = body.frame().await {
-        let Ok(piece) = frame.map_err(|_| Error::IncompleteBody)?.into_data() else { continue };
+    while let Some(frame) = next_frame(body, held).await? {
+        let Ok(piece) = frame.into_data() else { continue };
         let length = whole.len() + joined.len() + piece.len();
         if length as u64 > limit {
             return Err(too_large);
         }
-        held.grow_to(length)?;
+        held.receive(length, announced, clock.now())?;
         if whole.is_empty() && joined.is_empty() {
             whole = piece;
             continue;
         }
         if joined.is_empty() {
             // What was announced is within the limit, and only what is written takes memory.
-            joined.reserve(usize::try_from(announced).unwrap_or(0).max(length));
+            joined.reserve(announced.max(length));
         }
         joined.extend_from_slice(&std::mem::take(&mut whole));
         joined.extend_from_slice(&piece);
     }
     Ok(if joined.is_empty() { whole } else { joined.freeze() })
+}
+
+/// The next frame. An upload that has stalled may be given up while it is waited for.
+async fn next_frame<B>(body: &mut B, held: &HeldBytes) -> Result<Option<Frame<Bytes>>, Error>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    poll_fn(|context| match Pin::new(&mut *body).poll_frame(context) {
+        Poll::Ready(frame) => Poll::Ready(frame.transpose().map_err(|_| Error::IncompleteBody)),
+        Poll::Pending => held.poll_given_up(context).map(Err),
+    })
+    .await
 }

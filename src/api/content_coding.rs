@@ -118,7 +118,7 @@ impl<B: Body<Data = Bytes> + Unpin> UnpackedBody<B> {
             }
             self.steps += 1;
             let step = self.decoder.step()?;
-            self.window.grow_to(self.decoder.held()).map_err(UnpackError::NoRoom)?;
+            self.window.try_grow_to(self.decoder.held()).map_err(UnpackError::NoRoom)?;
             match step {
                 Step::Unpacked(bytes) => return Poll::Ready(Ok(Some(bytes.into()))),
                 Step::Nothing => continue,

@@ -279,7 +279,7 @@ pub enum Overload {
     QueueFull,
     /// All slots on the hosts with the model are taken, and the request waited for as long as it may.
     QueueSlow,
-    /// The requests of all clients hold as many bytes as they may.
+    /// The requests and replies of all clients hold as many bytes as they may.
     Memory,
 }
 
@@ -288,7 +288,7 @@ impl std::fmt::Display for Overload {
         formatter.write_str(match self {
             Self::QueueFull => "all hosts with this model are busy and the queue is full",
             Self::QueueSlow => "all hosts with this model are busy and the queue is too slow",
-            Self::Memory => "there is no room for this request's body within MEMORY_BUDGET",
+            Self::Memory => "there is no room for this request or its reply within MEMORY_BUDGET",
         })
     }
 }

@@ -1,9 +1,21 @@
-//! The bytes that this process holds for its clients: request bodies that arrive, wait, or may be sent once more.
+//! The bytes that this process holds for its clients: request bodies that arrive, wait, or may be sent once more; replies
+//! that are not read yet; and what is kept of answers for requests that join later.
 //!
-//! Nothing here waits. A body that finds no room is refused at once, so that no two requests hold one half of their bodies
-//! each and wait for room for the other half.
+//! Nothing here waits. What finds no room is refused at once, so that no two requests hold one half of their bodies each and
+//! wait for room for the other half. What has stalled then makes room for whoever comes next.
 
-use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
+mod holder;
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{Arc, Weak},
+    task::{Context, Poll},
+    time::Duration,
+};
+
+pub(crate) use holder::Reclaim;
+use holder::UploadEnd;
 
 use super::{
     auth::CallerId,
@@ -11,10 +23,12 @@ use super::{
 };
 use crate::platform::Locked;
 
-/// A body up to this length counts nothing, because its connection's buffers are as large.
-const UNCOUNTED: usize = 16 << 10;
+/// A body or a reply up to this length counts nothing, because its connection's buffers are as large.
+pub(crate) const UNCOUNTED: usize = 16 << 10;
 /// The step in which a body that arrives is counted, so that not every piece of it takes the lock.
 const STEP: usize = 64 << 10;
+/// How long an upload or a reply may take for a step before it has stalled, and makes room when there is none.
+const STALLED_AFTER: Duration = Duration::from_secs(2);
 /// The setting that bounds the budget.
 const SETTING: &str = "MEMORY_BUDGET";
 /// When a client whose body found no room should come back.
@@ -34,6 +48,19 @@ struct Pool {
 struct Held {
     total: usize,
     by_caller: HashMap<CallerId, usize>,
+    /// Those who can give their bytes back before they are done with them.
+    holders: HashMap<u64, Holder>,
+    holders_so_far: u64,
+}
+
+/// One who can give bytes back before they are done with.
+#[derive(Debug)]
+struct Holder {
+    bytes: usize,
+    caller: Option<CallerId>,
+    /// When it last came on; zero for one that can always make room.
+    progressed: Duration,
+    reclaim: Weak<dyn Reclaim>,
 }
 
 impl MemoryBudget {
@@ -46,7 +73,8 @@ impl MemoryBudget {
     /// The account of one request, which holds nothing yet. `caller` is whose share it uses; `None` where nobody has
     /// verified who calls, because a made-up caller must not have a share.
     pub(crate) fn account(&self, caller: Option<&CallerId>) -> HeldBytes {
-        HeldBytes(Some(Account { pool: Arc::clone(&self.0), caller: caller.cloned(), counted: 0 }))
+        let (pool, caller) = (Arc::clone(&self.0), caller.cloned());
+        HeldBytes(Some(Account { pool, caller, counted: 0, number: None, upload: None }))
     }
 
     /// How many bytes may be held.
@@ -64,6 +92,10 @@ impl fmt::Debug for MemoryBudget {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(formatter, "MemoryBudget({})", self.0.limit)
     }
+}
+
+fn no_room() -> Error {
+    Error::Overloaded { cause: Overload::Memory, retry_after: RETRY_AFTER }
 }
 
 /// Whether `more` bytes fit. A caller may hold at most as much as stays free, so that there is room for another caller,
@@ -94,6 +126,36 @@ impl Pool {
         true
     }
 
+    /// Reclaims what has stalled, what stalled first before the rest, until it is enough for `more` bytes. Where the caller's
+    /// share alone is full, only its own makes room. Some give their bytes back only when their tasks notice.
+    fn make_room(&self, caller: Option<&CallerId>, more: usize, now: Duration) {
+        let mut held = self.held.lock();
+        let missing = held.total.saturating_add(more).saturating_sub(self.limit);
+        let is_full = missing > 0;
+        let missing = if is_full { missing } else { more };
+        let mut stalled: Vec<_> = held
+            .holders
+            .iter()
+            .filter(|(_, holder)| is_full || holder.caller.as_ref() == caller)
+            .filter(|(_, holder)| now.saturating_sub(holder.progressed) >= STALLED_AFTER)
+            .map(|(number, holder)| (holder.progressed, *number))
+            .collect();
+        stalled.sort_unstable();
+        let (mut freed, mut reclaimed) = (0, Vec::new());
+        for (_, number) in stalled {
+            if freed >= missing {
+                break;
+            }
+            if let Some(holder) = held.holders.remove(&number) {
+                freed += holder.bytes;
+                reclaimed.push(holder.reclaim);
+            }
+        }
+        // Whoever is told may lock what it holds, and counts in here while that is locked.
+        drop(held);
+        reclaimed.iter().filter_map(Weak::upgrade).for_each(|holder| holder.reclaim());
+    }
+
     fn give_back(&self, caller: Option<&CallerId>, bytes: usize) {
         let mut held = self.held.lock();
         held.total = held.total.saturating_sub(bytes);
@@ -116,14 +178,124 @@ struct Account {
     pool: Arc<Pool>,
     caller: Option<CallerId>,
     counted: usize,
+    /// Its number among those who can give bytes back.
+    number: Option<u64>,
+    /// As long as a counted body arrives.
+    upload: Option<Arc<UploadEnd>>,
 }
 
 impl HeldBytes {
-    /// Counts a body of `bytes` so far.
+    /// Counts a body that still arrives, of `bytes` by now and at least `expected` in the end.
+    ///
+    /// # Errors
+    /// Those of [`Self::try_grow_to`].
+    pub(crate) fn receive(&mut self, bytes: usize, expected: usize, now: Duration) -> Result<(), Error> {
+        let Some(account) = self.0.as_mut().filter(|account| bytes > UNCOUNTED.max(account.counted)) else {
+            return Ok(());
+        };
+        let end = Arc::clone(account.upload.get_or_insert_default());
+        self.hold(bytes, expected, now, &(Arc::downgrade(&end) as Weak<dyn Reclaim>))
+    }
+
+    /// Counts `bytes` by now, and at least `expected` in the end, of which `holder` can give back what is left. What has
+    /// stalled makes room for the next one where there is none.
+    ///
+    /// # Errors
+    /// Those of [`Self::try_grow_to`].
+    pub(crate) fn hold(
+        &mut self,
+        bytes: usize,
+        expected: usize,
+        now: Duration,
+        holder: &Weak<dyn Reclaim>,
+    ) -> Result<(), Error> {
+        self.grow_or_reclaim(bytes, expected, now)?;
+        if let Some(account) = &mut self.0 {
+            account.progress(now, holder);
+        }
+        Ok(())
+    }
+
+    /// Counts `bytes` by now. What has stalled makes room for the next one where there is none.
+    ///
+    /// # Errors
+    /// Those of [`Self::try_grow_to`].
+    pub(crate) fn grow_to(&mut self, bytes: usize, now: Duration) -> Result<(), Error> {
+        self.grow_or_reclaim(bytes, bytes, now)
+    }
+
+    fn grow_or_reclaim(&mut self, bytes: usize, expected: usize, now: Duration) -> Result<(), Error> {
+        let result = self.try_grow_to(bytes);
+        if let (Err(Error::Overloaded { .. }), Some(account)) = (&result, &mut self.0) {
+            // What it holds itself is given back with the refusal.
+            account.leave();
+            let more = bytes.max(expected).saturating_sub(account.counted);
+            account.pool.make_room(account.caller.as_ref(), more, now);
+        }
+        result
+    }
+
+    /// Counts `bytes` by now, of which `holder` can always give back some.
+    ///
+    /// # Errors
+    /// Those of [`Self::try_grow_to`]; nothing else is reclaimed.
+    pub(crate) fn keep(
+        &mut self,
+        bytes: usize,
+        holder: impl FnOnce() -> Weak<dyn Reclaim>,
+    ) -> Result<(), Error> {
+        let before = self.counted();
+        self.try_grow_to(bytes)?;
+        if let Some(account) = self.0.as_mut().filter(|account| account.counted > before) {
+            account.progress(Duration::ZERO, &holder());
+        }
+        Ok(())
+    }
+
+    /// Notes that what is held has come on.
+    pub(crate) fn note_progress(&self, now: Duration) {
+        let Some((account, number)) = self.0.as_ref().and_then(|account| Some((account, account.number?)))
+        else {
+            return;
+        };
+        if let Some(holder) = account.pool.held.lock().holders.get_mut(&number) {
+            holder.progressed = now;
+        }
+    }
+
+    /// Resolves with the refusal when the upload is given up, because it has stalled and there is no room for another.
+    pub(crate) fn poll_given_up(&self, context: &Context<'_>) -> Poll<Error> {
+        match self.0.as_ref().and_then(|account| account.upload.as_ref()) {
+            Some(end) => end.poll(context).map(|()| no_room()),
+            None => Poll::Pending,
+        }
+    }
+
+    /// Notes that the body has arrived, so that it no longer makes room.
+    pub(crate) fn arrive(&mut self) {
+        if let Some(account) = &mut self.0 {
+            account.upload = None;
+            account.leave();
+        }
+    }
+
+    /// Gives back what is counted beyond `bytes`.
+    pub(crate) fn shrink_to(&mut self, bytes: usize) {
+        if let Some(account) = &mut self.0 {
+            account.give_back(account.counted.saturating_sub(bytes));
+        }
+    }
+
+    /// How many bytes are counted.
+    pub(crate) fn counted(&self) -> usize {
+        self.0.as_ref().map_or(0, |account| account.counted)
+    }
+
+    /// Counts `bytes` by now.
     ///
     /// # Errors
     /// [`Error::Overloaded`] when there is no room for them, and [`Error::BodyTooLarge`] when there never will be.
-    pub(crate) fn grow_to(&mut self, bytes: usize) -> Result<(), Error> {
+    pub(crate) fn try_grow_to(&mut self, bytes: usize) -> Result<(), Error> {
         let Some(account) = &mut self.0 else { return Ok(()) };
         if bytes <= UNCOUNTED.max(account.counted) {
             return Ok(());
@@ -140,24 +312,44 @@ impl HeldBytes {
                 return Ok(());
             }
         }
-        Err(Error::Overloaded { cause: Overload::Memory, retry_after: RETRY_AFTER })
+        Err(no_room())
     }
 
     /// Counts a body of `bytes` instead of the one that was counted.
     ///
     /// # Errors
     /// [`Error::Overloaded`] when there is no room for it.
-    pub(crate) fn change_to(&mut self, bytes: usize) -> Result<(), Error> {
-        if let Some(account) = &mut self.0 {
-            let needed = if bytes <= UNCOUNTED { 0 } else { bytes };
-            let surplus = account.counted.saturating_sub(needed);
-            account.give_back(surplus);
-        }
-        self.grow_to(bytes)
+    pub(crate) fn change_to(&mut self, bytes: usize, now: Duration) -> Result<(), Error> {
+        self.shrink_to(if bytes <= UNCOUNTED { 0 } else { bytes });
+        self.grow_to(bytes, now)
     }
 }
 
 impl Account {
+    /// Notes that what is held has come on, and whom to tell when there is no room for others.
+    fn progress(&mut self, now: Duration, reclaim: &Weak<dyn Reclaim>) {
+        let mut held = self.pool.held.lock();
+        if let Some(number) = self.number {
+            // One that was told to make room is no longer there, and is about to notice.
+            if let Some(holder) = held.holders.get_mut(&number) {
+                (holder.bytes, holder.progressed) = (self.counted, now);
+            }
+        } else if self.counted > 0 {
+            held.holders_so_far += 1;
+            let number = held.holders_so_far;
+            let (caller, reclaim) = (self.caller.clone(), Weak::clone(reclaim));
+            held.holders.insert(number, Holder { bytes: self.counted, caller, progressed: now, reclaim });
+            self.number = Some(number);
+        }
+    }
+
+    /// Is no longer among those who can give bytes back.
+    fn leave(&mut self) {
+        if let Some(number) = self.number.take() {
+            self.pool.held.lock().holders.remove(&number);
+        }
+    }
+
     fn give_back(&mut self, bytes: usize) {
         if bytes > 0 {
             self.pool.give_back(self.caller.as_ref(), bytes);
@@ -168,81 +360,16 @@ impl Account {
 
 impl Drop for Account {
     fn drop(&mut self) {
+        self.leave();
         self.give_back(self.counted);
     }
 }
 
 impl fmt::Debug for HeldBytes {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "HeldBytes({})", self.0.as_ref().map_or(0, |account| account.counted))
+        write!(formatter, "HeldBytes({})", self.counted())
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const MIB: usize = 1 << 20;
-
-    fn refused(result: &Result<(), Error>) -> bool {
-        matches!(result, Err(Error::Overloaded { cause: Overload::Memory, .. }))
-    }
-
-    #[test]
-    fn a_body_is_counted_as_it_comes_and_given_back_at_its_end() {
-        let budget = MemoryBudget::new(4 * MIB as u64);
-        let mut first = budget.account(None);
-        first.grow_to(UNCOUNTED).unwrap();
-        assert_eq!(budget.held(), 0);
-        first.grow_to(UNCOUNTED + 1).unwrap();
-        assert_eq!(budget.held(), STEP);
-        first.grow_to(3 * MIB).unwrap();
-        let mut second = budget.account(None);
-        assert!(refused(&second.grow_to(2 * MIB)));
-        second.grow_to(MIB).unwrap();
-        drop(first);
-        assert_eq!(budget.held(), MIB);
-        second.change_to(2 * MIB).unwrap();
-        assert_eq!(budget.held(), 2 * MIB);
-        second.change_to(1).unwrap();
-        assert_eq!(budget.held(), 0);
-        let too_large = Error::BodyTooLarge { limit: 4 * MIB as u64, setting: SETTING };
-        assert_eq!(second.grow_to(4 * MIB + 1), Err(too_large), "it would never fit");
-    }
-
-    #[test]
-    fn one_caller_leaves_room_for_another_however_much_it_sends() {
-        let budget = MemoryBudget::new(8 * MIB as u64);
-        let honest = CallerId::of(&http::HeaderMap::new(), None, None).unwrap();
-        let greedy = {
-            let headers = [(http::header::AUTHORIZATION, http::HeaderValue::from_static("Bearer k"))];
-            CallerId::of(&headers.into_iter().collect(), None, None).unwrap()
-        };
-        let mut bodies: Vec<_> = (0..8).map(|_| budget.account(Some(&greedy))).collect();
-        let taken = bodies.iter_mut().filter_map(|body| body.grow_to(MIB).ok()).count();
-        assert_eq!(taken, 4);
-        let mut other = budget.account(Some(&honest));
-        other.grow_to(2 * MIB).unwrap();
-        assert!(refused(&other.grow_to(3 * MIB)));
-        drop(bodies);
-        other.grow_to(4 * MIB).unwrap();
-        drop(other);
-        assert_eq!(budget.0.held.lock().by_caller.len(), 0);
-    }
-
-    #[test]
-    fn what_fits_stays_within_the_limit_and_the_share() {
-        for (limit, total, of_caller, more, expected) in [
-            (10, 0, None, 10, true),
-            (10, 0, None, 11, false),
-            (10, 11, None, 0, false),
-            (10, 4, Some(0), 3, true),
-            (10, 4, Some(0), 4, false),
-            (10, 4, Some(4), 1, true),
-            (10, 4, Some(4), 2, false),
-            (10, 4, Some(usize::MAX), 1, false),
-        ] {
-            assert_eq!(fits(limit, total, of_caller, more), expected, "{limit} {total} {of_caller:?} {more}");
-        }
-    }
-}
+mod tests;

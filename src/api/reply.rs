@@ -2,8 +2,10 @@
 //! body of a request is in `body.rs`.
 //!
 //! A complete reply always has a content-length: without one Spin sends it in two segments, and the second waits 40 ms
-//! for the client's acknowledgement. A streamed reply buffers [`PIECES`] pieces at most, so a slow client slows its
+//! for the client's acknowledgement. One that is long counts in the memory budget until it is read. A streamed reply buffers [`PIECES`] pieces at most, so a slow client slows its
 //! writer down.
+
+mod held;
 
 use std::{
     convert::Infallible,
@@ -22,7 +24,15 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::Full;
 use serde::Serialize;
 
-use crate::{platform::race, wire::framer::Framing};
+use super::{
+    error::Error,
+    memory_budget::{HeldBytes, UNCOUNTED},
+};
+use crate::{
+    platform::{Clock, race},
+    wire::framer::Framing,
+};
+use held::HeldReply;
 
 /// How many pieces are buffered beside the one that is being written.
 const PIECES: usize = 1;
@@ -46,6 +56,8 @@ pub struct ReplyBody(Content);
 #[derive(Debug)]
 enum Content {
     Whole(Full<Bytes>),
+    /// A whole reply that counts in the memory budget.
+    Held(Box<HeldReply>),
     Streamed(Inlet),
     /// A whole reply in pieces.
     Passing(Inlet),
@@ -142,6 +154,7 @@ impl Body for ReplyBody {
             Content::Whole(body) => {
                 Pin::new(body).poll_frame(context).map_err(|never: Infallible| match never {})
             }
+            Content::Held(reply) => reply.next(),
             Content::Streamed(inlet) => {
                 let piece = Pin::new(&mut inlet.pieces).poll_next(context);
                 piece.map(|piece| piece.map(|bytes| Ok(Frame::data(bytes))))
@@ -160,6 +173,7 @@ impl Body for ReplyBody {
     fn is_end_stream(&self) -> bool {
         match &self.0 {
             Content::Whole(body) => body.is_end_stream(),
+            Content::Held(reply) => reply.is_over(),
             Content::Streamed(_) | Content::Passing(_) => false,
         }
     }
@@ -167,6 +181,7 @@ impl Body for ReplyBody {
     fn size_hint(&self) -> SizeHint {
         match &self.0 {
             Content::Whole(body) => body.size_hint(),
+            Content::Held(reply) => reply.size_hint(),
             Content::Streamed(_) | Content::Passing(_) => SizeHint::default(),
         }
     }
@@ -228,6 +243,32 @@ pub(crate) fn passed(
     headers.extend(content_type.map(|content_type| (header::CONTENT_TYPE, content_type)));
     headers.extend(length.map(|length| (header::CONTENT_LENGTH, HeaderValue::from(length))));
     response
+}
+
+/// The same reply, which counts in `held` until it is read, if it is a long one in one piece.
+///
+/// # Errors
+/// [`Error::Overloaded`] when there is no room for it, and [`Error::AnswerTooLong`] when there never will be.
+pub(crate) fn held(
+    mut response: Response<ReplyBody>,
+    held: impl FnOnce() -> HeldBytes,
+    clock: &(impl Clock + Clone + 'static),
+) -> Result<Response<ReplyBody>, Error> {
+    let Content::Whole(body) = &mut response.body_mut().0 else { return Ok(response) };
+    if body.size_hint().lower() <= UNCOUNTED as u64 {
+        return Ok(response);
+    }
+    let whole = std::mem::take(body).into_inner();
+    let reply = HeldReply::new(whole.unwrap_or_default(), held(), Box::new(clock.clone()));
+    let reply = reply.map_err(|error| {
+        if let Error::BodyTooLarge { limit, .. } = error {
+            Error::AnswerTooLong { limit: usize::try_from(limit).unwrap_or(usize::MAX) }
+        } else {
+            error
+        }
+    })?;
+    response.body_mut().0 = Content::Held(Box::new(reply));
+    Ok(response)
 }
 
 /// The same reply without its body, for HEAD; the content-length stays.

@@ -19,7 +19,7 @@ use crate::{
     flight::{Flight, Outcome, Rendering},
     handlers::Handled,
     host::{Platform, Service},
-    platform::{MaybeSend, MaybeSync},
+    platform::{Clock as _, MaybeSend, MaybeSync},
     process::WholeHead,
     request::{ReplyNotes, RequestInfo},
     session::{Dialect, History, RequestedSession},
@@ -182,7 +182,7 @@ async fn prepare<'a, P: Platform, Q: Question>(
     let session = lookup.session_commit(commit, &prefetched.session, notes);
 
     // From here on the upstream request is held instead of the body.
-    held.change_to(upstream_request.body.len())?;
+    held.change_to(upstream_request.body.len(), service.now())?;
     upstream_request.held = held;
     let (request, begun) = (Arc::clone(request), notes.clone());
     let flight = Box::new(Flight::new(request, upstream_request, rendering, cache_plan, session, begun));

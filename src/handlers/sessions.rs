@@ -106,7 +106,7 @@ pub(crate) async fn create<P: Platform, B: RequestBody>(
     let config = service.config();
     let caller = caller?;
     let mut account = service.account(&caller);
-    let body = body::read(headers, body, config.access.body_limits.other, &mut account).await?;
+    let body = body::read(headers, body, config.access.body_limits.other, &mut account, service).await?;
     let head = request::head(&body, config.sessions.ttl_max)?;
     let id = SessionId::parse(&random_id(service))?;
     let made = store.create_session(service, &SessionKey::of(&caller, &id), &head).await;

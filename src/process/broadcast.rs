@@ -10,7 +10,7 @@ use std::{
     collections::{BTreeMap, VecDeque},
     future::{Future, poll_fn},
     pin::Pin,
-    sync::{Arc, MutexGuard},
+    sync::{Arc, MutexGuard, Weak},
     task::{Poll, Waker},
 };
 
@@ -18,7 +18,11 @@ use bytes::Bytes;
 
 use super::{Head, Provenance};
 use crate::{
-    api::{error::Error, reply::ClientLeft},
+    api::{
+        error::Error,
+        memory_budget::{HeldBytes, Reclaim, UNCOUNTED},
+        reply::ClientLeft,
+    },
     cache::Entry,
     platform::{Locked, race},
 };
@@ -52,6 +56,8 @@ struct BroadcastState {
     bytes: usize,
     /// The most buffered bytes for receivers that join later; 0 where none may join.
     limit: usize,
+    /// The buffered bytes as they count in the memory budget.
+    held: HeldBytes,
     is_complete: bool,
     /// Whether the stream ended without a terminator, and is none that failed.
     is_stopped: bool,
@@ -93,17 +99,37 @@ impl BroadcastState {
             self.dropped += 1;
         }
     }
+
+    /// Buffers no more than `bytes` from now on, except what the fastest receiver has not read.
+    fn buffer_at_most(&mut self, bytes: usize) {
+        if self.limit > 0 {
+            self.limit = self.limit.min(bytes.max(1));
+        }
+        self.trim();
+    }
+}
+
+impl Reclaim for Locked<BroadcastState> {
+    /// Forgets what no receiver waits for: those that join later ask anew, and the answer is not kept.
+    fn reclaim(&self) {
+        let mut state = self.lock();
+        state.buffer_at_most(UNCOUNTED);
+        let bytes = state.bytes;
+        state.held.shrink_to(bytes);
+    }
 }
 
 impl Broadcast {
-    /// A broadcast with its first receiver. `limit` is the most bytes that are buffered for receivers that join later.
-    pub(crate) fn new(limit: usize) -> (Self, Receiver) {
+    /// A broadcast with its first receiver. `limit` is the most bytes that are buffered for receivers that join later, and
+    /// `held` counts them.
+    pub(crate) fn new(limit: usize, held: HeldBytes) -> (Self, Receiver) {
         let broadcast = Self(Arc::new(Locked::new(BroadcastState {
             head: None,
             events: VecDeque::new(),
             dropped: 0,
             bytes: 0,
             limit,
+            held,
             is_complete: false,
             is_stopped: false,
             is_told: false,
@@ -203,6 +229,12 @@ impl Broadcast {
             state.bytes += event.len();
             state.events.push_back(event);
             state.trim();
+            let bytes = state.bytes;
+            let holder = || Arc::downgrade(&self.0) as Weak<dyn Reclaim>;
+            if state.held.keep(bytes, holder).is_err() {
+                let counted = state.held.counted();
+                state.buffer_at_most(counted.max(UNCOUNTED));
+            }
         });
         Ok(())
     }
@@ -236,7 +268,7 @@ impl Broadcast {
 
     /// A broadcast of a complete answer.
     pub(crate) fn of(events: Vec<Bytes>) -> Receiver {
-        let (broadcast, receiver) = Self::new(usize::MAX);
+        let (broadcast, receiver) = Self::new(usize::MAX, HeldBytes::default());
         broadcast.change(|state| {
             state.bytes = events.iter().map(Bytes::len).sum();
             state.events = events.into();

@@ -8,6 +8,7 @@ use std::{
 
 use super::broadcast::{Broadcast, Receiver};
 use crate::{
+    api::memory_budget::HeldBytes,
     cache::{CacheKey, Delivery, Epochs},
     platform::Locked,
     store::FlightKey,
@@ -73,13 +74,14 @@ impl FlightTable {
         self.table.lock()
     }
 
-    /// Joins a flight, or begins one whose broadcast buffers `limit` bytes. Where one request cannot wake another,
+    /// Joins a flight, or begins one whose broadcast buffers `limit` bytes, counted in what `held` gives. Where one request cannot wake another,
     /// every request leads.
     pub(crate) fn join_or_lead(
         &self,
         key: JoinKey,
         repeated: Option<(CacheKey, Delivery)>,
         limit: usize,
+        held: impl FnOnce() -> HeldBytes,
     ) -> Joined {
         let mut table = self.table();
         let of_any_age = JoinKey { max_age: None, ..key }..=JoinKey { max_age: Some(Duration::MAX), ..key };
@@ -99,7 +101,7 @@ impl FlightTable {
                 _ => Joined::Reused,
             };
         }
-        let (broadcast, receiver) = Broadcast::new(limit);
+        let (broadcast, receiver) = Broadcast::new(limit, held());
         table.flights.insert(key, (broadcast.clone(), repeated));
         Joined::Lead(broadcast.clone(), receiver, LeaderGuard { flights: self.clone(), key, broadcast })
     }
@@ -155,17 +157,25 @@ mod tests {
         let flights = FlightTable::new(true);
         let a = key("a", Delivery::Whole);
         let younger = JoinKey { max_age: Some(Duration::from_secs(1)), ..a };
-        let Joined::Lead(broadcast, leader, guard) = flights.join_or_lead(a, None, 10) else { panic!() };
-        assert!(matches!(flights.join_or_lead(a, None, 10), Joined::Follow(_)));
+        let Joined::Lead(broadcast, leader, guard) = flights.join_or_lead(a, None, 10, HeldBytes::default)
+        else {
+            panic!()
+        };
+        assert!(matches!(flights.join_or_lead(a, None, 10, HeldBytes::default), Joined::Follow(_)));
         let repeated = |key: JoinKey| Some((key.flight.key, key.flight.form));
-        assert!(matches!(flights.join_or_lead(a, repeated(a), 10), Joined::Reused));
+        assert!(matches!(flights.join_or_lead(a, repeated(a), 10, HeldBytes::default), Joined::Reused));
         for other in [key("a", Delivery::Stream), key("b", Delivery::Whole), younger] {
-            assert!(matches!(flights.join_or_lead(other, None, 10), Joined::Lead(..)), "{other:?}");
+            assert!(
+                matches!(flights.join_or_lead(other, None, 10, HeldBytes::default), Joined::Lead(..)),
+                "{other:?}"
+            );
         }
         // Each flight's guard removes only its own entry.
         assert_eq!(flights.table().flights.len(), 1);
         broadcast.end(Ok(()));
-        let Joined::Lead(_, _, later) = flights.join_or_lead(a, None, 10) else { panic!() };
+        let Joined::Lead(_, _, later) = flights.join_or_lead(a, None, 10, HeldBytes::default) else {
+            panic!()
+        };
         drop((leader, guard));
         assert_eq!(flights.table().flights.len(), 1, "the later one is still there");
         drop(later);
@@ -177,7 +187,7 @@ mod tests {
         let flights = FlightTable::new(true);
         let (a, b) = (key("a", Delivery::Whole), key("b", Delivery::Whole).flight.key);
         let question = a.flight.key;
-        let lead = flights.join_or_lead(a, Some((question, Delivery::Stream)), 10);
+        let lead = flights.join_or_lead(a, Some((question, Delivery::Stream)), 10, HeldBytes::default);
         assert!(matches!(lead, Joined::Lead(..)));
         for (asked, form, expected) in [
             (question, Delivery::Stream, "follow"),
@@ -185,7 +195,7 @@ mod tests {
             (b, Delivery::Stream, "reused"),
             (b, Delivery::Whole, "reused"),
         ] {
-            let found = match flights.join_or_lead(a, Some((asked, form)), 10) {
+            let found = match flights.join_or_lead(a, Some((asked, form)), 10, HeldBytes::default) {
                 Joined::Follow(_) => "follow",
                 Joined::InUse => "in use",
                 Joined::Reused => "reused",
@@ -202,16 +212,20 @@ mod tests {
             max_age: seconds.map(Duration::from_secs),
             ..key("a", Delivery::Whole)
         };
-        let Joined::Lead(broadcast, _receiver, _guard) = flights.join_or_lead(aged(Some(30)), None, 10)
+        let Joined::Lead(broadcast, _receiver, _guard) =
+            flights.join_or_lead(aged(Some(30)), None, 10, HeldBytes::default)
         else {
             panic!()
         };
         for (wanted, follows) in [(None, true), (Some(60), true), (Some(30), true), (Some(29), false)] {
-            let joined = flights.join_or_lead(aged(wanted), None, 10);
+            let joined = flights.join_or_lead(aged(wanted), None, 10, HeldBytes::default);
             assert_eq!(matches!(joined, Joined::Follow(_)), follows, "{wanted:?}");
         }
         broadcast.note_fresh();
-        assert!(matches!(flights.join_or_lead(aged(Some(1)), None, 10), Joined::Follow(_)));
+        assert!(matches!(
+            flights.join_or_lead(aged(Some(1)), None, 10, HeldBytes::default),
+            Joined::Follow(_)
+        ));
     }
 
     #[test]

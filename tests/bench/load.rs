@@ -42,28 +42,37 @@ pub(crate) enum Question {
     New,
     /// `POST /chat`, always the same.
     Repeated,
+    /// `GET /livez`.
+    Alive,
+    /// Ollama's own request with a large image, each with another question.
+    Large,
 }
+
+/// The bytes of a large image.
+const IMAGE: usize = 18 << 20;
 
 impl Target {
     pub(crate) fn new(address: SocketAddr, question: Question) -> Self {
         let words = format!("Why is the sky blue? Please answer question {PLACE} in two short sentences.");
-        let (path, body) = match question {
-            Question::Ollama => (
-                "/api/chat",
-                format!(
-                    r#"{{"model":"llama3.2","messages":[{{"role":"user","content":"{words}"}}],"stream":true}}"#
-                ),
-            ),
-            Question::New | Question::Repeated => ("/chat", format!(r#"{{"message":"{words}"}}"#)),
+        let ollama = |images: &str| {
+            let message = format!(r#"{{"role":"user","content":"{words}"{images}}}"#);
+            format!(r#"{{"model":"llama3.2","messages":[{message}],"stream":true}}"#)
+        };
+        let (line, body) = match question {
+            Question::Ollama => ("POST /api/chat", ollama("")),
+            Question::Large => ("POST /api/chat", ollama(&format!(r#","images":["{}"]"#, "A".repeat(IMAGE)))),
+            Question::New | Question::Repeated => ("POST /chat", format!(r#"{{"message":"{words}"}}"#)),
+            Question::Alive => ("GET /livez", String::new()),
         };
         let request = format!(
-            "POST {path} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            "{line} HTTP/1.1\r\nHost: {address}\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
             body.len()
         );
         let (digits, cache) = match question {
-            Question::Ollama => (request.rfind(PLACE), None),
+            Question::Ollama | Question::Large => (request.find(PLACE), None),
             Question::New => (request.rfind(PLACE), Some("miss")),
             Question::Repeated => (None, Some("hit")),
+            Question::Alive => (None, None),
         };
         Self { address, request: request.into_bytes(), digits, cache }
     }

@@ -29,6 +29,8 @@ const MEASURED: Duration = Duration::from_millis(800);
 const WARM_UP: Duration = Duration::from_millis(200);
 /// Keep-alive connections, each with one request outstanding.
 const CLIENTS: [usize; 2] = [1, 16];
+/// How many clients ask something else beside what is measured.
+const BESIDE: usize = 4;
 
 fn main() -> ExitCode {
     let arguments: Vec<_> = std::env::args().skip(1).collect();
@@ -93,5 +95,17 @@ fn run(options: &Options<'_>) -> Result<()> {
 
 async fn measure(system: &System, clients: usize) -> Result<Measurement> {
     let load = Load { clients, warm_up: WARM_UP, measured: MEASURED };
-    load.run(&system.target, || system.processes.cpu()).await
+    // On a thread of its own, so that what it costs to send large bodies does not delay the clients that are measured.
+    let beside = system.beside.clone().map(|target| {
+        std::thread::spawn(move || {
+            let load = Load { clients: BESIDE, warm_up: Duration::ZERO, measured: WARM_UP + MEASURED };
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+            runtime.block_on(load.run(&target, || Ok(Duration::ZERO)))
+        })
+    });
+    let measured = load.run(&system.target, || system.processes.cpu()).await;
+    if let Some(thread) = beside {
+        thread.join().map_err(|_| anyhow::anyhow!("the thread beside failed"))?.context("beside it")?;
+    }
+    measured
 }

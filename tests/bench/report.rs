@@ -6,7 +6,7 @@ use anyhow::Result;
 
 use crate::{
     load::Measurement,
-    systems::{DIRECT, HIT, HIT_REDIS, HostStats, MISS, NGINX, System},
+    systems::{ALIVE, DIRECT, HIT, HIT_REDIS, HostStats, MISS, NGINX, System},
 };
 
 const MIB: f64 = 1024.0 * 1024.0;
@@ -159,6 +159,9 @@ fn aims(rows: &[Row], binary: u64) -> Vec<String> {
     }
     if let Some(hit) = many(HIT) {
         aims.push(at_least("hits a second embedded, 16 clients", hit.rate, 60_000.0, 0));
+    }
+    if let Some(alive) = many(ALIVE) {
+        aims.push(at_most("ms that `/livez` takes beside large bodies (p99)", alive.p99 / 1e3, 2000.0));
     }
     if let Some(shim) = row(MISS).or_else(|| row(HIT)) {
         aims.push(at_most("idle memory of host-shim in MiB", bytes(shim.idle) / MIB, 8.0));

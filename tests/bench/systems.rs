@@ -32,12 +32,15 @@ pub(crate) const NGINX: &str = "nginx";
 pub(crate) const MISS: &str = "host-shim miss, embedded";
 pub(crate) const HIT: &str = "host-shim hit, embedded";
 pub(crate) const HIT_REDIS: &str = "host-shim hit, Redis";
+pub(crate) const ALIVE: &str = "host-shim `/livez` beside 4 clients with 18 MiB each";
 
 /// One system under measurement.
 #[derive(Debug)]
 pub(crate) struct System {
     pub(crate) name: &'static str,
     pub(crate) target: Target,
+    /// What other clients ask it while it is measured.
+    pub(crate) beside: Option<Target>,
     pub(crate) processes: Arc<Processes>,
 }
 
@@ -66,7 +69,8 @@ impl Systems {
                     return Ok(());
                 }
                 let (processes, address) = start().with_context(|| name)?;
-                all.push(System { name, target: Target::new(address, question), processes });
+                let beside = (name == ALIVE).then(|| Target::new(address, Question::Large));
+                all.push(System { name, target: Target::new(address, question), beside, processes });
                 anyhow::Ok(())
             };
         add(DIRECT, Question::Ollama, &|| Ok((Arc::clone(&upstream), upstream_address)))?;
@@ -96,6 +100,7 @@ impl Systems {
         add("host-shim miss, Redis", Question::New, &|| shim("miss", true))?;
         add(HIT, Question::Repeated, &|| shim(HIT, false))?;
         add(HIT_REDIS, Question::Repeated, &|| shim("hit", true))?;
+        add(ALIVE, Question::Alive, &|| shim("alive", false))?;
         let component = |name: &str| {
             let url = redis.url();
             let variables = [

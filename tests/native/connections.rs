@@ -2,10 +2,10 @@
 
 use std::{process::Stdio, time::Duration};
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use paddock_tests::{
     gateway::{HostShim, PATIENCE},
-    http_client,
+    http_client::{self, Payload},
     ollama::{CHAT, FakeOllama, Scripted},
 };
 use serde_json::json;
@@ -170,6 +170,51 @@ async fn a_body_of_one_byte_a_second_is_refused_and_a_slow_one_is_not() -> Resul
     assert!(slower.contains(" 408 ") && slower.contains("incomplete_body"), "{slower}");
     assert!(slower.contains("connection: close"), "{slower}");
     assert!(slow?.contains(" 200 "));
+    Ok(())
+}
+
+#[tokio::test]
+async fn an_upload_that_stalls_makes_room_for_another() -> Result<()> {
+    const LENGTH: usize = 900 << 10;
+    let ollama = FakeOllama::start().await?;
+    let shim = start(&ollama, &[("MEMORY_BUDGET", "2MiB"), ("CLIENT_TIMEOUT", "300")]).await?;
+    let mut stalled = TcpStream::connect(shim.address()).await?;
+    let head = format!("POST /chat HTTP/1.1\r\nhost: localhost\r\ncontent-length: {LENGTH}\r\n\r\n");
+    stalled.write_all(&[head.as_bytes(), &vec![b' '; LENGTH - 1]].concat()).await?;
+    let (message, deadline) = ("x".repeat(LENGTH), tokio::time::Instant::now() + PATIENCE);
+    let body = json!({ "message": message }).to_string();
+    let (mut refused, mut has_room) = (0, false);
+    while !has_room {
+        anyhow::ensure!(tokio::time::Instant::now() < deadline, "refused {refused} times");
+        let request = http::Request::post("/chat").body(Payload::from(body.clone()))?;
+        let reply = http_client::send(shim.address(), request).await?;
+        has_room = reply.status == 200;
+        anyhow::ensure!(has_room || reply.status == 503, "{}", reply.text());
+        refused += usize::from(!has_room);
+    }
+    // Whoever has not come on for two seconds makes room, and is told why.
+    assert!(refused > 0);
+    let told = read_until(&mut stalled, "}}", 1).await?;
+    assert!(told.contains(" 503 ") && told.contains("MEMORY_BUDGET"), "{told}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn clients_that_connect_while_the_service_is_busy_need_not_try_again() -> Result<()> {
+    const CLIENTS: usize = 400;
+    let ollama = FakeOllama::start().await?;
+    let shim = start(&ollama, &[]).await?;
+    // The kernel may allow less.
+    let most = std::fs::read_to_string("/proc/sys/net/core/somaxconn")?.trim().parse::<usize>()?;
+    shim.pause()?;
+    // Connections beyond those that may wait would not come about before it goes on.
+    let clients = (0..CLIENTS.min(most)).map(|_| TcpStream::connect(shim.address()));
+    let connected = tokio::time::timeout(PATIENCE, futures::future::try_join_all(clients)).await;
+    shim.resume()?;
+    let mut clients = connected??;
+    let last = clients.last_mut().context("no client")?;
+    last.write_all(chat("hello").as_bytes()).await?;
+    read_until(last, "echo of hello", 1).await?;
     Ok(())
 }
 

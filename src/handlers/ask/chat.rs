@@ -20,6 +20,7 @@ use crate::{
     flight::{Pieces, Rendering},
     handlers::{HandlerResult, RequestBody},
     host::{Platform, Service},
+    platform::Clock as _,
     request::RequestInfo,
     session::{Dialect, History, RawMessage, RequestedSession, SessionId},
     upstream::{Reading, RoutingKey, UpstreamRequest},
@@ -44,11 +45,11 @@ pub(crate) async fn chat<P: Platform, B: RequestBody>(
 ) -> HandlerResult {
     let config = service.config();
     let mut held = service.account(caller);
-    let body = body::read(headers, body, config.access.body_limits.chat, &mut held).await?;
+    let body = body::read(headers, body, config.access.body_limits.chat, &mut held, service).await?;
     let parse = || ChatQuestion::parse(&body, headers, &config.fleet.default_model);
     let question = service.compute(body.len(), parse)?;
     // Until the upstream request is made, the message is held beside the body that it is made of.
-    held.grow_to(body.len().saturating_add(question.message.len()))?;
+    held.grow_to(body.len().saturating_add(question.message.len()), service.now())?;
     let mut notes = Box::default();
     let prepared = prepare(service, headers, caller, request, question, held, &mut notes).await;
     drop(body);

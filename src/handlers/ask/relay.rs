@@ -22,6 +22,7 @@ use crate::{
     flight::Rendering,
     handlers::{HandlerResult, RequestBody},
     host::{Platform, Service},
+    platform::Clock as _,
     request::RequestInfo,
     session::{Dialect, History, RequestedSession},
     upstream::{Reading, RoutingKey, UpstreamRequest},
@@ -57,14 +58,14 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
     } else if endpoint.unpacks_zstd() && content_coding::is_zstd(&parts.headers) {
         let window = service.account(caller);
         let (headers, body, fault) = content_coding::unpacked(&parts.headers, body, limit.bytes, window);
-        fault.or(body::read(&headers, body, limit, &mut held).await)?
+        fault.or(body::read(&headers, body, limit, &mut held, service).await)?
     } else if endpoint.takes_a_form() {
         // No other endpoint takes multipart bodies.
         let mut headers = parts.headers.clone();
         headers.remove(header::CONTENT_TYPE);
-        body::read(&headers, body, limit, &mut held).await?
+        body::read(&headers, body, limit, &mut held, service).await?
     } else {
-        body::read(&parts.headers, body, limit, &mut held).await?
+        body::read(&parts.headers, body, limit, &mut held, service).await?
     };
     let text = if endpoint.takes_a_form() {
         body.clone()
@@ -73,7 +74,7 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
     };
     if text.as_ptr() != body.as_ptr() {
         // What is not UTF-8 is held a second time until the upstream request is made.
-        held.grow_to(body.len().saturating_add(text.len()))?;
+        held.grow_to(body.len().saturating_add(text.len()), service.now())?;
     }
     let question = service.compute(body.len(), || {
         if endpoint.takes_a_form() {

@@ -61,7 +61,7 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
 ) -> HandlerResult {
     let limit = service.config().access.body_limits.other;
     let mut held = service.account(&CallerId::public());
-    let body = body::read(headers, body, limit, &mut held).await?;
+    let body = body::read(headers, body, limit, &mut held, service).await?;
     let text = text(&body);
     let members = Members::of_request(&text)?;
     let model = members.as_ref().and_then(|members| changed(operation, members));

@@ -26,7 +26,7 @@ fn next(receiver: &Receiver) -> Option<String> {
 
 #[test]
 fn every_receiver_hears_all_and_the_fastest_sets_the_pace() {
-    let (broadcast, first) = Broadcast::new(100);
+    let (broadcast, first) = Broadcast::new(100, HeldBytes::default());
     let second = broadcast.join().unwrap();
     now(broadcast.write(event("a"))).unwrap();
     assert!(broadcast.write(event("b")).now_or_never().is_none(), "nobody has heard the first");
@@ -47,7 +47,7 @@ fn every_receiver_hears_all_and_the_fastest_sets_the_pace() {
 
 #[test]
 fn a_receiver_that_falls_behind_hears_so_and_nobody_joins_a_broadcast_without_a_beginning() {
-    let (broadcast, fast) = Broadcast::new(3);
+    let (broadcast, fast) = Broadcast::new(3, HeldBytes::default());
     let slow = broadcast.join().unwrap();
     for text in ["aa", "bb", "cc"] {
         now(broadcast.write(event(text))).unwrap();
@@ -59,7 +59,7 @@ fn a_receiver_that_falls_behind_hears_so_and_nobody_joins_a_broadcast_without_a_
 
 #[test]
 fn an_event_that_is_more_than_what_is_kept_is_heard_all_the_same() {
-    let (broadcast, receiver) = Broadcast::new(1);
+    let (broadcast, receiver) = Broadcast::new(1, HeldBytes::default());
     for text in ["aa", "bb"] {
         now(broadcast.write(event(text))).unwrap();
         assert_eq!(next(&receiver).as_deref(), Some(text));
@@ -71,7 +71,7 @@ fn an_event_that_is_more_than_what_is_kept_is_heard_all_the_same() {
 
 #[test]
 fn without_receivers_the_writer_gives_up_and_for_one_alone_nothing_is_kept() {
-    let (broadcast, receiver) = Broadcast::new(0);
+    let (broadcast, receiver) = Broadcast::new(0, HeldBytes::default());
     now(broadcast.write(event("a"))).unwrap();
     assert_eq!(next(&receiver).as_deref(), Some("a"));
     assert_eq!(broadcast.events_since(1), Some(Vec::new()));
@@ -86,7 +86,7 @@ fn without_receivers_the_writer_gives_up_and_for_one_alone_nothing_is_kept() {
 
 #[test]
 fn a_stream_that_is_stopped_ends_without_a_terminator_and_without_a_failure() {
-    let (broadcast, receiver) = Broadcast::new(100);
+    let (broadcast, receiver) = Broadcast::new(100, HeldBytes::default());
     broadcast.open(Head::Stream { content_type: http::HeaderValue::from_static("a") }, Provenance::default());
     now(broadcast.write(event("a"))).unwrap();
     broadcast.stop();

@@ -195,14 +195,27 @@ impl HostShim {
 
     /// Asks it to stop, as container hosts do.
     pub fn terminate(&self) -> Result<()> {
-        let pid = Pid::from_raw(self.child.id().try_into()?).context("no process id")?;
-        Ok(kill_process(pid, Signal::TERM)?)
+        self.signal(Signal::TERM)
     }
 
     /// Kills it, as a machine that runs out of memory does.
     pub fn kill(&self) -> Result<()> {
+        self.signal(Signal::KILL)
+    }
+
+    /// Stops it, as a machine that is busy with something else does, until it is resumed.
+    pub fn pause(&self) -> Result<()> {
+        self.signal(Signal::STOP)
+    }
+
+    /// Lets it go on.
+    pub fn resume(&self) -> Result<()> {
+        self.signal(Signal::CONT)
+    }
+
+    fn signal(&self, signal: Signal) -> Result<()> {
         let pid = Pid::from_raw(self.child.id().try_into()?).context("no process id")?;
-        Ok(kill_process(pid, Signal::KILL)?)
+        Ok(kill_process(pid, signal)?)
     }
 
     /// Whether it has ended.
