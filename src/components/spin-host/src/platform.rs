@@ -63,7 +63,8 @@ impl SpinPlatform {
         let address = redis.and_then(|redis| redis.urls.first().cloned());
         let timeouts = redis.map_or_else(StoreTimeouts::default, |redis| redis.limits);
         let replicas = redis.map_or(0, |redis| redis.wait_replicas);
-        let commands = Guard::new(SpinRedis::new(address), started);
+        let commands =
+            Guard::new(SpinRedis::new(address, redis.map_or(0, |redis| redis.reply_limit)), started);
         let store = RedisStore::new(commands.clone(), &config.store.redis_prefix, timeouts)
             .with_replicas(replicas)
             .with_cache_limit(redis.and_then(|redis| redis.cache_limit));
