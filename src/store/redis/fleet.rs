@@ -272,7 +272,9 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
         let key = format!("{}:turn:1", self.prefix);
         let reply = self.ask("INCR", &[key.as_bytes()]).await?;
         match reply.first() {
-            Some(RedisValue::Integer(count)) => Ok(u64::try_from(count - 1).unwrap_or_default()),
+            Some(RedisValue::Integer(count)) => {
+                Ok(u64::try_from(count.saturating_sub(1)).unwrap_or_default())
+            }
             Some(RedisValue::Nil | RedisValue::Status(_) | RedisValue::Bytes(_)) | None => {
                 Err(StoreError::UnexpectedReply("INCR"))
             }

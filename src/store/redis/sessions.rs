@@ -21,6 +21,8 @@ const CREATE: &[u8] = script!("scripts/create_session.lua");
 const APPEND: &[u8] = script!("scripts/append_turn.lua");
 const SHARE: &[u8] = script!("scripts/share_sessions.lua");
 const EVICT: &[u8] = script!("scripts/evict_session.lua");
+/// What a reply with a session takes beside the texts in it, in bytes, at most.
+const FRAME: u64 = 256 << 10;
 /// The bytes that Redis takes for a session beside its turns.
 const OVERHEAD: u64 = 1024;
 const DELETE: &[u8] = script!("scripts/delete_session.lua");
@@ -73,10 +75,9 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
     async fn session(&self, key: &SessionKey, span: Span<'_>, ttl: Duration) -> StoreResult<Option<Session>> {
         let before = span.before.unwrap_or_default();
         let (turns, bytes) = (span.turns.to_string(), span.bytes.to_string());
-        let mut kept = self
-            .run(LOAD, key, ttl, &[before.as_bytes(), turns.as_bytes(), bytes.as_bytes()])
-            .await?
-            .into_iter();
+        let most = self.reply_limit.saturating_sub(FRAME).to_string();
+        let rest = [before.as_bytes(), turns.as_bytes(), bytes.as_bytes(), most.as_bytes()];
+        let mut kept = self.run(LOAD, key, ttl, &rest).await?.into_iter();
         let (Some(RedisValue::Integer(age)), Some(RedisValue::Integer(skipped))) = (kept.next(), kept.next())
         else {
             return Ok(None);
@@ -125,10 +126,8 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
             return Ok(());
         };
         let bytes = std::str::from_utf8(bytes).ok().and_then(|bytes| bytes.parse::<u64>().ok());
-        let bytes = bytes.unwrap_or_default()
-            + head.len() as u64
-            + u64::try_from(*told).unwrap_or_default()
-            + OVERHEAD;
+        let beside = head.len() as u64 + u64::try_from(*told).unwrap_or_default() + OVERHEAD;
+        let bytes = bytes.unwrap_or_default().saturating_add(beside);
         let began = generation(head).map(|began| began.to_string()).unwrap_or_default();
         let state = format!("{}.{began}", String::from_utf8_lossy(next));
         for gone in self.count(key, (bytes, &state), (*left).max(1), limit).await?.chunks_exact(2) {

@@ -8,6 +8,6 @@
 -- Replies: 1 when it was deleted, else 0.
 
 local about = redis.call('HMGET', KEYS[1], 'next', 'head')
-local state = (about[1] or '') .. '.' .. (string.match(about[2] or '', '^%d+') or '')
+local state = (about[1] or '') .. '.' .. (string.match(about[2] or '', '^(%d+) ') or '')
 if ARGV[1] ~= '' and ARGV[1] ~= state then return 0 end
 return redis.call('DEL', KEYS[1])
