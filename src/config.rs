@@ -181,7 +181,7 @@ impl Config {
         let body_limits = body_limits(&mut reader);
         let timeouts = TimeoutConfig::read(&mut reader);
         let access = AccessConfig::read(&mut reader, body_limits);
-        let store = StoreConfig::read(&mut reader);
+        let store = StoreConfig::read(&mut reader, &access.body_limits, &cache);
         let config = Self { fleet, cache, sessions, timeouts, access, store };
         reader.finish(config).map(|(config, warnings)| Loaded { config, warnings })
     }

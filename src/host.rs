@@ -202,6 +202,6 @@ impl<P: Platform> Background for Service<P> {
 
 impl<P: Platform> Journal for Service<P> {
     fn record(&self, event: &Event<'_>) {
-        self.0.platform.record(event);
+        self.0.platform.record(&event.bounded());
     }
 }

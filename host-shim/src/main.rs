@@ -89,7 +89,7 @@ async fn run(
     native: command_line::NativeSettings,
     demo: bool,
 ) -> anyhow::Result<ExitCode> {
-    // TLS to Redis uses the crypto provider of the process.
+    // TLS to hosts uses the crypto provider of the process.
     let _ = rustls::crypto::ring::default_provider().install_default();
     let demo = if demo {
         let demo = demo::start(&config.fleet.default_model).await?;

@@ -28,6 +28,8 @@ use paddock::{
 use redis::{Cmd, RedisError, Value};
 
 mod connection;
+mod dial;
+mod reply_limit;
 
 use self::connection::{Connection, Opener};
 

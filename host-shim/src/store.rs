@@ -63,9 +63,8 @@ impl NativeStore {
         if let Some(redis) = &config.store.redis {
             let guard = Guard::new(RedisClient::new(redis)?, clock);
             let store = RedisStore::new(guard, &config.store.redis_prefix, redis.limits);
-            return Ok(Self::Redis(
-                store.with_replicas(redis.wait_replicas).with_cache_limit(redis.cache_limit),
-            ));
+            let store = store.with_replicas(redis.wait_replicas).with_cache_limit(redis.cache_limit);
+            return Ok(Self::Redis(store.with_reply_limit(redis.reply_limit)));
         }
         let Some(data) = &config.store.data else {
             let store = MemoryStore::new(clock, config.store.memory_limit);

@@ -250,9 +250,13 @@ impl Encoding {
     }
 }
 
-/// The name of a model's epoch.
+/// The name of the epoch of what is no name of a model; no name can be this.
+const UNNAMED: &str = "#unnamed";
+
+/// The name of a model's epoch. What Ollama would take for no name has one epoch together, because it may be of any length
+/// and kind, and epochs stay.
 pub(crate) fn epoch_name(model: &str) -> String {
-    ModelName::parse(model).map_or_else(|| model.to_ascii_lowercase(), |name| name.as_str().to_owned())
+    ModelName::parse(model).map_or_else(|| UNNAMED.to_owned(), |name| name.as_str().to_owned())
 }
 
 #[cfg(test)]

@@ -5,10 +5,13 @@
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::{
-    SettingsReader,
+    BodyLimits, CacheConfig, SettingsReader,
     settings::{Deployment, Settings},
 };
 use crate::store::StoreTimeouts;
+
+/// What the longest reply of Redis holds beside the body of a request: the answer to it, and what else its session has.
+const REPLY_ROOM: u64 = 24 << 20;
 
 /// Where state is kept.
 #[derive(Debug, Clone)]
@@ -48,6 +51,8 @@ pub struct RedisConfig {
     pub wait_replicas: u32,
     /// The most bytes of answers; `None` for what the server's memory suggests.
     pub cache_limit: Option<u64>,
+    /// The longest reply that is read, in bytes. Whatever is longer was not stored by Paddock.
+    pub reply_limit: u64,
     /// The time limits.
     pub limits: StoreTimeouts,
 }
@@ -59,9 +64,13 @@ impl std::fmt::Debug for RedisConfig {
 }
 
 impl StoreConfig {
-    pub(super) fn read(reader: &mut SettingsReader<'_, impl Settings>) -> Self {
+    pub(super) fn read(
+        reader: &mut SettingsReader<'_, impl Settings>,
+        bodies: &BodyLimits,
+        cache: &CacheConfig,
+    ) -> Self {
         Self {
-            redis: redis(reader),
+            redis: redis(reader, reply_limit(bodies, cache)),
             redis_prefix: reader.text("REDIS_PREFIX"),
             memory_limit: match reader.form() {
                 Deployment::Native => reader.bytes("MEMORY_LIMIT"),
@@ -72,7 +81,15 @@ impl StoreConfig {
     }
 }
 
-fn redis(reader: &mut SettingsReader<'_, impl Settings>) -> Option<RedisConfig> {
+/// The longest reply: a turn whose question and answer are as long as they may be with the rest of its session, or what
+/// follows of an answer that two replicas share, of which twice the longest entry of the cache is kept.
+fn reply_limit(bodies: &BodyLimits, cache: &CacheConfig) -> u64 {
+    let BodyLimits { chat, ollama, openai, anthropic, other } = bodies;
+    let body = [chat, ollama, openai, anthropic, other].map(|limit| limit.bytes).into_iter().max();
+    body.unwrap_or_default().max(cache.max_entry.saturating_mul(2)).saturating_add(REPLY_ROOM)
+}
+
+fn redis(reader: &mut SettingsReader<'_, impl Settings>, reply_limit: u64) -> Option<RedisConfig> {
     let limits =
         StoreTimeouts { ask: reader.duration("REDIS_TIMEOUT"), keep: reader.duration("REDIS_WRITE_TIMEOUT") };
     if reader.text("REDIS_PREFIX").contains(['{', '}']) {
@@ -97,7 +114,7 @@ fn redis(reader: &mut SettingsReader<'_, impl Settings>) -> Option<RedisConfig> 
     if ca_file.is_some() && !urls.iter().all(|url| url.starts_with("rediss://")) {
         reader.problem("REDIS_CA_FILE", "is for TLS: the address must begin with rediss://");
     }
-    Some(RedisConfig { urls, is_cluster, ca_file, wait_replicas, cache_limit, limits })
+    Some(RedisConfig { urls, is_cluster, ca_file, wait_replicas, cache_limit, reply_limit, limits })
 }
 
 fn redis_urls(reader: &mut SettingsReader<'_, impl Settings>, is_cluster: bool) -> Vec<String> {

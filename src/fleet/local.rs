@@ -22,7 +22,7 @@ use crate::platform::Locked;
 /// How many decisions are kept.
 pub const DECISIONS: usize = 32;
 /// How many hosts may have stats, current and removed ones together, before those of removed hosts are dropped.
-const FACTS_LIMIT: usize = 4 * HOSTS_LIMIT;
+pub(crate) const FACTS_LIMIT: usize = 4 * HOSTS_LIMIT;
 /// How long the time of a flow's last slot is remembered.
 pub(crate) const SERVED: Duration = Duration::from_mins(2);
 /// The least and the most flows that are remembered.

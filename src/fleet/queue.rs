@@ -2,11 +2,16 @@
 //! first.
 //!
 //! The caller that got its last slot longest ago is next, so a busy caller or session delays only itself. When the
-//! queue is full, the caller with the most tickets loses its newest ticket to a caller with fewer.
+//! queue is full, the caller with the most tickets loses its newest ticket to a caller with fewer; for that all callers whom
+//! nobody verified are one, so that a caller that is made up displaces nobody's.
 
 use std::{collections::BTreeMap, time::Duration};
 
-use super::{Ticket, plan::Plan, snapshot::FleetView};
+use super::{
+    Ticket,
+    plan::Plan,
+    snapshot::{FleetView, UNVERIFIED},
+};
 
 /// What happens to a request that must wait.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -19,6 +24,11 @@ pub enum QueueDecision {
     Full,
 }
 
+/// Whose share of the queue a caller uses.
+fn share(caller: &str) -> &str {
+    if caller.starts_with(UNVERIFIED) { UNVERIFIED } else { caller }
+}
+
 /// Whether a request of `caller` may enter a queue of at most `limit` tickets.
 pub fn entry(tickets: &[Ticket], caller: &str, limit: usize) -> QueueDecision {
     if tickets.len() < limit {
@@ -26,16 +36,16 @@ pub fn entry(tickets: &[Ticket], caller: &str, limit: usize) -> QueueDecision {
     }
     let mut counts: BTreeMap<&str, usize> = BTreeMap::new();
     for ticket in tickets {
-        *counts.entry(&ticket.caller).or_default() += 1;
+        *counts.entry(share(&ticket.caller)).or_default() += 1;
     }
-    let own = counts.get(caller).copied().unwrap_or_default();
+    let own = counts.get(share(caller)).copied().unwrap_or_default();
     let greediest = counts.into_iter().max_by_key(|(_, count)| *count);
     let Some((greedy, _)) = greediest.filter(|(_, count)| *count > own + 1) else {
         return QueueDecision::Full;
     };
     let newest = tickets
         .iter()
-        .filter(|ticket| &*ticket.caller == greedy)
+        .filter(|ticket| share(&ticket.caller) == greedy)
         .max_by_key(|ticket| (ticket.since, &ticket.id));
     newest.map_or(QueueDecision::Full, |newest| QueueDecision::Displace(newest.id.to_string()))
 }
@@ -152,5 +162,10 @@ mod tests {
         assert_eq!(entry(&tickets, "hot", 4), QueueDecision::Full);
         assert_eq!(entry(&tickets[2..], "new", 2), QueueDecision::Full, "one each is fair");
         assert_eq!(entry(&[], "new", 0), QueueDecision::Full);
+        // Whom nobody verified has one share with all such callers, and gives way to the others.
+        let made_up: Vec<_> = (1..=4).map(|number| ticket(number, &format!("?{number}"), "")).collect();
+        assert_eq!(entry(&made_up, "?new", 4), QueueDecision::Full);
+        assert_eq!(entry(&made_up, "known", 4), QueueDecision::Displace("004".into()));
+        assert_eq!(entry(&tickets, "?new", 4), QueueDecision::Displace("003".into()));
     }
 }

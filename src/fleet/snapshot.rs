@@ -14,6 +14,9 @@ pub const TICKET: Duration = Duration::from_secs(5);
 /// The period of the retry budget.
 pub const BUDGET_WINDOW: Duration = Duration::from_secs(10);
 
+/// Precedes the hash of a caller whom nobody verified: whoever makes up callers must not get a share of the queue for each.
+pub const UNVERIFIED: &str = "?";
+
 /// A slot on a host that a request holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lease {
@@ -40,7 +43,7 @@ pub struct Ticket {
     pub lane: Arc<str>,
     /// The host that it prefers, by its base URL.
     pub host: Arc<str>,
-    /// A hash of the caller id.
+    /// A hash of the caller id, behind [`UNVERIFIED`] where nobody verified the caller.
     pub caller: Arc<str>,
     /// A hash of the session.
     pub session: Arc<str>,
@@ -55,7 +58,7 @@ pub struct Ticket {
 /// The requests of one session of one caller, which the queue serves in turn with others. Both are hashes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Flow<'a> {
-    /// The hash of the caller id.
+    /// The hash of the caller id, behind [`UNVERIFIED`] where nobody verified the caller.
     pub caller: &'a str,
     /// The hash of the session; empty for a request without one.
     pub session: &'a str,

@@ -26,6 +26,9 @@ const KNOWN: usize = 4;
 const PROMPT: u64 = 256;
 /// What a sample below the average of `pace` weighs, in percent; a sample above it replaces the average.
 const PACE: u64 = 2;
+/// The largest time that is read from a store, in milliseconds: no time since 1970 is longer for long, and sums and products
+/// of such times are numbers.
+const STORED_LIMIT: u64 = 1 << 42;
 /// The time without a refusal after which a lowered limit rises by one.
 const RAISE: Duration = Duration::from_secs(5);
 
@@ -328,7 +331,7 @@ impl HostStats {
             _ => None,
         };
         let mut lanes = BTreeMap::new();
-        for lane in stored.array("lanes")? {
+        for lane in stored.array("lanes")?.into_iter().take(LANES_LIMIT) {
             let lane = Members::of(lane)?;
             let [service, latency, load, proved, completed, limit, limited, pace] =
                 <[u64; 8]>::try_from(numbers(&lane, "numbers")?).ok()?;
@@ -338,7 +341,7 @@ impl HostStats {
                 latency,
                 load,
                 pace,
-                known: numbers(&lane, "known")?,
+                known: hashes(&lane, "known")?,
                 first_bytes: numbers(&lane, "first_bytes")?,
                 wholes: numbers(&lane, "wholes")?,
                 runner,
@@ -354,15 +357,20 @@ impl HostStats {
 }
 
 fn duration(millis: u64) -> Duration {
-    Duration::from_millis(millis)
+    Duration::from_millis(millis.min(STORED_LIMIT))
 }
 
 fn number(value: &serde_json::value::RawValue) -> Option<u64> {
-    value.get().parse().ok()
+    value.get().parse().ok().map(|number: u64| number.min(STORED_LIMIT))
 }
 
 fn numbers(members: &Members<'_>, name: &str) -> Option<Vec<u64>> {
     members.array(name)?.into_iter().map(number).collect()
+}
+
+/// Hashes, of which each number may be one.
+fn hashes(members: &Members<'_>, name: &str) -> Option<Vec<u64>> {
+    members.array(name)?.into_iter().map(|hash| hash.get().parse().ok()).collect()
 }
 
 #[cfg(test)]

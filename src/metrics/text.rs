@@ -68,9 +68,9 @@ fn buckets(text: &mut String, family: MetricFamily, labels: &str, histogram: &Hi
     let name = family.name();
     let bounds = family.buckets().iter().map(|micros| decimal(*micros)).chain(["+Inf".to_owned()]);
     let bucket = format!("{name}_bucket");
-    let mut cumulated = 0;
+    let mut cumulated = 0_u64;
     for (count, bound) in histogram.counts.iter().zip(bounds) {
-        cumulated += count;
+        cumulated = cumulated.saturating_add(*count);
         line(text, &bucket, &format!("{labels},le=\"{bound}\""), cumulated);
     }
     line(text, &format!("{name}_sum"), labels, decimal(histogram.sum_micros));

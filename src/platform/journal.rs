@@ -9,6 +9,11 @@ use serde::Serialize;
 
 use super::{MaybeSend, MaybeSync};
 
+/// The longest method that a line holds, in bytes; those that mean something are shorter.
+const METHOD_LIMIT: usize = 32;
+/// The longest detail that a line holds, in bytes.
+const DETAIL_LIMIT: usize = 2_000;
+
 /// Receives the events.
 pub trait Journal: MaybeSend + MaybeSync {
     /// Writes one event; must not block and must not fail.
@@ -77,7 +82,29 @@ pub enum Event<'a> {
     },
 }
 
-impl Event<'_> {
+impl<'a> Event<'a> {
+    /// The event with no more of what clients, hosts and stores say than a line holds: they may say any amount.
+    pub(crate) fn bounded(&self) -> Event<'a> {
+        match self.clone() {
+            Self::Request(record) => Self::Request(RequestRecord {
+                method: cut(record.method, METHOD_LIMIT),
+                detail: record.detail.map(|detail| cut(detail, DETAIL_LIMIT)),
+                ..record
+            }),
+            Self::AttemptFailed { request_id, host, outcome, detail } => {
+                Self::AttemptFailed { request_id, host, outcome, detail: cut(detail, DETAIL_LIMIT) }
+            }
+            Self::StoreDown { operation, detail } => {
+                Self::StoreDown { operation, detail: cut(detail, DETAIL_LIMIT) }
+            }
+            Self::StoreRefuses { operation, detail } => {
+                Self::StoreRefuses { operation, detail: cut(detail, DETAIL_LIMIT) }
+            }
+            // These are Paddock's own words, and the operator's settings.
+            own @ (Self::StoreUp | Self::StoreAdvice { .. } | Self::Misconfigured { .. }) => own,
+        }
+    }
+
     /// The urgency of this event.
     pub fn level(&self) -> Level {
         match self {
@@ -151,6 +178,45 @@ impl RequestRecord<'_> {
     }
 }
 
+/// The beginning of a text, at most `limit` bytes of whole characters.
+fn cut(text: &str, limit: usize) -> &str {
+    text.get(..text.floor_char_boundary(limit)).unwrap_or_default()
+}
+
 fn microseconds<S: serde::Serializer>(duration: &Duration, serializer: S) -> Result<S::Ok, S::Error> {
     serializer.serialize_u128(duration.as_micros())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_line_holds_no_more_than_the_beginning_of_what_others_say() {
+        let long = "é".repeat(60_000);
+        let record = RequestRecord {
+            level: Level::Info,
+            request_id: "1",
+            method: &long,
+            route: "other",
+            status: 404,
+            outcome: "not_found",
+            duration: Duration::ZERO,
+            cache: None,
+            host: None,
+            attempts: 0,
+            detail: Some(&long),
+        };
+        let detail = &*long;
+        for event in [
+            Event::Request(record),
+            Event::AttemptFailed { request_id: "1", host: "h", outcome: "broken", detail },
+            Event::StoreDown { operation: "ping", detail },
+            Event::StoreRefuses { operation: "ping", detail },
+        ] {
+            let line = event.bounded().to_json();
+            assert!(line.len() < 4_000 && line.contains("éééé"), "{line}");
+            assert!(event.to_json().len() > 60_000);
+        }
+    }
 }

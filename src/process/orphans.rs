@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::platform::Locked;
+use crate::{fleet::ModelName, platform::Locked};
 
 /// The loads of this process that continue without a client. Clones share them.
 #[derive(Debug, Clone, Default)]
@@ -15,9 +15,11 @@ pub(crate) struct Orphan {
 }
 
 impl Orphans {
-    /// Adds a load of `model` on the host at `url`; `None` when there is one already.
+    /// Adds a load of `model` on the host at `url`; `None` when there is one already, by whatever spelling of its name. What
+    /// is no name counts as one model.
     pub(crate) fn admit(&self, url: &str, model: &str) -> Option<Orphan> {
-        let load = (url.to_owned(), model.to_ascii_lowercase());
+        let model = ModelName::parse(model).map(|name| name.as_str().to_owned());
+        let load = (url.to_owned(), model.unwrap_or_default());
         let mut loads = self.0.lock();
         if loads.contains(&load) {
             return None;
@@ -47,7 +49,12 @@ mod tests {
     fn one_load_a_host_and_model_is_seen_through() {
         let orphans = Orphans::default();
         let first = orphans.admit("http://a:1", "llama3.2");
-        assert!(first.is_some() && orphans.admit("http://a:1", "LLAMA3.2").is_none());
+        for spelling in ["LLAMA3.2", "llama3.2:latest", " library/llama3.2", "llama3.2:local"] {
+            assert!(first.is_some() && orphans.admit("http://a:1", spelling).is_none(), "{spelling}");
+        }
+        let unnamed = orphans.admit("http://a:1", &"x".repeat(1 << 20));
+        assert!(unnamed.is_some() && orphans.admit("http://a:1", "no name").is_none());
+        drop(unnamed);
         assert!(orphans.admit("http://b:1", "llama3.2").is_some(), "dropped at once, so that one is left");
         assert_eq!(orphans.count(), 1);
         drop(first);

@@ -84,6 +84,8 @@ pub struct RedisStore<C> {
     outage: Arc<Outage>,
     /// The most bytes of answers that the operator has set.
     cache_limit: Option<u64>,
+    /// The most bytes of a reply.
+    reply_limit: u64,
     /// What the server said of its memory; `None` until it was asked.
     memory: Arc<Locked<Option<ServerMemory>>>,
     /// Whether the server is known to have epochs.
@@ -102,6 +104,7 @@ impl<C: RedisCommands> RedisStore<C> {
             replicas: 0,
             outage: Arc::default(),
             cache_limit: None,
+            reply_limit: u64::MAX,
             memory: Arc::default(),
             has_epochs: Arc::default(),
         }
@@ -111,6 +114,12 @@ impl<C: RedisCommands> RedisStore<C> {
     #[must_use]
     pub fn with_cache_limit(self, cache_limit: Option<u64>) -> Self {
         Self { cache_limit, ..self }
+    }
+
+    /// The store, which never asks for a session's turns beyond so many bytes in one reply. The port need not read more.
+    #[must_use]
+    pub fn with_reply_limit(self, reply_limit: u64) -> Self {
+        Self { reply_limit, ..self }
     }
 
     /// The store, which acknowledges a turn only when that many replicas have it.

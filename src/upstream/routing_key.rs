@@ -3,8 +3,15 @@
 //! Pure; it is made before the fleet is looked at.
 
 use crate::{
-    api::{auth::CallerId, endpoint::Work},
-    fleet::{ModelName, lane, plan::affinity, snapshot::Flow},
+    api::{
+        auth::{CallerId, Owner},
+        endpoint::Work,
+    },
+    fleet::{
+        ModelName, lane,
+        plan::affinity,
+        snapshot::{Flow, UNVERIFIED},
+    },
     session::SessionId,
     wire::{members::Members, options::Options},
 };
@@ -25,7 +32,7 @@ pub(crate) struct RoutingKey {
     /// The runner options, in a canonical form.
     pub(crate) options: String,
     pub(crate) affinity: u64,
-    /// The hash of the caller.
+    /// The hash of the caller, behind [`UNVERIFIED`] where nobody verified it.
     pub(crate) caller: String,
     /// The hash of the session; empty without a session.
     pub(crate) session: String,
@@ -42,11 +49,13 @@ impl RoutingKey {
         request: Option<&Members<'_>>,
         prompt: &[u8],
     ) -> Self {
-        let caller = format!("{:016x}", affinity(caller.as_bytes()));
+        let hash = format!("{:016x}", affinity(caller.as_bytes()));
         let known = match session {
             None => affinity(prompt.get(..PREFIX).unwrap_or(prompt)),
-            Some(id) => affinity([caller.as_bytes(), id.as_str().as_bytes()].concat().as_slice()),
+            Some(id) => affinity([hash.as_bytes(), id.as_str().as_bytes()].concat().as_slice()),
         };
+        let mark = if caller.owner() == Owner::UNVERIFIED { UNVERIFIED } else { "" };
+        let caller = [mark, &*hash].concat();
         Self {
             // An invalid name goes upstream as well, because Ollama's own error explains it best.
             model: model.and_then(ModelName::parse),

@@ -7,7 +7,7 @@ use futures::future::join_all;
 use paddock::{
     fleet::{
         Context, HostStats, Inventory, LoadedModel, Model,
-        snapshot::{BUDGET_WINDOW, Claim, LEASE, TICKET},
+        snapshot::{BUDGET_WINDOW, Claim, Flow, LEASE, TICKET, Ticket},
     },
     store::{FleetState as _, InventoryStore as _, redis::RedisStore},
 };
@@ -182,6 +182,47 @@ async fn retries_count_within_their_window() -> Result<()> {
     let fields = redis.run("HKEYS", "budget", &[]).await?;
     assert_eq!(fields.len(), 3, "{fields:?}");
     assert_eq!(redis.store.snapshot().await?.retries.requests, 11);
+    Ok(())
+}
+
+#[tokio::test]
+async fn however_many_callers_are_made_up_few_are_remembered_and_none_of_them_has_precedence() -> Result<()> {
+    let redis = over_redis().await?;
+    for number in 0..2_300 {
+        let (id, caller) = (number.to_string(), format!("?{number}"));
+        let flow = Flow { caller: &caller, session: "" };
+        redis
+            .store
+            .claim(&Claim { flow, ..claim(&id, vec![slot(HOST, 100)]) })
+            .await?
+            .context("there is room")?;
+        redis.store.leave(&id).await?;
+    }
+    let remembered: usize = redis.run("ZCARD", "served", &[]).await?.concat().parse()?;
+    assert!((2_000..=4_097).contains(&remembered), "{remembered}");
+    for caller in ["?2299", "?0", "?new"] {
+        redis.store.enter(&Ticket { caller: caller.into(), ..ticket(caller) }, None).await?;
+    }
+    let snapshot = redis.store.snapshot().await?;
+    let served = |caller: &str| {
+        let ticket = snapshot.tickets.iter().find(|ticket| &*ticket.caller == caller);
+        ticket.map(|ticket| ticket.caller_served).unwrap_or_default()
+    };
+    assert!(served("?2299") > served("?0") && served("?0") > Duration::ZERO, "{snapshot:?}");
+    assert_eq!(served("?new"), served("?0"), "who is unknown counts as one of the others");
+    Ok(())
+}
+
+#[tokio::test]
+async fn hosts_that_come_and_go_leave_stats_of_a_few() -> Result<()> {
+    let redis = over_redis().await?;
+    let change = |stats: &mut HostStats, now: Duration| stats.prove(now, LANE, "");
+    for number in 0..400 {
+        let host = format!("http://10.0.0.{number}:1");
+        redis.store.update(&host, (&HostStats::default(), Duration::ZERO), None, change).await?;
+        assert!(stats(&redis.store, &host).await?.lane(LANE).is_some(), "the newest is there");
+    }
+    assert_eq!(redis.store.snapshot().await?.stats.len(), 256);
     Ok(())
 }
 

@@ -274,6 +274,29 @@ async fn a_turn_of_another_version_is_passed_over() -> Result<()> {
     Ok(())
 }
 
+/// With a limit that was lower than this when the turn was stored.
+#[tokio::test]
+async fn a_turn_that_no_reply_may_hold_is_left_out_and_the_session_goes_on() -> Result<()> {
+    let redis = over_redis().await?;
+    let id = session("s")?;
+    let text = "x".repeat(600_000);
+    for (turn, text) in [("1", "q"), ("2", &*text), ("3", "q")] {
+        redis.store.append_turn(&id, &exchange(turn, text, "a"), LONG, 10).await?;
+    }
+    let store = redis.store.clone().with_reply_limit(800_000);
+    let read = async || anyhow::Ok(store.session(&id, Span::ALL, LONG).await?.context("it is there")?);
+    let found = read().await?;
+    assert_eq!(found.turns.iter().map(|turn| turn.id.as_str()).collect::<Vec<_>>(), ["3"]);
+    assert_eq!(found.skipped, 2);
+    let told = Turn { system: Some("y".repeat(600_000)), ..exchange("4", "q", "a") };
+    store.append_turn(&id, &told, LONG, 10).await?;
+    let found = read().await?;
+    assert_eq!((found.turns.len(), found.skipped, found.system), (0, 4, None));
+    assert!(store.append_turn_to(&id, found.generation, &exchange("5", "q", "a"), LONG, 10).await?);
+    assert_eq!(redis.store.session(&id, Span::ALL, LONG).await?.unwrap_or_default().turns.len(), 5);
+    Ok(())
+}
+
 /// A turn as the version before stored it.
 fn stored(turn: &Turn) -> Result<String> {
     Ok(String::from_utf8(turn.to_json())?)

@@ -1,6 +1,13 @@
 //! Shares: what one caller stores displaces nothing of another, however much it is.
 
-use std::{any::Any, sync::Arc, time::Duration};
+use std::{
+    any::Any,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use anyhow::Result;
 use host_shim::disk_store::{DiskLimits, DiskStore};
@@ -8,11 +15,11 @@ use paddock::{
     api::auth::CallerId,
     cache::{Delivery, Entry},
     host::memory::ManualClock,
-    session::{SessionId, SessionKey},
+    session::{SessionId, SessionKey, Turn},
     store::{
-        ResponseCache as _, Sessions as _, Store, TimeLimit,
+        ResponseCache as _, Sessions as _, Store, StoreResult, TimeLimit,
         memory::MemoryStore,
-        redis::{RedisCommands as _, RedisStore, RedisValue},
+        redis::{RedisCommands, RedisStore, RedisValue},
     },
 };
 use paddock_tests::{redis_commands::Connection, redis_server::RedisServer};
@@ -221,5 +228,90 @@ async fn a_redis_that_is_filled_keeps_sessions_and_what_was_forgotten() -> Resul
     let store = RedisStore::new(Connection::open(&evicting).await?, "p", limits(Duration::from_secs(20)));
     store.ping().await?;
     assert!(store.warning().is_some_and(|warning| warning.contains("volatile-lru")));
+    Ok(())
+}
+
+/// A system message stays when its turn is dropped.
+#[tokio::test]
+async fn what_a_session_was_told_counts_to_the_share_of_its_owner() -> Result<()> {
+    let (store, _server) = over_redis("6mb").await?;
+    let key_of =
+        |number: usize| anyhow::Ok(SessionKey::of(&verified("k"), &SessionId::parse(&number.to_string())?));
+    for number in 0..60 {
+        let key = key_of(number)?;
+        let told = Turn { system: Some("x".repeat(60_000)), ..exchange("told", "q", "a") };
+        store.append_turn(&key, &told, LONG, 1).await?;
+        store.append_turn(&key, &exchange("later", "q", "a"), LONG, 1).await?;
+        store.share(&key).await?;
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    let mut kept = 0;
+    for number in 0..60 {
+        kept += usize::from(!turns(&store, &key_of(number)?).await?.is_empty());
+    }
+    assert!((10..40).contains(&kept), "{kept} of 60");
+    Ok(())
+}
+
+/// Redis, where a turn is added to a session just when a session is to make room.
+#[derive(Clone)]
+struct Between {
+    connection: Connection,
+    store: RedisStore<Connection>,
+    session: SessionKey,
+    is_added: Arc<AtomicBool>,
+}
+
+impl RedisCommands for Between {
+    async fn execute(
+        &self,
+        command: &'static str,
+        arguments: &[&[u8]],
+        limit: TimeLimit,
+    ) -> StoreResult<Vec<RedisValue>> {
+        let deletes = command == "DEL" || command == "EVAL" && arguments.get(1) == Some(&b"1".as_slice());
+        if deletes && !self.is_added.swap(true, Ordering::Relaxed) {
+            self.store.append_turn(&self.session, &exchange("late", "q", "a"), LONG, 10).await?;
+        }
+        self.connection.execute(command, arguments, limit).await
+    }
+
+    async fn execute_replicated(
+        &self,
+        command: &'static str,
+        arguments: &[&[u8]],
+        _: u32,
+        limit: TimeLimit,
+    ) -> StoreResult<(Vec<RedisValue>, u32)> {
+        Ok((self.execute(command, arguments, limit).await?, 0))
+    }
+}
+
+#[tokio::test]
+async fn a_turn_that_is_added_while_its_session_is_to_make_room_stays() -> Result<()> {
+    let server = RedisServer::start_with(&["--maxmemory", "6mb", "--maxmemory-policy", "noeviction"])?;
+    let connection = Connection::open(&server).await?;
+    let key_of =
+        |number: usize| anyhow::Ok(SessionKey::of(&verified("k"), &SessionId::parse(&number.to_string())?));
+    let plain = RedisStore::new(connection.clone(), "p", limits(Duration::from_secs(20)));
+    let between = Between { connection, store: plain.clone(), session: key_of(0)?, is_added: Arc::default() };
+    let is_added = Arc::clone(&between.is_added);
+    let store = RedisStore::new(between, "p", limits(Duration::from_secs(20)));
+    let text = "x".repeat(60_000);
+    let mut number = 0;
+    while !is_added.load(Ordering::Relaxed) {
+        assert!(number < 100, "nothing made room");
+        store.append_turn(&key_of(number)?, &exchange("1", &text, "a"), LONG, 10).await?;
+        store.share(&key_of(number)?).await?;
+        number += 1;
+        // Redis tells sessions apart by the milliseconds of their last use.
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert_eq!(turns(&plain, &key_of(0)?).await?.len(), 2, "the late turn was acknowledged");
+    // It is counted with the turn that came, and others make room.
+    store.share(&key_of(0)?).await?;
+    assert_eq!(turns(&plain, &key_of(0)?).await?.len(), 2);
+    assert_eq!(turns(&plain, &key_of(1)?).await?.len(), 0, "the one that was used longest ago");
+    assert_eq!(turns(&plain, &key_of(number - 1)?).await?.len(), 1);
     Ok(())
 }

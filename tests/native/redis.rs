@@ -1,12 +1,19 @@
-//! What only the native form can do with Redis: speak to a cluster, wait for its replicas, and trust an authority of its own
-//! for TLS.
+//! What only the native form can do with Redis: speak to a cluster, wait for its replicas, trust an authority of its own
+//! for TLS, and bound what it reads.
 
 use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use paddock_tests::{
-    gateway::Form as _, ollama::FakeOllama, redis_cluster::RedisCluster, redis_commands::Connection,
-    redis_server::RedisServer, redis_tls::TlsFront, setup::Setup,
+    gateway::Form as _,
+    ollama::FakeOllama,
+    prometheus::Scrape,
+    redis_cluster::RedisCluster,
+    redis_commands::Connection,
+    redis_liar::{Lie, LyingRedis},
+    redis_server::RedisServer,
+    redis_tls::TlsFront,
+    setup::Setup,
 };
 
 use crate::REDIS;
@@ -92,5 +99,30 @@ async fn tls_is_spoken_to_whom_the_given_authority_vouches_for_and_to_nobody_els
     trusting.until("s", |reply| reply.header("x-session") == "stored").await?;
     let wary = REDIS.start(setup).await?;
     assert_eq!(wary.say_in("s", "hello").await?.header("x-session"), "unavailable");
+    Ok(())
+}
+
+/// Within limits of time that do not end it.
+#[tokio::test]
+async fn a_reply_without_end_is_a_failure_of_the_store_and_takes_no_memory() -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    for lie in [Lie::Text, Lie::List, Lie::Nothings, Lie::Line] {
+        for is_cluster in ["false", "true"] {
+            let liar = LyingRedis::start(lie).await?;
+            let setup = Setup::new([&ollama])
+                .redis(&liar.server()?)
+                .set("REDIS_CLUSTER", is_cluster)
+                .set("REDIS_TIMEOUT", "60")
+                .set("REDIS_WRITE_TIMEOUT", "60");
+            let gateway = REDIS.start(setup).await?;
+            let reply = gateway.say_in("s", "hello").await?;
+            assert_eq!((reply.status.as_u16(), reply.header("x-session")), (200, "unavailable"), "{lie:?}");
+            assert_eq!(reply.cache(), "bypass", "{lie:?}");
+            let errors = Scrape::of(gateway.as_ref()).await?.count("paddock_store_errors_total", &[]);
+            assert!(errors > 0, "{lie:?}");
+            assert!(gateway.logs().contains("store is down"), "{}", gateway.logs());
+            assert!(liar.most() < 64 << 20, "{lie:?}: {} bytes were read", liar.most());
+        }
+    }
     Ok(())
 }

@@ -15,6 +15,7 @@
 //! | [`prometheus`] | metrics through Prometheus' own Python parser |
 //! | [`redis_commands`] | the core's Redis port over redis-rs |
 //! | [`redis_cluster`] | a real Redis Cluster |
+//! | [`redis_liar`] | what speaks Redis' protocol and answers without end |
 //! | [`redis_proxy`] | a proxy before a Redis that holds replies and counts waves |
 //! | [`spin`] | Spin in a test |
 //!
@@ -30,6 +31,7 @@ pub mod ollama;
 pub mod prometheus;
 pub mod redis_cluster;
 pub mod redis_commands;
+pub mod redis_liar;
 pub mod redis_proxy;
 pub mod redis_server;
 pub mod redis_tls;

@@ -25,7 +25,7 @@ use tokio::{
 use crate::redis_server::RedisServer;
 
 /// What a client sends when it opens a connection.
-const GREETINGS: [&str; 4] = ["HELLO", "AUTH", "SELECT", "CLIENT"];
+pub(crate) const GREETINGS: [&str; 4] = ["HELLO", "AUTH", "SELECT", "CLIENT"];
 
 /// The proxy. It ends when it is dropped.
 #[derive(Debug)]
@@ -231,7 +231,7 @@ async fn pass_on(
 
 /// The name of the first command, for a script and what sets a key with the first key, and how many bytes it takes, once it
 /// is there as a whole.
-fn command(bytes: &[u8]) -> Option<(String, usize)> {
+pub(crate) fn command(bytes: &[u8]) -> Option<(String, usize)> {
     let (words, mut at) = number(bytes, 0, b'*')?;
     let (mut name, mut key) = (String::new(), None);
     for word in 0..words {

@@ -1,79 +1,71 @@
 //! Makes connections to one server or to the nodes of a cluster, and sends commands on them.
 
-use anyhow::Context as _;
+use std::sync::OnceLock;
+
 use futures::{FutureExt as _, future::BoxFuture};
 use paddock::{
     config::RedisConfig,
     store::{StoreError, StoreResult},
 };
 use redis::{
-    AsyncConnectionConfig, Client, Cmd, ErrorKind, IntoConnectionInfo as _, Pipeline, RedisError,
-    TlsCertificates, Value,
-    aio::{ConnectionLike as _, MultiplexedConnection},
+    AsyncConnectionConfig, Cmd, ConnectionInfo, ErrorKind, IntoConnectionInfo, Pipeline, RedisError,
+    RedisFuture, Value,
+    aio::ConnectionLike,
     cluster::{ClusterClient, ClusterClientBuilder},
-    cluster_async::ClusterConnection,
-    io::tcp::TcpSettings,
+    cluster_async::{ClusterConnection, Connect},
 };
 
-use super::CONNECT_LIMIT;
+use super::{
+    CONNECT_LIMIT,
+    dial::{Dialer, NodeConnection},
+};
 
 /// How often the client of a cluster follows a moved key or retries a node, within a command's limit.
 const CLUSTER_RETRIES: u32 = 3;
 /// The least and the longest pause between those retries, in milliseconds.
 const CLUSTER_PAUSES: (u64, u64) = (5, 50);
 
+/// What the nodes of a cluster are connected with. The client of a cluster makes its connections by their type alone, so
+/// that this has no other place; a process has one Redis.
+static CLUSTER_DIALER: OnceLock<Dialer> = OnceLock::new();
+
 /// Makes connections.
 #[derive(Clone)]
 pub(super) enum Opener {
-    Single(Box<Client>),
+    Single(Box<ConnectionInfo>, Dialer),
     Cluster(Box<ClusterClient>),
 }
 
 /// A connection. Clones share it.
 #[derive(Clone)]
 pub(super) enum Connection {
-    Single(MultiplexedConnection),
-    Cluster(ClusterConnection),
+    Single(NodeConnection),
+    Cluster(ClusterConnection<NodeConnection>),
 }
 
 impl Opener {
     pub(super) fn new(config: &RedisConfig) -> anyhow::Result<Self> {
-        let authority = match &config.ca_file {
-            Some(path) => Some(std::fs::read(path).with_context(|| format!("REDIS_CA_FILE {path}"))?),
-            None => None,
-        };
-        let certificates = authority.map(|pem| TlsCertificates { client_tls: None, root_cert: Some(pem) });
-        Self::build(config, certificates).map_err(|error| {
+        let dialer = Dialer::new(config)?;
+        Self::build(config, dialer).map_err(|error| {
             // The error's text may contain the address with its password; its category does not.
             anyhow::anyhow!("the REDIS_ settings do not hold: {}", error.category())
         })
     }
 
-    fn build(config: &RedisConfig, certificates: Option<TlsCertificates>) -> Result<Self, RedisError> {
-        // Without this a command would wait until the commands before it are acknowledged, which may take as long as
-        // their replies.
-        let tcp = TcpSettings::default().set_nodelay(true);
+    fn build(config: &RedisConfig, dialer: Dialer) -> Result<Self, RedisError> {
         if config.is_cluster {
+            CLUSTER_DIALER.get_or_init(|| dialer);
             let (from, to) = CLUSTER_PAUSES;
-            let mut builder = ClusterClientBuilder::new(config.urls.iter().map(String::as_str))
-                .tcp_settings(tcp)
+            let builder = ClusterClientBuilder::new(config.urls.iter().map(String::as_str))
                 .connection_timeout(CONNECT_LIMIT)
                 .response_timeout(CONNECT_LIMIT)
                 .retries(CLUSTER_RETRIES)
                 .min_retry_wait(from)
                 .max_retry_wait(to);
-            if let Some(certificates) = certificates {
-                builder = builder.certs(certificates);
-            }
             return Ok(Self::Cluster(Box::new(builder.build()?)));
         }
         let url = config.urls.first().map(String::as_str).unwrap_or_default();
-        let address = url.into_connection_info()?.set_tcp_settings(tcp);
-        match certificates {
-            Some(certificates) => Client::build_with_tls(address, certificates),
-            None => Client::open(address),
-        }
-        .map(|client| Self::Single(Box::new(client)))
+        Ok(Self::Single(Box::new(url.into_connection_info()?), dialer))
     }
 
     pub(super) fn is_cluster(&self) -> bool {
@@ -89,18 +81,31 @@ impl Opener {
     async fn connect(&self) -> StoreResult<Connection> {
         let opened = tokio::time::timeout(CONNECT_LIMIT, async {
             match self {
-                Self::Single(client) => {
+                Self::Single(address, dialer) => {
                     let config =
                         AsyncConnectionConfig::new().set_connection_timeout(None).set_response_timeout(None);
-                    let opened = client.get_multiplexed_async_connection_with_config(&config).await;
-                    opened.map(Connection::Single)
+                    dialer.connect(address, config).await.map(Connection::Single)
                 }
-                Self::Cluster(client) => client.get_async_connection().await.map(Connection::Cluster),
+                Self::Cluster(client) => client.get_async_generic_connection().await.map(Connection::Cluster),
             }
         });
         let opened = opened.await.map_err(|_| StoreError::TimedOut)?;
         // Any error reply during the handshake means that the server does not serve us.
         opened.map_err(|error| StoreError::Unavailable(error.to_string()))
+    }
+}
+
+impl Connect for NodeConnection {
+    fn connect_with_config<'a, T>(info: T, config: AsyncConnectionConfig) -> RedisFuture<'a, Self>
+    where
+        T: IntoConnectionInfo + Send + 'a,
+    {
+        async move {
+            let unknown = || RedisError::from((ErrorKind::InvalidClientConfig, "no cluster is configured"));
+            let dialer = CLUSTER_DIALER.get().ok_or_else(unknown)?;
+            dialer.connect(&info.into_connection_info()?, config).await
+        }
+        .boxed()
     }
 }
 

@@ -232,3 +232,16 @@ proptest! {
         prop_assert_eq!(of_request(&body(&left)) == of_request(&body(&right)), left == right);
     }
 }
+
+#[test]
+fn whatever_a_client_calls_a_model_its_epoch_has_a_name_of_bounded_length() {
+    for (model, name) in [
+        ("Llama3.2", "llama3.2:latest"),
+        ("", UNNAMED),
+        ("no such name", UNNAMED),
+        (&"x".repeat(1 << 20), UNNAMED),
+        (&"x".repeat(80), &format!("{}:latest", "x".repeat(80))),
+    ] {
+        assert_eq!(epoch_name(model), name, "{model:.40}");
+    }
+}

@@ -135,3 +135,21 @@ fn facts_are_read_as_they_were_written_and_others_are_none() {
         assert_eq!(HostStats::from_json(other.as_bytes()), None, "{other}");
     }
 }
+
+#[test]
+fn whatever_numbers_a_store_holds_can_be_reckoned_with() {
+    let answer = report(run(false, 1), 100, 2_000, HostEffect::Answered);
+    let mut stats = after(&[answer]);
+    let lane = stats.lane_mut("m");
+    (lane.service, lane.latency, lane.load, lane.pace, lane.limit) =
+        (u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX);
+    (lane.known, lane.first_bytes, lane.wholes) = (vec![u64::MAX], vec![u64::MAX; 3], vec![u64::MAX]);
+    (lane.completed, lane.limited) = (Duration::MAX, Duration::MAX);
+    let mut read = HostStats::from_json(&stats.to_json()).unwrap();
+    let lane = read.lane("m").unwrap();
+    assert!(lane.knows(u64::MAX), "a hash is no time");
+    assert!(lane.patience("", true, seconds(1)).is_some());
+    assert!(lane.service.checked_mul(1 << 20).is_some() && lane.pace.checked_mul(1 << 20).is_some());
+    read.record_attempt(seconds(200), &answer, 0);
+    assert_eq!(HostStats::from_json(&read.to_json()), Some(read));
+}

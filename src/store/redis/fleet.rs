@@ -9,7 +9,7 @@ use super::{RedisCommands, RedisStore, RedisValue, milliseconds_text, script::sc
 use crate::{
     fleet::{
         HostStats, Inventory,
-        local::{DECISIONS, SERVED},
+        local::{DECISIONS, FACTS_LIMIT, SERVED, SERVED_MOST},
         snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, Flow, LEASE, Lease, RetryBudget, TICKET, Ticket},
     },
     platform::{MaybeSend, MaybeSync},
@@ -176,10 +176,26 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
         let Claim { id, lane, slots, flow: Flow { caller, session }, is_retry, reason } = claim;
         let (hold, window) = (milliseconds_text(LEASE), BUDGET_WINDOW.as_secs().to_string());
         let kind = if *is_retry { "r" } else { "q" };
-        let (served, decisions, kept) =
-            (milliseconds_text(SERVED), DECISIONS.to_string(), milliseconds_text(KEPT));
-        let fixed =
-            [id, lane, caller, session, kind, reason, &*hold, &*window, &*served, &*decisions, &*kept];
+        let (served, decisions, kept, most) = (
+            milliseconds_text(SERVED),
+            DECISIONS.to_string(),
+            milliseconds_text(KEPT),
+            SERVED_MOST.to_string(),
+        );
+        let fixed = [
+            id,
+            lane,
+            caller,
+            session,
+            kind,
+            reason,
+            &*hold,
+            &*window,
+            &*served,
+            &*decisions,
+            &*kept,
+            &*most,
+        ];
         let mut arguments: Vec<&[u8]> = fixed.into_iter().map(str::as_bytes).collect();
         let limits: Vec<_> = slots.iter().map(|slot| slot.limit.to_string()).collect();
         for (slot, limit) in slots.iter().zip(&limits) {
@@ -233,11 +249,12 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
         if *known == HostStats::default() {
             old.clear();
         }
-        let kept = milliseconds_text(KEPT);
+        let (kept, most) = (milliseconds_text(KEPT), FACTS_LIMIT.to_string());
         for _ in 0..TRIES {
             change(&mut stats, now);
             let new = stats.to_json();
-            let arguments = [host.as_bytes(), &old, &new, released.as_bytes(), kept.as_bytes()];
+            let arguments =
+                [host.as_bytes(), &old, &new, released.as_bytes(), kept.as_bytes(), most.as_bytes()];
             let mut reply =
                 self.script((UPDATE, "an update", Pace::Keep), &["facts", "leases"], &arguments).await?;
             if reply.number()? == 1 {
@@ -255,7 +272,9 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
         let key = format!("{}:turn:1", self.prefix);
         let reply = self.ask("INCR", &[key.as_bytes()]).await?;
         match reply.first() {
-            Some(RedisValue::Integer(count)) => Ok(u64::try_from(count - 1).unwrap_or_default()),
+            Some(RedisValue::Integer(count)) => {
+                Ok(u64::try_from(count.saturating_sub(1)).unwrap_or_default())
+            }
             Some(RedisValue::Nil | RedisValue::Status(_) | RedisValue::Bytes(_)) | None => {
                 Err(StoreError::UnexpectedReply("INCR"))
             }

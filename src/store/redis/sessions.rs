@@ -20,6 +20,9 @@ const LOAD: &[u8] = script!("scripts/load_session.lua");
 const CREATE: &[u8] = script!("scripts/create_session.lua");
 const APPEND: &[u8] = script!("scripts/append_turn.lua");
 const SHARE: &[u8] = script!("scripts/share_sessions.lua");
+const EVICT: &[u8] = script!("scripts/evict_session.lua");
+/// What a reply with a session takes beside the texts in it, in bytes, at most.
+const FRAME: u64 = 256 << 10;
 /// The bytes that Redis takes for a session beside its turns.
 const OVERHEAD: u64 = 1024;
 const DELETE: &[u8] = script!("scripts/delete_session.lua");
@@ -48,11 +51,12 @@ impl<C: RedisCommands> RedisStore<C> {
         }
     }
 
-    /// Counts the bytes of a session, 0 for one that was deleted; gives the sessions that make room.
+    /// Counts the bytes of a session in this state, 0 for one that was deleted; gives the sessions that make room, each with
+    /// its state.
     async fn count(
         &self,
         key: &SessionKey,
-        bytes: u64,
+        (bytes, state): (u64, &str),
         left: i64,
         limit: u64,
     ) -> StoreResult<Vec<RedisValue>> {
@@ -62,7 +66,7 @@ impl<C: RedisCommands> RedisStore<C> {
         let (bytes, left, limit) = (bytes.to_string(), left.to_string(), limit.to_string());
         let mut arguments: Vec<&[u8]> = vec![SHARE, b"4"];
         arguments.extend(keys.iter().map(String::as_bytes));
-        arguments.extend([&owner, &session, &bytes, &left, &limit].map(String::as_bytes));
+        arguments.extend([&*owner, &session, &bytes, &left, &limit, state].map(str::as_bytes));
         self.keep("EVAL", &arguments).await
     }
 }
@@ -71,10 +75,9 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
     async fn session(&self, key: &SessionKey, span: Span<'_>, ttl: Duration) -> StoreResult<Option<Session>> {
         let before = span.before.unwrap_or_default();
         let (turns, bytes) = (span.turns.to_string(), span.bytes.to_string());
-        let mut kept = self
-            .run(LOAD, key, ttl, &[before.as_bytes(), turns.as_bytes(), bytes.as_bytes()])
-            .await?
-            .into_iter();
+        let most = self.reply_limit.saturating_sub(FRAME).to_string();
+        let rest = [before.as_bytes(), turns.as_bytes(), bytes.as_bytes(), most.as_bytes()];
+        let mut kept = self.run(LOAD, key, ttl, &rest).await?.into_iter();
         let (Some(RedisValue::Integer(age)), Some(RedisValue::Integer(skipped))) = (kept.next(), kept.next())
         else {
             return Ok(None);
@@ -110,16 +113,27 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
         let Some(limit) = self.sessions_limit() else { return Ok(()) };
         let session = self.session_key(4, key);
         let name = [session.as_bytes()];
-        let about = [session.as_bytes(), b"bytes", b"head"];
-        let (about, left) = futures::join!(self.keep("HMGET", &about), self.keep("PTTL", &name));
-        let [RedisValue::Bytes(bytes), RedisValue::Bytes(head)] = &*about? else { return Ok(()) };
-        let Some(RedisValue::Integer(left)) = left?.first().cloned() else { return Ok(()) };
+        let about = [session.as_bytes(), b"bytes", b"head", b"next"];
+        let told = [session.as_bytes(), b"told"];
+        let (about, left, told) =
+            futures::join!(self.keep("HMGET", &about), self.keep("PTTL", &name), self.keep("HSTRLEN", &told));
+        let about = about?;
+        let [RedisValue::Bytes(bytes), RedisValue::Bytes(head), RedisValue::Bytes(next)] = &*about else {
+            return Ok(());
+        };
+        let (left, told) = (left?, told?);
+        let ([RedisValue::Integer(left)], [RedisValue::Integer(told)]) = (&*left, &*told) else {
+            return Ok(());
+        };
         let bytes = std::str::from_utf8(bytes).ok().and_then(|bytes| bytes.parse::<u64>().ok());
-        let bytes = bytes.unwrap_or_default() + head.len() as u64 + OVERHEAD;
-        for gone in self.count(key, bytes, left.max(1), limit).await? {
-            let RedisValue::Bytes(gone) = gone else { continue };
-            let name = format!("{}:session:4:{{{}}}", self.prefix, String::from_utf8_lossy(&gone));
-            self.keep("DEL", &[name.as_bytes()]).await?;
+        let beside = head.len() as u64 + u64::try_from(*told).unwrap_or_default() + OVERHEAD;
+        let bytes = bytes.unwrap_or_default().saturating_add(beside);
+        let began = generation(head).map(|began| began.to_string()).unwrap_or_default();
+        let state = format!("{}.{began}", String::from_utf8_lossy(next));
+        for gone in self.count(key, (bytes, &state), (*left).max(1), limit).await?.chunks_exact(2) {
+            let [RedisValue::Bytes(gone), RedisValue::Bytes(state)] = gone else { continue };
+            let name = format!("{}:session:4:{{{}}}", self.prefix, String::from_utf8_lossy(gone));
+            self.keep("EVAL", &[EVICT, b"1", name.as_bytes(), state]).await?;
         }
         Ok(())
     }
@@ -129,7 +143,7 @@ impl<C: RedisCommands> Sessions for RedisStore<C> {
         let reply = self.keep_safe("EVAL", &[DELETE, b"2", key.as_bytes(), old.as_bytes()]).await?;
         if let Some(limit) = self.sessions_limit() {
             // The session is gone whether or not this is noted, and its count ends by itself.
-            let _ = self.count(session, 0, 1, limit).await;
+            let _ = self.count(session, (0, ""), 1, limit).await;
         }
         Ok(matches!(*reply, [RedisValue::Integer(deleted)] if deleted > 0))
     }

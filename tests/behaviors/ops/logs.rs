@@ -58,7 +58,24 @@ async fn neither_content_nor_credentials_are_ever_logged(form: &dyn Form) -> Res
     Ok(())
 }
 
+async fn a_line_is_short_whatever_a_client_sends(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    let method = Method::from_bytes(&b"M".repeat(60_000))?;
+    let (path, long) = (format!("/{}", "p".repeat(5_000)), "i".repeat(5_000));
+    let headers = [("x-request-id", &*long), ("user-agent", &long), ("x-api-key", &long)];
+    // A host that refuses such a request by itself has nothing to log either.
+    drop(gateway.request(method, &path, "", &headers).await);
+    gateway.request(Method::GET, &path, "", &headers).await?;
+    gateway.say("hello").await?;
+    let logs = log_of(gateway.as_ref(), 1).await?;
+    let longest = logs.lines().map(str::len).max().unwrap_or_default();
+    assert!(longest < 2_000, "{longest} bytes");
+    Ok(())
+}
+
 on_every_form! {
     every_chat_is_logged_once_under_the_id_that_its_reply_carries,
     neither_content_nor_credentials_are_ever_logged,
+    a_line_is_short_whatever_a_client_sends,
 }

@@ -242,7 +242,8 @@ async fn a_full_queue_is_said_at_once_in_the_words_of_each_surface(form: &dyn Fo
 
 async fn a_full_queue_makes_room_for_whoever_waits_less(form: &dyn Form) -> Result<()> {
     let hosts = [FakeOllama::start().await?];
-    let gateway = form.start(narrow(&hosts).set("QUEUE_LIMIT", "2")).await?;
+    let setup = narrow(&hosts).set("QUEUE_LIMIT", "2").set("CALLER_HEADER", "x-api-key");
+    let gateway = form.start(setup).await?;
     let gateway = gateway.as_ref();
     // Who was served at the beginning of all time was never served.
     gateway.pass(Duration::from_millis(10)).await;
@@ -277,6 +278,34 @@ async fn a_full_queue_makes_room_for_whoever_waits_less(form: &dyn Form) -> Resu
     assert_eq!(newer.outcome(), (503, "overloaded".to_owned()));
     assert_eq!([first?.status, older.status, cool.status], [200; 3]);
     assert_eq!(asked(&hosts[0]), ["hot 0", "cool", "hot 1"]);
+    Ok(())
+}
+
+async fn a_caller_that_is_made_up_displaces_nobody_from_a_full_queue(form: &dyn Form) -> Result<()> {
+    let hosts = [FakeOllama::start().await?];
+    let gateway = form.start(narrow(&hosts).set("QUEUE_LIMIT", "2")).await?;
+    let gateway = gateway.as_ref();
+    let gate = Gate::default();
+    hosts[0].chats(Scripted::saying("done")?.behind(&gate));
+    let first = ask_as(gateway, "honest", "one");
+    let others = async {
+        hosts[0].wait_for_requests(CHAT, 1, PATIENCE).await?;
+        let waiting = join_all(["two", "three"].map(|message| ask_as(gateway, "honest", message)));
+        let made_up = async {
+            until_waiting(gateway, 2).await?;
+            for number in 0..5 {
+                let reply = ask_as(gateway, &format!("made up {number}"), "me first").await?;
+                assert_eq!(reply.outcome(), (503, "overloaded".to_owned()), "{number}");
+            }
+            gate.open(3);
+            anyhow::Ok(())
+        };
+        let (waiting, made_up) = futures::join!(waiting, made_up);
+        made_up?;
+        waiting.into_iter().collect::<Result<Vec<_>>>()
+    };
+    let (first, others) = futures::join!(first, others);
+    assert!(others?.iter().chain([&first?]).all(|reply| reply.status == 200));
     Ok(())
 }
 
@@ -318,5 +347,6 @@ on_every_form! {
     a_hot_caller_does_not_starve_another,
     a_full_queue_is_said_at_once_in_the_words_of_each_surface,
     a_full_queue_makes_room_for_whoever_waits_less,
+    a_caller_that_is_made_up_displaces_nobody_from_a_full_queue,
     a_wait_that_is_too_long_ends_in_the_words_of_each_surface,
 }

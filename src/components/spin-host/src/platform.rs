@@ -63,10 +63,12 @@ impl SpinPlatform {
         let address = redis.and_then(|redis| redis.urls.first().cloned());
         let timeouts = redis.map_or_else(StoreTimeouts::default, |redis| redis.limits);
         let replicas = redis.map_or(0, |redis| redis.wait_replicas);
-        let commands = Guard::new(SpinRedis::new(address), started);
+        let reply_limit = redis.map_or(0, |redis| redis.reply_limit);
+        let commands = Guard::new(SpinRedis::new(address, reply_limit), started);
         let store = RedisStore::new(commands.clone(), &config.store.redis_prefix, timeouts)
             .with_replicas(replicas)
-            .with_cache_limit(redis.and_then(|redis| redis.cache_limit));
+            .with_cache_limit(redis.and_then(|redis| redis.cache_limit))
+            .with_reply_limit(reply_limit);
         let metrics = RedisMetrics::new(commands, &config.store.redis_prefix, timeouts.keep);
         Ok(Service::new(config, Self { started }, store, metrics))
     }

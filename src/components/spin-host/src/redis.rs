@@ -3,6 +3,9 @@
 //! Spin sets no limits and never reconnects, so every exchange is raced with a timer. Commands of several requests
 //! share the connection, which pipelines them; a request that finds none opens one. What its limit cut short goes on
 //! as a task of that request: no other request waits for it.
+//!
+//! Spin collects a reply before it hands it over, however long that is. Here a reply that is longer than anything that
+//! Paddock stores is not used.
 
 use std::{
     cell::RefCell,
@@ -31,6 +34,8 @@ pub(crate) struct SpinRedis(Rc<SpinRedisState>);
 
 struct SpinRedisState {
     address: Option<String>,
+    /// The longest reply that is used, in bytes.
+    reply_limit: u64,
     connection: RefCell<Option<Rc<Connection>>>,
     /// Connections on which nobody waits now for replicas, which would hold up what others send.
     waiting: RefCell<Vec<Rc<Connection>>>,
@@ -40,8 +45,13 @@ type Opening = Pin<Box<dyn Future<Output = Result<Connection, Error>>>>;
 
 impl SpinRedis {
     /// No address means no Redis: every command says so.
-    pub(crate) fn new(address: Option<String>) -> Self {
-        Self(Rc::new(SpinRedisState { address, connection: RefCell::default(), waiting: RefCell::default() }))
+    pub(crate) fn new(address: Option<String>, reply_limit: u64) -> Self {
+        Self(Rc::new(SpinRedisState {
+            address,
+            reply_limit,
+            connection: RefCell::default(),
+            waiting: RefCell::default(),
+        }))
     }
 
     fn opening(&self) -> StoreResult<Opening> {
@@ -83,7 +93,7 @@ impl SpinRedis {
     async fn exchange(
         &self,
         connection: &Rc<Connection>,
-        command: &str,
+        command: &'static str,
         arguments: &[&[u8]],
         limit: Duration,
     ) -> Option<StoreResult<Vec<RedisValue>>> {
@@ -92,7 +102,12 @@ impl SpinRedis {
         if matches!(reply, Err(StoreError::Unavailable(_))) {
             self.forget(connection);
         }
-        Some(reply.map(|values| values.into_iter().map(value).collect()))
+        Some(reply.and_then(|values| {
+            if values.iter().map(size).sum::<u64>() > self.0.reply_limit {
+                return Err(StoreError::UnexpectedReply(command));
+            }
+            Ok(values.into_iter().map(value).collect())
+        }))
     }
 }
 
@@ -205,6 +220,15 @@ fn fault(error: Error) -> StoreError {
         Error::TooManyConnections => StoreError::Unavailable("too many connections".to_owned()),
         Error::TypeError => StoreError::Refused("the reply has another type".to_owned()),
         Error::Other(text) => error_text(text),
+    }
+}
+
+/// The bytes of a value.
+fn size(result: &RedisResult) -> u64 {
+    match result {
+        RedisResult::Nil | RedisResult::Int64(_) => 0,
+        RedisResult::Status(text) => text.len() as u64,
+        RedisResult::Binary(bytes) => bytes.len() as u64,
     }
 }
 

@@ -13,12 +13,13 @@
 --   9 how long it is remembered who was served, in ms
 --   10 how many decisions are kept
 --   11 how long decisions are kept, in ms
---   12 and on: for each place its host, its limit, and its marks: 'c' for cold, 't' for a trial
+--   12 of how many it is remembered who was served, at most
+--   13 and on: for each place its host, its limit, and its marks: 'c' for cold, 't' for a trial
 -- Replies: the number of the place, from 1, or 0 when none has room; the time in ms as text.
 
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
 local taken = redis.call('ZRANGE', KEYS[1], 0, -1)
-local first, place = 12, 0
+local first, place = 13, 0
 for i = first, #ARGV, 3 do
   local host = ARGV[i] .. '\31'
   local lane = host .. ARGV[2] .. '\31'
@@ -43,6 +44,13 @@ end
 local caller = ARGV[2] .. '\31' .. ARGV[3]
 redis.call('ZREMRANGEBYSCORE', KEYS[3], '-inf', now - ARGV[9])
 redis.call('ZADD', KEYS[3], now, caller, now, caller .. '\31' .. ARGV[4])
+if redis.call('ZCARD', KEYS[3]) > tonumber(ARGV[12]) then
+  -- The older half is remembered as one, '', which stands for all that are unknown: whoever is made up has no precedence.
+  local last = -math.floor(ARGV[12] / 2) - 1
+  local others = redis.call('ZRANGE', KEYS[3], last, last, 'WITHSCORES')[2]
+  redis.call('ZREMRANGEBYRANK', KEYS[3], 0, last)
+  redis.call('ZADD', KEYS[3], others, '')
+end
 redis.call('PEXPIRE', KEYS[3], ARGV[9])
 if redis.call('HINCRBY', KEYS[4], ARGV[5] .. time[1], 1) == 1 then
   for _, second in ipairs(redis.call('HKEYS', KEYS[4])) do

@@ -15,13 +15,15 @@ for _, value in ipairs(stats) do reply[#reply + 1] = value end
 local leases = redis.call('ZRANGEBYSCORE', KEYS[2], '(' .. now, '+inf')
 reply[#reply + 1] = #leases
 for _, value in ipairs(leases) do reply[#reply + 1] = value end
+local others = redis.call('ZSCORE', KEYS[4], '') or '0'
+local function served(flow) return redis.call('ZSCORE', KEYS[4], flow) or others end
 local tickets = redis.call('ZRANGEBYSCORE', KEYS[3], '(' .. now, '+inf')
 reply[#reply + 1] = #tickets
 for _, ticket in ipairs(tickets) do
   local lane, caller, session = string.match(ticket, '^[^\31]*\31([^\31]*)\31[^\31]*\31([^\31]*)\31([^\31]*)')
   reply[#reply + 1] = ticket
-  reply[#reply + 1] = lane and redis.call('ZSCORE', KEYS[4], lane .. '\31' .. caller) or '0'
-  reply[#reply + 1] = lane and redis.call('ZSCORE', KEYS[4], lane .. '\31' .. caller .. '\31' .. session) or '0'
+  reply[#reply + 1] = lane and served(lane .. '\31' .. caller) or '0'
+  reply[#reply + 1] = lane and served(lane .. '\31' .. caller .. '\31' .. session) or '0'
 end
 local requests, retries = 0, 0
 local counts = redis.call('HGETALL', KEYS[5])
