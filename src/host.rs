@@ -103,11 +103,11 @@ impl<P: Platform> Service<P> {
         &self.0.fleet
     }
 
-    /// The account of the bytes that a request of `caller` holds. A caller has a share of the budget where callers are
-    /// verified.
+    /// The account of the bytes that a request of `caller` holds. Callers have the shares that they have of every pool; where
+    /// nobody is verified there is but one, and nothing to share.
     pub(crate) fn account(&self, caller: &CallerId) -> HeldBytes {
-        let is_verified = self.config().access.verifies_callers();
-        self.0.memory_budget.account(Some(caller).filter(|_| is_verified))
+        let has_shares = self.config().access.verifies_callers();
+        self.0.memory_budget.account(has_shares.then(|| caller.owner()))
     }
 
     /// How many bytes of request bodies the process may hold, and how many it holds.

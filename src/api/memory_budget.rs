@@ -6,7 +6,7 @@
 use std::{collections::HashMap, fmt, sync::Arc, time::Duration};
 
 use super::{
-    auth::CallerId,
+    auth::Owner,
     error::{Error, Overload},
 };
 use crate::platform::Locked;
@@ -33,7 +33,7 @@ struct Pool {
 #[derive(Debug, Default)]
 struct Held {
     total: usize,
-    by_caller: HashMap<CallerId, usize>,
+    by_owner: HashMap<Owner, usize>,
 }
 
 impl MemoryBudget {
@@ -43,10 +43,10 @@ impl MemoryBudget {
         Self(Arc::new(Pool { limit, held: Locked::default() }))
     }
 
-    /// The account of one request, which holds nothing yet. `caller` is whose share it uses; `None` where nobody has
-    /// verified who calls, because a made-up caller must not have a share.
-    pub(crate) fn account(&self, caller: Option<&CallerId>) -> HeldBytes {
-        HeldBytes(Some(Account { pool: Arc::clone(&self.0), caller: caller.cloned(), counted: 0 }))
+    /// The account of one request, which holds nothing yet. `owner` is whose share it uses; `None` where there is nobody to
+    /// share with.
+    pub(crate) fn account(&self, owner: Option<Owner>) -> HeldBytes {
+        HeldBytes(Some(Account { pool: Arc::clone(&self.0), owner, counted: 0 }))
     }
 
     /// How many bytes may be held.
@@ -81,29 +81,29 @@ impl Pool {
     }
 
     /// Counts `more` bytes, if they fit.
-    fn take(&self, caller: Option<&CallerId>, more: usize) -> bool {
+    fn take(&self, owner: Option<Owner>, more: usize) -> bool {
         let mut held = self.held.lock();
-        let of_caller = caller.map(|caller| held.by_caller.get(caller).copied().unwrap_or(0));
+        let of_caller = owner.map(|owner| held.by_owner.get(&owner).copied().unwrap_or(0));
         if !fits(self.limit, held.total, of_caller, more) {
             return false;
         }
         held.total += more;
-        if let Some(caller) = caller {
-            *held.by_caller.entry(caller.clone()).or_default() += more;
+        if let Some(owner) = owner {
+            *held.by_owner.entry(owner).or_default() += more;
         }
         true
     }
 
-    fn give_back(&self, caller: Option<&CallerId>, bytes: usize) {
+    fn give_back(&self, owner: Option<Owner>, bytes: usize) {
         let mut held = self.held.lock();
         held.total = held.total.saturating_sub(bytes);
-        let Some(caller) = caller else { return };
-        let left = held.by_caller.get_mut(caller).map(|of_caller| {
+        let Some(owner) = owner else { return };
+        let left = held.by_owner.get_mut(&owner).map(|of_caller| {
             *of_caller = of_caller.saturating_sub(bytes);
             *of_caller
         });
         if left == Some(0) {
-            held.by_caller.remove(caller);
+            held.by_owner.remove(&owner);
         }
     }
 }
@@ -114,7 +114,7 @@ pub(crate) struct HeldBytes(Option<Account>);
 
 struct Account {
     pool: Arc<Pool>,
-    caller: Option<CallerId>,
+    owner: Option<Owner>,
     counted: usize,
 }
 
@@ -128,14 +128,14 @@ impl HeldBytes {
         if bytes <= UNCOUNTED.max(account.counted) {
             return Ok(());
         }
-        let most = account.pool.most(account.caller.is_some());
+        let most = account.pool.most(account.owner.is_some());
         if bytes > most {
             return Err(Error::BodyTooLarge { limit: most as u64, setting: SETTING });
         }
         // A small budget may have room for the bytes, and none for a whole step.
         let exactly = bytes - account.counted;
         for more in [exactly.next_multiple_of(STEP), exactly] {
-            if account.pool.take(account.caller.as_ref(), more) {
+            if account.pool.take(account.owner, more) {
                 account.counted += more;
                 return Ok(());
             }
@@ -160,7 +160,7 @@ impl HeldBytes {
 impl Account {
     fn give_back(&mut self, bytes: usize) {
         if bytes > 0 {
-            self.pool.give_back(self.caller.as_ref(), bytes);
+            self.pool.give_back(self.owner, bytes);
             self.counted -= bytes;
         }
     }
@@ -181,6 +181,7 @@ impl fmt::Debug for HeldBytes {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::api::auth::CallerId;
 
     const MIB: usize = 1 << 20;
 
@@ -213,21 +214,20 @@ mod tests {
     #[test]
     fn one_caller_leaves_room_for_another_however_much_it_sends() {
         let budget = MemoryBudget::new(8 * MIB as u64);
-        let honest = CallerId::of(&http::HeaderMap::new(), None, None).unwrap();
-        let greedy = {
-            let headers = [(http::header::AUTHORIZATION, http::HeaderValue::from_static("Bearer k"))];
-            CallerId::of(&headers.into_iter().collect(), None, None).unwrap()
-        };
-        let mut bodies: Vec<_> = (0..8).map(|_| budget.account(Some(&greedy))).collect();
+        let headers = [(http::header::AUTHORIZATION, http::HeaderValue::from_static("Bearer made-up"))];
+        let unnamed = CallerId::of(&headers.into_iter().collect(), None, None).unwrap().owner();
+        assert_eq!(unnamed, CallerId::public().owner(), "whom nobody verified has no share of its own");
+        let greedy = CallerId::of_key(b"k").owner();
+        let mut bodies: Vec<_> = (0..8).map(|_| budget.account(Some(greedy))).collect();
         let taken = bodies.iter_mut().filter_map(|body| body.grow_to(MIB).ok()).count();
         assert_eq!(taken, 4);
-        let mut other = budget.account(Some(&honest));
+        let mut other = budget.account(Some(unnamed));
         other.grow_to(2 * MIB).unwrap();
         assert!(refused(&other.grow_to(3 * MIB)));
         drop(bodies);
         other.grow_to(4 * MIB).unwrap();
         drop(other);
-        assert_eq!(budget.0.held.lock().by_caller.len(), 0);
+        assert_eq!(budget.0.held.lock().by_owner.len(), 0);
     }
 
     #[test]
