@@ -229,7 +229,15 @@ impl<'a> Lookup<'a> {
             let asked =
                 Some(Asked { question: question.fingerprint(pace).await?, epochs: prefetched.epochs });
             let (ttl, policy) = (config.cache.idempotency_ttl, CachePolicy::Answer { max_age: None });
-            return Some(CachePlan { key: repetition, asked, ttl, owner, policy, is_shared: true });
+            return Some(CachePlan {
+                key: repetition,
+                asked,
+                ttl,
+                owner,
+                policy,
+                unfit: None,
+                is_shared: true,
+            });
         }
         let is_shared = match self.policy {
             CachePolicy::None => return None,
@@ -242,7 +250,8 @@ impl<'a> Lookup<'a> {
             Some((guessed, key)) if guessed == context => key,
             Some(_) | None => question.key(&context, asked, pace).await?,
         };
-        Some(CachePlan { key, asked: None, ttl: config.cache.ttl, owner, policy: self.policy, is_shared })
+        let (ttl, policy) = (config.cache.ttl, self.policy);
+        Some(CachePlan { key, asked: None, ttl, owner, policy, unfit: None, is_shared })
     }
 
     /// The turn to store; `None` if the session has it already.
@@ -275,7 +284,7 @@ impl<'a> Lookup<'a> {
         mut flight: Box<Flight>,
     ) -> Result<Outcome, Error> {
         let Prefetched { fleet, guessed, .. } = prefetched;
-        if let Some(cache_plan) = flight.cache_plan {
+        if let Some(mut cache_plan) = flight.cache_plan {
             let guessed = guessed.filter(|(key, _)| *key == cache_plan.key).map(|(_, stored)| stored);
             let found = match guessed {
                 None if self.control.only_if_cached && cache_plan.is_shared => {
@@ -294,6 +303,8 @@ impl<'a> Lookup<'a> {
                 {
                     return flight.answer_from_cache(service, notes, replayed, stored.age).await;
                 }
+                cache_plan.unfit = Some(stored.age);
+                flight.cache_plan = Some(cache_plan);
             }
         }
         if self.control.only_if_cached {

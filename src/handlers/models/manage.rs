@@ -93,11 +93,16 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
         };
         with_backend(backend, change)
     });
-    let outcomes = join_all(changes).await;
-    if may_have_changed(&outcomes) {
+    let changes = pin!(join_all(changes));
+    let outcomes = race! {
+        outcomes = changes => Some(outcomes),
+        () = service.shutdown().begun() => None,
+    };
+    // A host may go on with what is given up.
+    if outcomes.as_ref().is_none_or(|outcomes| may_have_changed(outcomes)) {
         forget_answers(service, &request.store, model).await;
     }
-    combined(outcomes)?;
+    combined(outcomes.ok_or(Error::ShuttingDown)?)?;
     let response = match operation {
         Operation::Pull | Operation::Create => reply::complete(StatusCode::OK, "application/json", SUCCESS),
         Operation::Copy | Operation::Delete => reply::typed(StatusCode::OK, None, Bytes::new()),
