@@ -270,7 +270,7 @@ impl TimeoutConfig {
 }
 
 impl AccessConfig {
-    /// Whether a caller is who it says it is: it has shown a key, or a proxy has named it.
+    /// Whether callers can be verified: they show keys, or a proxy names them. Which caller is, its `CallerId` knows.
     pub(crate) fn verifies_callers(&self) -> bool {
         !self.api_keys.is_open() || self.caller_header.is_some()
     }

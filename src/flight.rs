@@ -26,7 +26,7 @@ use crate::{
         memory_budget::HeldBytes,
         reply::{self, Inlet},
     },
-    cache::{Asked, CacheKey, CachePolicy, CacheStatus, Delivery, Stored},
+    cache::{Asked, CacheKey, CachePolicy, CacheStatus, Delivery, Repetition, Stored},
     fleet::broken,
     host::{Platform, Service},
     platform::Background,
@@ -84,6 +84,9 @@ pub(crate) struct CachePlan {
     /// Whose share the answer uses.
     pub(crate) owner: Owner,
     pub(crate) policy: CachePolicy,
+    /// The age of a stored answer that was found and does not serve this request, because it is forgotten or cannot be
+    /// converted. Only a younger one counts then, so that the lead of the flight can be had.
+    pub(crate) unfit: Option<Duration>,
     /// Whether a stored answer may serve this request, and other requests may join its flight.
     pub(crate) is_shared: bool,
 }
@@ -99,6 +102,18 @@ impl CachePlan {
     /// What a repetition asks, its delivery included.
     fn repeated(&self, upstream_request: &UpstreamRequest) -> Option<(CacheKey, Delivery)> {
         Some((self.asked?.question, Delivery::of(upstream_request.streams_to_client())))
+    }
+
+    /// The greatest age of a stored answer that may serve; `None` for any age.
+    fn max_age(&self) -> Option<Duration> {
+        let younger = self.unfit.map(|age| age.saturating_sub(Duration::from_millis(1)));
+        self.policy.max_age().into_iter().chain(younger).min()
+    }
+
+    /// Whether a stored answer may serve.
+    fn takes(&self, stored: &Stored) -> bool {
+        let repetition = self.asked.map(|asked| stored.entry.repetition(asked));
+        self.policy.takes(stored.age) && repetition.is_none_or(|repetition| repetition == Repetition::Same)
     }
 
     /// How many times `CACHE_MAX_ENTRY` the answer may have.

@@ -23,6 +23,7 @@ use crate::{
     },
     process::{FlightTable, Orphans, Shutdown},
     store::Store,
+    wire::pace::{Pace, STEP, at_once},
 };
 
 /// A body beyond this length occupies a thread while it is read, for some milliseconds.
@@ -102,11 +103,11 @@ impl<P: Platform> Service<P> {
         &self.0.fleet
     }
 
-    /// The account of the bytes that a request of `caller` holds. A caller has a share of the budget where callers are
-    /// verified.
+    /// The account of the bytes that a request of `caller` holds. Callers have the shares that they have of every pool; where
+    /// nobody is verified there is but one, and nothing to share.
     pub(crate) fn account(&self, caller: &CallerId) -> HeldBytes {
-        let is_verified = self.config().access.verifies_callers();
-        self.0.memory_budget.account(Some(caller).filter(|_| is_verified))
+        let has_shares = self.config().access.verifies_callers();
+        self.0.memory_budget.account(has_shares.then(|| caller.owner()))
     }
 
     /// The account of bytes that are held for no caller in particular.
@@ -119,9 +120,17 @@ impl<P: Platform> Service<P> {
         &self.0.memory_budget
     }
 
-    /// Runs work on a body of `bytes`, on a thread that it may occupy where the body is large.
-    pub(crate) fn compute<T>(&self, bytes: usize, work: impl FnOnce() -> T) -> T {
-        if bytes > LARGE_BODY { self.0.platform.compute(work) } else { work() }
+    /// Does work on `bytes` of a request: at once where they are few, on a thread that it may occupy where there are such
+    /// threads and the bytes are many, else in steps.
+    pub(crate) async fn compute<F: Future>(&self, bytes: usize, work: impl FnOnce(Pace) -> F) -> F::Output {
+        if bytes <= STEP {
+            at_once(work(Pace::unbroken()))
+        } else if P::COMPUTES_APART && bytes > LARGE_BODY {
+            self.0.platform.compute(|| at_once(work(Pace::unbroken())))
+        } else {
+            // Only long work is on the heap, so that short work makes no future larger.
+            Box::pin(work(Pace::in_steps())).await
+        }
     }
 
     /// Gives up every answer that is still open, for good: its client gets the error `shutting_down`, as the last event of a
@@ -191,6 +200,8 @@ impl<P: Platform> Entropy for Service<P> {
 }
 
 impl<P: Platform> Background for Service<P> {
+    const COMPUTES_APART: bool = P::COMPUTES_APART;
+
     fn spawn_boxed(&self, task: Task) {
         self.0.platform.spawn_boxed(task);
     }

@@ -8,6 +8,8 @@ pub mod members;
 pub(crate) mod multipart;
 pub(crate) mod ollama;
 pub(crate) mod options;
+pub(crate) mod pace;
+pub(crate) mod parts;
 pub(crate) mod protocol;
 pub(crate) mod repetition;
 pub(crate) mod request;

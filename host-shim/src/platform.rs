@@ -81,6 +81,8 @@ impl Entropy for NativePlatform {
 }
 
 impl Background for NativePlatform {
+    const COMPUTES_APART: bool = true;
+
     fn spawn_boxed(&self, task: Task) {
         self.tasks.spawn(task);
     }

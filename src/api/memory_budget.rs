@@ -18,7 +18,7 @@ pub(crate) use holder::Reclaim;
 use holder::UploadEnd;
 
 use super::{
-    auth::CallerId,
+    auth::Owner,
     error::{Error, Overload},
 };
 use crate::platform::Locked;
@@ -47,7 +47,7 @@ struct Pool {
 #[derive(Debug, Default)]
 struct Held {
     total: usize,
-    by_caller: HashMap<CallerId, usize>,
+    by_owner: HashMap<Owner, usize>,
     /// Those who can give their bytes back before they are done with them.
     holders: HashMap<u64, Holder>,
     holders_so_far: u64,
@@ -57,7 +57,7 @@ struct Held {
 #[derive(Debug)]
 struct Holder {
     bytes: usize,
-    caller: Option<CallerId>,
+    owner: Option<Owner>,
     /// When it last came on; zero for one that can always make room.
     progressed: Duration,
     reclaim: Weak<dyn Reclaim>,
@@ -70,11 +70,10 @@ impl MemoryBudget {
         Self(Arc::new(Pool { limit, held: Locked::default() }))
     }
 
-    /// The account of one request, which holds nothing yet. `caller` is whose share it uses; `None` where nobody has
-    /// verified who calls, because a made-up caller must not have a share.
-    pub(crate) fn account(&self, caller: Option<&CallerId>) -> HeldBytes {
-        let (pool, caller) = (Arc::clone(&self.0), caller.cloned());
-        HeldBytes(Some(Account { pool, caller, counted: 0, number: None, upload: None }))
+    /// The account of one request, which holds nothing yet. `owner` is whose share it uses; `None` where there is nobody to
+    /// share with.
+    pub(crate) fn account(&self, owner: Option<Owner>) -> HeldBytes {
+        HeldBytes(Some(Account { pool: Arc::clone(&self.0), owner, counted: 0, number: None, upload: None }))
     }
 
     /// How many bytes may be held.
@@ -113,22 +112,22 @@ impl Pool {
     }
 
     /// Counts `more` bytes, if they fit.
-    fn take(&self, caller: Option<&CallerId>, more: usize) -> bool {
+    fn take(&self, owner: Option<Owner>, more: usize) -> bool {
         let mut held = self.held.lock();
-        let of_caller = caller.map(|caller| held.by_caller.get(caller).copied().unwrap_or(0));
+        let of_caller = owner.map(|owner| held.by_owner.get(&owner).copied().unwrap_or(0));
         if !fits(self.limit, held.total, of_caller, more) {
             return false;
         }
         held.total += more;
-        if let Some(caller) = caller {
-            *held.by_caller.entry(caller.clone()).or_default() += more;
+        if let Some(owner) = owner {
+            *held.by_owner.entry(owner).or_default() += more;
         }
         true
     }
 
     /// Reclaims what has stalled, what stalled first before the rest, until it is enough for `more` bytes. Where the caller's
     /// share alone is full, only its own makes room. Some give their bytes back only when their tasks notice.
-    fn make_room(&self, caller: Option<&CallerId>, more: usize, now: Duration) {
+    fn make_room(&self, owner: Option<Owner>, more: usize, now: Duration) {
         let mut held = self.held.lock();
         let missing = held.total.saturating_add(more).saturating_sub(self.limit);
         let is_full = missing > 0;
@@ -136,7 +135,7 @@ impl Pool {
         let mut stalled: Vec<_> = held
             .holders
             .iter()
-            .filter(|(_, holder)| is_full || holder.caller.as_ref() == caller)
+            .filter(|(_, holder)| is_full || holder.owner == owner)
             .filter(|(_, holder)| now.saturating_sub(holder.progressed) >= STALLED_AFTER)
             .map(|(number, holder)| (holder.progressed, *number))
             .collect();
@@ -156,16 +155,16 @@ impl Pool {
         reclaimed.iter().filter_map(Weak::upgrade).for_each(|holder| holder.reclaim());
     }
 
-    fn give_back(&self, caller: Option<&CallerId>, bytes: usize) {
+    fn give_back(&self, owner: Option<Owner>, bytes: usize) {
         let mut held = self.held.lock();
         held.total = held.total.saturating_sub(bytes);
-        let Some(caller) = caller else { return };
-        let left = held.by_caller.get_mut(caller).map(|of_caller| {
+        let Some(owner) = owner else { return };
+        let left = held.by_owner.get_mut(&owner).map(|of_caller| {
             *of_caller = of_caller.saturating_sub(bytes);
             *of_caller
         });
         if left == Some(0) {
-            held.by_caller.remove(caller);
+            held.by_owner.remove(&owner);
         }
     }
 }
@@ -176,7 +175,7 @@ pub(crate) struct HeldBytes(Option<Account>);
 
 struct Account {
     pool: Arc<Pool>,
-    caller: Option<CallerId>,
+    owner: Option<Owner>,
     counted: usize,
     /// Its number among those who can give bytes back.
     number: Option<u64>,
@@ -230,7 +229,7 @@ impl HeldBytes {
             // What it holds itself is given back with the refusal.
             account.leave();
             let more = bytes.max(expected).saturating_sub(account.counted);
-            account.pool.make_room(account.caller.as_ref(), more, now);
+            account.pool.make_room(account.owner, more, now);
         }
         result
     }
@@ -300,14 +299,14 @@ impl HeldBytes {
         if bytes <= UNCOUNTED.max(account.counted) {
             return Ok(());
         }
-        let most = account.pool.most(account.caller.is_some());
+        let most = account.pool.most(account.owner.is_some());
         if bytes > most {
             return Err(Error::BodyTooLarge { limit: most as u64, setting: SETTING });
         }
         // A small budget may have room for the bytes, and none for a whole step.
         let exactly = bytes - account.counted;
         for more in [exactly.next_multiple_of(STEP), exactly] {
-            if account.pool.take(account.caller.as_ref(), more) {
+            if account.pool.take(account.owner, more) {
                 account.counted += more;
                 return Ok(());
             }
@@ -337,8 +336,8 @@ impl Account {
         } else if self.counted > 0 {
             held.holders_so_far += 1;
             let number = held.holders_so_far;
-            let (caller, reclaim) = (self.caller.clone(), Weak::clone(reclaim));
-            held.holders.insert(number, Holder { bytes: self.counted, caller, progressed: now, reclaim });
+            let (owner, reclaim) = (self.owner, Weak::clone(reclaim));
+            held.holders.insert(number, Holder { bytes: self.counted, owner, progressed: now, reclaim });
             self.number = Some(number);
         }
     }
@@ -352,7 +351,7 @@ impl Account {
 
     fn give_back(&mut self, bytes: usize) {
         if bytes > 0 {
-            self.pool.give_back(self.caller.as_ref(), bytes);
+            self.pool.give_back(self.owner, bytes);
             self.counted -= bytes;
         }
     }

@@ -12,7 +12,11 @@ use super::form::Delivery;
 use crate::{
     api::auth::CallerId,
     fleet::ModelName,
-    wire::members::{Members, Token, folded, tokens},
+    wire::{
+        members::{Members, folded},
+        pace::{Pace, at_once, first_step, pause},
+        parts::{Part, Parts},
+    },
 };
 
 /// What follows a string or a literal; it is in no UTF-8.
@@ -124,29 +128,47 @@ impl CacheKey {
     /// SHA-256 over a canonical encoding: a version, then each field in a fixed order, each string after its length as
     /// 64 bits and each list after its count, so that two different questions never have the same encoding.
     pub fn of_chat(context: &KeyContext<'_>, question: &Chat<'_>) -> Self {
+        at_once(Self::of_chat_in_steps(context, question, &mut Pace::unbroken()))
+    }
+
+    /// As [`CacheKey::of_chat`].
+    pub(crate) async fn of_chat_in_steps(
+        context: &KeyContext<'_>,
+        question: &Chat<'_>,
+        pace: &mut Pace,
+    ) -> Self {
         let Chat { model, messages, format, options, think, tools } = question;
         let mut encoding = Encoding::of(context);
         encoding.string(model);
         encoding.count(messages.len());
         for message in *messages {
-            encoding.string(message);
+            encoding.long_string(message, pace).await;
         }
         for value in [format, options, think, tools] {
-            encoding.value(value.unwrap_or(RawValue::NULL));
+            encoding.value(value.unwrap_or(RawValue::NULL), pace).await;
         }
         Self(encoding.0.finalize().into())
     }
 
-    /// The key of a relayed request: every member counts except a `stream` that Ollama can read. The order of the members does not count, but that
-    /// of the members within them does: Ollama renders a prompt from tools and calls, and a grammar from a schema, in the
-    /// order in which they came (`api.ToolPropertiesMap`, `api.ToolCallFunctionArguments`).
+    /// The key of a relayed request: every member counts except a `stream` that Ollama can read. The order of the members
+    /// does not count, but that of the members within them does: Ollama renders a prompt from tools and calls, and a grammar
+    /// from a schema, in the order in which they came (`api.ToolPropertiesMap`, `api.ToolCallFunctionArguments`).
     pub fn of_request(context: &KeyContext<'_>, request: &Members<'_>) -> Self {
+        at_once(Self::of_request_in_steps(context, request, &mut Pace::unbroken()))
+    }
+
+    /// As [`CacheKey::of_request`].
+    pub(crate) async fn of_request_in_steps(
+        context: &KeyContext<'_>,
+        request: &Members<'_>,
+        pace: &mut Pace,
+    ) -> Self {
         let mut encoding = Encoding::of(context);
         let list = sorted(request);
         encoding.count(list.len());
         for (_, name, value) in list {
-            encoding.string(name);
-            encoding.value(value);
+            encoding.long_string(name, pace).await;
+            encoding.value(value, pace).await;
         }
         Self(encoding.0.finalize().into())
     }
@@ -234,18 +256,37 @@ impl Encoding {
         self.0.update(string);
     }
 
-    /// Encodes a value token by token, so that space does not count and depth costs nothing. A token begins with a letter for
-    /// its kind and ends in itself, so that no two values have the same encoding.
-    fn value(&mut self, value: &RawValue) {
-        for token in tokens(value) {
-            let (letter, end): (&[u8], &[u8]) = match token {
-                Token::Bracket(_) => (b"", b""),
-                Token::String(_) => (b"s", &END),
-                Token::Literal(_) => (b"d", &END),
-            };
-            self.0.update(letter);
-            token.text(|piece| self.0.update(piece));
-            self.0.update(end);
+    /// As [`Encoding::string`], for text of any length.
+    async fn long_string(&mut self, string: &str, pace: &mut Pace) {
+        self.count(string.len());
+        let mut rest = string;
+        while !rest.is_empty() {
+            let (step, after) = first_step(rest);
+            pace.count(step.len()).await;
+            self.0.update(step);
+            rest = after;
+        }
+    }
+
+    /// Encodes a value part by part, so that space does not count and depth costs nothing. A string or a literal begins with
+    /// a letter for its kind and ends in what is in no text, so that no two values have the same encoding.
+    async fn value(&mut self, value: &RawValue, pace: &mut Pace) {
+        let mut parts = Parts::of(value.get());
+        let mut left = parts.left();
+        while let Some(part) = parts.next() {
+            if pace.is_due(left - parts.left()) {
+                pause().await;
+            }
+            left = parts.left();
+            match part {
+                Part::Bracket(bracket) => self.0.update([bracket]),
+                Part::String => self.0.update(b"s"),
+                Part::Literal => self.0.update(b"d"),
+                Part::Text(text) => self.0.update(text),
+                Part::Letter(letter) => self.0.update(letter.encode_utf8(&mut [0; 4])),
+                Part::End => self.0.update(END),
+                Part::Space => {}
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use std::{pin::pin, time::Duration};
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode};
 
-use super::{failure, replay::replay};
+use super::{CachePlan, failure, replay::replay};
 use crate::{
     api::{
         endpoint::framing,
@@ -48,8 +48,8 @@ pub(super) struct Follower<'a, P: Platform> {
     pub(super) upstream_request: &'a UpstreamRequest,
     pub(super) broadcast: &'a Broadcast,
     pub(super) flight: FlightKey,
-    /// The key under which the answer is kept; a later flight for the same answer has another key of its own.
-    pub(super) answer: FlightKey,
+    /// How the answer is kept; a later flight for the same answer has another key of its own.
+    pub(super) cache_plan: CachePlan,
     /// The name of the leader.
     pub(super) leader: &'a str,
     /// The name of this follower.
@@ -178,9 +178,14 @@ impl<P: Platform> Follower<'_, P> {
 
     /// Takes the answer from the cache, where the leader has stored it.
     async fn land(&self) -> FollowEnd {
-        let Ok(Some(stored)) = self.service.store().answers().answer(&self.answer).await else {
+        let answer = self.cache_plan.flight_key(self.upstream_request);
+        let Ok(Some(stored)) = self.service.store().answers().answer(&answer).await else {
             return FollowEnd::Vanished;
         };
+        // Where the leader could not store its answer, the one of before is still there.
+        if !self.cache_plan.takes(&stored) {
+            return FollowEnd::Vanished;
+        }
         match replay(self.upstream_request, &stored.entry) {
             Some(replayed) => tell(self.broadcast, Head::Found(replayed, stored.age)),
             None => FollowEnd::Vanished,

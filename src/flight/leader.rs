@@ -150,7 +150,7 @@ impl<'a, P: Platform> Leader<'a, P> {
             upstream_request: self.upstream_request,
             broadcast: &self.broadcast,
             flight,
-            answer: cache_plan.flight_key(self.upstream_request),
+            cache_plan,
             leader,
             name: follower,
         };
@@ -174,7 +174,7 @@ impl<'a, P: Platform> Leader<'a, P> {
         let leader =
             [random_id(self.service), asked.as_ref().map(|asked| asked.join(":")).unwrap_or_default()];
         let leader = leader.join(":");
-        let (service, store, max_age) = (self.service, &self.request.store, cache_plan.policy.max_age());
+        let (service, store, max_age) = (self.service, &self.request.store, cache_plan.max_age());
         let found = {
             let looking = pin!(store.ask_answer_or_lead(service, &flight, &leader, max_age));
             let reserving = pin!(admission.reserve(&mut self.report.upstream));
@@ -189,9 +189,8 @@ impl<'a, P: Platform> Leader<'a, P> {
                     self.fail(Error::IdempotencyKeyReused);
                     return Role::Told;
                 }
-                let replayed = replay(self.upstream_request, &stored.entry)
-                    .filter(|_| cache_plan.policy.takes(stored.age))
-                    .filter(|_| repetition != Some(Repetition::Forgotten));
+                let serves = cache_plan.takes(&stored);
+                let replayed = serves.then(|| replay(self.upstream_request, &stored.entry)).flatten();
                 let Some(replayed) = replayed else { return Role::Lead(None) };
                 self.report.cache = Some(CacheStatus::Hit);
                 self.open(Head::Found(replayed, stored.age));

@@ -4,7 +4,8 @@
 //! process follows. It keeps the flight going while other processes follow, although its own clients have left. Each event
 //! is written to the store once. Of a stream the store keeps `CACHE_MAX_ENTRY` and one more hand-over, which is no larger.
 //! A whole answer that the cache does not keep is handed over with the end of the flight, where it is at most twice as
-//! large as `CACHE_MAX_ENTRY`. One that passes as it comes is never handed over in pieces.
+//! large as `CACHE_MAX_ENTRY`. One that passes as it comes is never handed over in pieces: the publisher waits beside it, and
+//! reads it only once no client of this process is left to set the pace.
 
 use std::{collections::VecDeque, pin::pin, time::Duration};
 
@@ -15,7 +16,7 @@ use crate::{
     api::error::Error,
     host::{Platform, Service},
     platform::{Clock, Timer, race},
-    process::broadcast::{Broadcast, Item, Receiver},
+    process::broadcast::{Broadcast, Item, Receiver, WholeFate},
     store::{Audience, FLIGHT_LEASE, FlightBoard, FlightEnd, FlightKey, Store},
 };
 
@@ -138,8 +139,13 @@ impl<'a, P: Platform> Publisher<'a, P> {
     async fn hand_over(&mut self, pending: &mut Vec<Bytes>) -> FlightEnd {
         let mut failing_since = None;
         loop {
-            // Gather events.
-            if let Some(end) = self.gather(pending).await {
+            // Gather events, of an answer that has any to hand over.
+            let end = if self.broadcast.is_passing() {
+                self.wait_beside().await
+            } else {
+                self.gather(pending).await
+            };
+            if let Some(end) = end {
                 return end;
             }
 
@@ -203,8 +209,9 @@ impl<'a, P: Platform> Publisher<'a, P> {
                 () = pause.as_mut() => GatherSignal::Tick,
             };
             match signal {
-                GatherSignal::Item(Item::Event(_)) if self.broadcast.is_passing() => {}
                 GatherSignal::Item(Item::Last(_)) if self.broadcast.is_passing() => return Some(self.end()),
+                // It was taken for a stream until its first piece came.
+                GatherSignal::Item(Item::Event(_)) if self.broadcast.is_passing() => return None,
                 GatherSignal::Item(Item::Event(event)) => {
                     if pending.is_empty() {
                         pause.set(self.service.sleep(GATHER));
@@ -227,16 +234,44 @@ impl<'a, P: Platform> Publisher<'a, P> {
         }
     }
 
+    /// Waits [`CALL`] beside a whole answer that passes; gives how the flight ended, if it did.
+    async fn wait_beside(&self) -> Option<FlightEnd> {
+        let receiver = self.receiver.as_ref()?;
+        let alone = async {
+            loop {
+                self.broadcast.alone().await;
+                if let item @ (Item::Last(_) | Item::Stopped | Item::Broken(..) | Item::Behind) =
+                    receiver.next().await
+                {
+                    return item;
+                }
+            }
+        };
+        race! {
+            () = self.broadcast.over() => Some(self.end()),
+            item = alone => Some(match item {
+                Item::Broken(error, _) => self.fail(&error),
+                Item::Event(_) | Item::Behind => FlightEnd::Abandoned,
+                Item::Last(_) | Item::Stopped => self.end(),
+            }),
+            () = self.service.shutdown().begun() => Some(FlightEnd::Abandoned),
+            () = self.service.sleep(CALL) => None,
+        }
+    }
+
     /// How the flight ended, where that was not with a terminator.
     fn end(&self) -> FlightEnd {
         if let Some(error) = self.broadcast.failure() {
             return self.fail(&error);
         }
-        let Some(entry) = self.broadcast.take_unkept() else { return FlightEnd::Landed };
-        if entry.size() as u64 > self.service.config().cache.max_entry.saturating_mul(2) {
-            return FlightEnd::Abandoned;
+        let limit = self.service.config().cache.max_entry.saturating_mul(2);
+        match self.broadcast.take_fate() {
+            WholeFate::Kept => FlightEnd::Landed,
+            WholeFate::Unkept(entry) if entry.size() as u64 <= limit => {
+                FlightEnd::Answered(entry.to_bytes(Duration::ZERO).into())
+            }
+            WholeFate::Unkept(_) | WholeFate::Passed => FlightEnd::Abandoned,
         }
-        FlightEnd::Answered(entry.to_bytes(Duration::ZERO).into())
     }
 
     fn fail(&self, error: &Error) -> FlightEnd {

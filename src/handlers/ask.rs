@@ -9,7 +9,7 @@ mod lookup;
 pub(super) mod relay;
 pub(super) mod version;
 
-use std::sync::Arc;
+use std::{future::Future, sync::Arc};
 
 use http::HeaderMap;
 
@@ -22,9 +22,9 @@ use crate::{
     platform::{Clock as _, MaybeSend, MaybeSync},
     process::WholeHead,
     request::{ReplyNotes, RequestInfo},
-    session::{Dialect, History, RequestedSession},
+    session::{Dialect, History, RequestedSession, Turn, window::own_weight},
     upstream::{Reading, UpstreamRequest},
-    wire::members::Members,
+    wire::{dialect::Weight, members::Members, pace::Pace},
 };
 use conversation::{NewTurn, SessionState};
 use lookup::{Lookup, Prefetched};
@@ -33,7 +33,7 @@ use lookup::{Lookup, Prefetched};
 /// store.
 trait Question: MaybeSend + MaybeSync {
     /// The upstream request's content, history included.
-    type Asked;
+    type Asked: MaybeSend + MaybeSync;
 
     /// The length of the body, in bytes.
     fn size(&self) -> usize;
@@ -69,13 +69,27 @@ trait Question: MaybeSend + MaybeSync {
     fn dialect(&self) -> Option<Dialect>;
 
     /// The turn that the question adds to a loaded session; `None` if the request brings its own history.
-    fn new_turn(&self, session: &SessionState) -> Option<NewTurn>;
+    fn new_turn(
+        &self,
+        session: &SessionState,
+        pace: &mut Pace,
+    ) -> impl Future<Output = Option<NewTurn>> + MaybeSend;
 
     /// The upstream request's content with this history.
-    fn asked(&self, turn: Option<&NewTurn>, history: &History<'_>) -> Self::Asked;
+    fn asked(
+        &self,
+        turn: Option<&NewTurn>,
+        history: &History<'_>,
+        pace: &mut Pace,
+    ) -> impl Future<Output = Self::Asked> + MaybeSend;
 
     /// The cache key of the answer; `None` if the body cannot be read.
-    fn key(&self, context: &KeyContext<'_>, asked: &Self::Asked) -> Option<CacheKey>;
+    fn key(
+        &self,
+        context: &KeyContext<'_>,
+        asked: &Self::Asked,
+        pace: &mut Pace,
+    ) -> impl Future<Output = Option<CacheKey>> + MaybeSend;
 
     /// The request to a host. `reading` says how its answer is read.
     fn upstream(&self, caller: &CallerId, asked: Self::Asked, reading: Reading) -> UpstreamRequest;
@@ -85,8 +99,11 @@ trait Question: MaybeSend + MaybeSync {
 
     /// The fingerprint that a repetition with the same `Idempotency-Key` must have; `None` for a request without a
     /// body.
-    fn fingerprint(&self) -> Option<CacheKey> {
-        Some(CacheKey::of_request(&KeyContext::nowhere(self.path()), self.members()?))
+    fn fingerprint(&self, pace: &mut Pace) -> impl Future<Output = Option<CacheKey>> + MaybeSend {
+        async {
+            let context = KeyContext::nowhere(self.path());
+            Some(CacheKey::of_request_in_steps(&context, self.members()?, pace).await)
+        }
     }
 }
 
@@ -147,8 +164,13 @@ async fn prepare<'a, P: Platform, Q: Question>(
     let mut prefetched = lookup.prefetch(service, &request.store, &question).await?;
 
     // Take the session's model if the request names none.
-    let turn = Some(&prefetched.session).filter(|session| session.is_loaded());
-    let turn = turn.and_then(|session| service.compute(size, || question.new_turn(session)));
+    let turn = match &prefetched.session {
+        session if session.is_loaded() => {
+            let new_turn = async |mut pace: Pace| question.new_turn(session, &mut pace).await;
+            service.compute(size, new_turn).await
+        }
+        _ => None,
+    };
     let session_model = prefetched
         .session
         .model()
@@ -167,18 +189,30 @@ async fn prepare<'a, P: Platform, Q: Question>(
             prefetched.session.reach_question(service, &request.store).await;
         }
         let (members, dialect, model) = (question.members(), question.dialect(), question.model());
-        prefetched.session.learn_window(service, members, dialect, model).await;
+        let own = match members {
+            Some(members) => {
+                let weigh = async |mut pace: Pace| own_weight(members, &mut pace).await;
+                service.compute(size, weigh).await
+            }
+            None => Weight::default(),
+        };
+        prefetched.session.learn_window(service, members, own, dialect, model).await;
         let limits = config.sessions.history;
-        history = prefetched.session.history(limits, turn.continues, members, dialect, model);
+        history = prefetched.session.history(limits, turn.continues, members, own, dialect, model);
     }
     notes.left_out = history.left_out;
     let rendering = question.rendering();
-    let (cache_plan, commit, mut upstream_request) = service.compute(size, || {
-        let asked = question.asked(turn.as_ref(), &history);
-        let cache_plan = lookup.cache_plan(service, &prefetched, &question, &asked);
-        let commit = turn.and_then(|turn| prefetched.session.commit(turn, &history));
+    let told = history.turns.iter().map(Turn::bytes).fold(size, usize::saturating_add);
+    let prepare = async |mut pace: Pace| {
+        let asked = question.asked(turn.as_ref(), &history, &mut pace).await;
+        let cache_plan = lookup.cache_plan(service, &prefetched, &question, &asked, &mut pace).await;
+        let commit = match turn {
+            Some(turn) => prefetched.session.commit(turn, &history, &mut pace).await,
+            None => None,
+        };
         (cache_plan, commit, question.upstream(caller, asked, rendering.reading()))
-    });
+    };
+    let (cache_plan, commit, mut upstream_request) = service.compute(told, prepare).await;
     let session = lookup.session_commit(commit, &prefetched.session, notes);
 
     // From here on the upstream request is held instead of the body.
@@ -188,3 +222,6 @@ async fn prepare<'a, P: Platform, Q: Question>(
     let flight = Box::new(Flight::new(request, upstream_request, rendering, cache_plan, session, begun));
     Ok(Prepared { lookup, prefetched, flight })
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,7 @@ use crate::{
     platform::random_id,
     request::StoreAccess,
     session::{Dialect, RawMessage, Session, SessionId, SessionKey, Span, Turn},
+    wire::pace::Pace,
 };
 use request::{ExportFormat, Page};
 
@@ -107,7 +108,9 @@ pub(crate) async fn create<P: Platform, B: RequestBody>(
     let caller = caller?;
     let mut account = service.account(&caller);
     let body = body::read(headers, body, config.access.body_limits.other, &mut account, service).await?;
-    let head = request::head(&body, config.sessions.ttl_max)?;
+    let longest = config.sessions.ttl_max;
+    let read = async |mut pace: Pace| request::head(&body, longest, &mut pace).await;
+    let head = service.compute(body.len(), read).await?;
     let id = SessionId::parse(&random_id(service))?;
     let made = store.create_session(service, &SessionKey::of(&caller, &id), &head).await;
     made.ok_or(Error::SessionUnavailable)?;

@@ -22,6 +22,9 @@ pub trait Background: MaybeSend + MaybeSync {
         self.spawn_boxed(Box::pin(task));
     }
 
+    /// Whether [`Background::compute`] holds up nothing else. Where it does, long work is done in steps instead.
+    const COMPUTES_APART: bool = false;
+
     /// Runs work that occupies its thread for long. A platform with several threads lets another one take over this one's
     /// tasks meanwhile, and runs few such works at once, because each may need a multiple of its input in memory.
     fn compute<T>(&self, work: impl FnOnce() -> T) -> T {

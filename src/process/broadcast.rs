@@ -43,6 +43,18 @@ enum WriterState {
     LostStore,
 }
 
+/// What becomes of a whole answer for followers in other processes.
+#[derive(Debug, Default)]
+pub(crate) enum WholeFate {
+    /// The cache keeps it.
+    #[default]
+    Kept,
+    /// The cache does not keep it, so this is handed over.
+    Unkept(Entry),
+    /// There is nothing that could be kept or handed over, because it has passed.
+    Passed,
+}
+
 /// The broadcast of a flight. Clones share it.
 #[derive(Debug, Clone)]
 pub(crate) struct Broadcast(Arc<Locked<BroadcastState>>);
@@ -64,8 +76,8 @@ struct BroadcastState {
     /// Whether an event has reported the failure.
     is_told: bool,
     end: Option<Result<(), Error>>,
-    /// The whole answer for followers in other processes, if the cache does not keep it.
-    unkept: Option<Entry>,
+    /// What becomes of a whole answer for followers in other processes.
+    whole_fate: WholeFate,
     writer: WriterState,
     /// How many events each receiver has read.
     receivers: BTreeMap<u64, usize>,
@@ -134,7 +146,7 @@ impl Broadcast {
             is_stopped: false,
             is_told: false,
             end: None,
-            unkept: None,
+            whole_fate: WholeFate::Kept,
             writer: WriterState::Looks,
             receivers: BTreeMap::from([(0, 0)]),
             receivers_so_far: 1,
@@ -317,14 +329,14 @@ impl Broadcast {
         self.state().writer == WriterState::LostStore
     }
 
-    /// Records a whole answer that the cache does not keep; called before the answer is announced.
-    pub(crate) fn note_unkept(&self, entry: Entry) {
-        self.state().unkept = Some(entry);
+    /// Records what becomes of a whole answer that the cache does not keep; called before the answer is announced.
+    pub(crate) fn note_unkept(&self, entry: Option<Entry>) {
+        self.state().whole_fate = entry.map_or(WholeFate::Passed, WholeFate::Unkept);
     }
 
-    /// Takes the whole answer that the cache does not keep.
-    pub(crate) fn take_unkept(&self) -> Option<Entry> {
-        self.state().unkept.take()
+    /// What becomes of a whole answer. An answer to hand over is taken.
+    pub(crate) fn take_fate(&self) -> WholeFate {
+        std::mem::take(&mut self.state().whole_fate)
     }
 
     /// Whether at most one receiver is left.

@@ -11,6 +11,7 @@ use crate::{
         dialect::{Dialect, Weight},
         members::{self, Members},
         options::Options,
+        pace::Pace,
     },
 };
 
@@ -66,18 +67,20 @@ impl Rate {
 /// How many tokens of history fit before a request for `model`.
 pub(crate) fn room(
     request: &Members<'_>,
+    own: Weight,
     dialect: Dialect,
     model: Option<&str>,
     inventories: &BTreeMap<String, impl AsRef<Inventory>>,
     rate: Rate,
 ) -> usize {
     let wished = option(request, dialect, "num_ctx");
-    room_in(window(wished, model, inventories), request, dialect, rate)
+    room_in(window(wished, model, inventories), request, own, dialect, rate)
 }
 
 /// How many tokens fit in any case, or `None` when the window is known, so that no host needs to be asked.
 pub(crate) fn certain_room(
     request: &Members<'_>,
+    own: Weight,
     dialect: Dialect,
     model: &ModelName,
     inventories: &BTreeMap<String, impl AsRef<Inventory>>,
@@ -89,7 +92,7 @@ pub(crate) fn certain_room(
         None => loaded(model, inventories).is_some(),
     };
     let is_known = is_known || contexts(model, inventories).all(|context| context.is_some());
-    (!is_known).then(|| room_in(LEAST, request, dialect, rate))
+    (!is_known).then(|| room_in(LEAST, request, own, dialect, rate))
 }
 
 /// A numeric option above 0. Only Ollama's own endpoints have `options`.
@@ -99,13 +102,13 @@ fn option(request: &Members<'_>, dialect: Dialect, name: &str) -> Option<u64> {
 }
 
 /// How many of the `window` tokens are left for history.
-fn room_in(window: u64, request: &Members<'_>, dialect: Dialect, rate: Rate) -> usize {
+fn room_in(window: u64, request: &Members<'_>, own: Weight, dialect: Dialect, rate: Rate) -> usize {
     let asked = ["max_completion_tokens", "max_tokens"].into_iter().find_map(|name| request.number(name));
     let asked =
         option(request, dialect, "num_predict").or_else(|| asked.filter(|_| dialect != Dialect::Ollama));
     let answer = asked.unwrap_or(window / ANSWER).min(window / LONGEST_ANSWER);
     let left = usize::try_from(window - answer).unwrap_or(usize::MAX);
-    left.saturating_sub(rate.tokens(own(request)))
+    left.saturating_sub(rate.tokens(own))
 }
 
 /// The model's window, the smallest of all hosts: the request's `num_ctx`, else the loaded context length, else the
@@ -142,22 +145,23 @@ fn contexts(
 }
 
 /// The weight of the request's own content: messages, `/chat`'s message and images, system message, tools, and schema.
-/// schema.
-fn own(request: &Members<'_>) -> Weight {
-    let messages = request.array("messages").unwrap_or_default();
-    let message = ["message", "system"].into_iter().filter_map(|name| request.raw(name));
-    let images = request.array("images").unwrap_or_default().len();
-    let other = ["tools", "format", "response_format"].into_iter().filter_map(|name| request.raw(name));
-    let other = other.map(|value| Weight { bytes: value.get().len(), ..Weight::default() });
-    let text =
-        |value| members::string(value).map_or_else(|| Weight::of(value), |text| Weight::of_text(&text));
-    messages
-        .into_iter()
-        .map(Weight::of)
-        .chain(message.map(text))
-        .chain(other)
-        .chain([Weight { images, ..Weight::default() }])
-        .sum()
+pub(crate) async fn own_weight(request: &Members<'_>, pace: &mut Pace) -> Weight {
+    let images = request.array_in_steps("images", pace).await.unwrap_or_default().len();
+    let mut own = Weight { images, ..Weight::default() };
+    let mut add = |weight| own = [own, weight].into_iter().sum();
+    for message in request.array_in_steps("messages", pace).await.unwrap_or_default() {
+        pace.count(message.get().len()).await;
+        add(Weight::of(message));
+    }
+    for value in ["message", "system"].into_iter().filter_map(|name| request.raw(name)) {
+        pace.count(value.get().len()).await;
+        let text = members::string(value);
+        add(text.map_or_else(|| Weight::of(value), |text| Weight::of_text(&text)));
+    }
+    for value in ["tools", "format", "response_format"].into_iter().filter_map(|name| request.raw(name)) {
+        add(Weight { bytes: value.get().len(), ..Weight::default() });
+    }
+    own
 }
 
 #[cfg(test)]
@@ -165,7 +169,14 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::fleet::{LoadedModel, Model};
+    use crate::{
+        fleet::{LoadedModel, Model},
+        wire::pace::{STEP, at_once, tests::pauses},
+    };
+
+    fn own(request: &Members<'_>) -> Weight {
+        at_once(own_weight(request, &mut Pace::unbroken()))
+    }
 
     fn inventories(lengths: &[u64]) -> BTreeMap<String, Arc<Inventory>> {
         let inventory = |length| {
@@ -180,7 +191,7 @@ mod tests {
     fn check(dialect: Dialect, body: &str, lengths: &[u64], expected: usize) {
         let members = Members::parse(body.as_bytes()).unwrap();
         assert_eq!(
-            room(&members, dialect, Some("m"), &inventories(lengths), Rate::default()),
+            room(&members, own(&members), dialect, Some("m"), &inventories(lengths), Rate::default()),
             expected,
             "{body}"
         );
@@ -214,8 +225,8 @@ mod tests {
             let members = Members::parse(body.as_bytes()).unwrap();
             let rate = Rate::default();
             let found = (
-                room(&members, Dialect::Ollama, Some("m"), &inventories, rate),
-                certain_room(&members, Dialect::Ollama, &name, &inventories, rate),
+                room(&members, own(&members), Dialect::Ollama, Some("m"), &inventories, rate),
+                certain_room(&members, own(&members), Dialect::Ollama, &name, &inventories, rate),
             );
             assert_eq!(found, expected, "{context:?} {loaded:?} {body}");
         }
@@ -271,5 +282,15 @@ mod tests {
         }
         // A request that fills the window leaves no room.
         check(Dialect::Ollama, &format!("{{\"message\":\"{}\"}}", "x".repeat(20_000)), &[8000], 0);
+    }
+
+    #[test]
+    fn many_messages_are_weighed_in_steps() {
+        let message = format!("{{\"role\":\"user\",\"content\":\"{}\"}}", "x".repeat(STEP / 4));
+        let body = format!("{{\"messages\":[{}]}}", vec![message; 40].join(","));
+        let members = Members::parse(body.as_bytes()).unwrap();
+        let (weight, broken) = pauses(async |pace: &mut Pace| own_weight(&members, pace).await);
+        assert_eq!((weight.messages, weight.bytes), (40, 40 * (STEP / 4)));
+        assert!(broken >= 20, "{broken}");
     }
 }

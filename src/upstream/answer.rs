@@ -140,7 +140,7 @@ where
     /// The next event as it came, with its end; `None` after the last.
     pub(crate) async fn next(&mut self) -> Result<Option<Bytes>, AttemptFailure> {
         while let Some(framer) = &mut self.framer {
-            let event = framer.next_event().map_err(|error| AttemptFailure::Protocol(error.to_string()))?;
+            let event = framer.next_event().map_err(|error| AttemptFailure::TooLong(error.limit))?;
             if event.is_some() {
                 return Ok(event);
             }

@@ -10,7 +10,7 @@ use std::{borrow::Cow, fmt};
 use bytes::Bytes;
 use serde_json::value::RawValue;
 
-use super::request;
+use super::pace::{Pace, STEP};
 
 /// The members of one JSON object in order, with their values as raw JSON.
 pub struct Members<'a> {
@@ -31,7 +31,7 @@ impl<'a> Members<'a> {
     /// The members of a body; `None` unless the body is exactly one JSON object in UTF-8, with white space around it at
     /// most.
     pub fn parse(body: &'a [u8]) -> Option<Self> {
-        let (members, rest) = Self::first(body, usize::MAX).ok().flatten()?;
+        let (members, rest) = Self::first(body)?;
         rest.trim_ascii_start().is_empty().then_some(members)
     }
 
@@ -40,25 +40,52 @@ impl<'a> Members<'a> {
     ///
     /// # Errors
     /// [`TooManyMembers`]
-    pub(crate) fn of_request(body: &'a [u8]) -> Result<Option<Self>, TooManyMembers> {
-        Ok(Self::first(body, MEMBERS_LIMIT)?.map(|(members, _)| members))
+    pub(crate) async fn of_request(body: &'a [u8], pace: &mut Pace) -> Result<Option<Self>, TooManyMembers> {
+        Ok(Self::first_in_steps(body, MEMBERS_LIMIT, pace).await?.map(|(members, _)| members))
+    }
+
+    /// As [`Members::parse`]. A pause may come between two members, and never within one: a value is checked in one go.
+    pub(crate) async fn parse_in_steps(body: &'a [u8], pace: &mut Pace) -> Option<Self> {
+        let (members, rest) = Self::first_in_steps(body, usize::MAX, pace).await.ok().flatten()?;
+        rest.trim_ascii_start().is_empty().then_some(members)
     }
 
     /// The members of the object that a text begins with, and the rest of the text.
-    fn first(body: &'a [u8], limit: usize) -> Result<Option<(Self, &'a [u8])>, TooManyMembers> {
+    fn first(body: &'a [u8]) -> Option<(Self, &'a [u8])> {
         let mut list = Vec::new();
-        let mut is_full = false;
         let mut scanner = Scanner(body);
-        let read = scanner.members(|name, value| {
-            is_full = list.len() == limit;
+        scanner.members(|name, value| {
             list.push((name, value));
-            (!is_full).then_some(())
-        });
-        if is_full {
-            return Err(TooManyMembers);
+            Some(())
+        })?;
+        Some((Self::ending_at(scanner, body, list), scanner.0))
+    }
+
+    /// The same of an object with at most `limit` members.
+    async fn first_in_steps(
+        body: &'a [u8],
+        limit: usize,
+        pace: &mut Pace,
+    ) -> Result<Option<(Self, &'a [u8])>, TooManyMembers> {
+        let mut list = Vec::new();
+        let mut scanner = Scanner(body);
+        let mut goes_on = scanner.begins(b'{', b'}');
+        while goes_on == Some(true) {
+            let left = scanner.0.len();
+            let Some(member) = scanner.member() else { return Ok(None) };
+            if list.len() == limit {
+                return Err(TooManyMembers);
+            }
+            list.push(member);
+            goes_on = scanner.goes_on(b'}');
+            pace.count(left - scanner.0.len()).await;
         }
+        Ok(goes_on.map(|_| (Self::ending_at(scanner, body, list), scanner.0)))
+    }
+
+    fn ending_at(scanner: Scanner<'a>, body: &'a [u8], list: Vec<(Cow<'a, str>, &'a RawValue)>) -> Self {
         let end = body.len().saturating_sub(scanner.0.len() + 1);
-        Ok(read.map(|()| (Self { body, list, end }, scanner.0)))
+        Self { body, list, end }
     }
 
     /// The members of a value; `None` unless it is an object.
@@ -117,6 +144,11 @@ impl<'a> Members<'a> {
         elements(self.raw(name)?)
     }
 
+    /// As [`Members::array`].
+    pub(crate) async fn array_in_steps(&self, name: &str, pace: &mut Pace) -> Option<Vec<&'a RawValue>> {
+        elements_in_steps(self.raw(name)?, pace).await
+    }
+
     /// The members of a member that is an object.
     pub(crate) fn object(&self, name: &str) -> Option<Members<'a>> {
         Members::of(self.raw(name)?)
@@ -162,26 +194,27 @@ fn unescape(written: &str, mut piece: impl FnMut(&str)) -> Option<()> {
     let mut rest = written;
     while let Some((plain, escape)) = rest.split_once('\\') {
         piece(plain);
-        let mut letters = escape.chars();
-        let letter = letters.next()?;
-        rest = letters.as_str();
-        let letter = match letter {
-            'b' => '\u{8}',
-            'f' => '\u{c}',
-            'n' => '\n',
-            'r' => '\r',
-            't' => '\t',
-            'u' => {
-                let (letter, after) = code_point(rest)?;
-                rest = after;
-                letter
-            }
-            other => other,
-        };
+        let (letter, after) = letter(escape)?;
+        rest = after;
         piece(letter.encode_utf8(&mut [0; 4]));
     }
     piece(rest);
     Some(())
+}
+
+/// The letter that an escape stands for, behind its backslash, and the rest of the text.
+pub(super) fn letter(escape: &str) -> Option<(char, &str)> {
+    let mut letters = escape.chars();
+    let letter = match letters.next()? {
+        'b' => '\u{8}',
+        'f' => '\u{c}',
+        'n' => '\n',
+        'r' => '\r',
+        't' => '\t',
+        'u' => return code_point(letters.as_str()),
+        other => other,
+    };
+    Some((letter, letters.as_str()))
 }
 
 /// The character of the escape `\u`, which may need a second escape as its surrogate pair, and the rest of the text.
@@ -198,10 +231,26 @@ fn code_point(escape: &str) -> Option<(char, &str)> {
 /// The elements of an array value.
 pub(crate) fn elements(value: &RawValue) -> Option<Vec<&RawValue>> {
     let mut list = Vec::new();
-    Scanner(value.get().as_bytes()).entries(*b"[]", |scanner| {
+    let mut scanner = Scanner(value.get().as_bytes());
+    let mut goes_on = scanner.begins(b'[', b']')?;
+    while goes_on {
         list.push(scanner.value()?);
-        Some(())
-    })?;
+        goes_on = scanner.goes_on(b']')?;
+    }
+    Some(list)
+}
+
+/// The same. A pause may come between two elements.
+async fn elements_in_steps<'a>(value: &'a RawValue, pace: &mut Pace) -> Option<Vec<&'a RawValue>> {
+    let mut list = Vec::new();
+    let mut scanner = Scanner(value.get().as_bytes());
+    let mut goes_on = scanner.begins(b'[', b']')?;
+    while goes_on {
+        let element = scanner.value()?;
+        list.push(element);
+        goes_on = scanner.goes_on(b']')?;
+        pace.count(element.get().len()).await;
+    }
     Some(list)
 }
 
@@ -215,7 +264,7 @@ pub(super) fn each_member<'a>(value: &'a RawValue, mut member: impl FnMut(Cow<'a
 
 /// Inserts bytes into a body, each before the byte at its offset; an offset past the end means the end. Insertions at
 /// the same offset keep their order.
-pub(crate) fn insert(body: &[u8], mut insertions: Vec<(usize, &[u8])>) -> Bytes {
+pub(crate) async fn insert(body: &[u8], mut insertions: Vec<(usize, &[u8])>, pace: &mut Pace) -> Bytes {
     insertions.sort_by_key(|(at, _)| *at);
     let added: usize = insertions.iter().map(|(_, bytes)| bytes.len()).sum();
     let mut whole = Vec::with_capacity(body.len().saturating_add(added));
@@ -223,13 +272,20 @@ pub(crate) fn insert(body: &[u8], mut insertions: Vec<(usize, &[u8])>) -> Bytes 
     let mut done = 0;
     for (at, bytes) in insertions {
         let (before, after) = rest.split_at((at - done).min(rest.len()));
-        whole.extend_from_slice(before);
-        whole.extend_from_slice(bytes);
+        extend(&mut whole, before, pace).await;
+        extend(&mut whole, bytes, pace).await;
         rest = after;
         done = at;
     }
-    whole.extend_from_slice(rest);
+    extend(&mut whole, rest, pace).await;
     whole.into()
+}
+
+async fn extend(whole: &mut Vec<u8>, bytes: &[u8], pace: &mut Pace) {
+    for step in bytes.chunks(STEP) {
+        pace.count(step.len()).await;
+        whole.extend_from_slice(step);
+    }
 }
 
 /// The longest name that is folded, in bytes; no name of a field is nearly as long.
@@ -257,78 +313,41 @@ fn same_name(left: &str, right: &str) -> bool {
     left == right || left.chars().map(fold).eq(right.chars().map(fold))
 }
 
-/// A part of a JSON value, in the order in which it is written.
-#[derive(Debug)]
-pub(crate) enum Token<'a> {
-    /// A bracket or a brace.
-    Bracket(u8),
-    /// A string or a name, as it stands between its quotation marks.
-    String(&'a str),
-    /// A number, `true`, `false` or `null`.
-    Literal(&'a str),
-}
-
-impl Token<'_> {
-    /// Gives the text of a string piece by piece, and any other token as it is written.
-    pub(crate) fn text(&self, mut piece: impl FnMut(&[u8])) {
-        match self {
-            Self::Bracket(bracket) => piece(&[*bracket]),
-            Self::Literal(written) => piece(written.as_bytes()),
-            // The text was read before, so that every escape is one.
-            Self::String(written) => drop(unescape(written, |text| piece(text.as_bytes()))),
-        }
-    }
-}
-
-/// The parts of a value, whatever its depth. Commas and colons follow from them.
-pub(crate) fn tokens(value: &RawValue) -> impl Iterator<Item = Token<'_>> {
-    let mut rest = value.get();
-    std::iter::from_fn(move || {
-        rest = rest.trim_start_matches([' ', '\n', '\r', '\t', ',', ':']);
-        let byte = *rest.as_bytes().first()?;
-        let token = match byte {
-            b'{' | b'}' | b'[' | b']' => 1,
-            b'"' => rest.len() - request::after_string(rest.get(1..)?.as_bytes()).len(),
-            _ => rest.find([' ', '\n', '\r', '\t', ',', ':', ']', '}']).unwrap_or(rest.len()),
-        };
-        let (written, after) = rest.split_at_checked(token)?;
-        rest = after;
-        Some(match byte {
-            b'{' | b'}' | b'[' | b']' => Token::Bracket(byte),
-            b'"' => Token::String(written.get(1..token - 1)?),
-            _ => Token::Literal(written),
-        })
-    })
-}
-
 /// The rest of a JSON text. Readers derived from types would add 60 kB to a component.
+#[derive(Clone, Copy)]
 struct Scanner<'a>(&'a [u8]);
 
 impl<'a> Scanner<'a> {
     /// Reads the members of an object that the text begins with, until one says that it is enough.
     fn members(&mut self, mut member: impl FnMut(Cow<'a, str>, &'a RawValue) -> Option<()>) -> Option<()> {
-        self.entries(*b"{}", |scanner| {
-            let name = string(scanner.value()?)?;
-            scanner.take(b':')?;
-            member(name, scanner.value()?)
-        })
-    }
-
-    /// Reads a list of entries in brackets that the text begins with.
-    fn entries(
-        &mut self,
-        [open, close]: [u8; 2],
-        mut entry: impl FnMut(&mut Self) -> Option<()>,
-    ) -> Option<()> {
-        self.take(open)?;
-        if self.take(close).is_none() {
-            entry(self)?;
-            while self.take(close).is_none() {
-                self.take(b',')?;
-                entry(self)?;
-            }
+        let mut goes_on = self.begins(b'{', b'}')?;
+        while goes_on {
+            let (name, value) = self.member()?;
+            member(name, value)?;
+            goes_on = self.goes_on(b'}')?;
         }
         Some(())
+    }
+
+    fn member(&mut self) -> Option<(Cow<'a, str>, &'a RawValue)> {
+        let name = string(self.value()?)?;
+        self.take(b':')?;
+        Some((name, self.value()?))
+    }
+
+    /// Reads the first bracket of a list; gives whether an entry follows.
+    fn begins(&mut self, open: u8, close: u8) -> Option<bool> {
+        self.take(open)?;
+        Some(self.take(close).is_none())
+    }
+
+    /// Reads what stands behind an entry of a list; gives whether another one follows.
+    fn goes_on(&mut self, close: u8) -> Option<bool> {
+        if self.take(close).is_some() {
+            return Some(false);
+        }
+        self.take(b',')?;
+        Some(true)
     }
 
     fn skip_space(&mut self) {

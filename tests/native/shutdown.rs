@@ -79,6 +79,29 @@ async fn a_request_that_never_ends_is_given_up_at_the_limit() -> Result<()> {
     Ok(())
 }
 
+#[tokio::test]
+async fn a_change_in_one_piece_that_never_ends_is_given_up_with_a_reply() -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let settings = BTreeMap::from([
+        ("OLLAMA_HOST".to_owned(), ollama.url()),
+        ("DRAIN_TIMEOUT".to_owned(), "1".to_owned()),
+        ("ALLOW_MODEL_MANAGEMENT".to_owned(), "true".to_owned()),
+    ]);
+    let mut shim = HostShim::start(&settings).await?;
+    ollama.answers("/api/pull", Scripted::unfinished(End::Hang)?);
+    let body = Bytes::from(json!({"model": "phi4:14b", "stream": false}).to_string());
+    let request = http::Request::post("/api/pull").body(body.into())?;
+    let pull = tokio::spawn(http_client::send(shim.address(), request));
+    ollama.wait_for_requests("/api/pull", 1, PATIENCE).await?;
+    shim.terminate()?;
+    assert_eq!(shim.wait().await?.code(), Some(1));
+    let reply = pull.await??;
+    assert_eq!(reply.status, 503, "{}", reply.text());
+    assert!(reply.text().contains("shutting down"), "{}", reply.text());
+    assert_eq!(shim.logs().matches("\"outcome\":\"shutting_down\"").count(), 1, "{}", shim.logs());
+    Ok(())
+}
+
 /// A stream of which one event has come, and no other will.
 async fn open_stream(shim: &HostShim, path: &str) -> Result<Streamed> {
     let body = json!({

@@ -1,4 +1,5 @@
 use super::*;
+use crate::api::auth::CallerId;
 
 const MIB: usize = 1 << 20;
 
@@ -31,21 +32,20 @@ fn a_body_is_counted_as_it_comes_and_given_back_at_its_end() {
 #[test]
 fn one_caller_leaves_room_for_another_however_much_it_sends() {
     let budget = MemoryBudget::new(8 * MIB as u64);
-    let honest = CallerId::of(&http::HeaderMap::new(), None, None).unwrap();
-    let greedy = {
-        let headers = [(http::header::AUTHORIZATION, http::HeaderValue::from_static("Bearer k"))];
-        CallerId::of(&headers.into_iter().collect(), None, None).unwrap()
-    };
-    let mut bodies: Vec<_> = (0..8).map(|_| budget.account(Some(&greedy))).collect();
+    let headers = [(http::header::AUTHORIZATION, http::HeaderValue::from_static("Bearer made-up"))];
+    let unnamed = CallerId::of(&headers.into_iter().collect(), None, None).unwrap().owner();
+    assert_eq!(unnamed, CallerId::public().owner(), "whom nobody verified has no share of its own");
+    let greedy = CallerId::of_key(b"k").owner();
+    let mut bodies: Vec<_> = (0..8).map(|_| budget.account(Some(greedy))).collect();
     let taken = bodies.iter_mut().filter_map(|body| body.try_grow_to(MIB).ok()).count();
     assert_eq!(taken, 4);
-    let mut other = budget.account(Some(&honest));
+    let mut other = budget.account(Some(unnamed));
     other.try_grow_to(2 * MIB).unwrap();
     assert!(refused(&other.try_grow_to(3 * MIB)));
     drop(bodies);
     other.try_grow_to(4 * MIB).unwrap();
     drop(other);
-    assert_eq!(budget.0.held.lock().by_caller.len(), 0);
+    assert_eq!(budget.0.held.lock().by_owner.len(), 0);
 }
 
 #[test]
@@ -76,11 +76,9 @@ fn an_upload_that_stalled_makes_room_and_one_that_comes_does_not() {
 #[test]
 fn whoever_fills_a_share_has_only_its_own_uploads_given_up() {
     let budget = MemoryBudget::new(8 * MIB as u64);
-    let headers = [(http::header::AUTHORIZATION, http::HeaderValue::from_static("Bearer k"))];
-    let greedy = CallerId::of(&headers.into_iter().collect(), None, None).unwrap();
-    let honest = CallerId::of(&http::HeaderMap::new(), None, None).unwrap();
-    let [mut stalled, mut more] = [(); 2].map(|()| budget.account(Some(&greedy)));
-    let mut slow = budget.account(Some(&honest));
+    let (greedy, honest) = (CallerId::of_key(b"k").owner(), CallerId::public().owner());
+    let [mut stalled, mut more] = [(); 2].map(|()| budget.account(Some(greedy)));
+    let mut slow = budget.account(Some(honest));
     slow.receive(MIB, MIB, Duration::ZERO).unwrap();
     stalled.receive(3 * MIB, 0, Duration::ZERO).unwrap();
     let context = Context::from_waker(std::task::Waker::noop());

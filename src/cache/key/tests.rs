@@ -2,6 +2,7 @@ use http::{HeaderMap, HeaderValue};
 use proptest::prelude::*;
 
 use super::*;
+use crate::wire::pace::{STEP, tests::pauses};
 
 fn raw(json: &str) -> Box<RawValue> {
     RawValue::from_string(json.to_owned()).unwrap()
@@ -189,6 +190,33 @@ fn what_serves_one_form_alone_and_what_comes_later_has_a_key_of_its_own() {
         ("a stream of another", b.in_form(Delivery::Stream)),
     ]);
     assert_eq!(a.in_form(Delivery::Stream), key("m", &["a"]).in_form(Delivery::Stream));
+}
+
+#[test]
+fn a_long_body_is_hashed_in_steps_and_its_key_stays_the_same() {
+    let (text, escapes) = ("\u{20ac}".repeat(STEP), "\\u00e9".repeat(STEP / 2));
+    let body =
+        format!(r#"{{"model":"m","messages":["{text}","{escapes}",{}1]}}"#, "[7]   ,".repeat(STEP / 8));
+    let members = Members::parse(body.as_bytes()).unwrap();
+    let (key, broken) =
+        pauses(async |pace: &mut Pace| CacheKey::of_request_in_steps(&HERE, &members, pace).await);
+    assert_eq!(key, CacheKey::of_request(&HERE, &members));
+    assert!(broken >= body.len() / STEP && broken <= 2 * body.len() / STEP, "{broken}");
+    let messages = [&*text, &*text];
+    let chat = question("m", &messages);
+    let (key, broken) = pauses(async |pace: &mut Pace| CacheKey::of_chat_in_steps(&HERE, &chat, pace).await);
+    assert_eq!((key, broken), (CacheKey::of_chat(&HERE, &chat), 7));
+}
+
+/// An upgrade must not forget what is stored.
+#[test]
+fn a_key_is_the_same_in_every_version() {
+    let body = r#" {"b":[1.50,"a\u00e9\n\ud83d\ude00",{"":null}], "Model":"m","stream":true}"#;
+    assert_eq!(of_request(body).to_hex(), "39a195f180c82fadba1fe376452faa5f79abcdbf3530f095e7606785dbf7f4ad");
+    assert_eq!(
+        key("m", &["hi", ""]).to_hex(),
+        "14ae92e672f528a0769924f0f398e23555edeca49ed5db0e9df8b9ea93680ba2"
+    );
 }
 
 proptest! {

@@ -47,13 +47,12 @@ impl<P: Platform> Leader<'_, P> {
         entry: Option<Entry>,
         says_something: bool,
     ) -> Option<(CachePlan, Entry)> {
-        let entry = entry?;
-        let cache_plan = self.kept(&entry).filter(|_| says_something);
+        let cache_plan = entry.as_ref().and_then(|entry| self.kept(entry)).filter(|_| says_something);
         if cache_plan.is_none() {
             self.broadcast.note_unkept(entry);
             return None;
         }
-        cache_plan.zip(Some(entry))
+        cache_plan.zip(entry)
     }
 
     /// Stores what an answer changes, and gives its slot back at the same time. Both happen before a client has the end of

@@ -28,6 +28,7 @@ use crate::{
         framer::Framing,
         members::Members,
         ollama::{OllamaChatRequest, OllamaMessage},
+        pace::Pace,
         protocol::Protocol,
     },
 };
@@ -46,8 +47,10 @@ pub(crate) async fn chat<P: Platform, B: RequestBody>(
     let config = service.config();
     let mut held = service.account(caller);
     let body = body::read(headers, body, config.access.body_limits.chat, &mut held, service).await?;
-    let parse = || ChatQuestion::parse(&body, headers, &config.fleet.default_model);
-    let question = service.compute(body.len(), parse)?;
+    let parse = async |mut pace: Pace| {
+        ChatQuestion::parse(&body, headers, &config.fleet.default_model, &mut pace).await
+    };
+    let question = service.compute(body.len(), parse).await?;
     // Until the upstream request is made, the message is held beside the body that it is made of.
     held.grow_to(body.len().saturating_add(question.message.len()), service.now())?;
     let mut notes = Box::default();
@@ -76,8 +79,15 @@ impl<'a> ChatQuestion<'a> {
     ///
     /// # Errors
     /// The errors of [`ChatRequest::read`], and [`Error::InvalidSessionId`].
-    fn parse(body: &'a Bytes, headers: &HeaderMap, default_model: &'a str) -> Result<Self, Error> {
-        let members = ChatRequest::members(body)?;
+    async fn parse(
+        body: &'a Bytes,
+        headers: &HeaderMap,
+        default_model: &'a str,
+        pace: &mut Pace,
+    ) -> Result<Self, Error> {
+        let members = ChatRequest::members(body, pace).await?;
+        // Texts and images are read and written in one go each.
+        pace.count(body.len()).await;
         let request = ChatRequest::read(&members)?;
         let session = match RequestedSession::of(&request.session_id) {
             RequestedSession::None => session_in(headers)?,
@@ -148,17 +158,22 @@ impl Question for ChatQuestion<'_> {
         Some(Dialect::Ollama)
     }
 
-    fn new_turn(&self, _: &SessionState) -> Option<NewTurn> {
+    async fn new_turn(&self, _: &SessionState, _: &mut Pace) -> Option<NewTurn> {
         Some(NewTurn::of_message(Dialect::Ollama, self.request.system.clone(), self.message.clone()))
     }
 
-    fn asked(&self, _: Option<&NewTurn>, history: &History<'_>) -> Vec<RawMessage> {
+    async fn asked(&self, _: Option<&NewTurn>, history: &History<'_>, _: &mut Pace) -> Vec<RawMessage> {
         let system = self.request.system.as_deref().or(history.system);
         let system = system.map(|content| OllamaMessage { role: "system", content, images: &[] }.message());
         system.into_iter().chain(history.messages(Dialect::Ollama)).chain([self.message.clone()]).collect()
     }
 
-    fn key(&self, context: &KeyContext<'_>, messages: &Vec<RawMessage>) -> Option<CacheKey> {
+    async fn key(
+        &self,
+        context: &KeyContext<'_>,
+        messages: &Vec<RawMessage>,
+        pace: &mut Pace,
+    ) -> Option<CacheKey> {
         // Every field of the request is either in the key or changes nothing about the answer.
         let ChatRequest {
             message: _,
@@ -175,7 +190,7 @@ impl Question for ChatQuestion<'_> {
         } = self.request;
         let messages: Vec<_> = messages.iter().map(RawMessage::as_str).collect();
         let chat = Chat { model: self.model()?, messages: &messages, format, options, think, tools };
-        Some(CacheKey::of_chat(context, &chat))
+        Some(CacheKey::of_chat_in_steps(context, &chat, pace).await)
     }
 
     fn upstream(&self, caller: &CallerId, messages: Vec<RawMessage>, reading: Reading) -> UpstreamRequest {

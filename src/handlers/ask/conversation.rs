@@ -7,7 +7,6 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName};
-use serde_json::value::RawValue;
 
 use crate::{
     api::error::Error,
@@ -24,6 +23,7 @@ use crate::{
         dialect::{MessageRole, Weight, role, text, text_in},
         members::{Members, insert},
         ollama::OllamaMessage,
+        pace::Pace,
     },
 };
 
@@ -123,6 +123,7 @@ impl SessionState {
         &mut self,
         service: &Service<P>,
         request: Option<&Members<'_>>,
+        own: Weight,
         dialect: Option<Dialect>,
         model: Option<&str>,
     ) {
@@ -132,7 +133,9 @@ impl SessionState {
             return;
         };
         let rate = Rate::of(&session.turns);
-        let Some(room) = window::certain_room(request, dialect, &name, inventories, rate) else { return };
+        let Some(room) = window::certain_room(request, own, dialect, &name, inventories, rate) else {
+            return;
+        };
         let left_out = |tokens| {
             let limits = HistoryLimits { tokens, ..service.config().sessions.history };
             History::new(session, limits).left_out
@@ -144,19 +147,20 @@ impl SessionState {
     }
 
     /// The history that goes before a request for `model`, within the limits and the model's context window.
-    /// `continues` says that the request brings results of the newest turn's tool calls.
+    /// `own` is what the request itself weighs; `continues` says that it brings results of the newest turn's tool calls.
     pub(crate) fn history(
         &self,
         limits: HistoryLimits,
         continues: bool,
         request: Option<&Members<'_>>,
+        own: Weight,
         dialect: Option<Dialect>,
         model: Option<&str>,
     ) -> History<'_> {
         match (self, request, dialect) {
             (Self::Loaded(_, session, inventories), Some(request), Some(dialect)) => {
                 let rate = Rate::of(&session.turns);
-                let tokens = window::room(request, dialect, model, inventories, rate);
+                let tokens = window::room(request, own, dialect, model, inventories, rate);
                 let limits = HistoryLimits { tokens, ..limits };
                 if continues { History::with_calls(session, limits) } else { History::new(session, limits) }
             }
@@ -174,12 +178,20 @@ impl SessionState {
     }
 
     /// The turn to store once there is an answer.
-    pub(crate) fn commit(&self, turn: NewTurn, history: &History<'_>) -> Option<SessionCommit> {
+    pub(crate) async fn commit(
+        &self,
+        turn: NewTurn,
+        history: &History<'_>,
+        pace: &mut Pace,
+    ) -> Option<SessionCommit> {
         let Self::Loaded(key, session, _) = self else { return None };
         let NewTurn { dialect, system, messages, .. } = turn;
         let told = system.as_deref().or(history.system).map(Weight::of_text);
-        let asked = messages.iter().map(|message| Weight::of(message.as_raw()));
-        let prompt = told.into_iter().chain(history.turns.iter().map(Turn::weight)).chain(asked).sum();
+        let mut prompt = told.into_iter().chain(history.turns.iter().map(Turn::weight)).sum();
+        for message in &messages {
+            pace.count(message.len()).await;
+            prompt = [prompt, Weight::of(message.as_raw())].into_iter().sum();
+        }
         let system = history.system_to_store(system);
         let (key, generation) = (key.clone(), session.generation);
         Some(SessionCommit { key, generation, id: None, dialect, system, messages, prompt })
@@ -223,28 +235,48 @@ impl NewTurn {
 
     /// The turn of a relayed request. `None` if the request brings its own history, or cannot be read: then it goes
     /// upstream as it came. Tool results are a history unless the session awaits them.
-    pub(crate) fn of(members: &Members<'_>, dialect: Dialect, awaits_results: bool) -> Option<Self> {
+    pub(crate) async fn of(
+        members: &Members<'_>,
+        dialect: Dialect,
+        awaits_results: bool,
+        pace: &mut Pace,
+    ) -> Option<Self> {
         if members.raw("previous_response_id").is_some() {
             return None;
         }
-        let (system, messages): (Vec<_>, Vec<_>) =
-            members.array("messages")?.into_iter().partition(|message| role(message) == MessageRole::System);
-        let first = messages.first()?;
-        let continues = awaits_results && role(first) == MessageRole::Tool;
-        let is_history = |message: &&RawValue| match role(message) {
-            MessageRole::Assistant => true,
-            MessageRole::Tool => !continues,
-            MessageRole::System | MessageRole::User | MessageRole::Other => false,
-        };
-        if messages.iter().any(is_history) {
-            return None;
+        let (mut system, mut messages) = (Vec::new(), Vec::new());
+        // The role of the first message that is not the system's.
+        let mut first = None;
+        for message in members.array_in_steps("messages", pace).await? {
+            pace.count(message.get().len()).await;
+            let role = role(message);
+            if role == MessageRole::System {
+                system.push(message);
+                continue;
+            }
+            let first = *first.get_or_insert(role);
+            let continues = awaits_results && first == MessageRole::Tool;
+            if role == MessageRole::Assistant || (role == MessageRole::Tool && !continues) {
+                return None;
+            }
+            messages.push(message);
         }
-        let at = members.offset(first)?;
+        let continues = awaits_results && first? == MessageRole::Tool;
+        let at = members.offset(messages.first()?)?;
         let top = members.raw("system").filter(|_| dialect == Dialect::Anthropic);
-        let among = system.into_iter().map(|message| text_in(dialect, message));
-        let texts: Vec<_> = among.chain(top.map(text)).collect();
+        let mut texts = Vec::new();
+        for message in system {
+            pace.count(message.get().len()).await;
+            texts.push(text_in(dialect, message));
+        }
+        texts.extend(top.map(text));
         let system = Some(texts.join("\n")).filter(|system| !system.is_empty());
-        let messages = messages.into_iter().map(RawMessage::from_raw).collect();
+        let mut kept = Vec::with_capacity(messages.len());
+        for message in messages {
+            pace.count(message.get().len()).await;
+            kept.push(RawMessage::from_raw(message));
+        }
+        let messages = kept;
         Some(Self {
             dialect,
             system,
@@ -259,7 +291,13 @@ impl NewTurn {
 
     /// The body with the history inserted before its messages, and with the session's model if it names none. All other
     /// bytes stay as they came.
-    pub(crate) fn continuing(&self, body: &Bytes, history: &History<'_>, model: Option<&str>) -> Bytes {
+    pub(crate) async fn continuing(
+        &self,
+        body: &Bytes,
+        history: &History<'_>,
+        model: Option<&str>,
+        pace: &mut Pace,
+    ) -> Bytes {
         let mut ahead = Vec::new();
         let mut beginning = Vec::new();
         let mut end = Vec::new();
@@ -287,7 +325,7 @@ impl NewTurn {
             ahead.extend([message.as_str().as_bytes(), b","].concat());
         }
         let start = body.iter().position(|byte| *byte == b'{').map_or(0, |brace| brace + 1);
-        insert(body, vec![(start, &*beginning), (self.at, &*ahead), (self.end, &*end)])
+        insert(body, vec![(start, &*beginning), (self.at, &*ahead), (self.end, &*end)], pace).await
     }
 }
 
@@ -312,6 +350,15 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
+    use crate::wire::pace::at_once;
+
+    fn new_turn(members: &Members<'_>, dialect: Dialect, awaits_results: bool) -> Option<NewTurn> {
+        at_once(NewTurn::of(members, dialect, awaits_results, &mut Pace::unbroken()))
+    }
+
+    fn continuing(turn: &NewTurn, body: &Bytes, history: &History<'_>, model: Option<&str>) -> Bytes {
+        at_once(turn.continuing(body, history, model, &mut Pace::unbroken()))
+    }
 
     const BUDGET: HistoryLimits = HistoryLimits { messages: 10, bytes: 10_000, tokens: 10_000 };
 
@@ -330,9 +377,9 @@ mod tests {
     fn check(dialect: Dialect, body: &str, turns: &[Turn], expected: &Value) {
         let body = Bytes::from(body.to_owned());
         let members = Members::parse(&body).unwrap();
-        let fresh = NewTurn::of(&members, dialect, false).unwrap();
+        let fresh = new_turn(&members, dialect, false).unwrap();
         let session = Session { turns: turns.to_vec(), ..Session::default() };
-        let spliced = fresh.continuing(&body, &History::new(&session, BUDGET), None);
+        let spliced = continuing(&fresh, &body, &History::new(&session, BUDGET), None);
         assert_eq!(serde_json::from_slice::<Value>(&spliced).unwrap(), *expected);
     }
 
@@ -381,9 +428,10 @@ mod tests {
     fn the_sessions_model_goes_first_where_the_request_names_none() {
         let body = Bytes::from_static(br#"{ "messages":[{"role":"user","content":"c"}]}"#);
         let members = Members::parse(&body).unwrap();
-        let fresh = NewTurn::of(&members, Dialect::Anthropic, false).unwrap();
+        let fresh = new_turn(&members, Dialect::Anthropic, false).unwrap();
         let session = Session { turns: vec![turn(Dialect::Anthropic, Some("old"))], ..Session::default() };
-        let spliced = fresh.continuing(
+        let spliced = continuing(
+            &fresh,
             &body,
             &History::new(&session, HistoryLimits { messages: 1, ..BUDGET }),
             Some("a\"b"),
@@ -397,11 +445,11 @@ mod tests {
         let body = Bytes::from_static(
             br#"{"model":"","system":null,"messages":[{"role":"user","content":"c"}]}}{"model":"x"}"#,
         );
-        let members = Members::of_request(&body).unwrap().unwrap();
-        let fresh = NewTurn::of(&members, Dialect::Anthropic, false).unwrap();
+        let members = at_once(Members::of_request(&body, &mut Pace::unbroken())).unwrap().unwrap();
+        let fresh = new_turn(&members, Dialect::Anthropic, false).unwrap();
         let session = Session { turns: vec![turn(Dialect::Anthropic, Some("old"))], ..Session::default() };
         let limits = HistoryLimits { messages: 1, ..BUDGET };
-        let spliced = fresh.continuing(&body, &History::new(&session, limits), Some("m"));
+        let spliced = continuing(&fresh, &body, &History::new(&session, limits), Some("m"));
         let expected = br#"{"model":"","system":null,"messages":[{"role":"user","content":"c"}],"model":"m","system":"old"}}{"model":"x"}"#;
         assert_eq!(spliced, expected.as_slice());
     }
@@ -418,7 +466,7 @@ mod tests {
         ] {
             let body = Bytes::from_static(body.as_bytes());
             let members = Members::parse(&body).unwrap();
-            assert!(NewTurn::of(&members, Dialect::OpenAi, false).is_none(), "{body:?}");
+            assert!(new_turn(&members, Dialect::OpenAi, false).is_none(), "{body:?}");
         }
     }
 
@@ -449,13 +497,13 @@ mod tests {
         ] {
             let body = Bytes::from_static(body.as_bytes());
             let members = Members::parse(&body).unwrap();
-            let fresh = NewTurn::of(&members, dialect, true);
+            let fresh = new_turn(&members, dialect, true);
             assert_eq!(fresh.is_some_and(|fresh| fresh.continues), expected, "{body:?}");
-            assert!(NewTurn::of(&members, dialect, false).is_none(), "{body:?}");
+            assert!(new_turn(&members, dialect, false).is_none(), "{body:?}");
         }
         let question = Bytes::from_static(br#"{"messages":[{"role":"user","content":"b"}]}"#);
         let members = Members::parse(&question).unwrap();
-        let fresh = NewTurn::of(&members, Dialect::Ollama, true).unwrap();
+        let fresh = new_turn(&members, Dialect::Ollama, true).unwrap();
         assert!(!fresh.continues, "whoever asks something else continues no call");
     }
 
@@ -465,7 +513,7 @@ mod tests {
             b" { \"messages\" : [ {\"role\":\"user\",  \"content\":\"\\u00e9\"} ], \"x\":1.50 }",
         );
         let members = Members::parse(&body).unwrap();
-        let fresh = NewTurn::of(&members, Dialect::Ollama, false).unwrap();
-        assert_eq!(fresh.continuing(&body, &History::default(), None), body);
+        let fresh = new_turn(&members, Dialect::Ollama, false).unwrap();
+        assert_eq!(continuing(&fresh, &body, &History::default(), None), body);
     }
 }

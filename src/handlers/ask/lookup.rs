@@ -22,6 +22,7 @@ use crate::{
     session::{History, SessionId, SessionKey, SessionStatus},
     store::{FlightKey, Store},
     upstream::{FleetPrefetch, prefetch_fleet, probe},
+    wire::pace::Pace,
 };
 
 /// Marks a request as a repetition of an earlier one with the same key (draft "The Idempotency-Key HTTP Header Field").
@@ -117,7 +118,16 @@ impl<'a> Lookup<'a> {
         question: &impl Question,
     ) -> Result<Prefetched<'a>, Error> {
         let name = epoch_name(question.model().unwrap_or_default());
-        let guess = service.compute(question.size(), || self.guess(service, question, &name));
+        let guess = match self.guessable(service, question, &name) {
+            Some(context) => {
+                let key = async |mut pace: Pace| {
+                    let asked = question.asked(None, &History::default(), &mut pace).await;
+                    question.key(&context, &asked, &mut pace).await
+                };
+                service.compute(question.size(), key).await.map(|key| (context, key))
+            }
+            None => None,
+        };
         let likely = self.repetition.or_else(|| guess.map(|(_, key)| key));
         let session = question.session().checked()?.map(|id| SessionKey::of(self.caller, id));
         let model = question.model().and_then(ModelName::parse);
@@ -161,22 +171,20 @@ impl<'a> Lookup<'a> {
         Ok(Prefetched { session, fleet, epochs, all_epochs, guess, guessed })
     }
 
-    /// A guess of the answer's key before the store is asked, and its context. It is right if the question gets no
-    /// history and the epochs have not changed; `None` if nothing can be guessed.
-    fn guess<P: Platform>(
+    /// The context in which the answer's key is guessed before the store is asked. The guess is right if the question gets
+    /// no history and the epochs have not changed; `None` if nothing can be guessed.
+    fn guessable<P: Platform>(
         &self,
         service: &Service<P>,
         question: &impl Question,
         epoch_name: &str,
-    ) -> Option<(KeyContext<'a>, CacheKey)> {
+    ) -> Option<KeyContext<'a>> {
         match self.policy {
             _ if self.repetition.is_some() => None,
             CachePolicy::Answer { .. }
                 if question.session().is_none() && !service.fleet().inventories().is_empty() =>
             {
-                let context = self.context(service, question, service.flights().epochs(epoch_name));
-                let key = question.key(&context, &question.asked(None, &History::default()));
-                key.map(|key| (context, key))
+                Some(self.context(service, question, service.flights().epochs(epoch_name)))
             }
             CachePolicy::Answer { .. } | CachePolicy::Keep | CachePolicy::None => None,
         }
@@ -207,19 +215,29 @@ impl<'a> Lookup<'a> {
     }
 
     /// How the answer to the question is stored; `None` if it is not.
-    pub(crate) fn cache_plan<P: Platform, Q: Question>(
+    pub(crate) async fn cache_plan<P: Platform, Q: Question>(
         &self,
         service: &Service<P>,
         prefetched: &Prefetched<'_>,
         question: &Q,
         asked: &Q::Asked,
+        pace: &mut Pace,
     ) -> Option<CachePlan> {
         let (config, owner) = (service.config(), self.caller.owner());
         if let Some(repetition) = self.repetition {
             // A request without a body has no fingerprint, so it cannot be a repetition.
-            let asked = Some(Asked { question: question.fingerprint()?, epochs: prefetched.epochs });
+            let asked =
+                Some(Asked { question: question.fingerprint(pace).await?, epochs: prefetched.epochs });
             let (ttl, policy) = (config.cache.idempotency_ttl, CachePolicy::Answer { max_age: None });
-            return Some(CachePlan { key: repetition, asked, ttl, owner, policy, is_shared: true });
+            return Some(CachePlan {
+                key: repetition,
+                asked,
+                ttl,
+                owner,
+                policy,
+                unfit: None,
+                is_shared: true,
+            });
         }
         let is_shared = match self.policy {
             CachePolicy::None => return None,
@@ -228,9 +246,12 @@ impl<'a> Lookup<'a> {
         };
         let context = self.context(service, question, prefetched.epochs);
         // A right guess saves computing the key again.
-        let guess = prefetched.guess.filter(|(guessed, _)| *guessed == context);
-        let key = guess.map(|(_, key)| key).or_else(|| question.key(&context, asked))?;
-        Some(CachePlan { key, asked: None, ttl: config.cache.ttl, owner, policy: self.policy, is_shared })
+        let key = match prefetched.guess {
+            Some((guessed, key)) if guessed == context => key,
+            Some(_) | None => question.key(&context, asked, pace).await?,
+        };
+        let (ttl, policy) = (config.cache.ttl, self.policy);
+        Some(CachePlan { key, asked: None, ttl, owner, policy, unfit: None, is_shared })
     }
 
     /// The turn to store; `None` if the session has it already.
@@ -263,7 +284,7 @@ impl<'a> Lookup<'a> {
         mut flight: Box<Flight>,
     ) -> Result<Outcome, Error> {
         let Prefetched { fleet, guessed, .. } = prefetched;
-        if let Some(cache_plan) = flight.cache_plan {
+        if let Some(mut cache_plan) = flight.cache_plan {
             let guessed = guessed.filter(|(key, _)| *key == cache_plan.key).map(|(_, stored)| stored);
             let found = match guessed {
                 None if self.control.only_if_cached && cache_plan.is_shared => {
@@ -282,6 +303,8 @@ impl<'a> Lookup<'a> {
                 {
                     return flight.answer_from_cache(service, notes, replayed, stored.age).await;
                 }
+                cache_plan.unfit = Some(stored.age);
+                flight.cache_plan = Some(cache_plan);
             }
         }
         if self.control.only_if_cached {

@@ -29,6 +29,7 @@ use crate::{
     wire::{
         members::Members,
         multipart,
+        pace::Pace,
         protocol::Protocol,
         request::{VALUES_LIMIT, has_more_values_than, text as request_text},
     },
@@ -70,20 +71,22 @@ pub(crate) async fn relay<P: Platform, B: RequestBody>(
     let text = if endpoint.takes_a_form() {
         body.clone()
     } else {
-        service.compute(body.len(), || request_text(&body))
+        let read = async |mut pace: Pace| request_text(&body, &mut pace).await;
+        service.compute(body.len(), read).await
     };
     if text.as_ptr() != body.as_ptr() {
         // What is not UTF-8 is held a second time until the upstream request is made.
         held.grow_to(body.len().saturating_add(text.len()), service.now())?;
     }
-    let question = service.compute(body.len(), || {
+    let parse = async |mut pace: Pace| {
         if endpoint.takes_a_form() {
             let content_type = parts.headers.get(header::CONTENT_TYPE);
             Ok(RelayedQuestion::of_form(endpoint, content_type, session, &body))
         } else {
-            RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body, &text)
+            RelayedQuestion::parse(endpoint, parts.uri.path(), session, &body, &text, &mut pace).await
         }
-    })?;
+    };
+    let question = service.compute(body.len(), parse).await?;
     let mut notes = Box::default();
     let prepared = prepare(service, &parts.headers, caller, request, question, held, &mut notes).await;
     drop((body, text));
@@ -145,16 +148,17 @@ impl<'a> RelayedQuestion<'a> {
     /// # Errors
     /// [`Error::NotFound`] for a path that names no model, and [`Error::InvalidJson`] for a body that has more in it than any
     /// request, or that a session cannot continue.
-    fn parse(
+    async fn parse(
         endpoint: Endpoint,
         path: &str,
         session: RequestedSession,
         body: &'a Bytes,
         text: &'a Bytes,
+        pace: &mut Pace,
     ) -> Result<Self, Error> {
-        let members = Members::of_request(text)?;
+        let members = Members::of_request(text, pace).await?;
         if let (Some(members), false) = (&members, session.is_none()) {
-            fits_session(endpoint, members, text)?;
+            fits_session(endpoint, members, text, pace).await?;
         }
         let in_path = path.strip_prefix(Endpoint::OpenAiModel.path()).map(model_in_path).transpose()?;
         let path = in_path.as_ref().map(|name| [Endpoint::OpenAiModel.path(), name].concat());
@@ -212,9 +216,14 @@ impl<'a> RelayedQuestion<'a> {
 ///
 /// # Errors
 /// [`Error::InvalidJson`]
-fn fits_session(endpoint: Endpoint, members: &Members<'_>, text: &[u8]) -> Result<(), Error> {
+async fn fits_session(
+    endpoint: Endpoint,
+    members: &Members<'_>,
+    text: &[u8],
+    pace: &mut Pace,
+) -> Result<(), Error> {
     let object = text.get(..members.end()).unwrap_or(text);
-    if has_more_values_than(VALUES_LIMIT, object) {
+    if has_more_values_than(VALUES_LIMIT, object, pace).await {
         return Err(Error::InvalidJson(format!("it has more than {VALUES_LIMIT} values")));
     }
     // Ollama reads a second list of messages into the first, message by message, so that a history before one of them would
@@ -304,19 +313,25 @@ impl Question for RelayedQuestion<'_> {
         self.endpoint.dialect()
     }
 
-    fn new_turn(&self, session: &SessionState) -> Option<NewTurn> {
-        NewTurn::of(self.members.as_ref()?, self.dialect()?, session.awaits_results())
+    async fn new_turn(&self, session: &SessionState, pace: &mut Pace) -> Option<NewTurn> {
+        NewTurn::of(self.members.as_ref()?, self.dialect()?, session.awaits_results(), pace).await
     }
 
-    fn asked(&self, turn: Option<&NewTurn>, history: &History<'_>) -> Option<Bytes> {
-        turn.map(|turn| turn.continuing(self.text, history, self.session_model.as_deref()))
+    async fn asked(&self, turn: Option<&NewTurn>, history: &History<'_>, pace: &mut Pace) -> Option<Bytes> {
+        Some(turn?.continuing(self.text, history, self.session_model.as_deref(), pace).await)
     }
 
-    fn key(&self, context: &KeyContext<'_>, spliced: &Option<Bytes>) -> Option<CacheKey> {
-        Some(match spliced {
-            Some(body) => CacheKey::of_request(context, &Members::of_request(body).ok()??),
-            None => CacheKey::of_request(context, self.members.as_ref()?),
-        })
+    async fn key(
+        &self,
+        context: &KeyContext<'_>,
+        spliced: &Option<Bytes>,
+        pace: &mut Pace,
+    ) -> Option<CacheKey> {
+        let Some(body) = spliced else {
+            return Some(CacheKey::of_request_in_steps(context, self.members.as_ref()?, pace).await);
+        };
+        let members = Members::of_request(body, pace).await.ok()??;
+        Some(CacheKey::of_request_in_steps(context, &members, pace).await)
     }
 
     fn upstream(&self, caller: &CallerId, spliced: Option<Bytes>, reading: Reading) -> UpstreamRequest {
@@ -351,6 +366,16 @@ mod go_reading;
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::pace::at_once;
+
+    fn parsed<'a>(
+        endpoint: Endpoint,
+        path: &str,
+        session: RequestedSession,
+        body: &'a Bytes,
+    ) -> Result<RelayedQuestion<'a>, Error> {
+        at_once(RelayedQuestion::parse(endpoint, path, session, body, body, &mut Pace::unbroken()))
+    }
 
     #[test]
     fn a_model_is_read_however_the_request_spells_it() {
@@ -363,7 +388,7 @@ mod tests {
         ] {
             let body = Bytes::from_static(body.as_bytes());
             let (endpoint, session) = (Endpoint::OllamaChat, RequestedSession::None);
-            let question = RelayedQuestion::parse(endpoint, "/api/chat", session, &body, &body).unwrap();
+            let question = parsed(endpoint, "/api/chat", session, &body).unwrap();
             let request = question.upstream(&CallerId::public(), None, Reading::AsSent);
             let lane = ModelName::parse("llama3.2").unwrap().lane(endpoint.work().unwrap());
             assert_eq!(request.routing_key.lane(), Some(lane), "{body:?}");
@@ -383,8 +408,7 @@ mod tests {
             (Endpoint::AnthropicMessages, r#"{"stream":true,"Stream":null}"#, true),
         ] {
             let body = Bytes::from_static(body.as_bytes());
-            let question =
-                RelayedQuestion::parse(endpoint, "", RequestedSession::None, &body, &body).unwrap();
+            let question = parsed(endpoint, "", RequestedSession::None, &body).unwrap();
             assert_eq!(question.delivery(), Delivery::of(streams), "{endpoint:?} {body:?}");
         }
     }
@@ -400,7 +424,7 @@ mod tests {
             (Endpoint::AnthropicMessages, twice, false),
         ] {
             let body = Bytes::from_static(body.as_bytes());
-            let parse = |session| RelayedQuestion::parse(endpoint, "", session, &body, &body).is_ok();
+            let parse = |session| parsed(endpoint, "", session, &body).is_ok();
             assert_eq!(parse(RequestedSession::of("s")), is_taken, "{endpoint:?} {body:?}");
             assert!(parse(RequestedSession::None), "without a session it is Ollama's to read");
         }

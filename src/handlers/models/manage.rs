@@ -31,6 +31,7 @@ use crate::{
     wire::{
         framer::{self, Framer, Framing},
         members::{Members, insert},
+        pace::Pace,
         protocol,
         request::text,
     },
@@ -62,21 +63,26 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
     let limit = service.config().access.body_limits.other;
     let mut held = service.account(&CallerId::public());
     let body = body::read(headers, body, limit, &mut held, service).await?;
-    let text = text(&body);
-    let members = Members::of_request(&text)?;
-    let model = members.as_ref().and_then(|members| changed(operation, members));
-    let streams = match operation {
-        Operation::Pull | Operation::Create => {
-            members.and_then(|members| members.boolean("stream")).unwrap_or(true)
-        }
-        Operation::Copy | Operation::Delete => false,
+    let read = async |mut pace: Pace| {
+        let text = text(&body, &mut pace).await;
+        let members = Members::of_request(&text, &mut pace).await?;
+        let model = members.as_ref().and_then(|members| changed(operation, members));
+        let streams = match operation {
+            Operation::Pull | Operation::Create => {
+                members.and_then(|members| members.boolean("stream")).unwrap_or(true)
+            }
+            Operation::Copy | Operation::Delete => false,
+        };
+        Ok::<_, Error>((model, streams))
     };
+    let (model, streams) = service.compute(body.len(), read).await?;
     if streams {
         let response = progress(service, operation, model, (body, held), request);
         return Ok(Handled::Streaming(response, Box::default()));
     }
     let hosts = service.fleet().hosts();
-    let streamed = streamed(operation, &body);
+    let streamed =
+        service.compute(body.len(), async |mut pace: Pace| streamed(operation, &body, &mut pace).await).await;
     let changes = hosts.iter().map(|backend| {
         let (body, streamed) = (body.clone(), streamed.clone());
         let change = async move {
@@ -87,11 +93,16 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
         };
         with_backend(backend, change)
     });
-    let outcomes = join_all(changes).await;
-    if may_have_changed(&outcomes) {
+    let changes = pin!(join_all(changes));
+    let outcomes = race! {
+        outcomes = changes => Some(outcomes),
+        () = service.shutdown().begun() => None,
+    };
+    // A host may go on with what is given up.
+    if outcomes.as_ref().is_none_or(|outcomes| may_have_changed(outcomes)) {
         forget_answers(service, &request.store, model).await;
     }
-    combined(outcomes)?;
+    combined(outcomes.ok_or(Error::ShuttingDown)?)?;
     let response = match operation {
         Operation::Pull | Operation::Create => reply::complete(StatusCode::OK, "application/json", SUCCESS),
         Operation::Copy | Operation::Delete => reply::typed(StatusCode::OK, None, Bytes::new()),
@@ -112,12 +123,12 @@ fn changed(operation: Operation, request: &Members<'_>) -> Option<String> {
 
 /// The body that asks a host for progress lines, where the change has them: a host that pulls a large model says so, and
 /// one that says nothing for too long is given up. `None` where a change takes milliseconds.
-fn streamed(operation: Operation, body: &Bytes) -> Option<Bytes> {
+async fn streamed(operation: Operation, body: &Bytes, pace: &mut Pace) -> Option<Bytes> {
     match operation {
         Operation::Copy | Operation::Delete => None,
         Operation::Pull | Operation::Create => {
-            let end = Members::of_request(body).ok().flatten()?.end();
-            Some(insert(body, vec![(end, br#","stream":true"#)]))
+            let end = Members::of_request(body, pace).await.ok().flatten()?.end();
+            Some(insert(body, vec![(end, br#","stream":true"#)], pace).await)
         }
     }
 }
@@ -351,6 +362,7 @@ fn failed(failure: UpstreamFailure) -> ManageOutcome {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::wire::pace::at_once;
 
     fn hosts(count: usize) -> Vec<BackendHost> {
         (1..=count)
@@ -409,7 +421,8 @@ mod tests {
         for line in taken {
             // What is no text is covered where questions are read.
             let Some(body) = line["body"].as_str() else { continue };
-            let Some(members) = Members::of_request(body.as_bytes()).unwrap() else { continue };
+            let read = at_once(Members::of_request(body.as_bytes(), &mut Pace::unbroken()));
+            let Some(members) = read.unwrap() else { continue };
             assert_eq!(changed(Operation::Pull, &members).as_deref(), line["model"].as_str(), "{body}");
             assert_eq!(members.boolean("stream").unwrap_or(true), line["stream"], "{body}");
         }
@@ -417,8 +430,9 @@ mod tests {
 
     #[test]
     fn a_change_in_one_piece_asks_hosts_for_progress_and_keeps_its_other_bytes() {
-        let streamed =
-            |operation, body: &'static str| streamed(operation, &Bytes::from_static(body.as_bytes()));
+        let streamed = |operation, body: &'static str| {
+            at_once(streamed(operation, &Bytes::from_static(body.as_bytes()), &mut Pace::unbroken()))
+        };
         let asked = streamed(Operation::Pull, "{\"model\": \"m\", \"stream\":false }\n").unwrap();
         assert_eq!(asked, "{\"model\": \"m\", \"stream\":false ,\"stream\":true}\n");
         assert_eq!(streamed(Operation::Create, "no JSON"), None);

@@ -11,7 +11,10 @@ use crate::{
     api::{error::Error, query::parameter, route},
     config,
     session::{SessionHead, SessionId, Span, Turn},
-    wire::members::{self, Members},
+    wire::{
+        members::{self, Members},
+        pace::Pace,
+    },
 };
 
 /// The number of turns of a page without `limit`.
@@ -25,11 +28,12 @@ const PAGE_LIMIT: usize = 100;
 ///
 /// # Errors
 /// [`Error::InvalidJson`], [`Error::WrongType`]
-pub(crate) fn head(body: &[u8], longest: Duration) -> Result<SessionHead, Error> {
+pub(crate) async fn head(body: &[u8], longest: Duration, pace: &mut Pace) -> Result<SessionHead, Error> {
     if body.trim_ascii().is_empty() {
         return Ok(SessionHead::default());
     }
-    let members = Members::parse(body).ok_or_else(|| Error::InvalidJson("it is no object".to_owned()))?;
+    let members = Members::parse_in_steps(body, pace).await;
+    let members = members.ok_or_else(|| Error::InvalidJson("it is no object".to_owned()))?;
     let text = |param: &'static str| match members.raw(param) {
         None => Ok::<_, Error>(None),
         Some(value) => {
@@ -151,11 +155,13 @@ mod tests {
 
     use super::*;
     use crate::session::Dialect;
+    use crate::wire::pace::at_once;
 
     /// The head that a body makes, as JSON, or the code of its error with what it is about.
     #[track_caller]
     fn check(body: &str, expected: Result<&str, (&str, Option<&str>)>) {
-        let found = head(body.as_bytes(), Duration::from_hours(24 * 366))
+        let longest = Duration::from_hours(24 * 366);
+        let found = at_once(head(body.as_bytes(), longest, &mut Pace::unbroken()))
             .map(|head| String::from_utf8(head.to_json()).unwrap());
         let found = found.as_deref().map_err(|error| (error.code(), error.param()));
         assert_eq!(found, expected, "{body}");

@@ -1,6 +1,15 @@
 use proptest::prelude::*;
 
 use super::*;
+use crate::wire::pace::{at_once, tests::pauses};
+
+fn of_request(body: &[u8]) -> Result<Option<Members<'_>>, TooManyMembers> {
+    at_once(Members::of_request(body, &mut Pace::unbroken()))
+}
+
+fn inserted(body: &[u8], insertions: Vec<(usize, &[u8])>) -> Bytes {
+    at_once(insert(body, insertions, &mut Pace::unbroken()))
+}
 
 fn members(body: &str) -> Members<'_> {
     Members::parse(body.as_bytes()).unwrap()
@@ -87,18 +96,18 @@ fn escapes_are_read_as_go_reads_them() {
 fn what_follows_the_object_of_a_request_is_not_looked_at() {
     for rest in ["", " \n", "}", "{\"model\":\"b\"}", "\0", "x", ",", "]"] {
         let body = format!(" {{\"model\" :\"a\"}}{rest}");
-        let members = Members::of_request(body.as_bytes()).unwrap().unwrap();
+        let members = of_request(body.as_bytes()).unwrap().unwrap();
         assert_eq!((members.string("model").as_deref(), members.end()), (Some("a"), 14), "{body}");
     }
-    let members = Members::of_request(b"{\"a\":1}\xff").unwrap().unwrap();
+    let members = of_request(b"{\"a\":1}\xff").unwrap().unwrap();
     assert_eq!((members.number("a"), members.end()), (Some(1), 6));
     for body in ["", "[{}]", "null", "\"{}\"", "}{}", "{\"a\"", "\u{feff}{}"] {
-        assert!(Members::of_request(body.as_bytes()).unwrap().is_none(), "{body}");
+        assert!(of_request(body.as_bytes()).unwrap().is_none(), "{body}");
     }
     let many = |count| format!("{{{}}}", vec!["\"\":0"; count].join(","));
-    assert!(Members::of_request(many(MEMBERS_LIMIT).as_bytes()).unwrap().is_some());
+    assert!(of_request(many(MEMBERS_LIMIT).as_bytes()).unwrap().is_some());
     let more = many(MEMBERS_LIMIT + 1);
-    assert_eq!(Members::of_request(more.as_bytes()).err(), Some(TooManyMembers));
+    assert_eq!(of_request(more.as_bytes()).err(), Some(TooManyMembers));
 }
 
 #[test]
@@ -116,9 +125,34 @@ fn an_offset_is_where_the_value_starts() {
 
 #[test]
 fn insertions_keep_their_order_and_the_end_is_the_last_place() {
-    assert_eq!(insert(b"abc", vec![]), "abc");
-    assert_eq!(insert(b"abc", vec![(1, b"1")]), "a1bc");
-    assert_eq!(insert(b"abc", vec![(3, b"3"), (0, b"x"), (9, b"9"), (0, b"y")]), "xyabc39");
+    assert_eq!(inserted(b"abc", vec![]), "abc");
+    assert_eq!(inserted(b"abc", vec![(1, b"1")]), "a1bc");
+    assert_eq!(inserted(b"abc", vec![(3, b"3"), (0, b"x"), (9, b"9"), (0, b"y")]), "xyabc39");
+}
+
+#[test]
+fn a_long_object_is_read_and_grows_in_steps() {
+    let text = "x".repeat(STEP / 2 - 10);
+    let body = format!(
+        "{{\"a\":[{}],{}}}",
+        vec![format!("\"{text}\""); 8].join(","),
+        vec![format!("\"{text}\":0"); 8].join(",")
+    );
+    let (members, broken) = pauses(async |pace: &mut Pace| Members::of_request(body.as_bytes(), pace).await);
+    let members = members.unwrap().unwrap();
+    assert_eq!(members.list.len(), 9);
+    assert!(broken >= 4, "{broken}");
+    let (elements, broken) = pauses(async |pace: &mut Pace| members.array_in_steps("a", pace).await);
+    assert_eq!((elements.map(|elements| elements.len()), broken), (Some(8), 3));
+    assert_eq!(members.array("a").map(|elements| elements.len()), Some(8));
+    let (longer, broken) =
+        pauses(async |pace: &mut Pace| insert(body.as_bytes(), vec![(1, b" ")], pace).await);
+    assert_eq!((longer.len(), broken >= 7), (body.len() + 1, true));
+    let (whole, _) =
+        pauses(async |pace: &mut Pace| Members::parse_in_steps(body.as_bytes(), pace).await.is_some());
+    assert!(whole);
+    let (more, _) = pauses(async |pace: &mut Pace| Members::parse_in_steps(b"{}{}", pace).await.is_none());
+    assert!(more);
 }
 
 proptest! {
@@ -141,7 +175,7 @@ proptest! {
         prop_assert_eq!(string(raw).unwrap(), text.as_str());
         let at = members.offset(raw).unwrap();
         prop_assert!(body[at..].starts_with(&value));
-        let longer = insert(body.as_bytes(), vec![(at, b"[1,"), (at + value.len(), b"]")]);
+        let longer = inserted(body.as_bytes(), vec![(at, b"[1,"), (at + value.len(), b"]")]);
         let after = &body[at + value.len()..];
         prop_assert_eq!(longer, format!("{}[1,{value}]{after}", &body[..at]));
     }

@@ -68,7 +68,7 @@ async fn an_endless_line_is_given_up(form: &dyn Form) -> Result<()> {
     let line = vec![b'x'; 17 << 20];
     ollama.next_chat(Scripted::with_line(line)?.in_pieces_of(1 << 16));
     let reply = gateway.chat(json!({"message": "hello"})).await?;
-    assert_eq!(reply.outcome(), (502, "upstream_protocol".to_owned()));
+    assert_eq!(reply.outcome(), (502, "answer_too_long".to_owned()));
     assert_eq!(gateway.say("and now?").await?.status, 200);
     Ok(())
 }

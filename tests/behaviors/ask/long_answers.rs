@@ -194,6 +194,26 @@ async fn a_limit_of_our_own_is_named_and_nobody_is_blamed(form: &dyn Form) -> Re
     assert_nobody_is_blamed(gateway.as_ref()).await
 }
 
+async fn an_event_that_is_longer_than_one_may_be_is_no_hosts_fault(form: &dyn Form) -> Result<()> {
+    let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
+    let gateway = form.start(Setup::new(&hosts)).await?;
+    let long = Scripted::single("llama3.2", &"0123456789abcdef".repeat(17 << 16), 10)?.in_pieces_of(PIECE);
+    let mut late = Scripted::saying("hi there")?;
+    late.pieces.truncate(1);
+    late.pieces.extend(long.pieces.iter().cloned());
+    for (asked, (scripted, status)) in [(long, 502), (late, 200)].into_iter().enumerate() {
+        for host in &hosts {
+            host.chats(scripted.clone());
+        }
+        let reply = gateway.post_to(CHAT, chat("hello", true), &[]).await?;
+        assert_eq!(reply.status, status, "{}", reply.text());
+        assert!(reply.text().contains("longer than 16777216 bytes"), "{}", reply.text());
+        assert_eq!(hosts.iter().map(|host| host.count(CHAT)).sum::<usize>(), asked + 1);
+        assert_nobody_is_blamed(gateway.as_ref()).await?;
+    }
+    Ok(())
+}
+
 async fn a_sessions_long_whole_answer_is_a_turn_as_long_as_one_may_be(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama])).await?;
@@ -218,5 +238,6 @@ on_every_form! {
     a_long_whole_answer_that_breaks_off_is_never_taken_for_the_whole,
     a_sessions_stream_goes_on_beyond_what_a_turn_may_have_and_says_that_it_is_not_stored,
     a_limit_of_our_own_is_named_and_nobody_is_blamed,
+    an_event_that_is_longer_than_one_may_be_is_no_hosts_fault,
     a_sessions_long_whole_answer_is_a_turn_as_long_as_one_may_be,
 }

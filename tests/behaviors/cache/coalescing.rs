@@ -3,7 +3,9 @@
 mod across_replicas;
 mod bounds;
 mod endings;
+mod passing;
 mod redis_pause;
+mod repetitions;
 
 use paddock_tests::gateway::Streamed;
 use serde_json::Value;

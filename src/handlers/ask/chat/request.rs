@@ -10,6 +10,7 @@ use crate::{
     wire::{
         framer::Framing,
         members::{self, Members},
+        pace::Pace,
         request::{VALUES_LIMIT, has_more_values_than},
     },
 };
@@ -41,11 +42,11 @@ impl<'a> ChatRequest<'a> {
     ///
     /// # Errors
     /// [`Error::InvalidJson`] for a body that is not a JSON object, or has more values than any question.
-    pub(crate) fn members(body: &'a [u8]) -> Result<Members<'a>, Error> {
-        if has_more_values_than(VALUES_LIMIT, body) {
+    pub(crate) async fn members(body: &'a [u8], pace: &mut Pace) -> Result<Members<'a>, Error> {
+        if has_more_values_than(VALUES_LIMIT, body, pace).await {
             return Err(Error::InvalidJson(format!("it has more than {VALUES_LIMIT} values")));
         }
-        Members::parse(body).ok_or_else(|| Error::InvalidJson(fault(body)))
+        Members::parse_in_steps(body, pace).await.ok_or_else(|| Error::InvalidJson(fault(body)))
     }
 
     /// Checks the members of a body. As in Ollama, `null` means absent and unknown fields are ignored.
@@ -157,9 +158,10 @@ mod tests {
     use http::HeaderValue;
 
     use super::*;
+    use crate::wire::pace::at_once;
 
     fn parse(body: &[u8]) -> Result<ChatRequest<'_>, Error> {
-        ChatRequest::read(&ChatRequest::members(body)?)
+        ChatRequest::read(&at_once(ChatRequest::members(body, &mut Pace::unbroken()))?)
     }
 
     #[test]

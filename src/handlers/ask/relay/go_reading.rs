@@ -7,6 +7,7 @@ use super::*;
 use crate::wire::{
     dialect::{MessageRole, role, text, text_in},
     options::Options,
+    pace::at_once,
 };
 
 const READ: &str = include_str!("../../../../tests/fixtures/go-reading.jsonl");
@@ -40,9 +41,10 @@ fn every_odd_request_is_read_as_go_reads_it() {
     let mut compared = 0;
     for endpoint in Endpoint::ALL {
         for (body, read) in requests(endpoint.path()) {
-            let utf8 = request_text(&body);
-            let question =
-                RelayedQuestion::parse(endpoint, "", RequestedSession::None, &body, &utf8).unwrap();
+            let utf8 = at_once(request_text(&body, &mut Pace::unbroken()));
+            let (session, mut pace) = (RequestedSession::None, Pace::unbroken());
+            let parse = RelayedQuestion::parse(endpoint, "", session, &body, &utf8, &mut pace);
+            let question = at_once(parse).unwrap();
             let what =
                 format!("{endpoint:?} {}", String::from_utf8_lossy(&body.slice(..body.len().min(200))));
             // Whatever it is, it has a place.
