@@ -1,0 +1,113 @@
+//! Connections to hosts.
+
+use std::{
+    collections::BTreeMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use anyhow::Result;
+use http::{Method, Request};
+use paddock_tests::{
+    gateway::HostShim,
+    http_client::{self, Payload, Reply},
+    ollama::FakeOllama,
+};
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
+
+/// A proxy before a host that closes each connection on which a chat was answered once the next one comes, as a proxy does
+/// with connections that were idle for too long.
+struct ClosingProxy {
+    address: SocketAddr,
+    closed: Arc<AtomicUsize>,
+    _task: JoinSet<()>,
+}
+
+impl ClosingProxy {
+    async fn start(host: &FakeOllama) -> Result<Self> {
+        let listener = TcpListener::bind("127.0.0.1:0").await?;
+        let address = listener.local_addr()?;
+        let closed = Arc::new(AtomicUsize::default());
+        let (count, target) = (Arc::clone(&closed), host.url().replace("http://", ""));
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let mut connections = JoinSet::new();
+            while let Ok((client, _)) = listener.accept().await {
+                let (count, target) = (Arc::clone(&count), target.clone());
+                connections.spawn(async move {
+                    if let Ok(true) = pass(client, &target).await {
+                        count.fetch_add(1, Ordering::SeqCst);
+                    }
+                });
+            }
+        });
+        Ok(Self { address, closed, _task: task })
+    }
+}
+
+/// Passes on what comes until the second chat; gives whether there was one.
+async fn pass(mut client: TcpStream, target: &str) -> Result<bool> {
+    let mut host = TcpStream::connect(target).await?;
+    let (mut asked, mut answered, mut chats) = ([0; 16 << 10], [0; 16 << 10], 0);
+    loop {
+        tokio::select! {
+            read = client.read(&mut asked) => match read? {
+                0 => return Ok(false),
+                read => {
+                    let bytes = asked.get(..read).unwrap_or_default();
+                    chats += usize::from(bytes.starts_with(b"POST /api/chat"));
+                    if chats > 1 {
+                        return Ok(true);
+                    }
+                    host.write_all(bytes).await?;
+                }
+            },
+            read = host.read(&mut answered) => match read? {
+                0 => return Ok(false),
+                read => client.write_all(answered.get(..read).unwrap_or_default()).await?,
+            },
+        }
+    }
+}
+
+async fn start(settings: &[(&str, &str)]) -> Result<HostShim> {
+    let settings: BTreeMap<_, _> =
+        settings.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
+    HostShim::start(&settings).await
+}
+
+async fn ask(shim: &HostShim, method: Method, path: &str, body: String) -> Result<Reply> {
+    let request = Request::builder().method(method).uri(path).body(Payload::from(body))?;
+    http_client::send(shim.address(), request).await
+}
+
+#[tokio::test]
+async fn a_connection_that_was_closed_while_idle_costs_nobody_a_request() -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let proxy = ClosingProxy::start(&ollama).await?;
+    let shim = start(&[
+        ("OLLAMA_HOST", &format!("http://{}", proxy.address)),
+        ("CACHE_ENABLED", "false"),
+        ("PROBE_INTERVAL", "1h"),
+    ])
+    .await?;
+    let chats = 12;
+    for number in 0..chats {
+        let body = json!({ "message": format!("question {number}") }).to_string();
+        let reply = ask(&shim, Method::POST, "/chat", body).await?;
+        assert_eq!(reply.status, 200, "{number}: {}", reply.text());
+    }
+    assert_eq!(ollama.count(paddock_tests::ollama::CHAT), chats, "each was answered once");
+    assert!(proxy.closed.load(Ordering::SeqCst) > 0, "no connection was used twice");
+    let fleet = ask(&shim, Method::GET, "/fleet", String::new()).await?.json();
+    assert_eq!((&fleet["hosts"][0]["state"], &fleet["retries"]["retries"]), (&json!("up"), &json!(0)));
+    Ok(())
+}
