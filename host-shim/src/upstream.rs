@@ -2,7 +2,7 @@
 
 mod connection;
 
-use std::{error::Error as _, time::Duration};
+use std::{error::Error as _, pin::pin, time::Duration};
 
 use bytes::Bytes;
 use http::{Request, Response};
@@ -10,14 +10,17 @@ use http_body_util::Full;
 use hyper::body::Incoming;
 use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{
-    client::legacy::{Client, Error as ClientError, connect::HttpConnector},
+    client::legacy::{
+        Client, Error as ClientError,
+        connect::{HttpConnector, capture_connection},
+    },
     rt::{TokioExecutor, TokioTimer},
 };
 use paddock::{
     Config,
     platform::{Phase, Timeouts, UpstreamFailure},
 };
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use self::connection::{ConnectTimedOut, Exchange, LimitedConnector};
 use crate::timed_body::TimedBody;
@@ -39,7 +42,8 @@ pub(crate) struct HttpClient {
 impl HttpClient {
     /// A client for these hosts.
     pub(crate) fn new(config: &Config) -> Self {
-        let connect_limit = config.timeouts.upstream.connect;
+        // The limit of a call ends its wait; this one ends a connection that is still being made for later calls.
+        let connect_limit = config.timeouts.upstream.connect.max(config.fleet.probe_connect_timeout);
         let any_tls = config.fleet.hosts.iter().any(|host| host.url().starts_with("https:"));
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
@@ -67,27 +71,56 @@ impl HttpClient {
         request: Request<Bytes>,
         limits: Timeouts,
     ) -> Result<Response<TimedBody>, UpstreamFailure> {
-        let started = Instant::now();
-        let deadline = limits.total.map(|total| started + total);
-        // Connecting has a limit of its own, but a request may never reach that phase, so this limit covers it as well.
-        let head = started + limits.connect + limits.first_byte;
-        let head = deadline.map_or(head, |deadline| deadline.min(head));
+        let deadline = limits.total.map(|total| Instant::now() + total);
         let (parts, body) = request.into_parts();
         let repeated = parts.clone();
-        let asking = async {
-            let request = Request::from_parts(parts, Full::new(body.clone()));
-            match self.pooled.request(request).await {
-                Err(error) if was_idle(&error) => {
-                    self.fresh.request(Request::from_parts(repeated, Full::new(body))).await
-                }
-                answered => answered,
+        let request = Request::from_parts(parts, Full::new(body.clone()));
+        let response = match ask(&self.pooled, request, limits, deadline).await {
+            Err(Unanswered::Failed(error)) if was_idle(&error) => {
+                let request = Request::from_parts(repeated, Full::new(body));
+                ask(&self.fresh, request, limits, deadline).await
             }
+            answered => answered,
         };
-        let response = timeout_at(head, asking)
-            .await
-            .map_err(|_| UpstreamFailure::TimedOut(Phase::FirstByte))?
-            .map_err(|error| failure(&error))?;
-        Ok(response.map(|body: Incoming| TimedBody::of_host(body, limits.between_bytes, deadline)))
+        match response {
+            Ok(response) => {
+                Ok(response.map(|body: Incoming| TimedBody::of_host(body, limits.between_bytes, deadline)))
+            }
+            Err(Unanswered::Failed(error)) => Err(failure(&error)),
+            Err(Unanswered::Late(phase)) => Err(UpstreamFailure::TimedOut(phase)),
+        }
+    }
+}
+
+/// Why a request has no answer.
+enum Unanswered {
+    Failed(ClientError),
+    Late(Phase),
+}
+
+/// Waits for a connection within its limit, and from then on for the head within its own.
+async fn ask(
+    client: &HyperClient,
+    mut request: Request<Full<Bytes>>,
+    limits: Timeouts,
+    deadline: Option<Instant>,
+) -> Result<Response<Incoming>, Unanswered> {
+    let within = |limit| {
+        let end = Instant::now() + limit;
+        deadline.map_or(end, |deadline| deadline.min(end))
+    };
+    let mut connection = capture_connection(&mut request);
+    let mut asking = pin!(client.request(request));
+    tokio::select! {
+        biased;
+        answered = asking.as_mut() => return answered.map_err(Unanswered::Failed),
+        // A connection that is kept is there when the request is first polled.
+        _ = connection.wait_for_connection_metadata() => {}
+        () = sleep_until(within(limits.connect)) => return Err(Unanswered::Late(Phase::Connect)),
+    }
+    match timeout_at(within(limits.first_byte), asking).await {
+        Ok(answered) => answered.map_err(Unanswered::Failed),
+        Err(_) => Err(Unanswered::Late(Phase::FirstByte)),
     }
 }
 

@@ -1,4 +1,4 @@
-//! Connections to hosts.
+//! Connections to hosts: closed while idle, made within their own limits.
 
 use std::{
     collections::BTreeMap,
@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::{Duration, Instant},
 };
 
 use anyhow::Result;
@@ -109,5 +110,53 @@ async fn a_connection_that_was_closed_while_idle_costs_nobody_a_request() -> Res
     assert!(proxy.closed.load(Ordering::SeqCst) > 0, "no connection was used twice");
     let fleet = ask(&shim, Method::GET, "/fleet", String::new()).await?.json();
     assert_eq!((&fleet["hosts"][0]["state"], &fleet["retries"]["retries"]), (&json!("up"), &json!(0)));
+    Ok(())
+}
+
+#[tokio::test]
+async fn each_limit_of_a_call_is_its_own() -> Result<()> {
+    // It takes connections and says nothing: a TLS connection is never made, and a plain one has no head.
+    let silent = TcpListener::bind("127.0.0.1:0").await?;
+    let address = silent.local_addr()?;
+    let _held = tokio::spawn(async move {
+        let mut held = Vec::new();
+        while let Ok((connection, _)) = silent.accept().await {
+            held.push(connection);
+        }
+    });
+    let long = "40";
+    for (scheme, path, limit) in [
+        ("https", "/health", "PROBE_CONNECT_TIMEOUT"),
+        ("https", "/api/tags", "PROBE_CONNECT_TIMEOUT"),
+        ("https", "/chat", "CONNECT_TIMEOUT"),
+        ("http", "/chat", "FIRST_BYTE_TIMEOUT"),
+        ("http", "/health", "HEALTH_TIMEOUT"),
+    ] {
+        let host = format!("{scheme}://{address}");
+        let mut settings = vec![("OLLAMA_HOST", &*host), ("PROBE_INTERVAL", "1h"), ("HUNG_AFTER", long)];
+        for name in [
+            "CONNECT_TIMEOUT",
+            "PROBE_CONNECT_TIMEOUT",
+            "FIRST_BYTE_TIMEOUT",
+            "TOTAL_TIMEOUT",
+            "HEALTH_TIMEOUT",
+        ] {
+            // A request first has its host looked at.
+            let is_short = name == limit
+                || path == "/chat" && name == "PROBE_CONNECT_TIMEOUT"
+                || path == "/chat" && name == "HEALTH_TIMEOUT";
+            settings.push((name, if is_short { "300ms" } else { long }));
+        }
+        let shim = start(&settings).await?;
+        let (method, body) = if path == "/chat" {
+            (Method::POST, json!({ "message": "hello", "stream": true }).to_string())
+        } else {
+            (Method::GET, String::new())
+        };
+        let begun = Instant::now();
+        let reply = ask(&shim, method, path, body).await?;
+        assert!(begun.elapsed() < Duration::from_secs(15), "{scheme} {path} {limit}: {:?}", begun.elapsed());
+        assert!(reply.status.as_u16() >= 502, "{path}: {}", reply.text());
+    }
     Ok(())
 }
