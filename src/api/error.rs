@@ -252,6 +252,15 @@ pub enum Error {
     #[error("no Ollama host has told its version yet; send an API key to have one asked, or try again later")]
     VersionUnknown,
 
+    /// The request has come back to this service, or a host says that it has come back there.
+    #[error(
+        "this request goes round: it has been here before, or has passed eight services like this one; have the operator see that OLLAMA_HOST and OLLAMA_HOSTS name Ollama, here and there, and no service that leads back"
+    )]
+    LoopDetected {
+        /// The marks of the services that it has passed, or who said so.
+        detail: String,
+    },
+
     /// The session store is down, and `SESSION_REQUIRED` or the request itself forbids to go on without it.
     #[error("sessions are unavailable: the store does not answer; try again later")]
     SessionUnavailable,
@@ -415,6 +424,7 @@ impl Error {
             Self::UpstreamProtocol { .. } => (502, "upstream_protocol", API, ERROR, true, None),
             Self::AnswerTooLong { .. } => (502, "answer_too_long", API, INFO, false, None),
             Self::VersionUnknown => (503, "version_unknown", API, INFO, true, None),
+            Self::LoopDetected { .. } => (508, "loop_detected", API, ERROR, false, None),
             Self::SessionUnavailable => (503, "session_unavailable", API, WARN, true, None),
             // The operator must act.
             Self::Misconfigured { .. } => (500, "misconfigured", API, ERROR, false, None),
@@ -457,7 +467,9 @@ impl Error {
     /// Details for the operator beyond the code, without content.
     pub(crate) fn detail(&self) -> Option<String> {
         match self {
-            Self::UpstreamUnreachable { detail } | Self::UpstreamProtocol { detail } => Some(detail.clone()),
+            Self::UpstreamUnreachable { detail }
+            | Self::UpstreamProtocol { detail }
+            | Self::LoopDetected { detail } => Some(detail.clone()),
             Self::UpstreamTimeout { phase } => Some(phase.to_string()),
             Self::ModelUnavailable { unknown, .. } => Some(format!("{unknown} hosts unknown")),
             // Ollama's message may quote the request; only the status is safe to log.

@@ -63,6 +63,8 @@ pub(crate) enum AttemptFailure {
     Protocol(String),
     /// The answer ended as HTTP wants it, but without its terminator: the model's runner ended, and the host works.
     Unfinished,
+    /// The host answered 508: the request goes round.
+    Looped,
     /// The answer is longer than this many bytes, a limit of our own: every host would give the same.
     TooLong(usize),
     /// The client left, which says nothing about the host.
@@ -93,6 +95,7 @@ impl AttemptFailure {
             429 | 503 => Self::Busy { retry_after },
             500 => Self::Failed { message: words(&original), original: Some(Box::new(original)) },
             502 => Self::BadGateway,
+            508 => Self::Looped,
             504 => Self::TimedOut(Phase::FirstByte),
             400..=499 | 501 => {
                 Self::Rejected { status, message: words(&original), original: Some(Box::new(original)) }
@@ -118,6 +121,7 @@ impl AttemptFailure {
             Self::Hung => Error::UpstreamTimeout { phase: Phase::FirstByte },
             Self::Protocol(detail) => Error::UpstreamProtocol { detail },
             Self::TooLong(limit) => Error::AnswerTooLong { limit },
+            Self::Looped => Error::LoopDetected { detail: LOOPED.to_owned() },
             Self::Unfinished => Error::UpstreamProtocol { detail: UNFINISHED.to_owned() },
             Self::Unreachable(detail) => Error::UpstreamUnreachable { detail },
             Self::BadGateway => Error::UpstreamUnreachable { detail: BAD_GATEWAY.to_owned() },
@@ -140,7 +144,7 @@ impl AttemptFailure {
             // A connection to the proxy must not close the breaker, as it does for `Cause::Unreachable`.
             Self::Protocol(_) | Self::BadGateway => HostEffect::Faulty(Cause::Protocol, None),
             Self::NotFound { .. } | Self::Rejected { .. } => HostEffect::Refused,
-            Self::Failed { .. } | Self::Unfinished | Self::TooLong(_) | Self::ClientLeft => {
+            Self::Failed { .. } | Self::Unfinished | Self::TooLong(_) | Self::Looped | Self::ClientLeft => {
                 HostEffect::Neutral
             }
         }
@@ -164,6 +168,7 @@ impl AttemptFailure {
             Self::Rejected { .. } => "rejected",
             Self::Protocol(_) | Self::Unfinished => "protocol",
             Self::TooLong(_) => "too_long",
+            Self::Looped => "looped",
             Self::ClientLeft => "cancelled",
         }
     }
@@ -173,6 +178,7 @@ impl AttemptFailure {
         match self {
             Self::Unreachable(detail) | Self::Protocol(detail) => detail.clone(),
             Self::BadGateway => BAD_GATEWAY.to_owned(),
+            Self::Looped => LOOPED.to_owned(),
             Self::Unfinished => UNFINISHED.to_owned(),
             Self::TooLong(limit) => format!("more than {limit} bytes"),
             Self::TimedOut(phase) => phase.to_string(),
@@ -191,6 +197,8 @@ pub(crate) fn no_host() -> Error {
     Error::UpstreamUnreachable { detail: "no host".to_owned() }
 }
 
+/// The detail when a host says that the request goes round.
+const LOOPED: &str = "the host answered 508";
 /// The detail when a proxy answers 502 in place of the host.
 const BAD_GATEWAY: &str = "the host answered 502";
 /// How many characters of Ollama's message a client gets.
@@ -218,6 +226,7 @@ impl From<UpstreamFailure> for AttemptFailure {
             UpstreamFailure::Unreachable(detail) => Self::Unreachable(detail),
             UpstreamFailure::TimedOut(phase) => Self::TimedOut(phase),
             UpstreamFailure::Protocol(detail) => Self::Protocol(detail),
+            UpstreamFailure::Looped => Self::Looped,
         }
     }
 }
@@ -247,7 +256,8 @@ impl Failover {
                 | AttemptFailure::Busy { .. }
                 | AttemptFailure::NotFound { .. }
                 | AttemptFailure::Protocol(_)
-                | AttemptFailure::Unfinished,
+                | AttemptFailure::Unfinished
+                | AttemptFailure::Looped,
             )
             | None => true,
         }
@@ -293,12 +303,13 @@ impl Failover {
 
 fn weight(failure: &AttemptFailure) -> u8 {
     match failure {
-        AttemptFailure::ClientLeft => 8,
-        AttemptFailure::TooLong(_) => 7,
-        AttemptFailure::Rejected { .. } => 6,
-        AttemptFailure::Failed { .. } => 5,
-        AttemptFailure::Busy { .. } => 4,
-        AttemptFailure::TimedOut(_) | AttemptFailure::Hung => 3,
+        AttemptFailure::ClientLeft => 9,
+        AttemptFailure::TooLong(_) => 8,
+        AttemptFailure::Rejected { .. } => 7,
+        AttemptFailure::Failed { .. } => 6,
+        AttemptFailure::Busy { .. } => 5,
+        AttemptFailure::TimedOut(_) | AttemptFailure::Hung => 4,
+        AttemptFailure::Looped => 3,
         AttemptFailure::Protocol(_) | AttemptFailure::Unfinished => 2,
         AttemptFailure::Unreachable(_) | AttemptFailure::BadGateway => 1,
         AttemptFailure::NotFound { .. } => 0,
@@ -354,6 +365,8 @@ mod tests {
             (&[2, 503], 2, "upstream_busy"),
             (&[3, 500], 1, "answer_too_long"),
             (&[503, 3, 500], 2, "answer_too_long"),
+            (&[508, 502], 2, "loop_detected"),
+            (&[508, 503], 2, "upstream_busy"),
             (&[500, 500, 500], 2, "upstream_failed"),
             (&[500, 0, 500, 500], 3, "upstream_failed"),
             (&[400, 500], 1, "upstream_rejected"),

@@ -92,7 +92,9 @@ fn head(error: &Error, has_lost_store: bool) -> Option<FailureHead<'_>> {
         Error::ModelUnavailable { model, unknown } => {
             FailureHead { model: Some(model), unknown: Some(*unknown), ..head }
         }
-        Error::UpstreamUnreachable { detail } | Error::UpstreamProtocol { detail } => {
+        Error::UpstreamUnreachable { detail }
+        | Error::UpstreamProtocol { detail }
+        | Error::LoopDetected { detail } => {
             FailureHead { detail: Some(detail.chars().take(DETAIL_LIMIT).collect()), ..head }
         }
         Error::AnswerTooLong { limit } => FailureHead { limit: Some(*limit), ..head },
@@ -175,6 +177,7 @@ pub(super) fn read(record: &Bytes) -> Option<Error> {
         }
         "upstream_unreachable" => Error::UpstreamUnreachable { detail: text("detail")? },
         "upstream_protocol" => Error::UpstreamProtocol { detail: text("detail")? },
+        "loop_detected" => Error::LoopDetected { detail: text("detail")? },
         "answer_too_long" => Error::AnswerTooLong { limit: usize::try_from(head.number("limit")?).ok()? },
         "upstream_busy" => Error::UpstreamBusy { retry_after },
         "overloaded" => {

@@ -18,7 +18,7 @@ use super::{
     slot::Slot,
 };
 use crate::{
-    api::{endpoint::framing, error::Original, reply},
+    api::{endpoint::framing, error::Original, hops::X_PADDOCK_HOPS, reply},
     fleet::{AttemptFailure, BackendHost, NO_EVENT, broken},
     host::{Platform, Service},
     platform::{Upstream, UpstreamFailure, race},
@@ -58,7 +58,7 @@ pub(crate) async fn attempt<P: Platform>(
     broadcast: &Broadcast,
     mut slot: Box<Slot>,
 ) -> (Result<Opened<P::Body>, AttemptFailure>, Option<Box<Slot>>) {
-    let request = match request(&slot.backend, upstream_request) {
+    let request = match request(&slot.backend, upstream_request, admission.hops()) {
         Ok(request) => request,
         Err(failure) => return (Err(failure), Some(slot)),
     };
@@ -96,10 +96,12 @@ pub(crate) async fn attempt<P: Platform>(
 fn request(
     backend: &BackendHost,
     upstream_request: &UpstreamRequest,
+    hops: HeaderValue,
 ) -> Result<Request<Bytes>, AttemptFailure> {
     let fault = |error: http::Error| AttemptFailure::Protocol(error.to_string());
     let uri = backend.endpoint(&upstream_request.path).map_err(AttemptFailure::Protocol)?;
-    let mut request = Request::builder().method(upstream_request.method.clone()).uri(uri);
+    let mut request =
+        Request::builder().method(upstream_request.method.clone()).uri(uri).header(X_PADDOCK_HOPS, hops);
     if upstream_request.method != Method::GET {
         let content_type = upstream_request.content_type.clone();
         request = request

@@ -16,11 +16,12 @@ use futures::{
     join,
     stream::{self, FuturesUnordered, unfold},
 };
-use http::{Request, StatusCode, header};
+use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 
 use super::update_stats;
 use crate::{
+    api::hops::X_PADDOCK_HOPS,
     fleet::{
         BackendHost, BreakerState, Cause, HostStats, Inventory, ModelName,
         local::{Inventories, LocalFleet},
@@ -281,9 +282,9 @@ async fn probe_host<P: Platform>(
     let (running, version) = match &tags {
         // A version does not change while a host answers.
         Ok(_) if known.is_empty() => {
-            (answer(service, backend, "/api/ps").await, answer(service, backend, "/api/version").await.ok())
+            (ask(service, backend, "/api/ps").await, ask(service, backend, "/api/version").await.ok())
         }
-        Ok(_) => (answer(service, backend, "/api/ps").await, None),
+        Ok(_) => (ask(service, backend, "/api/ps").await, None),
         Err(_) => (Ok(Bytes::new()), None),
     };
 
@@ -372,6 +373,7 @@ enum Unanswered {
 impl From<Unanswered> for UpstreamFailure {
     fn from(unanswered: Unanswered) -> Self {
         match unanswered {
+            Unanswered::Refused(StatusCode::LOOP_DETECTED) => Self::Looped,
             Unanswered::Refused(status) => Self::Protocol(format!("the host answered {}", status.as_u16())),
             Unanswered::Failed(failure) => failure,
         }
@@ -383,8 +385,9 @@ pub(crate) async fn answer<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
     path: &str,
+    hops: HeaderValue,
 ) -> Result<Bytes, UpstreamFailure> {
-    Ok(ask(service, backend, path).await?)
+    Ok(ask_json(service, backend, path, None, hops).await?)
 }
 
 async fn ask<P: Platform>(
@@ -392,7 +395,7 @@ async fn ask<P: Platform>(
     backend: &BackendHost,
     path: &str,
 ) -> Result<Bytes, Unanswered> {
-    ask_json(service, backend, path, None).await
+    ask_json(service, backend, path, None, service.hop_mark().own()).await
 }
 
 /// Asks a question, by `POST` where it has a body.
@@ -401,6 +404,7 @@ async fn ask_json<P: Platform>(
     backend: &BackendHost,
     path: &str,
     told: Option<Bytes>,
+    hops: HeaderValue,
 ) -> Result<Bytes, Unanswered> {
     let uri = backend.endpoint(path).map_err(|fault| Unanswered::Failed(UpstreamFailure::Protocol(fault)))?;
     let request = match &told {
@@ -409,7 +413,10 @@ async fn ask_json<P: Platform>(
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::CONTENT_LENGTH, told.len()),
     };
-    let request = request.body(told.unwrap_or_default()).map_err(|error| protocol(&error))?;
+    let request = request
+        .header(X_PADDOCK_HOPS, hops)
+        .body(told.unwrap_or_default())
+        .map_err(|error| protocol(&error))?;
     let response =
         service.send(request, service.config().probe_limits()).await.map_err(Unanswered::Failed)?;
     if response.status() != StatusCode::OK {

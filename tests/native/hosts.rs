@@ -13,7 +13,7 @@ use std::{
 use anyhow::Result;
 use http::{Method, Request};
 use paddock_tests::{
-    gateway::HostShim,
+    gateway::{HostShim, PATIENCE},
     http_client::{self, Payload, Reply},
     ollama::FakeOllama,
 };
@@ -158,5 +158,61 @@ async fn each_limit_of_a_call_is_its_own() -> Result<()> {
         assert!(begun.elapsed() < Duration::from_secs(15), "{scheme} {path} {limit}: {:?}", begun.elapsed());
         assert!(reply.status.as_u16() >= 502, "{path}: {}", reply.text());
     }
+    Ok(())
+}
+
+/// The address of a port that nobody listens on for now.
+async fn free_address() -> Result<SocketAddr> {
+    Ok(TcpListener::bind("127.0.0.1:0").await?.local_addr()?)
+}
+
+#[tokio::test]
+async fn an_own_address_is_refused_at_the_start() -> Result<()> {
+    for (listen, host) in [
+        ("127.0.0.1", "127.0.0.1"),
+        ("127.0.0.1", "http://localhost"),
+        ("127.0.0.1", "0.0.0.0"),
+        ("0.0.0.0", "http://127.0.0.1"),
+        ("0.0.0.0", "dns+http://localhost"),
+    ] {
+        let port = free_address().await?.port();
+        let settings = BTreeMap::from([
+            ("LISTEN".to_owned(), format!("{listen}:{port}")),
+            ("OLLAMA_HOSTS".to_owned(), format!("127.0.0.1:9,{host}:{port}")),
+        ]);
+        let mut command = tokio::process::Command::from(HostShim::command(&settings)?);
+        let output = tokio::time::timeout(PATIENCE, command.kill_on_drop(true).output()).await??;
+        let words = String::from_utf8_lossy(&output.stderr);
+        assert!(!output.status.success(), "{host}");
+        assert!(words.contains("OLLAMA_HOSTS") && words.contains("LISTEN"), "{host}: {words}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn two_services_that_point_at_each_other_make_no_storm() -> Result<()> {
+    let addresses = [free_address().await?, free_address().await?];
+    let mut shims = Vec::new();
+    for (own, other) in [(0, 1), (1, 0)] {
+        let (own, other) = (addresses[own].to_string(), format!("http://{}", addresses[other]));
+        shims.push(start(&[("LISTEN", &own), ("OLLAMA_HOST", &other), ("PROBE_INTERVAL", "200ms")]).await?);
+    }
+    for path in ["/api/chat", "/v1/chat/completions"] {
+        let body = json!({ "model": "m", "messages": [] }).to_string();
+        let reply = ask(&shims[0], Method::POST, path, body).await?;
+        assert_eq!(reply.status, 508, "{path}: {}", reply.text());
+    }
+    let reply = ask(&shims[0], Method::GET, "/api/tags", String::new()).await?;
+    assert_eq!(reply.status, 508, "{}", reply.text());
+    let chain = shims[0]
+        .wait_for_log(|line| {
+            let detail = (line["outcome"] == "loop_detected").then(|| line["detail"].as_str())??;
+            detail.contains(", ").then(|| detail.to_owned())
+        })
+        .await?;
+    assert_eq!(chain.split(", ").count(), 3, "there, back, and here again: {chain}");
+    assert_eq!(ask(&shims[0], Method::GET, "/health", String::new()).await?.status, 503);
+    let requests = shims.iter().map(|shim| shim.logs().matches("\"outcome\"").count()).sum::<usize>();
+    assert!(requests < 400, "{requests} requests within a moment");
     Ok(())
 }

@@ -24,6 +24,7 @@ fn shared() -> Vec<Error> {
         Error::ModelUnavailable { model: "m".into(), unknown: 2 },
         Error::UpstreamUnreachable { detail: "refused".into() },
         Error::UpstreamProtocol { detail: "cut".into() },
+        Error::LoopDetected { detail: "the host answered 508".into() },
         Error::AnswerTooLong { limit: 16 << 20 },
         Error::UpstreamBusy { retry_after: None },
         Error::UpstreamBusy { retry_after: Some(time) },

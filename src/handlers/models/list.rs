@@ -19,6 +19,7 @@ use crate::{
     },
     fleet::{AttemptFailure, no_host},
     host::{Platform, Service},
+    request::RequestInfo,
     upstream::probe,
     wire::members::Members,
 };
@@ -41,9 +42,12 @@ struct Data<'a> {
 pub(crate) async fn list<P: Platform>(
     service: &Service<P>,
     list: List,
+    request: &RequestInfo,
 ) -> Result<Response<ReplyBody>, Error> {
     let hosts = service.fleet().hosts();
-    let answers = join_all(hosts.iter().map(|backend| probe::answer(service, backend, list.path()))).await;
+    let answers =
+        hosts.iter().map(|backend| probe::answer(service, backend, list.path(), request.hops(service)));
+    let answers = join_all(answers).await;
     let (answers, mut failures): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
     let answers: Vec<_> = answers.into_iter().flatten().collect();
     if answers.is_empty() {
