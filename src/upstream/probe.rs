@@ -291,10 +291,15 @@ async fn probe_host<P: Platform>(
     // Read the answers.
     let inventory = match tags {
         Ok(tags) => Inventory::read(seen, &tags, running.ok().as_deref(), version.as_deref())
-            .ok_or_else(|| UpstreamFailure::Protocol("no answer to /api/tags".to_owned())),
-        // A host without `/api/tags` speaks only the other protocols, and is asked for any model.
+            .ok_or_else(|| UpstreamFailure::Protocol("its answer to /api/tags is not Ollama's".to_owned())),
+        // A host without `/api/tags` may speak the other protocols only, and is asked for any model then.
         Err(Unanswered::Refused(status)) if [404, 405, 501].contains(&status.as_u16()) => {
-            Ok(Inventory::unlisted(seen))
+            let (version, models) =
+                (ask(service, backend, "/api/version").await, ask(service, backend, "/v1/models").await);
+            Inventory::unlisted(seen, version.ok().as_deref(), models.ok().as_deref()).ok_or_else(|| {
+                let status = status.as_u16();
+                UpstreamFailure::Protocol(format!("it answers /api/tags with {status} and is no Ollama"))
+            })
         }
         Err(unanswered) => Err(unanswered.into()),
     };
