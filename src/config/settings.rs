@@ -107,7 +107,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("QUEUE_LIMIT", "256", Availability::Both, "Requests that wait for a place, at most"),
     setting(
         "QUEUE_TIMEOUT",
-        "60",
+        "300",
         Availability::Both,
         "How long a request waits for a place until it gets 503",
     ),
