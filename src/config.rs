@@ -38,6 +38,8 @@ pub(crate) const MACHINE_BUDGET: u64 = 256 << 20;
 const INSTANCE_BUDGET: u64 = 64 << 20;
 /// The least memory budget that is derived from a limit, in bytes: some bodies of usual size.
 const LEAST_BUDGET: u64 = 8 << 20;
+/// How many times `HEALTH_TIMEOUT` a look in the background may take.
+const PATIENT_LOOK: u32 = 3;
 /// What the process needs besides the store and bodies, in bytes.
 const PROCESS: u64 = 48 << 20;
 
@@ -195,6 +197,13 @@ impl Config {
     pub(crate) fn whole_limits(&self) -> Timeouts {
         let limit = self.timeouts.total;
         Timeouts { first_byte: limit, between_bytes: limit, total: Some(limit), ..self.timeouts.upstream }
+    }
+
+    /// The timeouts of a look in the background, for which nobody waits: a host with many models on a slow disk takes long
+    /// for its list.
+    pub(crate) fn watch_limits(&self) -> Timeouts {
+        let limit = self.timeouts.health * PATIENT_LOOK;
+        Timeouts { first_byte: limit, between_bytes: limit, total: Some(limit), ..self.probe_limits() }
     }
 
     /// The timeouts of a probe of one host, which must answer within [`TimeoutConfig::health`].

@@ -209,7 +209,7 @@ pub enum Error {
     },
     /// A host did not answer within a time limit.
     #[error(
-        "Ollama did not answer in time; the limits are CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT, BETWEEN_BYTES_TIMEOUT and TOTAL_TIMEOUT"
+        "Ollama did not answer in time; the limits are CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT, BETWEEN_BYTES_TIMEOUT and TOTAL_TIMEOUT, and of what hosts are asked about themselves PROBE_CONNECT_TIMEOUT and HEALTH_TIMEOUT"
     )]
     UpstreamTimeout {
         /// The phase whose limit passed.

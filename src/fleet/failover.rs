@@ -31,6 +31,8 @@ pub(crate) enum AttemptFailure {
     TimedOut(Phase),
     /// The host sent no first byte of a loaded model for much longer than usual, and completed no request meanwhile.
     Hung,
+    /// The host did not soon answer what asks no model, and another could be asked: the host is not blamed.
+    Quiet,
     /// The host answered 429 or 503.
     Busy {
         /// The host's `Retry-After`.
@@ -118,7 +120,7 @@ impl AttemptFailure {
             Self::Failed { message, original } => Error::UpstreamFailed { message, original },
             Self::Busy { retry_after } => Error::UpstreamBusy { retry_after },
             Self::TimedOut(phase) => Error::UpstreamTimeout { phase },
-            Self::Hung => Error::UpstreamTimeout { phase: Phase::FirstByte },
+            Self::Hung | Self::Quiet => Error::UpstreamTimeout { phase: Phase::FirstByte },
             Self::Protocol(detail) => Error::UpstreamProtocol { detail },
             Self::TooLong(limit) => Error::AnswerTooLong { limit },
             Self::Looped => Error::LoopDetected { detail: LOOPED.to_owned() },
@@ -144,9 +146,12 @@ impl AttemptFailure {
             // A connection to the proxy must not close the breaker, as it does for `Cause::Unreachable`.
             Self::Protocol(_) | Self::BadGateway => HostEffect::Faulty(Cause::Protocol, None),
             Self::NotFound { .. } | Self::Rejected { .. } => HostEffect::Refused,
-            Self::Failed { .. } | Self::Unfinished | Self::TooLong(_) | Self::Looped | Self::ClientLeft => {
-                HostEffect::Neutral
-            }
+            Self::Failed { .. }
+            | Self::Unfinished
+            | Self::TooLong(_)
+            | Self::Looped
+            | Self::Quiet
+            | Self::ClientLeft => HostEffect::Neutral,
         }
     }
 
@@ -160,7 +165,7 @@ impl AttemptFailure {
     pub(crate) fn word(&self) -> &'static str {
         match self {
             Self::Unreachable(_) | Self::BadGateway => "unreachable",
-            Self::TimedOut(_) => "timeout",
+            Self::TimedOut(_) | Self::Quiet => "timeout",
             Self::Hung => "hung",
             Self::Busy { .. } => "busy",
             Self::Failed { .. } => "failed",
@@ -185,6 +190,7 @@ impl AttemptFailure {
             Self::Rejected { status, .. } => status.as_str().to_owned(),
             Self::Busy { .. }
             | Self::Hung
+            | Self::Quiet
             | Self::Failed { .. }
             | Self::NotFound { .. }
             | Self::ClientLeft => String::new(),
@@ -253,6 +259,7 @@ impl Failover {
                 | AttemptFailure::BadGateway
                 | AttemptFailure::TimedOut(_)
                 | AttemptFailure::Hung
+                | AttemptFailure::Quiet
                 | AttemptFailure::Busy { .. }
                 | AttemptFailure::NotFound { .. }
                 | AttemptFailure::Protocol(_)
@@ -308,7 +315,7 @@ fn weight(failure: &AttemptFailure) -> u8 {
         AttemptFailure::Rejected { .. } => 7,
         AttemptFailure::Failed { .. } => 6,
         AttemptFailure::Busy { .. } => 5,
-        AttemptFailure::TimedOut(_) | AttemptFailure::Hung => 4,
+        AttemptFailure::TimedOut(_) | AttemptFailure::Hung | AttemptFailure::Quiet => 4,
         AttemptFailure::Looped => 3,
         AttemptFailure::Protocol(_) | AttemptFailure::Unfinished => 2,
         AttemptFailure::Unreachable(_) | AttemptFailure::BadGateway => 1,

@@ -79,6 +79,10 @@ pub(crate) async fn attempt<P: Platform>(
             let slot = orphan::adopt_load(service, slot, upstream_request.model.as_deref(), sending);
             return (Err(AttemptFailure::ClientLeft), slot);
         }
+        // The looks find out whether a host is silent. What asks no model proves nothing about its models.
+        Signal::Hung if upstream_request.routing_key.lane().is_none() => {
+            return (Err(AttemptFailure::Quiet), Some(slot));
+        }
         Signal::Hung => return (Err(AttemptFailure::Hung), Some(slot)),
     };
 
