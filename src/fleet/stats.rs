@@ -306,14 +306,9 @@ struct StoredStats<'a> {
     opening: Option<(u64, u64, &'a str)>,
     streak: u32,
     failed: u64,
-    #[serde(skip_serializing_if = "is_none")]
-    unheard: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unheard: Option<u64>,
     lanes: Vec<StoredLane<'a>>,
-}
-
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
-fn is_none(count: &u64) -> bool {
-    *count == 0
 }
 
 #[derive(Serialize)]
@@ -355,7 +350,7 @@ impl HostStats {
             opening,
             streak: self.breaker.streak,
             failed: millis(self.breaker.failed),
-            unheard: self.unheard,
+            unheard: Some(self.unheard).filter(|unheard| *unheard > 0),
             lanes: lanes.collect(),
         };
         // Serialising numbers and strings cannot fail.
