@@ -194,8 +194,10 @@ pub enum Error {
         detail: String,
     },
     /// Every host answered 429 or 503.
-    #[error("Ollama is busy; try again later")]
+    #[error("{}", busy(.said.as_deref()))]
     UpstreamBusy {
+        /// What the last of them said, if it said anything.
+        said: Option<Box<Said>>,
         /// The `Retry-After` of the host.
         retry_after: Option<Duration>,
     },
@@ -308,6 +310,15 @@ impl From<TooManyMembers> for Error {
     }
 }
 
+/// What a host said when it refused a request for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// The status.
+    pub status: StatusCode,
+    /// The message.
+    pub message: String,
+}
+
 /// A reply of Ollama, kept as it came so that it can be passed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Original {
@@ -317,6 +328,13 @@ pub struct Original {
     pub content_type: Option<HeaderValue>,
     /// The body.
     pub body: Bytes,
+}
+
+fn busy(said: Option<&Said>) -> String {
+    match said {
+        Some(said) => format!("Ollama is busy: {}", said.message),
+        None => "Ollama is busy; try again later".to_owned(),
+    }
 }
 
 fn right_path(meant: Option<&str>) -> String {
@@ -414,9 +432,15 @@ impl Error {
             // Upstream must recover.
             Self::ModelUnavailable { .. } => (503, "model_unavailable", API, ERROR, true, Some("model")),
             Self::UpstreamUnreachable { .. } => (502, "upstream_unreachable", API, ERROR, true, None),
-            Self::UpstreamBusy { .. } => (503, "upstream_busy", API, WARN, true, None),
+            Self::UpstreamBusy { said: Some(said), .. } => {
+                (said.status.as_u16(), "upstream_busy", API, WARN, true, None)
+            }
+            Self::UpstreamBusy { said: None, .. } => (503, "upstream_busy", API, WARN, true, None),
             Self::Overloaded { .. } => (503, "overloaded", API, WARN, true, None),
             Self::UpstreamTimeout { .. } => (504, "upstream_timeout", API, ERROR, true, None),
+            Self::UpstreamFailed { original: Some(original), .. } if original.status.as_u16() == 504 => {
+                (504, "upstream_failed", API, ERROR, true, None)
+            }
             Self::UpstreamFailed { .. } => (502, "upstream_failed", API, ERROR, true, None),
             Self::ManagementFailed { status, .. } => {
                 (status.as_u16(), "management_failed", API, ERROR, true, None)

@@ -91,7 +91,7 @@ fn lines_of_upstream_and_ours() -> Vec<(Error, &'static str)> {
             "503 model_unavailable api_error Error true model",
         ),
         (Error::UpstreamUnreachable { detail: text() }, "502 upstream_unreachable api_error Error true -"),
-        (Error::UpstreamBusy { retry_after: None }, "503 upstream_busy api_error Warn true -"),
+        (Error::UpstreamBusy { said: None, retry_after: None }, "503 upstream_busy api_error Warn true -"),
         (
             Error::Overloaded { cause: Overload::QueueFull, retry_after },
             "503 overloaded api_error Warn true -",
