@@ -9,6 +9,7 @@ pub(crate) mod content_coding;
 pub(crate) mod cors;
 pub(crate) mod endpoint;
 pub mod error;
+pub(crate) mod hops;
 pub(crate) mod memory_budget;
 pub(crate) mod near_route;
 pub(crate) mod query;

@@ -5,6 +5,7 @@
 
 mod host_address;
 mod hosts;
+pub mod own_address;
 mod reader;
 pub mod settings;
 mod store;
@@ -12,6 +13,7 @@ mod store;
 use std::time::Duration;
 
 use http::{HeaderName, request::Parts};
+use sha2::{Digest as _, Sha256};
 
 pub use crate::api::body::{BodyLimit, BodyLimits};
 use crate::{
@@ -36,6 +38,8 @@ pub(crate) const MACHINE_BUDGET: u64 = 256 << 20;
 const INSTANCE_BUDGET: u64 = 64 << 20;
 /// The least memory budget that is derived from a limit, in bytes: some bodies of usual size.
 const LEAST_BUDGET: u64 = 8 << 20;
+/// How many times `HEALTH_TIMEOUT` a look in the background may take.
+const PATIENT_LOOK: u32 = 3;
 /// What the process needs besides the store and bodies, in bytes.
 const PROCESS: u64 = 48 << 20;
 
@@ -81,6 +85,9 @@ pub struct FleetConfig {
     pub probe_connect_timeout: Duration,
     /// The model of requests that name none.
     pub default_model: String,
+    /// What tells this process from another one with the same settings, in the mark of what it asks hosts. 0 where many
+    /// short-lived instances are one service.
+    pub hop_seed: u64,
 }
 
 /// The response cache.
@@ -192,6 +199,13 @@ impl Config {
         Timeouts { first_byte: limit, between_bytes: limit, total: Some(limit), ..self.timeouts.upstream }
     }
 
+    /// The timeouts of a look in the background, for which nobody waits: a host with many models on a slow disk takes long
+    /// for its list.
+    pub(crate) fn watch_limits(&self) -> Timeouts {
+        let limit = self.timeouts.health * PATIENT_LOOK;
+        Timeouts { first_byte: limit, between_bytes: limit, total: Some(limit), ..self.probe_limits() }
+    }
+
     /// The timeouts of a probe of one host, which must answer within [`TimeoutConfig::health`].
     pub(crate) fn probe_limits(&self) -> Timeouts {
         let limit = self.timeouts.health;
@@ -205,6 +219,20 @@ impl Config {
 }
 
 impl FleetConfig {
+    /// The number of the service in the mark of what it asks hosts.
+    pub(crate) fn hop_id(&self) -> u64 {
+        let mut digest = Sha256::new_with_prefix(self.hop_seed.to_be_bytes());
+        for host in &self.hosts {
+            digest.update(host.url());
+            digest.update([0]);
+        }
+        for name in &self.names {
+            digest.update(&name.host);
+            digest.update(name.port.to_be_bytes());
+        }
+        digest.finalize().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
+    }
+
     fn read(reader: &mut SettingsReader<'_, impl Settings>) -> Self {
         let (hosts, names) = hosts::read(reader);
         Self {
@@ -220,6 +248,7 @@ impl FleetConfig {
             },
             probe_connect_timeout: reader.duration("PROBE_CONNECT_TIMEOUT"),
             default_model: reader.text("DEFAULT_MODEL"),
+            hop_seed: 0,
         }
     }
 }

@@ -106,6 +106,8 @@ struct Exchange {
     is_host_allowed: bool,
     cors_verdict: CorsVerdict,
     info: Arc<RequestInfo>,
+    /// The refusal of a request that has come back.
+    looped: Option<Error>,
     /// The caller id of the key that opened the service; `None` where no key is set, or the route is open and none came.
     opened_by: Option<CallerId>,
 }
@@ -121,6 +123,8 @@ impl Exchange {
         let is_host_allowed = access.allows_host(&parts);
         // A page that has its own name resolve to this machine must not read the refusal either.
         let cors_verdict = if is_host_allowed { access.origins.judge(&parts) } else { CorsVerdict::Denied };
+        let hops = if route.asks_hosts() { service.hop_mark().after(&parts.headers) } else { Ok(None) };
+        let (hops, looped) = hops.map_or_else(|looped| (None, Some(looped)), |hops| (hops, None));
         let is_of_other_page = matches!(cors_verdict, CorsVerdict::Allowed(_));
         let info = Arc::new(RequestInfo {
             request_id: request_id(service, &parts.headers),
@@ -129,17 +133,21 @@ impl Exchange {
             is_counted: route.is_counted(),
             started: service.now(),
             explains: !is_of_other_page && explains(service, &parts.headers),
+            hops,
             store: StoreAccess::new(service),
         });
         let body = TrackedBody::new(&parts, body);
-        (Self { parts, route, is_host_allowed, cors_verdict, info, opened_by: None }, body)
+        (Self { parts, route, is_host_allowed, cors_verdict, info, looped, opened_by: None }, body)
     }
 
     /// The reply that needs no handler: a refusal, or the answer to a CORS preflight. The host comes first: under a name
-    /// that is not ours, `Origin` shows nothing.
+    /// that is not ours, `Origin` shows nothing. What has come back is refused before it can cost more.
     fn early_answer<P: Platform>(&mut self, service: &Service<P>) -> Option<WholeReply> {
         if !self.is_host_allowed {
             return Some(Err(Error::HostNotAllowed));
+        }
+        if let Some(looped) = self.looped.take() {
+            return Some(Err(looped));
         }
         match self.cors_verdict {
             CorsVerdict::Denied => Some(Err(Error::ForeignOrigin)),

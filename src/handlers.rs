@@ -108,7 +108,7 @@ pub(crate) async fn models<P: Platform, B: RequestBody>(
             reply::complete(StatusCode::OK, "application/json", models::openapi::DOCUMENT)
         }
         ModelsRoute::Banner => reply::complete(StatusCode::OK, "text/plain; charset=utf-8", BANNER),
-        ModelsRoute::List(list) => models::list::list(service, list).await?,
+        ModelsRoute::List(list) => models::list::list(service, list, info).await?,
         ModelsRoute::Manage(operation) => {
             if !access.allow_model_management && !access.admin_token.is_held(&parts.headers) {
                 return Err(Error::ManagementForbidden);

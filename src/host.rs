@@ -12,6 +12,7 @@ use bytes::Bytes;
 use crate::{
     api::{
         auth::CallerId,
+        hops::HopMark,
         memory_budget::{HeldBytes, MemoryBudget},
     },
     config::{Config, MACHINE_BUDGET, settings::Deployment},
@@ -54,6 +55,7 @@ struct ServiceState<P: Platform> {
     memory_budget: MemoryBudget,
     orphans: Orphans,
     flights: FlightTable,
+    hop_mark: HopMark,
     shutdown: Shutdown,
 }
 
@@ -65,6 +67,7 @@ impl<P: Platform> Service<P> {
         let flights = FlightTable::new(P::WAKES_OTHER_REQUESTS);
         let (orphans, shutdown) = (Orphans::default(), Shutdown::default());
         let memory_budget = MemoryBudget::new(config.access.memory_budget.unwrap_or(MACHINE_BUDGET));
+        let hop_mark = HopMark::new(config.fleet.hop_id());
         Self(Arc::new(ServiceState {
             config,
             platform,
@@ -74,6 +77,7 @@ impl<P: Platform> Service<P> {
             memory_budget,
             orphans,
             flights,
+            hop_mark,
             shutdown,
         }))
     }
@@ -137,6 +141,11 @@ impl<P: Platform> Service<P> {
     /// stream or as the reply, and its request a line in the log. For an embedder whose time to end has come.
     pub fn give_up(&self) {
         self.0.shutdown.begin();
+    }
+
+    /// The mark of this service in what it asks hosts.
+    pub(crate) fn hop_mark(&self) -> &HopMark {
+        &self.0.hop_mark
     }
 
     /// Whether open answers are given up.

@@ -109,6 +109,13 @@ async fn run(
         .await
         .with_context(|| format!("cannot listen on {}; set LISTEN to another address", native.listen))?;
     let address = listener.local_addr()?;
+    if let Some(host) = startup::own_host(&config, address).await {
+        return Err(anyhow!(
+            "the settings do not hold:\n  - OLLAMA_HOST or OLLAMA_HOSTS names {host}, where this service itself listens \
+             (LISTEN is {}): name the address of Ollama, which usually is http://127.0.0.1:11434, or listen elsewhere",
+            native.listen
+        ));
+    }
     config.access.is_loopback = address.ip().to_canonical().is_loopback();
     config.access.machine_name = machine_name();
     let service = NativePlatform::service(config)?;

@@ -32,7 +32,8 @@ pub(crate) struct NativePlatform {
 
 impl NativePlatform {
     /// The service with these settings.
-    pub(crate) fn service(config: Config) -> anyhow::Result<NativeService> {
+    pub(crate) fn service(mut config: Config) -> anyhow::Result<NativeService> {
+        config.fleet.hop_seed = rand::random();
         let clock = SystemClock::start();
         let platform = Self {
             clock,

@@ -1,11 +1,48 @@
 //! Logs at the start: who can reach the service and whether they need a key, where state is stored, which hosts answer,
 //! and what to do about problems.
 
-use std::net::SocketAddr;
+use std::{
+    net::{IpAddr, SocketAddr, UdpSocket},
+    time::Duration,
+};
 
-use paddock::{is_same_model, platform::Background as _, store::Store as _, upstream::probe::Probe};
+use paddock::{
+    Config,
+    config::own_address::{leads_back, place},
+    is_same_model,
+    platform::Background as _,
+    store::Store as _,
+    upstream::probe::Probe,
+};
+use tokio::time::timeout;
 
 use crate::{platform::NativeService, store::NativeStore};
+
+/// How long the names of hosts may take to be looked up for [`own_host`].
+const LOOKUP_LIMIT: Duration = Duration::from_secs(3);
+
+/// The first host that is this service itself, if there is one.
+pub(crate) async fn own_host(config: &Config, listening: SocketAddr) -> Option<String> {
+    let hosts = config.fleet.hosts.iter().filter_map(|host| Some((host.url().to_owned(), place(host)?)));
+    let names = config.fleet.names.iter();
+    let names =
+        names.map(|name| (format!("dns+http://{}:{}", name.host, name.port), (name.host.clone(), name.port)));
+    for (url, (name, port)) in hosts.chain(names).filter(|(_, (_, port))| *port == listening.port()) {
+        // A name that cannot be looked up now is nobody's for now; if it is ours later, its requests are refused.
+        let Ok(Ok(found)) = timeout(LOOKUP_LIMIT, tokio::net::lookup_host((name, port))).await else {
+            continue;
+        };
+        if found.into_iter().any(|address| leads_back(listening, address, is_of_this_machine)) {
+            return Some(url);
+        }
+    }
+    None
+}
+
+/// Whether the address is one of this machine's: only those can be bound.
+fn is_of_this_machine(address: IpAddr) -> bool {
+    UdpSocket::bind((address, 0)).is_ok()
+}
 
 /// Logs it. The hosts are probed in the background, so that the service answers meanwhile.
 pub(crate) fn announce(service: &NativeService, address: SocketAddr, demo: bool) {

@@ -1,47 +1,49 @@
 //! The HTTP client for backend hosts: one connection pool, TLS where the URL asks for it, and a limit for every phase.
 
-use std::{
-    error::Error as _,
-    future::Future,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+mod connection;
+
+use std::{error::Error as _, pin::pin, time::Duration};
 
 use bytes::Bytes;
-use http::{Request, Response, Uri};
+use http::{Request, Response};
 use http_body_util::Full;
 use hyper::body::Incoming;
-use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder, MaybeHttpsStream};
+use hyper_rustls::HttpsConnectorBuilder;
 use hyper_util::{
-    client::legacy::{Client as PooledClient, Error as ClientError, connect::HttpConnector},
-    rt::{TokioExecutor, TokioIo, TokioTimer},
+    client::legacy::{
+        Client, Error as ClientError,
+        connect::{HttpConnector, capture_connection},
+    },
+    rt::{TokioExecutor, TokioTimer},
 };
 use paddock::{
     Config,
     platform::{Phase, Timeouts, UpstreamFailure},
 };
-use tokio::{
-    net::TcpStream,
-    time::{Instant, timeout_at},
-};
-use tower_service::Service;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
+use self::connection::{ConnectTimedOut, Exchange, LimitedConnector};
 use crate::timed_body::TimedBody;
 
 /// How long an idle connection is kept: shorter than servers and proxies keep theirs, so that a request seldom gets a
 /// connection that is being closed.
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
 
-type BoxError = Box<dyn std::error::Error + Send + Sync>;
+type HyperClient = Client<LimitedConnector, Full<Bytes>>;
 
-/// The pooled client.
-pub(crate) struct HttpClient(PooledClient<LimitedConnector, Full<Bytes>>);
+/// The client for all hosts.
+pub(crate) struct HttpClient {
+    /// Keeps connections for the next request.
+    pooled: HyperClient,
+    /// Makes a new connection for each request.
+    fresh: HyperClient,
+}
 
 impl HttpClient {
     /// A client for these hosts.
     pub(crate) fn new(config: &Config) -> Self {
-        let connect_limit = config.timeouts.upstream.connect;
+        // The limit of a call ends its wait; this one ends a connection that is still being made for later calls.
+        let connect_limit = config.timeouts.upstream.connect.max(config.fleet.probe_connect_timeout);
         let any_tls = config.fleet.hosts.iter().any(|host| host.url().starts_with("https:"));
         let mut http = HttpConnector::new();
         http.set_nodelay(true);
@@ -52,29 +54,79 @@ impl HttpClient {
         let own = any_tls.then(|| HttpsConnectorBuilder::new().with_native_roots().ok()).flatten();
         let https = own.unwrap_or_else(|| HttpsConnectorBuilder::new().with_webpki_roots());
         let inner = https.https_or_http().enable_http1().wrap_connector(http);
-        let client = PooledClient::builder(TokioExecutor::new())
+        let connector = LimitedConnector { inner, limit: connect_limit };
+        let pooled = Client::builder(TokioExecutor::new())
             .pool_timer(TokioTimer::new())
             .pool_idle_timeout(IDLE_LIMIT)
-            .build(LimitedConnector { inner, limit: connect_limit });
-        Self(client)
+            .build(connector.clone());
+        let fresh = Client::builder(TokioExecutor::new()).pool_max_idle_per_host(0).build(connector);
+        Self { pooled, fresh }
     }
 
+    /// Sends a request, and once more on a new connection where a connection that was used before ends before any byte of
+    /// the answer: the host closed it while it was idle, which both sides may do at any time, and which is nobody's fault.
+    /// The client's own retries do not hold there: it repeats only what it has not begun to write.
     pub(crate) async fn send(
         &self,
         request: Request<Bytes>,
         limits: Timeouts,
     ) -> Result<Response<TimedBody>, UpstreamFailure> {
-        let started = Instant::now();
-        let deadline = limits.total.map(|total| started + total);
-        // Connecting has a limit of its own, but a request may never reach that phase, so this limit covers it as well.
-        let head = started + limits.connect + limits.first_byte;
-        let head = deadline.map_or(head, |deadline| deadline.min(head));
-        let response = timeout_at(head, self.0.request(request.map(Full::new)))
-            .await
-            .map_err(|_| UpstreamFailure::TimedOut(Phase::FirstByte))?
-            .map_err(|error| failure(&error))?;
-        Ok(response.map(|body: Incoming| TimedBody::of_host(body, limits.between_bytes, deadline)))
+        let deadline = limits.total.map(|total| Instant::now() + total);
+        let (parts, body) = request.into_parts();
+        let repeated = parts.clone();
+        let request = Request::from_parts(parts, Full::new(body.clone()));
+        let response = match ask(&self.pooled, request, limits, deadline).await {
+            Err(Unanswered::Failed(error)) if was_idle(&error) => {
+                let request = Request::from_parts(repeated, Full::new(body));
+                ask(&self.fresh, request, limits, deadline).await
+            }
+            answered => answered,
+        };
+        match response {
+            Ok(response) => {
+                Ok(response.map(|body: Incoming| TimedBody::of_host(body, limits.between_bytes, deadline)))
+            }
+            Err(Unanswered::Failed(error)) => Err(failure(&error)),
+            Err(Unanswered::Late(phase)) => Err(UpstreamFailure::TimedOut(phase)),
+        }
     }
+}
+
+/// Why a request has no answer.
+enum Unanswered {
+    Failed(ClientError),
+    Late(Phase),
+}
+
+/// Waits for a connection within its limit, and from then on for the head within its own.
+async fn ask(
+    client: &HyperClient,
+    mut request: Request<Full<Bytes>>,
+    limits: Timeouts,
+    deadline: Option<Instant>,
+) -> Result<Response<Incoming>, Unanswered> {
+    let within = |limit| {
+        let end = Instant::now() + limit;
+        deadline.map_or(end, |deadline| deadline.min(end))
+    };
+    let mut connection = capture_connection(&mut request);
+    let mut asking = pin!(client.request(request));
+    tokio::select! {
+        biased;
+        answered = asking.as_mut() => return answered.map_err(Unanswered::Failed),
+        // A connection that is kept is there when the request is first polled.
+        _ = connection.wait_for_connection_metadata() => {}
+        () = sleep_until(within(limits.connect)) => return Err(Unanswered::Late(Phase::Connect)),
+    }
+    match timeout_at(within(limits.first_byte), asking).await {
+        Ok(answered) => answered.map_err(Unanswered::Failed),
+        Err(_) => Err(Unanswered::Late(Phase::FirstByte)),
+    }
+}
+
+/// Whether the request met a connection that was used before and ended without a byte of the answer.
+fn was_idle(error: &ClientError) -> bool {
+    error.connect_info().and_then(Exchange::of).is_some_and(|exchange| exchange.is_unheard_again())
 }
 
 fn failure(error: &ClientError) -> UpstreamFailure {
@@ -88,38 +140,4 @@ fn failure(error: &ClientError) -> UpstreamFailure {
         cause = deeper.source();
     }
     if error.is_connect() { UpstreamFailure::Unreachable(words) } else { UpstreamFailure::Protocol(words) }
-}
-
-/// The connection was not made within its limit.
-#[derive(Debug)]
-struct ConnectTimedOut;
-
-impl std::fmt::Display for ConnectTimedOut {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("the connection was not made in time")
-    }
-}
-
-impl std::error::Error for ConnectTimedOut {}
-
-/// Makes connections within a limit that includes name resolution and TLS.
-#[derive(Clone)]
-struct LimitedConnector {
-    inner: HttpsConnector<HttpConnector>,
-    limit: Duration,
-}
-
-impl Service<Uri> for LimitedConnector {
-    type Response = MaybeHttpsStream<TokioIo<TcpStream>>;
-    type Error = BoxError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, BoxError>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, uri: Uri) -> Self::Future {
-        let connection = tokio::time::timeout(self.limit, self.inner.call(uri));
-        Box::pin(async move { connection.await.map_err(|_| ConnectTimedOut)? })
-    }
 }

@@ -194,8 +194,10 @@ pub enum Error {
         detail: String,
     },
     /// Every host answered 429 or 503.
-    #[error("Ollama is busy; try again later")]
+    #[error("{}", busy(.said.as_deref()))]
     UpstreamBusy {
+        /// What the last of them said, if it said anything.
+        said: Option<Box<Said>>,
         /// The `Retry-After` of the host.
         retry_after: Option<Duration>,
     },
@@ -209,7 +211,7 @@ pub enum Error {
     },
     /// A host did not answer within a time limit.
     #[error(
-        "Ollama did not answer in time; the limits are CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT, BETWEEN_BYTES_TIMEOUT and TOTAL_TIMEOUT"
+        "Ollama did not answer in time; the limits are CONNECT_TIMEOUT, FIRST_BYTE_TIMEOUT, BETWEEN_BYTES_TIMEOUT and TOTAL_TIMEOUT, and of what hosts are asked about themselves PROBE_CONNECT_TIMEOUT and HEALTH_TIMEOUT"
     )]
     UpstreamTimeout {
         /// The phase whose limit passed.
@@ -251,6 +253,15 @@ pub enum Error {
     /// No host has told its version yet, and whoever has no key may not have one asked.
     #[error("no Ollama host has told its version yet; send an API key to have one asked, or try again later")]
     VersionUnknown,
+
+    /// The request has come back to this service, or a host says that it has come back there.
+    #[error(
+        "this request goes round: it has been here before, or has passed eight services like this one; have the operator see that OLLAMA_HOST and OLLAMA_HOSTS name Ollama, here and there, and no service that leads back"
+    )]
+    LoopDetected {
+        /// The marks of the services that it has passed, or who said so.
+        detail: String,
+    },
 
     /// The session store is down, and `SESSION_REQUIRED` or the request itself forbids to go on without it.
     #[error("sessions are unavailable: the store does not answer; try again later")]
@@ -299,6 +310,15 @@ impl From<TooManyMembers> for Error {
     }
 }
 
+/// What a host said when it refused a request for now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Said {
+    /// The status.
+    pub status: StatusCode,
+    /// The message.
+    pub message: String,
+}
+
 /// A reply of Ollama, kept as it came so that it can be passed on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Original {
@@ -308,6 +328,13 @@ pub struct Original {
     pub content_type: Option<HeaderValue>,
     /// The body.
     pub body: Bytes,
+}
+
+fn busy(said: Option<&Said>) -> String {
+    match said {
+        Some(said) => format!("Ollama is busy: {}", said.message),
+        None => "Ollama is busy; try again later".to_owned(),
+    }
 }
 
 fn right_path(meant: Option<&str>) -> String {
@@ -405,9 +432,15 @@ impl Error {
             // Upstream must recover.
             Self::ModelUnavailable { .. } => (503, "model_unavailable", API, ERROR, true, Some("model")),
             Self::UpstreamUnreachable { .. } => (502, "upstream_unreachable", API, ERROR, true, None),
-            Self::UpstreamBusy { .. } => (503, "upstream_busy", API, WARN, true, None),
+            Self::UpstreamBusy { said: Some(said), .. } => {
+                (said.status.as_u16(), "upstream_busy", API, WARN, true, None)
+            }
+            Self::UpstreamBusy { said: None, .. } => (503, "upstream_busy", API, WARN, true, None),
             Self::Overloaded { .. } => (503, "overloaded", API, WARN, true, None),
             Self::UpstreamTimeout { .. } => (504, "upstream_timeout", API, ERROR, true, None),
+            Self::UpstreamFailed { original: Some(original), .. } if original.status.as_u16() == 504 => {
+                (504, "upstream_failed", API, ERROR, true, None)
+            }
             Self::UpstreamFailed { .. } => (502, "upstream_failed", API, ERROR, true, None),
             Self::ManagementFailed { status, .. } => {
                 (status.as_u16(), "management_failed", API, ERROR, true, None)
@@ -415,6 +448,7 @@ impl Error {
             Self::UpstreamProtocol { .. } => (502, "upstream_protocol", API, ERROR, true, None),
             Self::AnswerTooLong { .. } => (502, "answer_too_long", API, INFO, false, None),
             Self::VersionUnknown => (503, "version_unknown", API, INFO, true, None),
+            Self::LoopDetected { .. } => (508, "loop_detected", API, ERROR, false, None),
             Self::SessionUnavailable => (503, "session_unavailable", API, WARN, true, None),
             // The operator must act.
             Self::Misconfigured { .. } => (500, "misconfigured", API, ERROR, false, None),
@@ -457,7 +491,9 @@ impl Error {
     /// Details for the operator beyond the code, without content.
     pub(crate) fn detail(&self) -> Option<String> {
         match self {
-            Self::UpstreamUnreachable { detail } | Self::UpstreamProtocol { detail } => Some(detail.clone()),
+            Self::UpstreamUnreachable { detail }
+            | Self::UpstreamProtocol { detail }
+            | Self::LoopDetected { detail } => Some(detail.clone()),
             Self::UpstreamTimeout { phase } => Some(phase.to_string()),
             Self::ModelUnavailable { unknown, .. } => Some(format!("{unknown} hosts unknown")),
             // Ollama's message may quote the request; only the status is safe to log.

@@ -148,6 +148,11 @@ pub(super) fn fixed_paths() -> impl Iterator<Item = &'static str> {
 const UPLOADS: [&str; 2] = ["/api/push", "/api/blobs/"];
 
 impl Route {
+    /// Whether what answers the route may ask hosts for the sake of the request.
+    pub(crate) fn asks_hosts(self) -> bool {
+        matches!(self, Self::Ask(_) | Self::Models(ModelsRoute::List(_) | ModelsRoute::Manage(_)))
+    }
+
     pub(crate) fn of(path: &str) -> Self {
         Self::known(path).unwrap_or_else(|| Self::Unknown(near_route::family(path)))
     }

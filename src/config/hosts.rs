@@ -49,7 +49,15 @@ pub(super) fn read(reader: &mut SettingsReader<'_, impl Settings>) -> (Vec<Backe
             Ok(HostEntry::Host(host)) if hosts.iter().any(|known| known.url() == host.url()) => {
                 reader.warning(format!("{setting}: {} is named twice and counts once", host.url()));
             }
-            Ok(HostEntry::Host(host)) => hosts.push(host),
+            Ok(HostEntry::Host(host)) => {
+                if let Some(base) = base_of_api(host.url()) {
+                    let url = host.url();
+                    reader.warning(format!(
+                        "{setting}: {url} ends in a path that Ollama's API begins with; the right value is probably {base}"
+                    ));
+                }
+                hosts.push(host);
+            }
             Ok(HostEntry::Name(name)) if names.iter().any(|known| is_twin(known, &name)) => {
                 let HostName { host, port, .. } = name;
                 reader.warning(format!("{setting}: dns+http://{host}:{port} is named twice and counts once"));
@@ -111,6 +119,20 @@ fn name(position: usize, host: &BackendHost) -> Result<HostName, String> {
     Ok(HostName { position, host: name, port, weight: host.weight(), parallel: host.parallel() })
 }
 
+/// The address without `/v1`, `/api` and what follows, if it has them: clients are given such addresses, but a host is
+/// named by what comes before.
+fn base_of_api(url: &str) -> Option<&str> {
+    let authority = url.find("://").map(|scheme| scheme + 3)?;
+    let path = authority + url.get(authority..)?.find('/')?;
+    let slashes = url.match_indices('/').map(|(slash, _)| slash).filter(|slash| *slash >= path);
+    let is_api = |slash: &usize| {
+        let segment = url.get(slash + 1..).and_then(|rest| rest.split('/').next());
+        matches!(segment, Some("v1" | "api"))
+    };
+    let base = slashes.into_iter().find(is_api)?;
+    url.get(..base)
+}
+
 fn is_twin(name: &HostName, other: &HostName) -> bool {
     (&name.host, name.port) == (&other.host, other.port)
 }
@@ -136,6 +158,25 @@ mod tests {
                 .unwrap();
         assert_eq!(urls(&loaded.config), ["http://a:1", "http://b:80"]);
         assert_eq!(loaded.warnings, ["OLLAMA_HOSTS: http://a:1 is named twice and counts once"]);
+    }
+
+    #[test]
+    fn an_address_of_the_api_is_taken_with_a_warning_that_names_the_hosts_own() {
+        for (host, probably) in [
+            ("http://h:1/v1", Some("http://h:1")),
+            ("http://h:1/v1/", Some("http://h:1")),
+            ("http://h:1/api", Some("http://h:1")),
+            ("h:1/api/chat", Some("http://h:1")),
+            ("http://h:1/ollama/v1/chat/completions", Some("http://h:1/ollama")),
+            ("http://api:1/ollama", None),
+            ("http://h:1/apis", None),
+            ("http://v1:1", None),
+        ] {
+            let warnings = load(&[("OLLAMA_HOST", host)], Deployment::Native).unwrap().warnings;
+            let expected = probably.map(|base| format!("the right value is probably {base}"));
+            assert_eq!(warnings.len(), usize::from(probably.is_some()), "{host}: {warnings:?}");
+            assert!(expected.is_none_or(|expected| warnings[0].ends_with(&expected)), "{warnings:?}");
+        }
     }
 
     #[test]

@@ -107,7 +107,7 @@ pub const SETTINGS: &[Setting] = &[
     setting("QUEUE_LIMIT", "256", Availability::Both, "Requests that wait for a place, at most"),
     setting(
         "QUEUE_TIMEOUT",
-        "60",
+        "300",
         Availability::Both,
         "How long a request waits for a place until it gets 503",
     ),
@@ -228,7 +228,12 @@ pub const SETTINGS: &[Setting] = &[
         Availability::Both,
         "How long a client may read nothing of a stream; natively also the limit for its next request and for a piece of its body",
     ),
-    setting("HEALTH_TIMEOUT", "5", Availability::Both, "Limit for each host in /health"),
+    setting(
+        "HEALTH_TIMEOUT",
+        "5",
+        Availability::Both,
+        "Limit for each host in /health and lists of models; a look in the background has three times as long",
+    ),
     setting(
         "HEALTH_ALWAYS_200",
         "false",

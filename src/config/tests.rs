@@ -38,6 +38,12 @@ const SPIN_MISTAKES: &str = "\
     REDIS_WRITE_TIMEOUT REDIS_PREFIX SESSION_WAIT_REPLICAS REDIS_CACHE_LIMIT REDIS_SCHEME REDIS_PORT REDIS_DB REDIS_HOST";
 
 #[test]
+fn requests_wait_as_long_as_ollama_lets_them_by_default() {
+    let config = load(&[], Deployment::Native).unwrap().config;
+    assert_eq!(config.fleet.queue_timeout, Duration::from_mins(5));
+}
+
+#[test]
 fn nothing_set_means_the_defaults_of_the_table() {
     let config = native(&[]).config;
     assert_eq!(urls(&config), ["http://127.0.0.1:11434"]);

@@ -34,11 +34,20 @@ pub enum Cause {
     Failed,
     /// The host sent no first byte of a loaded model and completed no other request meanwhile.
     Hung,
+    /// The host takes connections, but answers no look and no request.
+    Silent,
 }
 
 impl Cause {
-    const ALL: [Self; 6] =
-        [Self::Unreachable, Self::TimedOut, Self::Busy, Self::Protocol, Self::Failed, Self::Hung];
+    const ALL: [Self; 7] = [
+        Self::Unreachable,
+        Self::TimedOut,
+        Self::Busy,
+        Self::Protocol,
+        Self::Failed,
+        Self::Hung,
+        Self::Silent,
+    ];
 
     /// The cause as a stable word, for metrics, `/fleet` and the store.
     pub fn as_str(self) -> &'static str {
@@ -49,6 +58,7 @@ impl Cause {
             Self::Protocol => "protocol",
             Self::Failed => "failed",
             Self::Hung => "hung",
+            Self::Silent => "silent",
         }
     }
 
@@ -144,10 +154,19 @@ impl Breaker {
         }
     }
 
-    /// Records that the host accepts connections again. That closes the breaker only if the cause was
-    /// [`Cause::Unreachable`].
+    /// Records a look that the host left without an answer, where it answers nothing else either. Only a look that is
+    /// answered ends such an opening: a request for a trial would wait as long as the looks do.
+    pub(crate) fn fall_silent(&mut self, now: Duration, seed: u64) {
+        // An opening of another cause ends by itself, and is followed by this one where the host stays silent.
+        if self.state(now) != BreakerState::Open || self.cause() == Some(Cause::Silent) {
+            self.fail(now, Cause::Silent, Some(LIMIT), seed);
+        }
+    }
+
+    /// Records that the host answers a look. That closes the breaker only if the cause was [`Cause::Unreachable`] or
+    /// [`Cause::Silent`].
     pub fn reach(&mut self) {
-        if self.cause() == Some(Cause::Unreachable) {
+        if matches!(self.cause(), Some(Cause::Unreachable | Cause::Silent)) {
             self.opening = None;
         }
     }
@@ -225,14 +244,31 @@ mod tests {
     }
 
     #[test]
-    fn a_connection_ends_what_a_refused_one_began_and_nothing_else() {
+    fn an_answered_look_ends_what_looks_began_and_nothing_else() {
         for cause in Cause::ALL {
             let mut breaker = Breaker::default();
             breaker.fail(seconds(100), cause, None, MIDDLE);
             breaker.reach();
-            assert_eq!(breaker.cause().is_none(), cause == Cause::Unreachable, "{cause:?}");
+            let is_of_looks = matches!(cause, Cause::Unreachable | Cause::Silent);
+            assert_eq!(breaker.cause().is_none(), is_of_looks, "{cause:?}");
             assert_eq!(Cause::by_name(cause.as_str()), Some(cause));
         }
+    }
+
+    #[test]
+    fn a_silent_host_is_not_tried_by_requests_until_a_look_is_answered() {
+        let mut breaker = Breaker::default();
+        for look in 0..20 {
+            breaker.fall_silent(seconds(100 + look * 12), look);
+            assert_eq!(breaker.state(seconds(111 + look * 12)), BreakerState::Open);
+        }
+        breaker.reach();
+        assert_eq!(breaker.state(seconds(400)), BreakerState::Closed);
+        breaker.fail(seconds(500), Cause::Busy, None, MIDDLE);
+        breaker.fall_silent(seconds(500), MIDDLE);
+        assert_eq!(breaker.cause(), Some(Cause::Busy));
+        breaker.fall_silent(seconds(503), MIDDLE);
+        assert_eq!(breaker.cause(), Some(Cause::Silent));
     }
 
     #[test]

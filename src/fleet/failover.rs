@@ -13,7 +13,7 @@ use http::StatusCode;
 use super::{Cause, HostEffect};
 use crate::{
     api::{
-        error::{Error, Original},
+        error::{Error, Original, Said},
         reply::ClientLeft,
     },
     platform::{Phase, UpstreamFailure},
@@ -25,14 +25,25 @@ use crate::{
 pub(crate) enum AttemptFailure {
     /// No connection.
     Unreachable(String),
-    /// A proxy before the host answered 502.
+    /// A proxy before the host answered 502, without words.
     BadGateway,
+    /// The host answered 502 or 504 with words, as it does for the provider of a cloud model.
+    Gateway {
+        /// Its message.
+        message: String,
+        /// Its reply.
+        original: Box<Original>,
+    },
     /// A time limit passed, or a proxy before the host answered 504.
     TimedOut(Phase),
     /// The host sent no first byte of a loaded model for much longer than usual, and completed no request meanwhile.
     Hung,
+    /// The host did not soon answer what asks no model, and another could be asked: the host is not blamed.
+    Quiet,
     /// The host answered 429 or 503.
     Busy {
+        /// What the host said, if it said anything.
+        said: Option<Box<Said>>,
         /// The host's `Retry-After`.
         retry_after: Option<Duration>,
     },
@@ -63,6 +74,8 @@ pub(crate) enum AttemptFailure {
     Protocol(String),
     /// The answer ended as HTTP wants it, but without its terminator: the model's runner ended, and the host works.
     Unfinished,
+    /// The host answered 508: the request goes round.
+    Looped,
     /// The answer is longer than this many bytes, a limit of our own: every host would give the same.
     TooLong(usize),
     /// The client left, which says nothing about the host.
@@ -84,15 +97,23 @@ impl AttemptFailure {
     pub(crate) fn of_refusal(original: Original, retry_after: Option<Duration>) -> Self {
         let status = original.status;
         match status.as_u16() {
+            502 | 504 if told(&original).is_some() => {
+                let message = words(&original);
+                Self::Gateway { message, original: Box::new(original) }
+            }
             404 => {
                 // What is no JSON is the page of a host that does not have the route, in a shape that clients cannot read.
                 let is_ollamas = original.body.trim_ascii_start().starts_with(b"{");
                 let message = words(&original);
                 Self::NotFound { message, original: Some(Box::new(original)).filter(|_| is_ollamas) }
             }
-            429 | 503 => Self::Busy { retry_after },
+            429 | 503 => {
+                let said = told(&original).map(|message| Box::new(Said { status, message }));
+                Self::Busy { said, retry_after }
+            }
             500 => Self::Failed { message: words(&original), original: Some(Box::new(original)) },
             502 => Self::BadGateway,
+            508 => Self::Looped,
             504 => Self::TimedOut(Phase::FirstByte),
             400..=499 | 501 => {
                 Self::Rejected { status, message: words(&original), original: Some(Box::new(original)) }
@@ -113,11 +134,15 @@ impl AttemptFailure {
                 Error::UpstreamRejected { status, message, original }
             }
             Self::Failed { message, original } => Error::UpstreamFailed { message, original },
-            Self::Busy { retry_after } => Error::UpstreamBusy { retry_after },
+            Self::Busy { said, retry_after } => Error::UpstreamBusy { said, retry_after },
+            Self::Gateway { message, original } => {
+                Error::UpstreamFailed { message, original: Some(original) }
+            }
             Self::TimedOut(phase) => Error::UpstreamTimeout { phase },
-            Self::Hung => Error::UpstreamTimeout { phase: Phase::FirstByte },
+            Self::Hung | Self::Quiet => Error::UpstreamTimeout { phase: Phase::FirstByte },
             Self::Protocol(detail) => Error::UpstreamProtocol { detail },
             Self::TooLong(limit) => Error::AnswerTooLong { limit },
+            Self::Looped => Error::LoopDetected { detail: LOOPED.to_owned() },
             Self::Unfinished => Error::UpstreamProtocol { detail: UNFINISHED.to_owned() },
             Self::Unreachable(detail) => Error::UpstreamUnreachable { detail },
             Self::BadGateway => Error::UpstreamUnreachable { detail: BAD_GATEWAY.to_owned() },
@@ -136,13 +161,21 @@ impl AttemptFailure {
             }
             Self::TimedOut(_) => HostEffect::Faulty(Cause::TimedOut, None),
             Self::Hung => HostEffect::Faulty(Cause::Hung, None),
-            Self::Busy { retry_after } => HostEffect::Faulty(Cause::Busy, *retry_after),
-            // A connection to the proxy must not close the breaker, as it does for `Cause::Unreachable`.
-            Self::Protocol(_) | Self::BadGateway => HostEffect::Faulty(Cause::Protocol, None),
-            Self::NotFound { .. } | Self::Rejected { .. } => HostEffect::Refused,
-            Self::Failed { .. } | Self::Unfinished | Self::TooLong(_) | Self::ClientLeft => {
-                HostEffect::Neutral
+            Self::Busy { retry_after, .. } => HostEffect::Faulty(Cause::Busy, *retry_after),
+            Self::Gateway { original, .. } if original.status == StatusCode::GATEWAY_TIMEOUT => {
+                HostEffect::Faulty(Cause::TimedOut, None)
             }
+            // A connection to the proxy must not close the breaker, as it does for `Cause::Unreachable`.
+            Self::Protocol(_) | Self::BadGateway | Self::Gateway { .. } => {
+                HostEffect::Faulty(Cause::Protocol, None)
+            }
+            Self::NotFound { .. } | Self::Rejected { .. } => HostEffect::Refused,
+            Self::Failed { .. }
+            | Self::Unfinished
+            | Self::TooLong(_)
+            | Self::Looped
+            | Self::Quiet
+            | Self::ClientLeft => HostEffect::Neutral,
         }
     }
 
@@ -155,15 +188,17 @@ impl AttemptFailure {
     /// The failure as a stable word, for metrics and logs.
     pub(crate) fn word(&self) -> &'static str {
         match self {
-            Self::Unreachable(_) | Self::BadGateway => "unreachable",
-            Self::TimedOut(_) => "timeout",
+            Self::TimedOut(_) | Self::Quiet => "timeout",
             Self::Hung => "hung",
             Self::Busy { .. } => "busy",
+            Self::Gateway { original, .. } if original.status == StatusCode::GATEWAY_TIMEOUT => "timeout",
+            Self::Unreachable(_) | Self::BadGateway | Self::Gateway { .. } => "unreachable",
             Self::Failed { .. } => "failed",
             Self::NotFound { .. } => "not_found",
             Self::Rejected { .. } => "rejected",
             Self::Protocol(_) | Self::Unfinished => "protocol",
             Self::TooLong(_) => "too_long",
+            Self::Looped => "looped",
             Self::ClientLeft => "cancelled",
         }
     }
@@ -173,12 +208,15 @@ impl AttemptFailure {
         match self {
             Self::Unreachable(detail) | Self::Protocol(detail) => detail.clone(),
             Self::BadGateway => BAD_GATEWAY.to_owned(),
+            Self::Looped => LOOPED.to_owned(),
             Self::Unfinished => UNFINISHED.to_owned(),
             Self::TooLong(limit) => format!("more than {limit} bytes"),
             Self::TimedOut(phase) => phase.to_string(),
             Self::Rejected { status, .. } => status.as_str().to_owned(),
+            Self::Gateway { original, .. } => original.status.as_str().to_owned(),
             Self::Busy { .. }
             | Self::Hung
+            | Self::Quiet
             | Self::Failed { .. }
             | Self::NotFound { .. }
             | Self::ClientLeft => String::new(),
@@ -191,6 +229,8 @@ pub(crate) fn no_host() -> Error {
     Error::UpstreamUnreachable { detail: "no host".to_owned() }
 }
 
+/// The detail when a host says that the request goes round.
+const LOOPED: &str = "the host answered 508";
 /// The detail when a proxy answers 502 in place of the host.
 const BAD_GATEWAY: &str = "the host answered 502";
 /// How many characters of Ollama's message a client gets.
@@ -198,8 +238,13 @@ const MESSAGE_LIMIT: usize = 2_000;
 
 /// Ollama's message from an error reply in any of its formats; without one the status.
 fn words(original: &Original) -> String {
-    let words = Members::parse(&original.body).and_then(|body| failure(&body));
-    words.map_or_else(|| original.status.to_string(), |words| shorten(&words))
+    told(original).unwrap_or_else(|| original.status.to_string())
+}
+
+/// Ollama's message from an error reply, if there is one.
+fn told(original: &Original) -> Option<String> {
+    let body = Members::parse(&original.body)?;
+    failure(&body).map(|words| shorten(&words))
 }
 
 fn shorten(words: &str) -> String {
@@ -218,6 +263,7 @@ impl From<UpstreamFailure> for AttemptFailure {
             UpstreamFailure::Unreachable(detail) => Self::Unreachable(detail),
             UpstreamFailure::TimedOut(phase) => Self::TimedOut(phase),
             UpstreamFailure::Protocol(detail) => Self::Protocol(detail),
+            UpstreamFailure::Looped => Self::Looped,
         }
     }
 }
@@ -242,12 +288,15 @@ impl Failover {
             Some(
                 AttemptFailure::Unreachable(_)
                 | AttemptFailure::BadGateway
+                | AttemptFailure::Gateway { .. }
                 | AttemptFailure::TimedOut(_)
                 | AttemptFailure::Hung
+                | AttemptFailure::Quiet
                 | AttemptFailure::Busy { .. }
                 | AttemptFailure::NotFound { .. }
                 | AttemptFailure::Protocol(_)
-                | AttemptFailure::Unfinished,
+                | AttemptFailure::Unfinished
+                | AttemptFailure::Looped,
             )
             | None => true,
         }
@@ -293,12 +342,16 @@ impl Failover {
 
 fn weight(failure: &AttemptFailure) -> u8 {
     match failure {
-        AttemptFailure::ClientLeft => 8,
-        AttemptFailure::TooLong(_) => 7,
-        AttemptFailure::Rejected { .. } => 6,
-        AttemptFailure::Failed { .. } => 5,
-        AttemptFailure::Busy { .. } => 4,
-        AttemptFailure::TimedOut(_) | AttemptFailure::Hung => 3,
+        AttemptFailure::ClientLeft => 9,
+        AttemptFailure::TooLong(_) => 8,
+        AttemptFailure::Rejected { .. } => 7,
+        AttemptFailure::Failed { .. } => 6,
+        AttemptFailure::Busy { .. } => 5,
+        AttemptFailure::TimedOut(_)
+        | AttemptFailure::Hung
+        | AttemptFailure::Quiet
+        | AttemptFailure::Gateway { .. } => 4,
+        AttemptFailure::Looped => 3,
         AttemptFailure::Protocol(_) | AttemptFailure::Unfinished => 2,
         AttemptFailure::Unreachable(_) | AttemptFailure::BadGateway => 1,
         AttemptFailure::NotFound { .. } => 0,
@@ -346,7 +399,7 @@ mod tests {
     fn each_failure_is_retried_as_far_as_its_kind_allows() {
         for (statuses, asked, code) in [
             (&[0, 0, 0][..], 3, "upstream_unreachable"),
-            (&[502, 504, 0], 3, "upstream_timeout"),
+            (&[502, 504, 0], 3, "upstream_failed"),
             (&[503, 429], 2, "upstream_busy"),
             (&[0, 503, 504], 3, "upstream_busy"),
             (&[1, 1], 2, "upstream_protocol"),
@@ -354,6 +407,8 @@ mod tests {
             (&[2, 503], 2, "upstream_busy"),
             (&[3, 500], 1, "answer_too_long"),
             (&[503, 3, 500], 2, "answer_too_long"),
+            (&[508, 0], 2, "loop_detected"),
+            (&[508, 503], 2, "upstream_busy"),
             (&[500, 500, 500], 2, "upstream_failed"),
             (&[500, 0, 500, 500], 3, "upstream_failed"),
             (&[400, 500], 1, "upstream_rejected"),

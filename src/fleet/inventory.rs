@@ -49,14 +49,15 @@ pub struct LoadedModel {
 }
 
 impl Inventory {
-    /// Reads a host's answers to `/api/tags`, `/api/ps` and `/api/version`; `None` when the first holds no list.
+    /// Reads a host's answers to `/api/tags`, `/api/ps` and `/api/version`; `None` when the first holds no list, and so is not
+    /// Ollama's.
     pub(crate) fn read(
         seen: Duration,
         tags: &[u8],
         running: Option<&[u8]>,
         version: Option<&[u8]>,
     ) -> Option<Self> {
-        let models = Members::parse(tags)?.array("models").unwrap_or_default();
+        let models = list(tags, "models")?;
         let models = models.into_iter().filter_map(|model| {
             let model = Members::of(model)?;
             let text = |name| model.string(name).unwrap_or_default().into_owned();
@@ -72,8 +73,7 @@ impl Inventory {
                 expires_at: model.string("expires_at").unwrap_or_default().into_owned(),
             })
         });
-        let version =
-            version.and_then(|version| Some(Members::parse(version)?.string("version")?.into_owned()));
+        let version = version.and_then(read_version);
         Some(Self {
             seen,
             models: models.collect(),
@@ -84,9 +84,15 @@ impl Inventory {
         })
     }
 
-    /// The inventory of a host that does not list its models.
-    pub(crate) fn unlisted(seen: Duration) -> Self {
-        Self { seen, is_unlisted: true, ..Self::default() }
+    /// The inventory of a host that does not list its models, but answers `/api/version` as Ollama does, or else
+    /// `/v1/models` as everybody does who speaks OpenAI's protocol. `None` for whoever answers neither: it is a server of
+    /// another kind.
+    pub(crate) fn unlisted(seen: Duration, version: Option<&[u8]>, models: Option<&[u8]>) -> Option<Self> {
+        let version = version.and_then(read_version);
+        let speaks = version.is_some() || models.and_then(|models| list(models, "data")).is_some();
+        let unlisted =
+            || Self { seen, is_unlisted: true, version: version.unwrap_or_default(), ..Self::default() };
+        speaks.then(unlisted)
     }
 
     /// Whether the host has the model, or may have it because it lists none.
@@ -112,6 +118,19 @@ impl Inventory {
     pub(crate) fn loaded(&self, name: &ModelName) -> Option<&LoadedModel> {
         self.loaded.iter().find(|model| name.is(&model.name))
     }
+}
+
+/// The list of this name in an answer. Go writes one without elements as `null` at times.
+fn list<'a>(answer: &'a [u8], name: &str) -> Option<Vec<&'a RawValue>> {
+    let members = Members::parse(answer)?;
+    let is_null = members.all(name).last()?.get() == "null";
+    if is_null { Some(Vec::new()) } else { members.array(name) }
+}
+
+/// The version in an answer to `/api/version`.
+fn read_version(answer: &[u8]) -> Option<String> {
+    let version = Members::parse(answer)?.string("version")?.into_owned();
+    Some(version).filter(|version| !version.is_empty())
 }
 
 #[derive(Serialize)]
@@ -211,12 +230,36 @@ mod tests {
             (r#"{"models":[{"name":"a:1","size":1},{"name":"b"},{"size":1},5]}"#, Some(vec!["a:1", "b"])),
             (r#"{"models":null}"#, Some(vec![])),
             ("[]", None),
+            ("{}", None),
+            (r#"{"models":"many"}"#, None),
+            (r#"{"object":"list","data":[]}"#, None),
+            (r#"{"error":"not found"}"#, None),
+            ("OK", None),
             ("<html>", None),
         ] {
             let read = Inventory::read(Duration::ZERO, list.as_bytes(), None, None);
             let found = read.map(|read| read.models.into_iter().map(|model| model.name).collect());
             let names = names.map(|names| names.into_iter().map(str::to_owned).collect::<Vec<_>>());
             assert_eq!(found, names, "{list}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_a_list_speaks_one_of_the_protocols_or_is_none() {
+        let version: &[u8] = br#"{"version":"0.33.0"}"#;
+        let models: &[u8] = br#"{"object":"list","data":null}"#;
+        for (version, models, expected) in [
+            (Some(version), None, Some("0.33.0")),
+            (Some(version), Some(models), Some("0.33.0")),
+            (None, Some(models), Some("")),
+            (Some(&b"<html>"[..]), Some(models), Some("")),
+            (Some(&b"<html>"[..]), Some(&b"<html>"[..]), None),
+            (Some(&b"{}"[..]), Some(&b"{}"[..]), None),
+            (None, None, None),
+        ] {
+            let found = Inventory::unlisted(Duration::ZERO, version, models);
+            assert!(found.as_ref().is_none_or(|found| found.is_unlisted));
+            assert_eq!(found.map(|found| found.version), expected.map(str::to_owned));
         }
     }
 

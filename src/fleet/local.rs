@@ -11,6 +11,8 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
+
 use super::{
     BackendHost, Context, HOSTS_LIMIT, HostStats, Inventory, ModelName,
     looks::{Look, LookDecision, Looks},
@@ -25,6 +27,8 @@ pub const DECISIONS: usize = 32;
 pub(crate) const FACTS_LIMIT: usize = 4 * HOSTS_LIMIT;
 /// How long the time of a flow's last slot is remembered.
 pub(crate) const SERVED: Duration = Duration::from_mins(2);
+/// The longest list of a host that is kept as it was written, in bytes.
+const LIST_LIMIT: usize = 1 << 20;
 /// The least and the most flows that are remembered.
 const SERVED_FEW: usize = 1024;
 pub(crate) const SERVED_MOST: usize = 4096;
@@ -50,6 +54,8 @@ struct LocalState {
     examined: BTreeSet<String>,
     /// The looks at each host that requests asked for, by base URL.
     looks: BTreeMap<String, Looks>,
+    /// The last lists of each host as it wrote them, by base URL and path.
+    lists: BTreeMap<String, BTreeMap<&'static str, Bytes>>,
     stats: BTreeMap<String, Arc<HostStats>>,
     inventories: Arc<Inventories>,
     leases: Vec<Lease>,
@@ -104,6 +110,7 @@ impl LocalFleet {
         Arc::make_mut(&mut state.inventories).retain(|url, _| is_known(url));
         state.examined.retain(|url| is_known(url));
         state.looks.retain(|url, _| is_known(url));
+        state.lists.retain(|url, _| is_known(url));
         // The stats of a removed host are kept, because its address may come back, but only up to the limit.
         if state.stats.len() > FACTS_LIMIT {
             state.stats.retain(|url, _| is_known(url));
@@ -144,6 +151,20 @@ impl LocalFleet {
             looks.end();
         }
         state.ring();
+    }
+
+    /// Keeps a list as a host wrote it, unless it is too long.
+    pub(crate) fn note_list(&self, host: &str, path: &'static str, list: &Bytes) {
+        let mut state = self.state();
+        let is_host = state.hosts.iter().any(|known| known.url() == host);
+        if is_host && list.len() <= LIST_LIMIT {
+            state.lists.entry(host.to_owned()).or_default().insert(path, list.clone());
+        }
+    }
+
+    /// The last list of a host at a path.
+    pub(crate) fn known_list(&self, host: &str, path: &str) -> Option<Bytes> {
+        self.state().lists.get(host)?.get(path).cloned()
     }
 
     /// Records that the stored inventories were read.

@@ -29,6 +29,10 @@ const PACE: u64 = 2;
 /// The largest time that is read from a store, in milliseconds: no time since 1970 is longer for long, and sums and products
 /// of such times are numbers.
 const STORED_LIMIT: u64 = 1 << 42;
+/// How many looks without an answer, one after the other, show that a host is silent.
+const UNHEARD: u64 = 2;
+/// How long a request that ended well shows that its host is not silent.
+const WELL: Duration = Duration::from_secs(15);
 /// The time without a refusal after which a lowered limit rises by one.
 const RAISE: Duration = Duration::from_secs(5);
 
@@ -38,6 +42,8 @@ pub struct HostStats {
     /// The circuit breaker.
     pub breaker: Breaker,
     pub(crate) lanes: BTreeMap<String, LaneStats>,
+    /// How many looks the host has left without an answer, one after the other.
+    pub(crate) unheard: u64,
 }
 
 /// What is known about one lane of a host.
@@ -151,6 +157,38 @@ impl HostStats {
             }
             HostEffect::Faulty(..) | HostEffect::Refused | HostEffect::Neutral => {}
         }
+    }
+
+    /// Records a look that the host left without an answer although it took the connection. After some of them it is out of
+    /// rotation, unless requests still end well there: then it is slow.
+    pub(crate) fn note_unheard(&mut self, now: Duration, seed: u64) {
+        let completed = self.completed();
+        if !completed.is_zero() && now.saturating_sub(completed) < WELL {
+            self.unheard = 0;
+            if self
+                .breaker
+                .opening
+                .is_some_and(|opening| opening.cause == Cause::Silent && opening.since < completed)
+            {
+                self.breaker.reach();
+            }
+            return;
+        }
+        self.unheard = self.unheard.saturating_add(1).min(UNHEARD);
+        if self.unheard == UNHEARD {
+            self.breaker.fall_silent(now, seed);
+        }
+    }
+
+    /// Records a look that the host answered.
+    pub(crate) fn note_heard(&mut self) {
+        self.unheard = 0;
+        self.breaker.reach();
+    }
+
+    /// Whether an answered look changes anything.
+    pub(crate) fn awaits_look(&self) -> bool {
+        self.unheard > 0 || matches!(self.breaker.cause(), Some(Cause::Unreachable | Cause::Silent))
     }
 
     /// When a request last ended well in any lane.
@@ -271,6 +309,8 @@ struct StoredStats<'a> {
     opening: Option<(u64, u64, &'a str)>,
     streak: u32,
     failed: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    unheard: Option<u64>,
     lanes: Vec<StoredLane<'a>>,
 }
 
@@ -313,6 +353,7 @@ impl HostStats {
             opening,
             streak: self.breaker.streak,
             failed: millis(self.breaker.failed),
+            unheard: Some(self.unheard).filter(|unheard| *unheard > 0),
             lanes: lanes.collect(),
         };
         // Serialising numbers and strings cannot fail.
@@ -352,7 +393,8 @@ impl HostStats {
             lanes.insert(lane.string("lane")?.into_owned(), stats);
         }
         let streak = u32::try_from(stored.number("streak")?).ok()?;
-        Some(Self { breaker: Breaker { opening, streak, failed: duration(stored.number("failed")?) }, lanes })
+        let breaker = Breaker { opening, streak, failed: duration(stored.number("failed")?) };
+        Some(Self { breaker, lanes, unheard: stored.number("unheard").unwrap_or_default() })
     }
 }
 

@@ -11,7 +11,7 @@ use serde::Serialize;
 use serde_json::value::RawValue;
 
 use crate::{
-    api::error::{Error, Original, Overload},
+    api::error::{Error, Original, Overload, Said},
     platform::{Phase, milliseconds},
     wire::members::{self, Members},
 };
@@ -92,13 +92,18 @@ fn head(error: &Error, has_lost_store: bool) -> Option<FailureHead<'_>> {
         Error::ModelUnavailable { model, unknown } => {
             FailureHead { model: Some(model), unknown: Some(*unknown), ..head }
         }
-        Error::UpstreamUnreachable { detail } | Error::UpstreamProtocol { detail } => {
+        Error::UpstreamUnreachable { detail }
+        | Error::UpstreamProtocol { detail }
+        | Error::LoopDetected { detail } => {
             FailureHead { detail: Some(detail.chars().take(DETAIL_LIMIT).collect()), ..head }
         }
         Error::AnswerTooLong { limit } => FailureHead { limit: Some(*limit), ..head },
-        Error::UpstreamBusy { retry_after } => {
-            FailureHead { retry_after_ms: retry_after.map(milliseconds), ..head }
-        }
+        Error::UpstreamBusy { said, retry_after } => FailureHead {
+            status: said.as_ref().map(|said| said.status.as_u16()),
+            message: said.as_ref().map(|said| &*said.message),
+            retry_after_ms: retry_after.map(milliseconds),
+            ..head
+        },
         Error::Overloaded { cause: cause @ (Overload::QueueFull | Overload::QueueSlow), retry_after }
             if !has_lost_store =>
         {
@@ -175,8 +180,13 @@ pub(super) fn read(record: &Bytes) -> Option<Error> {
         }
         "upstream_unreachable" => Error::UpstreamUnreachable { detail: text("detail")? },
         "upstream_protocol" => Error::UpstreamProtocol { detail: text("detail")? },
+        "loop_detected" => Error::LoopDetected { detail: text("detail")? },
         "answer_too_long" => Error::AnswerTooLong { limit: usize::try_from(head.number("limit")?).ok()? },
-        "upstream_busy" => Error::UpstreamBusy { retry_after },
+        "upstream_busy" => {
+            let said = status(&head).zip(text("message"));
+            let said = said.map(|(status, message)| Box::new(Said { status, message }));
+            Error::UpstreamBusy { said, retry_after }
+        }
         "overloaded" => {
             let cause = if head.boolean("is_full")? { Overload::QueueFull } else { Overload::QueueSlow };
             Error::Overloaded { cause, retry_after: retry_after? }

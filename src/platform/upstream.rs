@@ -34,6 +34,9 @@ pub enum UpstreamFailure {
     /// The host closed the connection early, or did not speak HTTP.
     #[error("protocol: {0}")]
     Protocol(String),
+    /// The host answered 508: it is this service again, or leads back to it.
+    #[error("the host leads back to this service, or goes round by itself")]
+    Looped,
 }
 
 /// The phase of a call whose time limit passed.

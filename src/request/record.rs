@@ -5,7 +5,7 @@
 
 use std::{borrow::Cow, time::Duration};
 
-use http::{Method, StatusCode};
+use http::{HeaderValue, Method, StatusCode};
 
 use super::{
     StoreAccess,
@@ -45,6 +45,8 @@ pub(crate) struct RequestInfo {
     pub(crate) started: Duration,
     /// Whether the reply explains the routing decision to this caller.
     pub(crate) explains: bool,
+    /// The chain of what hosts are asked for this request, where it came from another service.
+    pub(crate) hops: Option<HeaderValue>,
     pub(crate) store: StoreAccess,
 }
 
@@ -91,6 +93,11 @@ impl ReplyNotes {
 }
 
 impl RequestInfo {
+    /// The chain of marks of what hosts are asked for this request.
+    pub(crate) fn hops<P: Platform>(&self, service: &Service<P>) -> HeaderValue {
+        self.hops.clone().unwrap_or_else(|| service.hop_mark().own())
+    }
+
     /// Writes the log line and adds to the counters. It is called once, by whoever sees the request's end.
     pub(crate) async fn close<P: Platform>(
         &self,

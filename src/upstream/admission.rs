@@ -9,6 +9,7 @@ mod missing;
 use std::{future::Future, sync::Arc, time::Duration};
 
 use futures::{future::OptionFuture, join};
+use http::HeaderValue;
 
 use super::{
     UpstreamRequest, probe,
@@ -92,6 +93,11 @@ pub(crate) async fn prefetch_fleet<P: Platform>(
 }
 
 impl<'a, P: Platform> Admission<'a, P> {
+    /// The chain of marks of what a host is asked.
+    pub(super) fn hops(&self) -> HeaderValue {
+        self.request.hops(self.service)
+    }
+
     pub(crate) fn new(
         service: &'a Service<P>,
         upstream_request: &'a UpstreamRequest,

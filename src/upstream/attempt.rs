@@ -6,7 +6,7 @@
 use std::{pin::pin, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, Response, header};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, header};
 use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 
@@ -18,7 +18,7 @@ use super::{
     slot::Slot,
 };
 use crate::{
-    api::{endpoint::framing, error::Original, reply},
+    api::{endpoint::framing, error::Original, hops::X_PADDOCK_HOPS, reply},
     fleet::{AttemptFailure, BackendHost, NO_EVENT, broken},
     host::{Platform, Service},
     platform::{Upstream, UpstreamFailure, race},
@@ -58,7 +58,7 @@ pub(crate) async fn attempt<P: Platform>(
     broadcast: &Broadcast,
     mut slot: Box<Slot>,
 ) -> (Result<Opened<P::Body>, AttemptFailure>, Option<Box<Slot>>) {
-    let request = match request(&slot.backend, upstream_request) {
+    let request = match request(&slot.backend, upstream_request, admission.hops()) {
         Ok(request) => request,
         Err(failure) => return (Err(failure), Some(slot)),
     };
@@ -79,6 +79,10 @@ pub(crate) async fn attempt<P: Platform>(
             let slot = orphan::adopt_load(service, slot, upstream_request.model.as_deref(), sending);
             return (Err(AttemptFailure::ClientLeft), slot);
         }
+        // The looks find out whether a host is silent. What asks no model proves nothing about its models.
+        Signal::Hung if upstream_request.routing_key.lane().is_none() => {
+            return (Err(AttemptFailure::Quiet), Some(slot));
+        }
         Signal::Hung => return (Err(AttemptFailure::Hung), Some(slot)),
     };
 
@@ -96,10 +100,12 @@ pub(crate) async fn attempt<P: Platform>(
 fn request(
     backend: &BackendHost,
     upstream_request: &UpstreamRequest,
+    hops: HeaderValue,
 ) -> Result<Request<Bytes>, AttemptFailure> {
     let fault = |error: http::Error| AttemptFailure::Protocol(error.to_string());
     let uri = backend.endpoint(&upstream_request.path).map_err(AttemptFailure::Protocol)?;
-    let mut request = Request::builder().method(upstream_request.method.clone()).uri(uri);
+    let mut request =
+        Request::builder().method(upstream_request.method.clone()).uri(uri).header(X_PADDOCK_HOPS, hops);
     if upstream_request.method != Method::GET {
         let content_type = upstream_request.content_type.clone();
         request = request
@@ -314,16 +320,51 @@ where
     }
 }
 
+/// How long a host wants to be left alone: seconds, or a date, which is held against the host's own clock.
+fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = |name| headers.get(name)?.to_str().ok();
+    let asked = text(header::RETRY_AFTER)?.trim();
+    if let Ok(seconds) = asked.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let until = httpdate::parse_http_date(asked).ok()?;
+    let now = httpdate::parse_http_date(text(header::DATE)?).ok()?;
+    Some(until.duration_since(now).unwrap_or_default())
+}
+
 /// The failure that a response without success means, with Ollama's own message where it gives one.
 async fn refusal<B>(response: Response<B>) -> AttemptFailure
 where
     B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
 {
     let status = response.status();
-    let retry_after = response.headers().get(header::RETRY_AFTER);
-    let retry_after = retry_after.and_then(|value| value.to_str().ok()?.parse().ok());
-    let retry_after = retry_after.map(|seconds| Duration::from_secs(seconds).min(RETRY_AFTER_LIMIT));
+    let retry_after = retry_after(response.headers()).map(|wait| wait.min(RETRY_AFTER_LIMIT));
     let content_type = response.headers().get(header::CONTENT_TYPE).cloned();
     let body = collect(response.into_body(), ERROR_LIMIT).await.unwrap_or_default();
     AttemptFailure::of_refusal(Original { status, content_type, body }, retry_after)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_host_says_in_seconds_or_by_its_own_clock_how_long_it_wants_to_be_left_alone() {
+        let date = "Mon, 30 Nov 2026 12:00:00 GMT";
+        for (asked, now, expected) in [
+            ("7", None, Some(7)),
+            (" 7 ", None, Some(7)),
+            ("Mon, 30 Nov 2026 12:01:30 GMT", Some(date), Some(90)),
+            ("Monday, 30-Nov-26 12:01:30 GMT", Some(date), Some(90)),
+            ("Mon, 30 Nov 2026 11:00:00 GMT", Some(date), Some(0)),
+            ("Mon, 30 Nov 2026 12:01:30 GMT", None, None),
+            ("soon", Some(date), None),
+            ("-1", Some(date), None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::RETRY_AFTER, HeaderValue::from_static(asked));
+            headers.extend(now.map(|now| (header::DATE, HeaderValue::from_static(now))));
+            assert_eq!(retry_after(&headers), expected.map(Duration::from_secs), "{asked}");
+        }
+    }
 }

@@ -16,11 +16,12 @@ use futures::{
     join,
     stream::{self, FuturesUnordered, unfold},
 };
-use http::{Request, StatusCode, header};
+use http::{HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt, Limited};
 
 use super::update_stats;
 use crate::{
+    api::hops::X_PADDOCK_HOPS,
     fleet::{
         BackendHost, BreakerState, Cause, HostStats, Inventory, ModelName,
         local::{Inventories, LocalFleet},
@@ -28,7 +29,9 @@ use crate::{
     },
     host::{Platform, Service},
     metrics::Metrics,
-    platform::{Background, Clock, Entropy, Phase, Timer, Upstream, UpstreamFailure, jittered, race},
+    platform::{
+        Background, Clock, Entropy, Phase, Timeouts, Timer, Upstream, UpstreamFailure, jittered, race,
+    },
     request::StoreAccess,
     store::{InventoryStore, Store},
 };
@@ -107,8 +110,12 @@ async fn keep_asking<P: Platform>(service: &Service<P>) {
             if asked.insert(backend.url().to_owned()) {
                 let backend = backend.clone();
                 running.push(async move {
-                    // `probe_host` notes the answer.
-                    let _ = probe_host(service, &backend).await;
+                    let limits = service.config().watch_limits();
+                    // Both note what they find.
+                    race! {
+                        _ = probe_host(service, &backend, limits) => (),
+                        () = listen(service, &backend) => (),
+                    }
                     Some(backend.url().to_owned())
                 });
             }
@@ -116,6 +123,28 @@ async fn keep_asking<P: Platform>(service: &Service<P>) {
         let mut events = stream::select(running.by_ref(), pauses.by_ref());
         while let Some(Some(answered)) = events.next().await {
             asked.remove(&answered);
+        }
+    }
+}
+
+/// Finds out, while a host owes the answer to a look, whether it is slow or silent: the question for its version is
+/// answered from memory. It never ends.
+async fn listen<P: Platform>(service: &Service<P>, backend: &BackendHost) {
+    let patience = service.config().timeouts.health;
+    let limits = Timeouts { total: Some(patience / 2), ..service.config().probe_limits() };
+    service.sleep(patience).await;
+    loop {
+        match ask(service, backend, "/api/version", limits).await {
+            // It is slow, and the look goes on.
+            Ok(_) | Err(Unanswered::Refused(_)) => {
+                record_probe(service, backend, None).await;
+                service.sleep(patience).await;
+            }
+            Err(Unanswered::Failed(failure @ UpstreamFailure::TimedOut(_))) => {
+                record_probe(service, backend, Some(&failure)).await;
+            }
+            // The look fails in the same way, and says so.
+            Err(Unanswered::Failed(_)) => service.sleep(patience).await,
         }
     }
 }
@@ -238,7 +267,7 @@ async fn look<P: Platform>(service: &Service<P>, backend: &BackendHost) -> Look 
             LookDecision::Take(found) => return found,
             LookDecision::Ask => {
                 let looking = Looking { local, host: backend.url() };
-                let found = probe_host(service, backend).await;
+                let found = probe_host(service, backend, service.config().probe_limits()).await;
                 drop(looking);
                 return found;
             }
@@ -269,6 +298,7 @@ impl Drop for Looking<'_> {
 async fn probe_host<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
+    limits: Timeouts,
 ) -> Result<Arc<Inventory>, UpstreamFailure> {
     let local = service.fleet();
     let former = local.inventories().get(backend.url()).cloned();
@@ -277,23 +307,38 @@ async fn probe_host<P: Platform>(
     let seen = local.time(service.now());
 
     // Ask one question after the other, over one connection.
-    let tags = ask(service, backend, "/api/tags").await;
+    let tags = ask(service, backend, "/api/tags", limits).await;
     let (running, version) = match &tags {
         // A version does not change while a host answers.
-        Ok(_) if known.is_empty() => {
-            (answer(service, backend, "/api/ps").await, answer(service, backend, "/api/version").await.ok())
-        }
-        Ok(_) => (answer(service, backend, "/api/ps").await, None),
+        Ok(_) if known.is_empty() => (
+            ask(service, backend, "/api/ps", limits).await,
+            ask(service, backend, "/api/version", limits).await.ok(),
+        ),
+        Ok(_) => (ask(service, backend, "/api/ps", limits).await, None),
         Err(_) => (Ok(Bytes::new()), None),
     };
+
+    for (path, answer) in [("/api/tags", &tags), ("/api/ps", &running)] {
+        // There is no list of loaded models where nothing was asked.
+        if let Ok(list) = answer
+            && !list.is_empty()
+        {
+            local.note_list(backend.url(), path, list);
+        }
+    }
 
     // Read the answers.
     let inventory = match tags {
         Ok(tags) => Inventory::read(seen, &tags, running.ok().as_deref(), version.as_deref())
-            .ok_or_else(|| UpstreamFailure::Protocol("no answer to /api/tags".to_owned())),
-        // A host without `/api/tags` speaks only the other protocols, and is asked for any model.
+            .ok_or_else(|| UpstreamFailure::Protocol("its answer to /api/tags is not Ollama's".to_owned())),
+        // A host without `/api/tags` may speak the other protocols only, and is asked for any model then.
         Err(Unanswered::Refused(status)) if [404, 405, 501].contains(&status.as_u16()) => {
-            Ok(Inventory::unlisted(seen))
+            let version = ask(service, backend, "/api/version", limits).await;
+            let models = ask(service, backend, "/v1/models", limits).await;
+            Inventory::unlisted(seen, version.ok().as_deref(), models.ok().as_deref()).ok_or_else(|| {
+                let status = status.as_u16();
+                UpstreamFailure::Protocol(format!("it answers /api/tags with {status} and is no Ollama"))
+            })
         }
         Err(unanswered) => Err(unanswered.into()),
     };
@@ -328,7 +373,7 @@ async fn probe_host<P: Platform>(
     inventory
 }
 
-/// Opens the breaker of a host that refuses connections and closes it for one that takes them again.
+/// Opens the breaker of a host that refuses connections or is silent, and closes it for one that answers again.
 async fn record_probe<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
@@ -340,22 +385,21 @@ async fn record_probe<P: Platform>(
     let is_refusal =
         matches!(failure, Some(UpstreamFailure::Unreachable(_) | UpstreamFailure::TimedOut(Phase::Connect)));
     let breaker = stats.breaker.state(now);
+    let is_silence = !is_refusal && matches!(failure, Some(UpstreamFailure::TimedOut(_)));
+    if failure.is_some() && !is_refusal && !is_silence {
+        return;
+    }
     let seed = service.random();
     let change = |stats: &mut HostStats, now: Duration| {
         if is_refusal {
             stats.breaker.fail(now, Cause::Unreachable, None, seed);
+        } else if is_silence {
+            stats.note_unheard(now, seed);
         } else {
-            stats.breaker.reach();
+            stats.note_heard();
         }
     };
-    if failure.is_some() && !is_refusal {
-        return;
-    }
-    let is_news = if is_refusal {
-        breaker != BreakerState::Open
-    } else {
-        stats.breaker.cause() == Some(Cause::Unreachable)
-    };
+    let is_news = if is_refusal { breaker != BreakerState::Open } else { is_silence || stats.awaits_look() };
     if is_news {
         update_stats(service, backend.url(), &stats, None, change).await;
     }
@@ -372,6 +416,7 @@ enum Unanswered {
 impl From<Unanswered> for UpstreamFailure {
     fn from(unanswered: Unanswered) -> Self {
         match unanswered {
+            Unanswered::Refused(StatusCode::LOOP_DETECTED) => Self::Looped,
             Unanswered::Refused(status) => Self::Protocol(format!("the host answered {}", status.as_u16())),
             Unanswered::Failed(failure) => failure,
         }
@@ -383,24 +428,27 @@ pub(crate) async fn answer<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
     path: &str,
+    hops: HeaderValue,
 ) -> Result<Bytes, UpstreamFailure> {
-    Ok(ask(service, backend, path).await?)
+    Ok(ask_json(service, backend, (path, None), hops, service.config().probe_limits()).await?)
 }
 
 async fn ask<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
     path: &str,
+    limits: Timeouts,
 ) -> Result<Bytes, Unanswered> {
-    ask_json(service, backend, path, None).await
+    ask_json(service, backend, (path, None), service.hop_mark().own(), limits).await
 }
 
 /// Asks a question, by `POST` where it has a body.
 async fn ask_json<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
-    path: &str,
-    told: Option<Bytes>,
+    (path, told): (&str, Option<Bytes>),
+    hops: HeaderValue,
+    limits: Timeouts,
 ) -> Result<Bytes, Unanswered> {
     let uri = backend.endpoint(path).map_err(|fault| Unanswered::Failed(UpstreamFailure::Protocol(fault)))?;
     let request = match &told {
@@ -409,9 +457,11 @@ async fn ask_json<P: Platform>(
             .header(header::CONTENT_TYPE, "application/json")
             .header(header::CONTENT_LENGTH, told.len()),
     };
-    let request = request.body(told.unwrap_or_default()).map_err(|error| protocol(&error))?;
-    let response =
-        service.send(request, service.config().probe_limits()).await.map_err(Unanswered::Failed)?;
+    let request = request
+        .header(X_PADDOCK_HOPS, hops)
+        .body(told.unwrap_or_default())
+        .map_err(|error| protocol(&error))?;
+    let response = service.send(request, limits).await.map_err(Unanswered::Failed)?;
     if response.status() != StatusCode::OK {
         return Err(Unanswered::Refused(response.status()));
     }

@@ -2,6 +2,7 @@
 
 mod circuit_breaker;
 mod failover;
+mod loops;
 mod placement;
 mod policies;
 mod queueing;

@@ -3,7 +3,12 @@
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use paddock_tests::{gateway::Form, ollama::FakeOllama, prometheus::Scrape, setup::Setup};
+use paddock_tests::{
+    gateway::Form,
+    ollama::{CHAT, FakeOllama, Scripted, TAGS},
+    prometheus::Scrape,
+    setup::Setup,
+};
 
 /// How long a dead host may be in rotation.
 const SOON: Duration = Duration::from_secs(5);
@@ -49,7 +54,38 @@ async fn a_model_that_was_loaded_elsewhere_is_known_to_be(form: &dyn Form) -> Re
     Ok(())
 }
 
+async fn a_frozen_host_is_out_of_rotation_until_it_goes_on(form: &dyn Form) -> Result<()> {
+    let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
+    let setup = Setup::new(&hosts).set("LB_POLICY", "round_robin").set("HEALTH_TIMEOUT", "1");
+    let gateway = form.start(setup).await?;
+    gateway.until_fleet(|fleet| fleet["hosts"][0]["state"] == "up").await?;
+    for path in [TAGS, "/api/ps", "/api/version", CHAT] {
+        hosts[0].answers(path, Scripted::hang());
+    }
+    let frozen = Instant::now();
+    let fleet = gateway.until_fleet(|fleet| fleet["hosts"][0]["state"] == "down").await?;
+    assert_eq!(fleet["hosts"][0]["breaker"]["cause"], "silent");
+    assert!(frozen.elapsed() < Duration::from_secs(15), "{:?}", frozen.elapsed());
+    for turn in 0..4 {
+        assert_eq!(gateway.say(&format!("hello {turn}")).await?.header("x-paddock-host"), "2");
+    }
+    hosts[0].recover();
+    gateway.until_fleet(|fleet| fleet["hosts"][0]["state"] == "up").await?;
+    Ok(())
+}
+
+async fn a_host_that_takes_long_for_its_list_is_known_all_the_same(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    ollama.lists(Scripted::recorded("04-tags")?.after(Duration::from_millis(2200)));
+    let gateway = form.start(Setup::new([&ollama]).set("HEALTH_TIMEOUT", "1")).await?;
+    let fleet = gateway.until_fleet(|fleet| fleet["hosts"][0]["state"] != "unknown").await?;
+    assert_eq!(fleet["hosts"][0]["state"], "up");
+    Ok(())
+}
+
 on_every_form! {
     a_dead_host_is_out_of_rotation_before_a_request_pays_for_it,
     a_model_that_was_loaded_elsewhere_is_known_to_be,
+    a_frozen_host_is_out_of_rotation_until_it_goes_on,
+    a_host_that_takes_long_for_its_list_is_known_all_the_same,
 }

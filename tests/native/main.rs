@@ -58,6 +58,7 @@ mod command_line;
 mod connections;
 mod disk;
 mod fleet;
+mod hosts;
 mod logs;
 mod openapi;
 mod readme;

@@ -147,8 +147,10 @@ impl Error {
             headers.extend(HeaderValue::try_from(location).ok().map(|location| (header::LOCATION, location)));
         } else if self == Self::Unauthorized {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        } else if self.retryable() && self.status() == StatusCode::SERVICE_UNAVAILABLE {
-            let seconds = if let Self::UpstreamBusy { retry_after: Some(wait) }
+        } else if self.retryable()
+            && matches!(self.status(), StatusCode::SERVICE_UNAVAILABLE | StatusCode::TOO_MANY_REQUESTS)
+        {
+            let seconds = if let Self::UpstreamBusy { retry_after: Some(wait), .. }
             | Self::Overloaded { retry_after: wait, .. } = self
             {
                 wait.as_secs()
@@ -235,9 +237,9 @@ mod tests {
     fn every_reply_has_its_content_length_and_busy_says_when_to_come_back() {
         let wait = Duration::from_secs;
         for (error, seconds) in [
-            (Error::UpstreamBusy { retry_after: Some(wait(7)) }, "7"),
-            (Error::UpstreamBusy { retry_after: Some(Duration::ZERO) }, "1"),
-            (Error::UpstreamBusy { retry_after: None }, "1"),
+            (Error::UpstreamBusy { said: None, retry_after: Some(wait(7)) }, "7"),
+            (Error::UpstreamBusy { said: None, retry_after: Some(Duration::ZERO) }, "1"),
+            (Error::UpstreamBusy { said: None, retry_after: None }, "1"),
             (Error::Overloaded { cause: Overload::QueueFull, retry_after: wait(12) }, "12"),
             (Error::StoreUnavailable, "1"),
         ] {

@@ -91,7 +91,7 @@ fn lines_of_upstream_and_ours() -> Vec<(Error, &'static str)> {
             "503 model_unavailable api_error Error true model",
         ),
         (Error::UpstreamUnreachable { detail: text() }, "502 upstream_unreachable api_error Error true -"),
-        (Error::UpstreamBusy { retry_after: None }, "503 upstream_busy api_error Warn true -"),
+        (Error::UpstreamBusy { said: None, retry_after: None }, "503 upstream_busy api_error Warn true -"),
         (
             Error::Overloaded { cause: Overload::QueueFull, retry_after },
             "503 overloaded api_error Warn true -",
@@ -104,6 +104,7 @@ fn lines_of_upstream_and_ours() -> Vec<(Error, &'static str)> {
         ),
         (Error::UpstreamProtocol { detail: text() }, "502 upstream_protocol api_error Error true -"),
         (Error::AnswerTooLong { limit: 1 }, "502 answer_too_long api_error Info false -"),
+        (Error::LoopDetected { detail: text() }, "508 loop_detected api_error Error false -"),
         (Error::VersionUnknown, "503 version_unknown api_error Info true -"),
         (Error::SessionUnavailable, "503 session_unavailable api_error Warn true -"),
         (Error::Misconfigured { problems: vec![] }, "500 misconfigured api_error Error false -"),

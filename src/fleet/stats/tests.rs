@@ -34,6 +34,38 @@ fn after(reports: &[AttemptReport<'static>]) -> HostStats {
 }
 
 #[test]
+fn a_host_that_leaves_two_looks_unanswered_is_out_until_one_is_answered() {
+    let mut stats = HostStats::default();
+    stats.note_unheard(seconds(100), 0);
+    assert_eq!(stats.breaker.cause(), None);
+    stats.note_heard();
+    stats.note_unheard(seconds(105), 0);
+    assert_eq!(stats.breaker.cause(), None, "an answer in between");
+    stats.note_unheard(seconds(110), 0);
+    assert_eq!(stats.breaker.cause(), Some(Cause::Silent));
+    assert_eq!(HostStats::from_json(&stats.to_json()), Some(stats.clone()));
+    assert!(stats.awaits_look());
+    stats.note_heard();
+    assert_eq!((stats.breaker.cause(), stats.awaits_look()), (None, false));
+}
+
+#[test]
+fn a_host_where_requests_end_well_is_slow_and_not_silent() {
+    let mut stats = after(&[report(run(false, 1), 100, 2_000, HostEffect::Answered)]);
+    for second in 101..115 {
+        stats.note_unheard(seconds(second), 0);
+        assert_eq!(stats.breaker.cause(), None, "{second}");
+    }
+    stats.note_unheard(seconds(116), 0);
+    stats.note_unheard(seconds(117), 0);
+    assert_eq!(stats.breaker.cause(), Some(Cause::Silent));
+    // One that began before and ends well now shows it as well.
+    stats.record_attempt(seconds(118), &report(run(false, 1), 100, 2_000, HostEffect::Answered), 0);
+    stats.note_unheard(seconds(119), 0);
+    assert_eq!(stats.breaker.cause(), None);
+}
+
+#[test]
 fn a_cold_start_tells_the_load_and_a_warm_one_the_service() {
     let stats = after(&[
         report(run(true, 1), 30_000, 32_000, HostEffect::Answered),

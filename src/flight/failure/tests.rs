@@ -24,9 +24,14 @@ fn shared() -> Vec<Error> {
         Error::ModelUnavailable { model: "m".into(), unknown: 2 },
         Error::UpstreamUnreachable { detail: "refused".into() },
         Error::UpstreamProtocol { detail: "cut".into() },
+        Error::LoopDetected { detail: "the host answered 508".into() },
         Error::AnswerTooLong { limit: 16 << 20 },
-        Error::UpstreamBusy { retry_after: None },
-        Error::UpstreamBusy { retry_after: Some(time) },
+        Error::UpstreamBusy { said: None, retry_after: None },
+        Error::UpstreamBusy { said: None, retry_after: Some(time) },
+        Error::UpstreamBusy {
+            said: Some(Box::new(Said { status: StatusCode::TOO_MANY_REQUESTS, message: "upgrade".into() })),
+            retry_after: Some(time),
+        },
         Error::Overloaded { cause: Overload::QueueFull, retry_after: time },
         Error::Overloaded { cause: Overload::QueueSlow, retry_after: time },
     ];
@@ -88,7 +93,7 @@ fn what_this_version_cannot_read_is_none() {
     }
     // A member that a newer version adds says nothing to this one.
     let newer = Bytes::from("{\"code\":\"upstream_busy\",\"novelty\":1}\n");
-    assert_eq!(read(&newer), Some(Error::UpstreamBusy { retry_after: None }));
+    assert_eq!(read(&newer), Some(Error::UpstreamBusy { said: None, retry_after: None }));
 }
 
 #[test]

@@ -1,12 +1,12 @@
 //! The lists of models, merged from the lists of all hosts: installed models and loaded models.
 //!
-//! An entry must keep the bytes that its host wrote. A host that does not answer is left out as long as another
-//! answers.
+//! An entry must keep the bytes that its host wrote. A host that does not answer is left out as long as another answers; one
+//! that is late is as it was when it last answered.
 
-use std::borrow::Cow;
+use std::{borrow::Cow, collections::BTreeMap, pin::pin, time::Duration};
 
 use bytes::Bytes;
-use futures::future::join_all;
+use futures::{StreamExt as _, stream::FuturesUnordered};
 use http::{Response, StatusCode};
 use serde::Serialize;
 use serde_json::value::RawValue;
@@ -17,12 +17,16 @@ use crate::{
         reply::{self, ReplyBody},
         route::List,
     },
-    fleet::{AttemptFailure, no_host},
+    fleet::{AttemptFailure, BackendHost, BreakerState, no_host},
     host::{Platform, Service},
+    platform::{Clock, Timer, UpstreamFailure, race},
+    request::RequestInfo,
     upstream::probe,
     wire::members::Members,
 };
 
+/// How long hosts are waited for before what is known stands in for their answers: web interfaces ask on every page.
+const PATIENCE: Duration = Duration::from_millis(700);
 /// The length of `2026-01-01T00:00:00`.
 const SECOND: usize = 19;
 
@@ -41,13 +45,12 @@ struct Data<'a> {
 pub(crate) async fn list<P: Platform>(
     service: &Service<P>,
     list: List,
+    request: &RequestInfo,
 ) -> Result<Response<ReplyBody>, Error> {
     let hosts = service.fleet().hosts();
-    let answers = join_all(hosts.iter().map(|backend| probe::answer(service, backend, list.path()))).await;
-    let (answers, mut failures): (Vec<_>, Vec<_>) = answers.into_iter().partition(Result::is_ok);
-    let answers: Vec<_> = answers.into_iter().flatten().collect();
+    let (answers, failures) = answers(service, &hosts, list, request).await;
     if answers.is_empty() {
-        let failure = failures.pop().and_then(Result::err).map(AttemptFailure::from);
+        let failure = failures.into_iter().next_back().map(AttemptFailure::from);
         return Err(failure.map_or_else(no_host, AttemptFailure::into_error));
     }
     let entries = union(list, &answers);
@@ -55,6 +58,62 @@ pub(crate) async fn list<P: Platform>(
         List::Models => reply::json(StatusCode::OK, &Data { object: "list", data: entries }),
         List::Tags | List::Running => reply::json(StatusCode::OK, &Models { models: entries }),
     })
+}
+
+/// The lists of all hosts, in their order, and why others have none. A host that does not answer soon has the list that it
+/// last gave, as long as it is in rotation.
+async fn answers<P: Platform>(
+    service: &Service<P>,
+    hosts: &[BackendHost],
+    list: List,
+    request: &RequestInfo,
+) -> (Vec<Bytes>, Vec<UpstreamFailure>) {
+    let (local, path) = (service.fleet(), list.path());
+    let mut asked: FuturesUnordered<_> = hosts
+        .iter()
+        .map(async |backend| (backend, probe::answer(service, backend, path, request.hops(service)).await))
+        .collect();
+    let (mut found, mut failures) = (BTreeMap::new(), Vec::new());
+    let mut patience = pin!(service.sleep(PATIENCE));
+    let mut is_late = false;
+    loop {
+        let answered = if is_late {
+            asked.next().await
+        } else {
+            race! {
+                answered = asked.next() => answered,
+                () = patience.as_mut() => {
+                    is_late = true;
+                    None
+                },
+            }
+        };
+        match answered {
+            Some((backend, Ok(answer))) => {
+                local.note_list(backend.url(), path, &answer);
+                found.insert(backend.url(), answer);
+            }
+            Some((backend, Err(failure))) => failures.push((backend, failure)),
+            None if asked.is_empty() => break,
+            None => {}
+        }
+        if is_late {
+            let now = local.time(service.now());
+            let is_open = |url: &str| local.stats(url).breaker.state(now) == BreakerState::Open;
+            for backend in hosts.iter().filter(|backend| !is_open(backend.url())) {
+                let has_failed = failures.iter().any(|(failed, _)| *failed == backend);
+                if !has_failed && !found.contains_key(backend.url()) {
+                    found.extend(local.known_list(backend.url(), path).map(|list| (backend.url(), list)));
+                }
+            }
+            // Where nothing is known of any host, the first answer is waited for.
+            if !found.is_empty() {
+                break;
+            }
+        }
+    }
+    let answers = hosts.iter().filter_map(|backend| found.remove(backend.url()));
+    (answers.collect(), failures.into_iter().map(|(_, failure)| failure).collect())
 }
 
 /// The entries of all hosts. A model that several hosts have installed appears once; a model that several hosts have

@@ -18,6 +18,7 @@ use crate::{
         auth::CallerId,
         body,
         error::{Error, ErrorFormat},
+        hops::X_PADDOCK_HOPS,
         memory_budget::HeldBytes,
         reply::{self, Outlet, ReplyBody},
         route::Operation,
@@ -84,11 +85,11 @@ pub(crate) async fn manage<P: Platform, B: RequestBody>(
     let streamed =
         service.compute(body.len(), async |mut pace: Pace| streamed(operation, &body, &mut pace).await).await;
     let changes = hosts.iter().map(|backend| {
-        let (body, streamed) = (body.clone(), streamed.clone());
+        let (body, streamed, hops) = (body.clone(), streamed.clone(), request.hops(service));
         let change = async move {
             match streamed {
-                Some(streamed) => follow(service, backend, operation, streamed, None).await,
-                None => change(service, backend, operation, &body).await,
+                Some(streamed) => follow(service, backend, operation, (streamed, hops), None).await,
+                None => change(service, backend, operation, (&body, hops)).await,
             }
         };
         with_backend(backend, change)
@@ -200,8 +201,8 @@ fn progress<P: Platform>(
         let _held = held;
         let hosts = service.fleet().hosts();
         let follow = |backend| {
-            let (body, outlet) = (body.clone(), outlet.clone());
-            with_backend(backend, follow(service, backend, operation, body, Some(outlet)))
+            let (asked, outlet) = ((body.clone(), request.hops(service)), outlet.clone());
+            with_backend(backend, follow(service, backend, operation, asked, Some(outlet)))
         };
         // What the hosts are asked ends with this statement, whether they answered, the client left or the process ends.
         let changes = pin!(join_all(hosts.iter().map(follow)));
@@ -235,7 +236,7 @@ async fn send<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
     operation: Operation,
-    body: &Bytes,
+    (body, hops): (&Bytes, HeaderValue),
     limits: Timeouts,
 ) -> Result<Response<P::Body>, UpstreamFailure> {
     let uri = backend.endpoint(operation.path()).map_err(UpstreamFailure::Protocol)?;
@@ -244,6 +245,7 @@ async fn send<P: Platform>(
         .uri(uri)
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))
+        .header(X_PADDOCK_HOPS, hops)
         .body(body.clone());
     service.send(request.map_err(|error| UpstreamFailure::Protocol(error.to_string()))?, limits).await
 }
@@ -253,9 +255,9 @@ async fn change<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
     operation: Operation,
-    body: &Bytes,
+    asked: (&Bytes, HeaderValue),
 ) -> ManageOutcome {
-    match send(service, backend, operation, body, service.config().whole_limits()).await {
+    match send(service, backend, operation, asked, service.config().whole_limits()).await {
         Ok(response) => ended(response).await,
         Err(failure) => failed(failure),
     }
@@ -266,12 +268,12 @@ async fn follow<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
     operation: Operation,
-    body: Bytes,
+    (body, hops): (Bytes, HeaderValue),
     mut outlet: Option<Outlet>,
 ) -> ManageOutcome {
     let limits =
         Timeouts { between_bytes: service.config().timeouts.total, ..service.config().timeouts.upstream };
-    let response = match send(service, backend, operation, &body, limits).await {
+    let response = match send(service, backend, operation, (&body, hops), limits).await {
         Ok(response) if response.status().is_success() => response,
         Ok(response) => return ended(response).await,
         Err(failure) => return failed(failure),

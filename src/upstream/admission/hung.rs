@@ -1,5 +1,7 @@
 //! When a host counts as hung: it answers nothing for much longer than usual, while another host could be asked.
 
+use std::time::Duration;
+
 use super::{Admission, LONGEST_POLL};
 use crate::{
     fleet::{BreakerState, Policy, plan::plan},
@@ -8,14 +10,20 @@ use crate::{
     upstream::slot::Slot,
 };
 
+/// The longest wait for what asks no model, while another host could be asked.
+const PROMPT: Duration = Duration::from_secs(10);
+
 impl<P: Platform> Admission<'_, P> {
     /// Resolves once the host of `slot` counts as hung and another could be asked instead.
     pub(crate) async fn hung(&self, slot: &Slot) {
         let service = self.service;
+        let least = service.config().fleet.hung_after;
+        let asks_no_model = self.upstream_request.routing_key.lane().is_none();
         let lane = self.upstream_request.routing_key.lane().filter(|_| !slot.cold);
         let stats = lane.as_deref().and_then(|lane| slot.stats.lane(lane));
-        let patience = stats
-            .and_then(|stats| stats.patience(&slot.options, slot.streams, service.config().fleet.hung_after));
+        let patience = stats.and_then(|stats| stats.patience(&slot.options, slot.streams, least));
+        // What asks no model is answered at once, wherever it is answered.
+        let patience = patience.or_else(|| asks_no_model.then(|| least.min(PROMPT)));
         let Some(patience) = patience else { return std::future::pending().await };
         let mut since = slot.began;
         let mut wait = patience;
@@ -25,7 +33,7 @@ impl<P: Platform> Admission<'_, P> {
             let (mut view, _) = self.look(&self.request.store.beside(service)).await;
             let known = view.hosts.iter().find(|known| known.host == slot.backend);
             let completed = known.map(|known| known.stats.completed()).unwrap_or_default();
-            if completed > since {
+            if completed > since && !asks_no_model {
                 // The host is slow and not hung, so the patience begins anew with its last completed request.
                 wait = (completed + patience).saturating_sub(view.now).max(LONGEST_POLL);
                 since = completed;

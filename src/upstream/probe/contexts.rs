@@ -56,7 +56,9 @@ pub(crate) async fn learn_contexts<P: Platform>(service: &Service<P>, model: &Mo
 /// The context of a model, as a host tells it.
 async fn show<P: Platform>(service: &Service<P>, backend: &BackendHost, model: &str) -> Option<Context> {
     let question = serde_json::to_vec(&Show { model }).ok()?;
-    let shown = ask_json(service, backend, "/api/show", Some(Bytes::from(question))).await.ok()?;
+    let question = ("/api/show", Some(Bytes::from(question)));
+    let (hops, limits) = (service.hop_mark().own(), service.config().probe_limits());
+    let shown = ask_json(service, backend, question, hops, limits).await.ok()?;
     Context::read(&shown)
 }
 

@@ -1,5 +1,7 @@
 //! `GET /health` and `GET /livez`.
 
+use http::StatusCode;
+
 use crate::behaviors::{prelude::*, surfaces};
 
 /// The body of `/health`, with Redis where the form has one.
@@ -40,6 +42,33 @@ async fn one_host_that_answers_is_enough_for_200(form: &dyn Form) -> Result<()> 
     ill.accept().await?;
     ill.recover();
     assert_eq!(gateway.get("/health").await?.at("/status"), "healthy");
+    Ok(())
+}
+
+async fn only_what_answers_as_ollama_does_is_healthy(form: &dyn Form) -> Result<()> {
+    let (well, other) = (FakeOllama::start().await?, FakeOllama::start().await?);
+    let gateway = form.start(Setup::new([&well, &other])).await?;
+    let page = Scripted::proxy(StatusCode::OK);
+    let missing = Scripted::proxy(StatusCode::NOT_FOUND);
+    let other_json = Scripted::recorded("07-chat")?;
+    for (kind, answers) in [
+        ("a web server that answers anything", [&page, &page, &page]),
+        ("another service", [&other_json, &other_json, &other_json]),
+        ("a web server", [&missing, &missing, &missing]),
+        ("a web server with a page for everybody", [&missing, &page, &page]),
+    ] {
+        for (path, answer) in [TAGS, "/api/version", "/v1/models"].into_iter().zip(answers) {
+            other.answers(path, answer.clone());
+        }
+        let reply = gateway.get("/health").await?;
+        assert_eq!(reply.json(), health(form, "degraded", &[(&well, true), (&other, false)]), "{kind}");
+    }
+    // Whoever speaks OpenAI's protocol alone is asked for any model.
+    other.recover();
+    other.answers(TAGS, missing.clone());
+    other.answers("/api/version", missing);
+    let reply = gateway.get("/health").await?;
+    assert_eq!(reply.json(), health(form, "healthy", &[(&well, true), (&other, true)]));
     Ok(())
 }
 
@@ -149,6 +178,7 @@ on_every_form! {
     a_fleet_that_answers_is_healthy,
     one_host_that_answers_is_enough_for_200,
     hosts_are_asked_at_the_same_time,
+    only_what_answers_as_ollama_does_is_healthy,
     without_any_host_health_is_503,
     a_setting_keeps_the_200_when_no_host_answers,
     where_keys_are_set_health_names_hosts_to_a_key_alone,

@@ -80,6 +80,43 @@ async fn a_host_that_does_not_answer_is_left_out_of_a_list(form: &dyn Form) -> R
     Ok(())
 }
 
+async fn a_late_host_is_as_it_was_and_holds_no_list(form: &dyn Form) -> Result<()> {
+    let (first, late) = (FakeOllama::start().await?, FakeOllama::start().await?);
+    first.has_models(&["llama3.2:latest"]);
+    late.has_models(&["phi4:14b"]);
+    first.loads(&["llama3.2:latest"]);
+    late.loads(&["phi4:14b"]);
+    let setup = Setup::new([&first, &late]).set("HEALTH_TIMEOUT", "30").in_one_instance();
+    let gateway = form.start(setup).await?;
+    let lists = [TAGS, "/api/ps", "/v1/models"];
+    for path in lists {
+        assert_eq!(list(gateway.as_ref(), path).await?, ["llama3.2:latest", "phi4:14b"], "{path}");
+        late.answers(path, Scripted::hang());
+    }
+    // What was pulled a moment ago is there.
+    first.has_models(&["llama3.2:latest", "qwen3:4b"]);
+    for path in lists {
+        let started = Instant::now();
+        let asked = late.count(path);
+        let waiting = async {
+            late.wait_for_requests(path, asked + 1, PATIENCE).await?;
+            gateway.pass(Duration::from_secs(1)).await;
+            anyhow::Ok(())
+        };
+        let (found, waited) = futures::join!(list(gateway.as_ref(), path), waiting);
+        waited?;
+        let found = found?;
+        // Under a second, but for a busy machine.
+        assert!(started.elapsed() < Duration::from_secs(5), "{path}: {:?}", started.elapsed());
+        assert!(found.contains(&"phi4:14b".to_owned()), "{path}: {found:?}");
+        assert_eq!(found.contains(&"qwen3:4b".to_owned()), path != "/api/ps", "{path}: {found:?}");
+    }
+    late.recover();
+    late.has_models(&["gemma3:4b"]);
+    assert_eq!(list(gateway.as_ref(), TAGS).await?, ["llama3.2:latest", "qwen3:4b", "gemma3:4b"]);
+    Ok(())
+}
+
 async fn one_model_is_found_on_the_host_that_has_it(form: &dyn Form) -> Result<()> {
     let (first, second) = (FakeOllama::start().await?, FakeOllama::start().await?);
     second.has_models(&["qwen3:4b", "me/mine:1"]);
@@ -155,6 +192,7 @@ on_every_form! {
     the_models_of_all_hosts_are_one_list_and_each_comes_once,
     a_model_comes_as_often_as_it_is_loaded,
     a_host_that_does_not_answer_is_left_out_of_a_list,
+    a_late_host_is_as_it_was_and_holds_no_list,
     one_model_is_found_on_the_host_that_has_it,
     the_version_is_that_of_a_host_and_the_banner_ollamas,
 }

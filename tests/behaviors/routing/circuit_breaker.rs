@@ -242,7 +242,40 @@ async fn a_host_that_flaps_costs_no_request(form: &dyn Form) -> Result<()> {
     Ok(())
 }
 
+async fn what_asks_no_model_does_not_wait_for_a_silent_host(form: &dyn Form) -> Result<()> {
+    let hosts = pair().await?;
+    let gateway = form.start(by_turns(&hosts).set("HUNG_AFTER", "500ms")).await?;
+    gateway.say("hello").await?;
+    for path in ["/api/show", "/v1/models/llama3.2", "/api/version"] {
+        hosts[0].answers(path, Scripted::hang());
+    }
+    for turn in 0..2 {
+        let body = json!({"model": "llama3.2"});
+        for (method, path, body) in [
+            (Method::POST, "/api/show", body.to_string()),
+            (Method::GET, "/v1/models/llama3.2", String::new()),
+            (Method::GET, "/api/version", String::new()),
+        ] {
+            let started = Instant::now();
+            let asked = hosts[0].count(path);
+            let silence = async {
+                // Every other request begins at the host that answers.
+                if hosts[0].wait_for_requests(path, asked + 1, Duration::from_secs(1)).await.is_ok() {
+                    gateway.pass(Duration::from_secs(1)).await;
+                }
+            };
+            let (reply, ()) = futures::join!(gateway.request(method, path, body, &[]), silence);
+            let reply = reply?;
+            assert_eq!(reply.status, 200, "{turn} {path}: {}", reply.text());
+            assert!(started.elapsed() < Duration::from_secs(8), "{path}: {:?}", started.elapsed());
+        }
+    }
+    assert_ne!(standing(&fleet(gateway.as_ref()).await?, 0).0, "down", "nothing was proved of its models");
+    Ok(())
+}
+
 on_every_form! {
+    what_asks_no_model_does_not_wait_for_a_silent_host,
     a_host_that_fails_is_avoided_and_tried_again_after_its_wait,
     the_wait_that_a_host_asks_for_is_kept,
     what_is_the_requests_own_fault_opens_no_breaker,

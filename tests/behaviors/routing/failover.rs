@@ -1,6 +1,8 @@
 //! One host fails: whether another is asked, and what the caller is told when none is left.
 
-use crate::behaviors::prelude::*;
+use paddock_tests::ollama::{Pause, Piece};
+
+use crate::behaviors::{prelude::*, surfaces};
 
 /// Everything that makes a host be skipped within a request.
 fn skipped() -> Result<Vec<(&'static str, Scripted)>> {
@@ -235,7 +237,41 @@ async fn a_slow_host_within_the_limits_is_waited_for(form: &dyn Form) -> Result<
     Ok(())
 }
 
+async fn the_last_hosts_own_status_and_words_reach_the_client(form: &dyn Form) -> Result<()> {
+    let words = "you have reached your session usage limit, upgrade for higher limits";
+    let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
+    for status in [429, 503, 502, 504] {
+        let gateway = form.start(Setup::new(&hosts)).await?;
+        let body = json!({"error": words}).to_string();
+        let pieces = vec![Piece { after: Pause::NONE, bytes: body.into() }];
+        let said = Scripted {
+            pieces,
+            status: http::StatusCode::from_u16(status)?,
+            ..Scripted::recorded("54-e-chat-404")?
+        };
+        let said = said.ending_after(1, End::Clean).with_header(http::header::RETRY_AFTER, "7");
+        for path in [CHAT, "/v1/chat/completions", "/v1/messages"] {
+            for host in &hosts {
+                host.answers(path, said.clone());
+            }
+            let reply = gateway.post_to(path, surfaces::question("llama3.2"), &[]).await?;
+            assert_eq!(reply.status, status, "{path}");
+            assert!(reply.text().contains(words), "{path}: {}", reply.text());
+            assert!(status != 429 || reply.header("retry-after") == "7", "{path}: {:?}", reply.headers);
+        }
+        let reply = gateway.chat(json!({"message": "hello"})).await?;
+        assert!(reply.text().contains(words), "{}", reply.text());
+        assert!(
+            status != 429 || reply.outcome() == (429, "upstream_busy".to_owned()),
+            "{:?}",
+            reply.outcome()
+        );
+    }
+    Ok(())
+}
+
 on_every_form! {
+    the_last_hosts_own_status_and_words_reach_the_client,
     whatever_ails_one_host_another_answers_the_same_request,
     a_dead_host_is_skipped_within_the_same_request,
     when_every_host_fails_the_code_says_how,

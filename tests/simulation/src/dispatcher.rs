@@ -36,7 +36,7 @@ use course::Course;
 
 /// Requests that wait for a place, at most: the default of `QUEUE_LIMIT`.
 const QUEUE_LIMIT: usize = 256;
-/// How long a request waits for a place: the default of `QUEUE_TIMEOUT`.
+/// How long a request waits for a place: less than the default of `QUEUE_TIMEOUT`.
 const QUEUE_TIMEOUT: Duration = Duration::from_mins(1);
 /// How often who waits looks again although nothing has changed.
 const WOKEN: Duration = Duration::from_secs(1);
