@@ -57,7 +57,7 @@ impl ClosingProxy {
 /// Passes on what comes until the second chat; gives whether there was one.
 async fn pass(mut client: TcpStream, target: &str) -> Result<bool> {
     let mut host = TcpStream::connect(target).await?;
-    let (mut asked, mut answered, mut chats) = ([0; 16 << 10], [0; 16 << 10], 0);
+    let (mut asked, mut answered, mut chats) = (vec![0; 16 << 10], vec![0; 16 << 10], 0);
     loop {
         tokio::select! {
             read = client.read(&mut asked) => match read? {
