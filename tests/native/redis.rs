@@ -1,11 +1,14 @@
 //! What only the native form can do with Redis: speak to a cluster, wait for its replicas, trust an authority of its own
 //! for TLS, and bound what it reads.
 
-use std::sync::Arc;
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Result, ensure};
 use paddock_tests::{
-    gateway::Form as _,
+    gateway::{Form as _, PATIENCE},
     ollama::FakeOllama,
     prometheus::Scrape,
     redis_cluster::RedisCluster,
@@ -120,7 +123,12 @@ async fn a_reply_without_end_is_a_failure_of_the_store_and_takes_no_memory() -> 
             assert_eq!(reply.cache(), "bypass", "{lie:?}");
             let errors = Scrape::of(gateway.as_ref()).await?.count("paddock_store_errors_total", &[]);
             assert!(errors > 0, "{lie:?}");
-            assert!(gateway.logs().contains("store is down"), "{}", gateway.logs());
+            // A process writes its log a little later than it replies.
+            let started = Instant::now();
+            while !gateway.logs().contains("store is down") {
+                ensure!(started.elapsed() < PATIENCE, "{lie:?}: {}", gateway.logs());
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
             assert!(liar.most() < 64 << 20, "{lie:?}: {} bytes were read", liar.most());
         }
     }
