@@ -66,7 +66,8 @@ impl<P: Platform> Service<P> {
         fleet.set_hosts(&config.fleet.hosts);
         let flights = FlightTable::new(P::WAKES_OTHER_REQUESTS);
         let (orphans, shutdown) = (Orphans::default(), Shutdown::default());
-        let memory_budget = MemoryBudget::new(config.access.memory_budget.unwrap_or(MACHINE_BUDGET));
+        let memory_budget =
+            MemoryBudget::new(config.access.memory_budget.unwrap_or(MACHINE_BUDGET), P::WAKES_OTHER_REQUESTS);
         let hop_mark = HopMark::new(config.fleet.hop_id());
         Self(Arc::new(ServiceState {
             config,

@@ -40,6 +40,7 @@ pub(crate) struct MemoryBudget(Arc<Pool>);
 
 struct Pool {
     limit: usize,
+    wakes_other_requests: bool,
     held: Locked<Held>,
 }
 
@@ -64,10 +65,10 @@ struct Holder {
 }
 
 impl MemoryBudget {
-    /// A budget of `limit` bytes, of which nothing is held.
-    pub(crate) fn new(limit: u64) -> Self {
+    /// A budget of `limit` bytes, of which nothing is held, on a platform where one request may wake another, or not.
+    pub(crate) fn new(limit: u64, wakes_other_requests: bool) -> Self {
         let limit = usize::try_from(limit).unwrap_or(usize::MAX);
-        Self(Arc::new(Pool { limit, held: Locked::default() }))
+        Self(Arc::new(Pool { limit, wakes_other_requests, held: Locked::default() }))
     }
 
     /// The account of one request, which holds nothing yet. `owner` is whose share it uses; `None` where there is nobody to
@@ -192,8 +193,10 @@ impl HeldBytes {
         let Some(account) = self.0.as_mut().filter(|account| bytes > UNCOUNTED.max(account.counted)) else {
             return Ok(());
         };
-        let end = Arc::clone(account.upload.get_or_insert_default());
-        self.hold(bytes, expected, now, &(Arc::downgrade(&end) as Weak<dyn Reclaim>))
+        let wakes = account.pool.wakes_other_requests;
+        let end = Arc::clone(account.upload.get_or_insert_with(|| Arc::new(UploadEnd::new(wakes))));
+        self.hold(bytes, expected, now, &(Arc::downgrade(&end) as Weak<dyn Reclaim>))?;
+        if end.is_given_up() { Err(no_room()) } else { Ok(()) }
     }
 
     /// Counts `bytes` by now, and at least `expected` in the end, of which `holder` can give back what is left. What has

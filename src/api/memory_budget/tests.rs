@@ -9,7 +9,7 @@ fn refused(result: &Result<(), Error>) -> bool {
 
 #[test]
 fn a_body_is_counted_as_it_comes_and_given_back_at_its_end() {
-    let budget = MemoryBudget::new(4 * MIB as u64);
+    let budget = MemoryBudget::new(4 * MIB as u64, true);
     let mut first = budget.account(None);
     first.try_grow_to(UNCOUNTED).unwrap();
     assert_eq!(budget.held(), 0);
@@ -31,7 +31,7 @@ fn a_body_is_counted_as_it_comes_and_given_back_at_its_end() {
 
 #[test]
 fn one_caller_leaves_room_for_another_however_much_it_sends() {
-    let budget = MemoryBudget::new(8 * MIB as u64);
+    let budget = MemoryBudget::new(8 * MIB as u64, true);
     let headers = [(http::header::AUTHORIZATION, http::HeaderValue::from_static("Bearer made-up"))];
     let unnamed = CallerId::of(&headers.into_iter().collect(), None, None).unwrap().owner();
     assert_eq!(unnamed, CallerId::public().owner(), "whom nobody verified has no share of its own");
@@ -50,7 +50,7 @@ fn one_caller_leaves_room_for_another_however_much_it_sends() {
 
 #[test]
 fn an_upload_that_stalled_makes_room_and_one_that_comes_does_not() {
-    let budget = MemoryBudget::new(4 * MIB as u64);
+    let budget = MemoryBudget::new(4 * MIB as u64, true);
     let seconds = Duration::from_secs;
     let mut uploads = [(); 4].map(|()| budget.account(None));
     for (upload, began) in uploads.iter_mut().zip(0..) {
@@ -75,7 +75,7 @@ fn an_upload_that_stalled_makes_room_and_one_that_comes_does_not() {
 
 #[test]
 fn whoever_fills_a_share_has_only_its_own_uploads_given_up() {
-    let budget = MemoryBudget::new(8 * MIB as u64);
+    let budget = MemoryBudget::new(8 * MIB as u64, true);
     let (greedy, honest) = (CallerId::of_key(b"k").owner(), CallerId::public().owner());
     let [mut stalled, mut more] = [(); 2].map(|()| budget.account(Some(greedy)));
     let mut slow = budget.account(Some(honest));
@@ -99,5 +99,27 @@ fn what_fits_stays_within_the_limit_and_the_share() {
         (10, 4, Some(usize::MAX), 1, false),
     ] {
         assert_eq!(fits(limit, total, of_caller, more), expected, "{limit} {total} {of_caller:?} {more}");
+    }
+}
+
+#[test]
+fn where_no_request_may_wake_another_a_stalled_upload_ends_with_its_next_piece() {
+    let budget = MemoryBudget::new(MIB as u64, false);
+    let [mut stalled, mut other] = [(); 2].map(|()| budget.account(None));
+    stalled.receive(MIB / 2, MIB, Duration::ZERO).unwrap();
+    let woken = Arc::new(Woken::default());
+    let waker = std::task::Waker::from(Arc::clone(&woken));
+    assert!(stalled.poll_given_up(&Context::from_waker(&waker)).is_pending());
+    assert!(refused(&other.receive(MIB, MIB, STALLED_AFTER)));
+    assert!(!woken.0.load(std::sync::atomic::Ordering::Relaxed));
+    assert!(refused(&stalled.receive(MIB / 2 + 1, MIB, STALLED_AFTER)));
+}
+
+#[derive(Default)]
+struct Woken(std::sync::atomic::AtomicBool);
+
+impl std::task::Wake for Woken {
+    fn wake(self: Arc<Self>) {
+        self.0.store(true, std::sync::atomic::Ordering::Relaxed);
     }
 }

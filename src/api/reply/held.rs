@@ -106,7 +106,7 @@ mod tests {
 
     #[test]
     fn a_reply_counts_until_its_last_piece_is_taken() {
-        let budget = MemoryBudget::new(1 << 20);
+        let budget = MemoryBudget::new(1 << 20, true);
         let whole = Bytes::from(vec![b'x'; PIECE + 1]);
         let mut reply = HeldReply::new(whole, budget.account(None), Box::new(At(0))).unwrap();
         assert_eq!(piece(&mut reply), Some(Ok(PIECE)));
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn a_reply_that_nobody_reads_makes_room_and_breaks_off() {
-        let budget = MemoryBudget::new(1 << 20);
+        let budget = MemoryBudget::new(1 << 20, true);
         let whole = || Bytes::from(vec![b'x'; 600 << 10]);
         let reply = |second| HeldReply::new(whole(), budget.account(None), Box::new(At(second)));
         let mut unread = reply(0).unwrap();
