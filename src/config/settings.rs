@@ -206,7 +206,7 @@ pub const SETTINGS: &[Setting] = &[
         "MEMORY_BUDGET",
         "",
         Availability::Both,
-        "Bytes of request bodies that are held at once, beyond which a request gets 503; unset follows from the memory limit, on Spin 64MiB",
+        "Bytes of bodies and unread replies that are held at once, beyond which a request gets 503; unset follows from the memory limit, on Spin 64MiB",
     ),
     setting("CONNECT_TIMEOUT", "2", Availability::Both, "Limit for connecting to an Ollama host"),
     setting(

@@ -1,10 +1,11 @@
 //! What receivers of a broadcast get, and what the leader waits for.
 
-use std::{future::Future, pin::pin};
+use std::{future::Future, pin::pin, time::Duration};
 
 use futures::FutureExt;
 
 use super::*;
+use crate::api::memory_budget::MemoryBudget;
 
 fn now<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().unwrap()
@@ -96,4 +97,39 @@ fn a_stream_that_is_stopped_ends_without_a_terminator_and_without_a_failure() {
     assert!(broadcast.over_whole().now_or_never().is_none(), "there is a stream");
     broadcast.end(Ok(()));
     assert_eq!((next(&receiver).as_deref(), broadcast.failure()), (Some("stopped"), None));
+}
+
+#[test]
+fn what_is_kept_for_later_counts_and_is_forgotten_when_others_need_the_room() {
+    let budget = MemoryBudget::new(1 << 20, true);
+    let large = || Bytes::from(vec![b'x'; 256 << 10]);
+    let (broadcast, receiver) = Broadcast::new(4 << 20, budget.account(None));
+    let write = || {
+        now(broadcast.write(large())).unwrap();
+        assert!(matches!(now(receiver.next()), Item::Event(_)));
+    };
+    (0..3).for_each(|_| write());
+    assert_eq!(budget.held(), 768 << 10);
+    let mut upload = budget.account(None);
+    assert!(upload.grow_to(512 << 10, Duration::from_secs(9)).is_err());
+    upload.grow_to(1 << 20, Duration::from_secs(9)).unwrap();
+    assert!(
+        broadcast.join().is_none() && broadcast.whole().is_none(),
+        "it begins no longer at its beginning"
+    );
+    // Its receivers hear the rest all the same, also where nothing of it can be kept.
+    write();
+    broadcast.complete(event("end"));
+    assert_eq!(next(&receiver).as_deref(), Some("end and no more"));
+}
+
+#[test]
+fn where_there_is_no_room_the_fastest_receiver_hears_all_and_nothing_is_kept() {
+    let budget = MemoryBudget::new(64 << 10, true);
+    let (broadcast, receiver) = Broadcast::new(4 << 20, budget.account(None));
+    for _ in 0..9 {
+        now(broadcast.write(Bytes::from(vec![b'x'; 15 << 10]))).unwrap();
+        assert!(matches!(now(receiver.next()), Item::Event(_)));
+    }
+    assert!(budget.held() <= 64 << 10 && broadcast.whole().is_none());
 }
