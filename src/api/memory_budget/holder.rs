@@ -8,10 +8,8 @@ use std::{
 
 use futures::task::AtomicWaker;
 
-use crate::platform::{MaybeSend, MaybeSync};
-
 /// One who can give bytes back before they are done with.
-pub(crate) trait Reclaim: fmt::Debug + MaybeSend + MaybeSync {
+pub(crate) trait Reclaim: fmt::Debug + Send + Sync {
     /// Gives back what it can, at once or as soon as its task runs. It must wake no other request where the platform forbids
     /// that.
     fn reclaim(&self);

@@ -1,5 +1,7 @@
 //! How often a request gives its turn away while its body is read: nothing else is waited for here.
 
+#![cfg(feature = "memory")]
+
 use std::{
     convert::Infallible,
     pin::pin,
