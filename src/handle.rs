@@ -217,7 +217,10 @@ impl Exchange {
             Handled::Streaming(response, notes) => (response, notes),
             Handled::Complete(answer, notes) => {
                 let held = || service.account(&opened_by.unwrap_or_else(CallerId::public));
-                let answer = answer.and_then(|response| reply::held(response, held, service));
+                let is_sent = parts.method != Method::HEAD;
+                let answer = answer.and_then(|response| {
+                    if is_sent { reply::held(response, held, service) } else { Ok(response) }
+                });
                 info.close(service, &notes, answer.as_ref().map(Response::status)).await;
                 let failed = |error: Error| error.into_response(route.family(), &info.request_id);
                 (answer.unwrap_or_else(failed), notes)

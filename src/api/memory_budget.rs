@@ -126,17 +126,26 @@ impl Pool {
         true
     }
 
-    /// Reclaims what has stalled, what stalled first before the rest, until it is enough for `more` bytes. Where the caller's
-    /// share alone is full, only its own makes room. Some give their bytes back only when their tasks notice.
+    /// Reclaims what has stalled, what stalled first before the rest, until it is enough for `more` bytes. Where the owner's
+    /// share alone is full, only what is nobody's, its own, and what those hold who hold more makes room. Some give their
+    /// bytes back only when their tasks notice.
     fn make_room(&self, owner: Option<Owner>, more: usize, now: Duration) {
         let mut held = self.held.lock();
-        let missing = held.total.saturating_add(more).saturating_sub(self.limit);
-        let is_full = missing > 0;
-        let missing = if is_full { missing } else { more };
+        let of = |owner: Owner| held.by_owner.get(&owner).copied().unwrap_or(0);
+        let of_owner = owner.map(of);
+        // What `fits` asks for.
+        let needed = more.saturating_add(of_owner.map_or(0, |of_owner| of_owner.saturating_add(more)));
+        let missing = held.total.saturating_add(needed).saturating_sub(self.limit);
+        let is_full = held.total.saturating_add(more) > self.limit;
+        let may_lose = |other: Option<Owner>| {
+            is_full
+                || other == owner
+                || other.is_none_or(|other| of_owner.is_some_and(|ours| of(other) > ours))
+        };
         let mut stalled: Vec<_> = held
             .holders
             .iter()
-            .filter(|(_, holder)| is_full || holder.owner == owner)
+            .filter(|(_, holder)| may_lose(holder.owner))
             .filter(|(_, holder)| now.saturating_sub(holder.progressed) >= STALLED_AFTER)
             .map(|(number, holder)| (holder.progressed, *number))
             .collect();
@@ -190,13 +199,16 @@ impl HeldBytes {
     /// # Errors
     /// Those of [`Self::try_grow_to`].
     pub(crate) fn receive(&mut self, bytes: usize, expected: usize, now: Duration) -> Result<(), Error> {
-        let Some(account) = self.0.as_mut().filter(|account| bytes > UNCOUNTED.max(account.counted)) else {
+        let Some(account) = &mut self.0 else { return Ok(()) };
+        if account.upload.as_ref().is_some_and(|end| end.is_given_up()) {
+            return Err(no_room());
+        }
+        if bytes <= UNCOUNTED.max(account.counted) {
             return Ok(());
-        };
+        }
         let wakes = account.pool.wakes_other_requests;
         let end = Arc::clone(account.upload.get_or_insert_with(|| Arc::new(UploadEnd::new(wakes))));
-        self.hold(bytes, expected, now, &(Arc::downgrade(&end) as Weak<dyn Reclaim>))?;
-        if end.is_given_up() { Err(no_room()) } else { Ok(()) }
+        self.hold(bytes, expected, now, &(Arc::downgrade(&end) as Weak<dyn Reclaim>))
     }
 
     /// Counts `bytes` by now, and at least `expected` in the end, of which `holder` can give back what is left. What has
@@ -228,13 +240,11 @@ impl HeldBytes {
 
     fn grow_or_reclaim(&mut self, bytes: usize, expected: usize, now: Duration) -> Result<(), Error> {
         let result = self.try_grow_to(bytes);
-        if let (Err(Error::Overloaded { .. }), Some(account)) = (&result, &mut self.0) {
-            // What it holds itself is given back with the refusal.
-            account.leave();
-            let more = bytes.max(expected).saturating_sub(account.counted);
-            account.pool.make_room(account.owner, more, now);
-        }
-        result
+        let (Err(Error::Overloaded { .. }), Some(account)) = (&result, &self.0) else { return result };
+        let more = bytes.max(expected).saturating_sub(account.counted);
+        account.pool.make_room(account.owner, more, now);
+        // Some give their bytes back at once.
+        self.try_grow_to(bytes)
     }
 
     /// Counts `bytes` by now, of which `holder` can always give back some.

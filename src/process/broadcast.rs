@@ -20,7 +20,7 @@ use super::{Head, Provenance};
 use crate::{
     api::{
         error::Error,
-        memory_budget::{HeldBytes, Reclaim, UNCOUNTED},
+        memory_budget::{HeldBytes, Reclaim},
         reply::ClientLeft,
     },
     cache::Entry,
@@ -41,6 +41,15 @@ enum WriterState {
     Asks,
     /// It asked upstream, and had lost the store before it failed.
     LostStore,
+}
+
+/// Which events are buffered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Retention {
+    /// All that fit, for receivers that join later.
+    All,
+    /// Those that a receiver has not read.
+    Unread,
 }
 
 /// What becomes of a whole answer for followers in other processes.
@@ -68,6 +77,7 @@ struct BroadcastState {
     bytes: usize,
     /// The most buffered bytes for receivers that join later; 0 where none may join.
     limit: usize,
+    retention: Retention,
     /// The buffered bytes as they count in the memory budget.
     held: HeldBytes,
     is_complete: bool,
@@ -99,12 +109,13 @@ impl BroadcastState {
     }
 
     /// Drops buffered events beyond the limit: with a limit above 0 once the fastest receiver has read them, else once
-    /// all have. While the events fit into the limit, all stay for receivers that join later.
+    /// all have. While the events fit into the limit, all stay for receivers that join later, unless others need the room.
     fn trim(&mut self) {
-        let heard = self.receivers.values().copied();
-        let heard = if self.limit > 0 { heard.max() } else { heard.min() }.unwrap_or(self.dropped);
-        while self.bytes > self.limit
-            && self.dropped < heard
+        let slowest = self.receivers.values().copied().min().unwrap_or(self.dropped);
+        let fastest = self.receivers.values().copied().max().unwrap_or(self.dropped);
+        let heard = if self.limit > 0 { fastest } else { slowest };
+        while (self.bytes > self.limit && self.dropped < heard
+            || self.retention == Retention::Unread && self.dropped < slowest)
             && let Some(event) = self.events.pop_front()
         {
             self.bytes -= event.len();
@@ -112,22 +123,18 @@ impl BroadcastState {
         }
     }
 
-    /// Buffers no more than `bytes` from now on, except what the fastest receiver has not read.
-    fn buffer_at_most(&mut self, bytes: usize) {
-        if self.limit > 0 {
-            self.limit = self.limit.min(bytes.max(1));
-        }
+    /// Keeps nothing for receivers that join later.
+    fn keep_no_more(&mut self) {
+        self.retention = Retention::Unread;
         self.trim();
+        self.held.shrink_to(self.bytes);
     }
 }
 
 impl Reclaim for Locked<BroadcastState> {
-    /// Forgets what no receiver waits for: those that join later ask anew, and the answer is not kept.
+    /// Forgets what all receivers have read: those that join later ask anew, and the answer is not kept.
     fn reclaim(&self) {
-        let mut state = self.lock();
-        state.buffer_at_most(UNCOUNTED);
-        let bytes = state.bytes;
-        state.held.shrink_to(bytes);
+        self.lock().keep_no_more();
     }
 }
 
@@ -141,6 +148,7 @@ impl Broadcast {
             dropped: 0,
             bytes: 0,
             limit,
+            retention: Retention::All,
             held,
             is_complete: false,
             is_stopped: false,
@@ -244,8 +252,7 @@ impl Broadcast {
             let bytes = state.bytes;
             let holder = || Arc::downgrade(&self.0) as Weak<dyn Reclaim>;
             if state.held.keep(bytes, holder).is_err() {
-                let counted = state.held.counted();
-                state.buffer_at_most(counted.max(UNCOUNTED));
+                state.keep_no_more();
             }
         });
         Ok(())

@@ -103,6 +103,21 @@ fn what_fits_stays_within_the_limit_and_the_share() {
 }
 
 #[test]
+fn what_nobody_waits_for_and_what_those_hold_who_hold_more_makes_room_in_a_share() {
+    let (asker, greedy) = (CallerId::of_key(b"a").owner(), CallerId::of_key(b"g").owner());
+    for holder in [None, Some(greedy)] {
+        let budget = MemoryBudget::new(8 * MIB as u64, true);
+        let mut stalled = budget.account(holder);
+        let end = Arc::new(UploadEnd::new(true));
+        let reclaim = Arc::downgrade(&end) as Weak<dyn Reclaim>;
+        stalled.hold(4 * MIB, 4 * MIB, Duration::ZERO, &reclaim).unwrap();
+        let mut upload = budget.account(Some(asker));
+        assert!(refused(&upload.receive(3 * MIB, 3 * MIB, STALLED_AFTER)));
+        assert!(end.is_given_up(), "{holder:?}");
+    }
+}
+
+#[test]
 fn where_no_request_may_wake_another_a_stalled_upload_ends_with_its_next_piece() {
     let budget = MemoryBudget::new(MIB as u64, false);
     let [mut stalled, mut other] = [(); 2].map(|()| budget.account(None));

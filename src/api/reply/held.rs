@@ -72,9 +72,10 @@ impl HeldReply {
         self.rest.0.lock().as_ref().is_some_and(Bytes::is_empty)
     }
 
+    /// Nothing where the rest is gone: a length of 0 would contradict the head.
     pub(super) fn size_hint(&self) -> SizeHint {
-        let length = self.rest.0.lock().as_ref().map_or(0, Bytes::len);
-        SizeHint::with_exact(length as u64)
+        let rest = self.rest.0.lock();
+        rest.as_ref().map_or_else(SizeHint::default, |rest| SizeHint::with_exact(rest.len() as u64))
     }
 }
 
@@ -125,6 +126,7 @@ mod tests {
         assert!(matches!(reply(1), Err(Error::Overloaded { .. })));
         assert_eq!(piece(&mut unread), Some(Ok(PIECE)));
         assert!(matches!(reply(2), Err(Error::Overloaded { .. })));
+        assert_eq!(unread.size_hint().exact(), None);
         assert_eq!(piece(&mut unread), Some(Err(BrokenOff)));
         drop(unread);
         reply(3).unwrap();

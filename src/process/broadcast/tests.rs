@@ -111,7 +111,6 @@ fn what_is_kept_for_later_counts_and_is_forgotten_when_others_need_the_room() {
     (0..3).for_each(|_| write());
     assert_eq!(budget.held(), 768 << 10);
     let mut upload = budget.account(None);
-    assert!(upload.grow_to(512 << 10, Duration::from_secs(9)).is_err());
     upload.grow_to(1 << 20, Duration::from_secs(9)).unwrap();
     assert!(
         broadcast.join().is_none() && broadcast.whole().is_none(),
@@ -121,6 +120,22 @@ fn what_is_kept_for_later_counts_and_is_forgotten_when_others_need_the_room() {
     write();
     broadcast.complete(event("end"));
     assert_eq!(next(&receiver).as_deref(), Some("end and no more"));
+}
+
+#[test]
+fn a_receiver_that_is_slower_hears_all_of_what_is_forgotten_for_others() {
+    let budget = MemoryBudget::new(1 << 20, true);
+    let (broadcast, fast) = Broadcast::new(4 << 20, budget.account(None));
+    let slow = broadcast.join().unwrap();
+    for _ in 0..3 {
+        now(broadcast.write(Bytes::from(vec![b'x'; 256 << 10]))).unwrap();
+        assert!(matches!(now(fast.next()), Item::Event(_)));
+    }
+    assert!(budget.account(None).grow_to(1 << 20, Duration::from_secs(9)).is_err());
+    for left in [512, 256, 0] {
+        assert!(matches!(now(slow.next()), Item::Event(_)));
+        assert_eq!(broadcast.state().bytes, left << 10);
+    }
 }
 
 #[test]

@@ -18,7 +18,8 @@ local function forget(session)
   local counted = redis.call('HGET', KEYS[2], session) or ''
   local bytes, owner, state = string.match(counted, '^(%d+) (%x+) ?(.*)$')
   redis.call('ZREM', KEYS[3], session)
-  if not bytes then return '' end
+  -- What is not counted may have been used since, and no state is this one.
+  if not bytes then return '-' end
   redis.call('HDEL', KEYS[2], session)
   redis.call('ZREM', KEYS[4] .. owner, session)
   redis.call('HINCRBY', KEYS[2], 'all', '-' .. bytes)

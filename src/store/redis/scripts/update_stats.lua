@@ -15,7 +15,7 @@ if ARGV[4] ~= '' then redis.call('ZREM', KEYS[2], ARGV[4]) end
 local stats = redis.call('HGET', KEYS[1], ARGV[1]) or ''
 if stats ~= ARGV[2] then return {0, stats, now} end
 while stats == '' and redis.call('HLEN', KEYS[1]) >= tonumber(ARGV[6]) do
-  redis.call('HDEL', KEYS[1], redis.call('HRANDFIELD', KEYS[1]))
+  redis.call('HDEL', KEYS[1], redis.call('HKEYS', KEYS[1])[1])
 end
 redis.call('HSET', KEYS[1], ARGV[1], ARGV[3])
 redis.call('PEXPIRE', KEYS[1], ARGV[5])
