@@ -216,23 +216,39 @@ impl Config {
             total: Some(limit),
         }
     }
-}
 
-impl FleetConfig {
-    /// The number of the service in the mark of what it asks hosts.
+    /// The number of the service in the mark of what it asks hosts. All instances of one deployment have the same, and two
+    /// deployments with the same hosts seldom do: they differ in their keys or in where they keep state.
     pub(crate) fn hop_id(&self) -> u64 {
-        let mut digest = Sha256::new_with_prefix(self.hop_seed.to_be_bytes());
-        for host in &self.hosts {
-            digest.update(host.url());
-            digest.update([0]);
+        let (fleet, access, store) = (&self.fleet, &self.access, &self.store);
+        let mut digest = Sha256::new_with_prefix(fleet.hop_seed.to_be_bytes());
+        // Each part has its length before it, so that no two lists of parts are the same bytes.
+        let mut mix = |part: &[u8]| {
+            digest.update(part.len().to_be_bytes());
+            digest.update(part);
+        };
+        for host in &fleet.hosts {
+            mix(host.url().as_bytes());
         }
-        for name in &self.names {
-            digest.update(&name.host);
-            digest.update(name.port.to_be_bytes());
+        mix(b"names");
+        for name in &fleet.names {
+            mix(name.host.as_bytes());
+            mix(&name.port.to_be_bytes());
+        }
+        mix(b"keys");
+        access.api_keys.hashes().for_each(|hash| mix(hash));
+        mix(b"admin");
+        access.admin_token.hashes().for_each(|hash| mix(hash));
+        mix(b"store");
+        mix(store.redis_prefix.as_bytes());
+        for url in store.redis.iter().flat_map(|redis| &redis.urls) {
+            mix(url.as_bytes());
         }
         digest.finalize().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
     }
+}
 
+impl FleetConfig {
     fn read(reader: &mut SettingsReader<'_, impl Settings>) -> Self {
         let (hosts, names) = hosts::read(reader);
         Self {

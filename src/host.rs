@@ -68,7 +68,7 @@ impl<P: Platform> Service<P> {
         let (orphans, shutdown) = (Orphans::default(), Shutdown::default());
         let memory_budget =
             MemoryBudget::new(config.access.memory_budget.unwrap_or(MACHINE_BUDGET), P::WAKES_OTHER_REQUESTS);
-        let hop_mark = HopMark::new(config.fleet.hop_id());
+        let hop_mark = HopMark::new(config.hop_id());
         Self(Arc::new(ServiceState {
             config,
             platform,

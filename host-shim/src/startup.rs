@@ -2,7 +2,7 @@
 //! and what to do about problems.
 
 use std::{
-    net::{IpAddr, SocketAddr, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket},
     time::Duration,
 };
 
@@ -20,6 +20,8 @@ use crate::{platform::NativeService, store::NativeStore};
 
 /// How long the names of hosts may take to be looked up for [`own_host`].
 const LOOKUP_LIMIT: Duration = Duration::from_secs(3);
+/// A port for [`is_of_this_machine`], which sends nothing to it.
+const DISCARD: u16 = 9;
 
 /// The first host that is this service itself, if there is one.
 pub(crate) async fn own_host(config: &Config, listening: SocketAddr) -> Option<String> {
@@ -39,9 +41,15 @@ pub(crate) async fn own_host(config: &Config, listening: SocketAddr) -> Option<S
     None
 }
 
-/// Whether the address is one of this machine's: only those can be bound.
+/// Whether the address is one of this machine's: only those are reached from themselves. Nothing is sent.
 fn is_of_this_machine(address: IpAddr) -> bool {
-    UdpSocket::bind((address, 0)).is_ok()
+    let any: IpAddr =
+        if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let own = UdpSocket::bind((any, 0)).and_then(|socket| {
+        socket.connect((address, DISCARD))?;
+        socket.local_addr()
+    });
+    own.is_ok_and(|own| own.ip().to_canonical() == address)
 }
 
 /// Logs it. The hosts are probed in the background, so that the service answers meanwhile.
@@ -103,5 +111,17 @@ fn report(service: &NativeService, probes: &[Probe]) {
         );
     } else if !models.iter().any(|model| is_same_model(model, default)) {
         tracing::warn!(model = default, "no host has the default model: 'ollama pull {default}' adds it");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_is_reached_from_itself_is_of_this_machine() {
+        for (address, expected) in [("127.0.0.1", true), ("192.0.2.7", false), ("2001:db8::7", false)] {
+            assert_eq!(is_of_this_machine(address.parse().unwrap()), expected, "{address}");
+        }
     }
 }

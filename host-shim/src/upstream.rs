@@ -28,6 +28,9 @@ use crate::timed_body::TimedBody;
 /// How long an idle connection is kept: shorter than servers and proxies keep theirs, so that a request seldom gets a
 /// connection that is being closed.
 const IDLE_LIMIT: Duration = Duration::from_secs(20);
+/// How soon a connection that the host closed while it was idle shows it. Whatever ends later may have been at work on the
+/// request, which must not be done twice.
+const STALE_LIMIT: Duration = Duration::from_secs(1);
 
 type HyperClient = Client<LimitedConnector, Full<Bytes>>;
 
@@ -65,7 +68,8 @@ impl HttpClient {
 
     /// Sends a request, and once more on a new connection where a connection that was used before ends before any byte of
     /// the answer: the host closed it while it was idle, which both sides may do at any time, and which is nobody's fault.
-    /// The client's own retries do not hold there: it repeats only what it has not begun to write.
+    /// The client's own retries do not hold there: it repeats only what it has not begun to write. An end that comes later
+    /// than [`STALE_LIMIT`] is reported.
     pub(crate) async fn send(
         &self,
         request: Request<Bytes>,
@@ -75,8 +79,9 @@ impl HttpClient {
         let (parts, body) = request.into_parts();
         let repeated = parts.clone();
         let request = Request::from_parts(parts, Full::new(body.clone()));
+        let asked = Instant::now();
         let response = match ask(&self.pooled, request, limits, deadline).await {
-            Err(Unanswered::Failed(error)) if was_idle(&error) => {
+            Err(Unanswered::Failed(error)) if is_stale(was_idle(&error), asked.elapsed()) => {
                 let request = Request::from_parts(repeated, Full::new(body));
                 ask(&self.fresh, request, limits, deadline).await
             }
@@ -113,20 +118,34 @@ async fn ask(
     let mut asking = pin!(client.request(request));
     tokio::select! {
         biased;
-        answered = asking.as_mut() => return answered.map_err(Unanswered::Failed),
+        answered = asking.as_mut() => return noted(answered),
         // A connection that is kept is there when the request is first polled.
         _ = connection.wait_for_connection_metadata() => {}
         () = sleep_until(within(limits.connect)) => return Err(Unanswered::Late(Phase::Connect)),
     }
     match timeout_at(within(limits.first_byte), asking).await {
-        Ok(answered) => answered.map_err(Unanswered::Failed),
+        Ok(answered) => noted(answered),
         Err(_) => Err(Unanswered::Late(Phase::FirstByte)),
     }
+}
+
+/// Notes on the connection that its host has answered a request.
+fn noted(answered: Result<Response<Incoming>, ClientError>) -> Result<Response<Incoming>, Unanswered> {
+    let response = answered.map_err(Unanswered::Failed)?;
+    if let Some(exchange) = response.extensions().get::<Exchange>() {
+        exchange.note_answer();
+    }
+    Ok(response)
 }
 
 /// Whether the request met a connection that was used before and ended without a byte of the answer.
 fn was_idle(error: &ClientError) -> bool {
     error.connect_info().and_then(Exchange::of).is_some_and(|exchange| exchange.is_unheard_again())
+}
+
+/// Whether a failure after this time says that the connection was closed while it was idle.
+fn is_stale(was_idle: bool, elapsed: Duration) -> bool {
+    was_idle && elapsed <= STALE_LIMIT
 }
 
 fn failure(error: &ClientError) -> UpstreamFailure {
@@ -140,4 +159,22 @@ fn failure(error: &ClientError) -> UpstreamFailure {
         cause = deeper.source();
     }
     if error.is_connect() { UpstreamFailure::Unreachable(words) } else { UpstreamFailure::Protocol(words) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_what_an_idle_connection_ends_at_once_is_asked_again() {
+        for (was_idle, millis, expected) in [
+            (true, 0, true),
+            (true, 1_000, true),
+            (true, 1_001, false),
+            (true, 60_000, false),
+            (false, 0, false),
+        ] {
+            assert_eq!(is_stale(was_idle, Duration::from_millis(millis)), expected, "{was_idle} {millis}");
+        }
+    }
 }

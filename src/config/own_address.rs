@@ -23,7 +23,9 @@ pub fn leads_back(
 ) -> bool {
     let (own, address) = (listening.ip().to_canonical(), to.ip().to_canonical());
     let is_reached = if own.is_unspecified() {
-        address.is_loopback() || address.is_unspecified() || is_of_this_machine(address)
+        // A listener on every IPv4 address takes no IPv6; one on every IPv6 address takes IPv4 as well.
+        let takes = own.is_ipv6() || address.is_ipv4();
+        takes && (address.is_loopback() || address.is_unspecified() || is_of_this_machine(address))
     } else {
         // To connect to no address in particular is to connect to this machine.
         address == own || address.is_unspecified() && own.is_loopback()
@@ -48,6 +50,8 @@ mod tests {
             ("0.0.0.0:8000", "127.0.0.9:8000", true),
             ("0.0.0.0:8000", "10.0.0.7:8000", true),
             ("0.0.0.0:8000", "10.0.0.8:8000", false),
+            ("0.0.0.0:8000", "[::ffff:127.0.0.1]:8000", true),
+            ("0.0.0.0:8000", "[::1]:8000", false),
             ("[::]:8000", "[::1]:8000", true),
             ("[::]:8000", "10.0.0.7:8000", true),
             ("10.0.0.7:8000", "10.0.0.7:8000", true),

@@ -31,7 +31,7 @@ const PACE: u64 = 2;
 const STORED_LIMIT: u64 = 1 << 42;
 /// How many looks without an answer, one after the other, show that a host is silent.
 const UNHEARD: u64 = 2;
-/// How long a request that ended well shows that its host is not silent.
+/// How long a first byte, or a request that ended well, shows that its host is not silent.
 const WELL: Duration = Duration::from_secs(15);
 /// The time without a refusal after which a lowered limit rises by one.
 const RAISE: Duration = Duration::from_secs(5);
@@ -160,15 +160,15 @@ impl HostStats {
     }
 
     /// Records a look that the host left without an answer although it took the connection. After some of them it is out of
-    /// rotation, unless requests still end well there: then it is slow.
+    /// rotation, unless requests still get answers there: then it is slow.
     pub(crate) fn note_unheard(&mut self, now: Duration, seed: u64) {
-        let completed = self.completed();
-        if !completed.is_zero() && now.saturating_sub(completed) < WELL {
+        let heard = self.lanes.values().map(LaneStats::used).max().unwrap_or_default();
+        if !heard.is_zero() && now.saturating_sub(heard) < WELL {
             self.unheard = 0;
             if self
                 .breaker
                 .opening
-                .is_some_and(|opening| opening.cause == Cause::Silent && opening.since < completed)
+                .is_some_and(|opening| opening.cause == Cause::Silent && opening.since < heard)
             {
                 self.breaker.reach();
             }
@@ -203,6 +203,7 @@ impl HostStats {
 }
 
 impl LaneStats {
+    /// When the lane last gave a first byte or the end of an answer.
     fn used(&self) -> Duration {
         self.runner.as_ref().map_or(self.completed, |(_, proved)| self.completed.max(*proved))
     }
@@ -364,10 +365,9 @@ impl HostStats {
     pub fn from_json(json: &[u8]) -> Option<Self> {
         let stored = Members::parse(json)?;
         let opening = match stored.array("opening").as_deref() {
-            Some([since, until, cause]) => Some(OpenUntil {
-                since: duration(number(since)?),
-                until: duration(number(until)?),
-                cause: Cause::by_name(&members::string(cause)?)?,
+            // A cause of another version opens nothing here; what else the host taught still holds.
+            Some([since, until, cause]) => Cause::by_name(&members::string(cause)?).and_then(|cause| {
+                Some(OpenUntil { since: duration(number(since)?), until: duration(number(until)?), cause })
             }),
             _ => None,
         };

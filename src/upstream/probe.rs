@@ -131,7 +131,7 @@ async fn keep_asking<P: Platform>(service: &Service<P>) {
 /// answered from memory. It never ends.
 async fn listen<P: Platform>(service: &Service<P>, backend: &BackendHost) {
     let patience = service.config().timeouts.health;
-    let limits = Timeouts { total: Some(patience / 2), ..service.config().probe_limits() };
+    let limits = service.config().probe_limits();
     service.sleep(patience).await;
     loop {
         match ask(service, backend, "/api/version", limits).await {

@@ -8,7 +8,7 @@ use std::{
     pin::Pin,
     sync::{
         Arc,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
     task::{Context, Poll, ready},
     time::Duration,
@@ -69,12 +69,20 @@ impl Service<Uri> for LimitedConnector {
 
 /// How far the exchange on a connection is. It begins at 0, where the host has said nothing yet.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Exchange(Arc<AtomicU8>);
+pub(super) struct Exchange(Arc<Progress>);
+
+#[derive(Debug, Default)]
+struct Progress {
+    /// Who spoke last.
+    last: AtomicU8,
+    /// Whether the host has ever given the whole head of an answer.
+    has_answered: AtomicBool,
+}
 
 impl Exchange {
     /// The last that happened is that the host said something.
     const HEARD: u8 = 1;
-    /// The host has answered before, and was asked again since.
+    /// The host said something before, and was written to again since.
     const ASKED_AGAIN: u8 = 2;
 
     /// The exchange on the connection of `connected`.
@@ -84,20 +92,27 @@ impl Exchange {
         extras.remove()
     }
 
-    /// Whether the connection was used before, and the host has said nothing since it was asked again.
+    /// Whether the connection was used before, and the host has said nothing since it was asked again. A part of a first
+    /// answer, after which more of a long request was written, is no use before.
     pub(super) fn is_unheard_again(&self) -> bool {
-        self.0.load(Ordering::Acquire) == Self::ASKED_AGAIN
+        self.0.has_answered.load(Ordering::Acquire)
+            && self.0.last.load(Ordering::Acquire) == Self::ASKED_AGAIN
+    }
+
+    /// Records that a request on the connection has an answer.
+    pub(super) fn note_answer(&self) {
+        self.0.has_answered.store(true, Ordering::Release);
     }
 
     fn note_read(&self) {
-        if self.0.load(Ordering::Relaxed) != Self::HEARD {
-            self.0.store(Self::HEARD, Ordering::Release);
+        if self.0.last.load(Ordering::Relaxed) != Self::HEARD {
+            self.0.last.store(Self::HEARD, Ordering::Release);
         }
     }
 
     fn note_write(&self) {
-        if self.0.load(Ordering::Relaxed) == Self::HEARD {
-            self.0.store(Self::ASKED_AGAIN, Ordering::Release);
+        if self.0.last.load(Ordering::Relaxed) == Self::HEARD {
+            self.0.last.store(Self::ASKED_AGAIN, Ordering::Release);
         }
     }
 }
@@ -173,7 +188,10 @@ mod tests {
             exchange.is_unheard_again()
         };
         assert!(!is_so(Exchange::note_write), "the first request");
+        assert!(!is_so(Exchange::note_read), "a part of its answer");
+        assert!(!is_so(Exchange::note_write), "more of the request");
         assert!(!is_so(Exchange::note_read), "its answer");
+        assert!(!is_so(Exchange::note_answer));
         assert!(!is_so(Exchange::note_read));
         assert!(is_so(Exchange::note_write), "the second request");
         assert!(is_so(Exchange::note_write), "more of it");

@@ -66,6 +66,33 @@ fn a_host_where_requests_end_well_is_slow_and_not_silent() {
 }
 
 #[test]
+fn a_host_that_begins_long_answers_is_slow_and_not_silent() {
+    let mut stats = HostStats::default();
+    stats.prove(seconds(100), "m", "");
+    for second in 101..115 {
+        stats.note_unheard(seconds(second), 0);
+        assert_eq!(stats.breaker.cause(), None, "{second}");
+    }
+    stats.note_unheard(seconds(116), 0);
+    stats.note_unheard(seconds(117), 0);
+    assert_eq!(stats.breaker.cause(), Some(Cause::Silent));
+    stats.prove(seconds(118), "m", "");
+    stats.note_unheard(seconds(119), 0);
+    assert_eq!(stats.breaker.cause(), None);
+}
+
+#[test]
+fn a_cause_of_another_version_opens_nothing_and_the_rest_is_kept() {
+    let mut stats = after(&[report(run(false, 1), 100, 2_000, HostEffect::Answered)]);
+    stats.breaker.fail(seconds(110), Cause::Silent, None, 0);
+    let known = String::from_utf8(stats.to_json()).unwrap();
+    let unknown = known.replace(Cause::Silent.as_str(), "another");
+    assert_ne!(known, unknown);
+    let read = HostStats::from_json(unknown.as_bytes()).unwrap();
+    assert_eq!((read.breaker.cause(), &read.lanes), (None, &stats.lanes));
+}
+
+#[test]
 fn a_cold_start_tells_the_load_and_a_warm_one_the_service() {
     let stats = after(&[
         report(run(true, 1), 30_000, 32_000, HostEffect::Answered),

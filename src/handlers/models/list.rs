@@ -1,7 +1,7 @@
 //! The lists of models, merged from the lists of all hosts: installed models and loaded models.
 //!
 //! An entry must keep the bytes that its host wrote. A host that does not answer is left out as long as another answers; one
-//! that is late is as it was when it last answered.
+//! that is late is as it was when it last answered, and is waited for where that is not known.
 
 use std::{borrow::Cow, collections::BTreeMap, pin::pin, time::Duration};
 
@@ -100,14 +100,18 @@ async fn answers<P: Platform>(
         if is_late {
             let now = local.time(service.now());
             let is_open = |url: &str| local.stats(url).breaker.state(now) == BreakerState::Open;
+            let mut is_any_unknown = false;
             for backend in hosts.iter().filter(|backend| !is_open(backend.url())) {
                 let has_failed = failures.iter().any(|(failed, _)| *failed == backend);
                 if !has_failed && !found.contains_key(backend.url()) {
-                    found.extend(local.known_list(backend.url(), path).map(|list| (backend.url(), list)));
+                    match local.known_list(backend.url(), path) {
+                        Some(list) => drop(found.insert(backend.url(), list)),
+                        None => is_any_unknown = true,
+                    }
                 }
             }
-            // Where nothing is known of any host, the first answer is waited for.
-            if !found.is_empty() {
+            // A host of which nothing is known may have models that nobody else has, so it is waited for.
+            if !is_any_unknown && !found.is_empty() {
                 break;
             }
         }

@@ -1,5 +1,8 @@
 //! What concerns all hosts or any: lists of models, one model, the version, the banner.
 
+use http::{HeaderMap, StatusCode};
+use paddock_tests::ollama::{Pause, Piece};
+
 use crate::behaviors::{prelude::*, surfaces};
 
 /// The names in a list, in its order.
@@ -117,6 +120,34 @@ async fn a_late_host_is_as_it_was_and_holds_no_list(form: &dyn Form) -> Result<(
     Ok(())
 }
 
+async fn a_late_host_of_which_nothing_is_known_is_waited_for(form: &dyn Form) -> Result<()> {
+    let (first, late) = (FakeOllama::start().await?, FakeOllama::start().await?);
+    first.has_models(&["llama3.2:latest"]);
+    late.has_models(&["phi4:14b"]);
+    let body =
+        r#"{"object":"list","data":[{"id":"phi4:14b","object":"model","created":1,"owned_by":"library"}]}"#;
+    let gate = Gate::default();
+    let slow = Scripted {
+        head_after: Pause::At(gate.clone()),
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        pieces: vec![Piece { after: Pause::NONE, bytes: body.into() }],
+        end: End::Clean,
+    };
+    late.answers("/v1/models", slow);
+    let gateway = form.start(Setup::new([&first, &late]).set("HEALTH_TIMEOUT", "30")).await?;
+    let waiting = async {
+        late.wait_for_requests("/v1/models", 1, PATIENCE).await?;
+        gateway.pass(Duration::from_secs(1)).await;
+        gate.open(1);
+        anyhow::Ok(())
+    };
+    let (found, waited) = futures::join!(list(gateway.as_ref(), "/v1/models"), waiting);
+    waited?;
+    assert_eq!(found?, ["llama3.2:latest", "phi4:14b"]);
+    Ok(())
+}
+
 async fn one_model_is_found_on_the_host_that_has_it(form: &dyn Form) -> Result<()> {
     let (first, second) = (FakeOllama::start().await?, FakeOllama::start().await?);
     second.has_models(&["qwen3:4b", "me/mine:1"]);
@@ -193,6 +224,7 @@ on_every_form! {
     a_model_comes_as_often_as_it_is_loaded,
     a_host_that_does_not_answer_is_left_out_of_a_list,
     a_late_host_is_as_it_was_and_holds_no_list,
+    a_late_host_of_which_nothing_is_known_is_waited_for,
     one_model_is_found_on_the_host_that_has_it,
     the_version_is_that_of_a_host_and_the_banner_ollamas,
 }
