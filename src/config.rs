@@ -218,9 +218,9 @@ impl Config {
     }
 
     /// The number of the service in the mark of what it asks hosts. All instances of one deployment have the same, and two
-    /// deployments with the same hosts seldom do: they differ in their keys or in where they keep state.
+    /// deployments with the same hosts seldom do: they differ in where they keep state. Hosts see it, so no secret is in it.
     pub(crate) fn hop_id(&self) -> u64 {
-        let (fleet, access, store) = (&self.fleet, &self.access, &self.store);
+        let (fleet, store) = (&self.fleet, &self.store);
         let mut digest = Sha256::new_with_prefix(fleet.hop_seed.to_be_bytes());
         // Each part has its length before it, so that no two lists of parts are the same bytes.
         let mut mix = |part: &[u8]| {
@@ -235,14 +235,12 @@ impl Config {
             mix(name.host.as_bytes());
             mix(&name.port.to_be_bytes());
         }
-        mix(b"keys");
-        access.api_keys.hashes().for_each(|hash| mix(hash));
-        mix(b"admin");
-        access.admin_token.hashes().for_each(|hash| mix(hash));
         mix(b"store");
         mix(store.redis_prefix.as_bytes());
         for url in store.redis.iter().flat_map(|redis| &redis.urls) {
-            mix(url.as_bytes());
+            // The password stands before the address.
+            let address = url.rsplit_once('@').or_else(|| url.split_once("://"));
+            mix(address.map_or(url.as_str(), |(_, address)| address).as_bytes());
         }
         digest.finalize().iter().take(8).fold(0, |id, byte| id << 8 | u64::from(*byte))
     }

@@ -170,11 +170,6 @@ impl std::fmt::Debug for ApiKeys {
 }
 
 impl ApiKeys {
-    /// The hashes of the keys, in their order.
-    pub(crate) fn hashes(&self) -> impl Iterator<Item = &[u8; 32]> {
-        self.0.iter()
-    }
-
     /// The keys of a comma-separated list; white space around a key and empty entries are ignored.
     pub fn parse(list: &str) -> Self {
         let keys = list.split(',').map(str::trim).filter(|key| !key.is_empty());
@@ -210,11 +205,6 @@ impl ApiKeys {
 pub struct AdminToken(ApiKeys);
 
 impl AdminToken {
-    /// The hash of the token, if there is one.
-    pub(crate) fn hashes(&self) -> impl Iterator<Item = &[u8; 32]> {
-        self.0.hashes()
-    }
-
     /// The token; none for a blank text.
     pub fn parse(token: &str) -> Self {
         let token = Some(token.trim()).filter(|token| !token.is_empty());

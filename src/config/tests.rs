@@ -243,19 +243,15 @@ fn on_spin_redis_must_have_a_host_where_it_has_a_variable() {
 #[test]
 fn deployments_with_the_same_hosts_are_told_apart_and_instances_of_one_are_not() {
     let host = ("OLLAMA_HOST", "http://10.0.0.7:11434");
-    let settings: [&[(&str, &str)]; 8] = [
-        &[],
-        &[("API_KEYS", "alpha")],
-        &[("API_KEYS", "beta")],
-        &[("API_KEYS", "alpha,beta")],
-        &[("ADMIN_TOKEN", "alpha")],
-        &[("REDIS_PREFIX", "other:")],
-        &[("REDIS_HOST", "10.0.0.8")],
-        &[("REDIS_HOST", "10.0.0.9")],
-    ];
+    let settings: [&[(&str, &str)]; 4] =
+        [&[], &[("REDIS_PREFIX", "other:")], &[("REDIS_HOST", "10.0.0.8")], &[("REDIS_HOST", "10.0.0.9")]];
     let id =
         |pairs: &[(&str, &str)]| load(&[&[host], pairs].concat(), Deployment::Spin).unwrap().config.hop_id();
     let ids: std::collections::BTreeSet<_> = settings.iter().map(|pairs| id(pairs)).collect();
     assert_eq!(ids.len(), settings.len());
     assert!(settings.iter().all(|pairs| ids.contains(&id(pairs))));
+    // Hosts see it, and must learn nothing of what is secret.
+    for secret in [("API_KEYS", "alpha"), ("ADMIN_TOKEN", "alpha"), ("REDIS_PASSWORD", "alpha")] {
+        assert!(ids.contains(&id(&[("REDIS_HOST", "10.0.0.8"), secret])), "{secret:?}");
+    }
 }
