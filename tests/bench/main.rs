@@ -51,6 +51,8 @@ fn main() -> ExitCode {
 
 struct Options<'a> {
     host_shim: PathBuf,
+    /// An earlier binary, which is measured in the same run.
+    baseline: Option<PathBuf>,
     rounds: usize,
     /// Measures only systems whose name holds it.
     only: &'a str,
@@ -58,24 +60,30 @@ struct Options<'a> {
 
 impl<'a> Options<'a> {
     fn parse(arguments: &[&'a str]) -> Result<Self> {
-        let mut options = Self { host_shim: PathBuf::new(), rounds: ROUNDS, only: "" };
+        let mut options = Self { host_shim: PathBuf::new(), baseline: None, rounds: ROUNDS, only: "" };
         for pair in arguments.chunks(2) {
             match pair {
                 ["--host-shim", path] => options.host_shim = PathBuf::from(path),
+                ["--baseline", path] => options.baseline = Some(PathBuf::from(path)),
                 ["--rounds", count] => options.rounds = count.parse().context("--rounds takes a number")?,
                 ["--only", word] => options.only = word,
-                _ => bail!("options: --host-shim PATH, --rounds NUMBER, --only PART-OF-A-NAME"),
+                _ => bail!(
+                    "options: --host-shim PATH, --baseline PATH, --rounds NUMBER, --only PART-OF-A-NAME"
+                ),
             }
         }
         if !options.host_shim.is_file() {
             bail!("--host-shim must name the release binary; `make bench` does that");
+        }
+        if options.baseline.as_ref().is_some_and(|path| !path.is_file()) {
+            bail!("--baseline must name a release binary of an earlier version");
         }
         Ok(options)
     }
 }
 
 fn run(options: &Options<'_>) -> Result<()> {
-    let systems = Systems::start(&options.host_shim, options.only)?;
+    let systems = Systems::start(&options.host_shim, options.baseline.as_deref(), options.only)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     let mut rows: Vec<_> = systems.all.iter().map(|system| Row::new(system, CLIENTS.len())).collect();
     for round in 1..=options.rounds {

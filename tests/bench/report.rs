@@ -15,6 +15,7 @@ const MIB: f64 = 1024.0 * 1024.0;
 #[derive(Debug)]
 pub(crate) struct Row {
     name: &'static str,
+    is_baseline: bool,
     /// Resident memory before the first request, in bytes.
     idle: u64,
     /// Resident memory after the last round.
@@ -39,7 +40,13 @@ struct Summary {
 impl Row {
     pub(crate) fn new(system: &System, numbers_of_clients: usize) -> Self {
         let cells = (0..numbers_of_clients).map(|_| Vec::new()).collect();
-        Self { name: system.name, idle: system.processes.idle, loaded: 0, cells }
+        Self {
+            name: system.name,
+            is_baseline: system.is_baseline,
+            idle: system.processes.idle,
+            loaded: 0,
+            cells,
+        }
     }
 
     /// The summary for the smallest or the largest number of clients, by place.
@@ -99,7 +106,7 @@ pub(crate) fn print(rows: &[Row], stats: &HostStats, clients: &[usize]) -> Resul
     writeln!(output, " idle MiB | loaded MiB |")?;
     writeln!(output, "|---|{}--:|--:|", "--:|--:|--:|--:|".repeat(clients.len()))?;
     for row in rows {
-        write!(output, "| {} |", row.name)?;
+        write!(output, "| {}{} |", row.name, if row.is_baseline { ", baseline" } else { "" })?;
         for place in 0..clients.len() {
             match row.summary(place) {
                 Some(Summary { rate, p50, p99, cpu, .. }) => {
@@ -120,9 +127,43 @@ pub(crate) fn print(rows: &[Row], stats: &HostStats, clients: &[usize]) -> Resul
          /dev/null.\n",
         spread * 100.0
     )?;
+    compare(&mut output, rows, clients)?;
     for aim in aims(rows, *binary) {
         writeln!(output, "- {aim}")?;
     }
+    Ok(())
+}
+
+/// Prints what each system that was measured beside its baseline costs in parts of it: for each round the rate and the
+/// processor time of a request, of which the median stands before the lowest and the highest.
+fn compare(output: &mut impl std::io::Write, rows: &[Row], clients: &[usize]) -> Result<()> {
+    for pair in rows.windows(2) {
+        let [now, before] = pair else { continue };
+        let name = now.name;
+        if now.is_baseline || !before.is_baseline {
+            continue;
+        }
+        for ((count, now), before) in clients.iter().zip(&now.cells).zip(&before.cells) {
+            let ratios = |of: &dyn Fn(&Summary) -> f64| {
+                let rounds = now.iter().zip(before).map(|(now, before)| {
+                    of(&Summary::of(std::slice::from_ref(now)))
+                        / of(&Summary::of(std::slice::from_ref(before)))
+                });
+                let mut ratios: Vec<_> = rounds.collect();
+                ratios.sort_by(f64::total_cmp);
+                let at = |place: usize| ratios.get(place).copied().unwrap_or_default();
+                format!(
+                    "{:.2} ({:.2} to {:.2})",
+                    at(ratios.len() / 2),
+                    at(0),
+                    at(ratios.len().saturating_sub(1))
+                )
+            };
+            let (rate, cpu) = (ratios(&|summary| summary.rate), ratios(&|summary| summary.cpu));
+            writeln!(output, "- {} beside its baseline, {count} clients: rate {rate}, CPU {cpu}", name)?;
+        }
+    }
+    writeln!(output)?;
     Ok(())
 }
 
@@ -132,7 +173,7 @@ fn bytes(count: u64) -> f64 {
 
 /// Each aim whose systems were measured, with what was measured.
 fn aims(rows: &[Row], binary: u64) -> Vec<String> {
-    let row = |name: &str| rows.iter().find(|row| row.name == name);
+    let row = |name: &str| rows.iter().find(|row| row.name == name && !row.is_baseline);
     let one = |name: &str| row(name)?.summary(0);
     let many = |name: &str| row(name)?.summary(1);
     let verdict = |met: bool| if met { "met" } else { "MISSED" };

@@ -38,11 +38,16 @@ pub(crate) const ALIVE: &str = "host-shim `/livez` beside 4 clients with 18 MiB 
 #[derive(Debug)]
 pub(crate) struct System {
     pub(crate) name: &'static str,
+    /// Whether it is the earlier binary that the others are compared with.
+    pub(crate) is_baseline: bool,
     pub(crate) target: Target,
     /// What other clients ask it while it is measured.
     pub(crate) beside: Option<Target>,
     pub(crate) processes: Arc<Processes>,
 }
+
+/// A started system and where it listens.
+type Started = Result<(Arc<Processes>, SocketAddr)>;
 
 /// All of them, running.
 #[derive(Debug)]
@@ -55,28 +60,28 @@ pub(crate) struct Systems {
 }
 
 impl Systems {
-    /// Starts every system whose name holds `only`.
-    pub(crate) fn start(host_shim: &Path, only: &str) -> Result<Self> {
+    /// Starts every system whose name holds `only`, those of `host-shim` with the `baseline` beside it as well.
+    pub(crate) fn start(host_shim: &Path, baseline: Option<&Path>, only: &str) -> Result<Self> {
         let files = tempfile::tempdir()?;
         let redis = RedisServer::shared()?;
         let (upstream, upstream_address) = Processes::again(&[UPSTREAM.to_owned()])?;
         let upstream = Arc::new(upstream);
         let nginx = nginx_version();
         let mut all = Vec::new();
-        let mut add =
-            |name: &'static str, question, start: &dyn Fn() -> Result<(Arc<Processes>, SocketAddr)>| {
-                if !name.contains(only) {
-                    return Ok(());
-                }
-                let (processes, address) = start().with_context(|| name)?;
-                let beside = (name == ALIVE).then(|| Target::new(address, Question::Large));
-                all.push(System { name, target: Target::new(address, question), beside, processes });
-                anyhow::Ok(())
-            };
-        add(DIRECT, Question::Ollama, &|| Ok((Arc::clone(&upstream), upstream_address)))?;
+        let mut add = |name: &'static str, is_baseline, question, start: &dyn Fn() -> Started| {
+            if !name.contains(only) {
+                return Ok(());
+            }
+            let (processes, address) = start().with_context(|| name)?;
+            let beside = (name == ALIVE).then(|| Target::new(address, Question::Large));
+            let target = Target::new(address, question);
+            all.push(System { name, is_baseline, target, beside, processes });
+            anyhow::Ok(())
+        };
+        add(DIRECT, false, Question::Ollama, &|| Ok((Arc::clone(&upstream), upstream_address)))?;
         if nginx.is_some() {
-            add(NGINX, Question::Ollama, &|| start_nginx(files.path(), upstream_address, "off"))?;
-            add("nginx, access log on", Question::Ollama, &|| {
+            add(NGINX, false, Question::Ollama, &|| start_nginx(files.path(), upstream_address, "off"))?;
+            add("nginx, access log on", false, Question::Ollama, &|| {
                 start_nginx(files.path(), upstream_address, "/dev/null")
             })?;
         } else {
@@ -84,9 +89,9 @@ impl Systems {
         }
         let prefix =
             |name: &str| format!("paddock-bench-{}-{}", std::process::id(), name.replace([' ', ','], "-"));
-        let shim = |name: &str, with_redis: bool| {
+        let shim = |binary: &Path, name: &str, with_redis: bool| {
             let address = process::free_address()?;
-            let mut command = Command::new(host_shim);
+            let mut command = Command::new(binary);
             command.env_clear().env("LISTEN", address.to_string());
             // The others limit nothing: what waits in a queue says nothing of how fast it is passed on.
             command.env("OLLAMA_HOSTS", format!("http://{upstream_address};parallel=64"));
@@ -95,12 +100,21 @@ impl Systems {
             }
             Ok((Arc::new(Processes::start(&mut command, address)?), address))
         };
-        add("host-shim relay", Question::Ollama, &|| shim("relay", false))?;
-        add(MISS, Question::New, &|| shim(MISS, false))?;
-        add("host-shim miss, Redis", Question::New, &|| shim("miss", true))?;
-        add(HIT, Question::Repeated, &|| shim(HIT, false))?;
-        add(HIT_REDIS, Question::Repeated, &|| shim("hit", true))?;
-        add(ALIVE, Question::Alive, &|| shim("alive", false))?;
+        let binaries = [(Some(host_shim), false), (baseline, true)];
+        for (name, question, with_redis) in [
+            ("host-shim relay", Question::Ollama, false),
+            (MISS, Question::New, false),
+            ("host-shim miss, Redis", Question::New, true),
+            (HIT, Question::Repeated, false),
+            (HIT_REDIS, Question::Repeated, true),
+            (ALIVE, Question::Alive, false),
+        ] {
+            for (binary, is_baseline) in binaries {
+                let Some(binary) = binary else { continue };
+                let words = format!("{name} {is_baseline}");
+                add(name, is_baseline, question, &|| shim(binary, &words, with_redis))?;
+            }
+        }
         let component = |name: &str| {
             let url = redis.url();
             let variables = [
@@ -117,9 +131,9 @@ impl Systems {
             let (processes, address) = Processes::again(&variables)?;
             Ok((Arc::new(processes), address))
         };
-        add("component relay", Question::Ollama, &|| component("component-relay"))?;
-        add("component miss, Redis", Question::New, &|| component("component-miss"))?;
-        add("component hit, Redis", Question::Repeated, &|| component("component-hit"))?;
+        add("component relay", false, Question::Ollama, &|| component("component-relay"))?;
+        add("component miss, Redis", false, Question::New, &|| component("component-miss"))?;
+        add("component hit, Redis", false, Question::Repeated, &|| component("component-hit"))?;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         for system in &all {
             runtime.block_on(system.target.prime()).with_context(|| system.name)?;
@@ -160,7 +174,7 @@ fn nginx_version() -> Option<String> {
 }
 
 /// nginx as a plain reverse proxy that keeps its connections on both sides.
-fn start_nginx(files: &Path, upstream: SocketAddr, access_log: &str) -> Result<(Arc<Processes>, SocketAddr)> {
+fn start_nginx(files: &Path, upstream: SocketAddr, access_log: &str) -> Started {
     let address = process::free_address()?;
     let directory = files.join(address.port().to_string());
     fs::create_dir(&directory)?;

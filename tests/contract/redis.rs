@@ -82,6 +82,18 @@ async fn a_value_of_another_version_is_none() -> Result<()> {
 }
 
 #[tokio::test]
+async fn one_alone_leads_where_a_value_cannot_be_read() -> Result<()> {
+    let redis = over_redis().await?;
+    redis.store.put_answer(&key("q"), &answer("a"), LONG).await?;
+    let name = keys(&redis).await?.into_iter().find(|key| key.contains(":answer:")).unwrap_or_default();
+    redis.connection.run(&["SET", &name, "no answer"]).await?;
+    assert_eq!(redis.store.answer_or_lead(&asked("q"), "one", None).await?, Found::Lead);
+    let found = redis.store.answer_or_lead(&asked("q"), "two", None).await?;
+    assert_eq!(found, Found::Follow { leader: "one".into() });
+    Ok(())
+}
+
+#[tokio::test]
 async fn those_who_follow_a_flight_hear_all_of_it_and_how_it_ended() -> Result<()> {
     let redis = over_redis().await?;
     let (store, flight) = (&redis.store, FlightKey { key: key("q"), form: Delivery::Stream });

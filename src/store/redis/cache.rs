@@ -270,19 +270,28 @@ impl<C: RedisCommands> FlightBoard for RedisStore<C> {
         let mut arguments: Vec<&[u8]> = vec![ANSWER_OR_LEAD, b"4"];
         arguments.extend([&key, &audience, &both, &alone].map(String::as_bytes));
         arguments.extend([leader, &hold, &attention, &max_age].map(str::as_bytes));
-        let mut reply = self.ask("EVAL", &arguments).await?.into_iter();
-        match (reply.next(), reply.next(), reply.next()) {
-            (
-                Some(RedisValue::Integer(1)),
-                Some(RedisValue::Bytes(value)),
-                Some(RedisValue::Integer(left)),
-            ) => Ok(stored(value, left).map_or(Found::Lead, Found::Answer)),
-            (Some(RedisValue::Integer(2)), ..) => Ok(Found::Lead),
-            (Some(RedisValue::Integer(3)), Some(RedisValue::Bytes(leader)), _) => {
-                Ok(Found::Follow { leader: String::from_utf8_lossy(&leader).into_owned() })
+        for _ in 0..2 {
+            let mut reply = self.ask("EVAL", &arguments).await?.into_iter();
+            match (reply.next(), reply.next(), reply.next()) {
+                (
+                    Some(RedisValue::Integer(1)),
+                    Some(RedisValue::Bytes(value)),
+                    Some(RedisValue::Integer(left)),
+                ) => {
+                    if let Some(stored) = stored(value, left) {
+                        return Ok(Found::Answer(stored));
+                    }
+                    // The script took no lead beside a value that nobody can read, so the value goes.
+                    self.keep("DEL", &[both.as_bytes(), alone.as_bytes()]).await?;
+                }
+                (Some(RedisValue::Integer(2)), ..) => return Ok(Found::Lead),
+                (Some(RedisValue::Integer(3)), Some(RedisValue::Bytes(leader)), _) => {
+                    return Ok(Found::Follow { leader: String::from_utf8_lossy(&leader).into_owned() });
+                }
+                _ => break,
             }
-            _ => Err(StoreError::UnexpectedReply("a question")),
         }
+        Err(StoreError::UnexpectedReply("a question"))
     }
 
     async fn publish(
