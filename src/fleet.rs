@@ -31,7 +31,7 @@ use std::sync::Arc;
 use http::Uri;
 
 pub use crate::api::endpoint::Work;
-pub use breaker::{Breaker, BreakerState, Cause};
+pub use breaker::{Breaker, BreakerState, Cause, Scope};
 pub use context::Context;
 pub(crate) use failover::{AttemptFailure, Failover, NO_EVENT, broken, no_host};
 pub use inventory::{Inventory, LoadedModel, Model};

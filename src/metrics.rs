@@ -21,7 +21,7 @@ use crate::{
 };
 
 pub(crate) use family::MetricFamily;
-pub use gauges::{Gauges, HostGauge};
+pub use gauges::{Gauges, HostGauge, LaneGauge};
 pub use sample::{Attempt, Sample};
 pub(crate) use text::CONTENT_TYPE;
 pub use text::encode;

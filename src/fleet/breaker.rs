@@ -1,5 +1,8 @@
-//! The circuit breaker of one host: whether the host is sent requests after its earlier failures. `failover.rs` decides
-//! which failures are the host's own; the breaker before Redis is `store/redis/breaker.rs`.
+//! The circuit breaker of one host, or of one lane of a host: whether it is sent requests after its earlier failures.
+//! `failover.rs` decides which failures are the host's own; the breaker before Redis is `store/redis/breaker.rs`.
+//!
+//! What connections and looks met concerns the whole host. What answers and streams of one model did concerns its lane
+//! alone ([`Cause::scope`]): the other models of the host may work.
 //!
 //! It opens at the first failure that is the host's own. The first opening lasts one second, each further one twice as
 //! long, up to a minute, and never less than the host asked for in `Retry-After`. Then one request is let through; its
@@ -17,6 +20,15 @@ const BASE: Duration = Duration::from_secs(1);
 const LIMIT: Duration = Duration::from_mins(1);
 /// The time without a failure after which an opening counts as the first again.
 const QUIET: Duration = Duration::from_mins(1);
+
+/// What an opening keeps requests from, and what its trial tries.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Scope {
+    /// All of the host.
+    Host,
+    /// One lane of the host.
+    Lane,
+}
 
 /// Why a breaker opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -36,10 +48,12 @@ pub enum Cause {
     Hung,
     /// The host takes connections, but answers no look and no request.
     Silent,
+    /// Something before the host answers its looks with 502, 503 or 504.
+    Gateway,
 }
 
 impl Cause {
-    const ALL: [Self; 7] = [
+    const ALL: [Self; 8] = [
         Self::Unreachable,
         Self::TimedOut,
         Self::Busy,
@@ -47,7 +61,16 @@ impl Cause {
         Self::Failed,
         Self::Hung,
         Self::Silent,
+        Self::Gateway,
     ];
+
+    /// Whether the whole host is concerned, or only the lane that met it.
+    pub fn scope(self) -> Scope {
+        match self {
+            Self::Unreachable | Self::Silent | Self::Gateway => Scope::Host,
+            Self::TimedOut | Self::Busy | Self::Protocol | Self::Failed | Self::Hung => Scope::Lane,
+        }
+    }
 
     /// The cause as a stable word, for metrics, `/fleet` and the store.
     pub fn as_str(self) -> &'static str {
@@ -59,6 +82,7 @@ impl Cause {
             Self::Failed => "failed",
             Self::Hung => "hung",
             Self::Silent => "silent",
+            Self::Gateway => "gateway",
         }
     }
 
@@ -92,7 +116,7 @@ impl BreakerState {
     }
 }
 
-/// The breaker of one host.
+/// The breaker of one host or of one lane.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Breaker {
     pub(crate) opening: Option<OpenUntil>,
@@ -163,10 +187,9 @@ impl Breaker {
         }
     }
 
-    /// Records that the host answers a look. That closes the breaker only if the cause was [`Cause::Unreachable`] or
-    /// [`Cause::Silent`].
+    /// Records that the host answers a look, which closes the breaker of a host.
     pub fn reach(&mut self) {
-        if matches!(self.cause(), Some(Cause::Unreachable | Cause::Silent)) {
+        if self.cause().is_some_and(|cause| cause.scope() == Scope::Host) {
             self.opening = None;
         }
     }
@@ -249,7 +272,7 @@ mod tests {
             let mut breaker = Breaker::default();
             breaker.fail(seconds(100), cause, None, MIDDLE);
             breaker.reach();
-            let is_of_looks = matches!(cause, Cause::Unreachable | Cause::Silent);
+            let is_of_looks = matches!(cause, Cause::Unreachable | Cause::Silent | Cause::Gateway);
             assert_eq!(breaker.cause().is_none(), is_of_looks, "{cause:?}");
             assert_eq!(Cause::by_name(cause.as_str()), Some(cause));
         }

@@ -263,6 +263,7 @@ impl From<UpstreamFailure> for AttemptFailure {
             UpstreamFailure::Unreachable(detail) => Self::Unreachable(detail),
             UpstreamFailure::TimedOut(phase) => Self::TimedOut(phase),
             UpstreamFailure::Protocol(detail) => Self::Protocol(detail),
+            UpstreamFailure::Gateway(_) => Self::BadGateway,
             UpstreamFailure::Looped => Self::Looped,
         }
     }

@@ -16,7 +16,7 @@ use bytes::Bytes;
 use super::{
     BackendHost, Context, HOSTS_LIMIT, HostStats, Inventory, ModelName,
     looks::{Look, LookDecision, Looks},
-    snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, Flow, Lease, RetryBudget, TICKET, Ticket},
+    snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, Flow, Lease, RetryBudget, TICKET, Ticket, is_tried},
 };
 
 use crate::platform::Locked;
@@ -221,9 +221,10 @@ impl LocalFleet {
     pub fn claim(&self, now: Duration, claim: &Claim<'_>) -> Option<Lease> {
         let (mut state, now) = self.open(now);
         let slot = claim.slots.iter().find(|slot| {
-            let mut taken = state.leases.iter().filter(|lease| lease.host == slot.host);
-            let in_lane = taken.clone().filter(|lease| &*lease.lane == claim.lane).count() as u64;
-            in_lane < slot.limit && !(slot.trial && taken.any(|lease| lease.trial))
+            let taken = state.leases.iter().filter(|lease| lease.host == slot.host);
+            let mut taken = taken.map(|lease| (lease.trial, &*lease.lane == claim.lane));
+            let in_lane = taken.clone().filter(|(_, is_in_lane)| *is_in_lane).count() as u64;
+            in_lane < slot.limit && !slot.trial.is_some_and(|trial| is_tried(trial, &mut taken))
         })?;
         let lease = Lease {
             host: slot.host.clone(),

@@ -13,6 +13,8 @@ const PART_LIMIT: usize = 80;
 const HOST_LIMIT: usize = 350;
 /// The lane of requests that name no model.
 const UNNAMED: &str = "#unnamed";
+/// What the lanes of embeddings end in.
+const EMBEDDING: &str = "#embed";
 /// How many similar names the error for an unknown model lists.
 const NEAREST: usize = 10;
 
@@ -87,7 +89,7 @@ impl ModelName {
 
     /// Whether the model runs in Ollama's cloud, so that no host needs to have it.
     pub(crate) fn is_cloud(&self) -> bool {
-        self.0.rsplit_once(':').is_some_and(|(_, tag)| tag == "cloud" || tag.ends_with("-cloud"))
+        is_cloud(&self.0)
     }
 
     /// The name, in lower case and with its tag.
@@ -107,13 +109,24 @@ impl fmt::Display for ModelName {
     }
 }
 
+/// Whether a lane is that of a model in Ollama's cloud: its work is done elsewhere, and its failures are those of the
+/// provider.
+pub(crate) fn is_cloud_lane(lane: &str) -> bool {
+    is_cloud(lane.strip_suffix(EMBEDDING).unwrap_or(lane))
+}
+
+/// Whether a name in its canonical spelling is that of a model in Ollama's cloud.
+fn is_cloud(name: &str) -> bool {
+    name.rsplit_once(':').is_some_and(|(_, tag)| tag == "cloud" || tag.ends_with("-cloud"))
+}
+
 /// The key of the lane for `work` with a model. What names no model that can be read has a lane of its own, which no name
 /// can be.
 pub(crate) fn lane(model: Option<&ModelName>, work: Work) -> String {
     let model = model.map_or(UNNAMED, ModelName::as_str);
     match work {
         Work::Answer => model.to_owned(),
-        Work::Embedding => format!("{model}#embed"),
+        Work::Embedding => format!("{model}{EMBEDDING}"),
     }
 }
 

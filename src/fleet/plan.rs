@@ -16,10 +16,10 @@ use std::{fmt, sync::Arc, time::Duration};
 
 use super::{
     BackendHost, ModelName,
-    breaker::BreakerState,
+    breaker::{Breaker, BreakerState, Cause, Scope},
     hash::{ranking, split_mix},
-    name::lane,
-    snapshot::{FleetView, HostView, SlotRequest},
+    name::{is_cloud_lane, lane},
+    snapshot::{FleetView, HostView, Lease, SlotRequest},
     stats::millis,
 };
 use crate::api::endpoint::Work;
@@ -121,10 +121,10 @@ pub struct Choice {
     pub index: usize,
     /// The host.
     pub host: BackendHost,
-    /// The state of its breaker.
-    pub breaker: BreakerState,
-    /// The cause of the breaker's state; empty when it is closed.
-    pub cause: &'static str,
+    /// The state of the host's breaker with its cause, if it is not closed.
+    pub of_host: Option<(BreakerState, Cause)>,
+    /// The same of the breaker of the lane.
+    pub of_lane: Option<(BreakerState, Cause)>,
     /// The expected wait.
     pub wait: Duration,
     /// Requests in flight in the lane.
@@ -135,11 +135,27 @@ pub struct Choice {
     pub cold: bool,
 }
 
+impl Choice {
+    /// Whether the request may be sent there: the worse of both breakers.
+    pub fn breaker(&self) -> BreakerState {
+        let state = |of: &Option<(BreakerState, Cause)>| of.map_or(BreakerState::Closed, |(state, _)| state);
+        state(&self.of_host).max(state(&self.of_lane))
+    }
+
+    /// What the request would be the trial of. The trial of a host tries its lane as well.
+    fn trial(&self) -> Option<Scope> {
+        let is_half_open =
+            |of: &Option<(BreakerState, Cause)>| matches!(of, Some((BreakerState::HalfOpen, _)));
+        let trials = [(&self.of_host, Scope::Host), (&self.of_lane, Scope::Lane)];
+        trials.into_iter().find_map(|(of, scope)| is_half_open(of).then_some(scope))
+    }
+}
+
 impl Plan {
     /// The slots that the request takes as soon as one is free. `auto` leaves out a host that is expected to take
     /// longer than waiting for the first choice; every other policy takes any host with a free slot.
     pub fn slots(&self) -> Vec<SlotRequest> {
-        let is_open = |choice: &&Choice| choice.breaker == BreakerState::Open;
+        let is_open = |choice: &&Choice| choice.breaker() == BreakerState::Open;
         let ready = self.choices.iter().filter(|choice| !is_open(choice));
         let patience = match (self.policy, ready.clone().next()) {
             (Policy::Auto, Some(best)) => best.wait + Duration::from_millis(TIE),
@@ -149,7 +165,7 @@ impl Plan {
             host: Arc::clone(choice.host.shared_url()),
             limit: choice.limit,
             cold: choice.cold,
-            trial: choice.breaker == BreakerState::HalfOpen,
+            trial: choice.trial(),
         };
         let slots: Vec<_> = ready.filter(|choice| choice.wait <= patience).map(slot).collect();
         // When every breaker is open, the request tries those hosts rather than none.
@@ -159,7 +175,7 @@ impl Plan {
     /// The hosts whose waiting requests compete for the slots of this plan. They include hosts that the request does
     /// not want but could use, because a request that waits for one of those may take a slot of this plan instead.
     pub(crate) fn rivals(&self) -> Vec<&str> {
-        let ready = self.choices.iter().filter(|choice| choice.breaker != BreakerState::Open);
+        let ready = self.choices.iter().filter(|choice| choice.breaker() != BreakerState::Open);
         let is_cold = ready.clone().next().is_some_and(|choice| choice.cold);
         let alike = ready.filter(|choice| choice.cold == is_cold).map(|choice| choice.host.url());
         alike.collect()
@@ -171,10 +187,12 @@ impl fmt::Display for Plan {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.policy.as_str())?;
         for choice in &self.choices {
-            let Choice { index: _, host, breaker, cause, wait, in_flight, limit, cold } = choice;
+            let Choice { index: _, host, of_host, of_lane, wait, in_flight, limit, cold } = choice;
             write!(formatter, "; host {}: ", host.name())?;
-            if *breaker != BreakerState::Closed {
-                write!(formatter, "breaker {} ({cause}), ", breaker.as_str())?;
+            for (whose, breaker) in [("breaker", of_host), ("breaker of the model", of_lane)] {
+                if let Some((state, cause)) = breaker {
+                    write!(formatter, "{whose} {} ({}), ", state.as_str(), cause.as_str())?;
+                }
             }
             let state = if *cold { "not loaded" } else { "loaded" };
             write!(formatter, "{state}, {in_flight} of {limit} in flight, wait {} ms", wait.as_millis())?;
@@ -241,11 +259,11 @@ pub fn plan(view: &FleetView, policy: Policy, demand: &Demand<'_>) -> Plan {
         Policy::RoundRobin | Policy::Random | Policy::PowerOfTwoChoices => 0,
     };
     // The sort is stable: hosts with equal rates keep the order of the counter, the seed or the affinity.
-    choices.sort_by_key(|choice| (choice.breaker == BreakerState::Open, rate(choice)));
+    choices.sort_by_key(|choice| (choice.breaker() == BreakerState::Open, rate(choice)));
     let latency = |choice: &Choice| latency(view.hosts.get(choice.index), demand);
     let cost = |choice: &Choice| latency(choice) * (total(choice) + 1) / choice.host.weight();
     if let (Policy::PowerOfTwoChoices, [first, second, ..]) = (policy, &mut *choices)
-        && second.breaker != BreakerState::Open
+        && second.breaker() != BreakerState::Open
         && cost(second) < cost(first)
     {
         std::mem::swap(first, second);
@@ -269,12 +287,15 @@ fn turn(hosts: &[(usize, &HostView)], turn: u64) -> usize {
 
 fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) -> Choice {
     let lane = lane(demand.model, demand.work);
-    // While one trial is running, further requests treat the breaker as open.
-    let state = host.stats.breaker.state(view.now);
-    let is_tried = state == BreakerState::HalfOpen && host.leases.iter().any(|lease| lease.trial);
-    let breaker = if is_tried { BreakerState::Open } else { state };
-    let load = demand.model.map_or(0, |model| load(view, host, model, &lane, demand));
-    let busy: u64 = host.leases.iter().map(|lease| service(host, &lease.lane)).sum();
+    let breaker = |scope, breaker: &Breaker| {
+        breaker.cause().map(|cause| (host.breaker_state(view.now, scope, &lane), cause))
+    };
+    // What runs in the cloud is loaded there, and keeps the host from nothing else.
+    let is_cloud = is_cloud_lane(&lane);
+    let local_model = demand.model.filter(|_| !is_cloud);
+    let load = local_model.map_or(0, |model| load(view, host, model, &lane, demand));
+    let competes = |lease: &&Lease| if is_cloud { *lease.lane == *lane } else { !is_cloud_lane(&lease.lane) };
+    let busy: u64 = host.leases.iter().filter(competes).map(|lease| service(host, &lease.lane)).sum();
     let own = service(host, &lane) / OWN;
     let waiting =
         view.tickets.iter().filter(|ticket| *ticket.lane == *lane && &*ticket.host == host.host.url());
@@ -284,8 +305,8 @@ fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) 
     Choice {
         index,
         host: host.host.clone(),
-        breaker,
-        cause: host.stats.breaker.cause().map_or("", super::breaker::Cause::as_str),
+        of_host: breaker(Scope::Host, &host.stats.breaker),
+        of_lane: host.stats.lane(&lane).and_then(|stats| breaker(Scope::Lane, &stats.breaker)),
         wait: Duration::from_millis((busy + queue + load + prompt + own) / host.host.weight().max(1)),
         in_flight: host.in_flight(&lane),
         limit: host.limit(&lane),

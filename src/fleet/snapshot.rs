@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 
 use serde::Serialize;
 
-use super::{BackendHost, HostStats, Inventory};
+use super::{BackendHost, BreakerState, HostStats, Inventory, Scope};
 
 /// How long a lease holds without being renewed. After a crash its slot is free again then.
 pub const LEASE: Duration = Duration::from_secs(20);
@@ -30,8 +30,8 @@ pub struct Lease {
     pub began: Duration,
     /// Whether the host must load the model for this request.
     pub cold: bool,
-    /// Whether it is the trial of a host whose breaker was open.
-    pub trial: bool,
+    /// What it is the trial of, where a breaker was open.
+    pub trial: Option<Scope>,
 }
 
 /// A request that waits in the queue.
@@ -94,8 +94,19 @@ pub struct SlotRequest {
     pub limit: u64,
     /// Whether the host must load the model for it.
     pub cold: bool,
-    /// Whether it would be the trial of a host whose breaker was open; one request at a time may be that.
-    pub trial: bool,
+    /// What it would be the trial of, where a breaker was open. One request at a time may be that of a host, and one that of
+    /// a lane.
+    pub trial: Option<Scope>,
+}
+
+/// Whether a request that would be the trial of this scope finds one under way, given what the leases of its host are
+/// trials of, and whether each is in its lane.
+pub(crate) fn is_tried(wanted: Scope, mut leases: impl Iterator<Item = (Option<Scope>, bool)>) -> bool {
+    leases.any(|(trial, is_in_lane)| match (trial, wanted) {
+        (None, _) => false,
+        (Some(Scope::Host), Scope::Host) => true,
+        (Some(Scope::Host), Scope::Lane) | (Some(Scope::Lane), _) => is_in_lane,
+    })
 }
 
 /// What a request asks of [`FleetState::claim`](crate::store::FleetState::claim).
@@ -189,6 +200,22 @@ impl FleetView {
 }
 
 impl HostView {
+    /// The state of the breaker of the host, or of one of its lanes, for one request more: while a trial is under way, the
+    /// others treat it as open.
+    pub(crate) fn breaker_state(&self, now: Duration, scope: Scope, lane: &str) -> BreakerState {
+        let breaker = match scope {
+            Scope::Host => Some(&self.stats.breaker),
+            Scope::Lane => self.stats.lane(lane).map(|stats| &stats.breaker),
+        };
+        let state = breaker.map_or(BreakerState::Closed, |breaker| breaker.state(now));
+        let mut leases = self.leases.iter().map(|lease| (lease.trial, &*lease.lane == lane));
+        if state == BreakerState::HalfOpen && is_tried(scope, &mut leases) {
+            BreakerState::Open
+        } else {
+            state
+        }
+    }
+
     /// How many requests are in flight in a lane.
     pub fn in_flight(&self, lane: &str) -> u64 {
         self.leases.iter().filter(|lease| &*lease.lane == lane).count() as u64
@@ -213,7 +240,7 @@ mod tests {
     }
 
     fn lease(host: &str, lane: &str) -> Lease {
-        Lease { host: host.into(), lane: lane.into(), id: "1".into(), began: NOW, cold: false, trial: false }
+        Lease { host: host.into(), lane: lane.into(), id: "1".into(), began: NOW, cold: false, trial: None }
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! What attempts taught about a host: its breaker, and for each of its lanes the speed, the proof that the model is
-//! loaded, and a lowered limit.
+//! What attempts taught about a host: its breaker, and for each of its lanes a breaker, the speed, the proof that the model
+//! is loaded, and a lowered limit.
 //!
 //! Pure values and transitions; times are by the store's clock. Values are stored in whole milliseconds.
 
@@ -7,7 +7,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
-use super::breaker::{Breaker, Cause, OpenUntil};
+use super::breaker::{Breaker, Cause, OpenUntil, Scope};
 use crate::wire::members::{self, Members};
 
 /// How many lanes of one host have stats; beyond that the one that was used longest ago is dropped.
@@ -39,7 +39,7 @@ const RAISE: Duration = Duration::from_secs(5);
 /// What is known about one host from the attempts at it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct HostStats {
-    /// The circuit breaker.
+    /// The circuit breaker of the whole host.
     pub breaker: Breaker,
     pub(crate) lanes: BTreeMap<String, LaneStats>,
     /// How many looks the host has left without an answer, one after the other.
@@ -49,6 +49,8 @@ pub struct HostStats {
 /// What is known about one lane of a host.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct LaneStats {
+    /// The circuit breaker of the lane.
+    pub breaker: Breaker,
     /// Milliseconds for which one request keeps the host busy, averaged; 0 when unknown.
     pub service: u64,
     /// Milliseconds until the end of an answer, as a peak-sensitive average: it rises at once and falls slowly; 0 when
@@ -132,7 +134,8 @@ impl HostStats {
     /// The stats of a lane, added if there are none.
     pub(crate) fn lane_mut(&mut self, key: &str) -> &mut LaneStats {
         if !self.lanes.contains_key(key) && self.lanes.len() >= LANES_LIMIT {
-            let oldest = self.lanes.iter().min_by_key(|(_, lane)| lane.used()).map(|(key, _)| key.clone());
+            let oldest = self.lanes.iter().min_by_key(|(_, lane)| lane.used().max(lane.breaker.failed));
+            let oldest = oldest.map(|(key, _)| key.clone());
             oldest.map(|oldest| self.lanes.remove(&oldest));
         }
         self.lanes.entry(key.to_owned()).or_default()
@@ -141,13 +144,25 @@ impl HostStats {
     /// Records the end of an attempt. `seed` spreads the next trial of a host that failed.
     pub fn record_attempt(&mut self, now: Duration, report: &AttemptReport<'_>, seed: u64) {
         match report.effect {
-            HostEffect::Answered | HostEffect::Refused => self.breaker.succeed(report.began),
-            HostEffect::Faulty(cause, retry_after) => self.breaker.fail(now, cause, retry_after, seed),
-            HostEffect::Neutral => {}
+            HostEffect::Faulty(cause, retry_after) if cause.scope() == Scope::Host => {
+                self.breaker.fail(now, cause, retry_after, seed);
+            }
+            // Only the host itself says that it is busy, or fails what it has read.
+            HostEffect::Answered
+            | HostEffect::Refused
+            | HostEffect::Faulty(Cause::Busy | Cause::Failed, _) => self.breaker.succeed(report.began),
+            HostEffect::Faulty(..) | HostEffect::Neutral => {}
         }
         let Some(run) = report.run else { return };
         let lane = self.lane_mut(run.lane);
         lane.earn_back(now);
+        match report.effect {
+            HostEffect::Answered | HostEffect::Refused => lane.breaker.succeed(report.began),
+            HostEffect::Faulty(cause, retry_after) if cause.scope() == Scope::Lane => {
+                lane.breaker.fail(now, cause, retry_after, seed);
+            }
+            HostEffect::Faulty(..) | HostEffect::Neutral => {}
+        }
         match report.effect {
             HostEffect::Answered => lane.answered(now, report, &run),
             HostEffect::Faulty(Cause::Busy, _) => {
@@ -188,7 +203,12 @@ impl HostStats {
 
     /// Whether an answered look changes anything.
     pub(crate) fn awaits_look(&self) -> bool {
-        self.unheard > 0 || matches!(self.breaker.cause(), Some(Cause::Unreachable | Cause::Silent))
+        self.unheard > 0 || self.breaker.cause().is_some()
+    }
+
+    /// Records that another host answered a request of this lane that this host failed.
+    pub(crate) fn record_fault(&mut self, now: Duration, lane: &str, seed: u64) {
+        self.lane_mut(lane).breaker.fail(now, Cause::Failed, None, seed);
     }
 
     /// When a request last ended well in any lane.
@@ -306,8 +326,8 @@ pub(crate) fn millis(duration: Duration) -> u64 {
 /// Stats as they are stored. Stats of another version are ignored.
 #[derive(Serialize)]
 struct StoredStats<'a> {
-    /// Since, until, cause; empty when closed.
-    opening: Option<(u64, u64, &'a str)>,
+    /// As in [`StoredBreaker`].
+    opening: Option<(u64, u64, &'static str)>,
     streak: u32,
     failed: u64,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -316,7 +336,18 @@ struct StoredStats<'a> {
 }
 
 #[derive(Serialize)]
+struct StoredBreaker {
+    /// Since, until, cause; empty when closed.
+    opening: Option<(u64, u64, &'static str)>,
+    streak: u32,
+    failed: u64,
+}
+
+#[derive(Serialize)]
 struct StoredLane<'a> {
+    /// Left out where the breaker never opened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    breaker: Option<StoredBreaker>,
     lane: &'a str,
     options: Option<&'a str>,
     /// Service, latency, load, proved, completed, limit, limited, pace.
@@ -329,11 +360,10 @@ struct StoredLane<'a> {
 impl HostStats {
     /// The stats as JSON.
     pub fn to_json(&self) -> Vec<u8> {
-        let opening = self
-            .breaker
-            .opening
-            .map(|opening| (millis(opening.since), millis(opening.until), opening.cause.as_str()));
         let lanes = self.lanes.iter().map(|(key, lane)| StoredLane {
+            breaker: Some(&lane.breaker)
+                .filter(|breaker| **breaker != Breaker::default())
+                .map(StoredBreaker::of),
             lane: key,
             options: lane.runner.as_ref().map(|(options, _)| options.as_str()),
             numbers: [
@@ -350,10 +380,11 @@ impl HostStats {
             first_bytes: &lane.first_bytes,
             wholes: &lane.wholes,
         });
+        let StoredBreaker { opening, streak, failed } = StoredBreaker::of(&self.breaker);
         let stored = StoredStats {
             opening,
-            streak: self.breaker.streak,
-            failed: millis(self.breaker.failed),
+            streak,
+            failed,
             unheard: Some(self.unheard).filter(|unheard| *unheard > 0),
             lanes: lanes.collect(),
         };
@@ -364,20 +395,19 @@ impl HostStats {
     /// Reads what [`HostStats::to_json`] wrote; `None` for anything else.
     pub fn from_json(json: &[u8]) -> Option<Self> {
         let stored = Members::parse(json)?;
-        let opening = match stored.array("opening").as_deref() {
-            // A cause of another version opens nothing here; what else the host taught still holds.
-            Some([since, until, cause]) => Cause::by_name(&members::string(cause)?).and_then(|cause| {
-                Some(OpenUntil { since: duration(number(since)?), until: duration(number(until)?), cause })
-            }),
-            _ => None,
-        };
+        let breaker = read_breaker(&stored, Scope::Host)?;
         let mut lanes = BTreeMap::new();
         for lane in stored.array("lanes")?.into_iter().take(LANES_LIMIT) {
             let lane = Members::of(lane)?;
             let [service, latency, load, proved, completed, limit, limited, pace] =
                 <[u64; 8]>::try_from(numbers(&lane, "numbers")?).ok()?;
             let runner = lane.string("options").map(|options| (options.into_owned(), duration(proved)));
+            let breaker = match lane.object("breaker") {
+                Some(breaker) => read_breaker(&breaker, Scope::Lane)?,
+                None => Breaker::default(),
+            };
             let stats = LaneStats {
+                breaker,
                 service,
                 latency,
                 load,
@@ -392,10 +422,32 @@ impl HostStats {
             };
             lanes.insert(lane.string("lane")?.into_owned(), stats);
         }
-        let streak = u32::try_from(stored.number("streak")?).ok()?;
-        let breaker = Breaker { opening, streak, failed: duration(stored.number("failed")?) };
         Some(Self { breaker, lanes, unheard: stored.number("unheard").unwrap_or_default() })
     }
+}
+
+impl StoredBreaker {
+    fn of(breaker: &Breaker) -> Self {
+        let times =
+            |opening: OpenUntil| (millis(opening.since), millis(opening.until), opening.cause.as_str());
+        Self { opening: breaker.opening.map(times), streak: breaker.streak, failed: millis(breaker.failed) }
+    }
+}
+
+/// A breaker as it was stored. A cause that opens no breaker of this scope, as another version may have written it, opens
+/// nothing; what else was learnt still holds.
+fn read_breaker(stored: &Members<'_>, scope: Scope) -> Option<Breaker> {
+    let opening = match stored.array("opening").as_deref() {
+        Some([since, until, cause]) => {
+            let cause = Cause::by_name(&members::string(cause)?).filter(|cause| cause.scope() == scope);
+            cause.and_then(|cause| {
+                Some(OpenUntil { since: duration(number(since)?), until: duration(number(until)?), cause })
+            })
+        }
+        _ => None,
+    };
+    let streak = u32::try_from(stored.number("streak")?).ok()?;
+    Some(Breaker { opening, streak, failed: duration(stored.number("failed")?) })
 }
 
 fn duration(millis: u64) -> Duration {

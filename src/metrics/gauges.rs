@@ -29,8 +29,19 @@ pub struct HostGauge {
     pub waiting: u64,
     /// The state of its breaker.
     pub breaker: BreakerState,
+    /// Its lanes whose breaker is not closed.
+    pub lanes: Vec<LaneGauge>,
     /// How many models it has loaded.
     pub loaded: u64,
+}
+
+/// The gauge of one lane of a host.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaneGauge {
+    /// The lane: the model's canonical name, for embeddings with `#embed` behind it.
+    pub lane: String,
+    /// The state of its breaker.
+    pub breaker: BreakerState,
 }
 
 impl Gauges {
@@ -71,6 +82,15 @@ impl Gauges {
                 line(text, name, &labels, u64::from(state == host.breaker));
             }
         }
+        let name = "paddock_lane_breaker";
+        let help = "1 for each model of a host whose circuit breaker is not closed, by the state it is in.";
+        header(text, name, help, "gauge");
+        for host in &self.hosts {
+            for lane in &host.lanes {
+                let [host, model] = [label("host", &host.host), label("model", &lane.lane)];
+                line(text, name, &format!("{host},{model},state=\"{}\"", lane.breaker.as_str()), 1);
+            }
+        }
     }
 
     fn write_hosts(&self, text: &mut String, name: &str, help: &str, value: fn(&HostGauge) -> u64) {
@@ -99,11 +119,15 @@ mod tests {
             in_flight: 2,
             waiting: 3,
             breaker,
+            lanes: vec![LaneGauge { lane: "m:1".to_owned(), breaker: BreakerState::Open }],
             loaded: 4,
         };
         let text =
             text(vec![host("http://b:1", BreakerState::Open), host("http://a:1", BreakerState::HalfOpen)]);
-        let lines: Vec<_> = text.lines().filter(|line| line.starts_with("paddock_host_")).collect();
+        let lines: Vec<_> = text
+            .lines()
+            .filter(|line| line.starts_with("paddock_host_") || line.starts_with("paddock_lane_"))
+            .collect();
         assert_eq!(
             lines,
             [
@@ -113,6 +137,8 @@ mod tests {
                 r#"paddock_host_breaker{host="http://a:1",state="closed"} 0"#,
                 r#"paddock_host_breaker{host="http://a:1",state="half_open"} 1"#,
                 r#"paddock_host_breaker{host="http://a:1",state="open"} 0"#,
+                r#"paddock_lane_breaker{host="http://b:1",model="m:1",state="open"} 1"#,
+                r#"paddock_lane_breaker{host="http://a:1",model="m:1",state="open"} 1"#,
                 r#"paddock_host_in_flight{host="http://b:1"} 2"#,
                 r#"paddock_host_in_flight{host="http://a:1"} 2"#,
                 r#"paddock_host_loaded_models{host="http://b:1"} 4"#,

@@ -5,6 +5,7 @@
 use std::{future::Future, time::Duration};
 
 use bytes::Bytes;
+use http::StatusCode;
 use http_body::Body;
 
 use super::{MaybeSend, MaybeSync};
@@ -34,6 +35,9 @@ pub enum UpstreamFailure {
     /// The host closed the connection early, or did not speak HTTP.
     #[error("protocol: {0}")]
     Protocol(String),
+    /// What stands before the host answered with this status, 502, 503 or 504, in its place.
+    #[error("the host answered {0}")]
+    Gateway(StatusCode),
     /// The host answered 508: it is this service again, or leads back to it.
     #[error("the host leads back to this service, or goes round by itself")]
     Looped,

@@ -373,7 +373,8 @@ async fn probe_host<P: Platform>(
     inventory
 }
 
-/// Opens the breaker of a host that refuses connections or is silent, and closes it for one that answers again.
+/// Opens the breaker of a host that refuses connections, is silent or is away behind a gateway, and closes it for one that
+/// answers again.
 async fn record_probe<P: Platform>(
     service: &Service<P>,
     backend: &BackendHost,
@@ -382,24 +383,30 @@ async fn record_probe<P: Platform>(
     let local = service.fleet();
     let now = local.time(service.now());
     let stats = local.stats(backend.url());
-    let is_refusal =
-        matches!(failure, Some(UpstreamFailure::Unreachable(_) | UpstreamFailure::TimedOut(Phase::Connect)));
+    let refusal = match failure {
+        Some(UpstreamFailure::Unreachable(_) | UpstreamFailure::TimedOut(Phase::Connect)) => {
+            Some(Cause::Unreachable)
+        }
+        Some(UpstreamFailure::Gateway(_)) => Some(Cause::Gateway),
+        _ => None,
+    };
     let breaker = stats.breaker.state(now);
-    let is_silence = !is_refusal && matches!(failure, Some(UpstreamFailure::TimedOut(_)));
-    if failure.is_some() && !is_refusal && !is_silence {
+    let is_silence = refusal.is_none() && matches!(failure, Some(UpstreamFailure::TimedOut(_)));
+    if failure.is_some() && refusal.is_none() && !is_silence {
         return;
     }
     let seed = service.random();
     let change = |stats: &mut HostStats, now: Duration| {
-        if is_refusal {
-            stats.breaker.fail(now, Cause::Unreachable, None, seed);
+        if let Some(cause) = refusal {
+            stats.breaker.fail(now, cause, None, seed);
         } else if is_silence {
             stats.note_unheard(now, seed);
         } else {
             stats.note_heard();
         }
     };
-    let is_news = if is_refusal { breaker != BreakerState::Open } else { is_silence || stats.awaits_look() };
+    let is_news =
+        if refusal.is_some() { breaker != BreakerState::Open } else { is_silence || stats.awaits_look() };
     if is_news {
         update_stats(service, backend.url(), &stats, None, change).await;
     }
@@ -417,6 +424,11 @@ impl From<Unanswered> for UpstreamFailure {
     fn from(unanswered: Unanswered) -> Self {
         match unanswered {
             Unanswered::Refused(StatusCode::LOOP_DETECTED) => Self::Looped,
+            Unanswered::Refused(
+                status @ (StatusCode::BAD_GATEWAY
+                | StatusCode::SERVICE_UNAVAILABLE
+                | StatusCode::GATEWAY_TIMEOUT),
+            ) => Self::Gateway(status),
             Unanswered::Refused(status) => Self::Protocol(format!("the host answered {}", status.as_u16())),
             Unanswered::Failed(failure) => failure,
         }

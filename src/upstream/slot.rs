@@ -8,7 +8,7 @@ use futures::channel::oneshot;
 
 use crate::{
     fleet::{
-        AttemptContext, AttemptReport, BackendHost, Cause, HostEffect, HostStats,
+        AttemptContext, AttemptReport, BackendHost, HostEffect, HostStats, Scope,
         snapshot::{LEASE, Lease},
     },
     host::{Platform, Service},
@@ -113,7 +113,7 @@ impl Slot {
         let seed = service.random();
         let change = |stats: &mut HostStats, now: Duration| stats.record_attempt(now, &report, seed);
         let released = self.lease.as_ref();
-        let is_fault = matches!(effect, HostEffect::Faulty(..));
+        let is_fault = matches!(effect, HostEffect::Faulty(cause, _) if cause.scope() == Scope::Host);
         if released.is_none() && !is_fault && self.stats.breaker.cause().is_none() {
             // There is no lease to give back, and no breaker to open or to close.
             return;
@@ -130,12 +130,10 @@ impl Slot {
         }
     }
 
-    /// Notes that another host answered the request that this one failed.
-    pub(crate) async fn record_fault<P: Platform>(backend: &BackendHost, service: &Service<P>) {
+    /// Notes that another host answered the request that this one failed in `lane`.
+    pub(crate) async fn record_fault<P: Platform>(backend: &BackendHost, lane: &str, service: &Service<P>) {
         let seed = service.random();
-        let change = |stats: &mut HostStats, now: Duration| {
-            stats.breaker.fail(now, Cause::Failed, None, seed);
-        };
+        let change = |stats: &mut HostStats, now: Duration| stats.record_fault(now, lane, seed);
         update_stats(service, backend.url(), &HostStats::default(), None, change).await;
     }
 }

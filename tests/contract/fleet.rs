@@ -6,7 +6,7 @@ use anyhow::{Context as _, Result};
 use futures::future::join_all;
 use paddock::{
     fleet::{
-        AttemptContext, AttemptReport, Cause, HostEffect, HostStats, Ticket,
+        AttemptContext, AttemptReport, Cause, HostEffect, HostStats, Scope, Ticket,
         local::DECISIONS,
         snapshot::{Claim, FleetSnapshot, Flow, Lease, RetryBudget, SlotRequest},
     },
@@ -22,7 +22,7 @@ pub(crate) const LANE: &str = "llama3.2:latest";
 const UNKNOWN: Duration = Duration::from_secs(1);
 
 pub(crate) fn slot(host: &str, limit: u64) -> SlotRequest {
-    SlotRequest { host: host.into(), limit, cold: false, trial: false }
+    SlotRequest { host: host.into(), limit, cold: false, trial: None }
 }
 
 pub(crate) fn claim(id: &str, slots: Vec<SlotRequest>) -> Claim<'_> {
@@ -122,21 +122,44 @@ async fn leases_are_counted_by_host_and_by_lane(subject: impl Subject) -> Result
 
 async fn a_trial_is_taken_by_one_at_a_time(subject: impl Subject) -> Result<()> {
     let store = subject.store().fleet();
-    let trial = |id, lane| Claim { lane, ..claim(id, vec![SlotRequest { trial: true, ..slot(HOST, 100) }]) };
+    let trial = |id, lane| Claim {
+        lane,
+        ..claim(id, vec![SlotRequest { trial: Some(Scope::Host), ..slot(HOST, 100) }])
+    };
     // A lane and a request whose names are what marks a trial.
     let usual = Claim { lane: "t", ..claim("ct", vec![slot(HOST, 100)]) };
     assert!(store.claim(&usual).await?.is_some());
     let first = store.claim(&trial("1", LANE)).await?.context("nobody tries it")?;
-    assert!(first.trial);
+    assert_eq!(first.trial, Some(Scope::Host));
     for lane in [LANE, "other:latest"] {
         assert_eq!(store.claim(&trial("2", lane)).await?, None, "{lane}");
     }
-    let both =
-        vec![SlotRequest { trial: true, ..slot(HOST, 100) }, SlotRequest { trial: true, ..slot(OTHER, 100) }];
+    let both = [HOST, OTHER].map(|host| SlotRequest { trial: Some(Scope::Host), ..slot(host, 100) }).to_vec();
     assert_eq!(host(store.claim(&claim("3", both)).await?), Some(OTHER.to_owned()));
     assert!(store.claim(&claim("4", vec![slot(HOST, 100)])).await?.is_some(), "this is no trial");
     store.update(HOST, (&HostStats::default(), UNKNOWN), Some(&first), |_, _| {}).await?;
     assert!(store.claim(&trial("5", LANE)).await?.is_some());
+    Ok(())
+}
+
+async fn the_trial_of_a_lane_keeps_other_lanes_from_nothing(subject: impl Subject) -> Result<()> {
+    let store = subject.store().fleet();
+    let trial = |id, lane, scope| Claim {
+        lane,
+        ..claim(id, vec![SlotRequest { trial: Some(scope), cold: id == "1", ..slot(HOST, 100) }])
+    };
+    let first = store.claim(&trial("1", LANE, Scope::Lane)).await?.context("nobody tries it")?;
+    assert_eq!((first.trial, first.cold), (Some(Scope::Lane), true));
+    assert_eq!(store.snapshot().await?.leases, std::slice::from_ref(&first));
+    assert_eq!(store.claim(&trial("2", LANE, Scope::Lane)).await?, None);
+    let other = store.claim(&trial("3", "other:latest", Scope::Lane)).await?;
+    assert!(other.is_some(), "another lane has a trial of its own");
+    assert_eq!(store.claim(&trial("4", LANE, Scope::Host)).await?, None, "its lane is tried");
+    assert!(store.claim(&trial("5", "third:latest", Scope::Host)).await?.is_some(), "nobody tries the host");
+    assert_eq!(store.claim(&trial("6", "fourth:latest", Scope::Host)).await?, None);
+    assert!(store.claim(&trial("7", "fourth:latest", Scope::Lane)).await?.is_some());
+    store.update(HOST, (&HostStats::default(), UNKNOWN), Some(&first), |_, _| {}).await?;
+    assert!(store.claim(&trial("8", LANE, Scope::Lane)).await?.is_some());
     Ok(())
 }
 
@@ -303,9 +326,10 @@ async fn the_ledger_gives_leases_and_tickets_whole_whatever_they_are_called(
         ["", "a.b-c%d[e]*?^$(+)", "quote\" back\\slash 'single'", "new\nline\ttab\0null", "熊猫🦙", "0"];
     let (mut leases, mut tickets) = (Vec::new(), Vec::new());
     for (number, name) in names.into_iter().enumerate() {
-        for (marks, (cold, trial)) in
-            ["", "c", "t", "ct"].into_iter().zip([(false, false), (true, false), (false, true), (true, true)])
-        {
+        let trials = [("", None), ("t", Some(Scope::Host)), ("l", Some(Scope::Lane))];
+        for (marks, cold, trial) in trials.into_iter().flat_map(|(mark, trial)| {
+            [false, true].map(|cold| (format!("{}{mark}", if cold { "c" } else { "" }), cold, trial))
+        }) {
             let (host, id) = (format!("http://{name}{marks}"), format!("{number}{marks}"));
             let claim = Claim {
                 lane: name,
@@ -370,6 +394,7 @@ crate::contract! {
     a_full_lane_gives_no_place_and_leaves_no_trace,
     leases_are_counted_by_host_and_by_lane,
     a_trial_is_taken_by_one_at_a_time,
+    the_trial_of_a_lane_keeps_other_lanes_from_nothing,
     a_claim_uses_up_the_ticket_of_its_id_and_no_other,
     an_update_changes_the_facts_and_gives_the_place_back,
     a_place_is_given_back_on_its_own_host_alone,

@@ -8,7 +8,8 @@ use paddock::{
     config::settings::Deployment,
     fleet::BreakerState,
     metrics::{
-        Attempt, Gauges, HostGauge, Metrics, Sample, encode, memory::MemoryMetrics, redis::RedisMetrics,
+        Attempt, Gauges, HostGauge, LaneGauge, Metrics, Sample, encode, memory::MemoryMetrics,
+        redis::RedisMetrics,
     },
     wire::tokens::Tokens,
 };
@@ -67,6 +68,7 @@ async fn text(metrics: &impl Metrics) -> Result<String> {
         in_flight: 1,
         waiting: 2,
         breaker,
+        lanes: vec![LaneGauge { lane: "m:1".to_owned(), breaker }],
         loaded: 3,
     });
     let (store_up, form) = (true, Deployment::Spin);

@@ -12,7 +12,7 @@ fn seconds(seconds: u64) -> Duration {
 }
 
 fn claim(local: &LocalFleet, now: Duration, id: &str, is_retry: bool) -> Option<Lease> {
-    let slots = vec![SlotRequest { host: HOST.into(), limit: 100, cold: false, trial: false }];
+    let slots = vec![SlotRequest { host: HOST.into(), limit: 100, cold: false, trial: None }];
     local.claim(
         now,
         &Claim { id, lane: "m", slots, flow: Flow { caller: "c", session: "s" }, is_retry, reason: id },
@@ -59,7 +59,7 @@ fn it_is_forgotten_after_a_while_who_was_served() {
         local.snapshot(now).tickets[0].caller_served
     };
     assert_eq!(served(seconds(100)), seconds(10));
-    let slots = vec![SlotRequest { host: HOST.into(), limit: 9, cold: false, trial: false }];
+    let slots = vec![SlotRequest { host: HOST.into(), limit: 9, cold: false, trial: None }];
     let other = Claim {
         id: "3",
         lane: "n",
@@ -159,7 +159,7 @@ fn one_looks_at_the_inventories_when_the_last_look_is_long_ago() {
 fn however_many_callers_are_made_up_few_are_remembered_and_the_new_ones_get_no_precedence() {
     let local = LocalFleet::default();
     let serve = |number: u64| {
-        let slots = vec![SlotRequest { host: HOST.into(), limit: u64::MAX, cold: false, trial: false }];
+        let slots = vec![SlotRequest { host: HOST.into(), limit: u64::MAX, cold: false, trial: None }];
         let caller = number.to_string();
         let flow = Flow { caller: &caller, session: "" };
         let id = &*caller;

@@ -267,16 +267,62 @@ fn the_same_session_comes_to_the_same_host_and_others_spread() {
 
 #[test]
 fn a_host_that_failed_is_tried_by_one_request_at_a_time() {
-    let tried = sketch().loaded().half_open().lease(ago(100), false, true);
+    let tried = sketch().loaded().half_open().lease(ago(100), false, Some(Scope::Host));
     for policy in Policy::ALL {
         let demand = Demand { seed: 3, ..demand(None) };
         let alone = plan(&view(&[sketch().loaded().half_open()]), policy, &demand);
         let trial = alone.slots();
-        assert_eq!((trial.len(), trial[0].trial), (1, true), "{policy:?}");
+        assert_eq!((trial.len(), trial[0].trial), (1, Some(Scope::Host)), "{policy:?}");
         let busy = plan(&view(&[tried.clone(), sketch().loaded()]), policy, &demand);
         assert_eq!((names(&busy), slots(&busy)), (vec!["2", "1"], vec!["2"]), "{policy:?}");
-        assert!(!busy.slots()[0].trial, "{policy:?}");
+        assert_eq!(busy.slots()[0].trial, None, "{policy:?}");
     }
+}
+
+#[test]
+fn what_a_model_did_keeps_only_its_own_requests_from_a_host() {
+    let failed = |lane: &str| sketch().loaded().open().of_lane(lane);
+    for (lane, expected) in [(LANE, vec!["2", "1"]), ("other:latest", vec!["1", "2"])] {
+        let hosts = [failed(lane).takes(1_000, 20_000), sketch().loaded().takes(4_000, 20_000)];
+        assert_eq!(names(&plan(&view(&hosts), Policy::Auto, &demand(Some(&model("m"))))), expected, "{lane}");
+    }
+    let plan = plan(&view(&[failed(LANE)]), Policy::Auto, &demand(Some(&model("m"))));
+    assert!(plan.to_string().contains("breaker of the model open (timeout)"), "{plan}");
+}
+
+#[test]
+fn a_lane_that_failed_is_tried_by_one_request_at_a_time_beside_the_trials_of_others() {
+    let model = model("m");
+    let half_open = sketch().loaded().half_open().of_lane(LANE);
+    let trial = |sketch: Sketch| plan(&view(&[sketch]), Policy::Auto, &demand(Some(&model))).slots()[0].trial;
+    assert_eq!(trial(half_open.clone()), Some(Scope::Lane));
+    let mut beside = half_open.clone().lease(ago(100), false, Some(Scope::Lane));
+    beside.leases[0].lane = "other:latest".into();
+    assert_eq!(trial(beside), Some(Scope::Lane), "another lane's trial is none of its own");
+    let tried = half_open.clone().lease(ago(100), false, Some(Scope::Lane));
+    let plan = plan(&view(&[tried]), Policy::Auto, &demand(Some(&model)));
+    assert_eq!(plan.choices[0].breaker(), BreakerState::Open);
+    let mut both = half_open;
+    both.stats.breaker = sketch().half_open().stats.breaker;
+    assert_eq!(trial(both), Some(Scope::Host));
+}
+
+#[test]
+fn work_in_the_cloud_keeps_a_host_from_nothing_and_loads_nothing() {
+    let cloud = model("m:cloud");
+    let mut busy = sketch().loaded().busy(3);
+    let wait = |sketch: &Sketch, model: &ModelName| {
+        plan(&view(std::slice::from_ref(sketch)), Policy::Auto, &demand(Some(model))).choices.remove(0)
+    };
+    let idle = wait(&sketch().loaded(), &cloud);
+    assert!(!idle.cold);
+    assert_eq!(wait(&busy, &cloud).wait, idle.wait, "what the host does itself is no hindrance");
+    let alone = wait(&sketch().loaded(), &model("m")).wait;
+    for lease in &mut busy.leases {
+        lease.lane = cloud.lane(Work::Answer).into();
+    }
+    assert_eq!(wait(&busy, &model("m")).wait, alone);
+    assert!(wait(&busy, &cloud).wait > idle.wait);
 }
 
 #[test]
@@ -318,10 +364,13 @@ fn auto_waits_for_its_first_choice_where_another_takes_longer() {
 fn a_place_tells_what_a_claim_needs() {
     let herd = [sketch().busy(2).half_open()];
     let plan = plan(&view(&herd), Policy::Auto, &demand(Some(&model("m"))));
-    assert_eq!(plan.slots(), [SlotRequest { host: url(1).into(), limit: 4, cold: true, trial: true }]);
+    assert_eq!(
+        plan.slots(),
+        [SlotRequest { host: url(1).into(), limit: 4, cold: true, trial: Some(Scope::Host) }]
+    );
     assert_eq!(plan.choices[0].in_flight, 2);
     let text = plan.to_string();
-    for part in ["auto; host 1: ", "breaker half_open (timeout)", "not loaded", "2 of 4 in flight"] {
+    for part in ["auto; host 1: ", "breaker half_open (unreachable)", "not loaded", "2 of 4 in flight"] {
         assert!(text.contains(part), "{text}");
     }
 }

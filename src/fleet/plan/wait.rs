@@ -8,6 +8,7 @@ use crate::{
     api::endpoint::Work,
     fleet::{
         ModelName,
+        name::is_cloud_lane,
         snapshot::{FleetView, HostView},
         stats::millis,
     },
@@ -33,7 +34,8 @@ pub(super) fn service(host: &HostView, lane: &str) -> u64 {
             .stats
             .lanes
             .iter()
-            .filter(|(key, stats)| stats.service > 0 && is_embedding(key) == is_embedding(lane));
+            .filter(|(key, stats)| stats.service > 0 && is_embedding(key) == is_embedding(lane))
+            .filter(|(key, _)| is_cloud_lane(key) == is_cloud_lane(lane));
         let (count, sum) = others.fold((0, 0), |(count, sum), (_, stats)| (count + 1, sum + stats.service));
         let unseen = if is_embedding(lane) { EMBEDDING_SERVICE } else { ANSWER_SERVICE };
         u64::checked_div(sum, count).unwrap_or(unseen)

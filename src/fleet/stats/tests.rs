@@ -167,6 +167,63 @@ fn a_busy_host_takes_one_less_and_earns_it_back() {
 }
 
 #[test]
+fn what_an_answer_or_a_stream_did_opens_its_lane_and_what_a_connection_did_its_host() {
+    for (cause, is_of_lane) in [
+        (Cause::Unreachable, false),
+        (Cause::Silent, false),
+        (Cause::Gateway, false),
+        (Cause::TimedOut, true),
+        (Cause::Busy, true),
+        (Cause::Protocol, true),
+        (Cause::Failed, true),
+        (Cause::Hung, true),
+    ] {
+        let fault = report(run(false, 1), 0, 10, HostEffect::Faulty(cause, None));
+        let mut stats = after(&[fault]);
+        let of_lane = |stats: &HostStats, lane| stats.lane(lane).and_then(|lane| lane.breaker.cause());
+        assert_eq!(stats.breaker.cause(), (!is_of_lane).then_some(cause));
+        assert_eq!(of_lane(&stats, "m"), is_of_lane.then_some(cause));
+        assert_eq!(HostStats::from_json(&stats.to_json()).as_ref(), Some(&stats));
+
+        // Another model's answer says something of the host, and nothing of this model.
+        let other = AttemptContext { lane: "n", ..run(false, 1) };
+        let well = |run| AttemptReport { began: seconds(101), ..report(run, 10, 10, HostEffect::Answered) };
+        stats.record_attempt(seconds(102), &well(other), 0);
+        assert_eq!((stats.breaker.cause(), of_lane(&stats, "m")), (None, is_of_lane.then_some(cause)));
+        stats.record_attempt(seconds(103), &well(run(false, 1)), 0);
+        assert_eq!(of_lane(&stats, "m"), None, "{cause:?}");
+    }
+}
+
+#[test]
+fn a_host_that_says_itself_that_it_is_busy_can_be_reached() {
+    for (cause, is_closed) in [(Cause::Busy, true), (Cause::Protocol, false), (Cause::TimedOut, false)] {
+        let mut stats = HostStats::default();
+        stats.breaker.fail(seconds(90), Cause::Unreachable, None, 0);
+        let fault = report(run(false, 1), 0, 10, HostEffect::Faulty(cause, None));
+        stats.record_attempt(seconds(100), &AttemptReport { began: seconds(95), ..fault }, 0);
+        assert_eq!(stats.breaker.cause().is_none(), is_closed, "{cause:?}");
+    }
+}
+
+#[test]
+fn what_the_version_before_kept_of_a_host_that_a_model_opened_opens_nothing() {
+    let stored = br#"{"opening":[100000,160000,"busy"],"streak":3,"failed":100000,"lanes":[]}"#;
+    let stats = HostStats::from_json(stored).unwrap();
+    assert_eq!((stats.breaker.cause(), stats.breaker.streak), (None, 3));
+}
+
+#[test]
+fn a_lane_that_failed_is_remembered_before_one_that_was_used_longer_ago() {
+    let mut stats = HostStats::default();
+    stats.record_fault(seconds(500), "failed", 0);
+    for number in 0..100 {
+        stats.prove(seconds(number), &format!("m{number}"), "");
+    }
+    assert!(stats.lane("failed").is_some());
+}
+
+#[test]
 fn a_request_at_fault_itself_changes_nothing() {
     let stats = after(&[report(run(false, 1), 0, 10, HostEffect::Neutral)]);
     assert_eq!((&stats.breaker, stats.lane("m")), (&Breaker::default(), Some(&LaneStats::default())));

@@ -25,15 +25,15 @@ use crate::{
 pub(super) enum Aftermath {
     /// The slot is given back, and the host's stats learn how the attempt ended.
     Release(Box<Slot>, HostEffect),
-    /// Another host answered the request that this one failed.
-    RecordFault(BackendHost),
+    /// Another host answered the request that this one failed in this lane.
+    RecordFault(BackendHost, String),
 }
 
 impl Aftermath {
     pub(super) async fn record<P: Platform>(self, service: &Service<P>) {
         match self {
             Self::Release(slot, effect) => slot.release(service, effect).await,
-            Self::RecordFault(backend) => Slot::record_fault(&backend, service).await,
+            Self::RecordFault(backend, lane) => Slot::record_fault(&backend, &lane, service).await,
         }
     }
 }
@@ -68,8 +68,8 @@ impl<P: Platform> Leader<'_, P> {
             // An answer proves the faults of the hosts that failed before; a failure says whether another host is asked.
             let failure = match outcome {
                 Ok(opened) => {
-                    for failed in failed {
-                        let _ = aftermath.unbounded_send(Aftermath::RecordFault(failed));
+                    for (failed, lane) in failed {
+                        let _ = aftermath.unbounded_send(Aftermath::RecordFault(failed, lane));
                     }
                     self.note_answer(&opened, &slot, backend);
                     return Ok((opened, slot));
@@ -81,9 +81,10 @@ impl<P: Platform> Leader<'_, P> {
                 Err(failure) => failure,
             };
             self.note_failure(&failure, &backend);
+            let lane = slot.lease.as_ref().map(|lease| lease.lane.to_string());
             let _ = aftermath.unbounded_send(Aftermath::Release(slot, failure.effect()));
             if matches!(failure, AttemptFailure::Failed { .. }) {
-                failed.push(backend);
+                failed.extend(lane.map(|lane| (backend, lane)));
             } else if matches!(failure, AttemptFailure::NotFound { .. }) {
                 admission.forget_model(&backend);
             }

@@ -2,6 +2,8 @@
 //!
 //! It reads the same [`FleetView`] that routing reads. It must never send anything to a host.
 
+use std::time::Duration;
+
 use http::{HeaderMap, Response, StatusCode};
 use serde::Serialize;
 
@@ -11,11 +13,11 @@ use crate::{
         reply::{self, ReplyBody},
     },
     fleet::{
-        BreakerState,
+        Breaker, BreakerState, Cause, LaneStats,
         snapshot::{FleetView, HostView, RetryBudget},
     },
     host::{Platform, Service},
-    metrics::HostGauge,
+    metrics::{HostGauge, LaneGauge},
     platform::{Clock, milliseconds},
     request::StoreAccess,
     store::{FleetState, Store},
@@ -65,6 +67,16 @@ struct BreakerStatus {
     retry_in_ms: u64,
 }
 
+impl BreakerStatus {
+    fn of(breaker: &Breaker, now: Duration) -> Self {
+        Self {
+            state: breaker.state(now).as_str(),
+            cause: breaker.cause().map(Cause::as_str),
+            retry_in_ms: milliseconds(breaker.retry_in(now)),
+        }
+    }
+}
+
 /// The statistics of one model on the host.
 #[derive(Serialize)]
 struct Lane<'a> {
@@ -74,6 +86,7 @@ struct Lane<'a> {
     service_ms: u64,
     latency_ms: u64,
     load_ms: u64,
+    breaker: BreakerStatus,
 }
 
 #[derive(Serialize)]
@@ -112,9 +125,20 @@ pub(crate) async fn gauges<P: Platform>(service: &Service<P>) -> Vec<HostGauge> 
         in_flight: known.leases.len() as u64,
         waiting: waiting(&view, known) as u64,
         breaker: known.stats.breaker.state(view.now),
+        lanes: lane_gauges(&view, known),
         loaded: known.inventory.as_ref().map_or(0, |inventory| inventory.loaded.len() as u64),
     };
     view.hosts.iter().map(gauge).collect()
+}
+
+/// The lanes of a host whose breaker is not closed.
+fn lane_gauges(view: &FleetView, host: &HostView) -> Vec<LaneGauge> {
+    let lanes = host.stats.lanes.iter().filter(|(_, stats)| stats.breaker.cause().is_some());
+    let gauge = |(lane, stats): (&String, &LaneStats)| LaneGauge {
+        lane: lane.clone(),
+        breaker: stats.breaker.state(view.now),
+    };
+    lanes.map(gauge).collect()
 }
 
 /// The view, from the stored inventories: reading it sends nothing to a host.
@@ -133,8 +157,7 @@ fn waiting(view: &FleetView, host: &HostView) -> usize {
 }
 
 fn host_status<'a>(view: &FleetView, host: &'a HostView) -> HostStatus<'a> {
-    let breaker = &host.stats.breaker;
-    let state = breaker.state(view.now);
+    let state = host.stats.breaker.state(view.now);
     let inventory = host.inventory.as_deref();
     let lanes = host.stats.lanes.iter().map(|(lane, stats)| Lane {
         name: lane,
@@ -143,6 +166,7 @@ fn host_status<'a>(view: &FleetView, host: &'a HostView) -> HostStatus<'a> {
         service_ms: stats.service,
         latency_ms: stats.latency,
         load_ms: stats.load,
+        breaker: BreakerStatus::of(&stats.breaker, view.now),
     });
     HostStatus {
         name: host.host.name(),
@@ -170,11 +194,7 @@ fn host_status<'a>(view: &FleetView, host: &'a HostView) -> HostStatus<'a> {
             .collect(),
         in_flight: host.leases.len(),
         waiting: waiting(view, host),
-        breaker: BreakerStatus {
-            state: state.as_str(),
-            cause: breaker.cause().map(crate::fleet::Cause::as_str),
-            retry_in_ms: milliseconds(breaker.retry_in(view.now)),
-        },
+        breaker: BreakerStatus::of(&host.stats.breaker, view.now),
         lanes: lanes.collect(),
     }
 }

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Duration};
 use super::{RedisCommands, RedisStore, RedisValue, milliseconds_text, script::script};
 use crate::{
     fleet::{
-        HostStats, Inventory,
+        HostStats, Inventory, Scope,
         local::{DECISIONS, FACTS_LIMIT, SERVED, SERVED_MOST},
         snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, Flow, LEASE, Lease, RetryBudget, TICKET, Ticket},
     },
@@ -81,11 +81,23 @@ impl Elements {
     }
 }
 
+/// What a lease is marked with: `c` where the model must be loaded, then `t` for the trial of a host or `l` for that of a
+/// lane.
+fn marks(cold: bool, trial: Option<Scope>) -> &'static str {
+    match (cold, trial) {
+        (false, None) => "",
+        (true, None) => "c",
+        (false, Some(Scope::Host)) => "t",
+        (true, Some(Scope::Host)) => "ct",
+        (false, Some(Scope::Lane)) => "l",
+        (true, Some(Scope::Lane)) => "cl",
+    }
+}
+
 fn lease_text(lease: &Lease) -> String {
-    let marks = [("c", lease.cold), ("t", lease.trial)];
-    let marks: String = marks.into_iter().filter_map(|(mark, is_set)| is_set.then_some(mark)).collect();
+    let marks = marks(lease.cold, lease.trial);
     let began = lease.began.as_millis().to_string();
-    [&*lease.host, &*lease.lane, &*lease.id, &*marks, &*began].join(&*SEPARATOR.to_string())
+    [&*lease.host, &*lease.lane, &*lease.id, marks, &*began].join(&*SEPARATOR.to_string())
 }
 
 fn lease(text: &str) -> Option<Lease> {
@@ -97,7 +109,11 @@ fn lease(text: &str) -> Option<Lease> {
         id: id.into(),
         began: Duration::from_millis(began.parse().ok()?),
         cold: marks.contains('c'),
-        trial: marks.contains('t'),
+        trial: match marks.trim_start_matches('c') {
+            "t" => Some(Scope::Host),
+            "l" => Some(Scope::Lane),
+            _ => None,
+        },
     })
 }
 
@@ -199,13 +215,8 @@ impl<C: RedisCommands> FleetState for RedisStore<C> {
         let mut arguments: Vec<&[u8]> = fixed.into_iter().map(str::as_bytes).collect();
         let limits: Vec<_> = slots.iter().map(|slot| slot.limit.to_string()).collect();
         for (slot, limit) in slots.iter().zip(&limits) {
-            let marks: &[u8] = match (slot.cold, slot.trial) {
-                (false, false) => b"",
-                (true, false) => b"c",
-                (false, true) => b"t",
-                (true, true) => b"ct",
-            };
-            arguments.extend([slot.host.as_bytes(), limit.as_bytes(), marks]);
+            let marks = marks(slot.cold, slot.trial);
+            arguments.extend([slot.host.as_bytes(), limit.as_bytes(), marks.as_bytes()]);
         }
         let kinds = ["leases", "tickets", "served", "budget", "decisions"];
         let mut reply = self.script((CLAIM, "a claim", Pace::Ask), &kinds, &arguments).await?;

@@ -41,7 +41,7 @@ impl<P: Platform> Admission<'_, P> {
             }
             view.hosts.retain(|known| !self.is_tried(&known.host));
             let others = plan(&view, Policy::Auto, &self.demand()).choices;
-            if others.iter().any(|choice| choice.breaker != BreakerState::Open) {
+            if others.iter().any(|choice| choice.breaker() != BreakerState::Open) {
                 return;
             }
             wait = patience;

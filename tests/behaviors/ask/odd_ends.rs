@@ -85,6 +85,9 @@ async fn assert_nobody_is_blamed(gateway: &dyn Gateway, name: &str) -> Result<()
     let fleet = gateway.until_fleet(|_| true).await?;
     for host in fleet["hosts"].as_array().context("no hosts")? {
         assert_eq!(host["breaker"]["state"], "closed", "{name}: {host}");
+        for lane in host["lanes"].as_array().context("no lanes")? {
+            assert_eq!(lane["breaker"]["state"], "closed", "{name}: {host}");
+        }
     }
     Ok(())
 }

@@ -34,7 +34,7 @@ async fn the_fleet_is_shown_as_the_next_decision_sees_it(form: &dyn Form) -> Res
     assert_eq!((&fleet["policy"], &fleet["queue"]), (&json!("auto"), &json!({"waiting": 0, "limit": 7})));
     let [first, second, third] = [0, 1, 2].map(|place| &fleet["hosts"][place]);
     for (host, (name, state, weight)) in
-        [first, second, third].into_iter().zip([("1", "up", 2), ("2", "down", 1), ("3", "drained", 0)])
+        [first, second, third].into_iter().zip([("1", "up", 2), ("2", "up", 1), ("3", "drained", 0)])
     {
         assert_eq!(
             (&host["name"], &host["state"], &host["weight"]),
@@ -48,8 +48,11 @@ async fn the_fleet_is_shown_as_the_next_decision_sees_it(form: &dyn Form) -> Res
     assert_eq!(first["loaded"][0]["name"], "llama3.2:latest");
     assert!(first["loaded"][0]["context_length"].is_u64() && first["loaded"][0]["expires_at"].is_string());
     assert_eq!(first["breaker"], json!({"state": "closed", "cause": null, "retry_in_ms": 0}));
-    assert_eq!((&second["breaker"]["state"], &second["breaker"]["cause"]), (&json!("open"), &json!("busy")));
-    let wait = second["breaker"]["retry_in_ms"].as_u64().unwrap_or_default();
+    assert_eq!(second["breaker"], first["breaker"]);
+    assert_eq!(second["lanes"][0]["name"], "phi4:14b");
+    let breaker = &second["lanes"][0]["breaker"];
+    assert_eq!((&breaker["state"], &breaker["cause"]), (&json!("open"), &json!("busy")));
+    let wait = breaker["retry_in_ms"].as_u64().unwrap_or_default();
     assert!((20_000..=50_000).contains(&wait), "{wait}");
     let decisions = fleet["decisions"].as_array().map(Vec::as_slice).unwrap_or_default();
     assert_eq!(decisions.len(), 2, "{decisions:?}");
@@ -143,8 +146,7 @@ async fn the_gauges_show_each_host_as_it_stands(form: &dyn Form) -> Result<()> {
     };
     let (one, two, scrape) = futures::join!(gateway.say("one"), gateway.say("two"), look);
     let (_, _, scrape) = (one?, two?, scrape?);
-    for (host, breaker, in_flight, waiting, loaded) in
-        [(&first, "closed", 1, 1, 2), (&second, "open", 0, 0, 0)]
+    for (host, breaker, in_flight, waiting, loaded) in [(&first, "none", 1, 1, 2), (&second, "open", 0, 0, 0)]
     {
         let url = host.url();
         let of = |name: &str| scrape.count(name, &[("host", url.as_str())]);
@@ -153,9 +155,13 @@ async fn the_gauges_show_each_host_as_it_stands(form: &dyn Form) -> Result<()> {
         assert_eq!(of("paddock_host_loaded_models"), loaded);
         for state in ["closed", "half_open", "open"] {
             let labels = [("host", url.as_str()), ("state", state)];
-            assert_eq!(scrape.count("paddock_host_breaker", &labels), i64::from(state == breaker), "{state}");
+            let is_closed = i64::from(state == "closed");
+            assert_eq!(scrape.count("paddock_host_breaker", &labels), is_closed, "{state}");
+            assert_eq!(scrape.count("paddock_lane_breaker", &labels), i64::from(state == breaker), "{state}");
         }
     }
+    let lane = [("model", "phi4:14b"), ("state", "open")];
+    assert_eq!(scrape.count("paddock_lane_breaker", &lane), 1);
     let scrape = Scrape::of(gateway.as_ref()).await?;
     for gauge in ["paddock_host_in_flight", "paddock_host_waiting"] {
         assert_eq!(scrape.count(gauge, &[]), 0, "{gauge}");

@@ -2,6 +2,8 @@
 
 use serde_json::Value;
 
+use paddock_tests::prometheus::Scrape;
+
 use crate::behaviors::prelude::*;
 
 /// The shortest time for which a host is avoided.
@@ -29,10 +31,20 @@ async fn proved(form: &dyn Form, hung_after: &str) -> Result<([FakeOllama; 2], B
     Ok((hosts, gateway))
 }
 
-/// How a host stands: its state, and why.
+/// How a host stands for the model that requests ask unless they name one: its state, else that of the model there, and why.
 fn standing(fleet: &Value, place: usize) -> (&str, &str) {
     let host = &fleet["hosts"][place];
-    (host["state"].as_str().unwrap_or_default(), host["breaker"]["cause"].as_str().unwrap_or_default())
+    let state = host["state"].as_str().unwrap_or_default();
+    if let Some(cause) = host["breaker"]["cause"].as_str() {
+        return (state, cause);
+    }
+    let lanes = host["lanes"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let breaker = lanes.iter().find(|lane| lane["name"] == "llama3.2:latest").map(|lane| &lane["breaker"]);
+    match breaker.and_then(|breaker| Some((breaker["state"].as_str()?, breaker["cause"].as_str()?))) {
+        Some(("open", cause)) => ("down", cause),
+        Some((_, cause)) => ("trial", cause),
+        None => (state, ""),
+    }
 }
 
 async fn fleet(gateway: &dyn Gateway) -> Result<Value> {
@@ -95,6 +107,88 @@ async fn the_wait_that_a_host_asks_for_is_kept(form: &dyn Form) -> Result<()> {
     }
     assert_eq!(hosts[0].count(CHAT), 1);
     assert_eq!(standing(&fleet(gateway.as_ref()).await?, 0), ("down", "busy"));
+    Ok(())
+}
+
+/// What one model's answers do keeps its own requests from the host, and no others.
+async fn what_one_model_does_keeps_no_other_from_its_host(form: &dyn Form) -> Result<()> {
+    let wait = |fault: Scripted| fault.with_header(http::header::RETRY_AFTER, "3600");
+    for (ill, fault) in [
+        ("qwen3:4b", wait(refusal(429)?)),
+        ("qwen3:4b", wait(refusal(502)?)),
+        ("qwen3:4b", wait(refusal(503)?)),
+        ("qwen3:4b", wait(refusal(504)?)),
+        ("qwen3:4b", refusal(500)?),
+        ("qwen3:4b", Scripted::unfinished(End::Reset)?),
+        ("gpt-oss:120b-cloud", wait(refusal(429)?)),
+    ] {
+        let hosts = pair().await?;
+        for host in &hosts {
+            host.has_models(&["llama3.2:latest", "qwen3:4b", "gpt-oss:120b-cloud"]);
+        }
+        let gateway = form.start(by_turns(&hosts)).await?;
+        hosts[0].next_chat(fault);
+        let reply = gateway.chat(json!({"message": "ill", "model": ill})).await?;
+        assert_eq!((reply.status.as_u16(), reply.header("x-paddock-host")), (200, "2"), "{ill}");
+        let mut seen = String::new();
+        for turn in 0..4 {
+            seen.push_str(&answered_by(gateway.as_ref(), &format!("well {turn}")).await?);
+        }
+        assert!(["1212", "2121"].contains(&&*seen), "{ill}: {seen}");
+        let found = fleet(gateway.as_ref()).await?;
+        assert_eq!(standing(&found, 0), ("up", ""), "{ill}");
+        let explain = [("x-paddock-explain", "1")];
+        let reply = gateway.chat_with(json!({"message": "ill again", "model": ill}), &explain).await?;
+        let route = reply.header("x-paddock-route");
+        assert!(route.contains("host 1: breaker of the model "), "{ill}: {route}");
+    }
+    Ok(())
+}
+
+/// Nothing is loaded for a model that runs in the cloud, so nothing is seen through for a client that left.
+async fn a_request_to_the_cloud_ends_with_its_client_and_is_no_cold_start(form: &dyn Form) -> Result<()> {
+    let ollama = FakeOllama::start().await?;
+    let gateway = form.start(Setup::new([&ollama])).await?;
+    ollama.has_models(&["gpt-oss:120b-cloud"]);
+    let message = json!({"message": "hello", "model": "gpt-oss:120b-cloud"});
+    ollama.next_chat(Scripted::hang());
+    let asked = ollama.wait_for_requests(CHAT, 1, PATIENCE);
+    {
+        let mut leaving = std::pin::pin!(gateway.chat(message.clone()));
+        let mut asked = std::pin::pin!(asked);
+        // The client leaves once its request has come to the host.
+        let first = futures::future::select(leaving.as_mut(), asked.as_mut()).await;
+        ensure!(matches!(first, futures::future::Either::Right((Ok(()), _))), "it was answered");
+    }
+    ollama.wait_for_given_up(1, PATIENCE).await?;
+    assert_eq!(gateway.chat(message).await?.status, 200);
+    assert_eq!(Scrape::of(gateway.as_ref()).await?.count("paddock_cold_starts_total", &[]), 0);
+    Ok(())
+}
+
+async fn a_host_that_is_away_behind_a_gateway_is_left_for_every_model(form: &dyn Form) -> Result<()> {
+    let hosts = pair().await?;
+    let gateway = form.start(by_turns(&hosts)).await?;
+    gateway.look_at_all_hosts().await?;
+    for path in ["/api/tags", "/api/ps", "/api/version", CHAT] {
+        hosts[0].answers(path, refusal(502)?);
+    }
+    let until = async |state: &str| {
+        let started = Instant::now();
+        for turn in 0.. {
+            gateway.say(&format!("{state} {turn}")).await?;
+            let found = fleet(gateway.as_ref()).await?;
+            if found["hosts"][0]["state"] == state {
+                return Ok(found);
+            }
+            ensure!(started.elapsed() < PATIENCE, "{found}");
+            gateway.pass(Duration::from_millis(500)).await;
+        }
+        bail!("no turn is left")
+    };
+    assert_eq!(until("down").await?["hosts"][0]["breaker"]["cause"], "gateway");
+    hosts[0].recover();
+    until("up").await?;
     Ok(())
 }
 
@@ -278,6 +372,9 @@ on_every_form! {
     what_asks_no_model_does_not_wait_for_a_silent_host,
     a_host_that_fails_is_avoided_and_tried_again_after_its_wait,
     the_wait_that_a_host_asks_for_is_kept,
+    what_one_model_does_keeps_no_other_from_its_host,
+    a_request_to_the_cloud_ends_with_its_client_and_is_no_cold_start,
+    a_host_that_is_away_behind_a_gateway_is_left_for_every_model,
     what_is_the_requests_own_fault_opens_no_breaker,
     a_host_that_fails_what_another_answers_is_avoided,
     a_host_that_hangs_on_a_model_that_it_answered_before_is_left,

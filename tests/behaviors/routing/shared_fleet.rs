@@ -23,7 +23,7 @@ async fn what_one_replica_learns_of_a_host_another_knows_at_once(form: &dyn Form
     }
     assert_eq!(ill.count(CHAT), 1);
     for replica in [one, two] {
-        let breaker = replica.until_fleet(|_| true).await?["hosts"][0]["breaker"].clone();
+        let breaker = replica.until_fleet(|_| true).await?["hosts"][0]["lanes"][0]["breaker"].clone();
         assert_eq!((&breaker["state"], &breaker["cause"]), (&json!("open"), &json!("busy")));
     }
     Ok(())

@@ -220,7 +220,7 @@ impl Dispatcher {
             }
             let mut own = None;
             let others = course.plan(course.seen(&look.1, &mut own), Policy::Auto).choices;
-            if others.iter().any(|choice| choice.breaker != BreakerState::Open) {
+            if others.iter().any(|choice| choice.breaker() != BreakerState::Open) {
                 self.actions.withdrawals.push(*id);
             }
         }

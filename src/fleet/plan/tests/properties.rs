@@ -17,7 +17,7 @@ fn any_sketch() -> impl Strategy<Value = Sketch> {
         sketch = loading.into_iter().fold(sketch, Sketch::loading);
         sketch = match breaker {
             0 => sketch.open(),
-            1 if is_tried => sketch.half_open().lease(ago(10), false, true),
+            1 if is_tried => sketch.half_open().lease(ago(10), false, Some(Scope::Host)),
             1 => sketch.half_open(),
             _ => sketch,
         };
@@ -39,7 +39,7 @@ fn any_model() -> impl Strategy<Value = Option<ModelName>> {
 }
 
 fn rank(choice: &Choice) -> bool {
-    choice.breaker == BreakerState::Open
+    choice.breaker() == BreakerState::Open
 }
 
 /// Hosts that differ only in their weights.
@@ -86,7 +86,7 @@ proptest! {
         for slot in &slots {
             let choice = plan.choices.iter().find(|choice| url(choice) == *slot.host).unwrap();
             prop_assert!(is_down || !rank(choice), "{}", plan);
-            prop_assert_eq!(slot.trial, choice.breaker == BreakerState::HalfOpen);
+            prop_assert_eq!(slot.trial.is_some(), choice.breaker() == BreakerState::HalfOpen);
             prop_assert_eq!((slot.cold, slot.limit), (choice.cold, choice.limit));
         }
         if policy != Policy::Auto {

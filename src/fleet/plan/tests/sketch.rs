@@ -72,24 +72,32 @@ impl Sketch {
         self.lists(0).proved("", 1_000)
     }
 
-    pub(super) fn lease(mut self, began: Duration, cold: bool, trial: bool) -> Self {
+    pub(super) fn lease(mut self, began: Duration, cold: bool, trial: Option<Scope>) -> Self {
         let id = self.leases.len().to_string();
         self.leases.push(Lease { host: "".into(), lane: LANE.into(), id: id.into(), began, cold, trial });
         self
     }
 
     pub(super) fn busy(self, count: u64) -> Self {
-        (0..count).fold(self, |sketch, _| sketch.lease(ago(100), false, false))
+        (0..count).fold(self, |sketch, _| sketch.lease(ago(100), false, None))
     }
 
     /// Records a load of the model that began so many milliseconds ago.
     pub(super) fn loading(self, millis: u64) -> Self {
-        self.lease(ago(millis), true, false)
+        self.lease(ago(millis), true, None)
     }
 
     pub(super) fn breaker(mut self, since: u64, until: Duration) -> Self {
-        let opening = OpenUntil { since: ago(since), until, cause: Cause::TimedOut };
+        let opening = OpenUntil { since: ago(since), until, cause: Cause::Unreachable };
         self.stats.breaker.opening = Some(opening);
+        self
+    }
+
+    /// Opens the breaker of a lane of the host, in place of that of the host.
+    pub(super) fn of_lane(mut self, lane: &str) -> Self {
+        let mut breaker = std::mem::take(&mut self.stats.breaker);
+        breaker.opening = breaker.opening.map(|opening| OpenUntil { cause: Cause::TimedOut, ..opening });
+        self.stats.lane_mut(lane).breaker = breaker;
         self
     }
 

@@ -1,5 +1,6 @@
 //! Checks of every script: it is Lua 5.1, which Redis runs, and reads no more keys and arguments than the store sends.
 
+use crate::fleet::Scope;
 use std::{fs, path::Path, sync::Mutex, time::Duration};
 
 use luaparse_rs::{
@@ -102,15 +103,9 @@ impl RedisCommands for &Recorder {
 /// Calls each operation that uses a script once, with as few arguments as possible. Results are ignored.
 async fn run_all(store: &RedisStore<&Recorder>) {
     let second = Duration::from_secs(1);
-    let lease = Lease {
-        host: "h".into(),
-        lane: "l".into(),
-        id: "1".into(),
-        began: second,
-        cold: false,
-        trial: false,
-    };
-    let slot = SlotRequest { host: "h".into(), limit: 1, cold: true, trial: true };
+    let lease =
+        Lease { host: "h".into(), lane: "l".into(), id: "1".into(), began: second, cold: false, trial: None };
+    let slot = SlotRequest { host: "h".into(), limit: 1, cold: true, trial: Some(Scope::Host) };
     let claim = Claim {
         id: "1",
         lane: "l",

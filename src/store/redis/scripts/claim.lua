@@ -14,7 +14,8 @@
 --   10 how many decisions are kept
 --   11 how long decisions are kept, in ms
 --   12 of how many it is remembered who was served, at most
---   13 and on: for each place its host, its limit, and its marks: 'c' for cold, 't' for a trial
+--   13 and on: for each place its host, its limit, and its marks: 'c' for cold, 't' for the trial of a host, 'l' for that
+--     of a lane
 -- Replies: the number of the place, from 1, or 0 when none has room; the time in ms as text.
 
 redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
@@ -24,11 +25,17 @@ for i = first, #ARGV, 3 do
   local host = ARGV[i] .. '\31'
   local lane = host .. ARGV[2] .. '\31'
   local count, tried = 0, false
+  local trial = string.match(ARGV[i + 2], '[tl]')
   for _, lease in ipairs(taken) do
-    if string.sub(lease, 1, #lane) == lane then count = count + 1 end
-    if string.sub(lease, 1, #host) == host and string.find(lease, '\31c?t\31%d+$') then tried = true end
+    local other = string.match(lease, '\31c?([tl])\31%d+$')
+    if string.sub(lease, 1, #lane) == lane then
+      count = count + 1
+      tried = tried or other
+    elseif other == 't' and trial == 't' and string.sub(lease, 1, #host) == host then
+      tried = true
+    end
   end
-  if count < tonumber(ARGV[i + 1]) and not (tried and string.find(ARGV[i + 2], 't', 1, true)) then
+  if count < tonumber(ARGV[i + 1]) and not (tried and trial) then
     place = i
     break
   end
