@@ -33,7 +33,11 @@ use http::Uri;
 pub use crate::api::endpoint::Work;
 pub use breaker::{Breaker, BreakerState, Cause, Scope};
 pub use context::Context;
-pub(crate) use failover::{AttemptFailure, Failover, NO_EVENT, broken, no_host};
+pub(crate) use failover::{
+    AskedHost, AttemptFailure, Failover, NO_EVENT, broken, foreign, is_no_route, media_type, no_host,
+    no_route,
+};
+pub(crate) use inventory::read_version;
 pub use inventory::{Inventory, LoadedModel, Model};
 pub use name::{ModelName, is_same_model};
 pub(crate) use name::{lane, nearest};

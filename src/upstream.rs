@@ -4,6 +4,7 @@
 
 pub(crate) mod admission;
 pub(crate) mod answer;
+mod answer_head;
 pub(crate) mod attempt;
 mod orphan;
 pub mod probe;
@@ -12,6 +13,7 @@ mod routing_key;
 pub(crate) mod slot;
 
 pub(crate) use admission::{FleetPrefetch, prefetch_fleet};
+pub(crate) use answer_head::AnswerHead;
 pub(crate) use request::{Reading, UpstreamRequest};
 pub(crate) use routing_key::RoutingKey;
 pub(crate) use slot::update_stats;

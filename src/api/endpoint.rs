@@ -74,6 +74,17 @@ impl Endpoint {
         }
     }
 
+    /// The endpoint of a path upstream.
+    pub(crate) fn of_path(path: &str) -> Option<Self> {
+        let names_model = path.starts_with(Self::OpenAiModel.path());
+        if names_model { Some(Self::OpenAiModel) } else { Self::of_label(path) }
+    }
+
+    /// The endpoint with this label.
+    pub(crate) fn of_label(label: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|endpoint| endpoint.label() == label)
+    }
+
     /// The route's label in metrics and logs.
     pub(crate) fn label(self) -> &'static str {
         if self == Self::OpenAiModel { "/v1/models/{model}" } else { self.path() }

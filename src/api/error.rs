@@ -174,6 +174,22 @@ pub enum Error {
         /// Ollama's reply, for the endpoints that relay Ollama.
         original: Option<Box<Original>>,
     },
+    /// The hosts with the model do not have the path: they are older than it.
+    #[error("{words}")]
+    RouteMissing {
+        /// Which hosts lack what.
+        words: String,
+    },
+    /// A host did not let the request pass, and neither did another.
+    #[error("{message}")]
+    UpstreamDenied {
+        /// The host's status, such as 401 or 413.
+        status: StatusCode,
+        /// What the host said, or what its reply was.
+        message: String,
+        /// The host's reply, for the endpoints that relay Ollama.
+        original: Option<Box<Original>>,
+    },
     /// The client left before the reply; nobody receives this error.
     #[error("the client closed the connection")]
     ClientClosed,
@@ -240,6 +256,15 @@ pub enum Error {
     UpstreamProtocol {
         /// Details of the violation.
         detail: String,
+    },
+
+    /// A host answered, and not as Ollama does.
+    #[error(
+        "{words}; have the operator see that OLLAMA_HOST and OLLAMA_HOSTS name Ollama, and what stands before it"
+    )]
+    NotOllama {
+        /// Which host answered what.
+        words: String,
     },
 
     /// The answer is longer than a reply in one piece may be: a limit of our own.
@@ -427,6 +452,10 @@ impl Error {
             Self::UpstreamRejected { status, .. } => {
                 (status.as_u16(), "upstream_rejected", INVALID, INFO, false, None)
             }
+            Self::RouteMissing { .. } => (404, "route_missing", NOT_FOUND, ERROR, false, None),
+            Self::UpstreamDenied { status, .. } => {
+                (status.as_u16(), "upstream_denied", API, ERROR, false, None)
+            }
             // nginx's number for this case; only logs and metrics show it.
             Self::ClientClosed => (499, "client_closed", INVALID, INFO, false, None),
             // Upstream must recover.
@@ -446,6 +475,7 @@ impl Error {
                 (status.as_u16(), "management_failed", API, ERROR, true, None)
             }
             Self::UpstreamProtocol { .. } => (502, "upstream_protocol", API, ERROR, true, None),
+            Self::NotOllama { .. } => (502, "not_ollama", API, ERROR, true, None),
             Self::AnswerTooLong { .. } => (502, "answer_too_long", API, INFO, false, None),
             Self::VersionUnknown => (503, "version_unknown", API, INFO, true, None),
             Self::LoopDetected { .. } => (508, "loop_detected", API, ERROR, false, None),
@@ -497,7 +527,10 @@ impl Error {
             Self::UpstreamTimeout { phase } => Some(phase.to_string()),
             Self::ModelUnavailable { unknown, .. } => Some(format!("{unknown} hosts unknown")),
             // Ollama's message may quote the request; only the status is safe to log.
-            Self::UpstreamRejected { status, .. } => Some(format!("upstream answered {status}")),
+            Self::UpstreamRejected { status, .. } | Self::UpstreamDenied { status, .. } => {
+                Some(format!("upstream answered {status}"))
+            }
+            Self::NotOllama { words } | Self::RouteMissing { words } => Some(words.clone()),
             Self::InvalidJson(_)
             | Self::MissingField(_)
             | Self::EmptyField(_)

@@ -41,6 +41,9 @@ pub(crate) const NDJSON: HeaderValue = HeaderValue::from_static("application/x-n
 /// The content type of a stream of server-sent events.
 pub(crate) const EVENT_STREAM: HeaderValue = HeaderValue::from_static("text/event-stream");
 
+/// The packing of a body that is not packed.
+pub(crate) const IDENTITY: HeaderValue = HeaderValue::from_static("identity");
+
 /// The content type of a stream that is framed like this.
 pub(crate) fn stream_type(framing: Framing) -> HeaderValue {
     match framing {

@@ -6,6 +6,8 @@
 //! No crate serves: `backon` repeats a call after a pause, while here each failure decides whether another host is
 //! tried at all, and without a pause.
 
+mod words;
+
 use std::time::Duration;
 
 use http::StatusCode;
@@ -17,8 +19,9 @@ use crate::{
         reply::ClientLeft,
     },
     platform::{Phase, UpstreamFailure},
-    wire::{members::Members, protocol::failure},
 };
+pub(crate) use words::{AskedHost, foreign, is_no_route, media_type, no_route};
+use words::{shorten, told, words};
 
 /// How one attempt at one host failed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -61,6 +64,8 @@ pub(crate) enum AttemptFailure {
         /// Ollama's reply.
         original: Option<Box<Original>>,
     },
+    /// The host, an older Ollama, answered that it does not have the path. The sentence says which host needs an upgrade.
+    NoRoute(String),
     /// The host answered 501 or another 4xx: the request is at fault, so every host would answer the same.
     Rejected {
         /// Ollama's status.
@@ -70,6 +75,18 @@ pub(crate) enum AttemptFailure {
         /// Ollama's reply.
         original: Option<Box<Original>>,
     },
+    /// The host answered 401, 402, 403, 407, 408, 413 or 421, or 404 with a page: what stands before it or its own account
+    /// let the request not pass, and another host may.
+    Denied {
+        /// The status.
+        status: StatusCode,
+        /// What it said, or what its reply was.
+        message: String,
+        /// Its reply.
+        original: Box<Original>,
+    },
+    /// The host answered with success, and neither with JSON nor with the stream that was asked for: it is not Ollama.
+    Foreign(String),
     /// The answer ended early or was malformed.
     Protocol(String),
     /// The answer ended as HTTP wants it, but without its terminator: the model's runner ended, and the host works.
@@ -94,18 +111,28 @@ pub(crate) fn broken(detail: &str) -> AttemptFailure {
 
 impl AttemptFailure {
     /// The failure that a reply without a success status means.
-    pub(crate) fn of_refusal(original: Original, retry_after: Option<Duration>) -> Self {
-        let status = original.status;
+    pub(crate) fn of_refusal(
+        asked: AskedHost<'_>,
+        original: Original,
+        retry_after: Option<Duration>,
+    ) -> Self {
+        let (host, status) = (asked.name, original.status);
+        let words = |original: &Original| words(host, original);
         match status.as_u16() {
             502 | 504 if told(&original).is_some() => {
                 let message = words(&original);
                 Self::Gateway { message, original: Box::new(original) }
             }
-            404 => {
-                // What is no JSON is the page of a host that does not have the route, in a shape that clients cannot read.
-                let is_ollamas = original.body.trim_ascii_start().starts_with(b"{");
-                let message = words(&original);
-                Self::NotFound { message, original: Some(Box::new(original)).filter(|_| is_ollamas) }
+            404 if original.body.trim_ascii_start().starts_with(b"{") => {
+                Self::NotFound { message: words(&original), original: Some(Box::new(original)) }
+            }
+            404 if is_no_route(&original.body) => {
+                Self::NoRoute(no_route(&[(host, asked.version)], asked.path))
+            }
+            401 | 402 | 403 | 404 | 407 | 408 | 413 | 421 => {
+                let said = told(&original).map(|words| format!("host {host} refused the request: {words}"));
+                let message = said.unwrap_or_else(|| words(&original));
+                Self::Denied { status, message, original: Box::new(original) }
             }
             429 | 503 => {
                 let said = told(&original).map(|message| Box::new(Said { status, message }));
@@ -118,6 +145,7 @@ impl AttemptFailure {
             400..=499 | 501 => {
                 Self::Rejected { status, message: words(&original), original: Some(Box::new(original)) }
             }
+            300..=399 => Self::Foreign(foreign(host, status, original.content_type.as_ref())),
             _ => Self::Protocol(format!("the host answered {}", status.as_u16())),
         }
     }
@@ -149,11 +177,16 @@ impl AttemptFailure {
             Self::NotFound { message, original } => {
                 Error::UpstreamRejected { status: StatusCode::NOT_FOUND, message, original }
             }
+            Self::Denied { status, message, original } => {
+                Error::UpstreamDenied { status, message, original: Some(original) }
+            }
+            Self::Foreign(words) => Error::NotOllama { words },
+            Self::NoRoute(words) => Error::RouteMissing { words },
             Self::ClientLeft => Error::ClientClosed,
         }
     }
 
-    /// The effect on the host's stats. A 500 has none until another host has answered the same request.
+    /// The effect on the host's stats. A 500 has none until another host has answered the same request, and so has a denial.
     pub(crate) fn effect(&self) -> HostEffect {
         match self {
             Self::Unreachable(_) | Self::TimedOut(Phase::Connect) => {
@@ -166,11 +199,12 @@ impl AttemptFailure {
                 HostEffect::Faulty(Cause::TimedOut, None)
             }
             // A connection to the proxy must not close the breaker, as it does for `Cause::Unreachable`.
-            Self::Protocol(_) | Self::BadGateway | Self::Gateway { .. } => {
+            Self::Protocol(_) | Self::Foreign(_) | Self::BadGateway | Self::Gateway { .. } => {
                 HostEffect::Faulty(Cause::Protocol, None)
             }
-            Self::NotFound { .. } | Self::Rejected { .. } => HostEffect::Refused,
+            Self::NotFound { .. } | Self::NoRoute(_) | Self::Rejected { .. } => HostEffect::Refused,
             Self::Failed { .. }
+            | Self::Denied { .. }
             | Self::Unfinished
             | Self::TooLong(_)
             | Self::Looped
@@ -182,7 +216,31 @@ impl AttemptFailure {
     /// Whether the host had accepted the request. Then the next attempt repeats work, and counts against the retry
     /// budget.
     pub(crate) fn was_accepted(&self) -> bool {
-        !matches!(self, Self::Unreachable(_) | Self::TimedOut(Phase::Connect) | Self::NotFound { .. })
+        !matches!(
+            self,
+            Self::Unreachable(_)
+                | Self::TimedOut(Phase::Connect)
+                | Self::NotFound { .. }
+                | Self::NoRoute(_)
+                | Self::Denied { .. }
+                | Self::Foreign(_)
+        )
+    }
+
+    /// Whether it is the host's own fault once another host has answered the same request. That a body is too long for one
+    /// host is not.
+    pub(crate) fn is_proved_by_another(&self) -> bool {
+        let is_too_long =
+            matches!(self, Self::Denied { status, .. } if *status == StatusCode::PAYLOAD_TOO_LARGE);
+        matches!(self, Self::Failed { .. } | Self::Denied { .. }) && !is_too_long
+    }
+
+    /// Whether the client is given the host's own reply, or its words, if no other host is tried.
+    pub(crate) fn is_relayed(&self) -> bool {
+        matches!(
+            self,
+            Self::Rejected { .. } | Self::Failed { .. } | Self::NotFound { .. } | Self::Denied { .. }
+        )
     }
 
     /// The failure as a stable word, for metrics and logs.
@@ -196,6 +254,9 @@ impl AttemptFailure {
             Self::Failed { .. } => "failed",
             Self::NotFound { .. } => "not_found",
             Self::Rejected { .. } => "rejected",
+            Self::NoRoute(_) => "no_route",
+            Self::Denied { .. } => "denied",
+            Self::Foreign(_) => "not_ollama",
             Self::Protocol(_) | Self::Unfinished => "protocol",
             Self::TooLong(_) => "too_long",
             Self::Looped => "looped",
@@ -206,13 +267,13 @@ impl AttemptFailure {
     /// Details for the log. They never contain Ollama's message, which may quote the request.
     pub(crate) fn detail(&self) -> String {
         match self {
-            Self::Unreachable(detail) | Self::Protocol(detail) => detail.clone(),
+            Self::Unreachable(detail) | Self::Protocol(detail) | Self::Foreign(detail) => detail.clone(),
             Self::BadGateway => BAD_GATEWAY.to_owned(),
             Self::Looped => LOOPED.to_owned(),
             Self::Unfinished => UNFINISHED.to_owned(),
             Self::TooLong(limit) => format!("more than {limit} bytes"),
             Self::TimedOut(phase) => phase.to_string(),
-            Self::Rejected { status, .. } => status.as_str().to_owned(),
+            Self::Rejected { status, .. } | Self::Denied { status, .. } => status.as_str().to_owned(),
             Self::Gateway { original, .. } => original.status.as_str().to_owned(),
             Self::Busy { .. }
             | Self::Hung
@@ -220,6 +281,7 @@ impl AttemptFailure {
             | Self::Failed { .. }
             | Self::NotFound { .. }
             | Self::ClientLeft => String::new(),
+            Self::NoRoute(words) => words.clone(),
         }
     }
 }
@@ -233,24 +295,6 @@ pub(crate) fn no_host() -> Error {
 const LOOPED: &str = "the host answered 508";
 /// The detail when a proxy answers 502 in place of the host.
 const BAD_GATEWAY: &str = "the host answered 502";
-/// How many characters of Ollama's message a client gets.
-const MESSAGE_LIMIT: usize = 2_000;
-
-/// Ollama's message from an error reply in any of its formats; without one the status.
-fn words(original: &Original) -> String {
-    told(original).unwrap_or_else(|| original.status.to_string())
-}
-
-/// Ollama's message from an error reply, if there is one.
-fn told(original: &Original) -> Option<String> {
-    let body = Members::parse(&original.body)?;
-    failure(&body).map(|words| shorten(&words))
-}
-
-fn shorten(words: &str) -> String {
-    words.chars().take(MESSAGE_LIMIT).collect()
-}
-
 impl From<ClientLeft> for AttemptFailure {
     fn from(ClientLeft: ClientLeft) -> Self {
         Self::ClientLeft
@@ -286,6 +330,10 @@ impl Failover {
             Some(AttemptFailure::Failed { .. }) => {
                 self.count(|failure| matches!(failure, AttemptFailure::Failed { .. })) < 2
             }
+            // Another host may let pass what one does not, and no more than two are asked.
+            Some(AttemptFailure::Denied { .. }) => {
+                self.count(|failure| matches!(failure, AttemptFailure::Denied { .. })) < 2
+            }
             Some(
                 AttemptFailure::Unreachable(_)
                 | AttemptFailure::BadGateway
@@ -295,6 +343,8 @@ impl Failover {
                 | AttemptFailure::Quiet
                 | AttemptFailure::Busy { .. }
                 | AttemptFailure::NotFound { .. }
+                | AttemptFailure::NoRoute(_)
+                | AttemptFailure::Foreign(_)
                 | AttemptFailure::Protocol(_)
                 | AttemptFailure::Unfinished
                 | AttemptFailure::Looped,
@@ -323,12 +373,22 @@ impl Failover {
     /// does not have it says it best.
     pub(crate) fn effect(self, missing: Option<Error>) -> Error {
         let is_absent = |failure: &AttemptFailure| matches!(failure, AttemptFailure::NotFound { .. });
+        // A host that had the model says more than that the others do not have it.
+        let tells_more = |failure: &AttemptFailure| {
+            matches!(
+                failure,
+                AttemptFailure::Rejected { .. }
+                    | AttemptFailure::Failed { .. }
+                    | AttemptFailure::Denied { .. }
+                    | AttemptFailure::NoRoute(_)
+            )
+        };
         let absent = self.failures.iter().find(|failure| is_absent(failure)).cloned();
         let worst = self.failures.into_iter().max_by_key(weight);
         match (worst, absent, missing) {
-            (Some(worst @ (AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. })), _, _) => {
-                worst.into_error()
-            }
+            // The error names all hosts without the path. That the model is missing would be wrong: they have it.
+            (Some(AttemptFailure::NoRoute(_)), _, Some(missing @ Error::RouteMissing { .. })) => missing,
+            (Some(worst), _, _) if tells_more(&worst) => worst.into_error(),
             (None, _, Some(missing)) | (Some(_), Some(_), Some(missing)) => missing,
             (Some(_), Some(absent), None) => absent.into_error(),
             (Some(worst), None, _) => worst.into_error(),
@@ -343,18 +403,20 @@ impl Failover {
 
 fn weight(failure: &AttemptFailure) -> u8 {
     match failure {
-        AttemptFailure::ClientLeft => 9,
-        AttemptFailure::TooLong(_) => 8,
-        AttemptFailure::Rejected { .. } => 7,
-        AttemptFailure::Failed { .. } => 6,
-        AttemptFailure::Busy { .. } => 5,
+        AttemptFailure::ClientLeft => 11,
+        AttemptFailure::TooLong(_) => 10,
+        AttemptFailure::Rejected { .. } => 9,
+        AttemptFailure::Failed { .. } => 8,
+        AttemptFailure::Busy { .. } => 7,
         AttemptFailure::TimedOut(_)
         | AttemptFailure::Hung
         | AttemptFailure::Quiet
-        | AttemptFailure::Gateway { .. } => 4,
-        AttemptFailure::Looped => 3,
-        AttemptFailure::Protocol(_) | AttemptFailure::Unfinished => 2,
-        AttemptFailure::Unreachable(_) | AttemptFailure::BadGateway => 1,
+        | AttemptFailure::Gateway { .. } => 6,
+        AttemptFailure::Denied { .. } => 5,
+        AttemptFailure::Looped => 4,
+        AttemptFailure::Protocol(_) | AttemptFailure::Foreign(_) | AttemptFailure::Unfinished => 3,
+        AttemptFailure::Unreachable(_) | AttemptFailure::BadGateway => 2,
+        AttemptFailure::NoRoute(_) => 1,
         AttemptFailure::NotFound { .. } => 0,
     }
 }
@@ -362,8 +424,13 @@ fn weight(failure: &AttemptFailure) -> u8 {
 #[cfg(test)]
 mod tests {
     use bytes::Bytes;
+    use http::HeaderValue;
 
     use super::*;
+
+    fn host<'a>(name: &'a str, version: &'a str) -> AskedHost<'a> {
+        AskedHost { name, version, path: "/api/embed" }
+    }
 
     /// Plays the statuses against as many hosts (below 100 are failures without a status), and returns the number of attempts
     /// and the caller's error.
@@ -379,7 +446,8 @@ mod tests {
                 status => {
                     let status = StatusCode::from_u16(status).unwrap();
                     let body = Bytes::from_static(b"{\"error\":\"words\"}");
-                    AttemptFailure::of_refusal(Original { status, content_type: None, body }, None)
+                    let original = Original { status, content_type: None, body };
+                    AttemptFailure::of_refusal(host("1", ""), original, None)
                 }
             };
             failover.failed(failure);
@@ -389,11 +457,62 @@ mod tests {
     }
 
     #[test]
-    fn a_page_of_a_host_without_the_route_is_told_in_the_shape_of_the_surface() {
-        let body = Bytes::from_static(b"404 page not found");
-        let page = Original { status: StatusCode::NOT_FOUND, content_type: None, body };
-        let error = AttemptFailure::of_refusal(page, None).into_error();
-        assert_eq!((error.status(), error.original()), (StatusCode::NOT_FOUND, None));
+    fn a_reply_without_words_of_ollamas_is_named_for_what_it_was() {
+        let page = "<html>log in</html>";
+        for (status, content_type, body, words) in [
+            (401, "text/html; charset=utf-8", page, "host 2 answered 401 text/html: not Ollama"),
+            (403, "", page, "host 2 answered 403 without a content type: not Ollama"),
+            (404, "text/html", page, "host 2 answered 404 text/html: not Ollama"),
+            (302, "text/html", page, "host 2 answered 302 text/html: not Ollama"),
+            (
+                400,
+                "text/plain",
+                "bad",
+                "Ollama refused the request: host 2 answered 400 text/plain: not Ollama",
+            ),
+            (402, "application/json", r#"{"error":"pay first"}"#, "host 2 refused the request: pay first"),
+        ] {
+            let content_type = Some(HeaderValue::from_static(content_type)).filter(|kind| !kind.is_empty());
+            let status = StatusCode::from_u16(status).unwrap();
+            let original = Original { status, content_type, body: Bytes::from_static(body.as_bytes()) };
+            let error = AttemptFailure::of_refusal(host("2", ""), original, None).into_error();
+            assert!(error.to_string().starts_with(words), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_host_without_the_path_is_named_with_its_version_and_lacks_no_model() {
+        let no_route = |version| {
+            let body = Bytes::from_static(b"404 page not found\n");
+            let content_type = Some(HeaderValue::from_static("text/plain"));
+            let original = Original { status: StatusCode::NOT_FOUND, content_type, body };
+            AttemptFailure::of_refusal(host("1", version), original, None)
+        };
+        for (version, words) in [
+            ("0.1.20", "host 1 (Ollama 0.1.20) does not have /api/embed: upgrade it"),
+            ("", "host 1 does not have /api/embed: upgrade it"),
+        ] {
+            assert_eq!(no_route(version), AttemptFailure::NoRoute(words.to_owned()));
+        }
+        let missing = Error::ModelNotFound { model: "m".to_owned(), nearest: vec![] };
+        let all = Error::RouteMissing { words: "all".to_owned() };
+        let absent = AttemptFailure::NotFound { message: String::new(), original: None };
+        for (others, missing, code) in [
+            (vec![], Some(missing.clone()), "route_missing"),
+            (vec![], Some(all), "route_missing"),
+            (vec![absent.clone()], Some(missing.clone()), "route_missing"),
+            (vec![absent], None, "route_missing"),
+            (vec![AttemptFailure::BadGateway], Some(missing), "upstream_unreachable"),
+        ] {
+            let mut failover = Failover::default();
+            for failure in [no_route("")].into_iter().chain(others) {
+                failover.failed(failure);
+                assert!(failover.may_go_on() && !no_route("").was_accepted());
+            }
+            assert_eq!(failover.effect(missing).code(), code);
+        }
+        let two = words::no_route(&[("1", "0.1.20"), ("3", "")], "/api/embed");
+        assert_eq!(two, "the hosts 1 (Ollama 0.1.20), 3 do not have /api/embed: upgrade one of them");
     }
 
     #[test]
@@ -419,7 +538,13 @@ mod tests {
             (&[404, 0], 2, "model_not_found"),
             (&[404, 503], 2, "model_not_found"),
             (&[404, 500], 2, "upstream_failed"),
-            (&[301, 0], 2, "upstream_protocol"),
+            (&[301, 0], 2, "not_ollama"),
+            (&[401, 0], 2, "upstream_denied"),
+            (&[401, 403, 0], 2, "upstream_denied"),
+            (&[413, 503, 401, 0], 3, "upstream_busy"),
+            (&[421, 404, 404], 3, "upstream_denied"),
+            (&[408, 400, 0], 2, "upstream_rejected"),
+            (&[301, 402, 500], 3, "upstream_failed"),
             (&[505], 1, "upstream_protocol"),
             (&[], 0, "model_not_found"),
         ] {

@@ -2,13 +2,19 @@
 //!
 //! A host's answer may be malformed; what is not understood is left out.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Duration,
+};
 
 use serde::Serialize;
 use serde_json::value::RawValue;
 
 use super::{Context, ModelName, stats::millis};
-use crate::wire::members::{self, Members};
+use crate::{
+    api::endpoint::Endpoint,
+    wire::members::{self, Members},
+};
 
 /// A host's last answers to `/api/tags`, `/api/ps` and `/api/version`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,6 +32,8 @@ pub struct Inventory {
     pub version: String,
     /// Context lengths by the model's digest, for the models that `/api/show` was asked about.
     pub contexts: BTreeMap<String, Context>,
+    /// The labels of relayed endpoints that the host does not have in this version, as its answers showed.
+    pub lacks: BTreeSet<&'static str>,
 }
 
 /// A model that a host has.
@@ -81,6 +89,7 @@ impl Inventory {
             loaded: loaded.collect(),
             version: version.unwrap_or_default(),
             contexts: BTreeMap::new(),
+            lacks: BTreeSet::new(),
         })
     }
 
@@ -105,8 +114,26 @@ impl Inventory {
         self.models.iter().find(|model| name.is(&model.name))
     }
 
-    /// Copies the context lengths of an earlier inventory, for the models that are still listed.
+    /// Whether the host has a relayed endpoint, as far as is known.
+    pub(crate) fn has_endpoint(&self, endpoint: Endpoint) -> bool {
+        !self.lacks.contains(endpoint.label())
+    }
+
+    /// Records that the host, which is of this version, does not have an endpoint.
+    pub(crate) fn lack(&mut self, endpoint: Endpoint, version: String) {
+        if self.version != version {
+            self.lacks.clear();
+            self.version = version;
+        }
+        self.lacks.insert(endpoint.label());
+    }
+
+    /// Copies what an earlier inventory says of the models that are still listed, and of the host where its version is the
+    /// same.
     pub(crate) fn inherit(&mut self, earlier: &Self) {
+        if self.version == earlier.version {
+            self.lacks.extend(&earlier.lacks);
+        }
         for (digest, context) in &earlier.contexts {
             if self.models.iter().any(|model| model.digest == *digest) {
                 self.contexts.entry(digest.clone()).or_insert(*context);
@@ -128,7 +155,7 @@ fn list<'a>(answer: &'a [u8], name: &str) -> Option<Vec<&'a RawValue>> {
 }
 
 /// The version in an answer to `/api/version`.
-fn read_version(answer: &[u8]) -> Option<String> {
+pub(crate) fn read_version(answer: &[u8]) -> Option<String> {
     let version = Members::parse(answer)?.string("version")?.into_owned();
     Some(version).filter(|version| !version.is_empty())
 }
@@ -143,6 +170,8 @@ struct StoredInventory<'a> {
     /// Digest, set length, longest length; 0 for a length that the model lacks.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     contexts: Vec<(&'a str, u64, u64)>,
+    #[serde(skip_serializing_if = "BTreeSet::is_empty")]
+    lacks: &'a BTreeSet<&'static str>,
 }
 
 impl Inventory {
@@ -159,6 +188,7 @@ impl Inventory {
             models: self.models.iter().map(|model| (&*model.name, &*model.digest)).collect(),
             loaded: loaded.map(|model| (&*model.name, model.context_length, &*model.expires_at)).collect(),
             contexts: contexts.collect(),
+            lacks: &self.lacks,
         };
         // Serialising numbers and strings cannot fail.
         serde_json::to_vec(&stored).unwrap_or_default()
@@ -189,6 +219,8 @@ impl Inventory {
             }
             _ => None,
         });
+        let lacks = stored.array("lacks").unwrap_or_default();
+        let lacks = lacks.into_iter().filter_map(|label| Some(Endpoint::of_label(&text(label)?)?.label()));
         Some(Self {
             seen: Duration::from_millis(stored.number("seen")?),
             models: models.collect::<Option<_>>()?,
@@ -196,6 +228,7 @@ impl Inventory {
             loaded: loaded.collect::<Option<_>>()?,
             version: stored.string("version")?.into_owned(),
             contexts: contexts.collect(),
+            lacks: lacks.collect(),
         })
     }
 }
@@ -278,10 +311,27 @@ mod tests {
     }
 
     #[test]
+    fn what_a_host_lacks_it_lacks_until_its_version_changes() {
+        let of = |version: &str| Inventory { version: version.to_owned(), ..Inventory::default() };
+        let mut known = of("0.1.20");
+        known.lack(Endpoint::OllamaEmbed, "0.1.20".to_owned());
+        for (version, is_lacking) in [("0.1.20", true), ("0.33.0", false), ("", false)] {
+            let mut found = of(version);
+            found.inherit(&known);
+            assert_eq!(found.has_endpoint(Endpoint::OllamaEmbed), !is_lacking, "{version}");
+            assert!(found.has_endpoint(Endpoint::OllamaChat));
+        }
+        known.lack(Endpoint::OpenAiModel, "0.1.21".to_owned());
+        assert!(known.has_endpoint(Endpoint::OllamaEmbed) && !known.has_endpoint(Endpoint::OpenAiModel));
+        assert_eq!(known.version, "0.1.21");
+    }
+
+    #[test]
     fn an_inventory_is_read_as_it_was_written_and_another_is_none() {
         let mut inventory = Inventory::read(Duration::from_secs(5), TAGS, Some(RUNNING), None).unwrap();
         for (set, longest) in [(None, None), (Some(2048), None), (None, Some(8192))] {
             assert_eq!(Inventory::from_json(&inventory.to_json()).as_ref(), Some(&inventory));
+            inventory.lack(Endpoint::OllamaEmbed, String::new());
             inventory.contexts.insert("ab".to_owned(), Context { set, longest });
         }
         for other in ["", "{}", r#"{"seen":1,"version":"","models":[["a"]],"loaded":[]}"#] {

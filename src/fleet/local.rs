@@ -18,8 +18,7 @@ use super::{
     looks::{Look, LookDecision, Looks},
     snapshot::{BUDGET_WINDOW, Claim, FleetSnapshot, Flow, Lease, RetryBudget, TICKET, Ticket, is_tried},
 };
-
-use crate::platform::Locked;
+use crate::{api::endpoint::Endpoint, platform::Locked};
 
 /// How many decisions are kept.
 pub const DECISIONS: usize = 32;
@@ -314,7 +313,7 @@ impl LocalFleet {
     pub fn note_inventory(&self, host: &str, mut inventory: Arc<Inventory>) -> Arc<Inventory> {
         let mut state = self.state();
         let known = state.inventories.get(host);
-        if let Some(known) = known.filter(|known| !known.contexts.is_empty()) {
+        if let Some(known) = known.filter(|known| !known.contexts.is_empty() || !known.lacks.is_empty()) {
             Arc::make_mut(&mut inventory).inherit(known);
         }
         let is_host = state.hosts.iter().any(|known| known.url() == host);
@@ -331,6 +330,24 @@ impl LocalFleet {
         let inventory = Arc::make_mut(&mut state.inventories).get_mut(host)?;
         Arc::make_mut(inventory).contexts.insert(digest.to_owned(), context);
         Some(Arc::clone(inventory))
+    }
+
+    /// Records that a host, which is of this version, does not have an endpoint; returns its inventory as it is now.
+    pub(crate) fn note_lack(
+        &self,
+        host: &str,
+        endpoint: Endpoint,
+        version: String,
+    ) -> Option<Arc<Inventory>> {
+        let mut state = self.state();
+        let inventory = Arc::make_mut(&mut state.inventories).get_mut(host)?;
+        Arc::make_mut(inventory).lack(endpoint, version);
+        Some(Arc::clone(inventory))
+    }
+
+    /// Whether the last look at a host failed.
+    pub(crate) fn has_failed_look(&self, host: &str) -> bool {
+        self.state().looks.get(host).is_some_and(Looks::has_failed)
     }
 
     /// Records that a host does not have a model that it had listed.

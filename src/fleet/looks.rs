@@ -70,6 +70,11 @@ impl Looks {
         self.found = Some(found);
     }
 
+    /// Whether the last look failed.
+    pub(crate) fn has_failed(&self) -> bool {
+        self.found.as_ref().is_some_and(Result::is_err)
+    }
+
     /// Forgets what the last look found, because the host has contradicted it since.
     pub(crate) fn forget(&mut self) {
         self.found = None;

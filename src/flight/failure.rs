@@ -82,7 +82,8 @@ pub(super) fn record(error: &Error, has_lost_store: bool) -> Option<Bytes> {
 fn head(error: &Error, has_lost_store: bool) -> Option<FailureHead<'_>> {
     let head = FailureHead { code: error.code(), ..FailureHead::default() };
     Some(match error {
-        Error::UpstreamRejected { status, message, original: _ } => {
+        Error::UpstreamRejected { status, message, original: _ }
+        | Error::UpstreamDenied { status, message, original: _ } => {
             FailureHead { status: Some(status.as_u16()), message: Some(message), ..head }
         }
         Error::UpstreamFailed { message, original: _ } => FailureHead { message: Some(message), ..head },
@@ -97,6 +98,7 @@ fn head(error: &Error, has_lost_store: bool) -> Option<FailureHead<'_>> {
         | Error::LoopDetected { detail } => {
             FailureHead { detail: Some(detail.chars().take(DETAIL_LIMIT).collect()), ..head }
         }
+        Error::NotOllama { words } | Error::RouteMissing { words } => FailureHead { message: Some(words), ..head },
         Error::AnswerTooLong { limit } => FailureHead { limit: Some(*limit), ..head },
         Error::UpstreamBusy { said, retry_after } => FailureHead {
             status: said.as_ref().map(|said| said.status.as_u16()),
@@ -168,6 +170,11 @@ pub(super) fn read(record: &Bytes) -> Option<Error> {
         "upstream_rejected" => {
             Error::UpstreamRejected { status: status(&head)?, message: text("message")?, original }
         }
+        "upstream_denied" => {
+            Error::UpstreamDenied { status: status(&head)?, message: text("message")?, original }
+        }
+        "route_missing" => Error::RouteMissing { words: text("message")? },
+        "not_ollama" => Error::NotOllama { words: text("message")? },
         "upstream_failed" => Error::UpstreamFailed { message: text("message")?, original },
         "model_not_found" => {
             let name = |name: &&RawValue| members::string(name).map(Cow::into_owned);

@@ -21,7 +21,7 @@ use crate::{
         error::{Error, Overload},
     },
     fleet::{
-        BackendHost, Failover, HostEffect, ModelName, Policy, Ticket,
+        BackendHost, Failover, HostEffect, Inventory, ModelName, Policy, Ticket,
         local::Inventories,
         plan::{Choice, Demand, Plan, plan},
         queue::{self, QueueDecision},
@@ -232,7 +232,7 @@ impl<'a, P: Platform> Admission<'a, P> {
                 let snapshot = self.request.store.settle_snapshot(self.service, snapshot);
                 self.turn = turn.and_then(|turn| self.request.store.settle(self.service, turn)).or(self.turn);
                 let retries = snapshot.retries;
-                (FleetView::new(&self.service.fleet().hosts(), &inventories, snapshot), retries)
+                (self.able(FleetView::new(&self.service.fleet().hosts(), &inventories, snapshot)), retries)
             }
             None => self.look(&self.request.store).await,
         }
@@ -244,7 +244,16 @@ impl<'a, P: Platform> Admission<'a, P> {
         let retries = snapshot.retries;
         let inventories =
             probe::inventories(service, store, self.upstream_request.routing_key.model.as_ref()).await;
-        (FleetView::new(&service.fleet().hosts(), &inventories, snapshot), retries)
+        (self.able(FleetView::new(&service.fleet().hosts(), &inventories, snapshot)), retries)
+    }
+
+    /// The view without the hosts that do not have the endpoint.
+    fn able(&self, mut view: FleetView) -> FleetView {
+        if let Some(endpoint) = self.upstream_request.endpoint() {
+            let has = |inventory: &Arc<Inventory>| inventory.has_endpoint(endpoint);
+            view.hosts.retain(|known| known.inventory.as_ref().is_none_or(has));
+        }
+        view
     }
 
     async fn plan(&mut self, view: &FleetView) -> Plan {

@@ -12,7 +12,7 @@ use http_body_util::{BodyExt, Limited};
 use crate::{
     api::error::Original,
     cache::CachedAnswer,
-    fleet::{AttemptFailure, broken},
+    fleet::{AttemptFailure, broken, media_type},
     host::{Platform, Service},
     platform::{Background, UpstreamFailure},
     process::WholeHead,
@@ -93,12 +93,6 @@ impl WholeAnswer {
 /// Whether a whole answer is plain text, as a transcription may be; every other one is a JSON object.
 pub(crate) fn is_text(content_type: Option<&HeaderValue>) -> bool {
     media_type(content_type).eq_ignore_ascii_case(b"text/plain")
-}
-
-/// The media type without its parameters.
-pub(crate) fn media_type(content_type: Option<&HeaderValue>) -> &[u8] {
-    let value = content_type.map(HeaderValue::as_bytes).unwrap_or_default();
-    value.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii()
 }
 
 /// The events of an answer.

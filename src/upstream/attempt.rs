@@ -13,13 +13,14 @@ use http_body_util::{BodyExt, Limited};
 use super::{
     Reading, UpstreamRequest,
     admission::Admission,
-    answer::{ANSWER_LIMIT, Accumulator, Events, NO_OBJECT, Opened, WholeAnswer, is_text, media_type},
+    answer::{ANSWER_LIMIT, Accumulator, Events, NO_OBJECT, Opened, WholeAnswer, is_text},
+    answer_head::AnswerHead,
     orphan,
     slot::Slot,
 };
 use crate::{
     api::{endpoint::framing, error::Original, hops::X_PADDOCK_HOPS, reply},
-    fleet::{AttemptFailure, BackendHost, NO_EVENT, broken},
+    fleet::{AskedHost, AttemptFailure, BackendHost, NO_EVENT, broken, media_type},
     host::{Platform, Service},
     platform::{Upstream, UpstreamFailure, race},
     process::{WholeHead, broadcast::Broadcast},
@@ -87,13 +88,19 @@ pub(crate) async fn attempt<P: Platform>(
     };
 
     // Read its body until the client can be told something.
+    let backend = slot.backend.clone();
+    let head = AnswerHead::of(backend.name(), upstream_request, &response);
     if response.status().is_success() {
+        if let Err(failure) = head.check(response.headers()) {
+            return (Err(failure), Some(slot));
+        }
         slot.note_first_byte(service);
     }
-    let opened = match broadcast.during(pin!(open(service, upstream_request, response))).await {
-        Ok(opened) => opened,
-        Err(left) => Err(left.into()),
-    };
+    let opened =
+        match broadcast.during(pin!(open(service, upstream_request, (&backend, &head), response))).await {
+            Ok(opened) => opened.map_err(|failure| head.explain(failure)),
+            Err(left) => Err(left.into()),
+        };
     (opened, Some(slot))
 }
 
@@ -106,6 +113,8 @@ fn request(
     let uri = backend.endpoint(&upstream_request.path).map_err(AttemptFailure::Protocol)?;
     let mut request =
         Request::builder().method(upstream_request.method.clone()).uri(uri).header(X_PADDOCK_HOPS, hops);
+    // An answer is read, so it must not be packed.
+    request = request.header(header::ACCEPT_ENCODING, reply::IDENTITY);
     if upstream_request.method != Method::GET {
         let content_type = upstream_request.content_type.clone();
         request = request
@@ -119,10 +128,20 @@ fn request(
 async fn open<P: Platform>(
     service: &Service<P>,
     upstream_request: &UpstreamRequest,
+    (backend, answer_head): (&BackendHost, &AnswerHead<'_>),
     response: Response<P::Body>,
 ) -> Result<Opened<P::Body>, AttemptFailure> {
     if !response.status().is_success() {
-        return Err(refusal(response).await);
+        let known = service.fleet().inventories();
+        let asked = AskedHost {
+            name: backend.name(),
+            version: known.get(backend.url()).map(|known| &*known.version).unwrap_or_default(),
+            path: match upstream_request.endpoint() {
+                Some(endpoint) => endpoint.label(),
+                None => &upstream_request.path,
+            },
+        };
+        return Err(refusal(asked, response).await);
     }
     let (parts, mut body) = response.into_parts();
     let content_type = parts.headers.get(header::CONTENT_TYPE).cloned();
@@ -133,15 +152,16 @@ async fn open<P: Platform>(
     let is_called_stream = is_stream(whole_head.content_type.as_ref());
     let may_stream = is_called_stream || streams || reading != Reading::AsSent;
     let Some(protocol) = protocol.filter(|_| may_stream) else {
-        return whole(protocol, whole_head, Bytes::new(), Some(body)).await;
+        return whole(protocol, answer_head, whole_head, Bytes::new(), Some(body)).await;
     };
     let framing = framing(protocol);
 
     // What comes first tells a stream from a whole answer, whatever it is called.
     let start = begin(&mut body).await?;
+    answer_head.check_start(&start)?;
     if framing == Framing::Events {
         match start.trim_ascii_start().first() {
-            Some(b'{') => return whole(Some(protocol), whole_head, start, Some(body)).await,
+            Some(b'{') => return whole(Some(protocol), answer_head, whole_head, start, Some(body)).await,
             // The fields of an event are `data`, `event`, `id` and `retry`, and a comment begins with a colon.
             Some(b'd' | b'e' | b'i' | b'r' | b':') | None => {}
             Some(_) => return Err(broken(NO_EVENT)),
@@ -163,7 +183,7 @@ async fn open<P: Platform>(
     let first = match first {
         First::Last(line) | First::Other(line) if is_whole && reading == Reading::AsSent => {
             let (rest, body) = events.into_rest();
-            return whole(Some(protocol), whole_head, [line, rest].concat().into(), body).await;
+            return whole(Some(protocol), answer_head, whole_head, [line, rest].concat().into(), body).await;
         }
         First::Event(event) | First::Last(event) => event,
         First::Other(_) => return Err(broken(NO_EVENT)),
@@ -181,6 +201,7 @@ async fn open<P: Platform>(
 /// passes as it comes.
 async fn whole<B>(
     protocol: Option<Protocol>,
+    answer_head: &AnswerHead<'_>,
     head: WholeHead,
     start: Bytes,
     mut rest: Option<B>,
@@ -203,6 +224,7 @@ where
             rest = Some(body);
         } else {
             let start = joined(pieces);
+            answer_head.check_whole(&start)?;
             let is_object = start.trim_ascii_start().starts_with(b"{") || is_text(head.content_type.as_ref());
             return if is_object {
                 Ok(Opened::Passing { head, start, body })
@@ -212,7 +234,9 @@ where
         }
     }
     let WholeHead { status, content_type, .. } = head;
-    WholeAnswer::read(protocol, Original { status, content_type, body: joined(pieces) }).map(Opened::Whole)
+    let body = joined(pieces);
+    answer_head.check_whole(&body)?;
+    WholeAnswer::read(protocol, Original { status, content_type, body }).map(Opened::Whole)
 }
 
 fn joined(mut pieces: Vec<Bytes>) -> Bytes {
@@ -333,7 +357,7 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
 }
 
 /// The failure that a response without success means, with Ollama's own message where it gives one.
-async fn refusal<B>(response: Response<B>) -> AttemptFailure
+async fn refusal<B>(asked: AskedHost<'_>, response: Response<B>) -> AttemptFailure
 where
     B: Body<Data = Bytes, Error = UpstreamFailure> + Unpin,
 {
@@ -341,7 +365,7 @@ where
     let retry_after = retry_after(response.headers()).map(|wait| wait.min(RETRY_AFTER_LIMIT));
     let content_type = response.headers().get(header::CONTENT_TYPE).cloned();
     let body = collect(response.into_body(), ERROR_LIMIT).await.unwrap_or_default();
-    AttemptFailure::of_refusal(Original { status, content_type, body }, retry_after)
+    AttemptFailure::of_refusal(asked, Original { status, content_type, body }, retry_after)
 }
 
 #[cfg(test)]

@@ -21,11 +21,12 @@ use http_body_util::{BodyExt, Limited};
 
 use super::update_stats;
 use crate::{
-    api::hops::X_PADDOCK_HOPS,
+    api::{endpoint::Endpoint, hops::X_PADDOCK_HOPS, reply},
     fleet::{
         BackendHost, BreakerState, Cause, HostStats, Inventory, ModelName,
         local::{Inventories, LocalFleet},
         looks::{Look, LookDecision},
+        read_version,
     },
     host::{Platform, Service},
     metrics::Metrics,
@@ -303,14 +304,17 @@ async fn probe_host<P: Platform>(
     let local = service.fleet();
     let former = local.inventories().get(backend.url()).cloned();
     let known = former.as_ref().map(|former| former.version.clone()).unwrap_or_default();
+    let asks_version = former.as_ref().is_none_or(|former| {
+        former.version.is_empty() || !former.lacks.is_empty() || local.has_failed_look(backend.url())
+    });
+    let began = service.now();
     // A first byte that arrives while the host answers is newer than the answer, so the time is read before.
     let seen = local.time(service.now());
 
     // Ask one question after the other, over one connection.
     let tags = ask(service, backend, "/api/tags", limits).await;
     let (running, version) = match &tags {
-        // A version does not change while a host answers.
-        Ok(_) if known.is_empty() => (
+        Ok(_) if asks_version || is_new_minute(former.as_deref(), seen) => (
             ask(service, backend, "/api/ps", limits).await,
             ask(service, backend, "/api/version", limits).await.ok(),
         ),
@@ -333,11 +337,11 @@ async fn probe_host<P: Platform>(
             .ok_or_else(|| UpstreamFailure::Protocol("its answer to /api/tags is not Ollama's".to_owned())),
         // A host without `/api/tags` may speak the other protocols only, and is asked for any model then.
         Err(Unanswered::Refused(status)) if [404, 405, 501].contains(&status.as_u16()) => {
-            let version = ask(service, backend, "/api/version", limits).await;
-            let models = ask(service, backend, "/v1/models", limits).await;
-            Inventory::unlisted(seen, version.ok().as_deref(), models.ok().as_deref()).ok_or_else(|| {
-                let status = status.as_u16();
-                UpstreamFailure::Protocol(format!("it answers /api/tags with {status} and is no Ollama"))
+            unlisted(service, backend, (seen, began), limits).await.and_then(|found| {
+                found.ok_or_else(|| {
+                    let status = status.as_u16();
+                    UpstreamFailure::Protocol(format!("it answers /api/tags with {status} and is no Ollama"))
+                })
             })
         }
         Err(unanswered) => Err(unanswered.into()),
@@ -355,7 +359,9 @@ async fn probe_host<P: Platform>(
         record_probe(service, backend, inventory.as_ref().err()).await;
     }
     local.note_examined(backend.url());
-    let has_changed = |found: &Arc<Inventory>| former.is_none_or(|former| former.models != found.models);
+    let has_changed = |found: &Arc<Inventory>| {
+        former.is_none_or(|former| former.models != found.models || former.version != found.version)
+    };
     if !local.has_watch() || inventory.as_ref().is_ok_and(has_changed) {
         let (service, backend, inventory, is_noted) =
             (service.clone(), backend.clone(), inventory.clone(), local.has_watch());
@@ -371,6 +377,65 @@ async fn probe_host<P: Platform>(
         });
     }
     inventory
+}
+
+/// The inventory of a host that lists no models and speaks one of the protocols; `None` for whoever speaks none. The
+/// questions have what is left of the time for the look that began at `began`.
+async fn unlisted<P: Platform>(
+    service: &Service<P>,
+    backend: &BackendHost,
+    (seen, began): (Duration, Duration),
+    limits: Timeouts,
+) -> Result<Option<Inventory>, UpstreamFailure> {
+    let rest = || {
+        let elapsed = service.now().saturating_sub(began);
+        Timeouts { total: limits.total.map(|total| total.saturating_sub(elapsed)), ..limits }
+    };
+    let version = match ask(service, backend, "/api/version", rest()).await {
+        Ok(version) => Inventory::unlisted(seen, Some(&version), None),
+        Err(Unanswered::Refused(_)) => None,
+        Err(Unanswered::Failed(failure)) => return Err(failure),
+    };
+    if version.is_some() {
+        return Ok(version);
+    }
+    match ask(service, backend, "/v1/models", rest()).await {
+        Ok(models) => Ok(Inventory::unlisted(seen, None, Some(&models))),
+        // It has the list, and does not give it now, or not to us.
+        Err(Unanswered::Refused(status)) if [401, 403, 429, 503].contains(&status.as_u16()) => {
+            Ok(Some(Inventory { seen, is_unlisted: true, ..Inventory::default() }))
+        }
+        Err(Unanswered::Refused(_)) => Ok(None),
+        Err(Unanswered::Failed(failure)) => Err(failure),
+    }
+}
+
+/// Whether a minute has begun since the host was asked last. A host that is upgraded may not have missed a look, so its
+/// version is asked for once a minute.
+fn is_new_minute(former: Option<&Inventory>, now: Duration) -> bool {
+    let minute = |time: Duration| time.as_secs() / 60;
+    former.is_none_or(|former| minute(former.seen) != minute(now))
+}
+
+/// Notes that a host does not have an endpoint, if it tells its version: whatever answers in place of a host that is away
+/// has no endpoints either.
+pub(crate) async fn note_lack<P: Platform>(service: &Service<P>, backend: &BackendHost, endpoint: Endpoint) {
+    let local = service.fleet();
+    let Ok(answer) = ask(service, backend, "/api/version", service.config().probe_limits()).await else {
+        return;
+    };
+    let Some(version) = read_version(&answer) else { return };
+    let noted = local.note_lack(backend.url(), endpoint, version);
+    // Where hosts are asked on demand, other instances read the inventory from the store.
+    if !local.knows_every_host()
+        && let Some(noted) = noted
+    {
+        let (service, url) = (service.clone(), backend.url().to_owned());
+        service.clone().spawn(async move {
+            // Where this fails, the next request finds it out again.
+            let _ = service.store().inventories().put_inventory(&url, &noted).await;
+        });
+    }
 }
 
 /// Opens the breaker of a host that refuses connections, is silent or is away behind a gateway, and closes it for one that
@@ -471,6 +536,7 @@ async fn ask_json<P: Platform>(
     };
     let request = request
         .header(X_PADDOCK_HOPS, hops)
+        .header(header::ACCEPT_ENCODING, reply::IDENTITY)
         .body(told.unwrap_or_default())
         .map_err(|error| protocol(&error))?;
     let response = service.send(request, limits).await.map_err(Unanswered::Failed)?;

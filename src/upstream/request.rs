@@ -9,7 +9,7 @@ use http::{HeaderValue, Method};
 
 use super::RoutingKey;
 use crate::{
-    api::memory_budget::HeldBytes,
+    api::{endpoint::Endpoint, memory_budget::HeldBytes},
     host::{Platform, Service},
     platform::Timeouts,
     wire::protocol::Protocol,
@@ -49,6 +49,11 @@ pub(crate) enum Reading {
 }
 
 impl UpstreamRequest {
+    /// The endpoint that a host is asked.
+    pub(crate) fn endpoint(&self) -> Option<Endpoint> {
+        Endpoint::of_path(&self.path)
+    }
+
     /// Whether the client gets a stream.
     pub(crate) fn streams_to_client(&self) -> bool {
         self.streams && self.reading != Reading::Summed

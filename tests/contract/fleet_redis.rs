@@ -62,6 +62,7 @@ fn inventory() -> Inventory {
         }],
         version: "0.33.0".to_owned(),
         contexts: [("ab".to_owned(), Context { set: None, longest: Some(8192) })].into(),
+        lacks: ["/api/embed"].into(),
     }
 }
 

@@ -9,7 +9,7 @@ use serde::Serialize;
 use super::{Error, Original};
 use crate::{
     api::reply::{self, ReplyBody},
-    wire::protocol::Protocol,
+    wire::{members::Members, protocol::Protocol},
 };
 
 /// The conventions by which an endpoint writes errors.
@@ -35,6 +35,18 @@ impl ErrorFormat {
             _ if path.starts_with("/api/") => Self::Ollama,
             _ => Self::Own,
         }
+    }
+
+    /// Whether the body of a host's reply passes as it came. Ollama writes its errors as a string now and then on every
+    /// surface, and clients read that. What `denies` a request is not always Ollama, and must be of this format.
+    fn passes(self, body: &[u8], denies: bool) -> bool {
+        let members = Members::parse(body);
+        let error = members.as_ref().and_then(|members| members.raw("error"));
+        error.is_some_and(|error| match self {
+            Self::Own => false,
+            Self::Ollama => !denies || error.get().starts_with('"'),
+            Self::OpenAi | Self::Anthropic => !denies || error.get().starts_with('{'),
+        })
     }
 }
 
@@ -124,7 +136,10 @@ impl Error {
 
     /// Ollama's reply, if the error carries one.
     pub(crate) fn original(&self) -> Option<&Original> {
-        if let Self::UpstreamRejected { original, .. } | Self::UpstreamFailed { original, .. } = self {
+        if let Self::UpstreamRejected { original, .. }
+        | Self::UpstreamDenied { original, .. }
+        | Self::UpstreamFailed { original, .. } = self
+        {
             original.as_deref()
         } else {
             None
@@ -132,11 +147,15 @@ impl Error {
     }
 
     /// The error as a reply in the format `family`. Unless that is Paddock's own, a reply of Ollama is passed on
-    /// unchanged.
+    /// unchanged; of one in another format, such as a page of a proxy, the status stays.
     pub(crate) fn into_response(self, family: ErrorFormat, request_id: &str) -> Response<ReplyBody> {
+        let denies = matches!(self, Self::UpstreamDenied { .. });
         let mut response = match self.original() {
-            Some(Original { status, content_type, body }) if family != ErrorFormat::Own => {
+            Some(Original { status, content_type, body }) if family.passes(body, denies) => {
                 reply::typed(*status, content_type.clone(), body.clone())
+            }
+            Some(Original { status, .. }) if family != ErrorFormat::Own => {
+                reply::complete(*status, "application/json", self.body(family, request_id))
             }
             _ => reply::complete(self.status(), "application/json", self.body(family, request_id)),
         };
@@ -231,6 +250,34 @@ mod tests {
         assert_eq!(passed.headers()[header::CONTENT_TYPE], "application/json; charset=utf-8");
         assert_eq!(passed.headers()[header::CONTENT_LENGTH], "14");
         assert_eq!(error.into_response(ErrorFormat::Own, "").status(), 502);
+    }
+
+    #[test]
+    fn an_error_of_another_format_is_told_in_the_one_of_the_surface_with_its_status() {
+        let page = "<html>denied</html>";
+        let (ollamas, openais) = (r#"{"error":"no"}"#, r#"{"error":{"message":"no"}}"#);
+        for (body, family, passes) in [
+            (page, ErrorFormat::Ollama, false),
+            (page, ErrorFormat::OpenAi, false),
+            (page, ErrorFormat::Anthropic, false),
+            (r#"{"detail":"no"}"#, ErrorFormat::OpenAi, false),
+            (ollamas, ErrorFormat::Ollama, true),
+            (ollamas, ErrorFormat::OpenAi, false),
+            (ollamas, ErrorFormat::Anthropic, false),
+            (openais, ErrorFormat::Ollama, false),
+            (openais, ErrorFormat::OpenAi, true),
+        ] {
+            let status = StatusCode::UNAUTHORIZED;
+            let kind = Some(HeaderValue::from_static("text/html"));
+            let original = Original { status, content_type: kind, body: Bytes::from_static(body.as_bytes()) };
+            let message = "no".to_owned();
+            let error = Error::UpstreamDenied { status, message, original: Some(Box::new(original)) };
+            let response = error.into_response(family, "");
+            let is_page = response.headers()[header::CONTENT_TYPE] == "text/html";
+            assert_eq!((response.status(), is_page), (status, passes), "{body} {family:?}");
+            // Ollama's own errors are read on every surface.
+            assert_eq!(family.passes(body.as_bytes(), false), body.contains("error"), "{body} {family:?}");
+        }
     }
 
     #[test]

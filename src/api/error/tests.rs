@@ -77,6 +77,18 @@ fn lines_of_the_caller() -> Vec<(Error, &'static str)> {
             Error::UpstreamRejected { status, message, original },
             "400 upstream_rejected invalid_request_error Info false -",
         ),
+        (
+            Error::RouteMissing { words: "words".to_owned() },
+            "404 route_missing not_found_error Error false -",
+        ),
+        (
+            Error::UpstreamDenied {
+                status: StatusCode::FORBIDDEN,
+                message: "words".to_owned(),
+                original: None,
+            },
+            "403 upstream_denied api_error Error false -",
+        ),
         (Error::ClientClosed, "499 client_closed invalid_request_error Info false -"),
     ]
 }
@@ -103,6 +115,7 @@ fn lines_of_upstream_and_ours() -> Vec<(Error, &'static str)> {
             "400 management_failed api_error Error true -",
         ),
         (Error::UpstreamProtocol { detail: text() }, "502 upstream_protocol api_error Error true -"),
+        (Error::NotOllama { words: text() }, "502 not_ollama api_error Error true -"),
         (Error::AnswerTooLong { limit: 1 }, "502 answer_too_long api_error Info false -"),
         (Error::LoopDetected { detail: text() }, "508 loop_detected api_error Error false -"),
         (Error::VersionUnknown, "503 version_unknown api_error Info true -"),

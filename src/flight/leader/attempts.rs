@@ -83,10 +83,12 @@ impl<P: Platform> Leader<'_, P> {
             self.note_failure(&failure, &backend);
             let lane = slot.lease.as_ref().map(|lease| lease.lane.to_string());
             let _ = aftermath.unbounded_send(Aftermath::Release(slot, failure.effect()));
-            if matches!(failure, AttemptFailure::Failed { .. }) {
+            if failure.is_proved_by_another() {
                 failed.extend(lane.map(|lane| (backend, lane)));
             } else if matches!(failure, AttemptFailure::NotFound { .. }) {
                 admission.forget_model(&backend);
+            } else if matches!(failure, AttemptFailure::NoRoute(_)) {
+                admission.note_lack(&backend).await;
             }
             failover.failed(failure);
         }
@@ -148,10 +150,7 @@ impl<P: Platform> Leader<'_, P> {
             detail: &failure.detail(),
         });
         // If every host fails, this host's error body is relayed, so it is the host of `X-Paddock-Host`.
-        if matches!(
-            failure,
-            AttemptFailure::Rejected { .. } | AttemptFailure::Failed { .. } | AttemptFailure::NotFound { .. }
-        ) {
+        if failure.is_relayed() {
             self.report.upstream.host = Some(backend.clone());
         }
     }

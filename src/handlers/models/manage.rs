@@ -24,11 +24,12 @@ use crate::{
         route::Operation,
     },
     cache::epoch_name,
-    fleet::{AttemptFailure, BackendHost, no_host},
+    fleet::{AttemptFailure, BackendHost, is_no_route, no_host, no_route},
     handlers::{Handled, HandlerResult, RequestBody},
     host::{Platform, Service},
     platform::{Background, Phase, Timeouts, Upstream, UpstreamFailure, race},
     request::{ReplyNotes, RequestInfo, StoreAccess},
+    upstream::AnswerHead,
     wire::{
         framer::{self, Framer, Framing},
         members::{Members, insert},
@@ -166,7 +167,9 @@ fn combined(outcomes: Vec<(&BackendHost, ManageOutcome)>) -> Result<(), Error> {
     // Where there is one host alone, its name says nothing.
     let is_only_host = outcomes.len() == 1;
     let told = |backend: &BackendHost, words: &str| {
-        if is_only_host { words.to_owned() } else { format!("host {}: {words}", backend.name()) }
+        // What stands before a host is told with the host's name.
+        let is_named = is_only_host || words.starts_with(&format!("host {} ", backend.name()));
+        if is_named { words.to_owned() } else { format!("host {}: {words}", backend.name()) }
     };
     let mut worst = None;
     let mut failures = Vec::new();
@@ -246,6 +249,7 @@ async fn send<P: Platform>(
         .header(header::CONTENT_TYPE, "application/json")
         .header(header::CONTENT_LENGTH, HeaderValue::from(body.len()))
         .header(X_PADDOCK_HOPS, hops)
+        .header(header::ACCEPT_ENCODING, reply::IDENTITY)
         .body(body.clone());
     service.send(request.map_err(|error| UpstreamFailure::Protocol(error.to_string()))?, limits).await
 }
@@ -258,7 +262,7 @@ async fn change<P: Platform>(
     asked: (&Bytes, HeaderValue),
 ) -> ManageOutcome {
     match send(service, backend, operation, asked, service.config().whole_limits()).await {
-        Ok(response) => ended(response).await,
+        Ok(response) => ended(backend, operation, response).await,
         Err(failure) => failed(failure),
     }
 }
@@ -275,9 +279,12 @@ async fn follow<P: Platform>(
         Timeouts { between_bytes: service.config().timeouts.total, ..service.config().timeouts.upstream };
     let response = match send(service, backend, operation, (&body, hops), limits).await {
         Ok(response) if response.status().is_success() => response,
-        Ok(response) => return ended(response).await,
+        Ok(response) => return ended(backend, operation, response).await,
         Err(failure) => return failed(failure),
     };
+    if let Err(failure) = AnswerHead::of_change(backend.name(), &response).check(response.headers()) {
+        return unread(failure);
+    }
     let mut body = response.into_body();
     let mut framer = Framer::new(Framing::Lines, ANSWER_LIMIT);
     loop {
@@ -325,16 +332,16 @@ fn with_host(line: &[u8], name: &str) -> Vec<u8> {
     [format!("{{\"host\":\"{name}\"{comma}").as_bytes(), rest, b"\n"].concat()
 }
 
-async fn ended<B>(response: Response<B>) -> ManageOutcome
+async fn ended<B>(backend: &BackendHost, operation: Operation, response: Response<B>) -> ManageOutcome
 where
     B: Body<Data = Bytes, Error = UpstreamFailure>,
 {
     let status = response.status();
-    if status == StatusCode::NOT_FOUND {
-        return ManageOutcome::Absent;
-    }
+    let head = AnswerHead::of_change(backend.name(), &response);
+    let checked = head.check(response.headers());
     let body = match Limited::new(response.into_body(), ANSWER_LIMIT).collect().await {
         Ok(body) => body.to_bytes(),
+        Err(_) if status == StatusCode::NOT_FOUND => return ManageOutcome::Absent,
         // A failure is known from its status even if the body breaks off. A success must have its whole body.
         Err(_) if !status.is_success() => Bytes::new(),
         Err(error) => {
@@ -342,6 +349,16 @@ where
             return failed(failure.unwrap_or_else(|error| UpstreamFailure::Protocol(error.to_string())));
         }
     };
+    if status == StatusCode::NOT_FOUND {
+        let words = || no_route(&[(backend.name(), "")], operation.path());
+        let is_older = is_no_route(&body);
+        return if is_older { ManageOutcome::Refused(status, words()) } else { ManageOutcome::Absent };
+    }
+    if status.is_success()
+        && let Err(failure) = checked.and_then(|()| head.check_start(&body))
+    {
+        return unread(failure);
+    }
     match Members::parse(&body).and_then(|members| protocol::failure(&members)) {
         Some(words) => ManageOutcome::Refused(status.max(StatusCode::BAD_REQUEST), words.into_owned()),
         None if status.is_success() => ManageOutcome::Done,
@@ -351,6 +368,12 @@ where
         }
         None => ManageOutcome::Refused(status, status.to_string()),
     }
+}
+
+/// The outcome where something else than Ollama answered, behind which the change may have been made.
+fn unread(failure: AttemptFailure) -> ManageOutcome {
+    let error = failure.into_error();
+    ManageOutcome::Lost(error.status(), error.to_string())
 }
 
 fn failed(failure: UpstreamFailure) -> ManageOutcome {

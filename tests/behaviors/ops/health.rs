@@ -66,9 +66,33 @@ async fn only_what_answers_as_ollama_does_is_healthy(form: &dyn Form) -> Result<
     // Whoever speaks OpenAI's protocol alone is asked for any model.
     other.recover();
     other.answers(TAGS, missing.clone());
-    other.answers("/api/version", missing);
+    other.answers("/api/version", missing.clone());
     let reply = gateway.get("/health").await?;
     assert_eq!(reply.json(), health(form, "healthy", &[(&well, true), (&other, true)]));
+    // So is one that has the list, and does not give it now or not to us.
+    for status in [401, 403, 429, 503] {
+        other.answers("/v1/models", Scripted::proxy(StatusCode::from_u16(status)?));
+        let reply = gateway.get("/health").await?;
+        assert_eq!(reply.json(), health(form, "healthy", &[(&well, true), (&other, true)]), "{status}");
+    }
+    // Whoever tells a version as Ollama does is asked for no other list.
+    other.recover();
+    other.answers(TAGS, missing);
+    let asked = other.count("/v1/models");
+    let reply = gateway.get("/health").await?;
+    assert_eq!(reply.json(), health(form, "healthy", &[(&well, true), (&other, true)]));
+    assert_eq!(other.count("/v1/models"), asked);
+    Ok(())
+}
+
+async fn all_questions_of_a_look_have_one_limit(form: &dyn Form) -> Result<()> {
+    let (well, other) = (FakeOllama::start().await?, FakeOllama::start().await?);
+    let late = Scripted::proxy(StatusCode::NOT_FOUND).after(Duration::from_millis(1_200));
+    other.lists(late.clone());
+    other.answers("/api/version", late);
+    let gateway = form.start(Setup::new([&well, &other]).set("HEALTH_TIMEOUT", "2")).await?;
+    let reply = gateway.get("/health").await?;
+    assert_eq!(reply.json(), health(form, "degraded", &[(&well, true), (&other, false)]));
     Ok(())
 }
 
@@ -183,4 +207,9 @@ on_every_form! {
     a_setting_keeps_the_200_when_no_host_answers,
     where_keys_are_set_health_names_hosts_to_a_key_alone,
     liveness_asks_nobody,
+}
+
+// Where time passes by hand, a look takes none.
+over_http! {
+    all_questions_of_a_look_have_one_limit,
 }

@@ -94,7 +94,7 @@ async fn when_every_host_fails_the_code_says_how(form: &dyn Form) -> Result<()> 
         ("cut", Scripted::cut()?, 502, "upstream_protocol"),
         ("reset", Scripted::unfinished(End::Reset)?, 502, "upstream_protocol"),
         ("no JSON", Scripted::with_line("{\n")?, 502, "upstream_protocol"),
-        ("redirect", Scripted::proxy(http::StatusCode::FOUND), 502, "upstream_protocol"),
+        ("redirect", Scripted::proxy(http::StatusCode::FOUND), 502, "not_ollama"),
     ] {
         let gateway = form.start(impatient(Setup::new([&first, &second]))).await?;
         let asked = (first.count(CHAT), second.count(CHAT));
@@ -130,7 +130,7 @@ async fn a_crash_is_tried_on_one_other_host_and_no_more(form: &dyn Form) -> Resu
 async fn a_request_that_is_at_fault_itself_is_tried_once(form: &dyn Form) -> Result<()> {
     let (first, second) = (FakeOllama::start().await?, FakeOllama::start().await?);
     let gateway = form.start(Setup::new([&first, &second])).await?;
-    for (status, words) in [(400, "invalid model name"), (501, "does not support embeddings"), (403, "403")] {
+    for (status, words) in [(400, "invalid model name"), (501, "does not support embeddings")] {
         first.chats(refusal(status)?);
         second.chats(refusal(status)?);
         let asked = first.count(CHAT) + second.count(CHAT);

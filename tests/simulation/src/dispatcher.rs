@@ -353,6 +353,7 @@ impl Gateway for Dispatcher {
             loaded: found.loaded.iter().filter_map(loaded).collect(),
             version: String::new(),
             contexts: BTreeMap::new(),
+            lacks: BTreeSet::new(),
         };
         self.local.note_inventory(&url, Arc::new(inventory));
     }
