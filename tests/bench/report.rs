@@ -160,7 +160,7 @@ fn compare(output: &mut impl std::io::Write, rows: &[Row], clients: &[usize]) ->
                 )
             };
             let (rate, cpu) = (ratios(&|summary| summary.rate), ratios(&|summary| summary.cpu));
-            writeln!(output, "- {} beside its baseline, {count} clients: rate {rate}, CPU {cpu}", name)?;
+            writeln!(output, "- {name} beside its baseline, {count} clients: rate {rate}, CPU {cpu}")?;
         }
     }
     writeln!(output)?;

@@ -209,7 +209,11 @@ on_every_form! {
     liveness_asks_nobody,
 }
 
-// Where time passes by hand, a look takes none.
-over_http! {
-    all_questions_of_a_look_have_one_limit,
+/// Where time passes by hand, a look takes none.
+mod looks_that_take_time {
+    use super::all_questions_of_a_look_have_one_limit;
+
+    over_http! {
+        all_questions_of_a_look_have_one_limit,
+    }
 }

@@ -12,13 +12,12 @@ use crate::behaviors::{
 const NEW: [&str; 4] = ["/api/embed", "/v1/chat/completions", "/v1/responses", "/v1/messages"];
 
 /// The host tells this version.
-fn is_version(ollama: &FakeOllama, version: &str) -> Result<()> {
+fn is_version(ollama: &FakeOllama, version: &str) {
     let bytes = json!({"version": version}).to_string().into();
     let pieces = vec![Piece { after: Pause::NONE, bytes }];
     let told = Scripted { pieces, ..Scripted::proxy(StatusCode::OK) };
     let told = told.with_header(header::CONTENT_TYPE, "application/json").ending_after(1, End::Clean);
     ollama.answers("/api/version", told);
-    Ok(())
 }
 
 /// What Ollama says of a path that it does not have.
@@ -30,7 +29,7 @@ async fn a_path_that_an_older_host_lacks_is_asked_of_another_and_costs_it_no_mod
     form: &dyn Form,
 ) -> Result<()> {
     let (old, new) = (FakeOllama::start().await?, FakeOllama::start().await?);
-    is_version(&old, "0.1.20")?;
+    is_version(&old, "0.1.20");
     for path in NEW {
         old.answers(path, no_route()?);
     }
@@ -54,7 +53,7 @@ async fn a_path_that_an_older_host_lacks_is_asked_of_another_and_costs_it_no_mod
 async fn where_no_host_has_a_path_the_words_say_which_one_needs_an_upgrade(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     for path in NEW {
-        is_version(&ollama, "0.1.20")?;
+        is_version(&ollama, "0.1.20");
         ollama.answers(path, no_route()?);
         let gateway = form.start(Setup::new([&ollama])).await?;
         for _ in 0..3 {
@@ -66,7 +65,7 @@ async fn where_no_host_has_a_path_the_words_say_which_one_needs_an_upgrade(form:
         assert_eq!(ollama.count(path), 1, "{path} was asked again");
         // It is asked again once it has been upgraded.
         ollama.recover();
-        is_version(&ollama, "0.33.0")?;
+        is_version(&ollama, "0.33.0");
         let reply = gateway.post_to(path, question("llama3.2"), &[]).await?;
         assert_eq!(reply.status, 200, "{path}: {}", reply.text());
     }
