@@ -7,6 +7,7 @@ pub(crate) mod answer;
 pub(crate) mod attempt;
 mod orphan;
 pub mod probe;
+mod prompt;
 mod request;
 mod routing_key;
 pub(crate) mod slot;
