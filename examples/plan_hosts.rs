@@ -9,6 +9,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use paddock::fleet::{
     BackendHost, Inventory, Model, ModelName, Policy, Work,
     plan::{Demand, plan},
+    prefix::Prefixes,
     snapshot::{FleetSnapshot, FleetView},
 };
 
@@ -33,6 +34,7 @@ fn main() -> Result<(), String> {
                 options: "",
                 affinity: number,
                 prompt: 1_000,
+                prefixes: Prefixes::none(),
                 turn: number,
                 seed: number,
             };

@@ -7,6 +7,7 @@
 //! | [`plan`](mod@plan) | which hosts a request tries, in which order, and why |
 //! | `breaker` | whether a host is sent requests, after its earlier failures |
 //! | `stats` | a host's speed with a model, the proof that it has the model loaded, its lowered limits |
+//! | [`prefix`] | how much of a prompt a host's prompt cache holds |
 //! | `inventory`, `context`, `name` | the models that a host lists, and which spellings mean the same model |
 //! | [`queue`] | which waiting request is next when all slots are taken |
 //! | `roster` | which hosts there are where a host name stands for several addresses |
@@ -21,6 +22,7 @@ pub mod local;
 pub(crate) mod looks;
 mod name;
 pub mod plan;
+pub mod prefix;
 pub mod queue;
 mod roster;
 pub mod snapshot;

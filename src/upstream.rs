@@ -8,6 +8,7 @@ mod answer_head;
 pub(crate) mod attempt;
 mod orphan;
 pub mod probe;
+mod prompt;
 mod request;
 mod routing_key;
 pub(crate) mod slot;

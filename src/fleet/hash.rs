@@ -11,10 +11,17 @@ pub(super) fn split_mix(seed: u64) -> u64 {
     bits ^ (bits >> 31)
 }
 
+/// The [`fnv`] of nothing.
+pub(super) const FNV_START: u64 = 0xcbf2_9ce4_8422_2325;
+
 /// FNV-1a (Fowler, Noll and Vo), 64 bits.
 pub(super) fn fnv(bytes: &[u8]) -> u64 {
-    let step = |hash: u64, byte: &u8| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3);
-    bytes.iter().fold(0xcbf2_9ce4_8422_2325, step)
+    bytes.iter().fold(FNV_START, |hash, byte| fnv_on(hash, *byte))
+}
+
+/// The [`fnv`] of one byte more.
+pub(super) const fn fnv_on(hash: u64, byte: u8) -> u64 {
+    (hash ^ byte as u64).wrapping_mul(0x0100_0000_01b3)
 }
 
 /// The indices of the hosts in the order for `key`: weighted rendezvous hashing (Schindelhauer and Schomaker 2005).

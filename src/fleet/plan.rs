@@ -7,23 +7,24 @@
 //!
 //! `auto` orders the hosts by their expected wait. The formula and an example stand in `docs/routing.md`, "How `auto`
 //! chooses", and only there: a change of `choice` here or of the estimates in `wait.rs` must be repeated there. Among
-//! hosts whose waits differ by less than 250 ms the affinity decides: the same session, else the same beginning of a
-//! prompt, goes to the same host, whose prompt cache may hold it.
+//! hosts whose waits differ by less than 250 ms the prompt caches decide: a conversation stays where it was, a new one goes
+//! where it takes no other's place, then where most of its beginning is known.
 
 mod wait;
 
-use std::{fmt, sync::Arc, time::Duration};
+use std::{cmp::Reverse, fmt, sync::Arc, time::Duration};
 
 use super::{
     BackendHost, ModelName,
     breaker::{Breaker, BreakerState, Cause, Scope},
     hash::{ranking, split_mix},
     name::{is_cloud_lane, lane},
+    prefix::Prefixes,
     snapshot::{FleetView, HostView, Lease, SlotRequest},
     stats::millis,
 };
 use crate::api::endpoint::Work;
-use wait::{load, prompt, service};
+use wait::{PromptCache, load, prompt, service};
 
 /// Waits that differ by less count as equal.
 const TIE: u64 = 250;
@@ -93,10 +94,12 @@ pub struct Demand<'a> {
     pub work: Work,
     /// The runner options in a canonical form; empty for none.
     pub options: &'a str,
-    /// A hash of the request's session, else of the beginning of its prompt: what a host's prompt cache may hold.
+    /// What names the conversation: a hash of its session, else of its beginning up to the first question.
     pub affinity: u64,
     /// The length of the prompt in bytes, or of the request that consists mostly of it.
     pub prompt: u64,
+    /// The beginnings of the prompt.
+    pub prefixes: &'a Prefixes,
     /// How many requests were routed before this one, for `round_robin`.
     pub turn: u64,
     /// A random number.
@@ -210,13 +213,15 @@ impl fmt::Display for Plan {
 /// use paddock::fleet::{
 ///     BackendHost, Policy, Work,
 ///     plan::{Demand, plan},
+///     prefix::Prefixes,
 ///     snapshot::{FleetSnapshot, FleetView},
 /// };
 ///
 /// let hosts = [BackendHost::new(1, "http://a:11434")?, BackendHost::new(2, "http://b:11434")?];
 /// let view = FleetView::new(&hosts, &[].into(), FleetSnapshot::default());
+/// let prefixes = Prefixes::none();
 /// let demand =
-///     Demand { model: None, work: Work::Answer, options: "", affinity: 0, prompt: 0, turn: 1, seed: 0 };
+///     Demand { model: None, work: Work::Answer, options: "", affinity: 0, prompt: 0, prefixes, turn: 1, seed: 0 };
 /// let plan = plan(&view, Policy::RoundRobin, &demand);
 /// let names: Vec<_> = plan.choices.iter().map(|choice| choice.host.name()).collect();
 /// assert_eq!(names, ["2", "1"]);
@@ -244,12 +249,19 @@ pub fn plan(view: &FleetView, policy: Policy, demand: &Demand<'_>) -> Plan {
     }
     let hosts = order.into_iter().filter_map(|index| Some((index, view.hosts.get(index)?)));
     let mut choices: Vec<_> = hosts.map(|(index, host)| choice(view, index, host, demand)).collect();
+    let cache = |choice: &Choice| prompt_cache(view, choice, demand);
+    let wait = |choice: &Choice| {
+        let PromptCache { displaces, saved, .. } = cache(choice);
+        // What a place that another conversation loses is worth: else everybody who begins alike would go to one host.
+        let displaced = if displaces { saved / choice.host.weight().max(1) } else { 0 };
+        millis(choice.wait).saturating_add(displaced)
+    };
     let total = |choice: &Choice| view.hosts.get(choice.index).map_or(0, |host| host.leases.len() as u64);
-    let best = choices.iter().map(|choice| millis(choice.wait)).min().unwrap_or_default();
+    let best = choices.iter().map(wait).min().unwrap_or_default();
     let weights: u64 = choices.iter().map(|choice| choice.host.weight()).sum();
     let requests = choices.iter().map(total).sum::<u64>() + 1;
     let rate = |choice: &Choice| match policy {
-        Policy::Auto => Some(millis(choice.wait)).filter(|wait| *wait >= best + TIE).unwrap_or(best),
+        Policy::Auto => Some(wait(choice)).filter(|wait| *wait >= best.saturating_add(TIE)).unwrap_or(best),
         Policy::LeastOutstanding => total(choice) * 1000 / choice.host.weight(),
         // A host takes at most a quarter more than its share (Mirrokni, Thorup and Zadimoghaddam 2016).
         Policy::Affinity => {
@@ -258,8 +270,19 @@ pub fn plan(view: &FleetView, policy: Policy, demand: &Demand<'_>) -> Plan {
         }
         Policy::RoundRobin | Policy::Random | Policy::PowerOfTwoChoices => 0,
     };
-    // The sort is stable: hosts with equal rates keep the order of the counter, the seed or the affinity.
-    choices.sort_by_key(|choice| (choice.breaker() == BreakerState::Open, rate(choice)));
+    let preference = |choice: &Choice| match policy {
+        Policy::Auto | Policy::Affinity => {
+            let PromptCache { known, displaces, .. } = cache(choice);
+            (Reverse(known.continues), displaces, Reverse(known.bytes))
+        }
+        Policy::RoundRobin | Policy::Random | Policy::LeastOutstanding | Policy::PowerOfTwoChoices => {
+            (Reverse(false), false, Reverse(0))
+        }
+    };
+    // The sort is stable: hosts that are equal keep the order of the counter, the seed or the affinity.
+    choices.sort_by_cached_key(|choice| {
+        (choice.breaker() == BreakerState::Open, rate(choice), preference(choice))
+    });
     let latency = |choice: &Choice| latency(view.hosts.get(choice.index), demand);
     let cost = |choice: &Choice| latency(choice) * (total(choice) + 1) / choice.host.weight();
     if let (Policy::PowerOfTwoChoices, [first, second, ..]) = (policy, &mut *choices)
@@ -301,7 +324,7 @@ fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) 
         view.tickets.iter().filter(|ticket| *ticket.lane == *lane && &*ticket.host == host.host.url());
     let ends = (host.in_flight(&lane) + waiting.count() as u64 + 1).saturating_sub(host.limit(&lane));
     let queue = ends * service(host, &lane);
-    let prompt = prompt(view, host, &lane, load > 0, demand);
+    let prompt = prompt(view, host, &lane, load > 0, demand).unknown;
     Choice {
         index,
         host: host.host.clone(),
@@ -312,6 +335,12 @@ fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) 
         limit: host.limit(&lane),
         cold: load > 0,
     }
+}
+
+fn prompt_cache(view: &FleetView, choice: &Choice, demand: &Demand<'_>) -> PromptCache {
+    let lane = lane(demand.model, demand.work);
+    let host = view.hosts.get(choice.index);
+    host.map(|host| prompt(view, host, &lane, choice.cold, demand)).unwrap_or_default()
 }
 
 fn latency(host: Option<&HostView>, demand: &Demand<'_>) -> u64 {

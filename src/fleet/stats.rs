@@ -7,7 +7,10 @@ use std::{collections::BTreeMap, time::Duration};
 
 use serde::Serialize;
 
-use super::breaker::{Breaker, Cause, OpenUntil, Scope};
+use super::{
+    breaker::{Breaker, Cause, OpenUntil, Scope},
+    prefix::{Conversation, Known, Prefixes},
+};
 use crate::wire::members::{self, Members};
 
 /// How many lanes of one host have stats; beyond that the one that was used longest ago is dropped.
@@ -20,10 +23,11 @@ const MEMORY: Duration = Duration::from_secs(10);
 const LEAST_WEIGHT: u64 = 3;
 /// The most that it weighs.
 const MOST_WEIGHT: u64 = 10;
-/// How many prompts of a model a host's prompt cache is assumed to hold: Ollama keeps one for each slot.
-const KNOWN: usize = 4;
-/// The shortest prompt, in bytes, from which the evaluation speed is measured.
-const PROMPT: u64 = 256;
+/// The most conversations of a lane that are remembered, however many slots its host has.
+const CONVERSATIONS_LIMIT: usize = 16;
+/// The fewest bytes of a prompt that were not known from which the evaluation speed is measured: less takes no longer than
+/// everything else before a first byte.
+const PROMPT: u64 = 1024;
 /// What a sample below the average of `pace` weighs, in percent; a sample above it replaces the average.
 const PACE: u64 = 2;
 /// The largest time that is read from a store, in milliseconds: no time since 1970 is longer for long, and sums and products
@@ -61,9 +65,8 @@ pub struct LaneStats {
     /// Milliseconds for 1024 bytes of a prompt that the prompt cache does not hold, as a peak-sensitive average: it
     /// rises at once and falls slowly; 0 when unknown.
     pub pace: u64,
-    /// The affinities of the last prompts (see [`AttemptContext::affinity`]), which the prompt cache may hold; the
-    /// latest last.
-    pub(crate) known: Vec<u64>,
+    /// The last conversations, of which the prompt cache holds one for each slot; the latest last.
+    pub(crate) conversations: Vec<Conversation>,
     /// Milliseconds to the first byte of streams while the model was loaded, the latest last.
     pub(crate) first_bytes: Vec<u64>,
     /// The same for answers in one piece, whose first byte follows the last token.
@@ -119,10 +122,14 @@ pub struct AttemptContext<'a> {
     pub in_flight: u64,
     /// Whether the host had to load the model.
     pub cold: bool,
-    /// A hash of what a prompt cache may hold, as [`Demand::affinity`](super::plan::Demand::affinity).
+    /// As [`Demand::affinity`](super::plan::Demand::affinity).
     pub affinity: u64,
     /// The length of its prompt in bytes.
     pub prompt: u64,
+    /// The beginnings of its prompt.
+    pub prefixes: &'a Prefixes,
+    /// How many requests the lane answers at once, each with a prompt cache of its own.
+    pub slots: u64,
 }
 
 impl HostStats {
@@ -250,9 +257,26 @@ impl LaneStats {
         is_known.then(|| (usual.unwrap_or_default() * 8).max(least))
     }
 
-    /// Whether the prompt cache may hold the beginning of a prompt with this affinity.
-    pub(crate) fn knows(&self, affinity: u64) -> bool {
-        self.known.contains(&affinity)
+    /// How much of a prompt of `length` bytes the prompt cache holds.
+    pub(crate) fn known(&self, affinity: u64, length: u64, prefixes: &Prefixes) -> Known {
+        let known = self.conversations.iter().map(|earlier| earlier.known(affinity, length, prefixes));
+        known.fold(Known::default(), |all, one| Known {
+            continues: all.continues || one.continues,
+            bytes: all.bytes.max(one.bytes),
+        })
+    }
+
+    /// Whether a new conversation takes the place of another one in a prompt cache with as many slots.
+    pub(crate) fn is_full(&self, slots: u64) -> bool {
+        self.conversations.len() >= places(slots)
+    }
+
+    /// Remembers the conversation of a request that was answered.
+    fn remember(&mut self, run: &AttemptContext<'_>) {
+        self.conversations.retain(|earlier| !earlier.is_continued(run.affinity, run.prefixes));
+        let excess = (self.conversations.len() + 1).saturating_sub(places(run.slots));
+        self.conversations.drain(..excess.min(self.conversations.len()));
+        self.conversations.push(Conversation::new(run.affinity, run.prompt, run.prefixes));
     }
 
     fn answered(&mut self, now: Duration, report: &AttemptReport<'_>, run: &AttemptContext<'_>) {
@@ -269,19 +293,16 @@ impl LaneStats {
         }
         // A request that waited for the same load may have ended first; its prompt is in the cache.
         if run.cold && self.completed <= report.began {
-            self.known.clear();
+            self.conversations.clear();
         }
-        if !run.cold && run.streams && run.in_flight == 1 && run.prompt >= PROMPT && !self.knows(run.affinity)
-        {
-            let pace = (first_byte * 1024 / run.prompt).max(1);
+        let known = self.known(run.affinity, run.prompt, run.prefixes).bytes;
+        let unknown = run.prompt.saturating_sub(known);
+        if !run.cold && run.streams && run.in_flight == 1 && unknown >= PROMPT {
+            let pace = (first_byte.saturating_mul(1024) / unknown).max(1);
             // A prompt that the host already holds in part seems fast, so low samples weigh little.
             self.pace = average(self.pace, pace, if pace > self.pace { 100 } else { PACE });
         }
-        self.known.retain(|known| *known != run.affinity);
-        if self.known.len() >= KNOWN {
-            self.known.remove(0);
-        }
-        self.known.push(run.affinity);
+        self.remember(run);
         // After a cold start only the time after the load counts. Requests that share the host's slots slow each other
         // down, so their time is divided by their number.
         let busy = if run.cold { elapsed.saturating_sub(first_byte) } else { elapsed / run.in_flight.max(1) };
@@ -312,6 +333,11 @@ impl LaneStats {
         let age = millis(now.saturating_sub(self.completed));
         (age * 100 / (age + millis(MEMORY)).max(1)).max(1)
     }
+}
+
+/// How many conversations a prompt cache with as many slots holds.
+fn places(slots: u64) -> usize {
+    usize::try_from(slots).unwrap_or(CONVERSATIONS_LIMIT).clamp(1, CONVERSATIONS_LIMIT)
 }
 
 fn average(old: u64, sample: u64, percent: u64) -> u64 {
@@ -352,7 +378,7 @@ struct StoredLane<'a> {
     options: Option<&'a str>,
     /// Service, latency, load, proved, completed, limit, limited, pace.
     numbers: [u64; 8],
-    known: &'a [u64],
+    conversations: Vec<Vec<u64>>,
     first_bytes: &'a [u64],
     wholes: &'a [u64],
 }
@@ -376,7 +402,7 @@ impl HostStats {
                 millis(lane.limited),
                 lane.pace,
             ],
-            known: &lane.known,
+            conversations: lane.conversations.iter().map(Conversation::to_numbers).collect(),
             first_bytes: &lane.first_bytes,
             wholes: &lane.wholes,
         });
@@ -412,7 +438,7 @@ impl HostStats {
                 latency,
                 load,
                 pace,
-                known: hashes(&lane, "known")?,
+                conversations: conversations(&lane)?,
                 first_bytes: numbers(&lane, "first_bytes")?,
                 wholes: numbers(&lane, "wholes")?,
                 runner,
@@ -462,9 +488,15 @@ fn numbers(members: &Members<'_>, name: &str) -> Option<Vec<u64>> {
     members.array(name)?.into_iter().map(number).collect()
 }
 
-/// Hashes, of which each number may be one.
-fn hashes(members: &Members<'_>, name: &str) -> Option<Vec<u64>> {
-    members.array(name)?.into_iter().map(|hash| hash.get().parse().ok()).collect()
+/// The conversations of a lane; none where a version wrote that remembered none.
+fn conversations(lane: &Members<'_>) -> Option<Vec<Conversation>> {
+    let listed = lane.array("conversations").unwrap_or_default();
+    let conversation = |listed| {
+        // Each number may be a hash, so that all are read as they are.
+        let numbers = members::elements(listed)?.into_iter().map(|number| number.get().parse().ok());
+        Conversation::from_numbers(&numbers.collect::<Option<Vec<_>>>()?)
+    };
+    listed.into_iter().take(CONVERSATIONS_LIMIT).map(conversation).collect()
 }
 
 #[cfg(test)]

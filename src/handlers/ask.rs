@@ -218,6 +218,7 @@ async fn prepare<'a, P: Platform, Q: Question>(
     // From here on the upstream request is held instead of the body.
     held.change_to(upstream_request.body.len(), service.now())?;
     upstream_request.held = held;
+    upstream_request.routing_key.take_hint(headers);
     let (request, begun) = (Arc::clone(request), notes.clone());
     let flight = Box::new(Flight::new(request, upstream_request, rendering, cache_plan, session, begun));
     Ok(Prepared { lookup, prefetched, flight })

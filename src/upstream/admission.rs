@@ -13,6 +13,7 @@ use http::HeaderValue;
 
 use super::{
     UpstreamRequest, probe,
+    prompt::Prompt,
     slot::{Slot, keep_alive},
 };
 use crate::{
@@ -31,6 +32,7 @@ use crate::{
     platform::{Background, Clock, Entropy, Timer, race, random_id},
     request::{HeldBy, HeldLease, RequestInfo, StoreAccess, StoreReply, UpstreamReport},
     store::{FleetState, Store},
+    wire::pace::Pace,
 };
 
 /// The shortest pause between two looks at a queue that other processes change, too.
@@ -56,6 +58,8 @@ pub(crate) struct Admission<'a, P: Platform> {
     id: String,
     seed: u64,
     turn: Option<u64>,
+    /// What prompt caches may know of the request; it is read when hosts are chosen first.
+    prompt: Option<Arc<Prompt>>,
     tried: Vec<String>,
     /// Whether all hosts were asked what they have, because none seemed to have the model.
     is_refreshed: bool,
@@ -111,6 +115,7 @@ impl<'a, P: Platform> Admission<'a, P> {
             id: random_id(service),
             seed: service.random(),
             turn: None,
+            prompt: None,
             tried: Vec::new(),
             is_refreshed: false,
             waiting: None,
@@ -263,17 +268,30 @@ impl<'a, P: Platform> Admission<'a, P> {
             // Without the shared sequence the seed spreads requests as well.
             self.turn = self.request.store.sequence(service).await.or(Some(self.seed));
         }
-        plan(view, policy, &self.demand())
+        let prompt = self.prompt().await;
+        plan(view, policy, &self.demand(&prompt))
     }
 
-    fn demand(&self) -> Demand<'_> {
+    async fn prompt(&mut self) -> Arc<Prompt> {
+        if let Some(prompt) = &self.prompt {
+            return Arc::clone(prompt);
+        }
+        let request = self.upstream_request;
+        let read = async |mut pace: Pace| Prompt::of(request, &mut pace).await;
+        let prompt = Arc::new(self.service.compute(request.body.len(), read).await);
+        self.prompt = Some(Arc::clone(&prompt));
+        prompt
+    }
+
+    fn demand<'p>(&'p self, prompt: &'p Prompt) -> Demand<'p> {
         let to = &self.upstream_request.routing_key;
         Demand {
             model: to.model.as_ref(),
             work: to.work.unwrap_or(Work::Answer),
             options: &to.options,
-            affinity: to.affinity,
-            prompt: self.upstream_request.body.len() as u64,
+            affinity: prompt.affinity,
+            prompt: prompt.length,
+            prefixes: &prompt.prefixes,
             turn: self.turn.unwrap_or_default(),
             seed: self.seed,
         }
@@ -372,8 +390,8 @@ impl<'a, P: Platform> Admission<'a, P> {
             in_flight: choice.in_flight + 1,
             cold: choice.cold,
             options: self.upstream_request.routing_key.options.clone(),
-            affinity: self.upstream_request.routing_key.affinity,
-            prompt: self.upstream_request.body.len() as u64,
+            prompt: self.prompt.clone().unwrap_or_default(),
+            slots: choice.limit,
             streams: self.upstream_request.streams,
             first_byte: None,
             _renewal: renewal,

@@ -2,6 +2,8 @@
 //!
 //! Pure; it is made before the fleet is looked at.
 
+use http::HeaderMap;
+
 use crate::{
     api::{
         auth::{CallerId, Owner},
@@ -10,14 +12,21 @@ use crate::{
     fleet::{
         ModelName, lane,
         plan::affinity,
+        prefix::Prefixes,
         snapshot::{Flow, UNVERIFIED},
     },
     session::SessionId,
     wire::{members::Members, options::Options},
 };
 
-/// How many bytes of a prompt decide which host's prompt cache may know it.
-const PREFIX: usize = 1024;
+/// The headers in which agents name their sessions, the most telling first. They are hints: they decide nothing but which of
+/// several hosts that are as good as another is asked.
+const AGENT_SESSIONS: [&str; 4] =
+    ["x-session-affinity", "x-claude-code-session-id", "x-session-id", "session_id"];
+/// How many bytes of such a name count.
+const AGENT_SESSION_LIMIT: usize = 256;
+/// How many bytes of a body that is not read as a conversation name it.
+const BEGINNING: usize = 1024;
 /// The options that make Ollama load a model again (`server/sched.go`, `needsReload`). `/api/ps` reports the first of them.
 const RUNNER_OPTIONS: [&str; 7] =
     ["num_ctx", "num_batch", "num_gpu", "main_gpu", "use_mmap", "num_thread", "draft_num_predict"];
@@ -31,7 +40,8 @@ pub(crate) struct RoutingKey {
     pub(crate) work: Option<Work>,
     /// The runner options, in a canonical form.
     pub(crate) options: String,
-    pub(crate) affinity: u64,
+    /// The hash of the session, else of what an agent calls its session, with the caller's; `None` without either.
+    named: Option<u64>,
     /// The hash of the caller, behind [`UNVERIFIED`] where nobody verified it.
     pub(crate) caller: String,
     /// The hash of the session; empty without a session.
@@ -39,21 +49,16 @@ pub(crate) struct RoutingKey {
 }
 
 impl RoutingKey {
-    /// The key of one request. `prompt` is the text whose beginning a host's prompt cache may
-    /// know.
+    /// The key of one request.
     pub(crate) fn new(
         caller: &CallerId,
         session: Option<&SessionId>,
         work: Option<Work>,
         model: Option<&str>,
         request: Option<&Members<'_>>,
-        prompt: &[u8],
     ) -> Self {
         let hash = format!("{:016x}", affinity(caller.as_bytes()));
-        let known = match session {
-            None => affinity(prompt.get(..PREFIX).unwrap_or(prompt)),
-            Some(id) => affinity([hash.as_bytes(), id.as_str().as_bytes()].concat().as_slice()),
-        };
+        let named = session.map(|id| affinity([hash.as_bytes(), id.as_str().as_bytes()].concat().as_slice()));
         let mark = if caller.owner() == Owner::UNVERIFIED { UNVERIFIED } else { "" };
         let caller = [mark, &*hash].concat();
         Self {
@@ -61,10 +66,28 @@ impl RoutingKey {
             model: model.and_then(ModelName::parse),
             work,
             options: request.map(runner_options).unwrap_or_default(),
-            affinity: known,
-            session: session.map(|_| format!("{known:016x}")).unwrap_or_default(),
+            named,
+            session: named.map(|named| format!("{named:016x}")).unwrap_or_default(),
             caller,
         }
+    }
+
+    /// Takes the session that an agent names in a header, where the request has no session of Paddock's. It is mixed with the
+    /// caller, so that the name of one says nothing of another's.
+    pub(crate) fn take_hint(&mut self, headers: &HeaderMap) {
+        let value = AGENT_SESSIONS.into_iter().find_map(|name| headers.get(name));
+        if let (None, Some(value)) = (self.named, value) {
+            let value = value.as_bytes();
+            let value = value.get(..AGENT_SESSION_LIMIT).unwrap_or(value);
+            self.named = Some(affinity(&[self.caller.as_bytes(), b"\n", value].concat()));
+        }
+    }
+
+    /// What names the conversation of a request with this body, and these beginnings where they could be read.
+    pub(crate) fn affinity(&self, body: &[u8], prefixes: Option<&Prefixes>) -> u64 {
+        self.named
+            .or_else(|| prefixes.map(Prefixes::opening))
+            .unwrap_or_else(|| affinity(body.get(..BEGINNING).unwrap_or(body)))
     }
 
     /// The flow that the queue takes turns by.
@@ -119,6 +142,37 @@ mod tests {
         assert_eq!(
             runner_options(&Members::parse(long.as_bytes()).unwrap()),
             format!("num_ctx={}", i64::MAX)
+        );
+    }
+
+    #[test]
+    fn the_name_of_an_agents_session_is_a_hint_and_mixed_with_its_caller() {
+        let key = |caller: &CallerId, session: Option<&SessionId>, name: &'static str, value: String| {
+            let mut key = RoutingKey::new(caller, session, Some(Work::Answer), Some("m"), None);
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value.parse().unwrap());
+            key.take_hint(&headers);
+            key
+        };
+        let (one, other) = (CallerId::public(), CallerId::of_key(b"other"));
+        let named = |caller, name, value: &str| key(caller, None, name, value.to_owned());
+        let plain = RoutingKey::new(&one, None, Some(Work::Answer), Some("m"), None);
+        for name in AGENT_SESSIONS {
+            let first = named(&one, name, "a");
+            let affinity = first.affinity(b"1", None);
+            assert_eq!(affinity, named(&one, name, "a").affinity(b"2", None), "{name}");
+            assert_ne!(affinity, named(&one, name, "b").affinity(b"1", None), "{name}");
+            assert_ne!(affinity, named(&other, name, "a").affinity(b"1", None), "{name}");
+            assert_eq!((&first.session, &first.caller), (&plain.session, &plain.caller), "{name}");
+            let long = |end: &str| named(&one, name, &("x".repeat(300) + end)).affinity(b"1", None);
+            assert_eq!(long("a"), long("b"), "{name}");
+        }
+        let id = SessionId::parse("mine").unwrap();
+        let kept = |value: &str| key(&one, Some(&id), "session_id", value.to_owned()).affinity(b"", None);
+        assert_eq!(kept("a"), kept("b"), "a session of Paddock's goes before");
+        assert_ne!(
+            named(&one, "other", "a").affinity(b"1", None),
+            named(&one, "other", "a").affinity(b"2", None)
         );
     }
 }

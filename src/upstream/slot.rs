@@ -6,6 +6,7 @@ use std::{sync::Arc, time::Duration};
 
 use futures::channel::oneshot;
 
+use super::prompt::Prompt;
 use crate::{
     fleet::{
         AttemptContext, AttemptReport, BackendHost, HostEffect, HostStats, Scope,
@@ -36,9 +37,9 @@ pub(crate) struct Slot {
     /// The runner options of the request.
     pub(crate) options: String,
     /// What the host's prompt cache may know of the request.
-    pub(crate) affinity: u64,
-    /// The length of the request's body, in bytes.
-    pub(crate) prompt: u64,
+    pub(crate) prompt: Arc<Prompt>,
+    /// How many requests the lane answers at once.
+    pub(crate) slots: u64,
     /// Whether the answer streams.
     pub(crate) streams: bool,
     /// The time until the first byte of the answer.
@@ -69,8 +70,10 @@ impl Slot {
             streams: self.streams,
             in_flight: self.in_flight,
             cold: self.cold,
-            affinity: self.affinity,
-            prompt: self.prompt,
+            affinity: self.prompt.affinity,
+            prompt: self.prompt.length,
+            prefixes: &self.prompt.prefixes,
+            slots: self.slots,
         });
         let elapsed = service.now().saturating_sub(self.since);
         AttemptReport { run, began: self.began, first_byte: self.first_byte, elapsed, effect }

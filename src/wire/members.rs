@@ -241,7 +241,7 @@ pub(crate) fn elements(value: &RawValue) -> Option<Vec<&RawValue>> {
 }
 
 /// The same. A pause may come between two elements.
-async fn elements_in_steps<'a>(value: &'a RawValue, pace: &mut Pace) -> Option<Vec<&'a RawValue>> {
+pub(crate) async fn elements_in_steps<'a>(value: &'a RawValue, pace: &mut Pace) -> Option<Vec<&'a RawValue>> {
     let mut list = Vec::new();
     let mut scanner = Scanner(value.get().as_bytes());
     let mut goes_on = scanner.begins(b'[', b']')?;

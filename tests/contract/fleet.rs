@@ -8,6 +8,7 @@ use paddock::{
     fleet::{
         AttemptContext, AttemptReport, Cause, HostEffect, HostStats, Scope, Ticket,
         local::DECISIONS,
+        prefix::PrefixReader,
         snapshot::{Claim, FleetSnapshot, Flow, Lease, RetryBudget, SlotRequest},
     },
     store::{FleetState, InventoryStore as _, Store as _},
@@ -357,6 +358,10 @@ async fn the_ledger_gives_leases_and_tickets_whole_whatever_they_are_called(
 
 async fn facts_come_back_whole(subject: impl Subject) -> Result<()> {
     let store = subject.store().fleet();
+    let mut reader = PrefixReader::default();
+    reader.text(&"long ago ".repeat(300).into_bytes());
+    reader.end_message();
+    let prefixes = reader.finish();
     let run = |cold| AttemptContext {
         lane: LANE,
         options: "num_ctx=\"1\"熊",
@@ -365,6 +370,8 @@ async fn facts_come_back_whole(subject: impl Subject) -> Result<()> {
         cold,
         affinity: u64::MAX,
         prompt: 2048,
+        prefixes: &prefixes,
+        slots: 4,
     };
     let report = |cold, effect| AttemptReport {
         run: Some(run(cold)),

@@ -44,7 +44,16 @@ fn model(name: &str) -> ModelName {
 
 /// The demand of a request for a model without options.
 fn demand(model: Option<&ModelName>) -> Demand<'_> {
-    Demand { model, work: Work::Answer, options: "", affinity: 0, prompt: 0, turn: 0, seed: 0 }
+    Demand {
+        model,
+        work: Work::Answer,
+        options: "",
+        affinity: 0,
+        prompt: 0,
+        prefixes: Prefixes::none(),
+        turn: 0,
+        seed: 0,
+    }
 }
 
 fn names(plan: &Plan) -> Vec<&str> {
@@ -373,4 +382,59 @@ fn a_place_tells_what_a_claim_needs() {
     for part in ["auto; host 1: ", "breaker half_open (unreachable)", "not loaded", "2 of 4 in flight"] {
         assert!(text.contains(part), "{text}");
     }
+}
+
+/// A herd of three hosts with the model loaded, that answers every request where the plan says; gives the host's place.
+fn answered(stats: &mut [crate::fleet::HostStats], turn: u64, prefixes: &Prefixes) -> usize {
+    let herd: Vec<_> =
+        stats.iter().map(|stats| Sketch { stats: stats.clone(), ..sketch().lists(0) }).collect();
+    let model = model("m");
+    let (affinity, prompt) = (prefixes.opening(), prefixes.length());
+    let demand = Demand { affinity, prompt, prefixes, ..demand(Some(&model)) };
+    let choice = plan(&view(&herd), Policy::Auto, &demand).choices[0].clone();
+    let run = crate::fleet::AttemptContext {
+        lane: &model.lane(Work::Answer),
+        options: "",
+        streams: true,
+        in_flight: 1,
+        cold: false,
+        affinity,
+        prompt,
+        prefixes,
+        slots: choice.limit,
+    };
+    let report = crate::fleet::AttemptReport {
+        run: Some(run),
+        began: view(&herd).now,
+        first_byte: Some(Duration::from_millis(100)),
+        elapsed: Duration::from_millis(200),
+        effect: crate::fleet::HostEffect::Answered,
+    };
+    stats[choice.index].record_attempt(view(&herd).now + Duration::from_secs(turn), &report, 0);
+    choice.index
+}
+
+#[test]
+fn agents_with_one_long_system_prompt_spread_and_their_later_turns_stay() {
+    let system = "You are a careful agent. ".repeat(500);
+    // All have answered before, as fast as these requests are.
+    let mut stats = vec![sketch().takes(200, 6_000).stats; 3];
+    let mut places = vec![Vec::new(); 9];
+    for turn in 0..4 {
+        for (agent, places) in places.iter_mut().enumerate() {
+            let mut reader = crate::fleet::prefix::PrefixReader::default();
+            reader.text(system.as_bytes());
+            for message in 0..=turn * 2 {
+                reader.text(format!("message {message} of agent {agent} ").repeat(20).as_bytes());
+                reader.end_message();
+            }
+            places.push(answered(&mut stats, turn, &reader.finish()));
+        }
+    }
+    assert!(places.iter().all(|places| places.iter().all(|place| *place == places[0])), "{places:?}");
+    let mut firsts = [0; 3];
+    for places in &places {
+        firsts[places[0]] += 1;
+    }
+    assert!(firsts.iter().all(|count| (1..=4).contains(count)), "{firsts:?}");
 }

@@ -9,6 +9,7 @@ use crate::{
     fleet::{
         ModelName,
         name::is_cloud_lane,
+        prefix::Known,
         snapshot::{FleetView, HostView},
         stats::millis,
     },
@@ -42,25 +43,40 @@ pub(super) fn service(host: &HostView, lane: &str) -> u64 {
     })
 }
 
-/// Milliseconds to evaluate the prompt; 0 when the prompt cache may hold it.
+/// What a host's prompt cache is to a request.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct PromptCache {
+    /// How much of the prompt it holds.
+    pub(super) known: Known,
+    /// Whether the prompt takes the place of another conversation there.
+    pub(super) displaces: bool,
+    /// Milliseconds to evaluate what it does not hold.
+    pub(super) unknown: u64,
+    /// Milliseconds that what it holds saves.
+    pub(super) saved: u64,
+}
+
+/// What the host's prompt cache is to the request: only the part of the prompt that is not known there takes time.
 pub(super) fn prompt(
     view: &FleetView,
     host: &HostView,
     lane: &str,
     is_cold: bool,
     demand: &Demand<'_>,
-) -> u64 {
+) -> PromptCache {
     // A prompt cache does not speed up embeddings.
     if demand.work == Work::Embedding {
-        return 0;
+        return PromptCache::default();
     }
-    let stats = host.stats.lane(lane);
-    if !is_cold && stats.is_some_and(|stats| stats.knows(demand.affinity)) {
-        return 0;
-    }
+    let stats = host.stats.lane(lane).filter(|_| !is_cold);
+    let known = stats.map(|stats| stats.known(demand.affinity, demand.prompt, demand.prefixes));
+    let known = known.unwrap_or_default();
+    let displaces = !known.continues && stats.is_some_and(|stats| stats.is_full(host.limit(lane)));
     let pace = |host: &HostView| host.stats.lane(lane).map(|stats| stats.pace).filter(|pace| *pace > 0);
     let pace = pace(host).or_else(|| view.hosts.iter().filter_map(pace).max()).unwrap_or(PACE);
-    pace.saturating_mul(demand.prompt) / 1024
+    let time = |bytes: u64| pace.saturating_mul(bytes) / 1024;
+    let unknown = demand.prompt.saturating_sub(known.bytes);
+    PromptCache { known, displaces, unknown: time(unknown), saved: time(known.bytes) }
 }
 
 /// Milliseconds until the model is loaded with the demand's options; 0 when it is loaded.

@@ -1,13 +1,25 @@
 //! What is learnt from attempt reports, as tables.
 
 use super::*;
+use crate::fleet::prefix::PrefixReader;
 
 fn seconds(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
 }
 
 fn run(cold: bool, in_flight: u64) -> AttemptContext<'static> {
-    AttemptContext { lane: "m", options: "", streams: true, in_flight, cold, affinity: 7, prompt: 0 }
+    let (prefixes, slots) = (Prefixes::none(), 4);
+    AttemptContext {
+        lane: "m",
+        options: "",
+        streams: true,
+        in_flight,
+        cold,
+        affinity: 7,
+        prompt: 0,
+        prefixes,
+        slots,
+    }
 }
 
 fn report(
@@ -141,10 +153,14 @@ fn the_last_four_prompts_are_known_until_the_model_is_loaded_anew() {
     };
     let stats = after(&[1, 2, 3, 4, 1, 5].map(|affinity| answer(affinity, false)));
     let lane = stats.lane("m").unwrap();
-    assert_eq!([1, 2, 3, 4, 5].map(|affinity| lane.knows(affinity)), [true, false, true, true, true]);
+    assert_eq!(
+        [1, 2, 3, 4, 5].map(|affinity| lane.known(affinity, 1, Prefixes::none()).continues),
+        [true, false, true, true, true]
+    );
     assert_eq!(lane.pace, 150);
     let stats = after(&[answer(1, false), answer(2, true)]);
-    assert!(!stats.lane("m").unwrap().knows(1) && stats.lane("m").unwrap().knows(2));
+    let knows = |affinity| stats.lane("m").unwrap().known(affinity, 1, Prefixes::none()).continues;
+    assert!(!knows(1) && knows(2));
 }
 
 #[test]
@@ -259,13 +275,72 @@ fn whatever_numbers_a_store_holds_can_be_reckoned_with() {
     let lane = stats.lane_mut("m");
     (lane.service, lane.latency, lane.load, lane.pace, lane.limit) =
         (u64::MAX, u64::MAX, u64::MAX, u64::MAX, u64::MAX);
-    (lane.known, lane.first_bytes, lane.wholes) = (vec![u64::MAX], vec![u64::MAX; 3], vec![u64::MAX]);
+    lane.conversations = vec![Conversation::new(u64::MAX, u64::MAX, Prefixes::none())];
+    (lane.first_bytes, lane.wholes) = (vec![u64::MAX; 3], vec![u64::MAX]);
     (lane.completed, lane.limited) = (Duration::MAX, Duration::MAX);
     let mut read = HostStats::from_json(&stats.to_json()).unwrap();
     let lane = read.lane("m").unwrap();
-    assert!(lane.knows(u64::MAX), "a hash is no time");
+    assert!(lane.known(u64::MAX, 1, Prefixes::none()).continues, "a hash is no time");
     assert!(lane.patience("", true, seconds(1)).is_some());
     assert!(lane.service.checked_mul(1 << 20).is_some() && lane.pace.checked_mul(1 << 20).is_some());
     read.record_attempt(seconds(200), &answer, 0);
     assert_eq!(HostStats::from_json(&read.to_json()), Some(read));
+}
+
+#[test]
+fn only_what_was_not_known_teaches_the_pace() {
+    let text = "a word ".repeat(2_000);
+    let prompt = |messages: &[&str]| {
+        let mut reader = PrefixReader::default();
+        for message in messages {
+            reader.text(message.as_bytes());
+            reader.end_message();
+        }
+        reader.finish()
+    };
+    let (first, second) = (prompt(&[&text]), prompt(&[&text, &text[..2048]]));
+    let mut stats = HostStats::default();
+    for (prefixes, first_byte) in [(&first, 2_000), (&second, 300)] {
+        let run = AttemptContext { prompt: prefixes.length(), prefixes, ..run(false, 1) };
+        let report = AttemptReport {
+            run: Some(run),
+            began: Duration::ZERO,
+            first_byte: Some(Duration::from_millis(first_byte)),
+            elapsed: seconds(3),
+            effect: HostEffect::Answered,
+        };
+        stats.record_attempt(seconds(100), &report, 0);
+    }
+    let lane = stats.lane("m").unwrap();
+    // 14,000 bytes took 2 s and 2,048 more 300 ms: 146 and 150 ms a KiB.
+    assert_eq!(
+        (lane.pace, lane.conversations.len()),
+        (150, 1),
+        "a later turn takes its conversation's place"
+    );
+    assert_eq!(HostStats::from_json(&stats.to_json()), Some(stats));
+}
+
+#[test]
+fn as_many_conversations_are_remembered_as_the_host_has_slots() {
+    for (slots, expected) in [(0, 1), (1, 1), (4, 4), (1_000, CONVERSATIONS_LIMIT)] {
+        let answer = |affinity| {
+            report(AttemptContext { affinity, slots, ..run(false, 1) }, 10, 20, HostEffect::Answered)
+        };
+        let stats = after(&(0..40).map(answer).collect::<Vec<_>>());
+        let lane = stats.lane("m").unwrap();
+        assert_eq!((lane.conversations.len(), lane.is_full(slots)), (expected, true), "{slots}");
+        assert!(lane.known(39, 1, Prefixes::none()).continues);
+    }
+}
+
+#[test]
+fn facts_of_the_version_before_are_read_without_its_conversations() {
+    let stats = after(&[report(run(false, 1), 100, 2_000, HostEffect::Answered)]);
+    let written = String::from_utf8(stats.to_json()).unwrap();
+    let before = written.replace("\"conversations\":[[7,0,0,0,0,0]]", "\"known\":[7,18446744073709551615]");
+    assert_ne!(before, written);
+    let mut expected = stats;
+    expected.lane_mut("m").conversations.clear();
+    assert_eq!(HostStats::from_json(before.as_bytes()), Some(expected));
 }

@@ -206,10 +206,9 @@ impl Question for ChatQuestion<'_> {
             tools,
             keep_alive,
         };
-        let prompt = messages.first().map(RawMessage::as_str).unwrap_or_default().as_bytes();
         let (session, members) = (self.session.id(), Some(&self.members));
         UpstreamRequest {
-            routing_key: RoutingKey::new(caller, session, Some(Work::Answer), Some(model), members, prompt),
+            routing_key: RoutingKey::new(caller, session, Some(Work::Answer), Some(model), members),
             method: Method::POST,
             path: Cow::Borrowed("/api/chat"),
             body: body.to_json(),

@@ -336,13 +336,9 @@ impl Question for RelayedQuestion<'_> {
 
     fn upstream(&self, caller: &CallerId, spliced: Option<Bytes>, reading: Reading) -> UpstreamRequest {
         let (endpoint, members) = (self.endpoint, self.members.as_ref());
-        let prompt = members.and_then(|members| {
-            ["messages", "prompt", "input"].into_iter().find_map(|name| members.raw(name))
-        });
-        let prompt = prompt.map(|prompt| prompt.get().as_bytes()).unwrap_or_default();
         let model = self.model();
         UpstreamRequest {
-            routing_key: RoutingKey::new(caller, self.session.id(), endpoint.work(), model, members, prompt),
+            routing_key: RoutingKey::new(caller, self.session.id(), endpoint.work(), model, members),
             method: endpoint.method(),
             path: self.path.clone().map_or_else(|| Cow::Borrowed(endpoint.path()), Cow::Owned),
             body: spliced.unwrap_or_else(|| self.body.clone()),

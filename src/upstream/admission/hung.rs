@@ -40,7 +40,8 @@ impl<P: Platform> Admission<'_, P> {
                 continue;
             }
             view.hosts.retain(|known| !self.is_tried(&known.host));
-            let others = plan(&view, Policy::Auto, &self.demand()).choices;
+            let prompt = self.prompt.clone().unwrap_or_default();
+            let others = plan(&view, Policy::Auto, &self.demand(&prompt)).choices;
             if others.iter().any(|choice| choice.breaker() != BreakerState::Open) {
                 return;
             }

@@ -6,6 +6,7 @@ use paddock::fleet::{
     AttemptContext, AttemptReport, Cause, HostEffect, HostStats,
     local::LocalFleet,
     plan::Choice,
+    prefix::Prefixes,
     snapshot::{FleetView, Lease},
 };
 
@@ -26,6 +27,7 @@ pub(super) struct Attempt {
     options: String,
     affinity: u64,
     prompt: u64,
+    slots: u64,
     first_byte: Option<Duration>,
     suspicion: Option<Suspicion>,
 }
@@ -57,6 +59,7 @@ impl Attempt {
             options: options.to_owned(),
             affinity,
             prompt,
+            slots: choice.limit,
             first_byte: None,
             suspicion,
         }
@@ -102,6 +105,8 @@ impl Attempt {
             cold: self.cold,
             affinity: self.affinity,
             prompt: self.prompt,
+            prefixes: Prefixes::none(),
+            slots: self.slots,
         };
         let report = AttemptReport {
             run: Some(run),

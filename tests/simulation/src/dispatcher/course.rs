@@ -7,6 +7,7 @@ use paddock::{
     fleet::{
         ModelName, Policy, Ticket,
         plan::{Demand, Plan, plan},
+        prefix::Prefixes,
         snapshot::FleetView,
     },
 };
@@ -58,6 +59,7 @@ impl Course {
             options: &self.options,
             affinity: self.affinity,
             prompt: self.prompt,
+            prefixes: Prefixes::none(),
             turn: self.turn,
             seed: self.seed,
         };
