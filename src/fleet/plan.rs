@@ -270,14 +270,17 @@ pub fn plan(view: &FleetView, policy: Policy, demand: &Demand<'_>) -> Plan {
         }
         Policy::RoundRobin | Policy::Random | Policy::PowerOfTwoChoices => 0,
     };
+    // `affinity` keeps to its order, which no host's memory changes.
     let preference = |choice: &Choice| match policy {
-        Policy::Auto | Policy::Affinity => {
+        Policy::Auto => {
             let PromptCache { known, displaces, .. } = cache(choice);
             (Reverse(known.continues), displaces, Reverse(known.bytes))
         }
-        Policy::RoundRobin | Policy::Random | Policy::LeastOutstanding | Policy::PowerOfTwoChoices => {
-            (Reverse(false), false, Reverse(0))
-        }
+        Policy::Affinity
+        | Policy::RoundRobin
+        | Policy::Random
+        | Policy::LeastOutstanding
+        | Policy::PowerOfTwoChoices => (Reverse(false), false, Reverse(0)),
     };
     // The sort is stable: hosts that are equal keep the order of the counter, the seed or the affinity.
     choices.sort_by_cached_key(|choice| {
