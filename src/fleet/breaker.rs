@@ -171,6 +171,16 @@ impl Breaker {
         self.opening = Some(OpenUntil { since: now, until: now + wait, cause });
     }
 
+    /// Records that a request failed in a way that concerns its lane alone. As the trial of a host it failed all the same.
+    pub(crate) fn fail_trial(&mut self, now: Duration, began: Duration, seed: u64) {
+        if let Some(opening) = self.opening
+            && now >= opening.until
+            && began >= opening.since
+        {
+            self.fail(now, opening.cause, None, seed);
+        }
+    }
+
     /// Records an answered request. One that began before the breaker opened does not close it.
     pub(crate) fn succeed(&mut self, began: Duration) {
         if self.opening.is_some_and(|opening| began >= opening.since) {

@@ -16,6 +16,9 @@ use crate::{
     wire::members::{self, Members},
 };
 
+/// How long a host is not asked for what it lacks.
+const LACKS_PERIOD: Duration = Duration::from_mins(10);
+
 /// A host's last answers to `/api/tags`, `/api/ps` and `/api/version`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Inventory {
@@ -129,9 +132,10 @@ impl Inventory {
     }
 
     /// Copies what an earlier inventory says of the models that are still listed, and of the host where its version is the
-    /// same.
+    /// same. What the host lacks is found out anew from time to time, because something before it may have said so.
     pub(crate) fn inherit(&mut self, earlier: &Self) {
-        if self.version == earlier.version {
+        let period = |time: Duration| time.as_secs() / LACKS_PERIOD.as_secs();
+        if self.version == earlier.version && period(self.seen) == period(earlier.seen) {
             self.lacks.extend(&earlier.lacks);
         }
         for (digest, context) in &earlier.contexts {
@@ -311,7 +315,7 @@ mod tests {
     }
 
     #[test]
-    fn what_a_host_lacks_it_lacks_until_its_version_changes() {
+    fn what_a_host_lacks_it_lacks_for_a_while_and_until_its_version_changes() {
         let of = |version: &str| Inventory { version: version.to_owned(), ..Inventory::default() };
         let mut known = of("0.1.20");
         known.lack(Endpoint::OllamaEmbed, "0.1.20".to_owned());
@@ -320,6 +324,11 @@ mod tests {
             found.inherit(&known);
             assert_eq!(found.has_endpoint(Endpoint::OllamaEmbed), !is_lacking, "{version}");
             assert!(found.has_endpoint(Endpoint::OllamaChat));
+        }
+        for (seconds, is_lacking) in [(599, true), (600, false)] {
+            let mut found = Inventory { seen: Duration::from_secs(seconds), ..of("0.1.20") };
+            found.inherit(&known);
+            assert_eq!(found.has_endpoint(Endpoint::OllamaEmbed), !is_lacking, "{seconds}");
         }
         known.lack(Endpoint::OpenAiModel, "0.1.21".to_owned());
         assert!(known.has_endpoint(Endpoint::OllamaEmbed) && !known.has_endpoint(Endpoint::OpenAiModel));

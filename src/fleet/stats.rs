@@ -141,7 +141,7 @@ impl HostStats {
     /// The stats of a lane, added if there are none.
     pub(crate) fn lane_mut(&mut self, key: &str) -> &mut LaneStats {
         if !self.lanes.contains_key(key) && self.lanes.len() >= LANES_LIMIT {
-            let oldest = self.lanes.iter().min_by_key(|(_, lane)| lane.used().max(lane.breaker.failed));
+            let oldest = self.lanes.iter().min_by_key(|(_, lane)| lane.last_mattered());
             let oldest = oldest.map(|(key, _)| key.clone());
             oldest.map(|oldest| self.lanes.remove(&oldest));
         }
@@ -154,11 +154,13 @@ impl HostStats {
             HostEffect::Faulty(cause, retry_after) if cause.scope() == Scope::Host => {
                 self.breaker.fail(now, cause, retry_after, seed);
             }
-            // Only the host itself says that it is busy, or fails what it has read.
-            HostEffect::Answered
-            | HostEffect::Refused
-            | HostEffect::Faulty(Cause::Busy | Cause::Failed, _) => self.breaker.succeed(report.began),
-            HostEffect::Faulty(..) | HostEffect::Neutral => {}
+            HostEffect::Answered | HostEffect::Refused => self.breaker.succeed(report.began),
+            // The host itself says so, unless it is known to be away behind a gateway.
+            HostEffect::Faulty(Cause::Busy, _) if self.breaker.cause() != Some(Cause::Gateway) => {
+                self.breaker.succeed(report.began);
+            }
+            HostEffect::Faulty(..) => self.breaker.fail_trial(now, report.began, seed),
+            HostEffect::Neutral => {}
         }
         let Some(run) = report.run else { return };
         let lane = self.lane_mut(run.lane);
@@ -184,8 +186,7 @@ impl HostStats {
     /// Records a look that the host left without an answer although it took the connection. After some of them it is out of
     /// rotation, unless requests still get answers there: then it is slow.
     pub(crate) fn note_unheard(&mut self, now: Duration, seed: u64) {
-        let heard = self.lanes.values().map(LaneStats::used).max().unwrap_or_default();
-        if !heard.is_zero() && now.saturating_sub(heard) < WELL {
+        if let Some(heard) = self.heard(now) {
             self.unheard = 0;
             if self
                 .breaker
@@ -200,6 +201,20 @@ impl HostStats {
         if self.unheard == UNHEARD {
             self.breaker.fall_silent(now, seed);
         }
+    }
+
+    /// Records a look that a gateway answered in the host's place, unless requests still get answers there: then the gateway
+    /// limits the looks.
+    pub(crate) fn note_gateway(&mut self, now: Duration, seed: u64) {
+        if self.heard(now).is_none() {
+            self.breaker.fail(now, Cause::Gateway, None, seed);
+        }
+    }
+
+    /// When a request last got a first byte or a good end there, if that was a moment ago.
+    fn heard(&self, now: Duration) -> Option<Duration> {
+        let heard = self.lanes.values().map(LaneStats::used).max()?;
+        (!heard.is_zero() && now.saturating_sub(heard) < WELL).then_some(heard)
     }
 
     /// Records a look that the host answered.
@@ -233,6 +248,13 @@ impl LaneStats {
     /// When the lane last gave a first byte or the end of an answer.
     fn used(&self) -> Duration {
         self.runner.as_ref().map_or(self.completed, |(_, proved)| self.completed.max(*proved))
+    }
+
+    /// When something last came of the lane. The failures of one that never gave anything do not count: names are easily made
+    /// up, and must not displace what was learnt of others.
+    fn last_mattered(&self) -> Duration {
+        let used = self.used();
+        if used.is_zero() { used } else { used.max(self.breaker.failed) }
     }
 
     /// Whether the last proof was for these options.

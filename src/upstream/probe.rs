@@ -461,14 +461,11 @@ async fn record_probe<P: Platform>(
         return;
     }
     let seed = service.random();
-    let change = |stats: &mut HostStats, now: Duration| {
-        if let Some(cause) = refusal {
-            stats.breaker.fail(now, cause, None, seed);
-        } else if is_silence {
-            stats.note_unheard(now, seed);
-        } else {
-            stats.note_heard();
-        }
+    let change = |stats: &mut HostStats, now: Duration| match refusal {
+        Some(Cause::Gateway) => stats.note_gateway(now, seed),
+        Some(cause) => stats.breaker.fail(now, cause, None, seed),
+        None if is_silence => stats.note_unheard(now, seed),
+        None => stats.note_heard(),
     };
     let is_news =
         if refusal.is_some() { breaker != BreakerState::Open } else { is_silence || stats.awaits_look() };

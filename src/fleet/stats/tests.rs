@@ -1,6 +1,7 @@
 //! What is learnt from attempt reports, as tables.
 
 use super::*;
+use crate::fleet::BreakerState;
 use crate::fleet::prefix::PrefixReader;
 
 fn seconds(seconds: u64) -> Duration {
@@ -213,13 +214,30 @@ fn what_an_answer_or_a_stream_did_opens_its_lane_and_what_a_connection_did_its_h
 
 #[test]
 fn a_host_that_says_itself_that_it_is_busy_can_be_reached() {
-    for (cause, is_closed) in [(Cause::Busy, true), (Cause::Protocol, false), (Cause::TimedOut, false)] {
+    for (before, cause, is_closed) in [
+        (Cause::Unreachable, Cause::Busy, true),
+        (Cause::Gateway, Cause::Busy, false),
+        (Cause::Unreachable, Cause::Protocol, false),
+        (Cause::Unreachable, Cause::TimedOut, false),
+    ] {
         let mut stats = HostStats::default();
-        stats.breaker.fail(seconds(90), Cause::Unreachable, None, 0);
+        stats.breaker.fail(seconds(90), before, None, 0);
         let fault = report(run(false, 1), 0, 10, HostEffect::Faulty(cause, None));
         stats.record_attempt(seconds(100), &AttemptReport { began: seconds(95), ..fault }, 0);
-        assert_eq!(stats.breaker.cause().is_none(), is_closed, "{cause:?}");
+        assert_eq!(stats.breaker.cause().is_none(), is_closed, "{before:?} {cause:?}");
+        let state = if is_closed { BreakerState::Closed } else { BreakerState::Open };
+        assert_eq!(stats.breaker.state(seconds(100)), state, "a trial that fails opens it for longer");
     }
+}
+
+#[test]
+fn a_gateway_that_limits_looks_takes_no_host_away_that_answers_requests() {
+    let mut stats = HostStats::default();
+    stats.prove(seconds(100), "m", "");
+    stats.note_gateway(seconds(110), 0);
+    assert_eq!(stats.breaker.cause(), None);
+    stats.note_gateway(seconds(116), 0);
+    assert_eq!(stats.breaker.cause(), Some(Cause::Gateway));
 }
 
 #[test]
@@ -232,11 +250,17 @@ fn what_the_version_before_kept_of_a_host_that_a_model_opened_opens_nothing() {
 #[test]
 fn a_lane_that_failed_is_remembered_before_one_that_was_used_longer_ago() {
     let mut stats = HostStats::default();
+    stats.prove(seconds(1), "failed", "");
     stats.record_fault(seconds(500), "failed", 0);
-    for number in 0..100 {
+    for number in 2..100 {
         stats.prove(seconds(number), &format!("m{number}"), "");
     }
     assert!(stats.lane("failed").is_some());
+    // Names that never gave anything displace each other.
+    for number in 0..100 {
+        stats.record_fault(seconds(1_000 + number), &format!("made up {number}:cloud"), 0);
+    }
+    assert!(stats.lane("failed").is_some() && stats.lane("m60").is_some());
 }
 
 #[test]

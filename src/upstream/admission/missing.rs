@@ -4,7 +4,7 @@
 
 use super::{Admission, Admitted};
 use crate::{
-    api::error::Error,
+    api::{endpoint::Endpoint, error::Error},
     fleet::{AttemptFailure, BackendHost, Failover, Inventory, nearest, no_route},
     host::Platform,
     platform::Background,
@@ -87,9 +87,11 @@ impl<P: Platform> Admission<'_, P> {
         (!lacking.is_empty()).then(|| Error::RouteMissing { words: words() })
     }
 
-    /// Notes that a host does not have the endpoint.
+    /// Notes that a host does not have the endpoint. Where the path names a model, it may be the name that the host cannot
+    /// have in a path.
     pub(crate) async fn note_lack(&self, backend: &BackendHost) {
-        if let Some(endpoint) = self.upstream_request.endpoint() {
+        let endpoint = self.upstream_request.endpoint();
+        if let Some(endpoint) = endpoint.filter(|endpoint| *endpoint != Endpoint::OpenAiModel) {
             probe::note_lack(self.service, backend, endpoint).await;
         }
     }

@@ -72,6 +72,24 @@ async fn where_no_host_has_a_path_the_words_say_which_one_needs_an_upgrade(form:
     Ok(())
 }
 
+/// Ollama finds no route for a name with a slash in a path, which says nothing of other names.
+async fn a_name_that_no_path_can_have_takes_the_path_from_no_other(form: &dyn Form) -> Result<()> {
+    let hosts = [FakeOllama::start().await?, FakeOllama::start().await?];
+    for host in &hosts {
+        is_version(host, "0.33.0");
+        host.has_models(&["llama3.2:latest", "me/qwen3:4b"]);
+        host.answers("/v1/models/me/qwen3:4b", no_route()?);
+    }
+    let gateway = form.start(Setup::new(&hosts)).await?;
+    for _ in 0..2 {
+        let reply = gateway.get("/v1/models/me/qwen3:4b").await?;
+        assert_eq!(reply.status, 404, "{}", reply.text());
+        let reply = gateway.get("/v1/models/llama3.2").await?;
+        assert_eq!(reply.status, 200, "{}", reply.text());
+    }
+    Ok(())
+}
+
 async fn whatever_answers_for_a_host_that_is_away_proves_nothing_about_it(form: &dyn Form) -> Result<()> {
     let ollama = FakeOllama::start().await?;
     let gateway = form.start(Setup::new([&ollama]).rarely_probes()).await?;
@@ -103,6 +121,7 @@ async fn a_change_that_an_older_host_does_not_know_names_it(form: &dyn Form) -> 
 on_every_form! {
     a_path_that_an_older_host_lacks_is_asked_of_another_and_costs_it_no_model,
     where_no_host_has_a_path_the_words_say_which_one_needs_an_upgrade,
+    a_name_that_no_path_can_have_takes_the_path_from_no_other,
     whatever_answers_for_a_host_that_is_away_proves_nothing_about_it,
     a_change_that_an_older_host_does_not_know_names_it,
 }
