@@ -230,14 +230,14 @@ impl AttemptFailure {
     /// Whether it is the host's own fault once another host has answered the same request. What one host denies for the sake
     /// of the request's body is not: that it is too long, forbidden or slow.
     pub(crate) fn is_proved_by_another(&self) -> bool {
-        match self {
-            Self::Failed { .. } => true,
-            Self::Denied { status, .. } => !matches!(
-                *status,
-                StatusCode::PAYLOAD_TOO_LARGE | StatusCode::FORBIDDEN | StatusCode::REQUEST_TIMEOUT
-            ),
-            _ => false,
-        }
+        let is_of_the_body = matches!(
+            self,
+            Self::Denied {
+                status: StatusCode::PAYLOAD_TOO_LARGE | StatusCode::FORBIDDEN | StatusCode::REQUEST_TIMEOUT,
+                ..
+            }
+        );
+        matches!(self, Self::Failed { .. } | Self::Denied { .. }) && !is_of_the_body
     }
 
     /// Whether the client is given the host's own reply, or its words, if no other host is tried.

@@ -27,6 +27,9 @@ const CACHE_MARK: &[u8] = b"\"cache_control\"";
 /// How much of a prompt without messages all turns of its conversation have in common, in bytes.
 const OPENING: usize = 1024;
 
+/// How many messages are told apart; a longer list is read as one text, so that it takes no memory beside the body's.
+const MESSAGES: usize = 4096;
+
 /// What a host's prompt cache may know of a request.
 #[derive(Debug, Default)]
 pub(crate) struct Prompt {
@@ -65,9 +68,9 @@ async fn prefixes(body: &[u8], pace: &mut Pace) -> Option<Prefixes> {
     Some(reading.reader.finish())
 }
 
-/// The messages of a list; `None` for any other prompt.
+/// The messages of a list; `None` for any other prompt, and for a list of more than [`MESSAGES`].
 async fn elements<'a>(prompt: &'a RawValue, pace: &mut Pace) -> Option<Vec<&'a RawValue>> {
-    let list = crate::wire::members::elements_in_steps(prompt, pace).await?;
+    let list = crate::wire::members::elements_in_steps(prompt, MESSAGES, pace).await?;
     list.iter().all(|element| element.get().starts_with('{')).then_some(list)
 }
 

@@ -146,7 +146,7 @@ impl<'a> Members<'a> {
 
     /// As [`Members::array`].
     pub(crate) async fn array_in_steps(&self, name: &str, pace: &mut Pace) -> Option<Vec<&'a RawValue>> {
-        elements_in_steps(self.raw(name)?, pace).await
+        elements_in_steps(self.raw(name)?, usize::MAX, pace).await
     }
 
     /// The members of a member that is an object.
@@ -240,13 +240,20 @@ pub(crate) fn elements(value: &RawValue) -> Option<Vec<&RawValue>> {
     Some(list)
 }
 
-/// The same. A pause may come between two elements.
-pub(crate) async fn elements_in_steps<'a>(value: &'a RawValue, pace: &mut Pace) -> Option<Vec<&'a RawValue>> {
+/// The same, also `None` for more than `most` elements. A pause may come between two elements.
+pub(crate) async fn elements_in_steps<'a>(
+    value: &'a RawValue,
+    most: usize,
+    pace: &mut Pace,
+) -> Option<Vec<&'a RawValue>> {
     let mut list = Vec::new();
     let mut scanner = Scanner(value.get().as_bytes());
     let mut goes_on = scanner.begins(b'[', b']')?;
     while goes_on {
         let element = scanner.value()?;
+        if list.len() >= most {
+            return None;
+        }
         list.push(element);
         goes_on = scanner.goes_on(b']')?;
         pace.count(element.get().len()).await;

@@ -225,8 +225,8 @@ fn a_host_that_says_itself_that_it_is_busy_can_be_reached() {
         let fault = report(run(false, 1), 0, 10, HostEffect::Faulty(cause, None));
         stats.record_attempt(seconds(100), &AttemptReport { began: seconds(95), ..fault }, 0);
         assert_eq!(stats.breaker.cause().is_none(), is_closed, "{before:?} {cause:?}");
-        let state = if is_closed { BreakerState::Closed } else { BreakerState::Open };
-        assert_eq!(stats.breaker.state(seconds(100)), state, "a trial that fails opens it for longer");
+        let now = if is_closed { BreakerState::Closed } else { BreakerState::Open };
+        assert_eq!(stats.breaker.state(seconds(100)), now, "a trial that fails opens it for longer");
     }
 }
 
