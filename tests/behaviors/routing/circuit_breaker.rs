@@ -373,7 +373,6 @@ on_every_form! {
     a_host_that_fails_is_avoided_and_tried_again_after_its_wait,
     the_wait_that_a_host_asks_for_is_kept,
     what_one_model_does_keeps_no_other_from_its_host,
-    a_request_to_the_cloud_ends_with_its_client_and_is_no_cold_start,
     a_host_that_is_away_behind_a_gateway_is_left_for_every_model,
     what_is_the_requests_own_fault_opens_no_breaker,
     a_host_that_fails_what_another_answers_is_avoided,
@@ -382,4 +381,12 @@ on_every_form! {
     a_slow_host_that_completes_other_requests_is_no_hung_one,
     with_only_broken_hosts_left_they_are_tried,
     a_host_that_flaps_costs_no_request,
+}
+
+mod of_clients_that_leave {
+    use super::a_request_to_the_cloud_ends_with_its_client_and_is_no_cold_start;
+
+    where_leaving_is_seen! {
+        a_request_to_the_cloud_ends_with_its_client_and_is_no_cold_start,
+    }
 }
