@@ -31,11 +31,17 @@ async fn one_host_that_answers_is_enough_for_200(form: &dyn Form) -> Result<()> 
         [Scripted::hang(), Scripted::unfinished(End::Hang)?, refusal(500)?, Scripted::saying("no list")?]
     {
         ill.lists(fault);
-        let started = Instant::now();
-        let reply = gateway.get("/health").await?;
-        assert_eq!(reply.status, 200);
-        assert_eq!(reply.json(), health(form, "degraded", &[(&well, true), (&ill, false)]));
-        assert!(started.elapsed() < Duration::from_secs(10), "{:?}", started.elapsed());
+        let (started, expected) = (Instant::now(), health(form, "degraded", &[(&well, true), (&ill, false)]));
+        // A look that ended a moment ago, before the fault, is told once more.
+        loop {
+            let reply = gateway.get("/health").await?;
+            assert_eq!(reply.status, 200);
+            if reply.json() == expected {
+                break;
+            }
+            ensure!(started.elapsed() < Duration::from_secs(10), "{}", reply.text());
+            gateway.pass(Duration::from_millis(100)).await;
+        }
     }
     ill.refuse().await;
     assert_eq!(gateway.get("/health").await?.at("/status"), "degraded");
