@@ -249,19 +249,17 @@ pub fn plan(view: &FleetView, policy: Policy, demand: &Demand<'_>) -> Plan {
     }
     let hosts = order.into_iter().filter_map(|index| Some((index, view.hosts.get(index)?)));
     let mut choices: Vec<_> = hosts.map(|(index, host)| choice(view, index, host, demand)).collect();
-    let cache = |choice: &Choice| prompt_cache(view, choice, demand);
-    let wait = |choice: &Choice| {
-        let PromptCache { displaces, saved, .. } = cache(choice);
+    let wait = |(choice, cache): &(Choice, PromptCache)| {
         // What a place that another conversation loses is worth: else everybody who begins alike would go to one host.
-        let displaced = if displaces { saved / choice.host.weight().max(1) } else { 0 };
+        let displaced = if cache.displaces { cache.saved / choice.host.weight().max(1) } else { 0 };
         millis(choice.wait).saturating_add(displaced)
     };
     let total = |choice: &Choice| view.hosts.get(choice.index).map_or(0, |host| host.leases.len() as u64);
     let best = choices.iter().map(wait).min().unwrap_or_default();
-    let weights: u64 = choices.iter().map(|choice| choice.host.weight()).sum();
-    let requests = choices.iter().map(total).sum::<u64>() + 1;
-    let rate = |choice: &Choice| match policy {
-        Policy::Auto => Some(wait(choice)).filter(|wait| *wait >= best.saturating_add(TIE)).unwrap_or(best),
+    let weights: u64 = choices.iter().map(|(choice, _)| choice.host.weight()).sum();
+    let requests = choices.iter().map(|(choice, _)| total(choice)).sum::<u64>() + 1;
+    let rate = |known @ (choice, _): &(Choice, PromptCache)| match policy {
+        Policy::Auto => Some(wait(known)).filter(|wait| *wait >= best.saturating_add(TIE)).unwrap_or(best),
         Policy::LeastOutstanding => total(choice) * 1000 / choice.host.weight(),
         // A host takes at most a quarter more than its share (Mirrokni, Thorup and Zadimoghaddam 2016).
         Policy::Affinity => {
@@ -271,11 +269,8 @@ pub fn plan(view: &FleetView, policy: Policy, demand: &Demand<'_>) -> Plan {
         Policy::RoundRobin | Policy::Random | Policy::PowerOfTwoChoices => 0,
     };
     // `affinity` keeps to its order, which no host's memory changes.
-    let preference = |choice: &Choice| match policy {
-        Policy::Auto => {
-            let PromptCache { known, displaces, .. } = cache(choice);
-            (Reverse(known.continues), displaces, Reverse(known.bytes))
-        }
+    let preference = |PromptCache { known, displaces, .. }: &PromptCache| match policy {
+        Policy::Auto => (Reverse(known.continues), *displaces, Reverse(known.bytes)),
         Policy::Affinity
         | Policy::RoundRobin
         | Policy::Random
@@ -283,9 +278,10 @@ pub fn plan(view: &FleetView, policy: Policy, demand: &Demand<'_>) -> Plan {
         | Policy::PowerOfTwoChoices => (Reverse(false), false, Reverse(0)),
     };
     // The sort is stable: hosts that are equal keep the order of the counter, the seed or the affinity.
-    choices.sort_by_cached_key(|choice| {
-        (choice.breaker() == BreakerState::Open, rate(choice), preference(choice))
+    choices.sort_by_cached_key(|known @ (choice, cache)| {
+        (choice.breaker() == BreakerState::Open, rate(known), preference(cache))
     });
+    let mut choices: Vec<_> = choices.into_iter().map(|(choice, _)| choice).collect();
     let latency = |choice: &Choice| latency(view.hosts.get(choice.index), demand);
     let cost = |choice: &Choice| latency(choice) * (total(choice) + 1) / choice.host.weight();
     if let (Policy::PowerOfTwoChoices, [first, second, ..]) = (policy, &mut *choices)
@@ -311,7 +307,8 @@ fn turn(hosts: &[(usize, &HostView)], turn: u64) -> usize {
     0
 }
 
-fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) -> Choice {
+/// One host of a plan, with what its prompt cache is to the request.
+fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) -> (Choice, PromptCache) {
     let lane = lane(demand.model, demand.work);
     let breaker = |scope, breaker: &Breaker| {
         breaker.cause().map(|cause| (host.breaker_state(view.now, scope, &lane), cause))
@@ -327,23 +324,18 @@ fn choice(view: &FleetView, index: usize, host: &HostView, demand: &Demand<'_>) 
         view.tickets.iter().filter(|ticket| *ticket.lane == *lane && &*ticket.host == host.host.url());
     let ends = (host.in_flight(&lane) + waiting.count() as u64 + 1).saturating_sub(host.limit(&lane));
     let queue = ends * service(host, &lane);
-    let prompt = prompt(view, host, &lane, load > 0, demand).unknown;
-    Choice {
+    let cache = prompt(view, host, &lane, load > 0, demand);
+    let choice = Choice {
         index,
         host: host.host.clone(),
         of_host: breaker(Scope::Host, &host.stats.breaker),
         of_lane: host.stats.lane(&lane).and_then(|stats| breaker(Scope::Lane, &stats.breaker)),
-        wait: Duration::from_millis((busy + queue + load + prompt + own) / host.host.weight().max(1)),
+        wait: Duration::from_millis((busy + queue + load + cache.unknown + own) / host.host.weight().max(1)),
         in_flight: host.in_flight(&lane),
         limit: host.limit(&lane),
         cold: load > 0,
-    }
-}
-
-fn prompt_cache(view: &FleetView, choice: &Choice, demand: &Demand<'_>) -> PromptCache {
-    let lane = lane(demand.model, demand.work);
-    let host = view.hosts.get(choice.index);
-    host.map(|host| prompt(view, host, &lane, choice.cold, demand)).unwrap_or_default()
+    };
+    (choice, cache)
 }
 
 fn latency(host: Option<&HostView>, demand: &Demand<'_>) -> u64 {

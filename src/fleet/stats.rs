@@ -166,20 +166,20 @@ impl HostStats {
         let lane = self.lane_mut(run.lane);
         lane.earn_back(now);
         match report.effect {
-            HostEffect::Answered | HostEffect::Refused => lane.breaker.succeed(report.began),
+            HostEffect::Answered => {
+                lane.breaker.succeed(report.began);
+                lane.answered(now, report, &run);
+            }
+            HostEffect::Refused => lane.breaker.succeed(report.began),
             HostEffect::Faulty(cause, retry_after) if cause.scope() == Scope::Lane => {
                 lane.breaker.fail(now, cause, retry_after, seed);
+                if cause == Cause::Busy {
+                    // The host refused a request at this number in flight, so one less is allowed.
+                    lane.limit = run.in_flight.saturating_sub(1).max(1);
+                    lane.limited = now;
+                }
             }
             HostEffect::Faulty(..) | HostEffect::Neutral => {}
-        }
-        match report.effect {
-            HostEffect::Answered => lane.answered(now, report, &run),
-            HostEffect::Faulty(Cause::Busy, _) => {
-                // The host refused a request at this number in flight, so one less is allowed.
-                lane.limit = run.in_flight.saturating_sub(1).max(1);
-                lane.limited = now;
-            }
-            HostEffect::Faulty(..) | HostEffect::Refused | HostEffect::Neutral => {}
         }
     }
 
