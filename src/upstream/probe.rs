@@ -425,17 +425,25 @@ pub(crate) async fn note_lack<P: Platform>(service: &Service<P>, backend: &Backe
         return;
     };
     let Some(version) = read_version(&answer) else { return };
-    let noted = local.note_lack(backend.url(), endpoint, version);
-    // Where hosts are asked on demand, other instances read the inventory from the store.
-    if !local.knows_every_host()
-        && let Some(noted) = noted
-    {
-        let (service, url) = (service.clone(), backend.url().to_owned());
-        service.clone().spawn(async move {
-            // Where this fails, the next request finds it out again.
-            let _ = service.store().inventories().put_inventory(&url, &noted).await;
-        });
+    if let Some(noted) = local.note_lack(backend.url(), endpoint, version) {
+        share_inventory(service, backend, noted);
     }
+}
+
+/// Stores what a request learnt of a host where hosts are asked on demand, because other instances read it from there.
+pub(crate) fn share_inventory<P: Platform>(
+    service: &Service<P>,
+    backend: &BackendHost,
+    inventory: Arc<Inventory>,
+) {
+    if service.fleet().knows_every_host() {
+        return;
+    }
+    let (service, url) = (service.clone(), backend.url().to_owned());
+    service.clone().spawn(async move {
+        // Where this fails, another request asks the host again.
+        let _ = service.store().inventories().put_inventory(&url, &inventory).await;
+    });
 }
 
 /// Opens the breaker of a host that refuses connections, is silent or is away behind a gateway, and closes it for one that

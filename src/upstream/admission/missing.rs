@@ -7,8 +7,6 @@ use crate::{
     api::{endpoint::Endpoint, error::Error},
     fleet::{AttemptFailure, BackendHost, Failover, Inventory, nearest, no_route},
     host::Platform,
-    platform::Background,
-    store::{InventoryStore, Store},
     upstream::probe,
 };
 
@@ -102,15 +100,8 @@ impl<P: Platform> Admission<'_, P> {
             return;
         };
         local.forget_model(backend.url(), model);
-        // Where hosts are asked on demand, other instances read the inventory from the store.
-        if !local.knows_every_host()
-            && let Some(known) = local.inventories().get(backend.url()).cloned()
-        {
-            let (service, url) = (self.service.clone(), backend.url().to_owned());
-            self.service.spawn(async move {
-                // Where this fails, the next request finds it out again.
-                let _ = service.store().inventories().put_inventory(&url, &known).await;
-            });
+        if let Some(known) = local.inventories().get(backend.url()).cloned() {
+            probe::share_inventory(self.service, backend, known);
         }
     }
 }

@@ -9,12 +9,11 @@ use bytes::Bytes;
 use futures::future::join_all;
 use serde::Serialize;
 
-use super::ask_json;
+use super::{ask_json, share_inventory};
 use crate::{
     fleet::{BackendHost, BreakerState, Context, ModelName},
     host::{Platform, Service},
-    platform::{Background, Clock, Timer, race},
-    store::{InventoryStore, Store},
+    platform::{Clock, Timer, race},
 };
 
 /// How long a request waits for all answers together.
@@ -63,13 +62,7 @@ async fn show<P: Platform>(service: &Service<P>, backend: &BackendHost, model: &
 }
 
 fn record_context<P: Platform>(service: &Service<P>, backend: &BackendHost, digest: &str, context: Context) {
-    let local = service.fleet();
-    let Some(inventory) = local.note_context(backend.url(), digest, context) else { return };
-    if !local.knows_every_host() {
-        let (service, url) = (service.clone(), backend.url().to_owned());
-        service.clone().spawn(async move {
-            // Without the stored inventory another instance asks the host again.
-            let _ = service.store().inventories().put_inventory(&url, &inventory).await;
-        });
+    if let Some(inventory) = service.fleet().note_context(backend.url(), digest, context) {
+        share_inventory(service, backend, inventory);
     }
 }
